@@ -1,0 +1,73 @@
+# make demo      the whole road on this machine: data, SFT, GRPO, evaluation, table (about 15 minutes on 2 cores)
+# make test      lint and tests
+# make lint      ruff, without changing anything;   make format  lets ruff change it
+# make clean     removes the environment and caches; runs/ stays
+#
+# Each target first makes .venv and installs what it needs; nothing but Python >= 3.11, pip and make is assumed.
+#   PYTHON=/path/to/python3.12 make demo     chooses the interpreter
+#   DEMO_ARGS="--seed 1" make demo           is handed to demo/road.py
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test lint format clean
+.DEFAULT_GOAL := demo
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHON ?=
+DEMO_ARGS ?=
+TEST_ARGS ?=
+WORKERS ?= 2
+
+# Nothing phones home unless the user says so (vlm/telemetry.py does the same for the launchers).
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+export WANDB_ERROR_REPORTING ?= false
+export TOKENIZERS_PARALLELISM ?= false
+
+demo: $(STAMP)
+	$(BIN)/python -m demo.road $(DEMO_ARGS)
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an installation that was interrupted is repeated. DeepSpeed comes as source:
+# DS_BUILD_OPS=0 keeps its CUDA kernels from being compiled now (they are built on first use, where there is a GPU).
+$(STAMP): pyproject.toml
+	@rm -f $@
+	@python=""; \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.11 python3.12 python3.13 python python3.14); do \
+	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        python="$$candidate"; break; \
+	    fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "error: Nadir needs Python 3.11 or newer; found: $$("$(or $(PYTHON),python3)" --version 2>&1 | tail -n 1)." >&2; \
+	    echo "       Install one, or name it: PYTHON=/path/to/python3.12 make" >&2; \
+	    exit 2; \
+	fi; \
+	if ! $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    echo "Creating $(VENV) with $$("$$python" --version)"; \
+	    rm -rf $(VENV); \
+	    if ! "$$python" -m venv $(VENV) >/dev/null 2>&1; then \
+	        rm -rf $(VENV); \
+	        "$$python" -m venv --without-pip $(VENV); \
+	        "$$python" -m pip --python $(BIN)/python install --quiet pip; \
+	    fi; \
+	fi
+	@echo "Installing into $(VENV) (some minutes, once)"
+	@DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@

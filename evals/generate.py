@@ -1,0 +1,51 @@
+"""Questions → completions, in batches, with any Qwen2-VL or Qwen2.5-VL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from evals.recipe import GenerationSection
+from vlm import prompts
+from vlm.images import load
+from vlm.recipe import PromptSection
+from vlm.samples import Sample
+
+
+def conversation(sample: Sample, section: PromptSection) -> list[dict]:
+    """The prompt with its images decoded and placed before the text of the first user turn."""
+    from trl.data_utils import prepare_multimodal_messages
+
+    asked = prompts.prompt(sample, section.style, section.system, section.wording)
+    return prepare_multimodal_messages(asked, images=[load(image) for image in sample.images])
+
+
+def complete(
+    model, processor, samples: Sequence[Sample], prompt: PromptSection, how: GenerationSection
+) -> Iterator[tuple[Sample, str]]:
+    """(sample, completion) in order. Image and video tokens are never generated; special tokens are left out of the text.
+
+    Prompts of a batch are padded on the left, so a completion does not depend on its neighbours beyond rounding.
+    """
+    import torch
+
+    banned = [model.config.image_token_id, model.config.video_token_id]
+    sampling = {"do_sample": True, "temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
+    for start in range(0, len(samples), how.batch_size):
+        batch = samples[start : start + how.batch_size]
+        inputs = processor.apply_chat_template(
+            [conversation(sample, prompt) for sample in batch],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": "left"},
+        ).to(model.device)
+        with torch.inference_mode():
+            tokens = model.generate(
+                **inputs,
+                max_new_tokens=how.max_new_tokens,
+                suppress_tokens=banned,
+                **(sampling if how.temperature > 0 else {"do_sample": False}),
+            )
+        texts = processor.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        yield from zip(batch, texts, strict=True)

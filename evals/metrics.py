@@ -1,0 +1,199 @@
+"""Numbers from predictions, each with the convention it was computed by, because projects differ.
+
+Grounding   plain IoU in pixels of the original image (no "+1"), threshold >=; an answer that does not parse,
+            is inverted, or names another number of boxes than the truth counts as IoU 0 and stays in the
+            denominator. The VHM and ScoreRS evaluators use the same threshold and arithmetic.
+VQA         exact match after `vlm.answers.normalise` over all questions (micro), per question type, and the
+            mean of the types (RSVQA). An empty answer is never right.
+Choice      the answer must name exactly one option (`vlm.answers.option`).
+Format      share of completions that are exactly <think>…</think><answer>…</answer>.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from evals.predictions import Prediction
+from vlm import answers, boxes
+from vlm.errors import DataError
+
+Inside = Literal["answer", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One prediction, judged. What does not apply to its task is None."""
+
+    key: str
+    task: str
+    kinds: tuple[str, ...] = ()
+    iou: float | None = None
+    correct: bool | None = None
+    well_formed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A share or mean in [0, 1] over n questions."""
+
+    value: float
+    n: int
+    convention: str
+
+
+def evaluate(predictions: Iterable[Prediction], notation: str, inside: Inside = "answer") -> Report:
+    """Judge every prediction.
+
+    notation: how the model writes boxes (`vlm.boxes.NOTATIONS`). inside: "answer" reads what stands in the
+    one <answer>…</answer>; "text" reads the whole completion (base models asked directly).
+    Raises: DataError where there is nothing to score, a question comes twice, or a truth is missing.
+    """
+    if inside not in ("answer", "text"):
+        raise ValueError(f"inside is 'answer' or 'text', not {inside!r}")
+    judgements = [judge(prediction, notation, inside) for prediction in predictions]
+    if not judgements:
+        raise DataError("no predictions to score")
+    keys: set[str] = set()
+    for judgement in judgements:
+        if judgement.key in keys:
+            raise DataError(f"question {judgement.key!r} was predicted twice, expected once")
+        keys.add(judgement.key)
+    return Report(judgements, notation, inside)
+
+
+def judge(prediction: Prediction, notation: str, inside: Inside) -> Judgement:
+    """One prediction against its truth."""
+    if inside == "answer":
+        parsed = answers.parse(prediction.completion)
+        text, well_formed = parsed.answer or "", parsed.well_formed
+    else:
+        text, well_formed = prediction.completion.strip(), None
+    task = prediction.task
+    overlap = correct = None
+    if task == "grounding":
+        overlap = _iou(text, prediction, notation)
+    elif task == "choice":
+        options = _truth(prediction, "choices")
+        truth = answers.option(_truth(prediction, "answer"), options)
+        if truth is None:
+            raise DataError(f"question {prediction.key!r}: the answer {prediction.answer!r} is not among {options}")
+        correct = answers.option(text, options) == truth
+    elif task in ("vqa", "classification"):
+        said, truth = answers.normalise(text), answers.normalise(_truth(prediction, "answer"))
+        correct = said != "" and said == truth
+    kinds = tuple(kind.strip() for kind in (prediction.kind or "").split(",") if kind.strip())
+    return Judgement(prediction.key, task, kinds, overlap, correct, well_formed)
+
+
+def _truth(prediction: Prediction, name: str) -> Any:
+    value = getattr(prediction, name)
+    if value is None or value == []:
+        raise DataError(f"question {prediction.key!r}: no '{name}', which {prediction.task} is scored by")
+    return value
+
+
+def _iou(text: str, prediction: Prediction, notation: str) -> float:
+    """Plain IoU; with several true boxes the mean over the best one-to-one matching of as many predictions.
+
+    Another number of boxes is a miss: otherwise naming two boxes for one object would be a hedge.
+    """
+    truth = _truth(prediction, "boxes")
+    said = boxes.read_boxes(text, notation, _truth(prediction, "size"))
+    if said is None or len(said) != len(truth):
+        return 0.0
+    return sum(boxes.match_ious(said, truth)) / len(truth)
+
+
+_GROUNDING = "plain IoU in pixels; unparsable, inverted or wrong number of boxes = {zero}, kept in the denominator"
+_EXACT = "exact match after normalising; empty = wrong"
+CONVENTIONS = {
+    "grounding/acc@0.5": "IoU >= 0.5, " + _GROUNDING.format(zero="miss"),
+    "grounding/acc@0.7": "IoU >= 0.7, " + _GROUNDING.format(zero="miss"),
+    "grounding/miou": "mean IoU, " + _GROUNDING.format(zero="0"),
+    "vqa/exact": f"{_EXACT}; over all questions",
+    "vqa/mean_of_kinds": f"{_EXACT}; mean over question types of each type's share",
+    "choice/accuracy": "the answer names exactly the right option, by letter or text; anything else = wrong",
+    "choice/mean_of_kinds": "choice/accuracy per question type, mean over the types",
+    "classification/accuracy": _EXACT,
+    "format": "share of completions that are exactly one <think> block and one non-empty <answer> block",
+}
+"""What is computed, in the order of the tables. Metrics of one type are named `vqa/exact[count]`."""
+
+_PER_KIND = {"vqa/exact": "vqa", "choice/accuracy": "choice"}
+
+
+@dataclass
+class Report:
+    """The judgements of one run and the metrics over them.
+
+    Every metric is a mean over groups of the mean within the group: one group of all its questions, or (for
+    `mean_of_kinds`) one per question type. `evals.compare` resamples the same groups.
+    """
+
+    judgements: list[Judgement]
+    notation: str
+    inside: Inside
+
+    def groups(self, metric: str) -> list[dict[str, float]]:
+        """The groups of a metric, each {question: value}; none where it does not apply to any question."""
+        name, _, kind = metric.removesuffix("]").partition("[")
+        if name not in CONVENTIONS or (kind and name not in _PER_KIND):
+            raise DataError(f"unknown metric {metric!r}; metrics are {', '.join(CONVENTIONS)}")
+        if name.endswith("/mean_of_kinds"):
+            plain = next(plain for plain, task in _PER_KIND.items() if task == name.partition("/")[0])
+            return [group for one in self.kinds(plain) for group in self.groups(f"{plain}[{one}]")]
+        group = {
+            judgement.key: value
+            for judgement in self.judgements
+            if (value := _value(judgement, name)) is not None and (not kind or kind in judgement.kinds)
+        }
+        return [group] if group else []
+
+    def kinds(self, metric: str) -> list[str]:
+        """The question types within a metric, sorted."""
+        task = _PER_KIND.get(metric)
+        return sorted({kind for judgement in self.judgements if judgement.task == task for kind in judgement.kinds})
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """All metrics that apply, by name."""
+        names = []
+        for name in CONVENTIONS:
+            names += [name, *(f"{name}[{kind}]" for kind in self.kinds(name))]
+        out = {}
+        for name in names:
+            if groups := self.groups(name):
+                means = [sum(group.values()) / len(group) for group in groups]
+                n = len(set().union(*groups))
+                out[name] = Metric(sum(means) / len(means), n, self._convention(name))
+        return out
+
+    def _convention(self, name: str) -> str:
+        text = CONVENTIONS[name.partition("[")[0]]
+        if name == "format":
+            return text
+        whole = "the one <answer>" if self.inside == "answer" else "the whole completion"
+        boxes = f"; boxes written as {self.notation}" if name.startswith("grounding") else ""
+        return f"{text}; read from {whole}{boxes}"
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """{metric: {value, n, convention}}, for JSON."""
+        return {
+            name: {"value": metric.value, "n": metric.n, "convention": metric.convention}
+            for name, metric in self.metrics.items()
+        }
+
+
+def _value(judgement: Judgement, name: str) -> float | None:
+    """What one question contributes to a metric; None where the metric is not about it."""
+    if name == "format":
+        return None if judgement.well_formed is None else float(judgement.well_formed)
+    task, _, what = name.partition("/")
+    if judgement.task != task:
+        return None
+    if task != "grounding":
+        return float(judgement.correct)
+    return judgement.iou if what == "miou" else float(judgement.iou >= float(what.removeprefix("acc@")))

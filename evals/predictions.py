@@ -1,0 +1,165 @@
+"""What a model answered: `predictions.jsonl`, one row per question, with the truth beside the completion.
+
+    {"id": "3", "source": "grounding", "task": "grounding", "prompt": "the red ship near the pier",
+     "completion": "<think>…</think><answer>(89,178),(803,714)</answer>", "boxes": [[10, 20, 90, 80]],
+     "size": [112, 112], "image": "/data/images/3.png"}
+
+Everything a metric needs is in the row, so a file can be scored again later, under other conventions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm.errors import DataError
+from vlm.samples import TASKS, Sample
+
+
+@dataclass(slots=True)
+class Prediction:
+    """One question, its truth and the model's completion."""
+
+    id: str
+    "Unique within its source."
+    source: str
+    "The dataset, as in `Sample.source`."
+    task: str
+    "One of `vlm.samples.TASKS`."
+    completion: str
+    "The generated text, whole."
+    prompt: str = ""
+    "The question, to be read by people."
+    kind: str | None = None
+    "Question type; several are separated by commas."
+    answer: str | None = None
+    "True answer."
+    boxes: list[list[float]] | None = None
+    "True boxes: x1, y1, x2, y2 in pixels of the original image."
+    size: tuple[int, int] | None = None
+    "(width, height) in pixels of the original image."
+    choices: list[str] | None = None
+    "Texts of the options in order A, B, C …"
+    image: str | None = None
+    "Path of the first image; None where it was bytes."
+
+    @property
+    def key(self) -> str:
+        """Names the question across runs."""
+        return f"{self.source}/{self.id}"
+
+
+def from_sample(sample: Sample, completion: str, prompt: str | None = None) -> Prediction:
+    """A completion beside its sample's truth; `prompt` defaults to the text of the last user turn."""
+    asked = [turn["content"] for turn in sample.messages if turn["role"] == "user"]
+    first = sample.images[0] if sample.images else None
+    return Prediction(
+        id=sample.id,
+        source=sample.source,
+        task=sample.task,
+        completion=completion,
+        prompt=asked[-1] if prompt is None else prompt,
+        kind=sample.kind,
+        answer=sample.answer,
+        boxes=sample.boxes,
+        size=sample.size,
+        choices=sample.choices,
+        image=first if isinstance(first, str) else None,
+    )
+
+
+def line(prediction: Prediction) -> str:
+    """One row of the file, without its newline."""
+    row = {name: value for name, value in dataclasses.asdict(prediction).items() if value is not None}
+    return json.dumps(row, ensure_ascii=False)
+
+
+def write(path: str | os.PathLike[str], predictions: Iterable[Prediction]) -> int:
+    """Write predictions as they come, one flushed line each; returns how many."""
+    count = 0
+    with Path(path).open("w", encoding="utf-8", newline="\n") as file:
+        for prediction in predictions:
+            file.write(line(prediction) + "\n")
+            file.flush()
+            count += 1
+    return count
+
+
+def read(path: str | os.PathLike[str]) -> list[Prediction]:
+    """The predictions of a file. Raises: DataError naming file, line and field."""
+    path, predictions, seen = Path(path), [], {}
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    for number, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: found no JSON ({error}), expected one prediction per line") from error
+        prediction = _prediction(row, where)
+        if prediction.key in seen:
+            earlier = seen[prediction.key]
+            raise DataError(f"{where}, field 'id': {prediction.key!r} is also on line {earlier}")
+        seen[prediction.key] = number
+        predictions.append(prediction)
+    return predictions
+
+
+def resume(path: str | os.PathLike[str]) -> list[Prediction]:
+    """The predictions of an interrupted run; cuts off an unfinished last line, so that one can append.
+
+    Raises: DataError as `read` does.
+    """
+    with Path(path).open("rb+") as file:
+        data = file.read()
+        file.truncate(data.rfind(b"\n") + 1)
+    return read(path)
+
+
+_REQUIRED = ("id", "source", "task", "completion")
+_TEXTS = (*_REQUIRED, "prompt", "kind", "answer", "image")
+
+
+def _prediction(row: Any, where: str) -> Prediction:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: found {type(row).__name__}, expected an object")
+    known = {field.name for field in dataclasses.fields(Prediction)}
+    fields = {name: value for name, value in row.items() if name in known and value is not None}
+    for name in _REQUIRED:
+        if name not in fields:
+            raise DataError(f"{where}, field '{name}': found none, expected text")
+    for name in _TEXTS:
+        if not isinstance(fields.get(name, ""), str):
+            raise DataError(f"{where}, field '{name}': found {fields[name]!r}, expected text")
+    if fields["task"] not in TASKS:
+        raise DataError(f"{where}, field 'task': found {fields['task']!r}, expected one of {', '.join(TASKS)}")
+    if not all(isinstance(choice, str) for choice in _items(fields, "choices", where)):
+        raise DataError(f"{where}, field 'choices': found {fields['choices']!r}, expected texts")
+    for box in _items(fields, "boxes", where):
+        if not _numbers(box, 4):
+            raise DataError(f"{where}, field 'boxes': found {box!r}, expected [x1, y1, x2, y2]")
+    if "size" in fields:
+        if not _numbers(fields["size"], 2) or min(fields["size"]) <= 0:
+            raise DataError(f"{where}, field 'size': found {fields['size']!r}, expected [width, height]")
+        fields["size"] = tuple(fields["size"])
+    return Prediction(**fields)
+
+
+def _items(fields: dict[str, Any], name: str, where: str) -> list[Any]:
+    value = fields.get(name, [])
+    if not isinstance(value, list):
+        raise DataError(f"{where}, field '{name}': found {value!r}, expected a list")
+    return value
+
+
+def _numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(type(x) in (int, float) for x in value)

@@ -1,0 +1,70 @@
+"""What an evaluation recipe holds (`recipes/eval.yaml`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vlm.errors import RecipeError
+from vlm.recipe import DataSection, ImageSection, ModelSection, PromptSection
+
+
+@dataclass
+class GenerationSection:
+    """How answers are generated; the default is greedy."""
+
+    batch_size: int = 16
+    "Questions at a time."
+    max_new_tokens: int = 1024
+    "Longest completion."
+    temperature: float = 0.0
+    "0 is greedy; above it completions are sampled."
+    top_p: float = 1.0
+    "Nucleus of sampling."
+
+    def check(self) -> None:
+        if self.batch_size < 1 or self.max_new_tokens < 1:
+            raise RecipeError(
+                f"batch_size = {self.batch_size} and max_new_tokens = {self.max_new_tokens}; both must be at least 1"
+            )
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise RecipeError(
+                f"temperature = {self.temperature} and top_p = {self.top_p}; expected temperature ≥ 0 and 0 < top_p ≤ 1"
+            )
+
+
+@dataclass
+class EvalRecipe:
+    """Generate answers to held-out questions and score them."""
+
+    model: ModelSection
+    "The model that answers."
+    output: str
+    "Run folder: predictions.jsonl, metrics.json, table.md, pictures.png."
+    stage: Literal["eval"] = "eval"
+    "Which launcher the recipe is for."
+    images: ImageSection = field(default_factory=ImageSection)
+    "Pixel limits, the same as in training."
+    prompt: PromptSection = field(default_factory=PromptSection)
+    "How questions are asked."
+    data: DataSection = field(default_factory=DataSection)
+    "`eval:` names the questions."
+    generation: GenerationSection = field(default_factory=GenerationSection)
+    "How answers are generated."
+    inside: Literal["answer", "text"] = "answer"
+    "Read the answer inside the one <answer> … </answer>, or take the whole completion (base models asked directly)."
+    pictures: int = 12
+    "How many held-out scenes the picture grid shows; 0 for none."
+    seed: int = 0
+    "Seed of sampling."
+    overwrite: bool = False
+    "Replace an earlier evaluation in `output`; without it an interrupted one is continued and a finished one refused."
+
+    def check(self) -> None:
+        if not self.data.eval:
+            raise RecipeError("data.eval is empty; name at least one file, e.g. `eval: [{path: test.json}]`")
+        if self.prompt.style == "direct" and self.inside == "answer":
+            raise RecipeError(
+                "prompt.style direct asks for no tags, but inside: answer reads only what stands between them; "
+                "write inside: text"
+            )

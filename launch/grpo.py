@@ -1,0 +1,40 @@
+"""GRPO with learned and rule rewards:  accelerate launch launch/grpo.py recipes/r1.yaml [key.sub=value …] [--dry-run]"""
+
+import sys
+from pathlib import Path
+
+# Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from vlm import telemetry  # noqa: E402
+
+telemetry.quiet()
+
+import rewards  # noqa: E402
+from rl import stage  # noqa: E402
+from rl.recipe import GRPORecipe  # noqa: E402
+from vlm.cli import launch  # noqa: E402
+
+
+def resolved(recipe: GRPORecipe) -> list:
+    """The recipe's rewards as callables; a notation that an option does not set is the prompt's."""
+    found = []
+    for reward in recipe.rewards:
+        options = dict(reward.options)
+        if "notation" in rewards.options_of(reward.use):
+            options.setdefault("notation", recipe.prompt.notation)
+        found.append(rewards.resolve(reward.use, **options))
+    return found
+
+
+def train(recipe: GRPORecipe) -> None:
+    stage.train(recipe, resolved(recipe), rewards.check_tasks)
+
+
+def plan(recipe: GRPORecipe) -> None:
+    resolved(recipe)  # a plugin that does not import is an error in a dry run, too
+    stage.plan(recipe)
+
+
+if __name__ == "__main__":
+    sys.exit(launch(GRPORecipe, train, plan))

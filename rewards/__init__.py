@@ -1,0 +1,26 @@
+"""Rewards: what a completion earned, as callables of TRL's signature.
+
+``f(prompts, completions, **columns) -> list[float | None]``; the columns are the Sample's fields, one value
+per row, and None says "this reward does not apply to this row".
+
+Built in: ``format``, ``exact_match``, ``choice``, ``iou`` (rewards/rules.py) and ``gated``, the composition
+of the ScoreRS paper (rewards/gated.py). ``resolve`` also takes plugins by "pkg.module:function",
+"path/file.py:function", the name given to ``register``, or an entry point of the group "nadir.rewards".
+"""
+
+from rewards.gated import Gated, check_tasks
+from rewards.registry import names, options_of, register, resolve
+from rewards.rules import choice, exact_match, format, iou
+
+__all__ = [
+    "Gated",
+    "check_tasks",
+    "choice",
+    "exact_match",
+    "format",
+    "iou",
+    "names",
+    "options_of",
+    "register",
+    "resolve",
+]

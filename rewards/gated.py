@@ -1,0 +1,186 @@
+"""The composed reward of ScoreRS (arXiv 2503.00743, section 3.3 and its published code).
+
+    r = 0                        where the format fails
+    r = 0.3 + 0.7 · task reward  else, the task reward chosen by the row's ``task``
+
+Departures: the format is that of vlm.answers.parse (one answer, trailing white space allowed); the IoU of
+grounding rows is continuous unless asked for as the paper's steps (``tasks: {grounding: {use: iou, steps:
+graduated}}``).
+
+What is logged, whatever passes the gate (the names do not depend on the outcome, so means are over all rows):
+
+| metric                  | reading                                                                    |
+|-------------------------|----------------------------------------------------------------------------|
+| reward_raw/format       | share of completions in the right format                                   |
+| reward_raw/<task>       | mean task reward, before gate and weight, over the rows of that task       |
+| reward_raw/<task>_count | rows of that task that the mean is over, per process (mean over processes) |
+| reward_raw/none_count   | rows that no reward applies to, per process (mean over processes)          |
+
+and per row, in TRL's completions table: ``reward_raw/format`` and ``reward_raw/task``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rewards.registry import Reward, nearest, options_of, register, resolve
+from rewards.rules import format as format_reward
+from vlm.errors import RecipeError
+from vlm.samples import TASKS
+
+DEFAULT_TASKS: dict[str, str | dict[str, Any]] = {
+    "grounding": "iou",
+    "vqa": "exact_match",
+    "classification": "exact_match",
+    "choice": "choice",
+}
+
+# Columns that are one object for the whole batch; everything else that TRL passes has one value per row.
+_WHOLE = ("trainer_state", "log_metric", "log_extra")
+
+
+@register("gated")
+class Gated:
+    """Format gate and per-row dispatch by task. Built once; called by TRL like any reward function.
+
+    format_share: reward of a right format alone; the task reward has the rest. In [0, 1].
+    tasks: task -> reward, as a spec ("exact_match", "my.py:f") or ``{use: spec, **options}``. Entries replace
+        or extend DEFAULT_TASKS, and a null entry takes a task out. Rows of a task without a reward get None.
+    notation: given on to the task rewards that have such an option and do not set it.
+
+    A task reward with the option ``applies_to`` is told the task that it stands for, so any of them can be
+    used for any task. Task rewards must be in [0, 1]; one that is not stops the run (RecipeError).
+    """
+
+    def __init__(
+        self,
+        format_share: float = 0.3,
+        tasks: dict[str, Any] | None = None,
+        notation: str | None = None,
+    ) -> None:
+        if not 0 <= format_share <= 1:
+            raise RecipeError(f"reward 'gated': format_share is {format_share}; expected a number in [0, 1]")
+        if tasks is not None and not isinstance(tasks, Mapping):
+            raise RecipeError(f"reward 'gated': tasks is {tasks!r}; expected task: reward pairs")
+        self.__name__ = "gated"  # TRL's metrics: rewards/gated/mean
+        self.format_share = format_share
+        self.task_rewards: dict[str, Reward] = {}
+        for task, entry in {**DEFAULT_TASKS, **(tasks or {})}.items():
+            if task not in TASKS:
+                raise RecipeError(f"reward 'gated': unknown task {task!r} under tasks; {nearest(task, TASKS)}")
+            if entry is not None:
+                self.task_rewards[task] = _task_reward(task, entry, notation)
+
+    def __call__(
+        self,
+        prompts: Sequence[Any] | None = None,
+        completions: Sequence[Any] = (),
+        task: Sequence[str] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        if task is None:
+            raise RecipeError("reward 'gated' chooses by the column 'task', which the data does not have; add it")
+        formats = format_reward(completions=completions)
+        per_row = {"prompts": prompts, "completions": completions, "task": task, **columns}
+        raw = self._task_rewards(task, per_row)
+        if log_metric is not None:
+            self._log(log_metric, task, formats, raw)
+        if log_extra is not None:
+            log_extra("reward_raw/format", formats)
+            log_extra("reward_raw/task", raw)
+        return [None if r is None else gate(f, r, self.format_share) for f, r in zip(formats, raw, strict=True)]
+
+    def check_tasks(self, tasks_in_data: Iterable[str]) -> None:
+        """Raises RecipeError when rows of one of these tasks would never be rewarded."""
+        missing = sorted(set(tasks_in_data) - set(self.task_rewards))
+        if missing:
+            raise RecipeError(
+                f"reward 'gated' has no reward for task {missing[0]!r}, which the data contains; add "
+                f"'{missing[0]}: <reward>' under its tasks, or leave these rows out; "
+                f"tasks with a reward: {', '.join(sorted(self.task_rewards))}"
+            )
+
+    def _task_rewards(self, task: Sequence[str], per_row: dict[str, Any]) -> list[float | None]:
+        """Raw task reward of every row, whatever its format; None where no reward applies."""
+        raw: list[float | None] = [None] * len(task)
+        for name, reward in self.task_rewards.items():
+            rows = [row for row, its in enumerate(task) if its == name]
+            if not rows:
+                continue
+            columns = {
+                key: values if key in _WHOLE or values is None else [values[row] for row in rows]
+                for key, values in per_row.items()
+            }
+            values = reward(**columns)
+            if len(values) != len(rows):
+                raise RecipeError(f"the reward for task {name!r} returned {len(values)} values for {len(rows)} rows")
+            for row, value in zip(rows, values, strict=True):
+                if value is not None and not 0 <= value <= 1:  # NaN fails this, too
+                    raise RecipeError(
+                        f"the reward for task {name!r} returned {value}; in 'gated' it must be in [0, 1], "
+                        "or None where it does not apply"
+                    )
+                raw[row] = value
+        return raw
+
+    def _log(
+        self,
+        log_metric: Callable[[str, float], None],
+        task: Sequence[str],
+        formats: Sequence[float | None],
+        raw: Sequence[float | None],
+    ) -> None:
+        # One call per row, not one per mean: TRL averages over all calls of all processes, so this is the
+        # exact mean over rows however tasks are spread over processes. Nothing is logged for a task without
+        # rows, because one NaN would spoil the other processes' mean. Counts are logged always, zeros
+        # included.
+        for value in formats:
+            log_metric("reward_raw/format", value)
+        for name in self.task_rewards:
+            values = [value for its, value in zip(task, raw, strict=True) if its == name and value is not None]
+            for value in values:
+                log_metric(f"reward_raw/{name}", value)
+            log_metric(f"reward_raw/{name}_count", float(len(values)))
+        log_metric("reward_raw/none_count", float(sum(value is None for value in raw)))
+
+
+def gate(format_value: float, task_value: float, format_share: float = 0.3) -> float:
+    """0 where the format fails, else format_share + (1 − format_share) · task_value; in [0, 1] for arguments
+    in it."""
+    return min(1.0, format_share + (1 - format_share) * task_value) if format_value else 0.0
+
+
+def check_tasks(rewards: Iterable[Reward], tasks_in_data: Iterable[str]) -> None:
+    """Check, before any weight loads, that every ``gated`` among ``rewards`` knows the tasks of the data."""
+    tasks = set(tasks_in_data)
+    for reward in rewards:
+        if isinstance(reward, Gated):
+            reward.check_tasks(tasks)
+
+
+def _task_reward(task: str, entry: str | Mapping[str, Any], notation: str | None) -> Reward:
+    """Resolve one entry of ``tasks``; errors say which task they belong to."""
+    options = {"use": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, Mapping) else {}
+    spec = options.pop("use", None)
+    if not isinstance(spec, str):
+        raise RecipeError(f"reward 'gated': tasks.{task} is {entry!r}; expected a reward or {{use: reward, options…}}")
+    if spec == "gated":
+        raise RecipeError(f"reward 'gated': tasks.{task} is 'gated' again; name the reward of the task itself")
+    try:
+        known = options_of(spec)
+        if "applies_to" in known:
+            options.setdefault("applies_to", (task,))
+        if "notation" in known and notation is not None:
+            options.setdefault("notation", notation)
+        reward = resolve(spec, **options)
+    except RecipeError as cause:
+        raise RecipeError(f"reward 'gated', tasks.{task}: {cause}") from cause
+    if inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__):
+        raise RecipeError(
+            f"reward 'gated': tasks.{task} is asynchronous; use it beside 'gated', or make it a plain one"
+        )
+    return reward

@@ -1,0 +1,90 @@
+"""What a GRPO recipe holds (`recipes/r1.yaml`)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vlm.errors import RecipeError
+from vlm.recipe import (
+    DataSection,
+    ImageSection,
+    ModelSection,
+    PromptSection,
+    ShardingSection,
+    TrackingSection,
+)
+from vlm.training import OWNED
+
+
+@dataclass
+class RewardSection:
+    """One reward; several are summed by weight, as in TRL."""
+
+    use: str
+    "A built-in name, `pkg.module:function` or `path/file.py:function`."
+    weight: float = 1.0
+    "Its factor in the sum."
+    options: dict[str, Any] = field(default_factory=dict)
+    "Keyword options of the reward."
+
+
+@dataclass
+class GRPORecipe:
+    """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) with the rewards below."""
+
+    model: ModelSection
+    "The policy; with `training.beta` above 0 its starting point is the reference model too."
+    output: str
+    "Run folder: recipe, metrics, completions, curves; the trained model lies in `final/`."
+    stage: Literal["grpo"] = "grpo"
+    "Which launcher the recipe is for."
+    images: ImageSection = field(default_factory=ImageSection)
+    "Pixel limits."
+    prompt: PromptSection = field(default_factory=PromptSection)
+    "How questions are asked."
+    data: DataSection = field(default_factory=DataSection)
+    "Where the prompts come from."
+    rewards: list[RewardSection] = field(default_factory=lambda: [RewardSection("gated")])
+    "What is rewarded; `gated` is the paper's composition."
+    training: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"keys_of": "trl:GRPOConfig", "owned": {**OWNED, "reward_weights": "rewards"}},
+    )
+    "TRL's GRPOConfig, key by key (learning_rate, num_generations, beta, loss_type, use_vllm, …)."
+    sharding: ShardingSection = field(default_factory=ShardingSection)
+    "DeepSpeed ZeRO."
+    tracking: TrackingSection = field(default_factory=TrackingSection)
+    "Dashboards."
+    gpus: str | None = None
+    "Target of `--dry-run`, e.g. 8xA100-80G."
+    seed: int = 0
+    "Seed of data order, sampling and adapters."
+    overwrite: bool = False
+    "Replace an earlier run in `output` instead of refusing."
+
+    def check(self) -> None:
+        """Refuse, before any weight loads, what TRL would only refuse later or not at all."""
+        if not self.rewards:
+            raise RecipeError("rewards is empty; GRPO needs at least one, e.g. `rewards: [{use: gated}]`")
+        group = int(self.training.get("num_generations", 8))
+        if group < 2:
+            raise RecipeError(f"training.num_generations is {group}; a group needs at least 2 completions")
+        if self.training.get("use_transformers_continuous_batching"):
+            raise RecipeError(
+                "training.use_transformers_continuous_batching: transformers has it for text models only; use use_vllm"
+            )
+        if "generation_batch_size" not in self.training:
+            self._check_batch(group, int(os.environ.get("WORLD_SIZE", "1")))
+
+    def _check_batch(self, group: int, processes: int) -> None:
+        batch = int(self.training.get("per_device_train_batch_size", 8))
+        blocks = self.training.get("steps_per_generation") or self.training.get("gradient_accumulation_steps", 1)
+        total = batch * processes * int(blocks)
+        if total % group and not (self.gpus and processes == 1):
+            raise RecipeError(
+                f"training.num_generations = {group} does not divide the {total} completions of a generation batch "
+                f"(per_device_train_batch_size {batch} × {processes} processes × {blocks} accumulation steps); write "
+                f"per_device_train_batch_size: {max(1, round(batch / group)) * group}"
+            )

@@ -1,0 +1,83 @@
+"""The GRPO stage, from a resolved recipe to a trained model in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rl.recipe import GRPORecipe
+from vlm import config
+from vlm.rows import collect, prompt_rows
+from vlm.runs import Run
+
+Reward = Callable[..., list[float | None]]
+
+
+def train(
+    recipe: GRPORecipe, rewards: Sequence[Reward], check_tasks: Callable[[Sequence[Reward], set[str]], None]
+) -> Path:
+    """Train; returns the folder of the trained model (`output/final`).
+
+    rewards: TRL reward callables in the order of `recipe.rewards`. check_tasks: refuses tasks that no reward knows.
+    Everything that can be wrong with recipe and data is found before weights load.
+    """
+    from trl import GRPOConfig
+
+    from rl.trainer import GRPOTrainer
+    from vlm.callbacks import attach
+    from vlm.curves import draw
+    from vlm.finish import save_model
+    from vlm.loading import load_processor
+    from vlm.models import trainable_model
+    from vlm.training import arguments
+
+    samples = collect(recipe.data.train, recipe.data, "train")
+    held_out = collect(recipe.data.eval, recipe.data, "eval") if recipe.data.eval else None
+    check_tasks(rewards, {s.task for s in [*samples, *(held_out or [])]})
+    args = arguments(
+        GRPOConfig,
+        recipe,
+        reward_weights=[r.weight for r in recipe.rewards],
+        shuffle_dataset=recipe.data.shuffle,
+        log_completions=recipe.training.get("log_completions", True),
+        num_completions_to_print=recipe.training.get("num_completions_to_print", 0),
+    )
+    processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
+    run = Run.create(recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite)
+    model = trainable_model(recipe.model, recipe.sharding)
+    trainer = GRPOTrainer(
+        model,
+        list(rewards),
+        args,
+        train_dataset=prompt_rows(samples, recipe.prompt),
+        eval_dataset=prompt_rows(held_out, recipe.prompt) if held_out else None,
+        processing_class=processor,
+    )
+    attach(trainer, run, "grpo")
+    trainer.train()
+    final = save_model(trainer, processor, Path(recipe.output) / "final")
+    if run.main:
+        draw(run.metrics, run.folder / "curves.png", title=f"GRPO · {Path(recipe.output).name}")
+    run.finish(steps=trainer.state.global_step)
+    return final
+
+
+def plan(recipe: GRPORecipe) -> None:
+    """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
+    from vlm.plan import Job, training
+    from vlm.planned import common, rows
+
+    asked: dict[str, Any] = recipe.training
+    job = Job(
+        stage="grpo",
+        samples=rows(recipe.data.train),
+        group=asked.get("num_generations", 8),
+        beta=asked.get("beta", 0.0),
+        completion_tokens=asked.get("max_completion_length", 256),
+        steps_per_generation=asked.get("steps_per_generation"),
+        iterations=asked.get("num_iterations", 1),
+        external_rollout=bool(asked.get("use_vllm")) and asked.get("vllm_mode", "colocate") == "server",
+        **common(recipe),
+    )
+    training(job).render()

@@ -1,0 +1,56 @@
+"""`rl.GRPOTrainer`: TRL's GRPOTrainer for image prompts, a drop-in with the same arguments.
+
+What differs from trl 1.16.0
+- Image and video tokens can never be sampled, on any backend: a sampled image token has no image features, and the next
+  forward pass stops on it. TRL bans the image token where transformers generates; vLLM gets the ban as a logit bias.
+- The processor pads on the left, whatever it was loaded with. TRL tokenises prompts twice, once padding them itself and
+  once through the processor; padding on the right there shifts the image positions of every shorter prompt.
+- The table of completions names each row's picture, task and true answer, so that a parquet file of completions can be
+  read without the data set.
+
+Overridden: `__init__` (arguments only), `_calculate_rewards` (adds columns, then TRL's).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trl
+
+LOGGED_COLUMNS = ("image_file", "task", "answer")
+FORBIDDEN = -100.0
+"""Logit bias that no sampled token survives: exp(-100) is below float32's resolution beside any other token."""
+
+
+def banned_tokens(model) -> list[int]:
+    """Ids of the placeholder tokens that only a processor may write."""
+    config = model.config
+    return sorted({config.image_token_id, config.video_token_id})
+
+
+def ban(args: trl.GRPOConfig, tokens: list[int]) -> None:
+    """Add the ban to `args.generation_kwargs`, keeping what the user put there."""
+    kwargs = dict(args.generation_kwargs or {})
+    if args.use_vllm:
+        bias = {int(token): value for token, value in (kwargs.get("logit_bias") or {}).items()}
+        kwargs["logit_bias"] = {**bias, **dict.fromkeys(tokens, FORBIDDEN)}
+    else:
+        kwargs["suppress_tokens"] = sorted({*(kwargs.get("suppress_tokens") or ()), *tokens})
+    args.generation_kwargs = kwargs
+
+
+class GRPOTrainer(trl.GRPOTrainer):
+    """See the module's docstring; `model` is a loaded Qwen2-VL or Qwen2.5-VL (or a PEFT model of one)."""
+
+    _tag_names = ["trl", "grpo", "nadir"]
+
+    def __init__(self, model, reward_funcs, args: trl.GRPOConfig, *positional: Any, **named: Any):
+        ban(args, banned_tokens(model))
+        super().__init__(model, reward_funcs, args, *positional, **named)
+        self._tokenizer.padding_side = "left"
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        for column in LOGGED_COLUMNS:
+            if column in inputs[0]:
+                self._log_completion_extra(column, [row[column] for row in inputs])
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)

@@ -1,0 +1,1 @@
+"""Supervised stage: reasoning traces by next-token prediction on the assistant's turns."""

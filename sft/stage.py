@@ -1,0 +1,58 @@
+"""The supervised stage on TRL's SFTTrainer, from a resolved recipe to a trained model in the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sft.recipe import SFTRecipe
+from vlm import config
+from vlm.rows import chat_rows, collect
+from vlm.runs import Run
+
+
+def train(recipe: SFTRecipe) -> Path:
+    """Train; returns the folder of the trained model (`output/final`). Bad data is found before weights load."""
+    from trl import SFTConfig, SFTTrainer
+
+    from vlm.callbacks import attach
+    from vlm.curves import draw
+    from vlm.finish import save_model
+    from vlm.loading import load_processor
+    from vlm.models import trainable_model
+    from vlm.training import arguments
+
+    rows = chat_rows(collect(recipe.data.train, recipe.data, "train"), recipe.prompt)
+    held_out = chat_rows(collect(recipe.data.eval, recipe.data, "eval"), recipe.prompt) if recipe.data.eval else None
+    args = arguments(
+        SFTConfig,
+        recipe,
+        assistant_only_loss=True,
+        # TRL's default of 1,024 would cut through the 1,337 visual tokens of one large image
+        max_length=recipe.training.get("max_length"),
+        # transformers: sequential order is a strategy of its own
+        train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
+    )
+    processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
+    run = Run.create(recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite)
+    trainer = SFTTrainer(
+        trainable_model(recipe.model, recipe.sharding),
+        args,
+        train_dataset=rows,
+        eval_dataset=held_out,
+        processing_class=processor,
+    )
+    attach(trainer, run, "sft")
+    trainer.train()
+    final = save_model(trainer, processor, Path(recipe.output) / "final")
+    if run.main:
+        draw(run.metrics, run.folder / "curves.png", title=f"SFT · {Path(recipe.output).name}")
+    run.finish(steps=trainer.state.global_step)
+    return final
+
+
+def plan(recipe: SFTRecipe) -> None:
+    """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
+    from vlm.plan import Job, training
+    from vlm.planned import common, rows
+
+    training(Job(stage="sft", samples=rows(recipe.data.train), **common(recipe))).render()

@@ -1,0 +1,78 @@
+"""Every test: one thread, a fixed seed, nothing from the hub, no network beyond this machine.
+
+The environment is set when this file is imported, before any test module imports a library that reads it, and
+is inherited by the processes that tests start (the socket guard is not: there, offline mode does its work).
+"""
+
+import os
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_UPDATE_DOWNLOAD_COUNTS="0",
+    WANDB_MODE="disabled",
+    WANDB_ERROR_REPORTING="false",
+    TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",
+)
+# A test is a process of its own, not a rank of whatever started pytest.
+for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+    os.environ.pop(name, None)
+
+import ipaddress  # noqa: E402
+import random  # noqa: E402
+import socket  # noqa: E402
+import sys  # noqa: E402
+
+import hypothesis  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+# The same examples in each run, and no time limit on one: on two busy cores it measures the neighbours.
+hypothesis.settings.register_profile("nadir", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("nadir")
+
+
+def is_local(family: int, address) -> bool:
+    """Whether a socket address stays on this machine: Unix, loopback, or the name localhost."""
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    host = address[0]
+    if host in ("", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.split("%")[0]).is_loopback
+    except ValueError:  # a name
+        return False
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Connecting anywhere but to this machine is an error, also where a library would swallow the failure."""
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+    tried = []
+
+    def guard(real):
+        def guarded(self, address):
+            if not is_local(self.family, address):
+                tried.append(address)
+                raise OSError(f"tests have no network; tried to reach {address}")
+            return real(self, address)
+
+        return guarded
+
+    monkeypatch.setattr(socket.socket, "connect", guard(connect))
+    monkeypatch.setattr(socket.socket, "connect_ex", guard(connect_ex))
+    yield tried
+    assert not tried, f"the test tried to reach {tried}"
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """The same random numbers for each test, in whatever order they run; torch too where it is in use."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        torch.manual_seed(0)
+        torch.set_num_threads(1)

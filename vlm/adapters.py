@@ -1,0 +1,178 @@
+"""What is trained: freezing of the model's parts by name, and LoRA.
+
+Parts, by parameter name in transformers ≥ 5 (`model.visual.*`, `model.language_model.*`, `lm_head.*`):
+
+- `vision_tower`    `visual.` without its merger: patch embedding and transformer blocks
+- `merger`          `visual.merger.`: the projection from 2 × 2 patches into the language model's space
+- `language_model`  everything else: embeddings, decoder layers, `lm_head`
+
+The merger lives inside the visual module, but is its own part: freezing the vision tower leaves it trainable.
+
+    python -m vlm.adapters ADAPTER OUT        # merge a LoRA adapter into its base and save a whole checkpoint
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from vlm.errors import RecipeError
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("vision_tower", "merger", "language_model")
+
+
+def part_of(name: str) -> str:
+    """Part a parameter or module belongs to, by its dotted name (PEFT's prefix is allowed)."""
+    padded = f".{name}."
+    if ".visual.merger." in padded:
+        return "merger"
+    return "vision_tower" if ".visual." in padded else "language_model"
+
+
+def freeze(model, names: Iterable[str]) -> None:
+    """Stop the gradients of whole parts, in place. Works before and after `apply_lora`.
+
+    Raises `RecipeError` for an unknown part, or when nothing would be left to train.
+    """
+    names = set(names)
+    if unknown := names - set(PARTS):
+        raise RecipeError(f"model.freeze: unknown part {sorted(unknown)[0]!r}; expected some of {', '.join(PARTS)}")
+    for name, parameter in model.named_parameters():
+        if part_of(name) in names:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise RecipeError(f"model.freeze: {sorted(names)} leaves nothing to train; leave a part out of the list")
+
+
+def lora_targets(model, patterns: Iterable[str]) -> list[str]:
+    """Full names of the linear layers that LoRA adapts.
+
+    A plain name (`q_proj`) means the linears of that name in the *language model*: Qwen2.5-VL's vision blocks
+    have `gate_proj`, `up_proj` and `down_proj` too. A pattern with a dot (`model.visual.blocks.*.attn.qkv`)
+    is matched against the full name, and so reaches everything. Layers that `freeze` has frozen are left out.
+
+    Raises `RecipeError` for a pattern that matches no linear layer, or when all that matched is frozen.
+    """
+    import torch
+
+    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    targets: list[str] = []
+    for pattern in patterns:
+        matched = [(name, module) for name, module in linears if _matches(name, pattern)]
+        if not matched:
+            known = sorted({name.rsplit(".", 1)[-1] for name, _ in linears if part_of(name) == "language_model"})
+            raise RecipeError(
+                f"model.lora.target_modules: {pattern!r} matches no linear layer; the language model has "
+                f"{', '.join(known)}; write vision layers as patterns, e.g. model.visual.blocks.*.attn.qkv"
+            )
+        targets += [name for name, module in matched if module.weight.requires_grad and name not in targets]
+    if not targets:
+        raise RecipeError(
+            "model.lora.target_modules: every layer it names is frozen by model.freeze; unfreeze that part, "
+            "or target another, e.g. model.visual.blocks.*.attn.qkv"
+        )
+    return targets
+
+
+def _matches(name: str, pattern: str) -> bool:
+    if "." in pattern:
+        return fnmatchcase(name, pattern)
+    return part_of(name) == "language_model" and name.rsplit(".", 1)[-1] == pattern
+
+
+def apply_lora(model, lora):
+    """Wrap the model in LoRA adapters (Hu et al., 2021, arXiv 2106.09685) by PEFT; only they are trained.
+
+    Call `freeze` first to keep adapters out of a part. Returns a `peft.PeftModel`.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora_targets(model, lora.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    # ZeRO-3 gathers persistent parameters into one buffer of one dtype, so float32 adapters beside bf16
+    # weights fail there (DeepSpeed issue 8072); elsewhere float32 adapters keep small updates from being
+    # rounded away.
+    model = get_peft_model(model, config, autocast_adapter_dtype=not is_deepspeed_zero3_enabled())
+    trainable, total = model.get_nb_trainable_parameters()
+    logger.info(
+        "LoRA r=%d on %d layers: %s of %s parameters train",
+        lora.r,
+        len(config.target_modules),
+        trainable,
+        total,
+    )
+    return model
+
+
+def merge(adapter: str, out: str) -> None:
+    """Merge a LoRA adapter into the base its config names, in the base's dtype; save a whole checkpoint.
+
+    Needed between a LoRA stage and the next: TRL loads the GRPO reference model from the policy's path, so
+    the path must hold the merged weights, or the reference would silently be the base.
+    """
+    import json
+    from pathlib import Path
+    from types import SimpleNamespace
+
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    from vlm.loading import load_model, load_processor, raw_config
+
+    settings = Path(adapter) / "adapter_config.json"
+    if not settings.is_file():
+        raise RecipeError(f"{adapter} holds no adapter_config.json; expected a folder that PEFT saved")
+    stored = json.loads(settings.read_text())
+    base, revision = stored["base_model_name_or_path"], stored.get("revision")
+    config = raw_config(base, revision)
+    dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+    section = SimpleNamespace(path=base, revision=revision, dtype=dtype, attention="sdpa", trust_remote_code=False)
+    model = PeftModel.from_pretrained(load_model(section), adapter).merge_and_unload()
+    model.save_pretrained(out)
+    # The pixel limits and tokenizer of the stage that made the adapter stand beside it, when the trainer
+    # saved them.
+    source = adapter if (Path(adapter) / "processor_config.json").is_file() else base
+    processor = load_processor(base, _pixels(source), revision)
+    if source == adapter:
+        processor.tokenizer = AutoTokenizer.from_pretrained(adapter)
+    processor.save_pretrained(out)
+
+
+def _pixels(path: str):
+    from types import SimpleNamespace
+
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    size = Qwen2VLImageProcessorPil.from_pretrained(path).size
+    return SimpleNamespace(min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
+
+
+def main() -> int:
+    import argparse
+    import sys
+
+    from vlm.errors import UserError
+
+    parser = argparse.ArgumentParser(description="Merge a LoRA adapter into its base and save a whole checkpoint.")
+    parser.add_argument("adapter", help="folder with adapter_config.json")
+    parser.add_argument("out", help="folder to write")
+    arguments = parser.parse_args()
+    try:
+        merge(arguments.adapter, arguments.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,233 @@
+"""Axis-aligned boxes, the frames they are measured in, and the texts that models write them as.
+
+A box is ``[x1, y1, x2, y2]`` with y pointing down and x1 <= x2, y1 <= y2. It never travels without its frame:
+
+| frame     | unit                                     | range         |
+|-----------|------------------------------------------|---------------|
+| pixel     | pixels of the original image             | 0–w, 0–h      |
+| unit      | fraction of the image                    | 0–1           |
+| per_mille | thousandths of the image                 | 0–1000        |
+| percent   | hundredths of the image                  | 0–100         |
+| resized   | pixels of the image as the model sees it | 0–rw, 0–rh    |
+
+Coordinates are edges, not pixel centres: the whole image is ``[0, 0, w, h]`` and no "+1" enters the
+arithmetic. Nothing here guesses a frame from the size of the numbers: a notation declares its frame.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from vlm.errors import DataError, RecipeError
+
+Frame = Literal["pixel", "unit", "per_mille", "percent", "resized"]
+FRAMES: tuple[str, ...] = get_args(Frame)
+_FIXED = {"unit": 1.0, "per_mille": 1000.0, "percent": 100.0}  # extent of the frames that know no image size
+
+
+def iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes of the same frame, in [0, 1].
+
+    The frame does not matter (scaling an axis scales both areas alike) as long as it is the same one. A
+    degenerate or inverted box has no area, so its IoU is 0, even with itself.
+    """
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if not (width > 0 and height > 0):  # written so that NaN counts as no overlap
+        return 0.0
+    intersection = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
+    if not 0 < union < math.inf:
+        return 0.0
+    return min(1.0, intersection / union)  # rounding can lift nested boxes of nearly equal area above 1
+
+
+def match_ious(predicted: Sequence[Sequence[float]], truth: Sequence[Sequence[float]]) -> list[float]:
+    """IoUs of the one-to-one matching with the greatest IoU sum: min(len(predicted), len(truth)) numbers.
+
+    Ordered by the index of the prediction; boxes left over on either side have no entry.
+    """
+    if not predicted or not truth:
+        return []
+    if len(predicted) == len(truth) == 1:
+        return [iou(predicted[0], truth[0])]
+    from scipy.optimize import linear_sum_assignment
+
+    table = [[iou(p, t) for t in truth] for p in predicted]  # (P, T)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return [table[row][column] for row, column in zip(rows, columns, strict=True)]
+
+
+def _extent(frame: str, size: Sequence[float], resized: Sequence[float] | None) -> tuple[float, float]:
+    """Width and height of the whole image, measured in ``frame``."""
+    if frame in _FIXED:
+        return _FIXED[frame], _FIXED[frame]
+    if frame == "pixel":
+        extent = size
+    elif frame == "resized":
+        if resized is None:
+            raise ValueError('frame "resized" needs resized=(width, height) of the image as the model sees it')
+        extent = resized
+    else:
+        raise ValueError(f"unknown frame {frame!r}; known frames: {', '.join(FRAMES)}")
+    width, height = extent
+    if not (width > 0 and height > 0):
+        raise ValueError(f"the {frame} size must be (width, height), both positive; found {tuple(extent)}")
+    return float(width), float(height)
+
+
+def convert(
+    box: Sequence[float],
+    source: Frame,
+    target: Frame,
+    size: Sequence[float],
+    resized: Sequence[float] | None = None,
+) -> list[float]:
+    """``box`` measured in ``source``, measured in ``target`` instead. No rounding and no clipping.
+
+    size: (width, height) of the original image in pixels; resized: the same of the image the model sees,
+    needed only when one of the frames is "resized". Raises ValueError on an unknown frame or a size that is
+    not positive.
+    """
+    x1, y1, x2, y2 = box
+    from_width, from_height = _extent(source, size, resized)
+    to_width, to_height = _extent(target, size, resized)
+    if source == target:
+        return [float(x1), float(y1), float(x2), float(y2)]
+    # Multiplying first keeps whole numbers exact: 400 px of 800 px is 500 per mille, not 499.99….
+    return [
+        x1 * to_width / from_width,
+        y1 * to_height / from_height,
+        x2 * to_width / from_width,
+        y2 * to_height / from_height,
+    ]
+
+
+@dataclass(frozen=True)
+class Notation:
+    """How one model family writes boxes: a text form and the frame its numbers are in.
+
+    ``format`` and ``parse`` take and give boxes in ``frame``; ``write_boxes`` and ``read_boxes`` convert from
+    and to pixels. Only frames of fixed extent (per_mille, percent, unit) can bound the numbers here.
+    """
+
+    name: str
+    frame: Frame
+    template: str
+    """One box, as a str.format template of four integers."""
+    joiner: str
+    """What stands between two boxes."""
+    brackets: str
+    """Empty, or "[]": the list of boxes stands in brackets of its own (written, but not insisted on)."""
+    pattern: re.Pattern[str]
+    """One box as text; the groups that match are its four numbers. Allows single spaces."""
+
+    def format(self, boxes: Sequence[Sequence[float]]) -> str:
+        """Text of ``boxes`` (in ``frame``), rounded to whole frame units: at most half a unit is lost.
+
+        Raises DataError on boxes that ``parse`` would refuse (none at all, inverted, outside the frame).
+        """
+        if not boxes:
+            raise DataError(f"no box to write in the notation {self.name}; at least one is expected")
+        texts = []
+        for box in boxes:
+            whole = [round(value) if math.isfinite(value) else -1 for value in box]
+            if len(whole) != 4 or not self._holds(whole):
+                raise DataError(
+                    f"box {list(box)} cannot be written in the notation {self.name}; "
+                    f"expected 0 <= x1 <= x2 <= {_FIXED[self.frame]:g} and the same for y, in {self.frame}"
+                )
+            texts.append(self.template.format(*whole))
+        return self.brackets[:1] + self.joiner.join(texts) + self.brackets[1:]
+
+    def parse(self, text: str) -> list[list[float]] | None:
+        """All boxes of ``text`` (in ``frame``), or None unless the text consists of nothing but proper boxes.
+
+        None for: no box, an inverted box, a value outside the frame, any other text before, between or
+        behind. Between boxes white space, a comma or a semicolon may stand. Boxes without area are read
+        (small ones round to that).
+        """
+        # With white space collapsed the patterns need no unbounded repetition of it: parsing stays linear.
+        text = " ".join(text.split())
+        if self.brackets and text.startswith(self.brackets[0] * 2) and text.endswith(self.brackets[1] * 2):
+            text = text[1:-1]
+        boxes: list[list[float]] = []
+        position = 0
+        while position < len(text):
+            if boxes:
+                position = _BETWEEN.match(text, position).end()  # type: ignore[union-attr]  # matches ""
+            found = self.pattern.match(text, position)
+            if found is None:
+                return None
+            box = [float(value) for value in found.groups() if value is not None]
+            if not self._holds(box):
+                return None
+            boxes.append(box)
+            position = found.end()
+        return boxes or None
+
+    def _holds(self, box: Sequence[float]) -> bool:
+        x1, y1, x2, y2 = box
+        limit = _FIXED[self.frame]
+        return 0 <= x1 <= x2 <= limit and 0 <= y1 <= y2 <= limit
+
+
+_NUMBER = r" ?([0-9]+(?:\.[0-9]+)?) ?"
+_CORNERS = rf"\({_NUMBER},{_NUMBER}\) ?, ?\({_NUMBER},{_NUMBER}\)"
+_BETWEEN = re.compile(r" ?[,;]? ?")
+
+NOTATIONS: dict[str, Notation] = {
+    # Qwen2-VL (arXiv 2409.12191, section 2.2). The special tokens are gone when a completion was decoded with
+    # skip_special_tokens, as TRL does; they come in pairs or not at all.
+    "qwen2_vl": Notation(
+        name="qwen2_vl",
+        frame="per_mille",
+        template="<|box_start|>({},{}),({},{})<|box_end|>",
+        joiner="",
+        brackets="",
+        pattern=re.compile(rf"<\|box_start\|> ?{_CORNERS} ?<\|box_end\|>|{_CORNERS}"),
+    ),
+    # VHM: "[[012,025,112,100]]". The right and lower edges of the image are written 1000 (four digits),
+    # because 999 would be a whole unit off; VHM's own rows stop at 999.
+    "vhm": Notation(
+        name="vhm",
+        frame="per_mille",
+        template="[{:03d},{:03d},{:03d},{:03d}]",
+        joiner=",",
+        brackets="[]",
+        pattern=re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]"),
+    ),
+}
+
+
+def _notation(notation: str | Notation) -> Notation:
+    if isinstance(notation, Notation):
+        return notation
+    if notation not in NOTATIONS:
+        raise RecipeError(f"unknown box notation {notation!r}; known: {', '.join(NOTATIONS)}")
+    return NOTATIONS[notation]
+
+
+def read_boxes(text: str, notation: str | Notation, size: Sequence[float]) -> list[list[float]] | None:
+    """Pixel boxes that ``text`` states in ``notation``; None where it does not parse (see Notation.parse).
+
+    size: (width, height) of the original image in pixels.
+    """
+    notation = _notation(notation)
+    boxes = notation.parse(text)
+    return None if boxes is None else [convert(box, notation.frame, "pixel", size) for box in boxes]
+
+
+def write_boxes(boxes: Sequence[Sequence[float]], notation: str | Notation, size: Sequence[float]) -> str:
+    """Text of pixel ``boxes`` in ``notation``; reading it back is exact to half a unit of the notation's
+    frame.
+
+    size: (width, height) of the original image in pixels. Raises DataError on an inverted box or one outside
+    the image.
+    """
+    notation = _notation(notation)
+    return notation.format([convert(box, "pixel", notation.frame, size) for box in boxes])

@@ -1,0 +1,72 @@
+"""What every launcher does around its stage: read the command line, show errors as messages.
+
+    launch/grpo.py recipes/r1.yaml training.learning_rate=2e-6 --dry-run
+
+Positional: the recipe, then `key.sub=value` overrides. Flags: `--dry-run` prints the plan and stops before any weight
+loads; `--keys` prints every key the recipe may hold, with its type, default and meaning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vlm import config
+from vlm.errors import UserError
+
+EXIT_USER_ERROR = 2
+
+
+def is_main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def say(message: str) -> None:
+    """Print on the main process only, so that eight processes give one message."""
+    if is_main_process():
+        print(message, file=sys.stderr, flush=True)
+
+
+def launch(
+    recipe_class: type,
+    train: Callable[[Any], None],
+    plan: Callable[[Any], None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run a stage from the command line; returns the exit code (0, 2 for the user's errors, 130 for Ctrl-C).
+
+    train: does the work of a resolved recipe. plan: prints what it would do (`--dry-run`), without weights.
+    """
+    parser = argparse.ArgumentParser(description="See the README; `--keys` lists what a recipe may hold.")
+    parser.add_argument("recipe", nargs="?", help="YAML recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the recipe")
+    parser.add_argument("--dry-run", action="store_true", help="resolve, check and print the plan; load no weights")
+    parser.add_argument("--keys", action="store_true", help="list the recipe's keys and stop")
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.keys:
+        say_out(config.reference(recipe_class))
+        return 0
+    if arguments.recipe is None:
+        parser.error("a recipe is needed, e.g. recipes/r1.yaml")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for ours in ("vlm", "rewards", "sft", "rl", "evals"):
+        logging.getLogger(ours).setLevel(logging.INFO if is_main_process() else logging.ERROR)
+    try:
+        recipe = config.load(arguments.recipe, recipe_class, arguments.overrides)
+        (plan if arguments.dry_run else train)(recipe)
+    except UserError as error:
+        say(f"error: {error}")
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        say("interrupted; what was written stays in the run folder")
+        return 130
+    return 0
+
+
+def say_out(text: str) -> None:
+    if is_main_process():
+        print(text)

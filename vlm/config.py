@@ -1,0 +1,249 @@
+"""Recipes: YAML files → dataclasses (`vlm.schema` says which), and back.
+
+    launch/grpo.py recipes/r1.yaml model.path=runs/sft/final rewards.0.weight=0.5
+
+A file may name another in `base:` (relative to itself, recursively) and then states only its changes:
+mappings merge key by key, everything else replaces, and `null` takes back what the base said (a field that
+cannot be null returns to its default). Overrides from the command line lie on top; their values are YAML, and
+a number in the key is a list index.
+
+`vlm.yaml_nodes` says what YAML means here: `1e-6` is a number and `on` is text. A text field takes an
+unquoted number as it was typed (`revision: 1234e56`).
+
+Paths in fields marked `{"path": True}` are resolved by `locate`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from vlm.errors import RecipeError
+from vlm.schema import Builder, Entry, defaults, describe, inside, join
+from vlm.yaml_nodes import Node, dump, parse
+
+__all__ = [
+    "ABSENT",
+    "Entry",
+    "check",
+    "describe",
+    "difference",
+    "load",
+    "locate",
+    "reference",
+    "save",
+    "to_dict",
+]
+
+T = TypeVar("T")
+ABSENT = "<absent>"
+"""Stands in `difference` for a key that only the other recipe has."""
+COMMAND_LINE = "command line"
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A section that can tell whether its values go together."""
+
+    def check(self) -> None: ...
+
+
+def load(path: str | Path, cls: type[T], overrides: Iterable[str] = ()) -> T:
+    """The recipe in `path` as a `cls`, with overrides such as `"model.lora.r=8"`, paths located and checked.
+
+    Raises: RecipeError naming the file and line (or the command line), the key, what was found and expected.
+    """
+    tree = _read(Path(path), ())
+    overrides = list(overrides)
+    for override in overrides:
+        _override(tree, override, cls)
+    where = f"{path} with the command line's overrides" if overrides else str(path)
+    recipe = Builder(cls, where).build(tree)
+    _locate_all(recipe, Path(path))
+    check(recipe, where)
+    return recipe
+
+
+def to_dict(recipe: Any) -> dict[str, Any]:
+    """The recipe as nested plain dicts and lists, every key present."""
+    return dataclasses.asdict(recipe)
+
+
+def save(recipe: Any, path: str | Path) -> None:
+    """Write the whole recipe (no `base`) so that `load` gives an equal one. Makes the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump(to_dict(recipe)), encoding="utf-8")
+
+
+def difference(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
+    """Dotted key → (value in a, value in b) wherever two recipes differ.
+
+    Lists of unequal length are given whole; a key that one side lacks is `ABSENT` there.
+    """
+    return dict(_differences(to_dict(a), to_dict(b), ""))
+
+
+def _differences(a: Any, b: Any, key: str) -> Iterable[tuple[str, tuple[Any, Any]]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in [*a, *(name for name in b if name not in a)]:
+            yield from _differences(a.get(name, ABSENT), b.get(name, ABSENT), join(key, name))
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for index, (left, right) in enumerate(zip(a, b, strict=True)):
+            yield from _differences(left, right, join(key, index))
+    elif a != b:
+        yield key, (a, b)
+
+
+def reference(cls: type) -> str:
+    """`describe(cls)` as text for a launcher's help: key, type, default, and the doc below."""
+    lines = []
+    for row in describe(cls):
+        default = "required" if row.default is dataclasses.MISSING else f"default {_short(row.default)}"
+        lines.append(f"{row.key}: {row.type}; {default}")
+        lines += [f"    {line}" for line in row.doc.splitlines()]
+    return "\n".join(lines)
+
+
+def _short(default: Any) -> str:
+    return "as below" if dataclasses.is_dataclass(default) else "null" if default is None else repr(default)
+
+
+def check(recipe: Any, where: str = "recipe", key: str = "") -> None:
+    """Run `check()` of every section, inner ones first.
+
+    Raises: RecipeError led by `where` and the section's key.
+    """
+    for name, section in _sections(recipe):
+        check(section, where, join(key, name))
+    if isinstance(recipe, Checked):
+        try:
+            recipe.check()
+        except RecipeError as error:
+            raise RecipeError(f"{where}: " + (f"in `{key}`: " if key else "") + str(error)) from error
+
+
+def _sections(recipe: Any) -> Iterable[tuple[str, Any]]:
+    """The dataclasses directly below, also those in lists and dicts, with their keys."""
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if isinstance(value, (list, dict)):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            yield from ((f"{field.name}.{k}", v) for k, v in items if dataclasses.is_dataclass(v))
+        elif dataclasses.is_dataclass(value):
+            yield field.name, value
+
+
+def locate(path: str, recipe: str | Path) -> str:
+    """Where a path stated in a recipe lies, absolute.
+
+    Seen from the current directory; if nothing is there, from the repository root of the recipe's file (the
+    nearest folder above it with a `pyproject.toml` or `.git`; without one, the file's folder). What lies in
+    neither place comes back as it is, for it may be a hub id; whoever opens it reports it missing.
+    """
+    expanded = os.path.expanduser(path)
+    folder = Path(recipe).resolve().parent
+    marks = ("pyproject.toml", ".git")
+    root = next((f for f in (folder, *folder.parents) if any((f / mark).exists() for mark in marks)), folder)
+    for candidate in (Path(expanded), root / expanded):
+        if path and candidate.exists():
+            return os.path.abspath(candidate)
+    return expanded
+
+
+def _locate_all(recipe: Any, file: Path) -> None:
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if field.metadata.get("path") and value is not None:
+            found = [locate(v, file) for v in value] if isinstance(value, list) else locate(value, file)
+            setattr(recipe, field.name, found)
+    for _, section in _sections(recipe):
+        _locate_all(section, file)
+
+
+# --- layers: base files and overrides ---
+
+
+def _read(path: Path, above: tuple[Path, ...], named_in: str = "") -> Node:
+    """The tree of a file merged over its bases. `above`: the files whose `base` chain led here."""
+    path = Path(os.path.normpath(path))
+    named = f"{named_in}: base: " if named_in else ""
+    if path.resolve() in [p.resolve() for p in above]:
+        raise RecipeError(f"{named}the bases form a circle: {' → '.join(map(str, (*above, path)))}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{named}cannot read the recipe {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    tree = parse(text, str(path))
+    if tree.value is None:
+        tree.value = {}
+    if not isinstance(tree.value, dict):
+        raise RecipeError(f"{path}: found {tree}, expected a mapping of recipe keys")
+    base = tree.value.pop("base", None)
+    if base is None or base.value is None:
+        return tree
+    if not isinstance(base.value, str):
+        raise RecipeError(f"{base.where}: `base`: found {base}, expected the path of one recipe, relative to this one")
+    return _merge(_read(path.parent / base.value, (*above, path), base.where), tree)
+
+
+def _merge(under: Node, over: Node) -> Node:
+    if over.value is None:
+        return dataclasses.replace(over, over=True)
+    if not (isinstance(under.value, dict) and isinstance(over.value, dict)):
+        return over
+    merged = dict(under.value)
+    for key, child in over.value.items():
+        merged[key] = _merge(merged[key], child) if key in merged else child
+    return dataclasses.replace(over, value=merged)
+
+
+def _override(tree: Node, override: str, cls: type) -> None:
+    """Put `a.b.0.c=value` into the tree, making what is not there: from the defaults of `cls`, else empty."""
+    key, equals, text = override.partition("=")
+    where = f"{COMMAND_LINE}, {override}"
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise RecipeError(f"{COMMAND_LINE}: found {override!r}, expected key.sub=value")
+    value = parse(text, where, lines=False)
+    node, tp, default = tree, cls, defaults(cls)
+    for depth, part in enumerate(parts):
+        given = node.value is not None
+        if not given:
+            fresh = default if isinstance(default, (dict, list)) else [] if part.isdigit() else {}
+            node.value = _nodes(fresh, where).value
+        if not isinstance(node.value, (dict, list)):
+            raise RecipeError(f"{where}: `{'.'.join(parts[:depth])}` is {node}, which has no keys inside")
+        slot: Any = part
+        if isinstance(node.value, list):
+            slot = _index(part, node.value, ".".join(parts[:depth]), where)
+            if slot == len(node.value):
+                node.value.append(Node(None, where))
+        else:
+            node.value.setdefault(slot, Node(None, where))
+        if depth == len(parts) - 1:
+            node.value[slot] = _merge(node.value[slot], value)
+        node = node.value[slot]
+        tp, default = inside(tp, default, slot, given)
+
+
+def _index(part: str, items: list, key: str, where: str) -> int:
+    if not part.isdigit() or int(part) > len(items):
+        raise RecipeError(
+            f"{where}: `{key}` is a list of {len(items)}; found {part!r}, expected an index from 0 to "
+            f"{len(items)} (the last appends)"
+        )
+    return int(part)
+
+
+def _nodes(value: Any, where: str) -> Node:
+    if isinstance(value, dict):
+        return Node({key: _nodes(child, where) for key, child in value.items()}, where)
+    if isinstance(value, list):
+        return Node([_nodes(child, where) for child in value], where)
+    return Node(value, where)

@@ -1,0 +1,197 @@
+"""A grid of pictures with question, true and predicted boxes, and what the model answered, as one PNG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from vlm.boxes import match_ious
+from vlm.images import load
+
+Box = Sequence[float]  # x1, y1, x2, y2 in pixels of the original image, y down
+Font = ImageFont.FreeTypeFont
+
+TRUE, PREDICTED, HALO = "#35d05a", "#ff8a1f", "#101418"
+INK, PALE, RIGHT, WRONG, UNJUDGED = "#1d2329", "#6a737d", "#1a7f37", "#c0322b", "#8b949e"
+PAPER, CARD = "#eef0f2", "#ffffff"
+GAP, PADDING, LINE = 16, 10, 19  # pixels: between cells, inside a cell, per line of text
+
+
+@dataclass
+class Picture:
+    """One cell, e.g. Picture("a.jpg", "the ship", boxes=[[1, 2, 9, 8]], predicted=[[1, 2, 8, 8]], right=True)
+
+    truth and answer are texts; leave them out where the boxes say it all. `predicted` is None when no box was
+    asked for or none could be read; `right` is None when nobody judged.
+    """
+
+    image: str | Path | bytes | Image.Image
+    question: str
+    truth: str | None = None
+    answer: str | None = None
+    boxes: Sequence[Box] = field(default_factory=list)
+    predicted: Sequence[Box] | None = None
+    right: bool | None = None
+
+
+def grid(
+    items: Sequence[Picture], png: str | Path, columns: int = 4, cell: int = 300, title: str | None = None
+) -> Image.Image:
+    """Draws `items` row by row into `png` and returns it; each image gets a square of `cell` pixels.
+
+    ValueError when there is nothing to draw.
+    """
+    if not items:
+        raise ValueError("no pictures to draw")
+    fonts = Fonts(cell)
+    columns = min(columns, len(items))
+    cells = [_cell(item, cell, fonts) for item in items]
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    heights = [max(picture.height for picture in row) for row in rows]
+    head = 74 if title else 46
+    width = max(columns * (cell + GAP) + GAP, 460)
+    page = Image.new("RGB", (width, head + sum(heights) + GAP * len(rows)), PAPER)
+    _head(ImageDraw.Draw(page), title, fonts)
+    top = head
+    for row, height in zip(rows, heights, strict=True):
+        for column, picture in enumerate(row):
+            left = GAP + column * (cell + GAP)
+            ImageDraw.Draw(page).rectangle([left, top, left + cell - 1, top + height - 1], fill=CARD)
+            page.paste(picture, (left, top))
+        top += height + GAP
+    page.save(png)
+    return page
+
+
+class Fonts:
+    """Pillow's own font in three sizes, and how many pixels a caption line may take."""
+
+    def __init__(self, cell: int):
+        self.title = ImageFont.load_default(20)
+        self.text = ImageFont.load_default(15)
+        self.small = ImageFont.load_default(14)
+        self.width = cell - 2 * PADDING
+
+
+def wrap(text: str, font: Font, width: float, lines: int) -> list[str]:
+    """`text` in at most `lines` lines of `width` pixels; long words are cut, "…" ends a cut text."""
+    done, line = [], ""
+    for word in text.split():
+        while font.getlength(word) > width:  # e.g. a run of characters without a blank
+            if line:
+                done.append(line)
+            fits = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
+            done.append(word[:fits])
+            word, line = word[fits:], ""
+            if len(done) > lines:
+                break
+        longer = f"{line} {word}".strip()
+        if font.getlength(longer) > width:
+            done.append(line)
+            longer = word
+        line = longer
+        if len(done) > lines:
+            break
+    done.append(line)
+    done = [text for text in done if text]
+    if len(done) > lines:
+        last = done[lines - 1] + "…"
+        while font.getlength(last) > width and len(last) > 1:
+            last = last[:-2] + "…"
+        done = [*done[: lines - 1], last]
+    return done
+
+
+def verdict(item: Picture) -> str:
+    """The line that judges, e.g. "IoU 0.73", "no box read", "right"; IoUs over several boxes are their mean.
+
+    The mean is over the larger of the two counts, so that a missing and a superfluous box both count as IoU
+    0.
+    """
+    word = {True: "right", False: "wrong", None: ""}[item.right]
+    if not item.boxes:
+        return word
+    if not item.predicted:
+        return "no box read" + (f", {word}" if word else "")
+    ious = match_ious(item.predicted, item.boxes)
+    mean = sum(ious) / max(len(item.predicted), len(item.boxes))
+    return f"IoU {mean:.2f}" + (f", {word}" if word else "")
+
+
+def _cell(item: Picture, cell: int, fonts: Fonts) -> Image.Image:
+    """Image with boxes, a strip in the colour of the verdict, caption."""
+    colour = {True: RIGHT, False: WRONG, None: UNJUDGED}[item.right]
+    lines = [(text, fonts.text, INK) for text in wrap(item.question, fonts.text, fonts.width, 3)]
+    if item.truth is not None:
+        lines += [(text, fonts.small, PALE) for text in wrap(f"truth: {item.truth}", fonts.small, fonts.width, 2)]
+    if item.answer is not None:
+        answer = item.answer.strip() or "(empty)"
+        lines += [(text, fonts.small, colour) for text in wrap(f"answer: {answer}", fonts.small, fonts.width, 3)]
+    if judged := verdict(item):
+        lines.append((judged, fonts.small, colour))
+    out = Image.new("RGB", (cell, cell + 6 + LINE * len(lines) + 2 * PADDING), CARD)
+    out.paste(_with_boxes(item, cell), (0, 0))
+    pen = ImageDraw.Draw(out)
+    pen.rectangle([0, cell, cell - 1, cell + 4], fill=colour)
+    for number, (text, font, ink) in enumerate(lines):
+        pen.text((PADDING, cell + 6 + PADDING + LINE * number), text, font=font, fill=ink)
+    return out
+
+
+def _with_boxes(item: Picture, cell: int) -> Image.Image:
+    """The image scaled into a square of `cell` pixels, centred, with both kinds of boxes."""
+    source = item.image if isinstance(item.image, Image.Image | bytes) else str(item.image)
+    image = source.convert("RGB") if isinstance(source, Image.Image) else load(source)
+    scale = cell / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    square = Image.new("RGB", (cell, cell), "#d5d9dd")
+    left, top = (cell - width) // 2, (cell - height) // 2
+    square.paste(image, (left, top))
+    pen = ImageDraw.Draw(square)
+    for boxes, colour, dash in ((item.boxes, TRUE, None), (item.predicted or [], PREDICTED, 8)):
+        for x1, y1, x2, y2 in boxes:
+            if not all(map(math.isfinite, (x1, y1, x2, y2))):
+                continue
+            on_page = [x1 * scale + left, y1 * scale + top, x2 * scale + left, y2 * scale + top]
+            _rectangle(pen, [min(max(edge, 1), cell - 2) for edge in on_page], colour, dash)
+    return square
+
+
+def _rectangle(pen: ImageDraw.ImageDraw, box: Box, colour: str, dash: int | None) -> None:
+    """A 3-pixel outline on a dark halo (it shows on any ground), solid or dashed every `dash` pixels."""
+    x1, y1, x2, y2 = box
+    corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)]
+    strokes = []
+    for a, b in zip(corners, corners[1:], strict=False):
+        count = 1
+        if dash and math.dist(a, b) > 2 * dash:
+            count = 2 * round(math.dist(a, b) / (2 * dash)) + 1  # odd: a stroke at either end makes the corners
+        strokes += [(_between(a, b, i / count), _between(a, b, (i + 1) / count)) for i in range(0, count, 2)]
+    for ink, width in ((HALO, 5), (colour, 3)):
+        for stroke in strokes:
+            pen.line(stroke, fill=ink, width=width)
+
+
+def _between(a: tuple[float, float], b: tuple[float, float], share: float) -> tuple[float, float]:
+    return a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share
+
+
+def _head(pen: ImageDraw.ImageDraw, title: str | None, fonts: Fonts) -> None:
+    top = 14
+    if title:
+        pen.text((GAP, top), title, font=fonts.title, fill=INK)
+        top += 30
+    left = float(GAP)
+    for word, colour, dash in (("true box", TRUE, None), ("predicted box", PREDICTED, 5)):
+        _rectangle(pen, [left + 1, top + 1, left + 31, top + 16], colour, dash)
+        pen.text((left + 40, top), word, font=fonts.text, fill=INK)
+        left += 64 + fonts.text.getlength(word)
+    for word, colour in (("right", RIGHT), ("wrong", WRONG)):
+        pen.rectangle([left, top + 5, left + 22, top + 11], fill=colour)
+        pen.text((left + 30, top), word, font=fonts.text, fill=INK)
+        left += 54 + fonts.text.getlength(word)

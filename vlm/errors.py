@@ -1,0 +1,13 @@
+"""Errors that are the user's to mend: shown as one message, without a traceback, exit code 2."""
+
+
+class UserError(Exception):
+    """Something outside the code is wrong; the message names it, what was expected, and what to do."""
+
+
+class RecipeError(UserError):
+    """A recipe (or a command-line override) is wrong: names file and dotted key."""
+
+
+class DataError(UserError):
+    """A data file or row is wrong: names file, row and field."""

@@ -1,0 +1,273 @@
+"""Load any Qwen2-VL or Qwen2.5-VL checkpoint, from a folder or a hub id: processor and model.
+
+Everything that can be wrong with a checkpoint is found before weights are read where that is possible, and
+reported as a `RecipeError` that names the recipe key. A load is strict: a checkpoint that lacks a tensor, or
+brings one the architecture has no place for, is an error (transformers would fill in random numbers and
+warn).
+
+torch and transformers are imported inside the functions: importing this module is cheap.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from vlm.errors import RecipeError
+
+logger = logging.getLogger(__name__)
+
+ARCHITECTURES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL"}
+"""`model_type` of the config → the family's name."""
+
+HUB_TIMEOUT_S = 3.0
+"""How long to wait for a TCP connection to the hub before taking it for unreachable (its client retries for
+23 s)."""
+
+
+def hub_reachable() -> bool:
+    """Whether the model hub answers; offline mode counts as no, a configured proxy as yes (it cannot be
+    told)."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    address = urlsplit(constants.ENDPOINT)
+    if address.scheme in getproxies():
+        return True
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname, port), timeout=HUB_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def looks_local(path: str) -> bool:
+    """Whether `path` can only be meant as a folder: absolute, `./`, `../`, `~`, or deeper than a hub id's
+    `owner/name`."""
+    return path.startswith(("/", "./", "../", "~")) or path.count("/") > 1 or path.endswith("/")
+
+
+def raw_config(path: str, revision: str | None = None) -> dict:
+    """`config.json` of a checkpoint as a dict: folder first, then the hub cache, then the hub.
+
+    Raises `RecipeError` when it is nowhere, or when the folder holds a LoRA adapter.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise RecipeError(_no_config(folder))
+        try:
+            return _config_dict(str(folder), None, local=True)
+        except OSError as error:
+            raise RecipeError(f"model.path: {folder}/config.json cannot be read: {error}") from error
+    if folder.exists():
+        raise RecipeError(f"model.path: {path} is a file; expected a checkpoint folder or a hub id (owner/name)")
+    if looks_local(path):
+        raise RecipeError(
+            f"model.path: no folder {path} (looked in {Path.cwd()}); expected a checkpoint folder or a hub "
+            "id (owner/name)"
+        )
+    try:
+        return _config_dict(path, revision, local=True)
+    except OSError:
+        if not hub_reachable():
+            why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
+            raise RecipeError(
+                f"model.path: {path} is no folder here, it is not in the hub cache, and {why}; download it "
+                f"where there is a connection (hf download {path} --local-dir DIR) and set model.path to DIR"
+            ) from None
+    try:
+        return _config_dict(path, revision, local=False)
+    except OSError as error:
+        raise RecipeError(
+            f"model.path: {path}{f' at revision {revision}' if revision else ''} is neither a folder nor a "
+            f"model that the hub lets you read: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _no_config(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return (
+            f"model.path: {folder} holds a LoRA adapter, not a model; merge it into its base first: "
+            f"python -m vlm.adapters {folder} OUT, then set model.path to OUT"
+        )
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) or "nothing"
+    return f"model.path: {folder} has no config.json (it holds {found}); expected a checkpoint folder"
+
+
+def _config_dict(path: str, revision: str | None, local: bool) -> dict:
+    from transformers import PreTrainedConfig
+
+    config, _ = PreTrainedConfig.get_config_dict(path, revision=revision or "main", local_files_only=local)
+    return config
+
+
+def source(path: str, revision: str | None = None) -> tuple[str, dict]:
+    """Path and keywords for `from_pretrained`; off the network the cache is read at once, not retried."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder), {"local_files_only": True}
+    return path, {"revision": revision or "main", "local_files_only": not hub_reachable()}
+
+
+def architecture(path: str, revision: str | None = None) -> str:
+    """`qwen2_vl` or `qwen2_5_vl`; `RecipeError` for every other architecture."""
+    config = raw_config(path, revision)
+    kind = config.get("model_type")
+    if kind not in ARCHITECTURES:
+        named = ", ".join(f"{name} ({key})" for key, name in ARCHITECTURES.items())
+        raise RecipeError(
+            f"model.path: {path} has model_type {kind!r} (architectures {config.get('architectures')}); "
+            f"expected {named}"
+        )
+    return kind
+
+
+def load_processor(path: str, images, revision: str | None = None, trust_remote_code: bool = False):
+    """Processor of a checkpoint with the recipe's pixel limits; the same pixels with and without torchvision.
+
+    Args:
+        path: checkpoint folder or hub id.
+        images: the recipe's `images:` section; `min_pixels` and `max_pixels` replace the checkpoint's own.
+        revision: branch, tag or commit on the hub.
+
+    Returns:
+        A `vlm.processing` processor; padding side and the like are left as the tokenizer has them.
+    """
+    from transformers import AutoTokenizer
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+    from transformers.processing_utils import ProcessorMixin
+
+    from vlm.processing import PROCESSORS
+
+    _check_pixels(images)
+    kind = architecture(path, revision)
+    path, where = source(path, revision)
+    try:
+        settings, _ = ProcessorMixin.get_processor_dict(path, **where)
+        image_settings, _ = Qwen2VLImageProcessorPil.get_image_processor_dict(path, **where)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **where)
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"model.path: {path} lacks tokenizer or image-processor files (preprocessor_config.json or "
+            f"processor_config.json): {str(error).splitlines()[0]}"
+        ) from error
+    for key in ("size", "min_pixels", "max_pixels", "image_processor_type", "processor_class"):
+        image_settings.pop(key, None)
+    size = {"shortest_edge": images.min_pixels, "longest_edge": images.max_pixels}
+    processor = PROCESSORS[kind](
+        image_processor=Qwen2VLImageProcessorPil(size=size, **image_settings),
+        tokenizer=tokenizer,
+        chat_template=settings.get("chat_template") or tokenizer.chat_template,
+    )
+    processor.video_settings = settings.get("video_processor")
+    return processor
+
+
+def _check_pixels(images) -> None:
+    if not 0 < images.min_pixels <= images.max_pixels:
+        raise RecipeError(
+            f"images: min_pixels {images.min_pixels} and max_pixels {images.max_pixels}; expected 0 < "
+            "min_pixels <= max_pixels"
+        )
+
+
+def flash_attention_fault(dtype: str = "bfloat16") -> str | None:
+    """Why FlashAttention-2 cannot be used here, or None where it can."""
+    import torch
+    from transformers.utils import is_flash_attn_2_available
+
+    if dtype == "float32":
+        return "it computes in bfloat16 or float16 only, and model.dtype is float32"
+    if not torch.cuda.is_available():
+        return "there is no CUDA GPU"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return f"it needs an Ampere GPU or newer, and this is a {torch.cuda.get_device_name()}"
+    if not is_flash_attn_2_available():
+        return "flash-attn 2 is not installed (pip install flash-attn --no-build-isolation)"
+    return None
+
+
+def resolve_attention(name: str, dtype: str = "bfloat16") -> str:
+    """The attention to load with: `auto` is `flash_attention_2` where it works, else `sdpa` (logged).
+
+    Raises `RecipeError` when `flash_attention_2` is asked for and cannot be had.
+    """
+    if name not in ("auto", "flash_attention_2", "sdpa", "eager"):
+        raise RecipeError(f"model.attention: {name!r}; expected auto, flash_attention_2, sdpa or eager")
+    if name in ("sdpa", "eager"):
+        return name
+    fault = flash_attention_fault(dtype)
+    if fault is None:
+        return "flash_attention_2"
+    if name == "auto":
+        logger.info("model.attention: auto uses sdpa, not flash_attention_2: %s", fault)
+        return "sdpa"
+    raise RecipeError(
+        f"model.attention: flash_attention_2 cannot be used: {fault}. Set model.attention to sdpa, or to "
+        "auto to fall back by itself"
+    )
+
+
+def load_model(section):
+    """Model of a recipe's `model:` section: `dtype` and attention set; nothing frozen yet, no LoRA.
+
+    Raises `RecipeError` for a missing checkpoint, another architecture, impossible attention, or weights that
+    do not match the architecture exactly.
+    """
+    kind = architecture(section.path, section.revision)
+    attention = resolve_attention(section.attention, section.dtype)
+
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+
+    cls = Qwen2VLForConditionalGeneration if kind == "qwen2_vl" else Qwen2_5_VLForConditionalGeneration
+    path, where = source(section.path, section.revision)
+    try:
+        model, info = cls.from_pretrained(
+            path,
+            **where,
+            dtype=getattr(torch, section.dtype),
+            attn_implementation=attention,
+            trust_remote_code=section.trust_remote_code,
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise RecipeError(
+            f"model.path: {section.path} has no readable weights: {str(error).splitlines()[0]}"
+        ) from error
+    except RuntimeError as error:
+        if "size mismatch" not in str(error) and "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise RecipeError(
+            f"model.path: {section.path} has weights whose shapes differ from its config.json: {error}"
+        ) from error
+    check_loaded(info, section.path, tied=model.config.tie_word_embeddings)
+    return model
+
+
+def check_loaded(info: dict, path: str, tied: bool) -> None:
+    """Raise `RecipeError` unless every tensor of the model was in the checkpoint and the other way round.
+
+    `info` is what `from_pretrained(output_loading_info=True)` returns. A tied `lm_head` need not be stored.
+    Under ZeRO-3 transformers 5.23 does not report unexpected tensors, so there only missing ones are found.
+    """
+    missing = sorted(key for key in info["missing_keys"] if not (tied and key == "lm_head.weight"))
+    unexpected = sorted(info["unexpected_keys"])
+    faults = [
+        f"{label} {len(keys)} tensors ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
+        for label, keys in (("lacks", missing), ("has no place for", unexpected))
+        if keys
+    ]
+    faults += [str(message) for message in info["error_msgs"] or ()]
+    if faults:
+        raise RecipeError(
+            f"model.path: the weights in {path} do not match its architecture: it {'; it '.join(faults)}. "
+            "Is it a score model, an adapter, or an incomplete download?"
+        )

@@ -1,0 +1,233 @@
+"""Memory of one training process, in bytes, from a `Shape`: what is kept, where it peaks, by which formula.
+
+Legend: P parameters, T trainable parameters, N processes, b bytes of a weight (bf16: 2), h hidden size, f MLP
+width, k width of keys (= of values), a heads, V vocabulary, L layers, t tokens.
+
+States
+    DeepSpeed (ZeRO ≥ 1), 16-bit: 2P weights, 2T gradients, 12T optimiser (fp32 master, m, v): 16 bytes a
+    parameter, as in Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054, §3.1, K = 12). Stage 1 divides the
+    optimiser by N, stage 2 the gradients too, stage 3 the weights too. With fp32 weights stages 1 and 2 still
+    copy them for the optimiser (4 + 4 + 12), stage 3 does not (4 + 4 + 8); read in DeepSpeed 0.19.8.
+
+    Plain torch (ZeRO 0): AdamW keeps m and v in the parameter's own dtype and no master copy, so a model
+    loaded in bf16 costs 2 + 2 + 4 bytes a parameter and rounds small updates away; loaded in fp32 4 + 4 + 8
+    (autocast's 16-bit copies are not counted). `TrainingArguments(bf16=True)` changes neither: it switches
+    autocast on and upcasts nothing. DistributedDataParallel keeps its buckets beside the gradients
+    (`gradient_as_bucket_view=False`): b·T more.
+
+    LoRA's adapters are float32 in plain torch (PEFT `autocast_adapter_dtype`), in the model's dtype with a
+    float32 master under DeepSpeed: 16 bytes an adapter parameter either way.
+
+    Offload (ZeRO-Offload, Ren et al. 2021, arXiv 2101.06840) moves the optimiser to the host; gradients too
+    from stage 2; weights too in stage 3.
+
+Activations
+    Derived like Korthikanti et al. 2022 (arXiv 2205.05198, eq. 1–2), for these blocks as transformers writes
+    them and without the score matrix (FlashAttention, Dao et al. 2022); see `layer_bytes` and
+    `vision_block_bytes`. Checked against torch's saved tensors in tests/test_plan.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vlm.shapes import Shape
+
+GIB = 1024**3
+OVERHEAD = 2 * GIB
+"""CUDA context, cuBLAS and NCCL workspaces, allocator fragmentation. A round allowance, not a measurement."""
+
+ALLGATHER_ELEMENTS = 500_000_000
+"""DeepSpeed's default `allgather_bucket_size` (stages 1 and 2)."""
+LIVE_ELEMENTS = 1_000_000_000
+"""DeepSpeed's default `stage3_max_live_parameters`: gathered weights that ZeRO-3 keeps at one time."""
+HEAD_TILE = (4096, 32768)
+"""Tokens × vocabulary of a tile of TRL's fused LM head (trl/kernels/chunked_logprob.py, trainer/utils.py)."""
+
+Attention = Literal["flash_attention_2", "sdpa", "eager"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How the shape is trained."""
+
+    zero: int = 0
+    processes: int = 1
+    offload: bool = False
+    weight_bytes: int = 2
+    lora: bool = False
+    checkpointing: bool = True
+    attention: Attention = "flash_attention_2"
+    lora_dropout: bool = False
+
+
+@dataclass
+class States:
+    """Bytes on one GPU, and on the host for one process (offload)."""
+
+    weights: int
+    gradients: int
+    optimiser: int
+    buffers: int
+    host: dict[str, int] = field(default_factory=dict)
+
+
+def states(shape: Shape, setup: Setup) -> States:
+    """Weights, gradients, optimiser and communication buffers of one process."""
+    total, trainable, b, n = shape.total, shape.total_trainable, setup.weight_bytes, setup.processes
+    adapters = trainable if setup.lora else 0
+    if setup.zero == 0:
+        train_bytes = 4 if setup.lora else b
+        buckets = train_bytes * trainable if n > 1 else 0
+        weights = b * total + 4 * adapters
+        return States(weights, train_bytes * trainable, 2 * train_bytes * trainable, buckets)
+    out = States(
+        weights=b * (total + adapters) // (n if setup.zero == 3 else 1),
+        gradients=b * trainable // (n if setup.zero >= 2 else 1),
+        optimiser=(8 if b == 4 and setup.zero == 3 else 12) * trainable // n,
+        buffers=_buffers(shape, setup),
+    )
+    if setup.offload:
+        moved = ["optimiser"] + ["gradients"] * (setup.zero >= 2) + ["weights"] * (setup.zero == 3)
+        for name in moved:
+            out.host[name] = vars(out)[name]
+            setattr(out, name, 0)
+    return out
+
+
+def _buffers(shape: Shape, setup: Setup) -> int:
+    """DeepSpeed's communication buffers, bucket sizes as `"auto"` sets them: h² elements to reduce, twice."""
+    b = setup.weight_bytes
+    reduce = 2 * b * min(shape.hidden**2, shape.total_trainable)
+    if setup.zero == 3:
+        return reduce + b * min(LIVE_ELEMENTS, shape.total)
+    return reduce + b * min(ALLGATHER_ELEMENTS, shape.total_trainable)
+
+
+def reference(shape: Shape, setup: Setup) -> int:
+    """Weights of the frozen reference model of GRPO with β > 0: a full copy, sharded by ZeRO-3; none under
+    LoRA, where TRL switches the adapters off instead (its extra `ref` adapter copy is counted)."""
+    if setup.lora:
+        return (4 if setup.zero == 0 else setup.weight_bytes) * shape.total_trainable
+    if setup.zero == 3 and setup.offload:
+        return 0
+    return setup.weight_bytes * shape.total // (setup.processes if setup.zero == 3 else 1)
+
+
+def score_bytes(b: int) -> int:
+    """Bytes `eager` attention keeps for a pair of tokens in one head: float32 softmax and its 16-bit cast."""
+    return 4 + (b if b < 4 else 0)
+
+
+def layer_bytes(shape: Shape, b: int, attention: Attention, length: int) -> int:
+    """Bytes that one token leaves for the backward pass in one decoder layer.
+
+    Two RMSNorms: float32 input, normalised value, scaled value (the input of the next linears): 2·(4 + 2b)·h.
+    Attention: rotated q and the output, b·h each; k and v, b·k each (widened to h where a kernel is given a
+    mask or repeats heads); the output once more where it is copied into (token, head) order. MLP: gate,
+    silu(gate), up, product: 4·b·f. `eager` keeps the scores over `length` keys too, see `score_bytes`.
+    """
+    norms = 2 * (4 + 2 * b) * shape.hidden
+    keys = 2 * b * (shape.key_value if attention == "flash_attention_2" else shape.hidden)
+    mixed = b * shape.hidden * (2 if attention == "flash_attention_2" else 3)
+    scores = shape.heads * length * score_bytes(b) if attention == "eager" else 0
+    return norms + keys + mixed + 4 * b * shape.intermediate + scores
+
+
+def vision_block_bytes(shape: Shape, b: int, attention: Attention, patches: int) -> int:
+    """Bytes that one patch leaves in one block of the vision tower.
+
+    Qwen2-VL: LayerNorm keeps input and output (2·2·b·w); q, k, v, output, copied output (5·b·w); MLP with
+    QuickGELU: input, sigmoid, product (3·b·m). Qwen2.5-VL: RMSNorm and gated MLP as in `layer_bytes`.
+    """
+    width, wide = shape.width, shape.vision_intermediate
+    mixed = b * width * (4 if attention == "flash_attention_2" else 5)
+    scores = shape.vision_heads * patches * score_bytes(b) if attention == "eager" else 0
+    if shape.kind == "qwen2_vl":
+        return 4 * b * width + mixed + 3 * b * wide + scores
+    return 2 * (4 + 2 * b) * width + mixed + 4 * b * wide + scores
+
+
+def merger_bytes(shape: Shape, b: int) -> int:
+    """Bytes that one visual token leaves around the vision tower: pixels, merger, and its output."""
+    joined = shape.width * shape.merge**2
+    pixels = b * 3 * shape.temporal * shape.patch**2 * shape.merge**2
+    norm = 2 * b * joined if shape.kind == "qwen2_vl" else (4 + 2 * b) * joined
+    return pixels + norm + 2 * b * joined
+
+
+def activations(shape: Shape, setup: Setup, rows: int, text_tokens: int, visual_tokens: int) -> int:
+    """Bytes kept for the backward pass of one micro-batch of `rows` sequences, logits aside.
+
+    `text_tokens` and `visual_tokens` are per sequence. With gradient checkpointing each layer and block keeps
+    its input only (b·h), and one of them at a time keeps everything, while it is recomputed. A vision tower
+    that nothing trains leaves nothing, unless checkpointing under LoRA makes its inputs require gradients.
+    """
+    b, attention = setup.weight_bytes, setup.attention
+    length = text_tokens + visual_tokens
+    tokens, patches = rows * length, rows * visual_tokens * shape.merge**2
+    layer = tokens * layer_bytes(shape, b, attention, length)
+    if shape.lora_inputs:
+        layer += tokens * lora_bytes(shape, setup) // shape.layers
+    block = patches * vision_block_bytes(shape, b, attention, visual_tokens * shape.merge**2)
+    edges = tokens * (4 + 2 * b) * shape.hidden  # the last norm and what the head reads
+    if shape.trainable["vision_tower"] or (setup.lora and setup.checkpointing):
+        blocks = shape.depth
+    else:
+        blocks = block = 0
+    if blocks or shape.trainable["merger"]:
+        edges += rows * visual_tokens * merger_bytes(shape, b)
+    if not setup.checkpointing:
+        return shape.layers * layer + blocks * block + edges
+    kept = shape.layers * tokens * b * shape.hidden + blocks * patches * b * shape.width
+    return kept + max(layer, block) + edges
+
+
+def working_set(shape: Shape, b: int, rows: int, text_tokens: int, visual_tokens: int) -> int:
+    """Gradients alive at the widest moment of the backward pass, beside the saved activations: three of an
+    MLP's width (product, and gate and up or silu), of the decoder or of the vision tower."""
+    tokens, patches = rows * (text_tokens + visual_tokens), rows * visual_tokens * shape.merge**2
+    return 3 * b * max(tokens * shape.intermediate, patches * shape.vision_intermediate)
+
+
+def lora_bytes(shape: Shape, setup: Setup) -> int:
+    """Bytes that one token leaves in all adapters: their input in float32 (in the model's dtype under
+    DeepSpeed, where the layer already keeps it), or with dropout the dropped input and a byte of mask."""
+    own = 4 if setup.zero == 0 else setup.weight_bytes
+    if setup.lora_dropout:
+        return (own + 1) * shape.lora_inputs
+    return own * shape.lora_inputs if own != setup.weight_bytes else 0
+
+
+def head(shape: Shape, setup: Setup, scored_tokens: int, fused: bool = True) -> int:
+    """Bytes of the LM head's loss over `scored_tokens` of one micro-batch.
+
+    Fused (TRL 1.16, no full logits): a tile, float32 gradients of the hidden states, and of the whole head
+    when it trains. Otherwise: logits in b bytes, their float32 copy, the log-softmax and its gradient.
+    """
+    if not fused:
+        return scored_tokens * shape.vocabulary * (setup.weight_bytes + 12)
+    tile = min(scored_tokens, HEAD_TILE[0]) * min(shape.vocabulary, HEAD_TILE[1]) * setup.weight_bytes
+    weight = 4 * shape.vocabulary * shape.hidden if shape.head_trainable else 0
+    return tile + 4 * scored_tokens * shape.hidden + weight
+
+
+def kv_cache(shape: Shape, b: int, rows: int, tokens: int) -> int:
+    """Keys and values of `rows` sequences of `tokens` tokens: 2·L·k·b bytes a token."""
+    return 2 * shape.layers * shape.key_value * b * rows * tokens
+
+
+def rollout(shape: Shape, setup: Setup, rows: int, prompt_tokens: int, new_tokens: int) -> dict[str, int]:
+    """What generating with transformers adds on one GPU: the gathered weights under ZeRO-3
+    (`ds3_gather_for_generation`), the cache, the widest moment of the prefill (an MLP's gate, up and product
+    beside hidden states), and sampling (float32 logits, their sorted copy and softmax, for top-p)."""
+    b = setup.weight_bytes
+    gathered = b * shape.total if setup.zero == 3 else 0
+    prefill = rows * prompt_tokens * b * (3 * shape.intermediate + 4 * shape.hidden)
+    return {
+        "gathered weights": gathered,
+        "KV cache": kv_cache(shape, b, rows, prompt_tokens + new_tokens),
+        "prefill": prefill,
+        "sampling": 3 * 4 * rows * shape.vocabulary,
+    }

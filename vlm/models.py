@@ -1,0 +1,20 @@
+"""The model that a stage trains: loaded, frozen where asked, with adapters where asked."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from vlm.adapters import apply_lora, freeze
+from vlm.loading import load_model
+from vlm.recipe import ModelSection, ShardingSection
+from vlm.training import load_dtype
+
+
+def trainable_model(section: ModelSection, sharding: ShardingSection):
+    """Load `section`'s checkpoint and prepare it for training; returns a transformers or PEFT model.
+
+    Under ZeRO-3 call this after the training arguments exist: they tell transformers to shard while loading.
+    """
+    model = load_model(dataclasses.replace(section, dtype=load_dtype(section, sharding)))
+    freeze(model, section.freeze)
+    return model if section.lora is None else apply_lora(model, section.lora)

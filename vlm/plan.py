@@ -1,0 +1,297 @@
+"""`--dry-run`: what a recipe will do and need, from the real architecture and without weights or a GPU.
+
+A launcher fills a `Job` from its recipe and calls `training(job).render()`. The numbers are arithmetic on
+shapes: parameters from the real class on the meta device, batches as TRL's samplers count them, visual tokens
+by Qwen2-VL's resizing, memory by the formulas of `vlm.memory`. Peaks are estimates; measure one step before a
+long run.
+
+Example:
+    job = Job(stage="grpo", model=recipe.model, images=recipe.images, sharding=recipe.sharding, samples=8000,
+              per_device_batch=10, accumulation=2, epochs=2, group=5, beta=0.01, completion_tokens=4096,
+              gpus="8xA100-80G")
+    plan = training(job)
+    plan.render()
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vlm import memory
+from vlm.errors import RecipeError
+from vlm.gpus import Fleet, parse_gpus
+from vlm.memory import GIB
+from vlm.shapes import Shape, shape, visual_range, visual_tokens
+
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the plan reads from a recipe. Counts are per process unless they say otherwise."""
+
+    stage: Literal["sft", "grpo"]
+    model: Any
+    """The recipe's `model:` section."""
+    images: Any
+    """The recipe's `images:` section."""
+    sharding: Any
+    """The recipe's `sharding:` section."""
+    samples: int
+    """Training rows (for GRPO: prompts)."""
+    per_device_batch: int
+    """`per_device_train_batch_size`: sequences of one micro-batch (for GRPO: completions)."""
+    accumulation: int = 1
+    epochs: float = 1.0
+    max_steps: int = -1
+    """Stops earlier when positive, as in `TrainingArguments`."""
+    gpus: str | None = None
+    """Target, e.g. `8xA100-80G`; its count is the number of processes."""
+    processes: int | None = None
+    """Number of processes where `gpus` is not given."""
+    checkpointing: bool = True
+    """`gradient_checkpointing`."""
+    prompt_tokens: int = 256
+    """Text of a prompt, system message and template included, images not."""
+    completion_tokens: int = 512
+    """`max_completion_length` (GRPO), or the answer's tokens (SFT): the longest, which is what must fit."""
+    images_per_sample: int = 1
+    image_sizes: tuple[tuple[int, int], ...] = ()
+    """(width, height) of images in the data, if known; else `max_pixels` is planned for."""
+    group: int = 1
+    """G, `num_generations`."""
+    beta: float = 0.0
+    """Weight of the KL term; above 0 a reference model is held."""
+    steps_per_generation: int | None = None
+    """Micro-batches that one generation serves; `accumulation` when None, as in TRL."""
+    iterations: int = 1
+    """`num_iterations`: μ, optimisation passes over one generation."""
+    external_rollout: bool = False
+    """Completions come from a separate server (vLLM): no rollout memory here."""
+    fused_head: bool = True
+    """TRL 1.16 never holds full logits; False for a trainer that does."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Batch arithmetic. GRPO counts completions, SFT samples."""
+
+    processes: int
+    per_step: int
+    """Completions (or samples) of one optimiser step, over all processes."""
+    steps_per_epoch: int
+    steps: int
+    generation: int = 0
+    """Completions of one generation, over all processes."""
+    prompts_per_generation: int = 0
+    prompts_per_step: float = 0.0
+    left_over: int = 0
+    """Rows of the last, incomplete batch that an epoch leaves out (GRPO)."""
+
+
+def batches(job: Job, processes: int) -> Batch:
+    """Batch arithmetic of a job, as `transformers.Trainer` and TRL's `RepeatSampler` do it.
+
+    Raises `RecipeError` when G does not divide the generation batch, or the data is less than one batch.
+    """
+    for name in ("samples", "per_device_batch", "accumulation", "iterations"):
+        if getattr(job, name) < 1:
+            raise RecipeError(f"{name} is {getattr(job, name)}; expected at least 1")
+    per_step = job.per_device_batch * job.accumulation * processes
+    if job.stage == "sft":
+        micro = math.ceil(math.ceil(job.samples / job.per_device_batch) / processes)
+        epoch = math.ceil(micro / job.accumulation)
+        return Batch(processes, per_step, epoch, _steps(job, epoch))
+    per_generation = job.steps_per_generation or job.accumulation
+    generation = job.per_device_batch * processes * per_generation
+    _check_group(job, processes, generation, per_generation)
+    prompts = generation // job.group
+    blocks = job.samples // prompts
+    if blocks == 0:
+        raise RecipeError(f"the data has {job.samples} prompts, less than the {prompts} of one generation batch")
+    epoch = math.ceil(blocks * per_generation * job.iterations / job.accumulation)
+    left = job.samples - blocks * prompts
+    return Batch(processes, per_step, epoch, _steps(job, epoch), generation, prompts, per_step / job.group, left)
+
+
+def _steps(job: Job, per_epoch: int) -> int:
+    return job.max_steps if job.max_steps > 0 else math.ceil(job.epochs * per_epoch)
+
+
+def _check_group(job: Job, processes: int, generation: int, per_generation: int) -> None:
+    if job.group < 2:
+        raise RecipeError(
+            f"num_generations is {job.group}; GRPO compares completions of one prompt and needs 2 or more"
+        )
+    if generation % job.group:
+        step = job.group // math.gcd(job.group, processes * per_generation)
+        below = job.per_device_batch // step * step
+        fitting = " or ".join(str(size) for size in (below, below + step) if size)
+        raise RecipeError(
+            f"num_generations {job.group} does not divide the generation batch of {generation} completions "
+            f"(per-device batch {job.per_device_batch} × {processes} processes × {per_generation} "
+            f"micro-batches); a per-device batch of {fitting} does"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The result: numbers first, `render` for people."""
+
+    job: Job
+    shape: Shape
+    fleet: Fleet | None
+    batch: Batch
+    visual_limits: tuple[int, int]
+    """Fewest and most visual tokens of an image under the recipe's pixel limits."""
+    visual: dict[tuple[int, int], int]
+    """Visual tokens of each image size that was given."""
+    visual_planned: int
+    """Visual tokens of one sequence that the memory is planned for."""
+    phases: dict[str, dict[str, int]]
+    """Bytes on one GPU by phase (`update`, and for GRPO `rollout`) and component."""
+    host: int
+    """Bytes of host memory of one process (offload)."""
+    by_zero: dict[int, int]
+    """Peak bytes on one GPU under each ZeRO stage."""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def peak(self) -> int:
+        """Bytes on one GPU at the worst moment, `memory.OVERHEAD` included."""
+        return max(sum(parts.values()) for parts in self.phases.values()) + memory.OVERHEAD
+
+    def fits(self, gpu_gib: float | None = None) -> bool | None:
+        """Whether the peak fits a GPU with that much usable memory (None: the target's; no target: None)."""
+        limit = gpu_gib if gpu_gib is not None else self.fleet and self.fleet.gib
+        return None if limit is None else self.peak <= limit * GIB
+
+    def verdict(self) -> str:
+        """The answer in a sentence, with what would help where it does not fit."""
+        need = f"the peak of {self.peak / GIB:.1f} GiB a GPU ({self.peak_phase})"
+        if self.fleet is None:
+            return f"{need}; name the target (gpus=8xA100-80G) for a verdict"
+        have = f"the {self.fleet.gib:.1f} GiB of {self.fleet}"
+        if self.fits():
+            return f"fits: {need} is within {have}"
+        return f"does not fit: {need} exceeds {have}; {_advice(self)}"
+
+    @property
+    def peak_phase(self) -> str:
+        return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
+
+    def render(self, console=None) -> None:
+        """Print the plan as tables to a `rich.console.Console`."""
+        from vlm.plan_view import render
+
+        render(self, console)
+
+
+def _advice(plan: Plan) -> str:
+    better = [stage for stage, peak in plan.by_zero.items() if peak <= plan.fleet.gib * GIB]
+    if better:
+        return f"sharding.zero={min(better)} fits"
+    options = [
+        "a smaller per-device batch (with more accumulation)",
+        "fewer max_pixels",
+        "fewer completion tokens",
+    ]
+    if not plan.job.checkpointing:
+        options.insert(0, "gradient checkpointing")
+    if not plan.job.sharding.offload:
+        options.append("sharding.offload")
+    if plan.job.model.lora is None:
+        options.append("model.lora")
+    return f"no ZeRO stage does alone; try {', '.join(options)}"
+
+
+def training(job: Job) -> Plan:
+    """Plan a training job. Raises `RecipeError` for impossible batches, freezing, LoRA, or checkpoints."""
+    fleet = parse_gpus(job.gpus) if job.gpus else None
+    processes = fleet.count if fleet else job.processes or 1
+    sizes = shape(job.model)
+    batch = batches(job, processes)
+    factor = sizes.patch * sizes.merge
+    limits = (job.images.min_pixels, job.images.max_pixels)
+    visual = {size: visual_tokens(size, *limits, factor) for size in job.image_sizes}
+    bounds = visual_range(*limits, factor)
+    planned = job.images_per_sample * (max(visual.values()) if visual else bounds[1])
+    setups = {stage: _setup(job, stage, processes) for stage in (0, 1, 2, 3)}
+    by_zero = {}
+    for stage, setup in setups.items():
+        peak = max(sum(parts.values()) for parts in _phases(job, sizes, setup, planned).values())
+        by_zero[stage] = peak + memory.OVERHEAD
+    chosen = setups[job.sharding.zero]
+    return Plan(
+        job=job,
+        shape=sizes,
+        fleet=fleet,
+        batch=batch,
+        visual_limits=bounds,
+        visual=visual,
+        visual_planned=planned,
+        phases=_phases(job, sizes, chosen, planned),
+        host=sum(memory.states(sizes, chosen).host.values()),
+        by_zero=by_zero,
+        notes=tuple(_notes(job, sizes, batch)),
+    )
+
+
+def _setup(job: Job, stage: int, processes: int) -> memory.Setup:
+    attention = job.model.attention
+    if attention == "auto":  # the target is what counts, not the machine that plans
+        attention = "sdpa" if job.model.dtype == "float32" else "flash_attention_2"
+    return memory.Setup(
+        zero=stage,
+        processes=processes,
+        offload=job.sharding.offload and stage > 0,
+        weight_bytes=DTYPE_BYTES[job.model.dtype],
+        lora=job.model.lora is not None,
+        checkpointing=job.checkpointing,
+        attention=attention,
+        lora_dropout=job.model.lora is not None and job.model.lora.dropout > 0,
+    )
+
+
+def _phases(job: Job, sizes: Shape, setup: memory.Setup, visual: int) -> dict[str, dict[str, int]]:
+    held = memory.states(sizes, setup)
+    rows, text = job.per_device_batch, job.prompt_tokens + job.completion_tokens
+    base = {"weights": held.weights, "optimiser states": held.optimiser}
+    if job.stage == "grpo" and job.beta > 0:
+        base["reference model"] = memory.reference(sizes, setup)
+    update = {
+        **base,
+        "gradients": held.gradients,
+        "communication buffers": held.buffers,
+        "activations": memory.activations(sizes, setup, rows, text, visual),
+        "backward working set": memory.working_set(sizes, setup.weight_bytes, rows, text, visual),
+        "loss head": memory.head(sizes, setup, rows * job.completion_tokens, job.fused_head),
+    }
+    if job.stage == "sft" or job.external_rollout:
+        return {"update": update}
+    sequences = rows * (job.steps_per_generation or job.accumulation)
+    prompt = job.prompt_tokens + visual
+    generating = memory.rollout(sizes, setup, sequences, prompt, job.completion_tokens)
+    # DeepSpeed keeps its gradients allocated; plain torch frees them (`zero_grad(set_to_none=True)`)
+    kept = {"gradients": held.gradients, "communication buffers": held.buffers} if setup.zero else {}
+    return {"rollout": {**base, **kept, **generating}, "update": update}
+
+
+def _notes(job: Job, sizes: Shape, batch: Batch):
+    yield f"architecture: {sizes.source}"
+    if job.model.attention == "auto":
+        yield "attention: auto is planned as flash_attention_2; the run falls back to sdpa without it"
+    if job.stage == "grpo":
+        if job.per_device_batch % job.group:
+            yield f"groups of {job.group} are split over micro-batches of {job.per_device_batch}"
+        if batch.left_over:
+            yield f"each epoch leaves out {batch.left_over} prompts that do not fill a batch"
+        if job.external_rollout:
+            yield "completions come from a separate server, whose memory is not counted"
+    if job.sharding.zero == 0 and job.model.lora is None and job.model.dtype != "float32":
+        yield (
+            f"without DeepSpeed, AdamW works on {job.model.dtype} weights with no float32 copy: small "
+            "updates are rounded away; sharding.zero=1 or more keeps one"
+        )

@@ -1,0 +1,53 @@
+"""What a `--dry-run` reads from any training recipe, data files at hand or not."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm.errors import RecipeError
+from vlm.recipe import SourceSection
+from vlm.samples import Faults, read
+from vlm.training import load_dtype
+
+logger = logging.getLogger(__name__)
+
+
+def rows(sources: Sequence[SourceSection]) -> int:
+    """How many rows the sources hold; a file that is not here counts with its `limit`.
+
+    Raises: RecipeError where neither file nor limit says.
+    """
+    total = 0
+    for source in sources:
+        if Path(source.path).exists():
+            found = read(source.path, source.format, source.images, source.task, "skip", Faults(), verify_images=False)
+            count = sum(1 for _ in found)
+            total += min(count, source.limit or count)
+        elif source.limit is not None:
+            logger.warning("%s is not here; planning with its limit of %d rows", source.path, source.limit)
+            total += source.limit
+        else:
+            raise RecipeError(f"data.train: {source.path} is not here and has no `limit`; state one to plan with")
+    return total
+
+
+def common(recipe: Any) -> dict[str, Any]:
+    """Fields of `vlm.plan.Job` that stand in the same place of every training recipe."""
+    asked = recipe.training
+    return {
+        "model": dataclasses.replace(recipe.model, dtype=load_dtype(recipe.model, recipe.sharding)),
+        "images": recipe.images,
+        "sharding": recipe.sharding,
+        "per_device_batch": asked.get("per_device_train_batch_size", 8),
+        "accumulation": asked.get("gradient_accumulation_steps", 1),
+        "epochs": asked.get("num_train_epochs", 3.0),
+        "max_steps": asked.get("max_steps", -1),
+        "checkpointing": asked.get("gradient_checkpointing", True),
+        "gpus": recipe.gpus,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }

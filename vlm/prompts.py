@@ -1,0 +1,99 @@
+"""From a `Sample` to the conversation the model reads: system prompt by style, wording by task.
+
+Every stage (SFT, GRPO, evaluation) builds its prompts here from the recipe's `prompt:` section, so a model is asked at
+test time what it was asked in training.
+
+Styles
+    r1      the system prompt asks for `<think> … </think><answer> … </answer>` (the kind DeepSeek-R1 introduced and the
+            ScoreRS paper uses); the tags are plain text
+    direct  no system message of ours (Qwen2-VL's chat template then writes its own); the whole completion is the answer
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import Literal
+
+from vlm.errors import RecipeError
+from vlm.samples import TASKS, Sample
+
+R1_SYSTEM = (
+    "You answer questions about remote sensing images. First reason about what the image shows, step by step. "
+    "Then give the final answer. Write the reasoning between <think> and </think>, and after it only the answer "
+    "between <answer> and </answer>: <think> reasoning </think><answer> answer </answer>"
+)
+
+WORDING: dict[str, str] = {
+    "grounding": "Give the bounding box of the object that this sentence describes: {question}",
+    "vqa": "{question}\nAnswer with a single word or number.",
+    "choice": "{question}\n{options}\nAnswer with the letter of the right option.",
+    "open_ended": "{question}",
+    "caption": "{question}",
+    "classification": "{question}\nAnswer with one of the class names.",
+}
+"""Default wording by task. `{question}` is the user's text in the data, `{options}` the choices as `A. … B. …`."""
+
+
+def system_prompt(style: Literal["r1", "direct"], override: str | None = None) -> str | None:
+    """The system message of a style, or None where the chat template's own shall stand."""
+    if override is not None:
+        return override
+    return R1_SYSTEM if style == "r1" else None
+
+
+def check_wording(wording: Mapping[str, str]) -> None:
+    """Refuse wordings for tasks that do not exist and templates that would lose the question.
+
+    Raises: RecipeError naming the key, what was found and what may stand there.
+    """
+    for task, template in wording.items():
+        if task not in TASKS:
+            raise RecipeError(f"wording.{task}: no such task; tasks are {', '.join(TASKS)}")
+        try:
+            fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        except ValueError as error:
+            raise RecipeError(f"wording.{task}: {template!r} has unbalanced braces; write {{{{ for a brace") from error
+        if "question" not in fields or fields - {"question", "options"}:
+            raise RecipeError(
+                f"wording.{task}: found the fields {sorted(fields)}; a wording holds {{question}} and may hold "
+                "{options}, nothing else in braces"
+            )
+
+
+def options_text(choices: list[str]) -> str:
+    """`["harbor", "airport"]` → `A. harbor B. airport`."""
+    return " ".join(f"{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False))
+
+
+def user_text(sample: Sample, question: str, wording: Mapping[str, str] | None = None) -> str:
+    """The user's text of one turn in the wording of the sample's task."""
+    template = {**WORDING, **(wording or {})}[sample.task]
+    return template.format(question=question, options=options_text(sample.choices or []))
+
+
+def prompt(
+    sample: Sample,
+    style: Literal["r1", "direct"] = "r1",
+    system: str | None = None,
+    wording: Mapping[str, str] | None = None,
+) -> list[dict[str, str]]:
+    """The conversation up to the assistant's last turn: what the model is asked.
+
+    The first user turn is worded by task; later turns stand as they are. Contents are plain strings: TRL and
+    `vlm.processing` put the image placeholders before the text of the first user turn.
+    """
+    turns = sample.messages
+    if turns and turns[-1]["role"] == "assistant":
+        turns = turns[:-1]
+    out: list[dict[str, str]] = []
+    head = system_prompt(style, system)
+    if head is not None and not (turns and turns[0]["role"] == "system"):
+        out.append({"role": "system", "content": head})
+    worded = False
+    for turn in turns:
+        content = turn["content"]
+        if turn["role"] == "user" and not worded:
+            content, worded = user_text(sample, content, wording), True
+        out.append({"role": turn["role"], "content": content})
+    return out

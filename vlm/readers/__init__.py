@@ -1,0 +1,1 @@
+"""File layouts: each turns rows on disk into plain dictionaries with the keys of `vlm.samples.Sample`."""

@@ -1,0 +1,169 @@
+"""What every row must satisfy, whatever its layout.
+
+A `record` is a dictionary with the keys of `vlm.samples.Sample` and unchecked values straight from JSON.
+Each check raises RowFault, whose `kind` is listed in `vlm.readers.rows`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlm import answers
+from vlm.readers.rows import Place, RowFault, show
+
+TASKS = ("grounding", "vqa", "choice", "open_ended", "caption", "classification")
+CLOSED = ("vqa", "choice", "classification")
+"""Tasks whose truth is the text of the answer."""
+TOLERANCE = 1e-3
+"""Pixels by which a box may overhang the image: rounding on the way from other frames is no error."""
+
+
+def checked(record: dict[str, Any], place: Place, verify: bool) -> dict[str, Any]:
+    """The fields of a Sample. `verify` opens every image's header; else only where a box needs a size."""
+    task = _task(record)
+    images = _required(record, "images", list, "a list of paths")
+    fields: dict[str, Any] = {
+        "task": task,
+        "messages": _messages(_required(record, "messages", list, "a list of turns")),
+        "images": [place.image(image) for image in images],
+        "choices": _choices(record.get("choices"), task),
+        "answer": _text(record, "answer"),
+        "kind": _text(record, "kind"),
+        "source": _text(record, "source") or "",
+        "id": _id(record),
+    }
+    boxes = _boxes(record.get("boxes"))
+    size = _size(record.get("size"))
+    if verify or (boxes and size is None):
+        size = _verified(size, fields["images"], place)
+    fields["boxes"], fields["size"] = boxes, size
+    if task == "grounding":
+        if not boxes:
+            raise RowFault("no_boxes", "boxes", show(boxes), "at least one box for grounding")
+        if not images:
+            raise RowFault("missing_image", "images", "none", "an image: grounding needs one")
+    _inside(boxes or [], size)
+    _answer(fields)
+    return fields
+
+
+def _required(record: dict[str, Any], name: str, kind: type, expected: str) -> Any:
+    if record.get(name) is None:
+        raise RowFault("missing_field", name, "none", expected)
+    if not isinstance(record[name], kind):
+        raise RowFault("wrong_type", name, show(record[name]), expected)
+    return record[name]
+
+
+def _task(record: dict[str, Any]) -> str:
+    task = _required(record, "task", str, f"one of {', '.join(TASKS)}")
+    if task not in TASKS:
+        raise RowFault("unknown_task", "task", show(task), f"one of {', '.join(TASKS)}")
+    return task
+
+
+def _unicode(name: str, text: Any, expected: str = "text") -> str:
+    """A string that can be encoded: JSON lets half a surrogate pair through, tokenizers do not."""
+    if not isinstance(text, str):
+        raise RowFault("wrong_type", name, show(text), expected)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowFault("wrong_type", name, show(text), "valid Unicode") from error
+    return text
+
+
+def _text(record: dict[str, Any], name: str) -> str | None:
+    value = record.get(name)
+    return None if value is None else _unicode(name, value)
+
+
+def _id(record: dict[str, Any]) -> str:
+    value = record.get("id")
+    return str(value) if type(value) is int else _text(record, "id") or ""
+
+
+def _messages(turns: list[Any]) -> list[dict[str, str]]:
+    """User and assistant in turn, the user first, after at most one system turn."""
+    messages, expected = [], "user"
+    for number, turn in enumerate(turns, 1):
+        name = f"messages[{number}]"
+        if not isinstance(turn, dict) or "role" not in turn or "content" not in turn:
+            raise RowFault("wrong_type", name, show(turn), "a turn with 'role' and 'content'")
+        content, role = _unicode(name, turn["content"]), turn["role"]
+        if "<image>" in content:
+            raise RowFault("image_tag", name, show(content), "no <image> tags: images stand before the first question")
+        if not (role == expected or (role == "system" and number == 1)):
+            raise RowFault("conversation", name, f"the role {show(role)}", f"{expected!r} (user and assistant in turn)")
+        if role != "system":
+            expected = "assistant" if role == "user" else "user"
+        messages.append({"role": role, "content": content})
+    if not any(turn["role"] == "user" for turn in messages):
+        raise RowFault("conversation", "messages", show(turns), "at least one user turn")
+    return messages
+
+
+def _choices(value: Any, task: str) -> list[str] | None:
+    if value is None:
+        if task == "choice":
+            raise RowFault("missing_field", "choices", "none", "the texts of the options, in order A, B, C …")
+        return None
+    if not isinstance(value, list):
+        raise RowFault("wrong_type", "choices", show(value), "a list of texts")
+    texts = [_unicode("choices", text, "a list of texts") for text in value]
+    if not 2 <= len(texts) <= 26 or len({answers.normalise(text) for text in texts}) < len(texts):
+        raise RowFault("choices", "choices", show(texts), "2 to 26 different texts")
+    return texts
+
+
+def _boxes(value: Any) -> list[list[float]] | None:
+    if value is None:
+        return None
+    expected = "a list of boxes [x1, y1, x2, y2] in pixels"
+    if not isinstance(value, list):
+        raise RowFault("wrong_type", "boxes", show(value), expected)
+    boxes = []
+    for box in value:
+        if not isinstance(box, list) or len(box) != 4 or not all(type(x) in (int, float) for x in box):
+            raise RowFault("wrong_type", "boxes", show(box), expected)
+        if not all(abs(x) < 1e9 for x in box):  # NaN, infinities, and integers too large for a float
+            raise RowFault("box_outside", "boxes", show(box), "finite pixel coordinates")
+        boxes.append([float(x) for x in box])
+    return boxes
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2 or not all(type(x) is int and x > 0 for x in value):
+        raise RowFault("wrong_type", "size", show(value), "[width, height] in pixels")
+    return value[0], value[1]
+
+
+def _verified(size: tuple[int, int] | None, images: list[str | bytes], place: Place) -> tuple[int, int] | None:
+    """The first image's own size, after a look at every header; a stated size must agree with it."""
+    actual = [place.size(image) for image in images]
+    if actual and size not in (None, actual[0]):
+        raise RowFault("size_mismatch", "size", show(list(size)), f"the image's own {list(actual[0])}, width first")
+    return actual[0] if actual else size
+
+
+def _inside(boxes: list[list[float]], size: tuple[int, int] | None) -> None:
+    for box in boxes:
+        x1, y1, x2, y2 = box
+        if x2 <= x1 or y2 <= y1:
+            raise RowFault("box_inverted", "boxes", f"{box}, inverted or empty", "x1 < x2 and y1 < y2")
+        if size is None:
+            raise RowFault("missing_field", "size", "none", "an image or a size for the boxes")
+        if min(x1, y1) < -TOLERANCE or x2 > size[0] + TOLERANCE or y2 > size[1] + TOLERANCE:
+            raise RowFault(
+                "box_outside", "boxes", str(box), f"a box inside the image, 0 to {size[0]} and 0 to {size[1]}"
+            )
+
+
+def _answer(fields: dict[str, Any]) -> None:
+    answer, task = fields["answer"], fields["task"]
+    if task in CLOSED and (answer is None or not answers.normalise(answer)):
+        raise RowFault("missing_field", "answer", show(answer), f"the answer's text: {task} is scored by it")
+    if task == "choice" and answers.option(answer, fields["choices"]) is None:
+        raise RowFault("not_a_choice", "answer", show(answer), f"a letter or text of {show(fields['choices'])}")

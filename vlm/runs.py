@@ -1,0 +1,202 @@
+"""The run folder: what was asked, where it ran, what was measured; readable while it runs and after it dies.
+
+    runs/r1/
+      recipe.yaml        the resolved recipe
+      environment.json   versions, git revision, hardware, command line
+      metrics.jsonl      one row per log: {"step": 10, "time": 1760000000.0, "loss": 0.41, "reward": 0.55}
+      finished.json      written last, by `finish`
+      checkpoint-*/      the trainer's own
+
+Only the main process writes; in every other process the same calls do nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vlm.environment import describe
+from vlm.errors import UserError
+
+RECIPE, ENVIRONMENT, METRICS, FINISHED = "recipe.yaml", "environment.json", "metrics.jsonl", "finished.json"
+
+
+def is_main_process() -> bool:
+    """Rank 0, as accelerate and torchrun announce it in RANK; a process that nobody launched is rank 0."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@dataclass
+class Run:
+    """A run folder opened for writing; `Run.create` makes one."""
+
+    folder: Path
+    main: bool = True
+    _file: Any = field(default=None, repr=False)
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        recipe: dict | str,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        main: bool | None = None,
+    ) -> Run:
+        """Makes `folder` and writes recipe and environment into it.
+
+        recipe: the resolved recipe, as a dict or as YAML text.
+        A folder in which a run has finished or has measured something is refused with UserError, unless
+          resume: metrics.jsonl is continued; a recipe.yaml or environment.json that differs is kept under a
+                  number (recipe.1.yaml, …);
+          overwrite: the earlier run's records and its checkpoint-* folders are deleted; other files stay.
+        main: whether this process writes; by default rank 0.
+        """
+        if overwrite and resume:
+            raise UserError(f"{folder}: a run is either resumed or overwritten; asked for both, choose one")
+        run = cls(Path(folder).absolute(), is_main_process() if main is None else main)
+        if not run.main:
+            return run
+        if overwrite:
+            _delete_records(run.folder)
+        elif not resume:
+            _refuse_to_overwrite(run.folder)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / FINISHED).unlink(missing_ok=True)
+        text = recipe if isinstance(recipe, str) else yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+        _write_keeping(run.folder / RECIPE, text)
+        _write_keeping(run.folder / ENVIRONMENT, json.dumps(describe(), indent=2, ensure_ascii=False) + "\n")
+        _mend_tail(run.metrics)
+        return run
+
+    @property
+    def metrics(self) -> Path:
+        """Where the rows of `log` go."""
+        return self.folder / METRICS
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Appends one row {"step", "time" (Unix seconds), **values}, in one write: a kill loses no earlier
+        row.
+
+        Numbers may be Python's, numpy's or one-element tensors. NaN and infinities, for which JSON has no
+        word, are written as the strings "nan", "inf", "-inf"; `read_metrics` turns them back.
+        """
+        if not self.main:
+            return
+        row = {"step": step, "time": round(time.time(), 3)} | {k: _plain(v) for k, v in values.items()}
+        if self._file is None:
+            self._file = open(self.metrics, "ab", buffering=0)  # noqa: SIM115 (stays open; see close)
+        self._file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+    def rewind(self, step: int) -> None:
+        """Drops the rows after `step`: training resumed from a checkpoint and will measure them again."""
+        if not self.main or not self.metrics.exists():
+            return
+        kept = [line for row, line in _rows(self.metrics) if row.get("step", 0) <= step]
+        self.close()
+        _replace(self.metrics, "".join(line + "\n" for line in kept))
+
+    def finish(self, **summary: Any) -> None:
+        """Marks the run as finished; `summary` (numbers, texts) goes into finished.json."""
+        self.close()
+        if self.main:
+            content = {"time": round(time.time(), 3)} | {k: _plain(v) for k, v in summary.items()}
+            _replace(self.folder / FINISHED, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Closes metrics.jsonl; a later `log` opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl in order, also of a run that is being written or was killed.
+
+    A last line that is torn is left out; a torn line anywhere else is UserError, for then the file was
+    edited.
+    """
+    return [{k: _number(v) for k, v in row.items()} for row, _ in _rows(Path(path))]
+
+
+def _rows(path: Path) -> list[tuple[dict, str]]:
+    """(row, its line) for each whole line."""
+    # Split on "\n" alone: splitlines() would also cut at characters such as U+2028 inside a text.
+    *lines, _torn = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append((json.loads(line), line))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: expected a JSON row, found {line[:60]!r} ({error.msg})") from None
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can hold it."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    number = float(value)
+    return number if math.isfinite(number) else str(number)
+
+
+def _number(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def _refuse_to_overwrite(folder: Path) -> None:
+    if (folder / FINISHED).exists():
+        state = "holds a finished run"
+    elif (folder / METRICS).exists() and (folder / METRICS).stat().st_size:
+        state = "holds a run that has begun and not finished"
+    else:
+        return
+    raise UserError(f"{folder}: {state}; expected a new folder. Choose another output, resume the run, or overwrite it")
+
+
+def _delete_records(folder: Path) -> None:
+    for pattern in ("recipe*.yaml", "environment*.json", METRICS, FINISHED):
+        for path in folder.glob(pattern):
+            path.unlink()
+    for path in folder.glob("checkpoint-*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+
+
+def _write_keeping(path: Path, text: str) -> None:
+    """Writes `text`; an earlier, different file is kept as name.1.suffix, name.2.suffix, …"""
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        number = 1
+        while (kept := path.with_suffix(f".{number}{path.suffix}")).exists():
+            number += 1
+        path.rename(kept)
+    _replace(path, text)
+
+
+def _mend_tail(path: Path) -> None:
+    """Cuts off a torn last line, onto which the next row would otherwise be written."""
+    if path.exists():
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            os.truncate(path, len(whole))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file that is at every moment either the old one or the new one."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,232 @@
+"""Sizes without weights: architectures on the meta device, known checkpoints, visual-token arithmetic.
+
+Units: an image is (width, height) in pixels; a patch is 14 × 14 pixels; a visual token is 2 × 2 patches, so
+28 × 28 pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vlm.adapters import PARTS, freeze, lora_targets, part_of
+from vlm.errors import RecipeError
+
+_QWEN2_7B = {
+    "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+    "num_key_value_heads": 4, "vocab_size": 152064,
+}  # fmt: skip
+_QWEN2_2B = {
+    "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+    "num_key_value_heads": 2, "vocab_size": 151936,
+}  # fmt: skip
+_QWEN2_5_3B = {
+    "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
+    "num_key_value_heads": 2, "vocab_size": 151936,
+}  # fmt: skip
+
+KNOWN: dict[str, dict] = {
+    "Qwen2-VL-2B": {
+        "model_type": "qwen2_vl", "tie_word_embeddings": True, "text_config": _QWEN2_2B,
+        "vision_config": {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16,
+                          "mlp_ratio": 4},
+    },
+    "Qwen2-VL-7B": {
+        "model_type": "qwen2_vl", "tie_word_embeddings": False, "text_config": _QWEN2_7B,
+        "vision_config": {"depth": 32, "embed_dim": 1280, "hidden_size": 3584, "num_heads": 16,
+                          "mlp_ratio": 4},
+    },
+    "Qwen2.5-VL-3B": {
+        "model_type": "qwen2_5_vl", "tie_word_embeddings": True, "text_config": _QWEN2_5_3B,
+        "vision_config": {
+            "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+            "out_hidden_size": 2048,
+        },
+    },
+    "Qwen2.5-VL-7B": {
+        "model_type": "qwen2_5_vl", "tie_word_embeddings": False, "text_config": _QWEN2_7B,
+        "vision_config": {
+            "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+            "out_hidden_size": 3584,
+        },
+    },
+}  # fmt: skip
+"""Sizes from the `config.json` files that Qwen published; what counts no parameters is left out."""
+
+
+def known(path: str) -> str | None:
+    """Name in `KNOWN` that a hub id or folder name points to: `PumpkinCat/Qwen2VL-7B-RS` → `Qwen2-VL-7B`,
+    else None."""
+    match = re.search(r"qwen[-_]?(2\.5|2_5|25|2)[-_]?vl.*?(?<![\d.])(\d+)b(?![a-z0-9])", path.lower())
+    if match is None:
+        return None
+    family = "Qwen2-VL" if match[1] == "2" else "Qwen2.5-VL"
+    name = f"{family}-{match[2]}B"
+    return name if name in KNOWN else None
+
+
+def read_config(path: str, revision: str | None = None):
+    """Config of a checkpoint and where it was read from; a known shape serves where it cannot be reached.
+
+    Returns (config, source), `source` a sentence for the plan. Raises `RecipeError` when neither is there.
+    """
+    from transformers import Qwen2_5_VLConfig, Qwen2VLConfig
+
+    from vlm.loading import architecture, looks_local, raw_config
+
+    name = known(path)
+    try:
+        kind, raw = architecture(path, revision), raw_config(path, revision)
+        source = f"config.json of {path}"
+    except RecipeError:
+        if name is None or looks_local(path):
+            raise
+        raw = KNOWN[name]
+        kind, source = (
+            raw["model_type"],
+            f"{path} cannot be reached here: the published shape of {name} stands in",
+        )
+    raw = {key: value for key, value in raw.items() if key != "model_type"}
+    config = {"qwen2_vl": Qwen2VLConfig, "qwen2_5_vl": Qwen2_5_VLConfig}[kind].from_dict(raw)
+    return config, source
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the memory arithmetic reads off an architecture and the recipe's `model:` section."""
+
+    kind: str
+    """`qwen2_vl` or `qwen2_5_vl`."""
+    source: str
+    parameters: dict[str, int]
+    """Parameters by part; a tied head is counted once."""
+    trainable: dict[str, int]
+    """Trainable parameters by part; under LoRA those of the adapters."""
+    lora_inputs: int
+    """Sum of the input widths of the adapted layers (0 without LoRA)."""
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    key_value: int
+    """Width of all keys (or all values) of one layer: key-value heads × head size."""
+    vocabulary: int
+    tied: bool
+    head_trainable: bool
+    depth: int
+    """Blocks of the vision tower."""
+    width: int
+    """Channels of the vision tower."""
+    vision_heads: int
+    vision_intermediate: int
+    patch: int
+    merge: int
+    temporal: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.parameters.values())
+
+    @property
+    def total_trainable(self) -> int:
+        return sum(self.trainable.values())
+
+
+def meta_model(config):
+    """The real model class without storage: `Qwen2VLForConditionalGeneration` and the like on the meta
+    device."""
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
+
+    classes = {"qwen2_vl": Qwen2VLForConditionalGeneration, "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
+    with torch.device("meta"):
+        model = classes[config.model_type](config)
+    model.tie_weights()
+    return model
+
+
+def shape(section) -> Shape:
+    """Shape of a recipe's `model:` section, with its freezing and LoRA."""
+    config, source = read_config(section.path, section.revision)
+    model = meta_model(config)
+    parameters = _count((name, p.numel()) for name, p in model.named_parameters())
+    if section.freeze:
+        freeze(model, section.freeze)
+    trainable, lora_inputs = _trainable(model, section.lora)
+    text, vision = config.text_config, config.vision_config
+    old = config.model_type == "qwen2_vl"
+    width = vision.embed_dim if old else vision.hidden_size
+    return Shape(
+        kind=config.model_type,
+        source=source,
+        parameters=parameters,
+        trainable=trainable,
+        lora_inputs=lora_inputs,
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        heads=text.num_attention_heads,
+        key_value=text.num_key_value_heads * text.hidden_size // text.num_attention_heads,
+        vocabulary=text.vocab_size,
+        tied=config.tie_word_embeddings,
+        head_trainable=section.lora is None and model.lm_head.weight.requires_grad,
+        depth=vision.depth,
+        width=width,
+        vision_heads=vision.num_heads,
+        vision_intermediate=int(width * vision.mlp_ratio) if old else vision.intermediate_size,
+        patch=vision.patch_size,
+        merge=vision.spatial_merge_size,
+        temporal=vision.temporal_patch_size,
+    )
+
+
+def _count(named: Iterable[tuple[str, int]]) -> dict[str, int]:
+    counts = dict.fromkeys(PARTS, 0)
+    for name, size in named:
+        counts[part_of(name)] += size
+    return counts
+
+
+def _trainable(model, lora) -> tuple[dict[str, int], int]:
+    """Trainable parameters by part, and the summed input widths of LoRA's layers: A is (r, in), B is (out,
+    r)."""
+    if lora is None:
+        return _count((name, p.numel()) for name, p in model.named_parameters() if p.requires_grad), 0
+    modules = dict(model.named_modules())
+    layers = {name: modules[name] for name in lora_targets(model, lora.target_modules)}
+    counts = _count((name, lora.r * (m.in_features + m.out_features)) for name, m in layers.items())
+    return counts, sum(m.in_features for m in layers.values())
+
+
+def smart_resize(size: tuple[int, int], min_pixels: int, max_pixels: int, factor: int = 28) -> tuple[int, int]:
+    """(width, height) that Qwen2-VL resizes an image to: multiples of `factor`, area within the limits.
+
+    Source: the arithmetic of Qwen2-VL's image processor (arXiv 2409.12191), which rounds half to even.
+    """
+    width, height = size
+    if min(size) <= 0 or max(size) / min(size) > 200:
+        raise ValueError(f"image size {width}×{height}: Qwen2-VL takes aspect ratios up to 200")
+    w, h = round(width / factor) * factor, round(height / factor) * factor
+    if w * h > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
+        w = max(factor, math.floor(width / shrink / factor) * factor)
+        h = max(factor, math.floor(height / shrink / factor) * factor)
+    elif w * h < min_pixels:
+        grow = math.sqrt(min_pixels / (width * height))
+        w = math.ceil(width * grow / factor) * factor
+        h = math.ceil(height * grow / factor) * factor
+    return w, h
+
+
+def visual_tokens(size: tuple[int, int], min_pixels: int, max_pixels: int, factor: int = 28) -> int:
+    """Tokens of the language model that one image of (width, height) becomes."""
+    w, h = smart_resize(size, min_pixels, max_pixels, factor)
+    return (w // factor) * (h // factor)
+
+
+def visual_range(min_pixels: int, max_pixels: int, factor: int = 28) -> tuple[int, int]:
+    """Fewest and most tokens an image can become (strips thinner than `factor` after shrinking may exceed the
+    most)."""
+    return max(1, math.ceil(min_pixels / factor**2)), max(1, max_pixels // factor**2)

@@ -1,0 +1,94 @@
+"""From a recipe to the training arguments of TRL: what the SFT and GRPO stages share.
+
+`training:` in a recipe is TRL's own configuration, key by key (SFTConfig, GRPOConfig). Keys that say again what a section
+of the recipe says are not allowed there (OWNED), so that no two places can disagree.
+
+Precision. `model.dtype: bfloat16` means bf16 *computation*. Who keeps the float32 master weights depends on the run:
+    DeepSpeed           weights are loaded in bf16, DeepSpeed keeps float32 masters
+    LoRA                base weights in bf16 and frozen, adapters in float32 (bf16 under ZeRO-3)
+    otherwise           weights are loaded in float32 and computed in bf16 autocast: at a learning rate of 1e-6 an update
+                        is smaller than bf16's rounding and would vanish
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from vlm.errors import RecipeError
+from vlm.recipe import ModelSection, ShardingSection, TrackingSection
+from vlm.sharding import check_launch, deepspeed_config
+
+OWNED = {
+    "output_dir": "output",
+    "seed": "seed",
+    "data_seed": "seed",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "deepspeed": "sharding.zero",
+    "fsdp": "sharding.zero",
+    "report_to": "tracking.report_to",
+    "run_name": "tracking.name",
+    "project": "tracking.project",
+    "model_init_kwargs": "model",
+    "use_liger_kernel": "model.liger",
+    "trust_remote_code": "model.trust_remote_code",
+    "disable_tqdm": "nothing (the progress bar adapts itself)",
+    "remove_unused_columns": "nothing (reward functions need the columns)",
+    "push_to_hub": "nothing (a run never uploads; use `hf upload`)",
+}
+"""Key of TRL's configuration → the recipe key that sets it."""
+
+
+def load_dtype(model: ModelSection, sharding: ShardingSection) -> str:
+    """What the weights are loaded as (see Precision above)."""
+    return model.dtype if sharding.zero or model.lora is not None else "float32"
+
+
+def track(tracking: TrackingSection, output: str) -> None:
+    """Hand the recipe's `tracking:` section to wandb through its environment variables."""
+    if "wandb" not in tracking.report_to:
+        return
+    os.environ["WANDB_MODE"] = tracking.mode
+    os.environ.setdefault("WANDB_DIR", output)
+    for name, value in (
+        ("WANDB_PROJECT", tracking.project),
+        ("WANDB_RUN_GROUP", tracking.group),
+        ("WANDB_TAGS", ",".join(tracking.tags)),
+    ):
+        if value:
+            os.environ[name] = value
+
+
+def arguments(config: type, recipe: Any, **forced: Any):
+    """TRL's configuration object for a recipe; `forced` are the stage's own settings.
+
+    Raises: RecipeError when TRL or transformers refuse a value or a combination, with their reason.
+    """
+    import torch
+
+    check_launch(recipe.sharding)
+    track(recipe.tracking, recipe.output)
+    values = {
+        "logging_steps": 1,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "save_strategy": "no",
+        **recipe.training,
+        **forced,
+        "output_dir": recipe.output,
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "bf16": recipe.model.dtype == "bfloat16",
+        "fp16": recipe.model.dtype == "float16",
+        "deepspeed": deepspeed_config(recipe.sharding),
+        "report_to": recipe.tracking.report_to or "none",
+        "run_name": recipe.tracking.name or os.path.basename(os.path.normpath(recipe.output)),
+        "use_liger_kernel": recipe.model.liger,
+        "remove_unused_columns": False,
+    }
+    known = {field.name for field in dataclasses.fields(config) if field.init}
+    try:
+        return config(**{key: value for key, value in values.items() if key in known})
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"training: {error}") from error

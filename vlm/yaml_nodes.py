@@ -1,0 +1,149 @@
+"""YAML text ↔ nodes that know where they stand, in the YAML that recipes are written in.
+
+That is YAML 1.2 as far as it matters: `1e-6` is a number; `on`, `off`, `yes` and `no` are text; no octal
+`017`, base-60 `1:30` or dates; a key given twice is an error; no tags but those of
+text, numbers, bool and null.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from vlm.errors import RecipeError
+
+TAG = "tag:yaml.org,2002:"
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+"""YAML 1.2's float, which unlike YAML 1.1's includes `1e-6`. Also matches integers."""
+
+
+@dataclass(slots=True)
+class Node:
+    """One value of a recipe before its type is known, and where it was written."""
+
+    value: Any
+    "A scalar, dict[str, Node] or list[Node]."
+    where: str
+    "For messages: `recipes/r1.yaml, line 3` or `command line`."
+    text: str | None = None
+    "The characters of an unquoted number, so that `revision: 1234e56` stays what was typed."
+    over: bool = False
+    "Stands over an earlier layer's value."
+
+    @property
+    def takes_back(self) -> bool:
+        """A null over an earlier layer's value: a field that cannot be null returns to its default."""
+        return self.over and self.value is None
+
+    def plain(self) -> Any:
+        if isinstance(self.value, dict):
+            return {key: child.plain() for key, child in self.value.items()}
+        if isinstance(self.value, list):
+            return [child.plain() for child in self.value]
+        return self.value
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "null"
+        if isinstance(self.value, (dict, list)):
+            return "a mapping" if isinstance(self.value, dict) else "a list"
+        shown = str(self.value).lower() if isinstance(self.value, bool) else repr(self.value)
+        return f"{shown} ({type(self.value).__name__})"
+
+
+def to_float(text: str) -> float:
+    return float(re.sub(r"\.(?=[a-z])", "", text.lower()))  # `.inf` and `.nan` are `inf` and `nan` to Python
+
+
+def dump(value: Any) -> str:
+    """Plain dicts, lists and scalars as YAML that `parse` reads back equal, and YAML 1.1 readers too."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes unquoted scalars by YAML 1.2's core schema instead of PyYAML's 1.1."""
+
+    yaml_implicit_resolvers: dict = {}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that either YAML version would take for something else, and writes long texts as blocks."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_PATTERNS = {
+    "null": re.compile(r"(?:~|null|Null|NULL|)\Z"),
+    "bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"),
+    "int": re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z"),
+    "float": re.compile(rf"(?:{FLOAT.pattern})\Z"),
+}
+for _kind, _first in {"null": "~nN", "bool": "tTfF", "int": "-+0123456789", "float": "-+.0123456789"}.items():
+    for _class in (_Loader, _Dumper):
+        _starts = [*_first, ""] if _kind == "null" else [*_first]
+        _class.add_implicit_resolver(TAG + _kind, _PATTERNS[_kind], _starts)
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
+    """Long texts as blocks. YAML would read the rarer line ends back as newlines unless they are escaped."""
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else "|" if "\n" in text.strip() else None
+    return dumper.represent_scalar(TAG + "str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def parse(text: str, place: str, lines: bool = True) -> Node:
+    """YAML text as a tree of nodes that know where they stand. Raises: RecipeError with the line."""
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = f", line {mark.line + 1}, column {mark.column + 1}" if lines else ""
+        problem = ", ".join(filter(None, (error.context, error.problem)))
+        hint = "" if lines else "; the value is read as YAML, so put text with special characters in quotes"
+        raise RecipeError(f"{place}{at}: not valid YAML: {problem}{hint}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{place}: not valid YAML: {error}") from error
+    return Node(None, place) if root is None else _node(root, place, lines, ())
+
+
+def _node(node: yaml.Node, place: str, lines: bool, above: tuple[int, ...]) -> Node:
+    where = f"{place}, line {node.start_mark.line + 1}" if lines else place
+    if id(node) in above:
+        raise RecipeError(f"{where}: an alias stands inside its own anchor")
+    above = (*above, id(node))
+    if isinstance(node, yaml.SequenceNode) and node.tag == TAG + "seq":
+        return Node([_node(item, place, lines, above) for item in node.value], where)
+    if isinstance(node, yaml.MappingNode) and node.tag == TAG + "map":
+        pairs: dict[str, Node] = {}
+        for key, value in node.value:
+            at = f"{place}, line {key.start_mark.line + 1}" if lines else place
+            if not isinstance(key, yaml.ScalarNode):
+                raise RecipeError(f"{at}: found a list or mapping as a key, expected text")
+            if key.value in pairs:
+                raise RecipeError(f"{at}: the key `{key.value}` is given twice; first in {pairs[key.value].where}")
+            pairs[key.value] = _node(value, place, lines, above)
+            pairs[key.value].where = at  # the line of the key, where a block value starts a line later
+        return Node(pairs, where)
+    return _scalar(node, where)
+
+
+def _scalar(node: yaml.Node, where: str) -> Node:
+    kind, text = node.tag.removeprefix(TAG), node.value
+    if not isinstance(node, yaml.ScalarNode) or kind not in ("str", *_PATTERNS):
+        raise RecipeError(f"{where}: the tag {node.tag} has no meaning in a recipe; remove it")
+    if kind == "str":
+        return Node(text, where)
+    if not _PATTERNS[kind].match(text):
+        raise RecipeError(f"{where}: found {text!r}, expected {kind}")
+    if kind == "int":
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        return Node(int(text, base), where, text)
+    if kind == "float":
+        return Node(to_float(text), where, text)
+    return Node(None if kind == "null" else text.lower() == "true", where)
