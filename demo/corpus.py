@@ -1,7 +1,7 @@
 """The pre-training corpus of the tiny base: unlimited scenes with annotations as careless as the web's.
 
-Each row is one scene and a conversation of three question–answer turns about it. Real pre-training data is incomplete and
-loose, and so is this, on purpose and measurably; it is what SFT on truthful traces and GRPO with exact rewards can mend:
+Each row is one scene and a conversation of three question–answer turns about it. Real pre-training data is incomplete
+and loose, and so is this, on purpose and measurably; SFT on truthful traces and GRPO with exact rewards can mend it:
 
     missing     each thing is left out of a scene's annotation with probability 0.2 (counts too low, "no" too often)
     loose       each side of a box is pushed outwards by up to 24% of the box's width or height
@@ -25,7 +25,7 @@ MISSING, LOOSE, FORMATTED, R1_SHARE, TURNS = 0.2, 0.24, 0.5, 0.3, 3
 MIX = {"grounding": 0.46, "list": 0.08, "vqa": 0.28, "choice": 0.10, "caption": 0.08}
 EASY_ROWS = 32_000
 """The corpus opens with scenes of one thing, exactly annotated: there a model learns to read out *where* in 150 steps,
-which it does not find in 1,500 steps of crowded scenes (LOG.md). After them a quarter of the scenes stays that simple."""
+which it does not find in 1,500 steps of crowded scenes (LOG.md). After them a quarter of the scenes stays so."""
 EASY_MIX = {"grounding": 0.45, "caption": 0.35, "vqa": 0.20}
 SINGLE = 0.25
 POOL = 4  # batches drawn together and sorted by length, so that little is padding

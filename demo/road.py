@@ -2,8 +2,8 @@
 
     python -m demo.road [--seed 0] [--out runs/demo] [--quick]
 
-Each command is printed before it runs, so that it can be copied. `--quick` takes a few steps of everything: a check that
-the road is open, not a result. A second run replaces the first.
+Each command is printed before it runs, so that it can be copied. `--quick` takes a few steps of everything: a check
+that the road is open, not a result. A second run replaces the first.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def conversation(sample: Sample, section: PromptSection) -> list[dict]:
 def complete(
     model, processor, samples: Sequence[Sample], prompt: PromptSection, how: GenerationSection
 ) -> Iterator[tuple[Sample, str]]:
-    """(sample, completion) in order. Image and video tokens are never generated; special tokens are left out of the text.
+    """(sample, completion) in order. Image and video tokens are never generated; the text has no special tokens.
 
     Prompts of a batch are padded on the left, so a completion does not depend on its neighbours beyond rounding.
     """

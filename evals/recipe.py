@@ -29,7 +29,7 @@ class GenerationSection:
             )
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise RecipeError(
-                f"temperature = {self.temperature} and top_p = {self.top_p}; expected temperature ≥ 0 and 0 < top_p ≤ 1"
+                f"temperature = {self.temperature} and top_p = {self.top_p}; expected temperature ≥ 0, 0 < top_p ≤ 1"
             )
 
 

@@ -24,8 +24,8 @@ def unique(samples: Sequence[Sample]) -> list[Sample]:
     for sample in samples:
         if (sample.source, sample.id) in seen:
             raise UserError(
-                f"data.eval: two questions are called {sample.source}/{sample.id}; give rows distinct ids, or leave one "
-                "of the sources out"
+                f"data.eval: two questions are called {sample.source}/{sample.id}; give rows distinct ids, or leave "
+                "one of the sources out"
             )
         seen.add((sample.source, sample.id))
     return list(samples)

@@ -1,6 +1,6 @@
 """Evaluations side by side:  python launch/compare.py base=runs/eval/base r1=runs/eval/r1 [--out DIR]
 
-Several seeds of one model are joined by commas: r1=runs/a/eval,runs/b/eval. Each name is compared with the one before it,
+Several seeds of one model are joined by commas: r1=runs/a/eval,runs/b/eval. Each name is compared with the one before,
 paired by question, with a 95% bootstrap interval.
 """
 

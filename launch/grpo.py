@@ -1,4 +1,4 @@
-"""GRPO with learned and rule rewards:  accelerate launch launch/grpo.py recipes/r1.yaml [key.sub=value …] [--dry-run]"""
+"""GRPO:  accelerate launch launch/grpo.py recipes/r1.yaml [key.sub=value …] [--dry-run]"""
 
 import sys
 from pathlib import Path

@@ -29,7 +29,7 @@ def test_draw_makes_a_panel_for_each_series_that_exists(tmp_path):
 
 
 def test_draw_holds_at_most_nine_panels(tmp_path):
-    keys = ["reward", "raw/iou", "loss", "mean_token_accuracy", "kl", "completions/mean_length", "entropy",
+    keys = ["reward", "reward_raw/iou", "loss", "mean_token_accuracy", "kl", "completions/mean_length", "entropy",
             "frac_reward_zero_std", "grad_norm", "learning_rate"]  # fmt: skip
     run = Run.create(tmp_path, {})
     run.log(1, dict.fromkeys(keys, 0.5))

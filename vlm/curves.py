@@ -25,7 +25,7 @@ class Panel:
 # In the order in which they are read, most wanted first. A picture holds the first nine that have data.
 PANELS = (
     Panel("Reward (weighted sum)", r"(?P<train>reward)|(?P<held_out>eval_reward)"),
-    Panel("Reward components, raw", r"(?:rewards|raw)/(?P<name>[^/]+)(?:/mean)?"),
+    Panel("Reward components, raw", r"(?!.*_count)(?:rewards|reward_raw)/(?P<name>[^/]+)(?:/mean)?"),
     Panel("Loss", r"(?P<train>loss)|(?P<held_out>eval_loss)"),
     Panel("Token accuracy", r"(?P<train>mean_token_accuracy)|(?P<held_out>eval_mean_token_accuracy)"),
     Panel("KL to the reference", r"kl"),

@@ -89,8 +89,8 @@ def chat_rows(samples: Iterable[Sample], section: PromptSection):
     for sample in samples:
         if not sample.messages or sample.messages[-1]["role"] != "assistant":
             raise DataError(
-                f"{sample.source}: row {sample.id!r}: messages end without an assistant turn; supervised training needs "
-                "one to learn from"
+                f"{sample.source}: row {sample.id!r}: messages end without an assistant turn; supervised training "
+                "needs one to learn from"
             )
         asked = prompts.prompt(sample, section.style, section.system, section.wording)
         rows.append({"messages": [*asked, sample.messages[-1]], "images": sample.images})

@@ -1,7 +1,7 @@
 """DeepSpeed ZeRO from the recipe: `sharding.zero` alone decides, whichever way the run is launched.
 
 A bare `accelerate launch launch/grpo.py recipe.yaml` gets its stage from the recipe. `--config_file
-recipes/accelerate/zero3.yaml` may say the same thing; a contradiction between the two is an error, since DeepSpeed would
+recipes/accelerate/zero3.yaml` may say the same; a contradiction between the two is an error, since DeepSpeed would
 otherwise follow one of them silently.
 """
 
@@ -62,6 +62,6 @@ def check_launch(section: ShardingSection) -> None:
     stage = launched_stage()
     if stage is not None and stage != section.zero:
         raise RecipeError(
-            f"sharding.zero is {section.zero} in the recipe, but accelerate was launched with ZeRO stage {stage}; write "
-            f"sharding.zero={stage}, or leave --config_file away (the recipe alone sets up DeepSpeed)"
+            f"sharding.zero is {section.zero} in the recipe, but accelerate was launched with ZeRO stage {stage}; "
+            f"write sharding.zero={stage}, or leave --config_file away (the recipe alone sets up DeepSpeed)"
         )

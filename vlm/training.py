@@ -1,13 +1,13 @@
 """From a recipe to the training arguments of TRL: what the SFT and GRPO stages share.
 
-`training:` in a recipe is TRL's own configuration, key by key (SFTConfig, GRPOConfig). Keys that say again what a section
-of the recipe says are not allowed there (OWNED), so that no two places can disagree.
+`training:` in a recipe is TRL's own configuration, key by key (SFTConfig, GRPOConfig). Keys that say again what a
+section of the recipe says are not allowed there (OWNED), so that no two places can disagree.
 
 Precision. `model.dtype: bfloat16` means bf16 *computation*. Who keeps the float32 master weights depends on the run:
     DeepSpeed           weights are loaded in bf16, DeepSpeed keeps float32 masters
     LoRA                base weights in bf16 and frozen, adapters in float32 (bf16 under ZeRO-3)
-    otherwise           weights are loaded in float32 and computed in bf16 autocast: at a learning rate of 1e-6 an update
-                        is smaller than bf16's rounding and would vanish
+    otherwise           weights are loaded in float32 and computed in bf16 autocast: at a learning rate of 1e-6 an
+                        update is smaller than bf16's rounding and would vanish
 """
 
 from __future__ import annotations
