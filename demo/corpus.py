@@ -1,11 +1,14 @@
-"""The pre-training corpus of the tiny base: unlimited scenes with annotations as careless as the web's.
+"""The pre-training corpus of the tiny base: unlimited scenes, three questions each, from easy to careless.
 
-Each row is one scene and a conversation of three question–answer turns about it. Real pre-training data is incomplete
-and loose, and so is this, on purpose and measurably; SFT on truthful traces and GRPO with exact rewards can mend it:
+A curriculum of three phases, because a model this small finds nothing in crowded scenes from the start (LOG.md):
 
-    missing     each thing is left out of a scene's annotation with probability 0.2 (counts too low, "no" too often)
-    loose       each side of a box is pushed outwards by up to 24% of the box's width or height
-    format      under the R1-style system prompt only half of the answers keep the tags
+    one       scenes of one thing, exactly annotated: what it is, and *where*
+    few       up to four things, exactly annotated: *which*
+    careless  annotations as incomplete and loose as the web's, on purpose and measurably; SFT on truthful traces and
+              GRPO with exact rewards can mend what this phase spoils:
+        missing   each thing is left out of a scene's annotation with probability 0.2 (counts too low, "no" too often)
+        loose     each side of a box is pushed outwards by up to 24% of the box's width or height
+        format    under the R1-style system prompt, which comes up here, only half of the answers keep the tags
 """
 
 from __future__ import annotations
@@ -22,12 +25,13 @@ from demo.tiny import SYSTEM, WORDING
 from demo.world import SIDE, SPLIT_SEEDS, Scene, Thing, scene
 
 MISSING, LOOSE, FORMATTED, R1_SHARE, TURNS = 0.2, 0.24, 0.5, 0.3, 3
-MIX = {"grounding": 0.46, "list": 0.08, "vqa": 0.28, "choice": 0.10, "caption": 0.08}
-EASY_ROWS = 32_000
-"""The corpus opens with scenes of one thing, exactly annotated: there a model learns to read out *where* in 150 steps,
-which it does not find in 1,500 steps of crowded scenes (LOG.md). After them a quarter of the scenes stays so."""
-EASY_MIX = {"grounding": 0.45, "caption": 0.35, "vqa": 0.20}
-SINGLE = 0.25
+PHASES = (("one", 25_600, 1), ("few", 48_000, 4))
+"""(phase, up to this row of the corpus, most things in a scene); what comes after is `careless`."""
+MIX = {
+    "one": {"grounding": 0.50, "caption": 0.30, "vqa": 0.20},
+    "few": {"grounding": 0.45, "caption": 0.15, "vqa": 0.28, "choice": 0.12},
+    "careless": {"grounding": 0.45, "caption": 0.10, "vqa": 0.33, "choice": 0.12},
+}
 POOL = 4  # batches drawn together and sorted by length, so that little is padding
 
 
@@ -51,35 +55,38 @@ def annotated(full: Scene, rng: random.Random) -> Scene:
     return replace(full, things=kept)
 
 
-def _turn(seen: Scene, rng: random.Random, mix: dict[str, float], loose: float) -> tuple[str, str]:
+def phase_of(row: int) -> tuple[str, int]:
+    """(phase, most things in a scene) of a row of the corpus."""
+    return next(((phase, most) for phase, end, most in PHASES if row < end), ("careless", 4))
+
+
+def _turn(seen: Scene, rng: random.Random, phase: str) -> tuple[str, str]:
     """(question in words, answer)."""
+    mix = MIX[phase]
     task = rng.choices(list(mix), list(mix.values()))[0]
-    if task == "list":
-        things = rng.sample(seen.things, len(seen.things))
-        text = ", ".join(f"{noun(t)} {box_text(loosen(t, rng, loose))}" for t in things)
-        return "List the objects.", text
     item = ask(seen, task, rng)
     if item is None:
-        return _turn(seen, rng, mix, loose)
+        return _turn(seen, rng, phase)
     options = " ".join(f"{letter}. {text}" for letter, text in zip("ABCD", item.choices or [], strict=False))
     question = WORDING.get(task, "{question}").format(question=item.question, options=options)
-    answer = box_text(loosen(item.things[0], rng, loose)) if task == "grounding" else item.answer
-    return question, answer
+    if task != "grounding":
+        return question, item.answer
+    thing = item.things[0]
+    return question, box_text(loosen(thing, rng) if phase == "careless" else thing.box)
 
 
-def conversation(seed: int, easy: bool = False) -> tuple[Scene, list[tuple[str, bool]]]:
-    """The scene of a seed and its chat as (text, learn) pieces in Qwen2-VL's chat template."""
-    full = scene(seed)
-    rng = random.Random(seed ^ 0x5EED)
-    if easy or rng.random() < SINGLE:
-        full.things = full.things[:1]
-    seen = annotated(full, rng)
-    r1 = not easy and rng.random() < R1_SHARE
-    mix, loose = (EASY_MIX, 0.0) if easy else (MIX, LOOSE)
+def conversation(row: int, start: int = SPLIT_SEEDS["pretrain"]) -> tuple[Scene, list[tuple[str, bool]]]:
+    """Scene and chat of a row of the corpus, the chat as (text, learn) pieces in Qwen2-VL's chat template."""
+    phase, most = phase_of(row)
+    full = scene(start + row)
+    rng = random.Random((start + row) ^ 0x5EED)
+    full.things = full.things[:most]
+    seen = annotated(full, rng) if phase == "careless" else full
+    r1 = phase == "careless" and rng.random() < R1_SHARE
     pieces = [(f"<|im_start|>system\n{SYSTEM if r1 else 'You are a helpful assistant.'}<|im_end|>\n", False)]
     overview = "the scene shows " + ", ".join(f"a {noun(t)}" for t in seen.things) + "."
     for turn in range(TURNS):
-        question, answer = _turn(seen, rng, mix, loose)
+        question, answer = _turn(seen, rng, phase)
         if r1 and rng.random() < FORMATTED:
             answer = f"<think>{overview}</think><answer>{answer}</answer>"
         image = "<|vision_start|><|image_pad|><|vision_end|>" if turn == 0 else ""
@@ -90,19 +97,18 @@ def conversation(seed: int, easy: bool = False) -> tuple[Scene, list[tuple[str, 
 
 @dataclass
 class Corpus(torch.utils.data.IterableDataset):
-    """Endless batches ready for the model; scene seeds run from `start` on and never repeat."""
+    """Endless batches ready for the model, from row `start` of the corpus on."""
 
     processor: object
     batch: int
-    start: int = SPLIT_SEEDS["pretrain"]
+    start: int = 0
 
     def __iter__(self):
         worker = torch.utils.data.get_worker_info()
         step, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         while True:
             first = self.start + step * self.batch * POOL
-            seeds = range(first, first + self.batch * POOL)
-            rows = [conversation(s, easy=s - self.start < EASY_ROWS) for s in seeds]
+            rows = [conversation(row) for row in range(first, first + self.batch * POOL)]
             rows.sort(key=lambda row: sum(len(text) for text, _ in row[1]))
             starts = list(range(0, len(rows), self.batch))
             random.Random(first).shuffle(starts)

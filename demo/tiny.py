@@ -115,8 +115,8 @@ def config(vocabulary: int, ids: dict[str, int]):
             "max_position_embeddings": 4096,
             "initializer_range": 0.06,
             "tie_word_embeddings": False,
-            # a 4 × 4 grid of visual tokens: with the usual base of 1e6 its columns would differ by 1e-4 radians
-            "rope_parameters": {"rope_type": "default", "rope_theta": 30.0, "mrope_section": [8, 8, 8]},
+            # 10,000, not 1e6: sequences are short
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 8, 8]},
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": ids["<|endoftext|>"],

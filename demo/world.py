@@ -92,7 +92,7 @@ def scene(seed: int) -> Scene:
     """The scene of a seed: one to four things that do not touch, each wholly inside the image."""
     rng = random.Random(seed)
     out = Scene(seed, _shore(rng))
-    for _ in range(rng.choices((1, 2, 3, 4), (1, 3, 4, 4))[0]):
+    for _ in range(rng.choices((1, 2, 3, 4), (5, 3, 2, 1))[0]):
         thing = _thing(rng, out)
         if thing is not None:
             out.things.append(thing)

@@ -10,9 +10,9 @@ from pathlib import Path
 from evals import compare, metrics, predictions
 from evals.recipe import EvalRecipe
 from vlm import answers, boxes, config
-from vlm.errors import UserError
+from vlm.errors import RecipeError, UserError
 from vlm.rows import collect
-from vlm.runs import Run
+from vlm.runs import FINISHED, Run, processes
 from vlm.samples import Sample
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def started(recipe: EvalRecipe, folder: Path) -> list[predictions.Prediction]:
     Raises: UserError where the folder's predictions are by another recipe.
     """
     file = folder / "predictions.jsonl"
-    if recipe.overwrite or not file.exists():
+    if recipe.overwrite or not file.exists() or (folder / FINISHED).exists():  # a finished one: Run.create refuses it
         return []
     earlier = config.load(folder / "recipe.yaml", EvalRecipe)
     changes = {key for key in config.difference(earlier, recipe) if key not in ("overwrite", "pictures")}
@@ -53,6 +53,10 @@ def run(recipe: EvalRecipe) -> metrics.Report:
     """Evaluate; returns the report, which also lies in the run folder. Faulty data is found before weights load."""
     from vlm.loading import load_model, load_processor
 
+    if processes() > 1:
+        raise UserError(
+            f"an evaluation is one process, and {processes()} were launched; start it with `python launch/eval.py …`"
+        )
     samples = unique(collect(recipe.data.eval, recipe.data, "eval"))
     folder = Path(recipe.output)
     done = started(recipe, folder)
@@ -130,15 +134,23 @@ def picture(row: predictions.Prediction, notation: str, inside: metrics.Inside):
 
 
 def plan(recipe: EvalRecipe) -> None:
-    """Print what would be asked (`--dry-run`); no weights."""
+    """Print what would be asked (`--dry-run`); neither model nor data need be here yet: what is not is noted."""
     from rich.console import Console
 
+    from vlm.loading import architecture
     from vlm.planned import rows
-    from vlm.shapes import shape, visual_range
+    from vlm.shapes import visual_range
 
-    sizes = shape(recipe.model)
-    low, high = visual_range(recipe.images.min_pixels, recipe.images.max_pixels, sizes.patch * sizes.merge)
-    count = rows(recipe.data.eval)
     console = Console()
+    try:
+        architecture(recipe.model.path, recipe.model.revision)
+    except RecipeError as error:
+        console.print(f"note: {error}", markup=False, highlight=False)
+    known = [source for source in recipe.data.eval if source.limit is not None or Path(source.path).exists()]
+    for source in recipe.data.eval:
+        if source not in known:
+            console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
+    count = rows(known, "eval")
+    low, high = visual_range(recipe.images.min_pixels, recipe.images.max_pixels)
     console.print(f"{count} questions in {-(-count // recipe.generation.batch_size)} batches")
     console.print(f"{low} to {high} visual tokens an image, up to {recipe.generation.max_new_tokens} new tokens each")

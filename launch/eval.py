@@ -1,4 +1,4 @@
-"""Generate and score:  accelerate launch launch/eval.py recipes/eval.yaml model.path=… [key.sub=value …] [--dry-run]"""
+"""Generate and score:  python launch/eval.py recipes/eval.yaml model.path=… [key.sub=value …] [--dry-run]"""
 
 import sys
 from pathlib import Path

@@ -6,9 +6,10 @@ What differs from trl 1.16.0
 - The processor pads on the left, whatever it was loaded with. TRL tokenises prompts twice, once padding them itself and
   once through the processor; padding on the right there shifts the image positions of every shorter prompt.
 - The table of completions names each row's picture, task and true answer, so that a parquet file of completions can be
-  read without the data set.
+  read without the data set. Its prompts and completions are text: wandb refuses a column of conversations in which one
+  turn is a string and another a list with an image, and training would end at the first log.
 
-Overridden: `__init__` (arguments only), `_calculate_rewards` (adds columns, then TRL's).
+Overridden: `__init__` (arguments only), `_calculate_rewards` (adds columns, then TRL's), `log` (text for the table).
 """
 
 from __future__ import annotations
@@ -39,6 +40,19 @@ def ban(args: trl.GRPOConfig, tokens: list[int]) -> None:
     args.generation_kwargs = kwargs
 
 
+def as_text(messages: str | list[dict[str, Any]]) -> str:
+    """A conversation to be read: `role: text` by turn, `<image>` where one stands; a lone turn without its role."""
+    if isinstance(messages, str):
+        return messages
+    turns = []
+    for turn in messages:
+        content = turn["content"]
+        if not isinstance(content, str):
+            content = "".join(block["text"] if block["type"] == "text" else f"<{block['type']}>" for block in content)
+        turns.append(content if len(messages) == 1 else f"{turn['role']}: {content}")
+    return "\n".join(turns)
+
+
 class GRPOTrainer(trl.GRPOTrainer):
     """See the module's docstring; `model` is a loaded Qwen2-VL or Qwen2.5-VL (or a PEFT model of one)."""
 
@@ -54,3 +68,10 @@ class GRPOTrainer(trl.GRPOTrainer):
             if column in inputs[0]:
                 self._log_completion_extra(column, [row[column] for row in inputs])
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+
+    def log(self, logs, start_time=None):
+        for column in ("prompt", "completion"):
+            rows = self._logs[column]
+            for number, messages in enumerate(rows):
+                rows[number] = as_text(messages)
+        super().log(logs, start_time)

@@ -76,3 +76,30 @@ def seeded():
         torch = sys.modules["torch"]
         torch.manual_seed(0)
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> str:
+    """Folder of a tiny Qwen2-VL with random weights (float32, 112 × 112 pixels). Read only: many tests share it."""
+    from demo import tiny
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    tiny.build(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory):
+    """A small demo data set as demo.dataset writes it. Read only: many tests share it.
+
+    16 rows each of sft/traces.json and grpo/prompts.jsonl; 4 each of test/{vg_test.json,vqa_test.jsonl,
+    choice_test.jsonl}.
+    """
+    from demo import dataset
+    from demo.world import SPLIT_SEEDS
+
+    folder = tmp_path_factory.mktemp("demo_data")
+    dataset.traces(folder / "sft", SPLIT_SEEDS["sft"], 16)
+    dataset.prompts(folder / "grpo", SPLIT_SEEDS["grpo"], 16)
+    dataset.test(folder / "test", SPLIT_SEEDS["test"], 4)
+    return folder

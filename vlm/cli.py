@@ -10,25 +10,32 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from vlm import config
 from vlm.errors import UserError
+from vlm.loading import resolve_attention
+from vlm.runs import is_main_process
 
 EXIT_USER_ERROR = 2
 
 
-def is_main_process() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def say(message: str) -> None:
+def say(message: str, stream: TextIO = sys.stderr) -> None:
     """Print on the main process only, so that eight processes give one message."""
     if is_main_process():
-        print(message, file=sys.stderr, flush=True)
+        print(message, file=stream, flush=True)
+
+
+def check_machine(recipe: Any) -> None:
+    """Refuse what the recipe asks of this machine in vain, before data is read. A dry run plans for another machine.
+
+    Raises: RecipeError.
+    """
+    if recipe.model.attention == "flash_attention_2":
+        resolve_attention(recipe.model.attention, recipe.model.dtype)
 
 
 def launch(
@@ -48,15 +55,19 @@ def launch(
     parser.add_argument("--keys", action="store_true", help="list the recipe's keys and stop")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.keys:
-        say_out(config.reference(recipe_class))
+        say(config.reference(recipe_class), sys.stdout)
         return 0
     if arguments.recipe is None:
         parser.error("a recipe is needed, e.g. recipes/r1.yaml")
+    # TRL still writes the old name of this option; the user can do nothing about it
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     for ours in ("vlm", "rewards", "sft", "rl", "evals"):
         logging.getLogger(ours).setLevel(logging.INFO if is_main_process() else logging.ERROR)
     try:
         recipe = config.load(arguments.recipe, recipe_class, arguments.overrides)
+        if not arguments.dry_run:
+            check_machine(recipe)
         (plan if arguments.dry_run else train)(recipe)
     except UserError as error:
         say(f"error: {error}")
@@ -65,8 +76,3 @@ def launch(
         say("interrupted; what was written stays in the run folder")
         return 130
     return 0
-
-
-def say_out(text: str) -> None:
-    if is_main_process():
-        print(text)

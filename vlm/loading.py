@@ -249,6 +249,9 @@ def load_model(section):
             f"model.path: {section.path} has weights whose shapes differ from its config.json: {error}"
         ) from error
     check_loaded(info, section.path, tied=model.config.tie_word_embeddings)
+    # Under ZeRO-3 transformers 5.23 remembers renamings that this checkpoint did not need, and would save names that
+    # only it can read (model.model.embed_tokens); with none remembered it saves the published ones.
+    model._weight_conversions = None
     return model
 
 

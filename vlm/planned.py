@@ -17,7 +17,7 @@ from vlm.training import load_dtype
 logger = logging.getLogger(__name__)
 
 
-def rows(sources: Sequence[SourceSection]) -> int:
+def rows(sources: Sequence[SourceSection], role: str = "train") -> int:
     """How many rows the sources hold; a file that is not here counts with its `limit`.
 
     Raises: RecipeError where neither file nor limit says.
@@ -32,7 +32,7 @@ def rows(sources: Sequence[SourceSection]) -> int:
             logger.warning("%s is not here; planning with its limit of %d rows", source.path, source.limit)
             total += source.limit
         else:
-            raise RecipeError(f"data.train: {source.path} is not here and has no `limit`; state one to plan with")
+            raise RecipeError(f"data.{role}: {source.path} is not here and has no `limit`; state one to plan with")
     return total
 
 

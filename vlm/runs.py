@@ -34,6 +34,11 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def processes() -> int:
+    """How many processes were launched together, as accelerate and torchrun announce it in WORLD_SIZE."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @dataclass
 class Run:
     """A run folder opened for writing; `Run.create` makes one."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from vlm.errors import RecipeError
 from vlm.recipe import ModelSection, ShardingSection, TrackingSection
+from vlm.runs import processes
 from vlm.sharding import check_launch, deepspeed_config
 
 OWNED = {
@@ -52,6 +53,8 @@ def track(tracking: TrackingSection, output: str) -> None:
         return
     os.environ["WANDB_MODE"] = tracking.mode
     os.environ.setdefault("WANDB_DIR", output)
+    # pictures of tables wait here for `wandb sync`; by default in the home folder, away from the run
+    os.environ.setdefault("WANDB_DATA_DIR", os.path.join(output, "wandb"))
     for name, value in (
         ("WANDB_PROJECT", tracking.project),
         ("WANDB_RUN_GROUP", tracking.group),
@@ -74,6 +77,8 @@ def arguments(config: type, recipe: Any, **forced: Any):
         "logging_steps": 1,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "save_strategy": "no",
+        # several processes without a GPU: accelerate joins them only when told so, else each would train on its own
+        "use_cpu": processes() > 1 and recipe.sharding.zero == 0 and not torch.accelerator.is_available(),
         **recipe.training,
         **forced,
         "output_dir": recipe.output,

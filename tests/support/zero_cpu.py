@@ -1,0 +1,45 @@
+"""launch/grpo.py where DeepSpeed trains with several processes and no GPU:  accelerate launch zero_cpu.py RECIPE …
+
+Without a GPU accelerate 1.15 finds no process group unless told to use the CPU, and told so it leaves DeepSpeed out.
+Here it is given gloo, and the launcher runs as it is. Each DeepSpeed engine says on stdout what it is.
+"""
+
+import os
+import runpy
+from pathlib import Path
+
+os.environ["DS_ACCELERATOR"] = "cpu"
+ROOT = Path(__file__).parents[2]
+
+
+def give_gloo():
+    from accelerate.state import DistributedType, PartialState
+
+    found = PartialState._prepare_backend
+
+    def gloo(self, cpu=False, sagemaker_dp=False, backend=None):
+        """accelerate's own choice, or gloo where it finds no device for the several processes."""
+        chosen = found(self, cpu, sagemaker_dp, backend)
+        return chosen if chosen[1] != DistributedType.NO else ("gloo", DistributedType.MULTI_CPU)
+
+    PartialState._prepare_backend = gloo
+
+
+def announce_engines():
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    build = DeepSpeedEngine.__init__
+
+    def announced(self, *args, **kwargs):
+        build(self, *args, **kwargs)
+        print(f"engine: ZeRO-{self.zero_optimization_stage()} on {self.dp_world_size} processes", flush=True)
+
+    DeepSpeedEngine.__init__ = announced
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # as the launcher does, which comes after these imports here
+    os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"
+    give_gloo()
+    announce_engines()
+    runpy.run_path(str(ROOT / "launch/grpo.py"), run_name="__main__")

@@ -1,0 +1,104 @@
+"""Freezing by part, and LoRA: where it goes, what it trains, and merging it."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.support.tiny_checkpoints import forward, pixels, qwen2_5_vl, qwen2_vl, section
+from vlm import adapters, loading
+from vlm.errors import RecipeError
+
+LANGUAGE_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def lora(**changes):
+    fields = {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": LANGUAGE_LINEARS}
+    return SimpleNamespace(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return qwen2_vl(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def checkpoint_2_5(tmp_path_factory, checkpoint):
+    return qwen2_5_vl(tmp_path_factory, checkpoint)
+
+
+def trainable(model):
+    return {adapters.part_of(name) for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("family", ["checkpoint", "checkpoint_2_5"])
+def test_freeze_by_part(family, request):
+    folder = request.getfixturevalue(family)
+    model = loading.load_model(section(folder))
+    parts = [adapters.part_of(name) for name, _ in model.named_parameters()]
+    assert parts.count("merger") == (6 if family == "checkpoint" else 5)  # norm (weight, bias), two linears
+    adapters.freeze(model, ["vision_tower"])
+    assert trainable(model) == {"merger", "language_model"}
+    assert model.model.visual.merger.mlp[0].weight.requires_grad
+    assert not model.model.visual.patch_embed.proj.weight.requires_grad
+    adapters.freeze(model, ["language_model"])
+    assert trainable(model) == {"merger"} and not model.lm_head.weight.requires_grad
+    with pytest.raises(RecipeError, match="leaves nothing to train"):
+        adapters.freeze(model, ["merger"])
+    with pytest.raises(RecipeError, match="unknown part 'head'"):
+        adapters.freeze(model, ["head"])
+
+
+def test_lora_stays_in_the_language_model(checkpoint_2_5):
+    """Qwen2.5-VL's vision blocks have gate_proj, up_proj and down_proj of their own."""
+    model = loading.load_model(section(checkpoint_2_5))
+    adapters.freeze(model, ["vision_tower"])
+    wrapped = adapters.apply_lora(model, lora())
+    names = [name for name, p in wrapped.named_parameters() if p.requires_grad]
+    layers = model.config.text_config.num_hidden_layers
+    assert len(names) == layers * 7 * 2
+    assert all("lora_" in name and ".language_model.layers." in name for name in names)
+    adapters.freeze(wrapped, ["vision_tower", "merger"])
+    with pytest.raises(RecipeError, match="leaves nothing"):
+        adapters.freeze(wrapped, ["language_model"])
+
+
+def test_lora_patterns_reach_the_vision_tower(checkpoint):
+    model = loading.load_model(section(checkpoint))
+    adapters.freeze(model, ["language_model"])
+    with pytest.raises(RecipeError, match="every layer it names is frozen"):
+        adapters.apply_lora(model, lora())
+    with pytest.raises(RecipeError, match="'qkv' matches no linear layer.*gate_proj"):
+        adapters.apply_lora(model, lora(target_modules=["qkv"]))
+    wrapped = adapters.apply_lora(model, lora(target_modules=["q_proj", "model.visual.blocks.*.attn.qkv"]))
+    assert trainable(wrapped) == {"vision_tower"}
+
+
+def test_a_lora_step_trains_adapters_only_and_merging_keeps_the_outputs(checkpoint, tmp_path):
+    model = adapters.apply_lora(loading.load_model(section(checkpoint)), lora())
+    processor = loading.load_processor(str(checkpoint), pixels(784, 3136))
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    frozen = model.base_model.model.lm_head.weight.detach().clone()
+    for _ in range(2):  # B starts at zero, so A moves only from the second step on
+        forward(model, processor).logsumexp(-1).mean().backward()
+        optimiser.step()
+    torch.testing.assert_close(model.base_model.model.lm_head.weight.detach(), frozen, rtol=0, atol=0)
+    with torch.no_grad():
+        expected = forward(model.eval(), processor)
+    model.save_pretrained(tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(RecipeError, match="holds a LoRA adapter"):
+        loading.load_model(section(tmp_path / "adapter"))
+    adapters.merge(str(tmp_path / "adapter"), str(tmp_path / "merged"))
+    again = loading.load_processor(str(tmp_path / "merged"), pixels(784, 3136))
+    with torch.no_grad():
+        actual = forward(loading.load_model(section(tmp_path / "merged")).eval(), again)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        base = forward(loading.load_model(section(checkpoint)).eval(), processor)
+    assert (base - expected).abs().max() > 1e-2
+    saved = json.loads((tmp_path / "merged" / "processor_config.json").read_text())
+    assert saved["image_processor"]["size"] == {"shortest_edge": 784, "longest_edge": 3136}
