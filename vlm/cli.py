@@ -23,10 +23,10 @@ from vlm.runs import is_main_process
 EXIT_USER_ERROR = 2
 
 
-def say(message: str, stream: TextIO = sys.stderr) -> None:
-    """Print on the main process only, so that eight processes give one message."""
+def say(message: str, stream: TextIO | None = None) -> None:
+    """Print (on stderr by default) on the main process only, so that eight processes give one message."""
     if is_main_process():
-        print(message, file=stream, flush=True)
+        print(message, file=stream or sys.stderr, flush=True)
 
 
 def check_machine(recipe: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from vlm import prompts
@@ -31,8 +32,8 @@ def collect(sources: Iterable[SourceSection], data: DataSection, role: str) -> l
     for source in sources:
         faults = Faults()
         rows = read(source.path, source.format, source.images, source.task, data.on_fault, faults)
-        wanted = [s for s in rows if data.tasks is None or s.task in data.tasks]
-        samples += wanted[: source.limit]
+        # no further than the limit: a million rows behind it need not be checked
+        samples += islice((s for s in rows if data.tasks is None or s.task in data.tasks), source.limit)
         if faults.skipped:
             logger.warning("%s: %s", source.path, faults)
     if not samples:

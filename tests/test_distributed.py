@@ -1,0 +1,150 @@
+"""Two processes: gloo DDP, ZeRO-2 and ZeRO-3 train the same model from the same rollouts.
+
+One generation and two updates from it (num_iterations 2): at the first update policy and reference agree, at the
+second they do not, so that the reference model counts (beta > 0). SGD makes an update linear in the gradient; Adam's
+first step is the gradient's sign, which rounding can turn where the gradient is almost zero.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import Counter
+
+import pytest
+
+from tests.support.commands import ACCELERATE, ROOT, grpo, run
+
+pytestmark = pytest.mark.xdist_group("distributed")
+TWO = ["--config_file", ROOT / "recipes/accelerate/cpu2.yaml"]
+TRAINING = {
+    "per_device_train_batch_size": 2,  # one group of 4 in two processes
+    "num_generations": 4,
+    "num_iterations": 2,
+    "beta": 0.1,
+    "optim": "sgd",
+    "learning_rate": 1.0,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+}
+STAGES = {"ddp": 0, "zero2": 2, "zero3": 3}
+TOLERANCE = 1e-5
+"""Of weights and relative of metrics, in float32; measured 2e-7. The weights themselves move by 4e-2."""
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model, demo_data, tmp_path_factory):
+    """Run folder and output by name of STAGES."""
+    folder = tmp_path_factory.mktemp("distributed")
+    reward = folder / "letters.py"
+    reward.write_text(
+        "def letters(completions, **columns):\n"
+        '    return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]\n'
+    )
+    results = {}
+    for name, zero in STAGES.items():
+        settings = [f"training.{key}={value}" for key, value in TRAINING.items()]
+        argv = grpo(tiny_model, demo_data, folder / name, *settings, f"rewards.0.use={reward}:letters")
+        script = ROOT / ("tests/support/zero_cpu.py" if zero else "launch/grpo.py")
+        done = run([*ACCELERATE, *TWO, script, *argv, f"sharding.zero={zero}"], cwd=folder)
+        results[name] = folder / name, done.stdout + done.stderr
+    return results
+
+
+def metrics(folder) -> list[dict]:
+    """The rows of the two updates."""
+    from vlm.runs import read_metrics
+
+    return [row for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
+
+
+def state(folder, **changes):
+    """The weights of a folder, read as the next stage reads them: strictly."""
+    from vlm.loading import load_model
+    from vlm.recipe import ModelSection
+
+    return load_model(ModelSection(str(folder), dtype="float32", attention="sdpa", **changes)).state_dict()
+
+
+def test_each_ran_as_it_should(trained):
+    """Engines as DeepSpeed built them: policy and reference, in two processes."""
+    engines = {name: Counter(line for line in out.splitlines() if "engine: " in line) for name, (_, out) in trained.items()}
+    assert engines["ddp"] == {}
+    # a reference without gradients has nothing that ZeRO-2 could shard; TRL gives it an engine of stage 0
+    assert engines["zero2"] == {"engine: ZeRO-2 on 2 processes": 2, "engine: ZeRO-0 on 2 processes": 2}
+    assert engines["zero3"] == {"engine: ZeRO-3 on 2 processes": 4}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_run_folder(trained, name):
+    """Written once, by the main process, with the completions of both."""
+    import pandas
+
+    folder, _ = trained[name]
+    rows = metrics(folder)
+    assert [row["step"] for row in rows] == [1, 2]
+    numbers = [value for row in rows for value in row.values() if isinstance(value, float)]
+    assert numbers and all(map(math.isfinite, numbers))
+    assert json.loads((folder / "finished.json").read_text())["steps"] == 2
+    table = pandas.read_parquet(folder / "completions/completions_00001.parquet")
+    assert len(table) == 4 and table["prompt"].nunique() == 1  # one group, two completions from each process
+    assert table["letters"].mean() == pytest.approx(rows[0]["reward"], rel=1e-6)
+    # standard deviation of the group over both processes, as GRPO scales advantages: Bessel's n - 1
+    assert table["letters"].std(ddof=1) == pytest.approx(rows[0]["reward_std"], rel=1e-5)
+    assert table["letters"].std(ddof=1) > 0.01
+    advantages = (table["letters"] - table["letters"].mean()) / (table["letters"].std(ddof=1) + 1e-4)
+    assert table["advantage"].to_list() == pytest.approx(advantages.to_list(), rel=1e-4)
+
+
+def test_same_rollouts_and_metrics(trained):
+    """Rewards and lengths to the digit; loss, gradient norm and KL to rounding."""
+    expected = metrics(trained["ddp"][0])
+    assert expected[0]["kl"] == 0  # policy and reference are the same weights
+    assert expected[1]["kl"] > 0.01
+    for name in ("zero2", "zero3"):
+        found = metrics(trained[name][0])
+        for key in ("reward", "reward_std", "completions/mean_length", "num_tokens"):
+            assert found[0][key] == expected[0][key], (name, key)
+        for step in (0, 1):
+            for key in ("loss", "grad_norm", "kl", "entropy"):
+                assert found[step][key] == pytest.approx(expected[step][key], rel=TOLERANCE, abs=1e-6), (name, key)
+
+
+def test_same_weights(trained, tiny_model):
+    """`final/` is whole and strict to load, moved from the start, and the same however it was sharded."""
+    start, expected = state(tiny_model), state(trained["ddp"][0] / "final")
+    moved = max((expected[name] - start[name]).abs().max().item() for name in start)
+    assert moved > 100 * TOLERANCE
+    assert any(not expected[name].equal(start[name]) for name in start if ".visual." in name)
+    for name in ("zero2", "zero3"):
+        found = state(trained[name][0] / "final")
+        assert found.keys() == expected.keys() == start.keys()
+        worst = max((found[tensor] - expected[tensor]).abs().max().item() for tensor in found)
+        assert worst < TOLERANCE, name
+
+
+def test_published_names(trained, tiny_model):
+    """Names in the file, as every other reader of Qwen2-VL knows them. transformers 5.23 alone writes
+    model.model.embed_tokens under ZeRO-3."""
+    from safetensors import safe_open
+
+    def names(folder):
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            return set(file.keys())
+
+    from pathlib import Path
+
+    start = names(Path(tiny_model))
+    assert "model.embed_tokens.weight" in start and "visual.patch_embed.proj.weight" in start
+    for folder, _ in trained.values():
+        assert names(folder / "final") == start
+
+
+def test_dry_run_counts_the_processes(tiny_model, demo_data, tmp_path):
+    """4 a process × 2 processes / G = 2: 4 prompts a step, 16 rows in 4 steps."""
+    argv = grpo(tiny_model, demo_data, tmp_path / "run", "training.max_steps=-1", "training.num_train_epochs=1")
+    environment = {"WORLD_SIZE": "2", "RANK": "0"}
+    done = run([sys.executable, ROOT / "launch/grpo.py", *argv, "--dry-run"], **environment)
+    assert "4 a GPU × 1 accumulation × 2 processes = 8" in done.stdout
+    assert any(line.split("│")[1:3] == [] or "steps in all" in line and " 4 " in line for line in done.stdout.splitlines())
