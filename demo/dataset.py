@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="shifts the training scenes; the test set stays")
     parser.add_argument("--traces", type=int, default=2000)
-    parser.add_argument("--prompts", type=int, default=4000)
+    parser.add_argument("--prompts", type=int, default=2400)
     parser.add_argument("--test", type=int, default=400, help="held-out questions per task")
     arguments = parser.parse_args()
     shift = arguments.seed * SEED_STRIDE
