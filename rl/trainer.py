@@ -3,6 +3,7 @@
 What differs from trl 1.16.0
 - Image and video tokens can never be sampled, on any backend: a sampled image token has no image features, and the next
   forward pass stops on it. TRL bans the image token where transformers generates; vLLM gets the ban as a logit bias.
+  `args.generation_kwargs` is where the ban stands, beside what the user put there.
 - The processor pads on the left, whatever it was loaded with. TRL tokenises prompts twice, once padding them itself and
   once through the processor; padding on the right there shifts the image positions of every shorter prompt.
 - The table of completions names each row's picture, task and true answer, so that a parquet file of completions can be
@@ -17,15 +18,41 @@ from __future__ import annotations
 from typing import Any
 
 import trl
+from transformers import AutoConfig
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from vlm.loading import load_processor
+from vlm.recipe import ImageSection
 
 LOGGED_COLUMNS = ("image_file", "task", "answer")
 FORBIDDEN = -100.0
 """Logit bias that no sampled token survives: exp(-100) is below float32's resolution beside any other token."""
 
 
-def banned_tokens(model) -> list[int]:
+def name_of(model) -> str:
+    """The folder or hub id of a model: itself, or where it was loaded from."""
+    return model if isinstance(model, str) else model.config._name_or_path
+
+
+def where(model, args: trl.GRPOConfig) -> dict[str, Any]:
+    """Revision and trust for `from_pretrained`, as TRL takes them from `args` for a model that it loads itself."""
+    init = (args.model_init_kwargs or {}) if isinstance(model, str) else {}
+    return {
+        "revision": init.get("revision"),
+        "trust_remote_code": init.get("trust_remote_code", args.trust_remote_code),
+    }
+
+
+def default_processor(model, args: trl.GRPOConfig):
+    """The checkpoint's own, with its own pixel limits; AutoProcessor, which TRL takes, needs torchvision for it."""
+    size = Qwen2VLImageProcessorPil.from_pretrained(name_of(model), **where(model, args)).size
+    limits = ImageSection(min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
+    return load_processor(name_of(model), limits, **where(model, args))
+
+
+def banned_tokens(model, args: trl.GRPOConfig) -> list[int]:
     """Ids of the placeholder tokens that only a processor may write."""
-    config = model.config
+    config = AutoConfig.from_pretrained(model, **where(model, args)) if isinstance(model, str) else model.config
     return sorted({config.image_token_id, config.video_token_id})
 
 
@@ -54,13 +81,27 @@ def as_text(messages: str | list[dict[str, Any]]) -> str:
 
 
 class GRPOTrainer(trl.GRPOTrainer):
-    """See the module's docstring; `model` is a loaded Qwen2-VL or Qwen2.5-VL (or a PEFT model of one)."""
+    """See the module's docstring; `model` is a Qwen2-VL or Qwen2.5-VL: loaded (PEFT too), a folder or a hub id."""
 
     _tag_names = ["trl", "grpo", "nadir"]
 
-    def __init__(self, model, reward_funcs, args: trl.GRPOConfig, *positional: Any, **named: Any):
-        ban(args, banned_tokens(model))
-        super().__init__(model, reward_funcs, args, *positional, **named)
+    def __init__(
+        self,
+        model,
+        reward_funcs=None,
+        args: trl.GRPOConfig | None = None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        *positional: Any,
+        **named: Any,
+    ):
+        if args is None:
+            args = trl.GRPOConfig(f"{name_of(model).split('/')[-1]}-GRPO")
+        if processing_class is None:
+            processing_class = default_processor(model, args)
+        ban(args, banned_tokens(model, args))
+        super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *positional, **named)
         self._tokenizer.padding_side = "left"
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):

@@ -121,9 +121,9 @@ def test_missing_data_file(launch, stage):
     ("stage", "override", "words"),
     [
         ("sft", "modle.path=x", ("`modle`", "did you mean `model`?")),
-        ("grpo", "data.on_falt=skip", ("`data.on_falt`", "did you mean `on_fault`?")),
-        ("eval", "generation.batchsize=4", ("`generation.batchsize`", "did you mean `batch_size`?")),
-        ("grpo", "training.learning_rat=1e-6", ("`training.learning_rat`", "did you mean `learning_rate`?")),
+        ("grpo", "data.on_falt=skip", ("`data.on_falt`", "did you mean `data.on_fault`?")),
+        ("eval", "generation.batchsize=4", ("`generation.batchsize`", "did you mean `generation.batch_size`?")),
+        ("grpo", "training.learning_rat=1e-6", ("`training.learning_rat`", "did you mean `training.learning_rate`?")),
         ("grpo", "training.output_dir=x", ("`training.output_dir`", "output")),
         ("grpo", "data.tasks=[grouding]", ("'grouding'", "grounding, vqa")),
     ],

@@ -76,7 +76,7 @@ def test_every_kind_of_thing_and_every_number_of_them_comes_up(scenes):
 
 
 def test_a_box_bounds_the_pixels_that_are_drawn(scenes):
-    """The thing's pixels are those that change when it is left out. On a canvas of its own contrast, each is seen."""
+    """The thing's pixels are those that change when it is left out; ground, grain and glow stay the same."""
     seen = set()
     for one in scenes[:400]:
         whole = pixels(one)
@@ -91,7 +91,7 @@ def test_a_box_bounds_the_pixels_that_are_drawn(scenes):
 
 
 def test_colours_are_what_they_are_called():
-    """In an unlit middle, the commonest colour of a tank is nearest to the one that its name stands for."""
+    """In the middle, where the glow is nil, a court is nearest to the colour that its name stands for elsewhere."""
     named = {"white": (255, 255, 255), "black": (0, 0, 0), "red": (255, 0, 0)}
     named |= {"yellow": (255, 255, 0), "green": (0, 255, 0), "purple": (160, 32, 240)}
     assert set(named) == set(COLORS)

@@ -107,7 +107,7 @@ class Place:
         for name in tried:
             if os.path.isfile(name):
                 return name
-        raise RowFault("missing_image", "images", " or ".join(map(show, tried)), "an image file that exists")
+        raise RowFault("missing_image", "images", " or ".join(map(repr, tried)), "an image file that exists")
 
     def image(self, name: Any) -> str | bytes:
         """An image as our own JSONL writes it: a path, or `data:…;base64,…`."""

@@ -1,0 +1,277 @@
+"""`rl.GRPOTrainer` and the arguments it is given: against trl 1.16.0, by hand, and against single-row forward passes."""
+
+import inspect
+from types import SimpleNamespace
+
+import pandas
+import pytest
+import torch
+import trl
+from PIL import Image
+
+import rewards
+import rl
+from rl.recipe import GRPORecipe
+from tests.support.tiny_checkpoints import section
+from vlm.errors import RecipeError
+from vlm.loading import load_model, load_processor
+from vlm.recipe import ImageSection, ModelSection, PromptSection, ShardingSection
+from vlm.rows import prompt_rows
+from vlm.runs import read_metrics
+from vlm.samples import Sample
+from vlm.training import OWNED, arguments, load_dtype
+
+pytestmark = pytest.mark.xdist_group("grpo")
+LIMITS = ImageSection(min_pixels=112 * 112, max_pixels=112 * 112)
+GROUND = {"boxes": [[0.0, 0.0, 112.0, 112.0]], "size": (224, 224), "task": "grounding"}
+
+
+def dataset(tmp_path, count=2):
+    """Prompts of unequal length, each with a picture of its own: grounding and VQA in turn."""
+    samples = []
+    for n in range(count):
+        path = tmp_path / f"{n}.png"
+        Image.effect_noise((224, 224), 40 + 20 * n).convert("RGB").save(path)
+        question = [{"role": "user", "content": f"the red ship {n}" + " or the tank in the upper left" * n}]
+        truth = GROUND if n % 2 == 0 else {"task": "vqa", "answer": "yes"}
+        samples.append(Sample([str(path)], question, id=str(n), **truth))
+    return prompt_rows(samples, PromptSection(system="Think."))
+
+
+def recipe(model, output, **training) -> GRPORecipe:
+    small = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 6, "max_steps": 1}
+    small |= {"gradient_checkpointing": False, "learning_rate": 1e-3, "logging_steps": 1}
+    made = GRPORecipe(ModelSection(str(model), dtype="float32", attention="sdpa"), str(output))
+    made.training = small | training
+    return made
+
+
+@pytest.fixture
+def build(tiny_model, tmp_path):
+    """A trainer on the tiny model: (reward functions, class, padding side, training keys) → trainer."""
+
+    def make(functions=None, cls=rl.GRPOTrainer, side="left", model=None, **training):
+        processor = load_processor(tiny_model, LIMITS)
+        processor.tokenizer.padding_side = side
+        args = arguments(trl.GRPOConfig, recipe(tiny_model, tmp_path / "run", **training), log_completions=True)
+        args.num_completions_to_print = 0
+        functions = functions or [lambda completions, **_: [float(n % 2) for n in range(len(completions))]]
+        model = model or load_model(section(tiny_model))
+        return cls(model, functions, args, dataset(tmp_path), processing_class=processor)
+
+    return make
+
+
+class Scripted(rl.GRPOTrainer):
+    """Completions come from `script`, a text for each, instead of the model."""
+
+    script: list[str]
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        ids = self._tokenizer([f"{text}<|im_end|>" for text in self.script]).input_ids
+        assert len(ids) == len(prompt_ids)
+        return ids, None
+
+
+# the upstream it stands on
+
+
+def test_it_takes_what_trls_trainer_takes():
+    theirs = list(inspect.signature(trl.GRPOTrainer).parameters.values())
+    ours = list(inspect.signature(rl.GRPOTrainer).parameters.values())
+    named = [p for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert [(p.name, p.default) for p in named] == [(p.name, p.default) for p in theirs[: len(named)]]
+    assert [p.kind for p in ours[len(named) :]] == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
+
+
+def test_a_path_and_nothing_else_is_enough(tiny_model, tmp_path, monkeypatch):
+    """As in TRL: model by name, default arguments; the processor too, which TRL cannot load without torchvision."""
+    monkeypatch.chdir(tmp_path)
+    trainer = rl.GRPOTrainer(tiny_model, lambda completions, **_: [0.0] * len(completions), None, dataset(tmp_path))
+    assert trainer.args.output_dir == "tiny_model0-GRPO" or trainer.args.output_dir.endswith("-GRPO")
+    assert type(trainer.model).__name__ == "Qwen2VLForConditionalGeneration"
+    size = trainer.processing_class.image_processor.size
+    assert size["shortest_edge"] == size["longest_edge"] == 112 * 112  # the checkpoint's own
+    assert trainer.generation_config.suppress_tokens == sorted(banned(trainer._tokenizer))
+
+
+def test_the_upstream_methods_are_as_they_were():
+    """What `rl.trainer` and this file override or call; raise the pin of trl only with this test."""
+    assert trl.__version__ == "1.16.0"
+    for name, expected in {
+        "_calculate_rewards": "(self, inputs, prompts, completions, completion_ids_list)",
+        "_log_completion_extra": "(self, column: str, values: list)",
+        "log": "(self, logs: dict[str, float], start_time: float | None = None) -> None",
+        "_generate_single_turn": "(self, prompt_ids, images, multimodal_fields, num_generations, "
+        "has_tool_images=False)",
+    }.items():
+        assert str(inspect.signature(getattr(trl.GRPOTrainer, name))) == expected, name
+    source = inspect.getsource(trl.GRPOTrainer)
+    assert 'self._logs["prompt"]' in source and 'generation_kwargs["suppress_tokens"]' in source
+    assert "generation_kwargs.update(args.generation_kwargs)" in source  # what lets our ban through
+
+
+# placeholders are never sampled
+
+
+def banned(words) -> set[int]:
+    return {words.convert_tokens_to_ids(token) for token in ("<|image_pad|>", "<|video_pad|>")}
+
+
+class Recording(rl.GRPOTrainer):
+    """Keeps the inputs of every training step."""
+
+    def _compute_loss(self, model, inputs):
+        self.__dict__.setdefault("seen", []).append({key: inputs[key] for key in inputs})
+        return super()._compute_loss(model, inputs)
+
+
+def test_a_policy_that_wants_image_tokens_gets_none(build, tiny_model):
+    """Logits of both placeholders raised by 10,000: unbanned, it says nothing else; trained by us, it cannot."""
+    model = load_model(section(tiny_model))
+    wanted = sorted(banned(load_processor(tiny_model, LIMITS).tokenizer))
+
+    def prefer(module, inputs, logits):
+        logits[..., wanted] += 10_000.0
+        return logits
+
+    model.lm_head.register_forward_hook(prefer)
+    plain = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=4, do_sample=False)
+    assert set(plain[0, 3:].tolist()) <= set(wanted)
+    trainer = build(cls=Recording, model=model, max_steps=2)
+    trainer.train()  # the second step, with its new rollouts, is where a sampled placeholder would stop it
+    assert len(trainer.seen) == 2
+    for inputs in trainer.seen:
+        assert inputs["completion_mask"].sum() >= 4 and not set(inputs["completion_ids"].unique().tolist()) & set(wanted)
+
+
+def test_the_ban_reaches_every_backend_and_keeps_the_users_settings():
+    from rl.trainer import ban
+
+    def after(**given):
+        args = SimpleNamespace(use_vllm=False, generation_kwargs=None)
+        args.__dict__.update(given)
+        ban(args, [7, 9])
+        return args.generation_kwargs
+
+    assert after() == {"suppress_tokens": [7, 9]}
+    mine = {"suppress_tokens": [3, 9], "no_repeat_ngram_size": 4}
+    assert after(generation_kwargs=mine) == {"suppress_tokens": [3, 7, 9], "no_repeat_ngram_size": 4}
+    assert mine["suppress_tokens"] == [3, 9]
+    assert after(use_vllm=True) == {"logit_bias": {7: -100.0, 9: -100.0}}
+    mine = {"logit_bias": {"5": 2.0, 9: 1.0}, "seed": 1}
+    assert after(use_vllm=True, generation_kwargs=mine) == {"logit_bias": {5: 2.0, 7: -100.0, 9: -100.0}, "seed": 1}
+
+
+def test_vllm_is_handed_the_ban(build, monkeypatch, tiny_model):
+    handed = {}
+    module = inspect.getmodule(trl.GRPOTrainer)
+    monkeypatch.setattr(module, "VLLMGeneration", lambda **given: handed.update(given), raising=False)
+    monkeypatch.setattr(module, "is_vllm_available", lambda *_, **__: True)
+    build(use_vllm=True, vllm_mode="colocate")
+    words = load_processor(tiny_model, LIMITS).tokenizer
+    assert handed["generation_kwargs"] == {"logit_bias": dict.fromkeys(banned(words), -100.0)}
+
+
+# log-probabilities
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_log_probabilities_do_not_depend_on_padding(build, tiny_model, side):
+    """Unequal prompts and completions in one batch against each row alone, unpadded, with pixels prepared here."""
+    trainer = build(cls=Recording, side=side, learning_rate=0.0, temperature=0.7, max_completion_length=9)
+    trainer.train()
+    (inputs,) = trainer.seen
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    keep = inputs["completion_ids"].shape[1]
+    names = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+    media = {name: inputs[name] for name in names}
+    got, *_ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, keep, **media)
+    assert len(set(inputs["prompt_mask"].sum(1).tolist())) == 2  # there is padding to go wrong
+
+    processor = load_processor(tiny_model, LIMITS)
+    alone, table = load_model(section(tiny_model, attention="eager")).eval(), trainer.train_dataset
+    for row, (tokens, there) in enumerate(zip(ids, mask, strict=True)):
+        tokens = tokens[there.bool()][None]
+        number = 1 if "upper left" in processor.tokenizer.decode(tokens[0]) else 0
+        image = processor.image_processor(table[number]["images"], return_tensors="pt")
+        kinds = (tokens == processor.image_token_id).long()
+        with torch.no_grad():
+            logits = alone(input_ids=tokens, mm_token_type_ids=kinds, **image).logits[0, :-1] / 0.7
+        expected = logits.log_softmax(-1).gather(1, tokens[0, 1:, None])[:, 0]
+        length = int(inputs["completion_mask"][row].sum())
+        assert (got[row, :length] - expected[-length:]).abs().max() < 1e-5
+
+
+# rewards and advantages
+
+
+def test_advantages_and_masked_rewards_by_hand(build, tmp_path):
+    """Two groups of four; the second reward weighs 2 and does not apply everywhere; one row nobody scores."""
+    first = [1.0, 0.0, 0.5, 0.5, 1.0, 1.0, None, 0.0]
+    second = [0.0, 1.0, None, None, None, 0.5, None, 0.0]
+    functions = [lambda completions, **_: first, lambda completions, **_: second]
+    trainer = build(
+        functions, cls=Scripted, per_device_train_batch_size=8, num_generations=4, reward_weights=[1.0, 2.0]
+    )
+    trainer.script = ["a"] * 8
+    trainer.train()
+    # group 1: 1, 2, 0.5, 0.5: mean 1, squares 0 + 1 + 0.25 + 0.25 = 1.5, sd² = 1.5 / 3 = 0.5
+    # group 2: 1, 2, –, 0:      mean 1, squares 0 + 1 + 1 = 2, sd² = 2 / 2 = 1; the unscored row counts nowhere
+    a, b = 0.5**0.5 + 1e-4, 1 + 1e-4
+    expected = [0, 1 / a, -0.5 / a, -0.5 / a, 0, 1 / b, 0, -1 / b]
+    assert list(trainer._logs["advantages"]) == pytest.approx(expected, abs=1e-6)
+    (log,) = (row for row in trainer.state.log_history if "reward" in row)
+    assert log["reward"] == pytest.approx(7 / 7)  # 1 + 2 + .5 + .5 + 1 + 2 + 0 over the seven scored
+    assert log["frac_reward_zero_std"] == 0
+    (table,) = (pandas.read_parquet(path) for path in (tmp_path / "run/completions").glob("*.parquet"))
+    assert table["advantage"].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+GOOD, BAD, BARE = "<think>a</think><answer>{}</answer>", "<answer>{}</answer> so", "{}"
+
+
+def test_reward_components_are_logged_whatever_passes_the_gate(build, tmp_path):
+    """Row by row: grounding right, right without the format; VQA wrong in format, right in format."""
+    box = "(0,0),(500,500)"  # per mille of 224: the truth, 0,0,112,112
+    trainer = build([rewards.resolve("gated")], cls=Scripted)
+    trainer.script = [GOOD.format(box), BAD.format(box), GOOD.format("no"), GOOD.format("yes")]
+    order = [row["task"] for row in trainer.get_train_dataloader().__iter__().__next__()]
+    if order[0] == "vqa":
+        trainer.script = trainer.script[2:] + trainer.script[:2]
+    trainer.train()
+    (log,) = (row for row in trainer.state.log_history if "reward" in row)
+    expected = {"format": 0.75, "grounding": 1.0, "vqa": 0.5, "grounding_count": 2, "vqa_count": 2, "choice_count": 0}
+    assert {name: log[f"reward_raw/{name}"] for name in expected} == expected
+    assert log["reward"] == pytest.approx((1.0 + 0.0 + 0.3 + 1.0) / 4)
+    (table,) = (pandas.read_parquet(path) for path in (tmp_path / "run/completions").glob("*.parquet"))
+    raw = dict(zip(table["completion"], zip(table["reward_raw/format"], table["reward_raw/task"]), strict=True))
+    assert raw == dict(zip([GOOD.format(box), BAD.format(box), GOOD.format("no"), GOOD.format("yes")],
+                           [(1, 1), (0, 1), (1, 0), (1, 1)], strict=True))  # fmt: skip
+    assert set(table["task"]) == {"grounding", "vqa"} and "<image>" in table["prompt"][0]
+    assert sorted(set(table["image_file"])) == [str(tmp_path / "0.png"), str(tmp_path / "1.png")]
+
+
+def test_nothing_passes_the_gate_and_the_names_are_the_same(build):
+    trainer = build([rewards.resolve("gated")], cls=Scripted)
+    trainer.script = [BARE.format("yes")] * 4
+    trainer.train()
+    (log,) = (row for row in trainer.state.log_history if "reward" in row)
+    assert log["reward"] == log["reward_raw/format"] == log["reward_raw/grounding"] == log["reward_raw/vqa"] == 0
+    assert log["frac_reward_zero_std"] == 1
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "bnpo"])
+def test_loss_variants_are_reachable_from_the_recipe(build, loss_type):
+    """One long and one short completion in each group, rewards 0 and 1, so that the losses differ in their weights."""
+    trainer = build(cls=Scripted, loss_type=loss_type, scale_rewards="none", learning_rate=0.0, beta=0.0)
+    assert trainer.loss_type == loss_type
+    trainer.script = ["a b c d e f g h", "a"] * 2
+    long, short = (len(trainer._tokenizer(f"{text}<|im_end|>").input_ids) for text in trainer.script[:2])
+    trainer.train()
+    # the ratio is 1 at the first step, so a token's loss is minus its advantage: +1/2 for the long, -1/2 for the short
+    total = (long - short) / 2 * 2
+    expected = {"grpo": 0.0, "dr_grpo": total / (4 * 6), "bnpo": total / (2 * (long + short))}
+    expected["dapo"] = expected["bnpo"]
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected[loss_type], abs=1e-5)

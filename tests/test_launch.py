@@ -1,0 +1,246 @@
+"""The commands of the README, in processes of their own: what they print, and what lies in the run folder after."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.support.commands import ACCELERATE, LIMIT, ROOT, environment, evaluation, grpo, run, sft
+
+pytestmark = pytest.mark.xdist_group("launch")
+TRACES, QUESTIONS = 16, 12
+"""Rows of the fixture `demo_data`: traces to learn from, and three test files of 4 questions."""
+
+
+def jsonl(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def check_trained(folder: Path, recipe_class: type, overrides: dict, tiny_model: str) -> None:
+    """What SFT and GRPO leave behind: records that can be read again, and a model that differs from its start."""
+    from vlm import config
+    from vlm.loading import load_model, load_processor
+    from vlm.recipe import ImageSection, ModelSection
+
+    recipe = config.load(folder / "recipe.yaml", recipe_class)
+    told = config.to_dict(recipe)
+    assert {key: told["training"][key] for key in overrides} == overrides
+    assert recipe.model.path == tiny_model and recipe.output == str(folder)
+    rows = [row for row in jsonl(folder / "metrics.jsonl") if "loss" in row]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in rows)
+    assert json.loads((folder / "finished.json").read_text())["steps"] == 2
+    with Image.open(folder / "curves.png") as curves:
+        assert min(curves.size) > 200
+    section = ModelSection(str(folder / "final"), dtype="float32", attention="sdpa")
+    trained, start = load_model(section).state_dict(), load_model(ModelSection(tiny_model, dtype="float32")).state_dict()
+    assert trained.keys() == start.keys()
+    assert any(not trained[name].equal(start[name]) for name in start)
+    processor = load_processor(section.path, ImageSection(12544, 12544))
+    assert processor.tokenizer.chat_template or processor.chat_template
+
+
+@pytest.fixture(scope="module")
+def sft_run(tiny_model, demo_data, tmp_path_factory):
+    """`accelerate launch launch/sft.py …`, bare, from the project's root."""
+    folder = tmp_path_factory.mktemp("sft") / "run"
+    return folder, run([*ACCELERATE, "launch/sft.py", *sft(tiny_model, demo_data, folder, "training.warmup_steps=0")])
+
+
+@pytest.fixture(scope="module")
+def grpo_run(tiny_model, demo_data, tmp_path_factory):
+    """GRPO from another directory with absolute paths, rewarding letters, with wandb and no account."""
+    folder = tmp_path_factory.mktemp("grpo")
+    (folder / "mine.py").write_text(
+        "def letters(completions, answer, **columns):\n"
+        "    assert all(isinstance(a, str) for a in answer)\n"
+        '    return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]\n'
+    )
+    more = (
+        "rewards=[{use: gated}, {use: 'mine.py:letters', weight: 0.5}]",
+        "training.warmup_steps=0",
+        "tracking={report_to: [wandb], mode: offline, project: nadir-test, tags: [demo, tiny]}",
+    )
+    argv = grpo(tiny_model, demo_data, folder / "run", *more)
+    home = {"HOME": str(folder / "home"), "WANDB_API_KEY": "", "NETRC": str(folder / "none")}
+    return folder / "run", run([*ACCELERATE, ROOT / "launch/grpo.py", *argv], cwd=folder, **home)
+
+
+def test_sft_command(sft_run, tiny_model):
+    from sft.recipe import SFTRecipe
+
+    folder, done = sft_run
+    check_trained(folder, SFTRecipe, {"max_steps": 2, "per_device_train_batch_size": 4}, tiny_model)
+    assert "sft: step 2/2" in done.stderr + done.stdout
+    assert not list((ROOT / "runs").glob("**/sft/finished.json")) or folder.exists()
+
+
+def test_grpo_command(grpo_run, tiny_model, demo_data):
+    from rl.recipe import GRPORecipe
+
+    folder, done = grpo_run
+    check_trained(folder, GRPORecipe, {"num_generations": 2, "max_completion_length": 12}, tiny_model)
+    assert "grpo: step 2/2" in done.stderr + done.stdout and "reward" in done.stderr + done.stdout
+    rows = [row for row in jsonl(folder / "metrics.jsonl") if "reward" in row]
+    for row in rows:  # the weighted sum; a random model never keeps the format
+        assert row["rewards/gated/mean"] == 0 and row["reward_raw/format"] == 0
+        assert row["reward"] == pytest.approx(0.5 * row["rewards/letters/mean"])
+    assert rows[0]["rewards/letters/mean"] > 0
+
+
+def test_completions_table(grpo_run, demo_data):
+    """Each completion with its picture, question, truth and rewards, readable without the data set."""
+    import pandas
+
+    folder, _ = grpo_run
+    tables = sorted((folder / "completions").glob("*.parquet"))
+    assert [path.name for path in tables] == ["completions_00001.parquet", "completions_00002.parquet"]
+    truth = {row["id"]: row for row in jsonl(demo_data / "grpo/prompts.jsonl")}
+    for path in tables:
+        table = pandas.read_parquet(path)
+        assert len(table) == 4
+        for row in table.to_dict("records"):
+            question = truth[Path(row["image_file"]).stem]
+            assert Path(row["image_file"]).is_file() and row["task"] == question["task"]
+            assert row["answer"] == question["answer"]
+            assert question["messages"][0]["content"] in row["prompt"] and "<image>" in row["prompt"]
+            assert row["letters"] == pytest.approx(sum(c.isalpha() for c in row["completion"]) / 20)
+            assert row["gated"] == 0
+            assert "<|image_pad|>" not in row["completion"]
+
+
+def test_wandb_without_an_account(grpo_run):
+    """The table of completions with its pictures waits in the run folder, whole, for `wandb sync`."""
+    folder, done = grpo_run
+    runs = list((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(runs) == 1 and runs[0].stat().st_size > 1000
+    assert b"nadir-test" in runs[0].read_bytes()
+    staged = list((folder / "wandb/artifacts/staging").iterdir())
+    tables = [json.loads(path.read_bytes()) for path in staged if path.read_bytes()[:1] == b"{"]
+    tables = [table for table in tables if "image" in table.get("columns", ())]
+    assert len(tables) == 2  # one a step
+    for table in tables:
+        cells = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+        assert len(cells) == 4
+        for cell in cells:
+            assert [picture["_type"] for picture in cell["image"]] == ["image-file"]
+            with Image.open(cell["image_file"]) as scene:
+                assert (cell["image"][0]["width"], cell["image"][0]["height"]) == scene.size
+    pictures = {Image.open(path).convert("RGB").tobytes() for path in staged if path.read_bytes()[:4] == b"\x89PNG"}
+    shown = {cell for table in tables for cell in (row[table["columns"].index("image_file")] for row in table["data"])}
+    assert pictures == {Image.open(path).convert("RGB").tobytes() for path in shown}
+    assert "api key" not in (done.stdout + done.stderr).lower()
+
+
+@pytest.fixture(scope="module")
+def interrupted(tiny_model, demo_data, tmp_path_factory):
+    """An evaluation stopped by Ctrl-C after its first answers; returns argv, folder, exit code, answers kept."""
+    folder = tmp_path_factory.mktemp("eval") / "run"
+    argv = evaluation(tiny_model, demo_data, folder, "generation.batch_size=1", "generation.max_new_tokens=160")
+    command = [sys.executable, ROOT / "launch/eval.py", *argv]
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # a shell that runs the tests in the background makes them ignore Ctrl-C, and their children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    answers, deadline = folder / "predictions.jsonl", time.monotonic() + LIMIT
+    while not (answers.exists() and answers.read_bytes().count(b"\n")):
+        assert process.poll() is None and time.monotonic() < deadline, "ended before its first answer"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=LIMIT)[0].decode()
+    kept = answers.read_bytes()
+    with answers.open("ab") as file:  # and as after a power cut: half a line at the end
+        file.write(b'{"id": "half a li')
+    return argv, folder, process.returncode, output, kept
+
+
+def test_ctrl_c_and_again(interrupted, demo_data):
+    """A second run of the same command answers what is left, each question once, and keeps what was there."""
+    argv, folder, code, output, kept = interrupted
+    assert code == 130 and "interrupted" in output and "Traceback" not in output
+    before = kept.count(b"\n")
+    assert 1 <= before < QUESTIONS and not (folder / "finished.json").exists()
+    done = run([*ACCELERATE, "launch/eval.py", *argv])
+    assert f"continuing: {before} of {QUESTIONS}" in done.stderr
+    assert (folder / "predictions.jsonl").read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
+    answered = [(row["source"], row["id"]) for row in jsonl(folder / "predictions.jsonl")]
+    asked = [("vg_test", row["id"]) for row in json.loads((demo_data / "test/vg_test.json").read_text())]
+    for name in ("vqa", "choice"):
+        asked += [(row["source"], row["id"]) for row in jsonl(demo_data / f"test/{name}_test.jsonl")]
+    assert answered == asked and len(asked) == QUESTIONS
+
+
+def test_evaluation_folder(interrupted):
+    """Runs after the test above: metrics, table and pictures of the evaluation that it finished."""
+    from evals.recipe import EvalRecipe
+    from vlm import config
+
+    argv, folder, *_ = interrupted
+    if not (folder / "finished.json").exists():
+        run([sys.executable, "launch/eval.py", *argv])
+    recipe = config.load(folder / "recipe.yaml", EvalRecipe)
+    assert recipe.generation.batch_size == 1 and recipe.prompt.system == "Think, then answer."
+    report = json.loads((folder / "metrics.json").read_text())
+    text = json.dumps(report)
+    for name in ("grounding/acc@0.5", "grounding/miou", "vqa/exact", "choice/accuracy"):
+        assert name in text and name in (folder / "table.md").read_text()
+    with Image.open(folder / "pictures.png") as grid:
+        assert min(grid.size) > 200
+    again = run([sys.executable, "launch/eval.py", *argv], expect=2)
+    assert again.stderr.splitlines()[-1].startswith("error: ") and "holds a finished run" in again.stderr
+
+
+def test_compare_command(interrupted, tmp_path):
+    argv, folder, *_ = interrupted
+    if not (folder / "finished.json").exists():
+        run([sys.executable, "launch/eval.py", *argv])
+    done = run([sys.executable, "launch/compare.py", f"base={folder}", f"sft={folder}", "--out", tmp_path])
+    # a model beside itself: no difference, and an interval of no width
+    assert "base → sft: vqa/exact" in done.stdout and "+0.0 points [+0.0, +0.0]" in done.stdout
+    table = (tmp_path / "table.md").read_text()
+    assert "base" in table and "sft" in table and "grounding/acc@0.5" in table
+    wrong = run([sys.executable, "launch/compare.py", f"base={tmp_path}"], expect=2)
+    assert wrong.stderr.startswith("error: ") and "predictions.jsonl" in wrong.stderr
+
+
+@pytest.mark.parametrize("recipe", ["r1", "zero"])
+def test_plan_of_the_paper(recipe):
+    """10 a GPU × 2 × 8 = 160 completions, 160 / 5 = 32 prompts, 8,000 / 32 × 2 epochs = 500 steps; 1024² / 28² = 1,337."""
+    done = run([*ACCELERATE, "launch/grpo.py", f"recipes/{recipe}.yaml", "--dry-run"])
+    cells = {row[1].strip(): row[2].strip() for row in (line.split("│") for line in done.stdout.splitlines()) if row[2:]}
+    assert cells["completions per step"].endswith("8 processes = 160")
+    assert cells["prompts per step"] == "160 / G=5 = 32"
+    assert (cells["steps per epoch"], cells["steps in all"]) == ("250", "500")
+    assert cells["largest (max_pixels 1,048,576)"] == "1,337"
+    assert "ZeRO-3 over 8" in done.stdout and "fits: " in done.stdout and "8×A100-80G" in done.stdout
+    assert not (ROOT / "runs" / recipe / "recipe.yaml").exists() or os.environ.get("CI") is None
+
+
+def test_plan_of_sft_and_eval():
+    """2 × 4 × 8 = 64 samples; 2,000 / 64 → 32 steps. 500 questions in batches of 16 → 32."""
+    done = run([sys.executable, "launch/sft.py", "recipes/sft.yaml", "--dry-run"])
+    assert "8 processes = 64" in done.stdout and "fits: " in done.stdout
+    steps = next(line for line in done.stdout.splitlines() if "steps in all" in line)
+    assert steps.split("│")[2].strip() == "32"
+    done = run([sys.executable, "launch/eval.py", "recipes/eval.yaml", "data.eval.0.limit=500", "--dry-run"])
+    assert "500 questions in 32 batches" in done.stdout and "335 to 1337 visual tokens" in done.stdout
+
+
+def test_keys():
+    """Every key with its meaning, without a recipe."""
+    done = run([sys.executable, "launch/grpo.py", "--keys"])
+    assert "sharding.zero: " in done.stdout and "model.lora.r: " in done.stdout
