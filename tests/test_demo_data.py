@@ -29,9 +29,7 @@ def processor(tiny_model):
 def pointed_at(question: str, seed: str):
     """The one thing of the scene that a grounding phrase ("the red object") names."""
     *color, name = question.removeprefix("the ").split()
-    (thing,) = (
-        t for t in scene(int(seed)).things if name in (t.name, "object") and (not color or t.color == color[0])
-    )
+    (thing,) = (t for t in scene(int(seed)).things if name in (t.name, "object") and (not color or t.color == color[0]))
     return thing
 
 

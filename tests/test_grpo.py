@@ -1,6 +1,7 @@
-"""`rl.GRPOTrainer` and the arguments it is given: against trl 1.16.0, by hand, and against single-row forward passes."""
+"""`rl.GRPOTrainer` against trl 1.16.0, against numbers by hand, and against single-row forward passes."""
 
 import inspect
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas
@@ -13,13 +14,11 @@ import rewards
 import rl
 from rl.recipe import GRPORecipe
 from tests.support.tiny_checkpoints import section
-from vlm.errors import RecipeError
 from vlm.loading import load_model, load_processor
-from vlm.recipe import ImageSection, ModelSection, PromptSection, ShardingSection
+from vlm.recipe import ImageSection, ModelSection, PromptSection
 from vlm.rows import prompt_rows
-from vlm.runs import read_metrics
 from vlm.samples import Sample
-from vlm.training import OWNED, arguments, load_dtype
+from vlm.training import arguments
 
 pytestmark = pytest.mark.xdist_group("grpo")
 LIMITS = ImageSection(min_pixels=112 * 112, max_pixels=112 * 112)
@@ -86,9 +85,13 @@ def test_it_takes_what_trls_trainer_takes():
 
 def test_a_path_and_nothing_else_is_enough(tiny_model, tmp_path, monkeypatch):
     """As in TRL: model by name, default arguments; the processor too, which TRL cannot load without torchvision."""
+    plain = trl.GRPOConfig  # its own defaults ask for a GPU
+    monkeypatch.setattr(trl, "GRPOConfig", lambda output: plain(output, use_cpu=True, report_to="none"))
     monkeypatch.chdir(tmp_path)
-    trainer = rl.GRPOTrainer(tiny_model, lambda completions, **_: [0.0] * len(completions), None, dataset(tmp_path))
-    assert trainer.args.output_dir == "tiny_model0-GRPO" or trainer.args.output_dir.endswith("-GRPO")
+    trainer = rl.GRPOTrainer(
+        tiny_model, lambda completions, **_: [0.0] * len(completions), train_dataset=dataset(tmp_path, 8)
+    )
+    assert trainer.args.output_dir == f"{Path(tiny_model).name}-GRPO"
     assert type(trainer.model).__name__ == "Qwen2VLForConditionalGeneration"
     size = trainer.processing_class.image_processor.size
     assert size["shortest_edge"] == size["longest_edge"] == 112 * 112  # the checkpoint's own
@@ -142,7 +145,9 @@ def test_a_policy_that_wants_image_tokens_gets_none(build, tiny_model):
     trainer.train()  # the second step, with its new rollouts, is where a sampled placeholder would stop it
     assert len(trainer.seen) == 2
     for inputs in trainer.seen:
-        assert inputs["completion_mask"].sum() >= 4 and not set(inputs["completion_ids"].unique().tolist()) & set(wanted)
+        assert inputs["completion_mask"].sum() >= 4 and not set(inputs["completion_ids"].unique().tolist()) & set(
+            wanted
+        )
 
 
 def test_the_ban_reaches_every_backend_and_keeps_the_users_settings():
@@ -166,8 +171,7 @@ def test_the_ban_reaches_every_backend_and_keeps_the_users_settings():
 def test_vllm_is_handed_the_ban(build, monkeypatch, tiny_model):
     handed = {}
     module = inspect.getmodule(trl.GRPOTrainer)
-    monkeypatch.setattr(module, "VLLMGeneration", lambda **given: handed.update(given), raising=False)
-    monkeypatch.setattr(module, "is_vllm_available", lambda *_, **__: True)
+    monkeypatch.setattr(module, "VLLMGeneration", lambda **given: handed.update(given))
     build(use_vllm=True, vllm_mode="colocate")
     words = load_processor(tiny_model, LIMITS).tokenizer
     assert handed["generation_kwargs"] == {"logit_bias": dict.fromkeys(banned(words), -100.0)}
@@ -237,7 +241,7 @@ def test_reward_components_are_logged_whatever_passes_the_gate(build, tmp_path):
     box = "(0,0),(500,500)"  # per mille of 224: the truth, 0,0,112,112
     trainer = build([rewards.resolve("gated")], cls=Scripted)
     trainer.script = [GOOD.format(box), BAD.format(box), GOOD.format("no"), GOOD.format("yes")]
-    order = [row["task"] for row in trainer.get_train_dataloader().__iter__().__next__()]
+    order = [row["task"] for row in next(iter(trainer.get_train_dataloader()))]
     if order[0] == "vqa":
         trainer.script = trainer.script[2:] + trainer.script[:2]
     trainer.train()
@@ -246,9 +250,13 @@ def test_reward_components_are_logged_whatever_passes_the_gate(build, tmp_path):
     assert {name: log[f"reward_raw/{name}"] for name in expected} == expected
     assert log["reward"] == pytest.approx((1.0 + 0.0 + 0.3 + 1.0) / 4)
     (table,) = (pandas.read_parquet(path) for path in (tmp_path / "run/completions").glob("*.parquet"))
-    raw = dict(zip(table["completion"], zip(table["reward_raw/format"], table["reward_raw/task"]), strict=True))
-    assert raw == dict(zip([GOOD.format(box), BAD.format(box), GOOD.format("no"), GOOD.format("yes")],
-                           [(1, 1), (0, 1), (1, 0), (1, 1)], strict=True))  # fmt: skip
+    raw = {row["completion"]: (row["reward_raw/format"], row["reward_raw/task"]) for _, row in table.iterrows()}
+    assert raw == {
+        GOOD.format(box): (1, 1),
+        BAD.format(box): (0, 1),
+        GOOD.format("no"): (1, 0),
+        GOOD.format("yes"): (1, 1),
+    }
     assert set(table["task"]) == {"grounding", "vqa"} and "<image>" in table["prompt"][0]
     assert sorted(set(table["image_file"])) == [str(tmp_path / "0.png"), str(tmp_path / "1.png")]
 

@@ -41,9 +41,9 @@ def test_a_recipe_overrides_the_wording_of_one_task_only():
 def test_braces_in_the_data_are_text():
     """Only the template is a template: a question that looks like one stays as it is."""
     assert prompts.user_text(sample("open_ended"), "what is {options} {0} {{x}}?") == "what is {options} {0} {{x}}?"
-    assert prompts.user_text(sample("choice", choices=["{question}", "b"]), "q", {"choice": "{question} {options}"}) == (
-        "q A. {question} B. b"
-    )
+    assert prompts.user_text(
+        sample("choice", choices=["{question}", "b"]), "q", {"choice": "{question} {options}"}
+    ) == ("q A. {question} B. b")
     assert prompts.user_text(sample("vqa"), "q", {"vqa": "{{json}} {question}"}) == "{json} q"
 
 
@@ -66,7 +66,9 @@ def test_styles(style, override, system):
 def test_the_r1_system_prompt_names_the_four_tags_once_in_its_pattern():
     pattern = "<think> reasoning </think><answer> answer </answer>"
     assert prompts.R1_SYSTEM.endswith(pattern)
-    assert all(tag in prompts.R1_SYSTEM.removesuffix(pattern) for tag in ("<think>", "</think>", "<answer>", "</answer>"))
+    assert all(
+        tag in prompts.R1_SYSTEM.removesuffix(pattern) for tag in ("<think>", "</think>", "<answer>", "</answer>")
+    )
 
 
 def test_the_reference_is_never_part_of_the_prompt():

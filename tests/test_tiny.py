@@ -36,7 +36,12 @@ def test_digits_stand_alone(words):
 
 def test_every_text_survives_the_tokenizer(words):
     """Byte level: also what the demo world never says."""
-    for text in ("Where is the red ship?", "größer 艦 🚢", " two  spaces\n\n\ttab", "<think>a</think><answer>b</answer>"):
+    for text in (
+        "Where is the red ship?",
+        "größer 艦 🚢",
+        " two  spaces\n\n\ttab",
+        "<think>a</think><answer>b</answer>",
+    ):
         assert words.decode(words(text).input_ids) == text
 
 
@@ -71,7 +76,7 @@ def test_the_chat_template_is_qwens(processor):
     """Byte for byte the one that TRL knows, and so can replace by its training variant."""
     from trl.chat_template_utils import qwen2_5_vl_chat_template
 
-    assert tiny.CHAT_TEMPLATE == qwen2_5_vl_chat_template
+    assert qwen2_5_vl_chat_template == tiny.CHAT_TEMPLATE
     assert processor.chat_template == qwen2_5_vl_chat_template
 
 
