@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import commands
-from tests.support.commands import ACCELERATE, ROOT, errors
+from tests.support.commands import ROOT, errors
 
-pytestmark = pytest.mark.xdist_group("launchers")  # one process imports TRL for all of them
 ARGUMENTS = {"sft": commands.sft, "grpo": commands.grpo, "eval": commands.evaluation}
 RECIPES = {"sft": "SFTRecipe", "grpo": "GRPORecipe", "eval": "EvalRecipe"}
 
@@ -227,6 +226,5 @@ def test_messages_reach_a_real_terminal(demo_data, shell, tmp_path):
 def test_two_processes_give_one_message(demo_data, shell, tmp_path):
     """`accelerate launch` adds its own report of the exit code; ours is there once, and the command fails."""
     argv = commands.sft(shell, demo_data, tmp_path / "run", "data.train.0.path=nowhere.json")
-    two = ["--config_file", ROOT / "recipes/accelerate/cpu2.yaml"]
-    done = commands.run([*ACCELERATE, *two, ROOT / "launch/sft.py", *argv], cwd=tmp_path, expect=1)
+    done = commands.run([*commands.two_processes(), ROOT / "launch/sft.py", *argv], cwd=tmp_path, expect=1)
     assert len(errors(done.stderr)) == 1 and "nowhere.json" in errors(done.stderr)[0]

@@ -16,10 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import ACCELERATE, ROOT, grpo, run
+from tests.support.commands import ROOT, grpo, run, two_processes
 
-pytestmark = pytest.mark.xdist_group("distributed")
-TWO = ["--config_file", ROOT / "recipes/accelerate/cpu2.yaml"]
 TRAINING = {
     "per_device_train_batch_size": 2,  # one group of 4 in two processes
     "num_generations": 4,
@@ -49,7 +47,7 @@ def trained(tiny_model, demo_data, tmp_path_factory):
         settings = [f"training.{key}={value}" for key, value in TRAINING.items()]
         argv = grpo(tiny_model, demo_data, folder / name, *settings, f"rewards.0.use={reward}:letters")
         script = ROOT / ("tests/support/zero_cpu.py" if zero else "launch/grpo.py")
-        done = run([*ACCELERATE, *TWO, script, *argv, f"sharding.zero={zero}"], cwd=folder)
+        done = run([*two_processes(), script, *argv, f"sharding.zero={zero}"], cwd=folder)
         results[name] = folder / name, done.stdout + done.stderr
     return results
 

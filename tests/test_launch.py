@@ -15,7 +15,6 @@ from PIL import Image
 
 from tests.support.commands import ACCELERATE, LIMIT, ROOT, environment, evaluation, grpo, run, sft
 
-pytestmark = pytest.mark.xdist_group("launch")
 QUESTIONS = 12
 """Rows of the fixture `demo_data` to be answered: three test files of 4."""
 

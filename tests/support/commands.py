@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,14 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 """`accelerate launch`, by the interpreter that runs the tests."""
 LIMIT = 300
 """Seconds after which a command counts as hung; the slowest takes half a minute on two free cores."""
+
+
+def two_processes() -> list:
+    """`accelerate launch` with two processes on the CPU, which meet at a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [*ACCELERATE, "--config_file", ROOT / "recipes/accelerate/cpu2.yaml", "--main_process_port", port]
 
 
 def environment(**more: str) -> dict[str, str]:
