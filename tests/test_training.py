@@ -1,5 +1,6 @@
 """From a recipe to TRL's arguments: precision, what a recipe may not say twice, DeepSpeed."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sft.recipe import SFTRecipe
 from vlm import config
 from vlm.errors import RecipeError
 from vlm.recipe import LoraSection, ModelSection, ShardingSection, TrackingSection
-from vlm.training import OWNED, arguments, load_dtype
+from vlm.training import OWNED, arguments, check_masters, load_dtype
 
 pytestmark = pytest.mark.xdist_group("grpo")
 ROOT = Path(__file__).parents[1]
@@ -34,6 +35,15 @@ def recipe(cls=GRPORecipe, dtype="float32", **fields):
 def test_who_keeps_the_float32_weights(zero, lora, loaded):
     assert load_dtype(ModelSection("m", dtype="bfloat16", lora=lora), ShardingSection(zero=zero)) == loaded
     assert load_dtype(ModelSection("m", dtype="float32", lora=lora), ShardingSection(zero=zero)) == "float32"
+
+
+def test_flash_attention_does_not_meet_float32_masters():
+    flash = ModelSection("m", dtype="bfloat16", attention="flash_attention_2")
+    with pytest.raises(RecipeError, match="kept in float32.*sharding.zero=1"):
+        check_masters(flash, ShardingSection(zero=0))
+    check_masters(flash, ShardingSection(zero=2))
+    check_masters(dataclasses.replace(flash, lora=LoraSection()), ShardingSection(zero=0))
+    check_masters(dataclasses.replace(flash, attention="auto"), ShardingSection(zero=0))
 
 
 @pytest.mark.parametrize("cls", [GRPORecipe, SFTRecipe])

@@ -47,6 +47,15 @@ def load_dtype(model: ModelSection, sharding: ShardingSection) -> str:
     return model.dtype if sharding.zero or model.lora is not None else "float32"
 
 
+def check_masters(model: ModelSection, sharding: ShardingSection) -> None:
+    """Refuse FlashAttention-2 with float32 master weights: rollouts run outside autocast, and it takes no float32."""
+    if model.attention == "flash_attention_2" and load_dtype(model, sharding) == "float32":
+        raise RecipeError(
+            "model.attention is flash_attention_2, but without DeepSpeed and LoRA the weights are kept in float32, "
+            "which it does not take; write sharding.zero=1 (2, 3), or add model.lora, or model.attention=sdpa"
+        )
+
+
 def track(tracking: TrackingSection, output: str) -> None:
     """Hand the recipe's `tracking:` section to wandb through its environment variables."""
     if "wandb" not in tracking.report_to:
@@ -72,6 +81,7 @@ def arguments(config: type, recipe: Any, **forced: Any):
     import torch
 
     check_launch(recipe.sharding)
+    check_masters(recipe.model, recipe.sharding)
     track(recipe.tracking, recipe.output)
     values = {
         "logging_steps": 1,
