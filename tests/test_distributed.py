@@ -45,7 +45,7 @@ def trained(tiny_model, demo_data, tmp_path_factory):
     results = {}
     for name, zero in STAGES.items():
         settings = [f"training.{key}={value}" for key, value in TRAINING.items()]
-        argv = grpo(tiny_model, demo_data, folder / name, *settings, f"rewards.0.use={reward}:letters")
+        argv = grpo(tiny_model, demo_data, folder / name, *settings, f"rewards=[{{use: {reward}:letters}}]")
         script = ROOT / ("tests/support/zero_cpu.py" if zero else "launch/grpo.py")
         done = run([*two_processes(), script, *argv, f"sharding.zero={zero}"], cwd=folder)
         results[name] = folder / name, done.stdout + done.stderr
