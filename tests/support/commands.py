@@ -25,8 +25,8 @@ def two_processes() -> list:
 
 def environment(**more: str) -> dict[str, str]:
     """The tests' environment without what the launchers set for themselves, and with progress bars off."""
-    dropped = ("WANDB_MODE", "HF_HUB_DISABLE_TELEMETRY", "HF_UPDATE_DOWNLOAD_COUNTS", "WANDB_ERROR_REPORTING")
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    dropped = ("WANDB_", "HF_HUB_DISABLE_TELEMETRY", "HF_UPDATE_DOWNLOAD_COUNTS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     return {**kept, "COLUMNS": "100", **more}
 
 
