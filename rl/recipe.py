@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from vlm.recipe import (
     ShardingSection,
     TrackingSection,
 )
+from vlm.runs import processes
 from vlm.training import OWNED
 
 
@@ -76,7 +76,7 @@ class GRPORecipe:
                 "training.use_transformers_continuous_batching: transformers has it for text models only; use use_vllm"
             )
         if "generation_batch_size" not in self.training:
-            self._check_batch(group, int(os.environ.get("WORLD_SIZE", "1")))
+            self._check_batch(group, processes())
 
     def _check_batch(self, group: int, processes: int) -> None:
         batch = int(self.training.get("per_device_train_batch_size", 8))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vlm.errors import RecipeError
 from vlm.recipe import SourceSection
+from vlm.runs import processes
 from vlm.samples import Faults, read
 from vlm.training import load_dtype
 
@@ -49,5 +49,5 @@ def common(recipe: Any) -> dict[str, Any]:
         "max_steps": asked.get("max_steps", -1),
         "checkpointing": asked.get("gradient_checkpointing", True),
         "gpus": recipe.gpus,
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": processes(),
     }
