@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vlm.errors import RecipeError
-from vlm.recipe import DataSection, ImageSection, ModelSection, PromptSection
+from vlm.recipe import StageRecipe
 
 
 @dataclass
@@ -34,31 +34,20 @@ class GenerationSection:
 
 
 @dataclass
-class EvalRecipe:
-    """Generate answers to held-out questions and score them."""
+class EvalRecipe(StageRecipe):
+    """Generate answers to held-out questions (`data.eval`) and score them.
 
-    model: ModelSection
-    "The model that answers."
-    output: str
-    "Run folder: predictions.jsonl, metrics.json, table.md, pictures.png."
+    An interrupted evaluation is continued from what it wrote; a finished one is refused without `overwrite`.
+    """
+
     stage: Literal["eval"] = "eval"
     "Which launcher the recipe is for."
-    images: ImageSection = field(default_factory=ImageSection)
-    "Pixel limits, the same as in training."
-    prompt: PromptSection = field(default_factory=PromptSection)
-    "How questions are asked."
-    data: DataSection = field(default_factory=DataSection)
-    "`eval:` names the questions."
     generation: GenerationSection = field(default_factory=GenerationSection)
     "How answers are generated."
     inside: Literal["answer", "text"] = "answer"
     "Read the answer inside the one <answer> … </answer>, or take the whole completion (base models asked directly)."
     pictures: int = 12
     "How many held-out scenes the picture grid shows; 0 for none."
-    seed: int = 0
-    "Seed of sampling."
-    overwrite: bool = False
-    "Replace an earlier evaluation in `output`; without it an interrupted one is continued and a finished one refused."
 
     def check(self) -> None:
         if not self.data.eval:

@@ -150,7 +150,7 @@ def plan(recipe: EvalRecipe) -> None:
     for source in recipe.data.eval:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
-    count = rows(known, "eval")
+    count = rows(known, recipe.data.tasks, "eval")
     low, high = visual_range(recipe.images.min_pixels, recipe.images.max_pixels)
     console.print(f"{count} questions in {-(-count // recipe.generation.batch_size)} batches")
     console.print(f"{low} to {high} visual tokens an image, up to {recipe.generation.max_new_tokens} new tokens each")

@@ -6,14 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vlm.errors import RecipeError
-from vlm.recipe import (
-    DataSection,
-    ImageSection,
-    ModelSection,
-    PromptSection,
-    ShardingSection,
-    TrackingSection,
-)
+from vlm.recipe import TrainingRecipe
 from vlm.runs import processes
 from vlm.training import OWNED
 
@@ -31,21 +24,11 @@ class RewardSection:
 
 
 @dataclass
-class GRPORecipe:
+class GRPORecipe(TrainingRecipe):
     """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) with the rewards below."""
 
-    model: ModelSection
-    "The policy; with `training.beta` above 0 its starting point is the reference model too."
-    output: str
-    "Run folder: recipe, metrics, completions, curves; the trained model lies in `final/`."
     stage: Literal["grpo"] = "grpo"
     "Which launcher the recipe is for."
-    images: ImageSection = field(default_factory=ImageSection)
-    "Pixel limits."
-    prompt: PromptSection = field(default_factory=PromptSection)
-    "How questions are asked."
-    data: DataSection = field(default_factory=DataSection)
-    "Where the prompts come from."
     rewards: list[RewardSection] = field(default_factory=lambda: [RewardSection("gated")])
     "What is rewarded; `gated` is the paper's composition."
     training: dict[str, Any] = field(
@@ -53,16 +36,6 @@ class GRPORecipe:
         metadata={"keys_of": "trl:GRPOConfig", "owned": {**OWNED, "reward_weights": "rewards"}},
     )
     "TRL's GRPOConfig, key by key (learning_rate, num_generations, beta, loss_type, use_vllm, …)."
-    sharding: ShardingSection = field(default_factory=ShardingSection)
-    "DeepSpeed ZeRO."
-    tracking: TrackingSection = field(default_factory=TrackingSection)
-    "Dashboards."
-    gpus: str | None = None
-    "Target of `--dry-run`, e.g. 8xA100-80G."
-    seed: int = 0
-    "Seed of data order, sampling and adapters."
-    overwrite: bool = False
-    "Replace an earlier run in `output` instead of refusing."
 
     def check(self) -> None:
         """Refuse, before any weight loads, what TRL would only refuse later or not at all."""

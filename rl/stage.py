@@ -71,7 +71,7 @@ def plan(recipe: GRPORecipe) -> None:
     asked: dict[str, Any] = recipe.training
     job = Job(
         stage="grpo",
-        samples=rows(recipe.data.train),
+        samples=rows(recipe.data.train, recipe.data.tasks),
         group=asked.get("num_generations", 8),
         beta=asked.get("beta", 0.0),
         completion_tokens=asked.get("max_completion_length", 256),

@@ -19,10 +19,8 @@ from typing import Any
 
 import trl
 from transformers import AutoConfig
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from vlm.loading import load_processor
-from vlm.recipe import ImageSection
+from vlm.loading import load_processor, stored_limits
 
 LOGGED_COLUMNS = ("image_file", "task", "answer")
 FORBIDDEN = -100.0
@@ -45,9 +43,8 @@ def where(model, args: trl.GRPOConfig) -> dict[str, Any]:
 
 def default_processor(model, args: trl.GRPOConfig):
     """The checkpoint's own, with its own pixel limits; AutoProcessor, which TRL takes, needs torchvision for it."""
-    size = Qwen2VLImageProcessorPil.from_pretrained(name_of(model), **where(model, args)).size
-    limits = ImageSection(min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
-    return load_processor(name_of(model), limits, **where(model, args))
+    name, options = name_of(model), where(model, args)
+    return load_processor(name, stored_limits(name, options["revision"]), **options)
 
 
 def banned_tokens(model, args: trl.GRPOConfig) -> list[int]:

@@ -6,33 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vlm.errors import RecipeError
-from vlm.recipe import (
-    DataSection,
-    ImageSection,
-    ModelSection,
-    PromptSection,
-    ShardingSection,
-    TrackingSection,
-)
+from vlm.recipe import TrainingRecipe
 from vlm.training import OWNED
 
 
 @dataclass
-class SFTRecipe:
+class SFTRecipe(TrainingRecipe):
     """Supervised fine-tuning on conversations; the loss counts the assistant's tokens only."""
 
-    model: ModelSection
-    "What is trained."
-    output: str
-    "Run folder: recipe, metrics, curves; the trained model lies in `final/`."
     stage: Literal["sft"] = "sft"
     "Which launcher the recipe is for."
-    images: ImageSection = field(default_factory=ImageSection)
-    "Pixel limits."
-    prompt: PromptSection = field(default_factory=PromptSection)
-    "How questions are asked."
-    data: DataSection = field(default_factory=DataSection)
-    "Conversations to learn from."
     training: dict[str, Any] = field(
         default_factory=dict,
         metadata={
@@ -45,16 +28,6 @@ class SFTRecipe:
         },
     )
     "TRL's SFTConfig, key by key (learning_rate, num_train_epochs, gradient_checkpointing, …)."
-    sharding: ShardingSection = field(default_factory=ShardingSection)
-    "DeepSpeed ZeRO."
-    tracking: TrackingSection = field(default_factory=TrackingSection)
-    "Dashboards."
-    gpus: str | None = None
-    "Target of `--dry-run`, e.g. 8xA100-80G."
-    seed: int = 0
-    "Seed of data order and adapters."
-    overwrite: bool = False
-    "Replace an earlier run in `output` instead of refusing."
 
     def check(self) -> None:
         if not self.data.train:

@@ -55,4 +55,4 @@ def plan(recipe: SFTRecipe) -> None:
     from vlm.plan import Job, training
     from vlm.planned import common, rows
 
-    training(Job(stage="sft", samples=rows(recipe.data.train), **common(recipe))).render()
+    training(Job(stage="sft", samples=rows(recipe.data.train, recipe.data.tasks), **common(recipe))).render()

@@ -126,7 +126,7 @@ def merge(adapter: str, out: str) -> None:
     from peft import PeftModel
     from transformers import AutoTokenizer
 
-    from vlm.loading import load_model, load_processor, raw_config
+    from vlm.loading import load_model, load_processor, raw_config, stored_limits
 
     settings = Path(adapter) / "adapter_config.json"
     if not settings.is_file():
@@ -141,19 +141,10 @@ def merge(adapter: str, out: str) -> None:
     # The pixel limits and tokenizer of the stage that made the adapter stand beside it, when the trainer
     # saved them.
     source = adapter if (Path(adapter) / "processor_config.json").is_file() else base
-    processor = load_processor(base, _pixels(source), revision)
+    processor = load_processor(base, stored_limits(source), revision)
     if source == adapter:
         processor.tokenizer = AutoTokenizer.from_pretrained(adapter)
     processor.save_pretrained(out)
-
-
-def _pixels(path: str):
-    from types import SimpleNamespace
-
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    size = Qwen2VLImageProcessorPil.from_pretrained(path).size
-    return SimpleNamespace(min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from vlm.errors import RecipeError
+from vlm.recipe import ImageSection
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +169,14 @@ def load_processor(path: str, images, revision: str | None = None, trust_remote_
     )
     processor.video_settings = settings.get("video_processor")
     return processor
+
+
+def stored_limits(path: str, revision: str | None = None) -> ImageSection:
+    """The pixel limits that a checkpoint, or an adapter saved with its processor, carries itself."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    size = Qwen2VLImageProcessorPil.from_pretrained(path, revision=revision).size
+    return ImageSection(min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
 
 
 def _check_pixels(images) -> None:

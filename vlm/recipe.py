@@ -202,6 +202,38 @@ class TrackingSection:
                 )
 
 
+@dataclass
+class StageRecipe:
+    """What a recipe of any stage holds."""
+
+    model: ModelSection
+    "The model to train or to ask; in GRPO with `training.beta` above 0 its starting point is the reference model too."
+    output: str
+    "Run folder: the resolved recipe, metrics, pictures; a trained model lies in `final/`."
+    images: ImageSection = field(default_factory=ImageSection)
+    "Pixel limits, the same in every stage."
+    prompt: PromptSection = field(default_factory=PromptSection)
+    "How questions are asked."
+    data: DataSection = field(default_factory=DataSection)
+    "Where rows come from: `train:` is learnt from, `eval:` is held out."
+    seed: int = 0
+    "Seed of data order, sampling and adapters."
+    overwrite: bool = False
+    "Replace what an earlier run left in `output` instead of refusing."
+
+
+@dataclass
+class TrainingRecipe(StageRecipe):
+    """What a recipe of any training stage adds."""
+
+    sharding: ShardingSection = field(default_factory=ShardingSection)
+    "DeepSpeed ZeRO."
+    tracking: TrackingSection = field(default_factory=TrackingSection)
+    "Dashboards."
+    gpus: str | None = None
+    "Target of `--dry-run`, e.g. 8xA100-80G."
+
+
 def _known_tasks(key: str, tasks: list[str]) -> None:
     for task in tasks:
         if task not in TASKS:
