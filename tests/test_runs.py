@@ -110,6 +110,8 @@ def test_overwrite_deletes_records_and_checkpoints_only(tmp_path):
     run.log(1, {"loss": 1})
     run.finish()
     (tmp_path / "checkpoint-10").mkdir()
+    (tmp_path / "completions").mkdir()
+    (tmp_path / "completions" / "completions_00001.parquet").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("mine")
     Run.create(tmp_path, {"seed": 2}, overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["environment.json", "notes.txt", "recipe.yaml"]

@@ -68,7 +68,10 @@ def launch(
         recipe = config.load(arguments.recipe, recipe_class, arguments.overrides)
         if not arguments.dry_run:
             check_machine(recipe)
-        (plan if arguments.dry_run else train)(recipe)
+        if not arguments.dry_run:
+            train(recipe)
+        elif is_main_process():  # eight processes print one plan
+            plan(recipe)
     except UserError as error:
         say(f"error: {error}")
         return EXIT_USER_ERROR

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from vlm.training import load_dtype
 logger = logging.getLogger(__name__)
 
 
-def rows(sources: Sequence[SourceSection], role: str = "train") -> int:
-    """How many rows the sources hold; a file that is not here counts with its `limit`.
+def rows(sources: Sequence[SourceSection], tasks: Sequence[str] | None, role: str = "train") -> int:
+    """How many rows of these tasks (None: all) the sources hold; a file that is not here counts with its `limit`.
 
     Raises: RecipeError where neither file nor limit says.
     """
@@ -26,8 +27,7 @@ def rows(sources: Sequence[SourceSection], role: str = "train") -> int:
     for source in sources:
         if Path(source.path).exists():
             found = read(source.path, source.format, source.images, source.task, "skip", Faults(), verify_images=False)
-            count = sum(1 for _ in found)
-            total += min(count, source.limit or count)
+            total += sum(1 for _ in islice((s for s in found if tasks is None or s.task in tasks), source.limit))
         elif source.limit is not None:
             logger.warning("%s is not here; planning with its limit of %d rows", source.path, source.limit)
             total += source.limit

@@ -63,7 +63,7 @@ class Run:
         A folder in which a run has finished or has measured something is refused with UserError, unless
           resume: metrics.jsonl is continued; a recipe.yaml or environment.json that differs is kept under a
                   number (recipe.1.yaml, …);
-          overwrite: the earlier run's records and its checkpoint-* folders are deleted; other files stay.
+          overwrite: the earlier run's records, its completions and checkpoint-* folders are deleted; other files stay.
         main: whether this process writes; by default rank 0.
         """
         if overwrite and resume:
@@ -176,7 +176,7 @@ def _delete_records(folder: Path) -> None:
     for pattern in ("recipe*.yaml", "environment*.json", METRICS, FINISHED):
         for path in folder.glob(pattern):
             path.unlink()
-    for path in folder.glob("checkpoint-*"):
+    for path in (*folder.glob("checkpoint-*"), folder / "completions"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
 
