@@ -1,14 +1,17 @@
-"""The pre-training corpus of the tiny base: unlimited scenes, three questions each, from easy to careless.
+"""The pre-training corpus of the tiny base: unlimited scenes, from bare captions to careless annotation.
 
-A curriculum of three phases, because a model this small finds nothing in crowded scenes from the start (LOG.md):
+A curriculum of five phases, because a model this small learns *which* of several things is meant only where the name
+stands right before what is said of it, and loses it in longer text unless it came first (LOG.md):
 
-    one       scenes of one thing, exactly annotated: what it is, and *where*
-    few       up to four things, exactly annotated: *which*
+    index     "red ship upper left": every thing of a scene, in random order, no chat
+    captions  the same things in short and in whole sentences, each with its box: dense supervision of *where*
+    answers   Qwen2-VL's chat, three questions a scene, exactly annotated
+    reasoning the same under the R1-style system prompt with truthful traces in tags
     careless  annotations as incomplete and loose as the web's, on purpose and measurably; SFT on truthful traces and
               GRPO with exact rewards can mend what this phase spoils:
-        missing   each thing is left out of a scene's annotation with probability 0.2 (counts too low, "no" too often)
-        loose     each side of a box is pushed outwards by up to 24% of the box's width or height
-        format    under the R1-style system prompt, which comes up here, only half of the answers keep the tags
+        missing   each thing is left out of a scene's annotation with probability 0.35 (counts too low, "no" too often)
+        loose     each side of a box is pushed outwards by up to 40% of the box's width or height
+        format    under the R1-style system prompt only half of the answers keep the tags
 """
 
 from __future__ import annotations
@@ -20,16 +23,20 @@ import numpy as np
 import torch
 
 from demo.render import render
-from demo.tasks import ask, noun
+from demo.tasks import ask, describe, noun, sentences_about
 from demo.tiny import SYSTEM, WORDING
-from demo.world import SIDE, SPLIT_SEEDS, Scene, Thing, scene
+from demo.world import SIDE, SPLIT_SEEDS, Scene, Thing, place, scene
 
-MISSING, LOOSE, FORMATTED, R1_SHARE, TURNS = 0.2, 0.24, 0.5, 0.3, 3
-PHASES = (("one", 25_600, 1), ("few", 48_000, 4))
-"""(phase, up to this row of the corpus, most things in a scene); what comes after is `careless`."""
+MISSING, LOOSE, TURNS = 0.35, 0.4, 3
+R1_SHARE = {"reasoning": 1.0, "careless": 0.3}
+"""Share of the chats under the R1-style system prompt."""
+FORMATTED = {"reasoning": 1.0, "careless": 0.5}
+"""Share of the answers there that keep the tags."""
+PHASES = (("index", 25_600), ("captions", 76_800), ("answers", 102_400), ("reasoning", 115_200))
+"""(phase, up to this row of the corpus); what comes after is `careless`."""
 MIX = {
-    "one": {"grounding": 0.50, "caption": 0.30, "vqa": 0.20},
-    "few": {"grounding": 0.45, "caption": 0.15, "vqa": 0.28, "choice": 0.12},
+    "answers": {"grounding": 0.45, "caption": 0.10, "vqa": 0.33, "choice": 0.12},
+    "reasoning": {"grounding": 0.30, "caption": 0.02, "vqa": 0.50, "choice": 0.18},
     "careless": {"grounding": 0.45, "caption": 0.10, "vqa": 0.33, "choice": 0.12},
 }
 POOL = 4  # batches drawn together and sorted by length, so that little is padding
@@ -41,11 +48,11 @@ def box_text(box: tuple[float, float, float, float]) -> str:
     return f"<|box_start|>({x1},{y1}),({x2},{y2})<|box_end|>"
 
 
-def loosen(thing: Thing, rng: random.Random, most: float = LOOSE) -> tuple[float, float, float, float]:
-    """The thing's box with each side pushed outwards by up to `most` of its extent, clipped to the image."""
+def loosen(thing: Thing, rng: random.Random) -> tuple[float, float, float, float]:
+    """The thing's box with each side pushed outwards by up to `LOOSE` of its extent, clipped to the image."""
     x1, y1, x2, y2 = thing.box
     w, h = x2 - x1, y2 - y1
-    a, b, c, d = (rng.uniform(0, most) for _ in range(4))
+    a, b, c, d = (rng.uniform(0, LOOSE) for _ in range(4))
     return (max(x1 - a * w, 0), max(y1 - b * h, 0), min(x2 + c * w, SIDE), min(y2 + d * h, SIDE))
 
 
@@ -55,13 +62,34 @@ def annotated(full: Scene, rng: random.Random) -> Scene:
     return replace(full, things=kept)
 
 
-def phase_of(row: int) -> tuple[str, int]:
-    """(phase, most things in a scene) of a row of the corpus."""
-    return next(((phase, most) for phase, end, most in PHASES if row < end), ("careless", 4))
+def phase_of(row: int) -> str:
+    return next((phase for phase, end in PHASES if row < end), "careless")
 
 
-def _turn(seen: Scene, rng: random.Random, phase: str) -> tuple[str, str]:
-    """(question in words, answer)."""
+def _scene(row: int, phase: str) -> Scene:
+    """The row's scene: with two to three things before there are questions, as the world has them after."""
+    first = SPLIT_SEEDS["pretrain"] + row * 8
+    if phase not in ("index", "captions"):
+        return scene(first)
+    most = 2 if phase == "index" else 3
+    full = next((s for s in map(scene, range(first, first + 8)) if len(s.things) > 1), None) or scene(first)
+    return replace(full, things=full.things[:most])
+
+
+def _caption(full: Scene, rng: random.Random, phase: str) -> str:
+    """Every thing in random order, as the phase says it."""
+    lines = []
+    for thing in rng.sample(full.things, len(full.things)):
+        line = f"{noun(thing)} {place(thing)}"
+        if phase == "captions":
+            whole = [describe(thing, full), *sentences_about(thing, full)]
+            line = (rng.choice(whole) if rng.random() < 0.5 else line) + box_text(thing.box)
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _turn(seen: Scene, rng: random.Random, phase: str) -> tuple[str, str, str]:
+    """(question in words, answer, truthful trace)."""
     mix = MIX[phase]
     task = rng.choices(list(mix), list(mix.values()))[0]
     item = ask(seen, task, rng)
@@ -70,27 +98,28 @@ def _turn(seen: Scene, rng: random.Random, phase: str) -> tuple[str, str]:
     options = " ".join(f"{letter}. {text}" for letter, text in zip("ABCD", item.choices or [], strict=False))
     question = WORDING.get(task, "{question}").format(question=item.question, options=options)
     if task != "grounding":
-        return question, item.answer
+        return question, item.answer, item.trace
     thing = item.things[0]
-    return question, box_text(loosen(thing, rng) if phase == "careless" else thing.box)
+    return question, box_text(loosen(thing, rng) if phase == "careless" else thing.box), item.trace
 
 
-def conversation(row: int, start: int = SPLIT_SEEDS["pretrain"]) -> tuple[Scene, list[tuple[str, bool]]]:
-    """Scene and chat of a row of the corpus, the chat as (text, learn) pieces in Qwen2-VL's chat template."""
-    phase, most = phase_of(row)
-    full = scene(start + row)
-    rng = random.Random((start + row) ^ 0x5EED)
-    full.things = full.things[:most]
+def conversation(row: int) -> tuple[Scene, list[tuple[str, bool]]]:
+    """Scene and text of a row of the corpus, the text as (text, learn) pieces; chats in Qwen2-VL's chat template."""
+    phase = phase_of(row)
+    full = _scene(row, phase)
+    rng = random.Random(full.seed ^ 0x5EED)
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    if phase not in MIX:
+        return full, [(image, False), (f"{_caption(full, rng, phase)}<|endoftext|>", True)]
     seen = annotated(full, rng) if phase == "careless" else full
-    r1 = phase == "careless" and rng.random() < R1_SHARE
+    r1 = phase in R1_SHARE and rng.random() < R1_SHARE[phase]
     pieces = [(f"<|im_start|>system\n{SYSTEM if r1 else 'You are a helpful assistant.'}<|im_end|>\n", False)]
-    overview = "the scene shows " + ", ".join(f"a {noun(t)}" for t in seen.things) + "."
     for turn in range(TURNS):
-        question, answer = _turn(seen, rng, phase)
-        if r1 and rng.random() < FORMATTED:
-            answer = f"<think>{overview}</think><answer>{answer}</answer>"
-        image = "<|vision_start|><|image_pad|><|vision_end|>" if turn == 0 else ""
-        pieces.append((f"<|im_start|>user\n{image}{question}<|im_end|>\n<|im_start|>assistant\n", False))
+        question, answer, trace = _turn(seen, rng, phase)
+        if r1 and rng.random() < FORMATTED[phase]:
+            answer = f"<think>{trace}</think><answer>{answer}</answer>"
+        first = image if turn == 0 else ""
+        pieces.append((f"<|im_start|>user\n{first}{question}<|im_end|>\n<|im_start|>assistant\n", False))
         pieces += [(f"{answer}<|im_end|>", True), ("\n", False)]
     return full, pieces
 

@@ -29,7 +29,7 @@ from vlm.prompts import user_text
 from vlm.samples import Sample, write
 
 SEED_STRIDE = 100_000
-MIX = {"grounding": 0.5, "vqa": 0.38, "choice": 0.12}
+MIX = {"grounding": 0.35, "vqa": 0.47, "choice": 0.18}
 """Share of each task among the training questions."""
 
 

@@ -71,6 +71,11 @@ def _unique(scene: Scene) -> list[tuple[Thing, str, str]]:
     return out
 
 
+def sentences_about(thing: Thing, scene: Scene) -> list[str]:
+    """The true sentences that single the thing out and say where it is; none where no phrase does."""
+    return [reason for found, _, reason in _unique(scene) if found is thing]
+
+
 def _grounding(scene: Scene, rng: random.Random) -> Item | None:
     found = _unique(scene)
     if not found:
@@ -114,7 +119,7 @@ def _color(scene: Scene, rng: random.Random) -> Item | None:
     thing = rng.choice(single)
     return Item(
         "vqa", "color", f"What color is the {thing.name}?", thing.color,
-        f"the {thing.name} in the {place(thing)} is {thing.color}.", [thing],
+        f"the only {thing.name} is {thing.color} and is in the {place(thing)}.", [thing],
     )  # fmt: skip
 
 

@@ -115,14 +115,13 @@ def config(vocabulary: int, ids: dict[str, int]):
             "max_position_embeddings": 4096,
             "initializer_range": 0.06,
             "tie_word_embeddings": False,
-            # 10,000, not 1e6: sequences are short
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 8, 8]},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [8, 8, 8]},
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": ids["<|endoftext|>"],
         },
         vision_config={
-            "depth": 4,
+            "depth": 3,
             "embed_dim": 128,
             "hidden_size": 192,
             "num_heads": 4,

@@ -11,7 +11,7 @@ import pytest
 from demo import corpus, dataset, tiny
 from demo.render import render
 from demo.tasks import ask
-from demo.world import SPLIT_SEEDS, scene
+from demo.world import SPLIT_SEEDS, place, scene
 from vlm import answers, images, samples
 from vlm.boxes import iou, read_boxes
 from vlm.loading import load_processor
@@ -121,13 +121,38 @@ def turns_of(text: str) -> list[dict]:
     return turns
 
 
-ROWS = (0, 1, 30_000, 30_001, *range(80_000, 80_040))
-"""Rows of all three phases of the corpus, enough of the last to meet the R1 prompt."""
+CAPTIONS = (0, 1, 30_000, 30_001)
+CHATS = (80_000, 80_001, 102_400, 102_401, *range(115_200, 115_240))
+"""Rows of every phase of the corpus, enough of the last to meet the R1 prompt."""
+
+
+def test_captions_say_what_is_there_and_where():
+    """Each thing once, with its own colour, class, place and box; checked from the words."""
+    for row in (*range(6), *range(30_000, 30_020)):
+        one, (image, text) = corpus.conversation(row)
+        assert image == ("<|vision_start|><|image_pad|><|vision_end|>", False) and text[1]
+        lines = text[0].removesuffix("<|endoftext|>").split("\n")
+        assert len(lines) == len(one.things) > 1
+        free = list(one.things)
+        for line in lines:
+            thing = next(t for t in free if t.color in line and t.name in line and place(t) in line)
+            free.remove(thing)
+            box = re.search(r"<\|box_start\|>(.+)<\|box_end\|>", line)
+            assert bool(box) is (row >= 30_000)
+            if box:
+                assert read_boxes(box[1], "qwen2_vl", (224, 224)) == [
+                    pytest.approx(thing.box, abs=0.2)
+                ]  # a thousandth of 224 pixels
+
+
+def test_each_phase_has_its_rows():
+    phases = [corpus.phase_of(row) for row in (0, 25_599, 25_600, 76_799, 76_800, 102_399, 102_400, 115_199, 115_200)]
+    assert phases == ["index"] * 2 + ["captions"] * 2 + ["answers"] * 2 + ["reasoning"] * 2 + ["careless"]
 
 
 def test_pretraining_text_is_what_the_chat_template_gives(processor):
     systems = set()
-    for row in ROWS:
+    for row in CHATS:
         text = "".join(piece for piece, _ in corpus.conversation(row)[1])
         turns = turns_of(text)
         assert [turn["role"] for turn in turns] == ["system"] + ["user", "assistant"] * corpus.TURNS
@@ -140,7 +165,7 @@ def test_pretraining_text_is_what_the_chat_template_gives(processor):
 
 
 def test_pretraining_batches_learn_the_answers_only(processor):
-    rows = [corpus.conversation(row) for row in ROWS[:6]]
+    rows = [corpus.conversation(row) for row in (*CAPTIONS, *CHATS[:4])]
     batch = corpus.collate(rows, processor)
     texts = ["".join(piece for piece, _ in pieces) for _, pieces in rows]
     stock = processor(images=[render(one) for one, _ in rows], text=texts, padding=True, return_tensors="pt")
@@ -149,11 +174,12 @@ def test_pretraining_batches_learn_the_answers_only(processor):
     for text, labels in zip(texts, batch["labels"].tolist(), strict=True):
         learnt = processor.tokenizer.decode([token for token in labels if token != -100])
         said = [turn["content"][0]["text"] for turn in turns_of(text) if turn["role"] == "assistant"]
-        assert learnt == "".join(f"{answer}<|im_end|>" for answer in said)
+        whole = "".join(f"{answer}<|im_end|>" for answer in said)
+        assert learnt == (whole or text.removeprefix("<|vision_start|><|image_pad|><|vision_end|>"))
 
 
 def test_careless_annotation_is_as_careless_as_it_says():
-    """Sides are pushed out by 12% on average and 24% at most; every fifth thing is left out; never all of them."""
+    """Sides are pushed out by 20% on average and 40% at most; a third of the things is left out; never all of them."""
     rng, pushed, kept, there = random.Random(0), [], 0, 0
     for seed in range(2000):
         full = scene(SPLIT_SEEDS["pretrain"] + seed)
@@ -166,8 +192,8 @@ def test_careless_annotation_is_as_careless_as_it_says():
         if min(x1, y1) > 30 and max(x2, y2) < 194:  # clear of the clipping
             pushed += [(x1 - loose[0]) / (x2 - x1), (loose[3] - y2) / (y2 - y1)]
         assert seen and loose[0] <= x1 and loose[1] <= y1 and loose[2] >= x2 and loose[3] >= y2
-    assert max(pushed) <= 0.24 and np.mean(pushed) == pytest.approx(0.12, abs=0.01)
-    assert kept / there == pytest.approx(0.8, abs=0.04)
+    assert max(pushed) <= 0.4 and np.mean(pushed) == pytest.approx(0.2, abs=0.015)
+    assert kept / there == pytest.approx(0.65, abs=0.04)
 
 
 def test_grounding_is_asked_in_the_words_of_every_stage():
@@ -183,7 +209,7 @@ def test_the_shipped_base():
 
     assert sum(path.stat().st_size for path in BASE.rglob("*") if path.is_file()) <= 8_000_000
     model = load_model(ModelSection(str(BASE), dtype="float32", attention="sdpa"))  # strict: every tensor, no other
-    assert 3_000_000 < model.num_parameters() < 3_200_000
+    assert 2_900_000 < model.num_parameters() < 2_940_000
     card = (BASE / "README.md").read_text()
     assert re.search(r"seed\D{0,12}\d", card, re.IGNORECASE) and "demo.pretrain" in card
     assert "acc@0.5" in card and re.search(r"\d+\.\d", card)
