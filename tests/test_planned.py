@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 
@@ -50,8 +51,18 @@ def test_a_file_that_is_not_here_counts_with_its_limit(tmp_path):
         rows([SourceSection(gone)], None)
 
 
+@pytest.fixture
+def log_levels():
+    """`launch` sets the packages' log levels; other tests of this process get back what they had."""
+    loggers = [logging.getLogger(name) for name in ("vlm", "rewards", "sft", "rl", "evals")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
 @pytest.mark.parametrize(("rank", "prints"), [("0", True), ("1", False)])
-def test_one_process_prints_the_plan(rank, prints, monkeypatch, capsys):
+def test_one_process_prints_the_plan(rank, prints, monkeypatch, capsys, log_levels):
     monkeypatch.setattr("vlm.loading.hub_reachable", lambda: False)
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", "2")
