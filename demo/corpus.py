@@ -69,7 +69,7 @@ def phase_of(row: int) -> str:
 def _scene(row: int, phase: str) -> Scene:
     """The row's scene: with two to three things before there are questions, as the world has them after."""
     first = SPLIT_SEEDS["pretrain"] + row * 8
-    if phase not in ("index", "captions"):
+    if phase in MIX:
         return scene(first)
     most = 2 if phase == "index" else 3
     full = next((s for s in map(scene, range(first, first + 8)) if len(s.things) > 1), None) or scene(first)

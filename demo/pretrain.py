@@ -12,15 +12,13 @@ import argparse
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from transformers import AutoTokenizer
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from demo.corpus import Corpus, phase_of
 from demo.muon import Muon
-from demo.tiny import PIXELS, processor, random_model, tokenizer
+from demo.tiny import processor, random_model, tokenizer
 
 WARMUP, DECAY_FROM = 50, 0.5
 
@@ -83,14 +81,12 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     # a tokenizer trained again on reworded sentences gives other ids to the same words: the checkpoint's own goes on
     words = AutoTokenizer.from_pretrained(arguments.resume.parent) if arguments.resume else tokenizer()
-    processor(words).save_pretrained(arguments.out)
+    parts = processor(words)
+    parts.save_pretrained(arguments.out)
     model, first = random_model(words, arguments.seed), 0
     if arguments.resume:
         model.load_state_dict(torch.load(arguments.resume, weights_only=True))
         first = int(arguments.resume.stem.split("-")[1])
-    parts = SimpleNamespace(
-        tokenizer=words, image_processor=Qwen2VLImageProcessorPil(min_pixels=PIXELS, max_pixels=PIXELS)
-    )
     corpus = Corpus(parts, arguments.batch, first * arguments.batch)
     batches = torch.utils.data.DataLoader(corpus, batch_size=None, num_workers=1)
     train(model, batches, first, arguments.steps, arguments.batch, arguments.out)

@@ -68,7 +68,6 @@ def launch(
         recipe = config.load(arguments.recipe, recipe_class, arguments.overrides)
         if not arguments.dry_run:
             check_machine(recipe)
-        if not arguments.dry_run:
             train(recipe)
         elif is_main_process():  # eight processes print one plan
             plan(recipe)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from vlm.errors import RecipeError
 from vlm.recipe import SourceSection
+from vlm.rows import selected
 from vlm.runs import processes
 from vlm.samples import Faults, read
 from vlm.training import load_dtype
@@ -27,7 +27,7 @@ def rows(sources: Sequence[SourceSection], tasks: Sequence[str] | None, role: st
     for source in sources:
         if Path(source.path).exists():
             found = read(source.path, source.format, source.images, source.task, "skip", Faults(), verify_images=False)
-            total += sum(1 for _ in islice((s for s in found if tasks is None or s.task in tasks), source.limit))
+            total += sum(1 for _ in selected(found, tasks, source.limit))
         elif source.limit is not None:
             logger.warning("%s is not here; planning with its limit of %d rows", source.path, source.limit)
             total += source.limit

@@ -7,7 +7,7 @@ row once per completion of a group.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 CACHED_IMAGES = 64
 
 
+def selected(samples: Iterable[Sample], tasks: Sequence[str] | None, limit: int | None) -> Iterator[Sample]:
+    """The samples of these tasks (None: all), read no further than the limit: what is behind it is not checked."""
+    return islice((s for s in samples if tasks is None or s.task in tasks), limit)
+
+
 def collect(sources: Iterable[SourceSection], data: DataSection, role: str) -> list[Sample]:
     """All samples of the sources, checked, filtered by `data.tasks` and cut to each source's limit.
 
@@ -32,8 +37,7 @@ def collect(sources: Iterable[SourceSection], data: DataSection, role: str) -> l
     for source in sources:
         faults = Faults()
         rows = read(source.path, source.format, source.images, source.task, data.on_fault, faults)
-        # no further than the limit: a million rows behind it need not be checked
-        samples += islice((s for s in rows if data.tasks is None or s.task in data.tasks), source.limit)
+        samples += selected(rows, data.tasks, source.limit)
         if faults.skipped:
             logger.warning("%s: %s", source.path, faults)
     if not samples:
