@@ -1,0 +1,59 @@
+"""Best-of-N:  accelerate launch launch/bon.py recipes/bon.yaml [key.sub=value …] [--dry-run]"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+# Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from vlm import telemetry  # noqa: E402
+
+telemetry.quiet()
+
+import rewards  # noqa: E402
+from evals import metrics, predictions  # noqa: E402
+from evals.generate import complete  # noqa: E402
+from evals.recipe import GenerationSection  # noqa: E402
+from rewards.select import stage  # noqa: E402
+from rewards.select.recipe import BonRecipe  # noqa: E402
+from rewards.select.team import device  # noqa: E402
+from vlm.cli import launch  # noqa: E402
+from vlm.loading import load_model, load_processor  # noqa: E402
+
+
+def drawer(recipe: BonRecipe) -> stage.Draw:
+    """Loads the model; draws the recipe's number of completions of a question."""
+    from transformers import set_seed
+
+    processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
+    model = load_model(recipe.model).to(device()).eval()
+    how = GenerationSection(**{name: value for name, value in vars(recipe.generation).items() if name != "samples"})
+
+    def draw(sample, seed):
+        set_seed(seed)
+        return [
+            text for _, text in complete(model, processor, [sample] * recipe.generation.samples, recipe.prompt, how)
+        ]
+
+    return draw
+
+
+def judge(recipe: BonRecipe, gold, sample, completions):
+    """Closed tasks by the benchmarks' metrics, all others by the recipe's `gold`."""
+    if sample.task in ("open_ended", "caption"):
+        return stage.judged_by(gold, sample, completions)
+    rows = (predictions.from_sample(sample, text) for text in completions)
+    found = [metrics.judge(row, recipe.prompt.notation, recipe.inside) for row in rows]
+    if sample.task == "grounding":
+        return "grounding/acc@0.5", [float(one.iou >= 0.5) for one in found]
+    return ("vqa/exact" if sample.task == "vqa" else f"{sample.task}/accuracy"), [float(one.correct) for one in found]
+
+
+def run(recipe: BonRecipe) -> None:
+    gold = rewards.resolve(recipe.gold) if recipe.gold else None
+    stage.run(recipe, partial(drawer, recipe), partial(judge, recipe, gold))
+
+
+if __name__ == "__main__":
+    sys.exit(launch(BonRecipe, run, stage.plan))

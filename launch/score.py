@@ -1,0 +1,18 @@
+"""Training the score model:  accelerate launch launch/score.py recipes/score/stage1.yaml [key=value …] [--dry-run]"""
+
+import sys
+from pathlib import Path
+
+# Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from vlm import telemetry  # noqa: E402
+
+telemetry.quiet()
+
+from rewards.score import stage  # noqa: E402
+from rewards.score.recipe import ScoreRecipe  # noqa: E402
+from vlm.cli import launch  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(launch(ScoreRecipe, stage.train, stage.plan))

@@ -1,0 +1,74 @@
+"""One file of the corpus: its rows by number, as samples, and as what is scored of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rewards.curate.rows import Stream
+from rewards.score.exchange import Exchange
+from vlm import samples
+from vlm.boxes import write_boxes
+from vlm.errors import DataError
+from vlm.readers import conversations
+from vlm.readers.checks import checked
+from vlm.readers.rows import Place, RowFault
+from vlm.recipe import SourceSection
+from vlm.samples import Sample
+
+
+class Source:
+    """A data file that is read by row, never whole.
+
+    Raises: DataError, at once where the file is missing or its format cannot be told.
+    """
+
+    def __init__(self, section: SourceSection):
+        self.section = section
+        self.path = Path(section.path)
+        self.rows = Stream(self.path)
+        if section.images is not None and not os.path.isdir(section.images):
+            raise DataError(f"{self.path}: the image folder {section.images!r} does not exist")
+        self.format = section.format or samples._detect(self.rows)
+        self.unit = "row" if self.rows.is_list else "line"
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
+        """(number from 1, row or fault) up to the section's limit, which counts rows of the file."""
+        yield from islice(self.rows, self.section.limit)
+
+    def sample(self, number: int, row: dict[str, Any] | RowFault) -> Sample:
+        """A row, checked as `vlm.samples.read` does. Raises: RowFault. Image files must exist; they are not opened."""
+        if isinstance(row, RowFault):
+            raise row
+        # A Place remembers the size of every image it saw: one for the whole corpus would hold all their names.
+        place, task = Place(self.path, self.section.images), self.section.task
+        record = row | ({} if task is None else {"task": task})
+        if self.format != "nadir":
+            record = conversations.convert(row, self.format, place, task)
+        sample = Sample(**checked(record, place, verify=False))
+        sample.source = sample.source or self.path.stem
+        sample.id = sample.id or f"#{number}"
+        return sample
+
+    def where(self, number: int) -> str:
+        """How messages name a row."""
+        return f"{self.path}, {self.unit} {number}"
+
+
+def exchange(sample: Sample, notation: str) -> Exchange:
+    """What is scored of a row: the whole conversation, the reference answer last.
+
+    Of a reference with a trace the answer alone counts. Boxes are written in `notation`.
+    Raises: DataError where there is no answer.
+    """
+    answer = sample.answer
+    if answer is None and sample.boxes and not _answered(sample):
+        answer = write_boxes(sample.boxes, notation, sample.size)
+    return Exchange.from_sample(sample, answer)
+
+
+def _answered(sample: Sample) -> bool:
+    return bool(sample.messages) and sample.messages[-1]["role"] == "assistant"

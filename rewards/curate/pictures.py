@@ -1,0 +1,126 @@
+"""scores.png: how scores are spread and what was kept. examples.png: the best and the worst rows, to be looked at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from rewards.curate.report import Example, Report, rule
+from vlm import images
+from vlm.drawing import CARD, GAP, INK, LINE, PADDING, PALE, PAPER, RIGHT, WRONG, Fonts, wrap
+
+GREY, BLUE = "#c3c8cd", "#2563a8"
+BINS = 60
+CELL, COLUMNS, TEXT_LINES = 260, 4, 7  # pixels, cells in a row, lines of text under an image
+MOST_SOURCES = 12
+
+
+def histogram(report: Report, values: Sequence[np.ndarray], masks: Sequence[np.ndarray], png: Path) -> None:
+    """Scores of all rows and of the kept ones; with several sources, beside it the kept share of each."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    several = len(report.lines) > 1
+    shown = report.lines[:MOST_SOURCES]
+    size = (11.5, max(4.0, 1.6 + 0.36 * len(shown))) if several else (6.8, 4.0)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2 if several else 1, squeeze=False, width_ratios=[1.25, 1] if several else None)[0]
+    _spread(panels[0], report, values, masks)
+    if several:
+        _shares(panels[1], report, shown)
+    for axis in panels:
+        axis.set_axisbelow(True)
+        axis.tick_params(labelsize=8.5, color="#999999", labelcolor="#333333")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color("#999999")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    share = f"{report.total('kept'):,} of {report.total('scored'):,} rows"
+    figure.suptitle(f"Kept: {rule(report.recipe)} ({share})", fontsize=12, fontweight="bold", x=0.01, ha="left")
+    figure.savefig(png, dpi=120, facecolor="white")
+
+
+def _spread(axis, report: Report, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+    """Counts per bin, summed source by source, so that no second copy of all scores is made."""
+    finite = [v[np.isfinite(v)] for v in values]
+    low = min(float(v.min()) for v in finite if len(v))
+    high = max(float(v.max()) for v in finite if len(v))
+    pad = 0.5 if low == high else 0.0
+    edges = np.linspace(low - pad, high + pad, BINS + 1)
+    everything = sum(np.histogram(v, edges)[0] for v in finite)
+    kept = sum(np.histogram(v[mask], edges)[0] for v, mask in zip(values, masks, strict=True))
+    axis.stairs(everything, edges, fill=True, color=GREY, label="all rows")
+    axis.stairs(kept, edges, fill=True, color=BLUE, label="kept")
+    lowest = min(line.lowest_kept for line in report.lines if line.kept)
+    if not report.recipe.keep.per_source:
+        axis.axvline(lowest, color=INK, linewidth=1, linestyle="--", label=f"lowest kept: {lowest:.4g}")
+    axis.set_xlabel(f"score by {report.recipe.by}", fontsize=9)
+    axis.set_ylabel("rows", fontsize=9)
+    axis.margins(x=0.01)
+    axis.set_ylim(0, max(1, everything.max()) * 1.22)  # room for the legend
+    axis.legend(fontsize=8.5, frameon=False, loc="upper left", ncols=3, handlelength=1.2, columnspacing=1.2)
+
+
+def _shares(axis, report: Report, shown: Sequence) -> None:
+    names = [line.name if len(line.name) <= 28 else f"{line.name[:27]}…" for line in shown]
+    shares = [100 * line.kept / line.scored if line.scored else 0.0 for line in shown]
+    places = np.arange(len(shown))[::-1]
+    axis.barh(places, shares, color=BLUE, height=0.62)
+    axis.set_yticks(places, names)
+    for place, line, share in zip(places, shown, shares, strict=True):
+        axis.text(share + 1.5, place, f"{share:.0f}% of {line.scored:,}", va="center", fontsize=8.5, color=INK)
+    axis.set_xlim(0, 135)
+    axis.set_xticks([0, 25, 50, 75, 100])
+    more = len(report.lines) - len(shown)
+    axis.set_xlabel("kept share (percent)" + (f"; {more} more sources in table.md" if more else ""), fontsize=9)
+
+
+def examples(report: Report, png: Path) -> Image.Image:
+    """The best rows above the worst, each with its image, score and text."""
+    fonts = Fonts(CELL)
+    groups = [("Best", report.best, RIGHT), ("Worst", report.worst, WRONG)]
+    columns = min(COLUMNS, len(report.best))
+    cells = [(title, [_cell(e, colour, fonts) for e in found], colour) for title, found, colour in groups]
+    height = CELL + 6 + 2 * PADDING + LINE * (TEXT_LINES + 1)
+    rows = math.ceil(len(report.best) / columns)
+    head = 44
+    page = Image.new("RGB", (columns * (CELL + GAP) + GAP, 2 * (head + rows * (height + GAP))), PAPER)
+    pen, top = ImageDraw.Draw(page), 0
+    for title, drawn, colour in cells:
+        pen.text((GAP, top + 14), f"{title} by {report.recipe.by}", font=fonts.title, fill=colour)
+        top += head
+        for number, cell in enumerate(drawn):
+            row, column = divmod(number, columns)
+            page.paste(cell, (GAP + column * (CELL + GAP), top + row * (height + GAP)))
+        top += rows * (height + GAP)
+    page.save(png)
+    return page
+
+
+def _cell(example: Example, colour: str, fonts: Fonts) -> Image.Image:
+    out = Image.new("RGB", (CELL, CELL + 6 + 2 * PADDING + LINE * (TEXT_LINES + 1)), CARD)
+    if example.exchange.images:
+        picture = images.load(example.exchange.images[0])
+        picture.thumbnail((CELL, CELL))
+        if max(picture.size) < CELL:  # thumbnail only shrinks
+            scale = CELL / max(picture.size)
+            picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
+        out.paste("#d5d9dd", (0, 0, CELL, CELL))
+        out.paste(picture, ((CELL - picture.width) // 2, (CELL - picture.height) // 2))
+    pen = ImageDraw.Draw(out)
+    pen.rectangle([0, CELL, CELL - 1, CELL + 4], fill=colour)
+    top = CELL + 6 + PADDING
+    pen.text((PADDING, top), f"{example.score:.4g}", font=fonts.text, fill=colour)
+    lines: list[tuple[str, str]] = []
+    for turn in example.exchange.messages:
+        ink = PALE if turn["role"] == "user" else INK
+        lines += [(line, ink) for line in wrap(turn["content"], fonts.small, fonts.width, TEXT_LINES)]
+    if len(lines) > TEXT_LINES:  # the answer is what was scored: of a long exchange its end is shown
+        lines = [("…", PALE), *lines[len(lines) - TEXT_LINES + 1 :]]
+    for number, (line, ink) in enumerate(lines, 1):
+        pen.text((PADDING, top + LINE * number), line, font=fonts.small, fill=ink)
+    return out

@@ -1,0 +1,84 @@
+"""What a curation recipe holds (`recipes/curate.yaml`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rewards.select.recipe import ClipSection, ScorerSection, need_path
+from vlm.boxes import NOTATIONS
+from vlm.errors import RecipeError
+from vlm.recipe import DataSection
+
+
+@dataclass
+class KeepSection:
+    """What is kept: give one of the three."""
+
+    share: float | None = None
+    "The best share of the scored rows, 0 < share ≤ 1."
+    count: int | None = None
+    "The best so many rows."
+    threshold: float | None = None
+    "Every row that scores at least this."
+    per_source: bool = False
+    "Apply share or count to each file by itself, so that the mixture of sources stays as it is."
+
+    def check(self) -> None:
+        given = [name for name in ("share", "count", "threshold") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise RecipeError(f"found {found}; expected one of share, count and threshold, such as `share: 0.3`")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise RecipeError(f"share = {self.share}; expected 0 < share ≤ 1 (0.3 keeps 30 percent)")
+        if self.count is not None and self.count < 1:
+            raise RecipeError(f"count = {self.count}; expected at least 1")
+
+
+@dataclass
+class CurateRecipe:
+    """Score the rows of `data.train` and keep the best.
+
+    An interrupted run is continued. Scores are kept in `output` and used again, by `overwrite` too, as long as the data
+    and the scorer are the same: trying another `keep` costs no scoring.
+    """
+
+    output: str
+    "Run folder: the kept rows lie in `kept/`, each file under its own name and in its own format."
+    data: DataSection
+    "The corpus, in `train:`; the other keys as in training."
+    stage: Literal["curate"] = "curate"
+    "Which launcher the recipe is for."
+    by: Literal["score", "clip", "random"] = "score"
+    "Who scores; `clip` and `random` are the baselines."
+    keep: KeepSection = field(default_factory=lambda: KeepSection(share=0.3))
+    "What is kept."
+    scorer: ScorerSection = field(default_factory=ScorerSection)
+    "The score model of `by: score`."
+    clip: ClipSection = field(default_factory=ClipSection)
+    "The CLIP model of `by: clip`."
+    notation: str = "qwen2_vl"
+    "How the boxes of grounding rows are written in the text that is scored."
+    chunk: int = 64
+    "Rows handed to the scorer at a time, and recorded together: at most these are scored again after a kill."
+    examples: int = 8
+    "How many of the best and of the worst rows examples.png shows; 0 for none."
+    seed: int = 0
+    "Seed of `by: random`."
+    overwrite: bool = False
+    "Replace the selection that an earlier run left in `output` instead of refusing."
+
+    @property
+    def model(self) -> ScorerSection:
+        """Where launchers look for what runs on this machine."""
+        return self.scorer
+
+    def check(self) -> None:
+        if not self.data.train:
+            raise RecipeError("data.train is empty; name at least one file, e.g. `train: [{path: captions.json}]`")
+        if self.chunk < 1 or self.examples < 0:
+            raise RecipeError(f"chunk = {self.chunk} and examples = {self.examples}; expected chunk ≥ 1, examples ≥ 0")
+        if self.notation not in NOTATIONS:
+            raise RecipeError(f"notation = {self.notation!r}; known notations: {', '.join(NOTATIONS)}")
+        need_path(self.by == "score", "scorer.path", self.scorer.path or self.scorer.urls, "by: score")
+        need_path(self.by == "clip", "clip.path", self.clip.path, "by: clip")

@@ -1,0 +1,143 @@
+"""Curation: every row is scored once, the best are written out as they were, plus `score`.
+
+    <output>/kept/<name>      the kept rows, in the order and format of the file they come from
+    <output>/scores/          all scores (`rewards.curate.store`); a killed run goes on from them
+    <output>/table.md, scores.png, examples.png, examples.jsonl
+
+The corpus is read twice, row by row: once to score (each process its share), once to write.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewards.curate import keep, report, rows
+from rewards.curate.corpus import Source, exchange
+from rewards.curate.recipe import CurateRecipe
+from rewards.curate.scoring import Shard, journal
+from rewards.curate.store import Scores
+from rewards.score.placement import Scorer
+from rewards.select import scorers
+from rewards.select.journal import Part, fingerprint, state_of_file
+from rewards.select.team import Team
+from vlm import config
+from vlm.errors import DataError
+from vlm.readers.rows import RowFault
+from vlm.runs import FINISHED, Run
+
+logger = logging.getLogger(__name__)
+
+
+def run(recipe: CurateRecipe, load: Callable[[], Scorer] | None = None) -> report.Report | None:
+    """Curate by a resolved recipe; the report, or None in processes other than the main one.
+
+    load: gives the scorer; by default the recipe's.
+    """
+    team = Team.join()
+    folder = Path(recipe.output)
+    sources = [Source(section) for section in recipe.data.train]
+    continued = (folder / "recipe.yaml").exists() and not (folder / FINISHED).exists() and not recipe.overwrite
+    record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=continued, main=team.main)
+    name = scored_by(recipe)
+    done = Scores.load(journal(folder), name, len(sources))
+    if done.scored():
+        logger.info("continuing: %d rows are scored", done.scored())
+    load = load or (lambda: scorers.load(recipe.by, recipe.scorer, recipe.clip, recipe.seed))
+    with Part(journal(folder), name, team.rank) as part:
+        Shard(recipe, sources, part, done, team, load).run()
+    team.wait()
+    if not team.main:
+        return None
+    scores = Scores.load(journal(folder), name, len(sources))
+    chosen = select(recipe, sources, scores, folder)
+    record.finish(rows=chosen.total("rows"), scored=chosen.total("scored"), kept=chosen.total("kept"))
+    return chosen
+
+
+def scored_by(recipe: CurateRecipe) -> str:
+    """Name of the journal; another one where the scorer, the data or what is read of it differs."""
+    who = scorers.identity(recipe.by, recipe.scorer, recipe.clip, recipe.seed)
+    files = []
+    for section in recipe.data.train:
+        files.append({**dataclasses.asdict(section), "content": state_of_file(section.path)})
+    return f"scores-{fingerprint(who, files, recipe.data.on_fault, recipe.data.tasks, recipe.notation)}"
+
+
+def select(recipe: CurateRecipe, sources: Sequence[Source], scores: Scores, folder: Path) -> report.Report:
+    """Choose, write the kept rows and the report."""
+    values = [scores.values(index) for index in range(len(sources))]
+    masks = keep.choose(values, recipe.keep)
+    top, low = keep.extremes(values, recipe.examples)
+    wanted = {place: None for place in (*top, *low)}
+    paths = kept_paths(sources, folder / "kept")
+    for index, source in enumerate(sources):
+        paths[index].parent.mkdir(parents=True, exist_ok=True)
+        passed = second_pass(index, source, values[index], masks[index], wanted, recipe.notation)
+        count = rows.write(paths[index], passed, source.rows.is_list)
+        if count != masks[index].sum():
+            raise DataError(f"{source.path}: changed while it was read ({masks[index].sum()} rows kept, {count} found)")
+    lines = [
+        report.Line.of(source.section, paths[index], scores.faults[index], values[index], masks[index])
+        for index, source in enumerate(sources)
+    ]
+    out = report.Report(lines, recipe, [wanted[place] for place in top], [wanted[place] for place in low])
+    report.save(out, values, masks, folder)
+    return out
+
+
+def second_pass(
+    index: int,
+    source: Source,
+    values: np.ndarray,
+    mask: np.ndarray,
+    wanted: dict[tuple[int, int], Any],
+    notation: str,
+) -> Iterator[dict[str, Any]]:
+    """The kept rows with their score; on the way, fills in those rows of `wanted` (the examples) that come by."""
+    for number, row in source:
+        if (index, number) in wanted:
+            sample = source.sample(number, row)
+            score = float(values[number - 1])
+            wanted[index, number] = report.Example(score, source.where(number), exchange(sample, notation))
+        if number <= len(mask) and mask[number - 1] and not isinstance(row, RowFault):
+            yield row | {"score": float(values[number - 1])}
+
+
+def kept_paths(sources: Sequence[Source], folder: Path) -> list[Path]:
+    """Where each source's kept rows go: under its own name, which the published layouts look for images by."""
+    paths: list[Path] = []
+    for source in sources:
+        path, number = folder / source.path.name, 1
+        while path in paths:
+            number += 1
+            path = folder / str(number) / source.path.name
+        paths.append(path)
+    return paths
+
+
+def plan(recipe: CurateRecipe) -> None:
+    """Print how much would be scored and kept (`--dry-run`)."""
+    from rich.console import Console
+
+    console, total, kept = Console(), 0, 0
+    for section in recipe.data.train:
+        if Path(section.path).exists():
+            count = sum(1 for _ in Source(section))
+        elif section.limit is not None:
+            count = section.limit
+        else:
+            console.print(f"note: {section.path} is not here; its rows are not counted", markup=False)
+            continue
+        total += count
+        if recipe.keep.threshold is None and recipe.keep.per_source:
+            kept += keep.quota(count, recipe.keep)
+    if recipe.keep.threshold is None and not recipe.keep.per_source and total:
+        kept = keep.quota(total, recipe.keep)
+    said = f"rows that score at least {recipe.keep.threshold:g}" if recipe.keep.threshold is not None else str(kept)
+    console.print(f"{total} rows to score by {recipe.by}; kept, if no row is faulty: {said}")

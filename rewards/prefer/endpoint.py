@@ -1,0 +1,187 @@
+"""One chat-completions address of the OpenAI kind: asking, repeating what may pass, counting what it used.
+
+What is repeated: time-outs and broken connections, and the statuses 408, 409, 429 and 5xx; the wait doubles from one
+second on (with jitter, so that many workers do not return at once), or is what `Retry-After` asks for. What is not:
+
+    401, 402, 403, 404      the key, the credit, the model or the address: EndpointError ends the run
+    a wait beyond the limit EndpointError too: a used-up quota
+    the rest, and the last repetition     Unanswered, which is this row's failure alone
+
+The API key is read from the environment, sent in the header, and struck out of every message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from rewards.prefer.recipe import JudgeSection
+from vlm.errors import RecipeError, UserError
+
+REPEATED = (408, 409, 429)
+"""Statuses below 500 that may pass: time-out, conflict, too many requests."""
+FATAL = {
+    401: "the API key is not accepted",
+    402: "there is no credit left",
+    403: "access is refused",
+    404: "no such address or model",
+}
+FIRST_WAIT_S = 1.0
+
+
+class Unanswered(Exception):
+    """This request got no reply that can be used; another row's may."""
+
+
+class EndpointError(UserError):
+    """No row will be answered; what is done is kept."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens that replies reported, and how many replies there were."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, reported: Any) -> None:
+        """Count one reply. reported: its `usage`; an endpoint that says nothing counts no tokens."""
+        self.calls += 1
+        if isinstance(reported, dict):
+            self.input_tokens += _count(reported.get("prompt_tokens"))
+            self.output_tokens += _count(reported.get("completion_tokens"))
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value > 0 else 0
+
+
+def key_of(section: JudgeSection) -> str | None:
+    """The API key from the variable that the recipe names. Raises: RecipeError where it is not set."""
+    if section.key is None:
+        return None
+    if not (key := os.environ.get(section.key, "").strip()):
+        raise RecipeError(f"judge.key: the environment variable {section.key} is not set; export the API key in it")
+    if not key.isascii() or not key.isprintable():
+        raise RecipeError(f"judge.key: the environment variable {section.key} holds what no header can carry")
+    return key
+
+
+class Endpoint:
+    """An open connection to the judge; use as `async with Endpoint(section) as endpoint`.
+
+    pause: waits so many seconds. usage: where replies are counted.
+    """
+
+    def __init__(
+        self,
+        section: JudgeSection,
+        pause: Callable[[float], Awaitable[Any]] = asyncio.sleep,
+        usage: Usage | None = None,
+    ):
+        self.section, self.pause = section, pause
+        self.usage = Usage() if usage is None else usage
+        self._key = key_of(section)
+        self._url = f"{section.address.rstrip('/')}/chat/completions"
+        self._client = httpx.AsyncClient(
+            headers={} if self._key is None else {"Authorization": f"Bearer {self._key}"},
+            timeout=None,  # `ask` limits the whole of a request; httpx would limit each wait inside it
+            limits=httpx.Limits(max_connections=section.concurrency),
+        )
+
+    async def __aenter__(self) -> Endpoint:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._client.aclose()
+
+    async def ask(self, messages: list[dict[str, Any]]) -> str:
+        """The text of the reply. Raises: Unanswered, EndpointError."""
+        body = {
+            "model": self.section.model,
+            "messages": messages,
+            self.section.limit_field: self.section.max_tokens,
+            **self.section.request,
+        }
+        for repetition in range(self.section.retries + 1):
+            wait = None
+            try:
+                async with asyncio.timeout(self.section.timeout):
+                    response = await self._client.post(self._url, json=body)
+            except TimeoutError:
+                fault = f"no reply within {self.section.timeout:g} s"
+            except httpx.RequestError as error:
+                fault = f"{type(error).__name__}: {error}".rstrip(": ")
+            else:
+                if response.status_code == 200:
+                    return self._text(response)
+                fault = self._refusal(response)
+                wait = retry_after(response.headers.get("retry-after"))
+            if repetition < self.section.retries:
+                await self._wait(repetition, wait, fault)
+        raise Unanswered(f"{self._struck(fault)}, {self.section.retries + 1} times")
+
+    async def _wait(self, repetition: int, asked: float | None, fault: str) -> None:
+        longest = self.section.longest_wait
+        if asked is not None and asked > longest:
+            raise EndpointError(
+                f"{self._url}: {fault}; it asks to wait {asked:.0f} s, more than judge.longest_wait ({longest:g} s). "
+                "What was rated is kept: start the same command again later"
+            )
+        doubled = min(longest, FIRST_WAIT_S * 2**repetition) * random.uniform(0.5, 1)
+        await self.pause(doubled if asked is None else asked)
+
+    def _refusal(self, response: httpx.Response) -> str:
+        """What a status that may pass says; raises for the others."""
+        status = response.status_code
+        said = self._struck(f"status {status} {_error_text(response)}".rstrip())
+        if status in FATAL:
+            raise EndpointError(f"{self._url}: {FATAL[status]} ({said}); mend `judge` in the recipe, or its key")
+        if status in REPEATED or status >= 500:
+            return said
+        raise Unanswered(said)
+
+    def _text(self, response: httpx.Response) -> str:
+        try:
+            reply = response.json()
+            self.usage.add(reply.get("usage"))
+            text = reply["choices"][0]["message"].get("content")
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise Unanswered(self._struck(f"no chat completion: {response.text[:200]!r}")) from error
+        # a lone surrogate, which JSON lets through, could not be sent back for repair
+        return text.encode(errors="replace").decode() if isinstance(text, str) else ""
+
+    def _struck(self, text: str) -> str:
+        return text if self._key is None else text.replace(self._key, "[key]")
+
+
+def retry_after(value: str | None, now: datetime | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or a date); None where it is unusable."""
+    if value is None:
+        return None
+    if value.strip().isascii() and value.strip().isdigit():
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
+
+
+def _error_text(response: httpx.Response) -> str:
+    """The message of an OpenAI-style error body, else the body's beginning."""
+    try:
+        error = response.json()["error"]
+    except (ValueError, LookupError, TypeError):
+        return response.text[:200]
+    return str(error.get("message", error) if isinstance(error, dict) else error)[:200]

@@ -1,0 +1,135 @@
+"""Rows with candidates: our own JSONL (`vlm.samples`) with a list of texts to be compared.
+
+    {"images": ["a.png"], "task": "caption", "question": "", "candidates": ["Two ships …", "A harbour …"], "id": "3"}
+    {"images": ["b.png"], "task": "vqa", "question": "How many planes?", "answer": "4", "candidates": ["4", "five"]}
+
+`question` is short for `messages` with one user turn. Tasks with a truth (vqa, choice, classification, grounding) need
+it, as they do everywhere; write `"task": "open_ended"` to have such a question judged instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rewards.prefer.recipe import CandidateSource
+from vlm.errors import DataError
+from vlm.prompts import options_text
+from vlm.readers.checks import checked
+from vlm.readers.rows import Place, RowFault, Rows, show
+from vlm.samples import Faults, Sample
+
+logger = logging.getLogger(__name__)
+
+MOST = 26
+"""Candidates of one row: they are lettered for the judge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question and the texts to be compared."""
+
+    sample: Sample
+    candidates: tuple[str, ...]
+    "In the file's order, no text twice; one is left where all were the same."
+    sizes: tuple[tuple[int, int], ...]
+    "(width, height) in pixels of each image."
+
+    @property
+    def key(self) -> str:
+        return f"{self.sample.source}/{self.sample.id}"
+
+    @property
+    def question(self) -> str:
+        """What was asked, with the options where there are any, as `Exchange.from_sample` puts it."""
+        asked = next(turn["content"] for turn in self.sample.messages if turn["role"] == "user")
+        return f"{asked}\n{options_text(self.sample.choices)}" if self.sample.choices else asked
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with what the judge gets: a rating of other texts under the same key is not this row's."""
+        shown = [
+            hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else Path(image).name
+            for image in self.sample.images
+        ]
+        asked = json.dumps([self.question, self.candidates, shown, self.sizes])
+        return hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+
+def collect(sources: Sequence[CandidateSource], on_fault: str) -> list[Item]:
+    """All rows of the sources. Raises: DataError for a faulty row, two rows of one key, or none at all."""
+    items: dict[str, Item] = {}
+    for source in sources:
+        faults = Faults()
+        for item in read(source, on_fault, faults):
+            if item.key in items:
+                raise DataError(
+                    f"{source.path}: two rows are called {item.key}; give rows distinct ids, or files distinct names"
+                )
+            items[item.key] = item
+        if faults.skipped:
+            logger.warning("%s: %s", source.path, faults)
+    if not items:
+        raise DataError(f"data: no rows left of {', '.join(source.path for source in sources)}")
+    return list(items.values())
+
+
+def read(source: CandidateSource, on_fault: str, faults: Faults) -> Iterator[Item]:
+    """The rows of one file, in order, images checked. Raises: DataError naming file, row and field."""
+    path = Path(source.path)
+    rows, place = Rows(path), Place(path, source.images)
+    for number, row in islice(rows, source.limit):
+        faults.rows += 1
+        try:
+            if isinstance(row, RowFault):
+                raise row
+            item = _item(row | ({} if source.task is None else {"task": source.task}), place, path.stem, number)
+        except RowFault as fault:
+            message = f"{path}, {'line' if rows.items is None else 'row'} {number}, {fault}"
+            if on_fault == "error":
+                raise DataError(message) from fault
+            faults.add(fault.kind, message)
+            continue
+        faults.kept += 1
+        yield item
+
+
+def _item(row: dict[str, Any], place: Place, stem: str, number: int) -> Item:
+    if "messages" not in row and "question" in row:
+        row = row | {"messages": [{"role": "user", "content": row["question"]}]}
+    sample = Sample(**checked(row, place, verify=True))
+    if sum(turn["role"] == "user" for turn in sample.messages) > 1:
+        raise RowFault("conversation", "messages", show(sample.messages), "one question: candidates answer one turn")
+    sample.source, sample.id = sample.source or stem, sample.id or f"#{number}"
+    return Item(sample, _candidates(row.get("candidates")), tuple(place.size(image) for image in sample.images))
+
+
+def _candidates(value: Any) -> tuple[str, ...]:
+    """The different texts; samples of one model may well be all the same, which is no fault."""
+    expected = f"a list of 2 to {MOST} texts"
+    if not isinstance(value, list):
+        raise RowFault("missing_field" if value is None else "wrong_type", "candidates", show(value), expected)
+    for text in value:
+        if not isinstance(text, str) or not text.strip() or not _encodable(text):
+            raise RowFault("wrong_type", "candidates", show(text), "texts that are not blank, in valid Unicode")
+        if "<image>" in text:
+            raise RowFault("image_tag", "candidates", show(text), "no <image> tags: images stand before the question")
+    distinct = tuple(dict.fromkeys(value))
+    if len(value) < 2 or len(distinct) > MOST:
+        raise RowFault("candidates", "candidates", f"{len(value)}, {len(distinct)} of them different", expected)
+    return distinct
+
+
+def _encodable(text: str) -> bool:
+    """JSON lets half a surrogate pair through, which no request can carry."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

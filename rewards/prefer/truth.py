@@ -1,0 +1,41 @@
+"""Closed questions: candidates are compared with the truth by the rule rewards, and nobody is asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import rewards
+from rewards.prefer.recipe import ClosedSection
+from rewards.prefer.rows import Item
+from rewards.registry import Reward
+from vlm.errors import DataError
+
+
+def comparisons(section: ClosedSection) -> dict[str, Reward]:
+    """Task → reward. Raises: RecipeError for one that does not import."""
+    found = {}
+    for task, spec in section.rewards.items():
+        known = rewards.options_of(spec)
+        options = {"inside": section.inside, "notation": section.notation}
+        found[task] = rewards.resolve(spec, **{name: value for name, value in options.items() if name in known})
+    return found
+
+
+def values(item: Item, reward: Reward) -> list[float]:
+    """How well each candidate answers the question, as the reward says; higher is better.
+
+    Raises: DataError where it says nothing: a row of the right task lacks its truth, or the reward is not for the task.
+    """
+    count = len(item.candidates)
+    columns = {field.name: [getattr(item.sample, field.name)] * count for field in dataclasses.fields(item.sample)}
+    prompts = [item.sample.messages] * count
+    completions = [[{"role": "assistant", "content": text}] for text in item.candidates]
+    found = reward(prompts=prompts, completions=completions, **columns)
+    for value in found:
+        if value is None or not math.isfinite(value):
+            raise DataError(
+                f"row {item.key}: the comparison for task {item.sample.task!r} gave {value}, expected a number; name "
+                "another in closed.rewards, or drop the task there to have it judged"
+            )
+    return [float(value) for value in found]

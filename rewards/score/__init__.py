@@ -1,0 +1,23 @@
+"""The learned reward: a score model that sees the image (`ScoreModel`) and what it reads (`Exchange`).
+
+torch and transformers are imported with `ScoreModel`, not with this package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rewards.score.exchange import Exchange, encode, render
+
+if TYPE_CHECKING:
+    from rewards.score.model import ScoreModel
+
+__all__ = ["Exchange", "ScoreModel", "encode", "render"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ScoreModel":
+        from rewards.score.model import ScoreModel
+
+        return ScoreModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,222 @@
+"""An exchange: image(s) + question + answer, as the score model reads it; from there to tensors.
+
+Rendering is the one of the ScoreRS paper's training code: the images before the text of the first user turn, the whole
+chat in the checkpoint's own chat template, no generation prompt. An exchange keeps its images apart from its texts, so
+no order in a request can put an image behind a text. A caption is the answer to an empty question.
+
+An empty answer can be scored (a policy may well say nothing; its score should be low, and that is the model's to say).
+Control tokens that a text spells out, such as `<|im_end|>`, are broken by a space: an answer can neither end its turn
+early nor claim an image. The tokens of Qwen's box notation are text like any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from vlm import images as pictures
+from vlm.errors import DataError, RecipeError
+from vlm.prompts import options_text
+from vlm.samples import Sample
+
+ANSWER_TOKENS = tuple(f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad") for end in ("start", "end"))
+"""Special tokens of Qwen's grounding notation, which an answer may hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One thing to score.
+
+        Exchange.of("How many ships are there?", "Two.", images=["harbor.png"])
+
+    Raises: DataError where the turns are not user first, assistant last, with plain texts.
+    """
+
+    messages: tuple[dict[str, str], ...]
+    'Turns {"role": "user" | "assistant", "content": plain text}; the last one is the assistant\'s.'
+    images: tuple[Any, ...] = ()
+    "Paths, encoded bytes or PIL images; they stand before the first user text."
+
+    def __post_init__(self):
+        object.__setattr__(self, "messages", tuple(self.messages))
+        object.__setattr__(self, "images", tuple(self.images))
+        for turn in self.messages:
+            if turn.get("role") not in ("user", "assistant") or not isinstance(turn.get("content"), str):
+                raise DataError(
+                    f"exchange: found the turn {turn!r}; expected a user's or assistant's with a plain text"
+                )
+            if turn["role"] == "user" and "<image>" in turn["content"]:
+                raise DataError(
+                    f"exchange: found an <image> tag in {turn['content']!r}; expected the text alone, and the image in "
+                    "`images`"
+                )
+        roles = [turn["role"] for turn in self.messages]
+        if not roles or roles[0] != "user" or roles[-1] != "assistant":
+            raise DataError(
+                f"exchange: found the turns {roles}; expected the user's first and the assistant's, which is scored, "
+                "last (a caption answers an empty question)"
+            )
+
+    @classmethod
+    def of(cls, question: str, answer: str, images: Iterable[Any] = ()) -> Exchange:
+        """One question and its answer; a caption has the question ""."""
+        return cls(
+            ({"role": "user", "content": question}, {"role": "assistant", "content": answer}),
+            tuple(images),
+        )
+
+    @classmethod
+    def from_messages(cls, messages: Iterable[Mapping[str, Any]], images: Iterable[Any] = ()) -> Exchange:
+        """From a conversation whose contents may be lists of blocks, `{"type": "text" | "image", ...}`, in any order.
+
+        System turns are left out: the score model was trained without.
+
+        Args:
+            messages: an image block either holds its `image` or is a placeholder.
+            images: for the placeholders, in order; or for a conversation of plain texts.
+
+        Raises: DataError where an image would be lost or be there twice, or for another type of block.
+        """
+        given, held, placeholders, turns = list(images), [], 0, []
+        for turn in messages:
+            content = turn["content"]
+            if not isinstance(content, str):
+                for block in content:
+                    if block["type"] not in ("text", "image"):
+                        raise DataError(f"exchange: found a block of type {block['type']!r}; expected text or image")
+                held += [block["image"] for block in content if block.get("image") is not None]
+                placeholders += sum(block["type"] == "image" and block.get("image") is None for block in content)
+                content = "".join(block["text"] for block in content if block["type"] == "text")
+            if turn["role"] != "system":
+                turns.append({"role": turn["role"], "content": content})
+        if (held and (given or placeholders)) or (placeholders and placeholders != len(given)):
+            raise DataError(
+                f"exchange: found {len(held)} images in blocks, {placeholders} placeholders and {len(given)} images "
+                "beside them; expected all images in blocks, or one beside for each placeholder"
+            )
+        return cls(tuple(turns), tuple(held or given))
+
+    @classmethod
+    def from_sample(cls, sample: Sample, answer: str | None = None) -> Exchange:
+        """The sample's question with `answer`, or with its own: the reference answer, else its last assistant turn.
+
+        The question stands as it is in the data, and is followed by the options where there are some.
+
+        Raises: DataError where there is no answer.
+        """
+        turns = [turn for turn in sample.messages if turn["role"] != "system"]
+        said = turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else None
+        text = next((text for text in (answer, sample.answer, said) if text is not None), None)
+        if text is None:
+            raise DataError(
+                f"{sample.source}, sample {sample.id}: no answer to score; expected `answer` or a last turn"
+            )
+        if sample.choices and turns:
+            question = f"{turns[-1]['content']}\n{options_text(sample.choices)}"
+            turns[-1] = {"role": "user", "content": question}
+        return cls((*turns, {"role": "assistant", "content": text}), tuple(sample.images))
+
+
+def check_padding(tokenizer) -> None:
+    """Raise RecipeError unless the tokenizer pads with another token than the one that ends a turn.
+
+    With pad = eos a model that looks for the last non-pad token reads a turn end somewhere before the answer, and all
+    candidates tie (the published best-of-N).
+    """
+    pad, eos = tokenizer.pad_token, tokenizer.eos_token
+    if pad is None or pad == eos:
+        raise RecipeError(
+            f"score model: the tokenizer's pad token is {pad!r} and its eos token {eos!r}; expected two tokens "
+            "(Qwen2-VL: '<|endoftext|>' and '<|im_end|>'), else padding hides the end of the answer. Set pad_token in "
+            "tokenizer_config.json"
+        )
+
+
+def _plain(text: str, tokenizer) -> str:
+    """The text with every control token broken by a space after its first character."""
+    control = [token for token in tokenizer.all_special_tokens if token not in ANSWER_TOKENS]
+    return re.sub("|".join(map(re.escape, control)), lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+def render(exchange: Exchange, processor) -> str:
+    """The chat as text: one image placeholder per image before the first user text, no generation prompt."""
+    messages, waiting = [], [{"type": "image"} for _ in exchange.images]
+    for turn in exchange.messages:
+        text = _plain(turn["content"], processor.tokenizer)
+        blocks = [*waiting, {"type": "text", "text": text}] if waiting else text
+        messages.append({"role": turn["role"], "content": blocks})
+        waiting = []
+    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+
+
+def key_of(image: Any) -> Any:
+    """What tells pictures apart: the path, the bytes, or a digest of a PIL image's pixels."""
+    if isinstance(image, Image.Image):
+        return image.mode, image.size, hashlib.blake2b(image.tobytes()).digest()
+    return image if isinstance(image, bytes) else os.fspath(image)
+
+
+def preprocess(images: Sequence[Any], processor) -> dict[str, Any]:
+    """`pixel_values` (patches, channels · patch volume) and `image_grid_thw` (images, 3) of pictures, in order.
+
+    Raises: DataError naming an image that is missing or cannot be read.
+    """
+    opened = [
+        image.convert("RGB") if isinstance(image, Image.Image) else pictures.load(key_of(image)) for image in images
+    ]
+    return dict(processor.image_processor(opened, return_tensors="pt"))
+
+
+def tokenize(exchanges: Sequence[Exchange], grids: Sequence[Any], processor) -> dict[str, Any]:
+    """`input_ids` and `attention_mask` (B, L) of exchanges, padded on the right.
+
+    Args:
+        grids: (t, h, w) in patches of each image of the batch, row by row; each image takes t·h·w / merge² tokens.
+    """
+    check_padding(processor.tokenizer)
+    merged, grids, texts = processor.image_processor.merge_size**2, iter(grids), []
+    for exchange in exchanges:
+        text, *rest = render(exchange, processor).split(processor.image_token)
+        for part in rest:
+            text += processor.image_token * (int(next(grids).prod()) // merged) + part
+        texts.append(text)
+    return dict(processor.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt"))
+
+
+def encode(exchanges: Sequence[Exchange], processor, share_images: bool = False) -> dict[str, Any]:
+    """A batch for `ScoreModel.forward`.
+
+    Args:
+        exchanges: one row each; with and without images may be mixed.
+        share_images: keep each picture of the batch once, and say in `image_index` (images,) which one each image of
+            the batch is: the vision tower then works once per picture (a chosen and a rejected answer share theirs).
+
+    Returns:
+        `input_ids`, `attention_mask` (B, L), right-padded; where there are images, `pixel_values` (patches, …),
+        `image_grid_thw` (images or pictures, 3), and with `share_images` `image_index`.
+
+    Raises: DataError for an unreadable image; RecipeError where pad = eos.
+    """
+    import torch
+
+    images = [image for exchange in exchanges for image in exchange.images]
+    if not images:
+        return tokenize(exchanges, (), processor)
+    keys = [key_of(image) for image in images]
+    distinct = dict(zip(keys, images, strict=True))
+    place = {key: number for number, key in enumerate(distinct)}
+    index = torch.tensor([place[key] for key in keys])
+    inputs = preprocess(list(distinct.values()), processor)
+    batch = tokenize(exchanges, inputs["image_grid_thw"][index], processor) | inputs
+    if share_images:
+        return batch | {"image_index": index}
+    patches = inputs["pixel_values"].split(inputs["image_grid_thw"].prod(-1).tolist())
+    batch["pixel_values"] = torch.cat([patches[number] for number in index.tolist()])
+    batch["image_grid_thw"] = inputs["image_grid_thw"][index]
+    return batch

@@ -1,0 +1,116 @@
+"""What became of failed scores: counted, and past a stated share the end of the run.
+
+A score that could not be had (exception, time-out, dead service, NaN) is never a reward of 0: the row is None, which
+trl 1.16.0 leaves out of its group's mean and standard deviation and gives the advantage 0, *where no other reward has a
+value for it*. Beside other rewards TRL sums what is there (`nansum`), which would book the missing one as 0. Therefore
+`Score` masks the whole group of a failed row: then all of its rows lack the same term, which cancels in the advantage.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rewards.score.errors import ScorerRefused, ScorerUnavailable
+from rewards.score.exchange import Exchange
+from rewards.score.placement import Scorer
+from vlm.errors import RecipeError, UserError
+
+logger = logging.getLogger(__name__)
+
+
+class ScoringFailed(UserError):
+    """Too many rows could not be scored; the message names the share and the last cause."""
+
+
+class Failures:
+    """The latest rows that were to be scored, and which of them failed.
+
+    share, window: `exceeded` from the moment when more than `share · window` of the last `window` rows failed (0: from
+    the first failure). The count is absolute, so that one failure in the first ten rows of a run is none in ten.
+    """
+
+    def __init__(self, share: float = 0.1, window: int = 256) -> None:
+        if not 0 <= share < 1:
+            raise RecipeError(f"reward 'score': max_failures is {share}; expected a share, 0 ≤ max_failures < 1")
+        if window < 1:
+            raise RecipeError(f"reward 'score': failure_window is {window}; expected at least 1 row")
+        self.share, self.window = share, window
+        self.total = 0
+        self.watched = False
+        """Somebody else ends the run (`rewards.score.stopping`, which saves a checkpoint first)."""
+        self._rows: deque[bool] = deque(maxlen=window)
+        self._cause = ""
+        self._refused = False
+
+    def add(self, failed: int, scored: int, cause: str = "", refused: bool = False) -> None:
+        """Count the rows of one call. Raises ScoringFailed when there were too many and nobody watches.
+
+        refused: the service will not score this run's rows, however often it is asked: no share is waited for.
+        """
+        self._rows.extend([True] * failed + [False] * scored)
+        self.total += failed
+        self._refused = self._refused or refused
+        if failed:
+            self._cause = cause
+            logger.warning("score: %d of %d rows failed and are masked: %s", failed, failed + scored, cause)
+        if self.exceeded and not self.watched:
+            raise self.error()
+
+    @property
+    def exceeded(self) -> bool:
+        return self._refused or sum(self._rows) > self.share * self.window
+
+    def error(self) -> ScoringFailed:
+        """What ends the run, here or, where these rows are well, in another process."""
+        if not self.exceeded:
+            return ScoringFailed("the reward 'score' failed in another process of this run; its message says why")
+        allowed = f"allowed are max_failures · failure_window = {self.share} · {self.window} rows"
+        why = "the service refuses them" if self._refused else allowed
+        return ScoringFailed(
+            f"the reward 'score' failed on {sum(self._rows)} of its last {len(self._rows)} rows; {why}. Last cause: "
+            f"{self._cause}. Mend it and resume from the last checkpoint; failed rows were masked, none was booked as 0"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of asking for scores."""
+
+    scores: list[float | None]
+    "In order; None where one could not be had."
+    cause: str = ""
+    "Why, where one is None."
+    refused: bool = False
+    "Asking again would not help."
+
+
+def attempt(scorer: Scorer, exchanges: Sequence[Exchange]) -> Attempt:
+    """Ask for scores; failures are told, not raised.
+
+    A service's client has retried before it says ScorerUnavailable. Any other failure of a batch is tried again one
+    exchange at a time, so that one bad exchange costs no other row its reward. A UserError (unreadable image, wrong
+    checkpoint) is raised: it is not the score model's.
+    """
+    if not exchanges:
+        return Attempt([])
+    try:
+        scores = [float(score) for score in scorer.score(exchanges)]
+        if len(scores) != len(exchanges):
+            raise ValueError(f"{len(scores)} scores for {len(exchanges)} exchanges")
+    except (ScorerUnavailable, ScorerRefused) as cause:
+        return Attempt([None] * len(exchanges), str(cause), isinstance(cause, ScorerRefused))
+    except UserError:
+        raise
+    except Exception as cause:  # whatever a model or a user's scorer raises: the row failed, and says why
+        if len(exchanges) == 1:
+            return Attempt([None], f"{type(cause).__name__}: {cause}")
+        alone = [attempt(scorer, [exchange]) for exchange in exchanges]
+        refused = any(one.refused for one in alone)
+        return Attempt([one.scores[0] for one in alone], next((one.cause for one in alone if one.cause), ""), refused)
+    bad = [score for score in scores if not math.isfinite(score)]
+    finite = [score if math.isfinite(score) else None for score in scores]
+    return Attempt(finite, f"the score model gave {bad[0]}" if bad else "")

@@ -1,0 +1,128 @@
+"""What a score model's folder holds: ours, the published one (`Qwen2Reward`), and a plain backbone to start from.
+
+    published   keys `visual.*`, `model.*`, `reward_head.weight`, written with transformers 4; `config.json` does not
+                say which positions the weights were trained with
+    ours        the names of transformers 5 (`model.visual.*`, `model.language_model.*`, `reward_head.weight`);
+                `config.json` has `positions`, the processor lies beside it
+    backbone    a Qwen2-VL or Qwen2.5-VL: its `lm_head` is dropped, a fresh head takes its place
+
+A load is strict in all three: a tensor that is missing, or has no place, is an error that names it. Weights are read
+from safetensors only; pickles are never opened.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from vlm.errors import RecipeError
+from vlm.loading import architecture, load_processor, raw_config, source, stored_limits
+from vlm.recipe import ImageSection
+
+logger = logging.getLogger(__name__)
+
+POSITIONS = ("mrope", "sequential")
+"""`mrope`: Qwen2-VL's (time, height, width) rotary positions. `sequential`: 0 … L-1 on all three axes."""
+
+HEAD = "reward_head.weight"
+LM_HEAD = "lm_head.weight"
+
+RENAMED = {
+    r"^visual\.": "model.visual.",
+    r"^model\.(?!visual\.|language_model\.)": "model.language_model.",
+}
+"""Names of transformers 4 → 5. Names that are new already match neither pattern."""
+
+
+def resolve_positions(asked: str | None, path: str, revision: str | None = None) -> str:
+    """The positions to score with: as asked, else as the checkpoint says, else `sequential`.
+
+    A published checkpoint does not say, and its training code used `sequential` from its second step on (it kept
+    `rope_deltas` of the first batch); that case is logged.
+
+    Raises: RecipeError for another value.
+    """
+    stored = raw_config(path, revision).get("positions")
+    positions = asked or stored
+    if positions is None:
+        logger.info(
+            "score model %s: its config.json does not say its positions; taking 'sequential', which the published "
+            "training used. Give positions='mrope' for weights trained with Qwen2-VL's own",
+            path,
+        )
+        return "sequential"
+    if positions not in POSITIONS:
+        raise RecipeError(f"score model {path}: positions {positions!r}; expected {' or '.join(map(repr, POSITIONS))}")
+    if stored is not None and stored != positions:
+        logger.warning("score model %s was trained with positions %r, and is used with %r", path, stored, positions)
+    return positions
+
+
+def load_config(path: str, revision: str | None, positions: str):
+    """The checkpoint's configuration (flat ones of transformers 4 too) with `positions` set.
+
+    Raises: RecipeError for a folder without one, or another architecture.
+    """
+    from transformers import AutoConfig
+
+    architecture(path, revision)
+    path, where = source(path, revision)
+    config = AutoConfig.from_pretrained(path, **where)
+    config.positions = positions
+    return config
+
+
+def check_keys(info: dict[str, Any], path: str, backbone: bool) -> None:
+    """Raise RecipeError unless checkpoint and model have the same tensors; a backbone has an LM head, and no head yet.
+
+    `info` is what `from_pretrained(output_loading_info=True)` returns. Under ZeRO-3 transformers 5.23 does not report
+    unexpected tensors, so there only missing ones are found.
+    """
+    allowed = {HEAD, LM_HEAD} if backbone else set()
+    missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
+    if backbone and HEAD not in missing:
+        raise RecipeError(f"score model: {path} has a reward head already; load it as a score model, not as a backbone")
+    if not backbone and HEAD in missing and LM_HEAD in unexpected:
+        raise RecipeError(
+            f"score model: {path} lacks {HEAD} and has an {LM_HEAD}: it is a plain vision-language model; expected a "
+            "trained score model. To start one from it, use ScoreModel.from_backbone (launch/score.py does)"
+        )
+    faults = [
+        f"{label} {len(keys)} tensors ({', '.join(keys[:5])}{', …' if len(keys) > 5 else ''})"
+        for label, keys in (
+            ("lacks", sorted(missing - allowed)),
+            ("has no place for", sorted(unexpected - allowed)),
+        )
+        if keys
+    ]
+    faults += [str(message) for message in info["error_msgs"] or ()]
+    if faults:
+        raise RecipeError(
+            f"score model: the weights in {path} do not match its architecture: it {'; it '.join(faults)}. Is it "
+            "another kind of model, an adapter, or an incomplete download?"
+        )
+
+
+def load_parts(path: str, revision: str | None, min_pixels: int | None, max_pixels: int | None):
+    """The checkpoint's processor, with its own pixel limits where none are given; None where it has no tokenizer.
+
+    Raises: RecipeError where a tokenizer is there and the image processor is not, or the limits are impossible.
+    """
+    from transformers.utils import cached_file
+
+    name, where = source(path, revision)
+    if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **where) is None:
+        logger.info("score model %s has no tokenizer; set `.processor` to score exchanges with it", path)
+        return None
+    try:
+        stored = stored_limits(path, revision)
+    except OSError as error:
+        raise RecipeError(
+            f"score model: {path} has a tokenizer and no image processor (preprocessor_config.json or "
+            f"processor_config.json): {str(error).splitlines()[0]}"
+        ) from error
+    limits = ImageSection(
+        min_pixels=stored.min_pixels if min_pixels is None else min_pixels,
+        max_pixels=stored.max_pixels if max_pixels is None else max_pixels,
+    )
+    return load_processor(path, limits, revision)

@@ -1,0 +1,129 @@
+"""Where the score model runs: in the training process, on its GPU, or behind `launch/serve.py`.
+
+Both are built at once and do nothing until asked for a score: a dry run loads no weights and calls no service.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from rewards.registry import nearest
+from rewards.score.exchange import Exchange
+from vlm.errors import RecipeError
+from vlm.loading import raw_config
+
+
+class Scorer(Protocol):
+    """Whatever scores."""
+
+    def score(self, exchanges: Sequence[Exchange]) -> list[float]:
+        """Raw scores, one per exchange, in order."""
+        ...
+
+
+class InProcess:
+    """A score model of this process, loaded at the first call; every process of a run has its own."""
+
+    def __init__(self, path: str, batch_size: int = 8, **options: Any) -> None:
+        """options: of `ScoreModel.from_pretrained`; those that are None keep its defaults."""
+        self.path, self.batch_size = path, batch_size
+        self.options = {name: value for name, value in options.items() if value is not None}
+        self._model: Any = None
+
+    def score(self, exchanges: Sequence[Exchange]) -> list[float]:
+        return self._loaded().score(exchanges, batch_size=self.batch_size)
+
+    def fingerprint(self) -> str:
+        """Of the loaded model: the one that a service with the same model shows."""
+        from rewards.score.service.fingerprint import fingerprint
+
+        return fingerprint(self._loaded())
+
+    def prepare(self) -> None:
+        """Raises RecipeError where there is no such checkpoint; reads no weights."""
+        raw_config(self.path, self.options.get("revision"))
+
+    def _loaded(self) -> Any:
+        if self._model is None:
+            from rewards.score.model import ScoreModel
+
+            with unsharded(), random_state_kept():
+                self._model = ScoreModel.from_pretrained(self.path, device=_device(), **self.options)
+        return self._model
+
+
+class Served:
+    """Score services, which all hold the same model; see `rewards.score.service.client`."""
+
+    def __init__(self, urls: Sequence[str], **options: Any) -> None:
+        """options: of `ScoreClient`."""
+        from rewards.score.service.client import ScoreClient
+
+        known = set(inspect.signature(ScoreClient).parameters) - {"urls"}
+        for name in options.keys() - known:
+            raise RecipeError(f"reward 'score': service has no option {name!r}; {nearest(name, known)}")
+        self._connect = functools.cache(lambda: ScoreClient(urls, **options))
+
+    def score(self, exchanges: Sequence[Exchange]) -> list[float]:
+        return self._connect().score(exchanges)
+
+    def fingerprint(self) -> str:
+        return self._connect().fingerprint()
+
+    def prepare(self) -> None:
+        """Waits until every replica answers; raises ScorerUnavailable, or ScorerRefused where two models differ."""
+        self.fingerprint()
+
+
+def place(model: str | None, urls: Sequence[str], batch_size: int, local: dict, service: dict) -> InProcess | Served:
+    """The scorer of a recipe, from `model` (a checkpoint) or `urls` (services), one of which must be given."""
+    if bool(model) == bool(urls):
+        raise RecipeError(
+            "reward 'score' needs one of `model` (a score model's folder or hub id, loaded into the training process) "
+            f"and `urls` (of running score services); found model = {model!r}, urls = {list(urls)!r}"
+        )
+    if not urls:
+        if service:
+            raise RecipeError("reward 'score': `service` says how services are asked; with `model` there are none")
+        return InProcess(model, batch_size, **local)
+    stated = [name for name, value in local.items() if value is not None]
+    if stated:
+        raise RecipeError(f"reward 'score': with `urls`, {stated[0]!r} is the service's own option; state it there")
+    return Served([urls] if isinstance(urls, str) else urls, **service)
+
+
+def _device() -> Any:
+    """The accelerator of this process, or the CPU."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    return torch.device(torch.accelerator.current_accelerator().type, torch.accelerator.current_device_index())
+
+
+@contextlib.contextmanager
+def unsharded() -> Iterator[None]:
+    """Under ZeRO-3 transformers splits every model that it loads over the processes, and a forward pass then needs all
+    of them; a score model is called by each process on its own, so it is loaded whole."""
+    from transformers.integrations import deepspeed
+
+    kept = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = kept
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Loading may draw random numbers, and happens at another step in a resumed run: rollouts must not see it."""
+    import torch
+
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        yield

@@ -1,0 +1,142 @@
+"""`--dry-run` of a score-model recipe: `vlm.plan`'s tables for a model without LM head that reads whole records.
+
+A sample is a record, and its candidates stand in one forward pass: two exchanges or more a record. Memory follows
+`vlm.memory`; what differs: no loss over the vocabulary, and where the head alone trains, nothing is kept for a backward
+pass. The vision tower is planned for every exchange, though candidates share their pictures: a little too much.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from rewards.score.preferences import read
+from rewards.score.recipe import PreferenceSource, ScoreRecipe
+from vlm import memory
+from vlm.adapters import PARTS
+from vlm.errors import RecipeError
+from vlm.gpus import parse_gpus
+from vlm.plan import DTYPE_BYTES, Job, Plan, batches
+from vlm.planned import common
+from vlm.samples import Faults
+from vlm.shapes import Shape, known, shape, visual_range
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Survey:
+    """What the data holds; of files that are not here, what the recipe lets expect."""
+
+    records: int = 0
+    candidates: int = 2
+    "The most that a record has."
+    images: int = 0
+    "The most that a record has."
+
+
+def survey(sources: Sequence[PreferenceSource]) -> Survey:
+    """Count a recipe's training records; a file that is not here counts with its `limit`, as pairs.
+
+    Raises: RecipeError where neither file nor limit says.
+    """
+    found = Survey()
+    for source in sources:
+        if Path(source.path).exists():
+            rows = read(source.path, source.images, source.text_only, "skip", Faults(), verify_images=False)
+            for record in islice(rows, source.limit):
+                found.records += 1
+                found.candidates = max(found.candidates, len(record.ranked))
+                found.images = max(found.images, len(record.images))
+        elif source.limit is not None:
+            logger.warning("%s is not here; planning with its limit of %d pairs", source.path, source.limit)
+            found.records += source.limit
+            found.images = max(found.images, int(not source.text_only))
+        else:
+            raise RecipeError(f"data.train: {source.path} is not here and has no `limit`; state one to plan with")
+    return found
+
+
+def scorer_shape(recipe: ScoreRecipe, section) -> Shape:
+    """Shape of the score model: the head, counted with the language model, in place of the LM head.
+
+    An earlier stage's `final/` that is not here yet is planned by the size that its path names (`vlm.shapes.known`).
+    """
+    lora = section.lora is not None
+    if not Path(section.path).exists():
+        section = dataclasses.replace(section, path=known(section.path) or section.path)
+    sizes = shape(dataclasses.replace(section, freeze=recipe.frozen if lora else []))
+    parameters = dict(sizes.parameters)
+    parameters["language_model"] += sizes.hidden - (0 if sizes.tied else sizes.vocabulary * sizes.hidden)
+    trained = sizes.trainable if lora else {part: 0 if part in recipe.frozen else parameters[part] for part in PARTS}
+    if lora or "language_model" in recipe.frozen:
+        trained = trained | {"language_model": trained["language_model"] + sizes.hidden}
+    return dataclasses.replace(sizes, parameters=parameters, trainable=trained, head_trainable=False)
+
+
+def plan(recipe: ScoreRecipe) -> Plan:
+    """The plan of a recipe. Raises RecipeError for data that is not here, impossible batches, LoRA, or checkpoints."""
+    data = survey(recipe.data.train)
+    job = Job(stage="sft", samples=data.records, images_per_sample=data.images, **common(recipe))
+    fleet = parse_gpus(job.gpus) if job.gpus else None
+    processes = fleet.count if fleet else job.processes or 1
+    sizes = scorer_shape(recipe, job.model)
+    limits = visual_range(job.images.min_pixels, job.images.max_pixels, sizes.patch * sizes.merge)
+    visual, rows = data.images * limits[1], job.per_device_batch * data.candidates
+    setups = {stage: _setup(job, stage, processes) for stage in (0, 1, 2, 3)}
+    updates = {stage: _update(job, sizes, setup, rows, visual) for stage, setup in setups.items()}
+    return Plan(
+        job=job,
+        shape=sizes,
+        fleet=fleet,
+        batch=batches(job, processes),
+        visual_limits=limits,
+        visual={},
+        visual_planned=visual,
+        phases={"update": updates[recipe.sharding.zero]},
+        host=sum(memory.states(sizes, setups[recipe.sharding.zero]).host.values()),
+        by_zero={stage: sum(parts.values()) + memory.OVERHEAD for stage, parts in updates.items()},
+        notes=tuple(_notes(recipe, sizes, data, rows)),
+    )
+
+
+def _setup(job: Job, stage: int, processes: int) -> memory.Setup:
+    attention = job.model.attention
+    if attention == "auto":  # the target is what counts, not the machine that plans
+        attention = "sdpa" if job.model.dtype == "float32" else "flash_attention_2"
+    return memory.Setup(
+        zero=stage,
+        processes=processes,
+        offload=job.sharding.offload and stage > 0,
+        weight_bytes=DTYPE_BYTES[job.model.dtype],
+        lora=job.model.lora is not None,
+        checkpointing=job.checkpointing,
+        attention=attention,
+        lora_dropout=job.model.lora is not None and job.model.lora.dropout > 0,
+    )
+
+
+def _update(job: Job, sizes: Shape, setup: memory.Setup, rows: int, visual: int) -> dict[str, int]:
+    held, text = memory.states(sizes, setup), job.prompt_tokens + job.completion_tokens
+    head_only = sizes.total_trainable == sizes.hidden
+    return {
+        "weights": held.weights,
+        "optimiser states": held.optimiser,
+        "gradients": held.gradients,
+        "communication buffers": held.buffers,
+        "activations": 0 if head_only else memory.activations(sizes, setup, rows, text, visual),
+        "working set": memory.working_set(sizes, setup.weight_bytes, rows, text, visual),
+    }
+
+
+def _notes(recipe: ScoreRecipe, sizes: Shape, data: Survey, rows: int):
+    yield f"architecture: {sizes.source}"
+    trained = "every part" if not recipe.frozen else ", ".join(recipe.train)
+    yield f"trained: {trained}{' (by adapters, and the head)' if recipe.model.lora is not None else ''}"
+    yield f"a sample is a record of up to {data.candidates} candidates: {rows} exchanges a GPU in one forward pass"
+    yield f"a record has {f'up to {data.images} images' if data.images else 'no image'}"
+    if recipe.model.attention == "auto":
+        yield "attention: auto is planned as flash_attention_2; the run falls back to sdpa without it"

@@ -1,0 +1,286 @@
+"""Preferences: candidate texts about the same image and question, the best first; the record and its files.
+
+Three layouts, told apart by content:
+
+    ours        JSONL (or a JSON list), images relative to the file's folder or to `images:`, other keys ignored
+                {"images": ["3.png"], "question": "How many ships are there?", "ranked": ["Two.", "Five.", "Red."],
+                 "dimensions": ["relevance"], "margin": 0.5, "id": "3"}
+    published   ScoreRS's JSON: `question` (without it, captions), `chosen` and `rejected` (each a text or a list of
+                texts), `image_name` or `image_path` below `<images>/<stem of the file>/`
+    parquet     ScoreRS's parquet: `image` {bytes, path}, and `text`, a JSON string that holds the published keys
+
+Both sides of a published row share one record, so neither can lose its image or question. Several rejected texts are
+not ranked among each other: they become one record each. A row that names an image is never read without it, unless
+the source says `text_only`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice, product
+from pathlib import Path
+from typing import Any, Literal
+
+from rewards.score.exchange import Exchange
+from rewards.score.tables import Parquet
+from vlm.errors import DataError
+from vlm.readers.rows import Place, RowFault, Rows, show
+from vlm.samples import Faults
+
+logger = logging.getLogger(__name__)
+
+DIMENSIONS = ("relevance", "specificity", "completeness", "clarity", "richness")
+"""The quality dimensions of the ScoreRS paper, each rated 1 to 5. A file may name others."""
+LAYOUTS = {
+    "ranked": "our JSONL: `ranked`, the texts, best first",
+    "chosen": "ScoreRS's JSON or parquet: `chosen` and `rejected`",
+}
+
+
+@dataclass(slots=True)
+class Preference:
+    """Two or more candidate texts for the same images and question, ranked."""
+
+    images: list[str | bytes]
+    "Absolute paths or encoded bytes; none for a text-only record."
+    question: str
+    'What was asked; "" for captions.'
+    ranked: list[str]
+    "The candidates, best first; no ties."
+    dimensions: list[str] = field(default_factory=list)
+    "The quality dimensions in which the candidates differ as ranked, where that is known."
+    ratings: list[dict[str, float]] | None = None
+    "For each candidate, in the order of `ranked`, {dimension: rating}, where a judge gave them."
+    margin: float | None = None
+    "By how much each better candidate should outscore each worse one, at least (Llama 2, arXiv 2307.09288, eq. 2)."
+    source: str = ""
+    "Where it came from: the file's stem unless the row says otherwise."
+    id: str = ""
+    "Unique within its source: the row's own, else its number in the file."
+
+    def exchanges(self) -> list[Exchange]:
+        """What the score model reads: the images and the question with each candidate, best first."""
+        return [Exchange.of(self.question, text, self.images) for text in self.ranked]
+
+
+def read(
+    path: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None = None,
+    text_only: bool = False,
+    on_fault: Literal["error", "skip"] = "error",
+    faults: Faults | None = None,
+    verify_images: bool = True,
+) -> Iterator[Preference]:
+    """Preferences of a file, in order.
+
+    images: the folder that image names start from (default: the file's own). text_only: leave images out. on_fault:
+    "skip" leaves faulty rows out and counts them in `faults`. verify_images: open every image's header.
+
+    Raises: DataError, at once for the file or its layout; while iterating for a faulty row (naming file, row and
+    field), or at the end where no row was good.
+    """
+    path = Path(path)
+    if on_fault not in ("error", "skip"):
+        raise ValueError(f"on_fault is 'error' or 'skip', not {on_fault!r}")
+    if images is not None and not os.path.isdir(images):
+        raise DataError(f"{path}: the image folder {str(images)!r} does not exist")
+    rows = Parquet(path) if Parquet.holds(path) else Rows(path)
+    layout = _layout(rows, path)
+    reader = _Reader(Place(path, images), layout, text_only, verify_images)
+    return _preferences(rows, reader, on_fault, Faults() if faults is None else faults)
+
+
+def collect(sources: Iterable[Any], on_fault: Literal["error", "skip"], role: str) -> list[Preference]:
+    """All preferences of a recipe's sources (`rewards.score.recipe.PreferenceSource`), each cut to its limit.
+
+    Images stay paths; those of a parquet are held in memory, encoded, by every process.
+    Raises: DataError for a faulty row (under `error`).
+    """
+    found: list[Preference] = []
+    for source in sources:
+        faults = Faults()
+        rows = read(source.path, source.images, source.text_only, on_fault, faults)
+        found += islice(rows, source.limit)
+        if faults.skipped:
+            logger.warning("data.%s: %s: %s", role, source.path, faults)
+    return found
+
+
+def write(path: str | os.PathLike[str], preferences: Iterable[Preference]) -> int:
+    """Preferences as our own JSONL; returns how many. Images below the file's folder are written relative to it.
+
+    The file appears whole or not at all.
+    """
+    path = Path(path)
+    folder, part, count = path.parent.absolute(), path.with_name(path.name + ".part"), 0
+    with part.open("w", encoding="utf-8", newline="\n") as file:
+        for preference in preferences:
+            file.write(line(preference, folder) + "\n")
+            count += 1
+    part.replace(path)
+    return count
+
+
+def line(preference: Preference, folder: Path) -> str:
+    """One record as a line of our JSONL in `folder` (absolute), without the line's end."""
+    row: dict[str, Any] = {"images": [_name(image, folder) for image in preference.images]}
+    row |= {"question": preference.question, "ranked": preference.ranked}
+    for name in ("dimensions", "ratings", "margin", "source", "id"):
+        if (value := getattr(preference, name)) not in (None, "", []):
+            row[name] = value
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _name(image: str | bytes, folder: Path) -> str:
+    if isinstance(image, bytes):
+        return "data:;base64," + base64.b64encode(image).decode()
+    return Path(image).relative_to(folder).as_posix() if Path(image).is_relative_to(folder) else image
+
+
+def _layout(rows: Rows | Parquet, path: Path) -> str:
+    """A key of LAYOUTS, by the first row that holds one."""
+    for row in rows.good():
+        if found := [key for key in LAYOUTS if key in row]:
+            return found[0]
+    keys = ", ".join(map(str, next(rows.good(), {}))) or "none"
+    layouts = "".join(f"\n  {text}" for text in LAYOUTS.values())
+    raise DataError(f"{path}: no preferences (keys of the first row: {keys}); layouts are:{layouts}")
+
+
+def _preferences(rows: Rows | Parquet, reader: _Reader, on_fault: str, faults: Faults) -> Iterator[Preference]:
+    path, unit, first = rows.path, "row" if rows.items is not None else "line", ""
+    for number, row in rows:
+        faults.rows += 1
+        try:
+            if isinstance(row, RowFault):
+                raise row
+            records = reader.records(row, f"#{number}")
+        except RowFault as fault:
+            message = f"{path}, {unit} {number}, {fault}"
+            if on_fault == "error":
+                raise DataError(message) from fault
+            first = first or message
+            faults.add(fault.kind, message)
+            continue
+        faults.kept += 1
+        yield from records
+    if not faults.kept:
+        raise DataError(f"{path}: all {faults.skipped} rows are faulty; {first}")
+
+
+@dataclass
+class _Reader:
+    """Rows of one file → checked records."""
+
+    place: Place
+    layout: str
+    text_only: bool
+    verify: bool
+
+    def records(self, row: dict[str, Any], number: str) -> list[Preference]:
+        """The records of a row: one, or for several chosen or rejected texts one per pair of them."""
+        named = [] if self.text_only else self._images(row)
+        if self.verify:
+            for image in named:
+                self.place.size(image)
+        common = {
+            "images": named,
+            "question": _untagged(_text(row.get("question") or "", "question")),
+            "dimensions": _texts(row.get("dimensions") or [], "dimensions"),
+            "margin": _margin(row.get("margin")),
+            "source": _text(row.get("source") or self.place.path.stem, "source"),
+        }
+        own = str(row.get("id") if row.get("id") not in (None, "") else number)
+        if self.layout == "ranked":
+            texts = _ranked(_texts(row.get("ranked"), "ranked"))
+            return [Preference(ranked=texts, ratings=_ratings(row.get("ratings"), texts), id=own, **common)]
+        sides = [_texts(row.get(side), side, alone=True) for side in ("chosen", "rejected")]
+        pairs = [_ranked(list(pair)) for pair in product(*sides)]
+        if not pairs:
+            raise RowFault("missing_field", "rejected", "no texts", "at least one chosen and one rejected text")
+        ids = [own] if len(pairs) == 1 else [f"{own}.{n}" for n in range(1, len(pairs) + 1)]
+        return [Preference(ranked=pair, id=name, **common) for pair, name in zip(pairs, ids, strict=True)]
+
+    def _images(self, row: dict[str, Any]) -> list[str | bytes]:
+        if self.layout == "ranked":
+            names = row.get("images") or []
+            if not isinstance(names, list):
+                raise RowFault("wrong_type", "images", show(names), "a list of paths")
+            return [self.place.image(name) for name in names]
+        if isinstance(row.get("image"), bytes):  # a parquet's cell
+            return [row["image"]]
+        key = next((key for key in ("image_name", "image_path", "image") if row.get(key)), None)
+        if key is None:
+            return []
+        name, stem = _text(row[key], key), self.place.path.stem
+        try:  # a parquet keeps the path that the image had where the table was made, of which the name is left
+            return [self.place.find(Path(stem, name), name, Path(stem, Path(name).name))]
+        except RowFault as fault:
+            tried = f"{name!r} (below {self.place.root} and {self.place.root / stem})"
+            expected = "an image file that exists; `text_only: true` on the source scores without pictures"
+            raise RowFault("missing_image", key, tried, expected) from fault
+
+
+def _text(value: Any, name: str) -> str:
+    try:
+        value.encode()
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise RowFault("wrong_type", name, show(value), "text") from error
+    return value
+
+
+def _untagged(question: str) -> str:
+    """Without `<image>` tags: a record's images stand before its question."""
+    return re.sub(r"\n?<image>\n?", "", question)
+
+
+def _texts(value: Any, name: str, alone: bool = False) -> list[str]:
+    """A list of texts; with `alone`, a bare text counts as one."""
+    expected = "a text or a list of texts" if alone else "a list of texts"
+    if value is None:
+        raise RowFault("missing_field", name, "none", expected)
+    if alone and isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise RowFault("wrong_type", name, show(value), expected)
+    return [_text(text, name) for text in value]
+
+
+def _ranked(texts: list[str]) -> list[str]:
+    if len(texts) < 2:
+        raise RowFault("missing_field", "ranked", show(texts), "two or more texts, best first")
+    if len(set(texts)) < len(texts):
+        raise RowFault("same_text", "ranked", show(texts), "different texts: equal ones cannot be ranked")
+    if not texts[0].strip():
+        raise RowFault("missing_field", "ranked", show(texts), "a best text that says something")
+    return texts
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _margin(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not _number(value) or value < 0:
+        raise RowFault("wrong_type", "margin", show(value), "a number, 0 or more")
+    return float(value)
+
+
+def _ratings(value: Any, texts: list[str]) -> list[dict[str, float]] | None:
+    if value is None:
+        return None
+    expected = f"for each of the {len(texts)} texts a mapping of dimensions to numbers"
+    if not isinstance(value, list) or len(value) != len(texts) or not all(isinstance(one, dict) for one in value):
+        raise RowFault("wrong_type", "ratings", show(value), expected)
+    if not all(_number(rating) for one in value for rating in one.values()):
+        raise RowFault("wrong_type", "ratings", show(value), expected)
+    return [{name: float(rating) for name, rating in one.items()} for one in value]

@@ -1,0 +1,106 @@
+"""Two experiments on the score model, repeated every so many calls, in the main process alone.
+
+| metric             | reading                                                                                        |
+|--------------------|------------------------------------------------------------------------------------------------|
+| score/probe_mean   | mean score of a fixed set of exchanges                                                         |
+| score/probe_drift  | mean distance of those scores from the first ones; above rounding, the model is not what it was |
+| score/shuffled_gap | by how much answers score higher with their own picture than with that of another group        |
+| score/shuffled_won | share of answers that do; near 1/2, the score model does not look                              |
+
+Every call logs the latest values, so the names are always there; before the first they are NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from rewards.score.candidates import Candidate
+from rewards.score.exchange import Exchange
+from rewards.score.faults import attempt
+from rewards.score.health import Log, record
+from rewards.score.placement import Scorer
+from vlm import samples
+from vlm.errors import RecipeError
+from vlm.runs import is_main_process
+
+logger = logging.getLogger(__name__)
+
+NAMES = ("probe_mean", "probe_drift", "shuffled_gap", "shuffled_won")
+
+
+class Probes:
+    """source: a data file of samples with answers, or how many of the first groups to take an answer from.
+
+    every: calls between two runs, the first at the first call; 0: none. The shuffled-image control uses the latest
+    answers, one for each of up to `latest` different pictures.
+    """
+
+    def __init__(self, source: int | str = 8, every: int = 50, latest: int = 8) -> None:
+        if every < 0 or (isinstance(source, int) and source < 1):
+            raise RecipeError(
+                f"reward 'score': probes = {source!r}, probe_every = {every}; expected a data file or at least 1, and "
+                "at least 0 calls"
+            )
+        if isinstance(source, str) and every and not Path(source).is_file():
+            raise RecipeError(f"reward 'score': probes: no file {source} (seen from {Path.cwd()})")
+        self.source, self.every, self.latest = source, every, latest
+        self.calls = 0
+        self.values = dict.fromkeys(NAMES, math.nan)
+        self._fixed: list[tuple[Exchange, float]] = []
+        self._recent: dict[str, Exchange] = {}
+
+    def after(self, candidates: Iterable[Candidate], scores: Mapping[str, float], scorer: Scorer, log: Log) -> None:
+        """To be called once per call of the reward, with the scores by key that it has just got; calls without any do
+        not count."""
+        if not self.every or not is_main_process():
+            return
+        for _, group in itertools.groupby(candidates, lambda candidate: candidate.group):
+            first = next((one for one in group if one.key in scores), None)
+            if first is not None:
+                self._keep(first, scores[first.key])
+        if scores:
+            if self.calls % self.every == 0:
+                self._run(scorer)
+            self.calls += 1
+        for name, value in self.values.items():
+            record(log, f"score/{name}", [value])
+
+    def _keep(self, candidate: Candidate, score: float) -> None:
+        if isinstance(self.source, int) and len(self._fixed) < self.source:
+            self._fixed.append((candidate.exchange, score))
+        if candidate.pictures:
+            self._recent.pop(candidate.pictures, None)
+            self._recent[candidate.pictures] = candidate.exchange
+            while len(self._recent) > self.latest:
+                del self._recent[next(iter(self._recent))]
+
+    def _run(self, scorer: Scorer) -> None:
+        fixed = [exchange for exchange, _ in self._fixed]
+        if isinstance(self.source, str) and not fixed:
+            fixed = [Exchange.from_sample(sample) for sample in samples.read(self.source)]
+        own = list(self._recent.values())
+        others = [
+            dataclasses.replace(exchange, images=other.images)
+            for exchange, other in zip(own, [*own[1:], *own[:1]], strict=True)
+        ]
+        control = [*own, *others] if len(own) > 1 else []
+        tried = attempt(scorer, [*fixed, *control])
+        if None in tried.scores:  # the latest values stay; the rows of the next call will tell, and count
+            logger.warning("score: the probes could not be scored: %s", tried.cause)
+            return
+        probed, control_scores = tried.scores[: len(fixed)], tried.scores[len(fixed) :]
+        if probed:
+            self._fixed = self._fixed or list(zip(fixed, probed, strict=True))
+            self.values["probe_mean"] = statistics.fmean(probed)
+            distances = (abs(now - then) for now, (_, then) in zip(probed, self._fixed, strict=True))
+            self.values["probe_drift"] = statistics.fmean(distances)
+        if control_scores:
+            gaps = [a - b for a, b in zip(control_scores[: len(own)], control_scores[len(own) :], strict=True)]
+            self.values["shuffled_gap"] = statistics.fmean(gaps)
+            self.values["shuffled_won"] = statistics.fmean((gap > 0) + (gap == 0) / 2 for gap in gaps)

@@ -1,0 +1,123 @@
+"""What a recipe for training the score model holds (`recipes/score/stage1.yaml`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vlm.adapters import PARTS
+from vlm.errors import RecipeError
+from vlm.recipe import LANGUAGE_MODEL_LINEARS, PromptSection, TrainingRecipe
+from vlm.training import OWNED
+
+HEAD = "head"
+Part = Literal["head", "vision_tower", "merger", "language_model"]
+
+
+@dataclass
+class PreferenceSource:
+    """One file of preferences; its layout is told by content (`rewards.score.preferences`)."""
+
+    path: str = field(metadata={"path": True})
+    "The file with the rows."
+    images: str | None = field(default=None, metadata={"path": True})
+    "Folder that image names start from, or that holds a folder of images named as the file; else, the file's own."
+    text_only: bool = False
+    "Score without pictures, also rows that name one; otherwise a picture that is not there is a fault."
+    limit: int | None = None
+    "Use only the first so many records."
+
+    def check(self) -> None:
+        if not self.path:
+            raise RecipeError("path is empty; expected a file of preferences")
+        if self.limit is not None and self.limit < 1:
+            raise RecipeError(f"limit = {self.limit}; expected at least 1, or null for all records")
+
+
+@dataclass
+class PreferenceData:
+    train: list[PreferenceSource] = field(default_factory=list)
+    "What is trained on, one after another before shuffling."
+    eval: list[PreferenceSource] = field(default_factory=list)
+    "Held-out preferences, measured at the end and by `training.eval_strategy`."
+    on_fault: Literal["error", "skip"] = "error"
+    "A faulty row (missing image, no rejected text, …) ends the run, or is left out and counted."
+    shuffle: bool = True
+    "Shuffle the training records, by the recipe's seed."
+
+
+@dataclass
+class ScoreRecipe(TrainingRecipe):
+    """A score model from preferences: Bradley-Terry, -log σ(s⁺ - s⁻ - margin), mean over a record's pairs.
+
+    `model.path` is a score model (an earlier stage's `final/`, a published ScoreRS) or a plain Qwen2-VL, which gets a
+    fresh head.
+    """
+
+    stage: Literal["score"] = "score"
+    "Which launcher the recipe is for."
+    data: PreferenceData = field(default_factory=PreferenceData)
+    "Preferences: `train:` is learnt from, `eval:` is held out."
+    train: Literal["full"] | list[Part] = "full"
+    "Parts that are trained, or `full` for all of them. With `model.lora`, the head and adapters in the other parts."
+    positions: Literal["mrope", "sequential"] | None = None
+    "Rotary positions; null: what the checkpoint says, and `mrope` for a fresh head. Published weights saw `sequential`."
+    training: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "keys_of": "trl:RewardConfig",
+            "owned": {
+                **OWNED,
+                "max_length": "nothing (an exchange is never cut: its end is what is read)",
+                "disable_dropout": "nothing (Qwen2-VL has none)",
+                "activation_offloading": "nothing (use gradient_checkpointing)",
+                "dataset_num_proc": "nothing (rows are encoded as they are read)",
+                "chat_template_path": "nothing (the checkpoint's own template stands)",
+                "eos_token": "nothing (the checkpoint's own stands)",
+                "pad_token": "nothing (the checkpoint's own stands)",
+                "pad_to_multiple_of": "nothing (a batch is padded to its longest exchange)",
+            },
+        },
+    )
+    "TRL's RewardConfig, key by key (learning_rate, center_rewards_coefficient, eval_strategy, …)."
+
+    @property
+    def frozen(self) -> list[str]:
+        """The parts of the backbone (`vlm.adapters.PARTS`) that are not trained."""
+        return [] if self.train == "full" else [part for part in PARTS if part not in self.train]
+
+    def check(self) -> None:
+        """Refuse, before any weight loads, what would be ignored or cannot be trained."""
+        if not self.data.train:
+            raise RecipeError("data.train is empty; name at least one file, e.g. `train: [{path: preferences.jsonl}]`")
+        if not self.train:
+            raise RecipeError("train is empty, so nothing would be trained; write `train: [head]` or `train: full`")
+        if self.train != "full" and HEAD not in self.train:
+            raise RecipeError(f"train is {self.train}; without the head it cannot learn what a score is: add `head`")
+        if self.model.freeze:
+            raise RecipeError(f"model.freeze is {self.model.freeze}; here `train` names the parts that are trained")
+        if self.model.liger:
+            raise RecipeError("model.liger: Liger's kernels are for the language-model head; write `liger: false`")
+        if self.prompt != PromptSection():
+            raise RecipeError(
+                "prompt is not read here: a question is scored as the preferences state it; leave it out, or take a "
+                "base's back by `prompt: null`"
+            )
+        coefficient = self.training.get("center_rewards_coefficient")
+        if coefficient is not None and float(coefficient) < 0:
+            raise RecipeError(f"training.center_rewards_coefficient = {coefficient}; expected 0 or more (TRL: 0.01)")
+        if self.training.get("eval_strategy", "no") != "no" and not self.data.eval:
+            raise RecipeError("training.eval_strategy is set, but data.eval is empty; name held-out preferences")
+        self._check_lora()
+
+    def _check_lora(self) -> None:
+        if self.model.lora is None:
+            return
+        if set(self.frozen) == set(PARTS):
+            raise RecipeError(f"train is {self.train}, so model.lora has nothing to adapt; leave lora out")
+        adapted = sorted(set(self.model.lora.target_modules) & set(LANGUAGE_MODEL_LINEARS))
+        if "language_model" in self.frozen and adapted:
+            raise RecipeError(
+                f"model.lora would train {', '.join(adapted)} in the language model, which `train` does not name; add "
+                "language_model, or name other layers in model.lora.target_modules"
+            )

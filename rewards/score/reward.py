@@ -1,0 +1,196 @@
+"""The reward `score`: how much better than the reference a score model that sees the image finds the answer.
+
+    r = 1 - exp(-beta · max(0, s(y) - s(y_ref)))        ScoreRS, arXiv 2503.00743, section 3.3; beta = 0.2
+
+    rewards:
+      - use: gated
+        options: {tasks: {open_ended: {use: score, model: runs/score/final}}}
+
+Scored is the *answer*, not the trace. A completion that fails the format is worth 0 and is not scored. One call of the
+score model takes the completions of a batch, equal ones once, and the reference answers that it has not seen before,
+so s(y_ref) is computed once in a run, and every image is encoded once.
+
+A score that could not be had is no reward of 0: see `rewards.score.faults`. What is logged: `rewards.score.health`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from rewards.registry import Reward, options_of, register, resolve
+from rewards.rules import Inside
+from rewards.score.candidates import Candidate, Reader
+from rewards.score.errors import ScorerUnavailable
+from rewards.score.exchange import Exchange
+from rewards.score.faults import Attempt, Failures, attempt
+from rewards.score.health import Health, Judged
+from rewards.score.placement import InProcess, Scorer, Served, place
+from rewards.score.probes import Probes
+from rewards.score.reference import ReferenceScores
+from rewards.score.shaping import Variant, flatten, shape
+from vlm.errors import RecipeError
+
+
+@register("score")
+class Score:
+    """Built once; called by TRL like any reward function. Nothing is loaded or asked before the first call.
+
+    model: a score model's folder or hub id, for the training process; or urls: of services (`launch/serve.py`).
+    variant: reference, raw, sigmoid, rank (rewards/score/shaping.py). beta: of the variant reference.
+    applies_to: tasks of the rows that are scored; others get None. inside: "answer", or "text" for prompts that ask
+        for no tags. question: whether the score model reads the question; captions are always scored without.
+    min_group_std: groups whose rewards spread less (standard deviation) get their mean: no push. 0: all are kept.
+    cache: a file for the scores of reference answers, to share and to outlive the run; without it, in memory.
+    max_failures, failure_window: the run ends when more than this share of the last so many rows failed.
+    probes, probe_every: a file, or how many of the first answers to score again every so many calls; see probes.py.
+    rules: rule rewards to compute on the same rows for their correlation with the score; they pay nothing.
+    positions, dtype, attention, min_pixels, max_pixels, revision: of `ScoreModel.from_pretrained`, with `batch_size`
+        of its `score`. service: options of `ScoreClient` (token_variable, timeout, patience, …).
+    scorer: in Python, an object with `score(exchanges) -> list[float]` instead of model and urls.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        urls: Sequence[str] = (),
+        variant: Variant = "reference",
+        beta: float = 0.2,
+        applies_to: Sequence[str] = ("open_ended",),
+        inside: Inside = "answer",
+        question: bool = True,
+        min_group_std: float = 0.0,
+        cache: str | None = None,
+        max_failures: float = 0.1,
+        failure_window: int = 256,
+        probes: int | str = 8,
+        probe_every: int = 50,
+        rules: Sequence[str] = (),
+        batch_size: int = 8,
+        positions: Literal["mrope", "sequential"] | None = None,
+        dtype: Literal["bfloat16", "float16", "float32"] | None = None,
+        attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        revision: str | None = None,
+        service: Mapping[str, Any] | None = None,
+        scorer: Scorer | None = None,
+    ) -> None:
+        if not beta > 0 or min_group_std < 0 or batch_size < 1:
+            raise RecipeError(
+                f"reward 'score': beta = {beta}, min_group_std = {min_group_std}, batch_size = {batch_size}; expected "
+                "beta > 0, min_group_std ≥ 0 and batch_size ≥ 1"
+            )
+        if scorer is not None and (model or urls or cache):
+            raise RecipeError("reward 'score': with a `scorer`, leave out model, urls and cache")
+        self.__name__ = "score"  # TRL's metrics: rewards/score/mean
+        self.variant, self.beta, self.min_group_std = variant, beta, min_group_std
+        tasks = (applies_to,) if isinstance(applies_to, str) else tuple(applies_to)
+        local = {"positions": positions, "dtype": dtype, "attention": attention, "revision": revision}
+        local |= {"min_pixels": min_pixels, "max_pixels": max_pixels}
+        self.scorer = scorer or place(model, urls, batch_size, local, dict(service or {}))
+        self.reader = Reader(tasks, inside, question, variant == "reference")
+        self.references = ReferenceScores(cache, None if scorer else self.scorer.fingerprint)
+        self.failures = Failures(max_failures, failure_window)
+        self.rules = dict(_rule(spec, tasks) for spec in ([rules] if isinstance(rules, str) else rules))
+        self.health = Health(tuple(self.rules), variant == "reference")
+        self.probes = Probes(probes, probe_every)
+
+    def __call__(
+        self,
+        prompts: Sequence[Any] | None = None,
+        completions: Sequence[Any] = (),
+        log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        candidates = self.reader.read(prompts, completions, columns)
+        begun = time.monotonic()
+        scores, known = self._scores(candidates)
+        seconds = time.monotonic() - begun
+        judged, flattened = self._judge(candidates, scores)
+        rewards, raw = [None] * len(completions), [None] * len(completions)
+        for candidate, row in zip(candidates, judged, strict=True):
+            rewards[candidate.row], raw[candidate.row] = row.reward, row.score
+        if log_extra is not None:
+            log_extra("score/raw", raw)
+        if log_metric is not None:
+            for name, rule in self.rules.items():
+                values = rule(prompts=prompts, completions=completions, **columns)
+                for candidate, row in zip(candidates, judged, strict=True):
+                    row.rules[name] = values[candidate.row]
+            self.health.log(log_metric, judged, flattened, known, seconds)
+            self.probes.after(candidates, scores, self.scorer, log_metric)
+        return rewards
+
+    def prepare(self) -> None:
+        """For the start of a run, before weights load: is the checkpoint there, do the services answer?"""
+        if isinstance(self.scorer, InProcess | Served):
+            self.scorer.prepare()
+
+    def _scores(self, candidates: Sequence[Candidate]) -> tuple[dict[str, float], list[bool]]:
+        """(scores by key, failed ones absent; for each reference that is needed, whether it was remembered).
+
+        Rows that failed are counted. Raises ScoringFailed past the stated share.
+        """
+        wanted = {c.key: c.exchange for c in candidates if c.exchange is not None}
+        needed: dict[str, Exchange] = {}
+        if self.variant == "reference":
+            needed = {c.reference_key: c.reference for c in candidates if c.exchange is not None}
+        try:
+            scores = self.references.find(needed)
+        except ScorerUnavailable as cause:  # a shared cache asks the service which model it has
+            scores, known = {}, []
+            tried = Attempt([None] * len(wanted), str(cause))
+        else:
+            known = [key in scores for key in needed]
+            ask = {key: e for key, e in {**wanted, **needed}.items() if key not in scores}
+            tried = attempt(self.scorer, list(ask.values()))
+            fresh = {key: score for key, score in zip(ask, tried.scores, strict=True) if score is not None}
+            self.references.add({key: score for key, score in fresh.items() if key in needed})
+            scores |= fresh
+        rows = [self._failed(c, scores) for c in candidates if c.exchange is not None]
+        self.failures.add(sum(rows), len(rows) - sum(rows), tried.cause, tried.refused)
+        return scores, known
+
+    def _failed(self, candidate: Candidate, scores: Mapping[str, float]) -> bool:
+        """Whether a score that the row's reward needs is missing."""
+        if candidate.exchange is None:
+            return False
+        needs = [candidate.key] + [candidate.reference_key] * (self.variant == "reference")
+        return any(key not in scores for key in needs)
+
+    def _judge(self, candidates: Sequence[Candidate], scores: Mapping[str, float]) -> tuple[list[Judged], int]:
+        """(rows in order, groups that were flattened). A group with a failed row has no rewards at all."""
+        judged, flattened = [], 0
+        for number, group in itertools.groupby(candidates, lambda candidate: candidate.group):
+            rows = [self._row(number, candidate, scores) for candidate in group]
+            if not any(row.failed for row in rows):
+                reference = next((row.reference for row in rows if row.reference is not None), None)
+                rewards = shape(self.variant, [row.score for row in rows], reference, self.beta)
+                rewards, changed = flatten(rewards, [row.well_formed for row in rows], self.min_group_std)
+                flattened += changed
+                for row, reward in zip(rows, rewards, strict=True):
+                    row.reward = reward
+            judged += rows
+        return judged, flattened
+
+    def _row(self, group: int, candidate: Candidate, scores: Mapping[str, float]) -> Judged:
+        if candidate.exchange is None:
+            return Judged(group)
+        return Judged(
+            group,
+            length=len(candidate.exchange.messages[-1]["content"]),
+            well_formed=True,
+            failed=self._failed(candidate, scores),
+            score=scores.get(candidate.key),
+            reference=scores.get(candidate.reference_key),
+        )
+
+
+def _rule(spec: str, tasks: Sequence[str]) -> tuple[str, Reward]:
+    """(name of a rule reward in the metrics, the reward), for rows of these tasks."""
+    reward = resolve(spec, **({"applies_to": tasks} if "applies_to" in options_of(spec) else {}))
+    return spec.rpartition(":")[2], reward

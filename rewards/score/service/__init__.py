@@ -1,0 +1,14 @@
+"""The score model behind HTTP: `launch/serve.py` serves one, `ScoreClient` asks one or more replicas for scores.
+
+    server                                              client
+    stage.py     loads, binds, runs                     client.py    chunks, spreads, retries
+    server.py    routes, token, limits                  replicas.py  which replica is asked next
+    batching.py  requests → batches of the model
+                         wire.py  the JSON between them
+
+The service replaces that of the published code (one request per completion, no time-out, three failures booked as 0).
+"""
+
+from rewards.score.service.client import ScoreClient
+
+__all__ = ["ScoreClient"]

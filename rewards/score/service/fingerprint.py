@@ -1,0 +1,32 @@
+"""What tells two score models apart: a digest of everything that their scores depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rewards.score.model import ScoreModel
+
+IRRELEVANT = ("_name_or_path", "transformers_version")
+
+
+def fingerprint(model: ScoreModel) -> str:
+    """16 hexadecimal digits of a SHA-256 over configuration (positions included), pixel limits, chat template, and
+    each tensor as it was loaded; equal on every machine and device. Reads all weights once: seconds per 10 GB.
+    """
+    config = {key: value for key, value in model.config.to_dict().items() if key not in IRRELEVANT}
+    image, template = model.processor.image_processor.to_dict(), model.processor.chat_template
+    digest = hashlib.sha256(json.dumps([config, image, template], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()[:16]
+
+
+def _bytes(tensor) -> memoryview:
+    """The tensor's own bytes; NumPy knows no bfloat16."""
+    import torch
+
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

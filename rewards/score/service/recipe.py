@@ -1,0 +1,127 @@
+"""What a recipe of the score service holds (`recipes/score/serve.yaml`)."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vlm.errors import RecipeError
+from vlm.recipe import ImageSection
+
+
+@dataclass
+class ServedModelSection:
+    path: str = field(metadata={"path": True})
+    "Checkpoint of a score model: a folder or a hub id, ours or in the published layout."
+    revision: str | None = None
+    "Branch, tag or commit on the hub."
+    positions: Literal["mrope", "sequential"] | None = None
+    "Rotary positions the weights were trained with; without it, what the checkpoint says."
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    "What the weights are loaded as."
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
+    "Attention kernel; `auto` is FlashAttention-2 where it can run and SDPA elsewhere."
+    device: str | None = None
+    "Where it runs, e.g. cuda:1; without it, the first GPU, or the CPU where there is none."
+    images: ImageSection | None = None
+    "Pixel limits that the score model was trained with; without them, the checkpoint's own."
+
+    def check(self) -> None:
+        if not self.path:
+            raise RecipeError("path is empty; expected a checkpoint's folder or hub id")
+        if self.attention == "flash_attention_2" and self.dtype == "float32":
+            raise RecipeError(
+                "attention flash_attention_2 cannot run in dtype float32; write dtype: bfloat16, or attention: sdpa"
+            )
+
+
+@dataclass
+class BatchingSection:
+    """Which requests are scored together."""
+
+    max_batch: int = 16
+    "Exchanges in one forward pass."
+    window: float = 0.01
+    "Seconds for which a request waits for others; 0 takes what is there."
+    max_waiting: int = 1024
+    "Exchanges in the queue; beyond it the service says it is busy, and the client asks another replica or waits."
+
+    def check(self) -> None:
+        if self.max_batch < 1 or self.max_waiting < 1:
+            raise RecipeError(
+                f"max_batch = {self.max_batch}, max_waiting = {self.max_waiting}; both must be at least 1"
+            )
+        if not 0 <= self.window <= 10:
+            raise RecipeError(f"window = {self.window}; expected seconds from 0 to 10")
+
+
+@dataclass
+class LimitsSection:
+    """What one request may ask for; connections × body_bytes bounds the memory that requests take."""
+
+    body_bytes: int = 64 * 2**20
+    "Of the request's body; base64 makes images a third larger."
+    exchanges: int = 256
+    "In one request."
+    characters: int = 65536
+    "Of all turns of one exchange."
+    image_pixels: int = 32 * 2**20
+    "Of one image, as its header says; a small file can hold a very large picture."
+    request_pixels: int = 512 * 2**20
+    "Of all images of a request."
+    connections: int = 512
+    "Open at a time, idle ones included (two for each training process); those beyond are told that it is busy."
+
+    def check(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise RecipeError(f"{name} = {value}; expected at least 1")
+
+
+@dataclass
+class ServeRecipe:
+    """Serve one score model over HTTP. Replicas are several such processes, each on its own port and device.
+
+    Without TLS: on a network that others use, put it behind a proxy that has it, or use an SSH tunnel.
+    """
+
+    model: ServedModelSection
+    "The score model."
+    stage: Literal["serve"] = "serve"
+    "Which launcher the recipe is for."
+    host: str = "127.0.0.1"
+    "Address to listen on; anything but this machine's own loopback needs `token_variable`."
+    port: int = 8100
+    "Port to listen on; 0 takes a free one and logs it."
+    token_variable: str | None = None
+    "Name of the environment variable that holds the bearer token; the token itself never stands in a recipe."
+    image_root: str | None = field(default=None, metadata={"path": True})
+    "Folder below which requests may name image files by path; without it, images travel as bytes only."
+    batching: BatchingSection = field(default_factory=BatchingSection)
+    "Which requests are scored together."
+    limits: LimitsSection = field(default_factory=LimitsSection)
+    "What one request may ask for."
+
+    def check(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise RecipeError(f"port = {self.port}; expected 0 to 65535")
+        if self.token_variable is not None and not self.token_variable.isidentifier():
+            raise RecipeError(  # not quoted: it may be the token, put here by mistake
+                "token_variable is no variable's name; write the name of an environment variable that holds the token"
+            )
+        if self.token_variable is None and not is_loopback(self.host):
+            raise RecipeError(
+                f"host = {self.host} can be reached by others, and there is no token; write token_variable: "
+                "NADIR_SCORE_TOKEN and put a secret into that variable, or host: 127.0.0.1"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address: loopback, or the name localhost."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or empty, which means every interface
+        return False

@@ -1,0 +1,144 @@
+"""Serve a score model until interrupted: listen, answer /health, load the model, answer /ready, score."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import threading
+from functools import partial
+
+from rewards.score.service import token as bearer
+from rewards.score.service.fingerprint import fingerprint
+from rewards.score.service.recipe import ServeRecipe
+from vlm.errors import RecipeError, UserError
+from vlm.runs import processes
+
+logger = logging.getLogger(__name__)
+
+LAST_ANSWERS = 30
+"""Seconds that requests in flight get when the service is told to end."""
+KEEP_ALIVE = 60
+"""Seconds for which an idle connection stays open: longer than clients keep it, so that none is closed under them."""
+
+
+def serve(recipe: ServeRecipe) -> None:
+    """Serve until SIGINT or SIGTERM. Raises: RecipeError for token, address or checkpoint."""
+    import uvicorn
+
+    from rewards.score.service.server import Service, app
+
+    if processes() > 1:
+        raise UserError(
+            f"a score service is one process, and {processes()} were launched; start each replica by itself: "
+            "python launch/serve.py recipes/score/serve.yaml port=8101 model.device=cuda:1"
+        )
+    token = bearer.read(recipe.token_variable)
+    with listen(recipe.host, recipe.port) as listening:
+        service = Service(recipe.batching)
+        settings = uvicorn.Config(
+            app(service, recipe.limits, token, recipe.image_root),
+            log_config=None,  # the launcher's
+            access_log=False,
+            server_header=False,
+            limit_concurrency=recipe.limits.connections,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=LAST_ANSWERS,
+        )
+        server = uvicorn.Server(settings)
+        failures: list[Exception] = []
+
+        def load() -> None:
+            try:
+                scorer = Loaded(recipe)
+                service.open(scorer, fingerprint(scorer.model))
+            except Exception as error:  # raised again below, in the main thread
+                failures.append(error)
+                server.should_exit = True
+            else:
+                logger.info("ready: %s, fingerprint %s", recipe.model.path, service.model)
+
+        logger.info("score service on %s; loading %s", address(listening), recipe.model.path)
+        threading.Thread(target=load, name="load", daemon=True).start()
+        try:
+            server.run(sockets=[listening])
+        finally:
+            service.close()
+        if failures:
+            raise failures[0]
+
+
+class Loaded:
+    """A score model that scores batches of the service's size."""
+
+    def __init__(self, recipe: ServeRecipe):
+        import torch
+
+        from rewards.score.model import ScoreModel
+
+        section, limits = recipe.model, recipe.model.images
+        self.model = ScoreModel.from_pretrained(
+            section.path,
+            section.positions,
+            dtype=section.dtype,
+            attention=section.attention,
+            device=section.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            min_pixels=limits and limits.min_pixels,
+            max_pixels=limits and limits.max_pixels,
+            revision=section.revision,
+        )
+        if self.model.processor is None:
+            raise RecipeError(
+                f"model.path: {section.path} has no tokenizer, so it cannot read exchanges; copy the files of "
+                "its base's processor (tokenizer and preprocessor_config.json) beside it"
+            )
+        self.score = partial(self.model.score, batch_size=recipe.batching.max_batch)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on the address; port 0 takes a free one. Raises: RecipeError where the address cannot be had."""
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    except ValueError:  # a name
+        family = socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]  # what Python adds repeats the address
+        raise RecipeError(
+            f"host, port: cannot listen on {host}:{port} ({reason}); choose another port, or 0 for a free one"
+        ) from error
+
+
+def address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def plan(recipe: ServeRecipe) -> None:
+    """Print what would be served (`--dry-run`); neither model nor token need be here yet: what is not is noted."""
+    from rich.console import Console
+
+    from vlm.loading import architecture
+
+    console = Console(highlight=False, soft_wrap=True)
+    lines = []
+    for look in (
+        partial(architecture, recipe.model.path, recipe.model.revision),
+        partial(bearer.read, recipe.token_variable),
+    ):
+        try:
+            look()
+        except RecipeError as error:
+            lines.append(f"note: {error}")
+    batching, limits = recipe.batching, recipe.limits
+    lines += [
+        f"score model {recipe.model.path} on {recipe.host}, port {recipe.port or 'any that is free'}",
+        f"bearer token from ${recipe.token_variable}" if recipe.token_variable else "no token: this machine only",
+        f"images as bytes, or as paths below {recipe.image_root}" if recipe.image_root else "images as bytes",
+        f"batches of up to {batching.max_batch} exchanges, gathered for {1000 * batching.window:g} ms; up to "
+        f"{batching.max_waiting} wait",
+        f"a request holds up to {limits.exchanges} exchanges and {limits.body_bytes:,} bytes",
+    ]
+    for line in lines:
+        console.print(line, markup=False)

@@ -1,0 +1,207 @@
+"""The JSON between client and service, and its way to and from exchanges.
+
+    POST /score   {"images": [{"data": "<base64>"}, {"path": "a/b.png"}],
+                   "exchanges": [{"messages": [{"role": "user", "content": "How many ships?"},
+                                               {"role": "assistant", "content": "Two."}], "images": [0]}, …]}
+    200           {"scores": [1.25, …], "model": "<fingerprint>"}
+    4xx, 5xx      {"error": "what was found, expected, what to do"}
+
+Messages and images travel apart, never as rendered text: what the chat template looks like, and that images stand
+before the text, is the model's to know (the published service put the text first). Images are a table that exchanges
+point into, because the candidates of a group share one. They travel as the encoded bytes of their file, in base64: a
+third more bytes than multipart, but one document that any client can write, checked as a whole before anything is
+decoded. Paths are for services that see the same files, and only below the folder that their recipe names.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
+
+from rewards.score.exchange import Exchange
+from rewards.score.service.recipe import LimitsSection
+from vlm import images as pictures
+from vlm.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000", "MPO")
+"""What the service decodes. Pillow knows more, and starts Ghostscript for one of them (EPS)."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+
+class Message(_Model):
+    role: Literal["user", "assistant"]
+    content: str
+
+
+class Picture(_Model):
+    """Exactly one of the two."""
+
+    data: bytes | None = None
+    path: str | None = None
+
+
+class WireExchange(_Model):
+    messages: Annotated[list[Message], Field(min_length=2)]
+    images: list[NonNegativeInt] = []
+
+
+class ScoreRequest(_Model):
+    images: list[Picture] = []
+    exchanges: Annotated[list[WireExchange], Field(min_length=1)]
+
+
+class ScoreReply(_Model):
+    scores: list[FiniteFloat]
+    model: str
+
+
+class Refused(Exception):
+    """The request cannot be served as it is. `status`: the HTTP status that says so."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+# Client: exchanges → requests.
+
+
+def requests_of(
+    exchanges: Sequence[Exchange], max_exchanges: int, max_bytes: int, image_root: str | None = None
+) -> Iterator[ScoreRequest]:
+    """The exchanges in order, cut where a request would exceed a number of exchanges or of image bytes.
+
+    An exchange larger than max_bytes goes alone. An image file below `image_root` travels as its path.
+    Raises: DataError for an image that cannot be read.
+    """
+    request, places, size = _empty(), {}, 0
+    for exchange in exchanges:
+        keys = [id(image) if isinstance(image, Image.Image) else image for image in exchange.images]
+        new = {
+            key: _picture(image, image_root)
+            for key, image in zip(keys, exchange.images, strict=True)
+            if key not in places
+        }
+        added = sum(len(picture.data or b"") for picture in new.values())
+        if request.exchanges and (len(request.exchanges) == max_exchanges or size + added > max_bytes):
+            yield request
+            known = request.images
+            new = {key: known[places[key]] if key in places else new[key] for key in keys}
+            added = sum(len(picture.data or b"") for picture in new.values())
+            request, places, size = _empty(), {}, 0
+        for key, picture in new.items():
+            places[key] = len(request.images)
+            request.images.append(picture)
+        size += added
+        messages = [Message(role=turn["role"], content=turn["content"]) for turn in exchange.messages]
+        request.exchanges.append(WireExchange(messages=messages, images=[places[key] for key in keys]))
+    if request.exchanges:
+        yield request
+
+
+def _empty() -> ScoreRequest:
+    return ScoreRequest.model_construct(images=[], exchanges=[])
+
+
+def _picture(image: Any, image_root: str | None) -> Picture:
+    if isinstance(image, bytes):
+        return Picture(data=image)
+    if isinstance(image, Image.Image):
+        file = io.BytesIO()
+        image.convert("RGB").save(file, "PNG", compress_level=1)  # lossless: the service must see the same pixels
+        return Picture(data=file.getvalue())
+    path = Path(os.path.abspath(image))
+    if image_root is not None and path.is_relative_to(root := os.path.abspath(image_root)):
+        return Picture(path=path.relative_to(root).as_posix())
+    try:
+        return Picture(data=path.read_bytes())
+    except OSError as error:
+        raise DataError(f"image {image}: cannot be read ({error.strerror})") from error
+
+
+# Service: a request's body → exchanges.
+
+
+def decode(body: bytes, limits: LimitsSection, image_root: str | None) -> list[Exchange]:
+    """The exchanges of a request, each image of the table one object, nothing decoded but headers.
+
+    Raises: Refused with 413 beyond a limit, 403 for a path that is not allowed, 422 for anything else that is wrong.
+    """
+    try:
+        request = ScoreRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Refused(422, f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}") from None
+    if len(request.exchanges) > limits.exchanges:
+        raise Refused(
+            413, f"found {len(request.exchanges)} exchanges, at most {limits.exchanges} are taken; send fewer at a time"
+        )
+    images = [_image(picture, number, image_root) for number, picture in enumerate(request.images)]
+    _check_pixels(images, limits)
+    return [_exchange(exchange, number, images, limits) for number, exchange in enumerate(request.exchanges)]
+
+
+def _exchange(found: WireExchange, number: int, images: list[str | bytes], limits: LimitsSection) -> Exchange:
+    length = sum(len(message.content) for message in found.messages)
+    if length > limits.characters:
+        raise Refused(413, f"exchanges.{number}: found {length} characters, at most {limits.characters} are taken")
+    for index in found.images:
+        if index >= len(images):
+            raise Refused(422, f"exchanges.{number}.images: found {index}, expected an index below {len(images)}")
+    try:
+        messages = tuple(message.model_dump() for message in found.messages)
+        return Exchange(messages, tuple(images[index] for index in found.images))
+    except DataError as error:
+        raise Refused(422, f"exchanges.{number}: {error}") from error
+
+
+def _image(picture: Picture, number: int, image_root: str | None) -> str | bytes:
+    if (picture.data is None) == (picture.path is None):
+        raise Refused(422, f"images.{number}: expected either data or path")
+    if picture.data is not None:
+        return picture.data
+    if image_root is None:
+        raise Refused(403, f"images.{number}: found a path, but this service takes bytes only (its image_root is null)")
+    root = Path(image_root).resolve()
+    try:
+        path = (root / picture.path).resolve()  # follows symbolic links, too, before it is judged
+        inside = path.is_relative_to(root) and path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a null byte
+        inside = False
+    if not inside:  # the same answer for what is missing and what lies outside: no probing
+        raise Refused(403, f"images.{number}: no image {picture.path!r} below this service's image_root")
+    return str(path)
+
+
+def _check_pixels(images: list[str | bytes], limits: LimitsSection) -> None:
+    """Refuse by the headers alone what would take too much memory once decoded."""
+    total = 0
+    for number, image in enumerate(images):
+        try:
+            width, height = pictures.size(image)
+            with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+                kind = opened.format
+        except DataError as error:
+            raise Refused(422, f"images.{number}: {error}") from error
+        if kind not in FORMATS:
+            raise Refused(422, f"images.{number}: found a file of type {kind}, expected {', '.join(FORMATS)}")
+        if width * height > limits.image_pixels:
+            raise Refused(
+                413,
+                f"images.{number}: found {width} x {height} pixels, at most {limits.image_pixels} are taken; reduce "
+                "the image, the model sees no more than its max_pixels anyway",
+            )
+        total += width * height
+    if total > limits.request_pixels:
+        raise Refused(
+            413, f"found {total} pixels in {len(images)} images, at most {limits.request_pixels} are taken at a time"
+        )

@@ -1,0 +1,122 @@
+"""The stage that trains the score model, from a resolved recipe to `final/` and its measurements in the run folder.
+
+`metrics.json` holds every metric of `rewards.score.metrics` on the held-out preferences (value, pairs, convention),
+`table.md` the same as a table; both are of the final weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rewards.score import metrics
+from rewards.score.preferences import Preference, collect
+from rewards.score.recipe import ScoreRecipe
+from vlm import config
+from vlm.errors import RecipeError
+from vlm.runs import Run, processes
+
+logger = logging.getLogger(__name__)
+
+
+def train(recipe: ScoreRecipe) -> Path:
+    """Train; returns the folder of the trained model (`output/final`). Bad data is found before weights load.
+
+    With `model.lora` the adapter lies in `output/adapter`, and `final` holds it merged.
+    """
+    from trl import RewardConfig
+
+    from rewards.score.trainable import trainable
+    from rewards.score.trainer import PreferenceTrainer
+    from vlm.callbacks import attach
+    from vlm.curves import draw
+    from vlm.loading import load_processor
+    from vlm.training import arguments
+
+    records = collect(recipe.data.train, recipe.data.on_fault, "train")
+    held_out = collect(recipe.data.eval, recipe.data.on_fault, "eval")
+    check_mixture(recipe, records, held_out)
+    args = arguments(
+        RewardConfig,
+        recipe,
+        **_checkpointing(recipe),
+        # transformers: sequential order is a strategy of its own
+        train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
+    )
+    processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
+    run = Run.create(recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite)
+    model = trainable(recipe)
+    if recipe.model.lora is not None and args.gradient_checkpointing:
+        model.enable_input_require_grads()  # nothing below the adapters would ask for gradients
+    trainer = PreferenceTrainer(model, args, processor, records, held_out)
+    attach(trainer, run, "score")
+    trainer.train()
+    final = save(trainer, processor, recipe)
+    if held_out and (trainer.measured_at != trainer.state.global_step or args.load_best_model_at_end):
+        trainer.evaluate()
+    if run.main:
+        report(trainer.measured, run.folder)
+        draw(run.metrics, run.folder / "curves.png", title=f"Score model · {run.folder.name}")
+    values = {name: metric.value for name, metric in trainer.measured.items()}
+    run.finish(steps=trainer.state.global_step, **values)
+    return final
+
+
+def _checkpointing(recipe: ScoreRecipe) -> dict[str, Any]:
+    """ZeRO-3 with adapters needs reentrant checkpointing (huggingface/trl issue 2514); nothing else does."""
+    needed = recipe.sharding.zero == 3 and recipe.model.lora is not None
+    return {"activation_checkpointing_kwargs": {"use_reentrant": True}} if needed else {}
+
+
+def check_mixture(recipe: ScoreRecipe, *sets: Sequence[Preference]) -> None:
+    """Refuse records with and without images where processes must agree which weights a batch uses.
+
+    A process whose batch has no image runs no vision tower. The others would wait for it for ever: under ZeRO-3 to
+    gather its share of the tower, and where the tower or merger trains, for its gradients.
+    """
+    tower = {"vision_tower", "merger"} - set(recipe.frozen)
+    lora = recipe.model.lora is not None and not any("visual" in name for name in recipe.model.lora.target_modules)
+    needed = recipe.sharding.zero == 3 or (tower and not lora)
+    for records in sets:
+        seeing = sum(bool(record.images) for record in records)
+        if processes() > 1 and needed and 0 < seeing < len(records):
+            raise RecipeError(
+                f"data: {seeing} of {len(records)} records have images; with {processes()} processes, and the vision "
+                "tower trained or sharded (sharding.zero 3), all or none must: train in stages (first the text-only "
+                "sources, with `train: [head]`), or freeze vision_tower and merger with sharding.zero at most 2"
+            )
+
+
+def save(trainer, processor, recipe: ScoreRecipe) -> Path:
+    """Write the whole score model to `output/final`; collective under ZeRO."""
+    from vlm.finish import save_model
+
+    final = Path(recipe.output) / "final"
+    if recipe.model.lora is None:
+        return save_model(trainer, processor, final)
+    from rewards.score.trainable import merge
+
+    adapter = save_model(trainer, processor, Path(recipe.output) / "adapter")
+    if trainer.is_world_process_zero():
+        merge(recipe, processor, adapter, final)
+    trainer.accelerator.wait_for_everyone()
+    return final
+
+
+def report(measured: dict[str, metrics.Metric], folder: Path) -> None:
+    """metrics.json and table.md; nothing where nothing was held out."""
+    if not measured:
+        return
+    content = {name: {"value": m.value, "n": m.n, "convention": m.convention} for name, m in measured.items()}
+    (folder / "metrics.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "table.md").write_text(metrics.markdown(measured, folder.name), encoding="utf-8")
+
+
+def plan(recipe: ScoreRecipe) -> None:
+    """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
+    from rewards.score.planned import plan
+
+    plan(recipe).render()

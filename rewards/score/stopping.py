@@ -1,0 +1,54 @@
+"""End a training run whose score model is gone: with a checkpoint, in all processes at once, and with the cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from rewards.gated import Gated
+from rewards.score.faults import Failures
+from rewards.score.reward import Score
+
+
+def learned(rewards: Iterable[Any]) -> list[Score]:
+    """The `score` rewards among `rewards`, those inside `gated` included."""
+    inner = [r for reward in rewards for r in (reward.task_rewards.values() if isinstance(reward, Gated) else [reward])]
+    return [reward for reward in inner if isinstance(reward, Score)]
+
+
+class StopOnFailures(TrainerCallback):
+    """Give it to the trainer: `callbacks=[StopOnFailures(learned(rewards))]`.
+
+    Without it, a `score` that failed too often raises ScoringFailed at once, without a checkpoint. With it the step
+    that is under way ends (its failed rows are masked), every process agrees to stop, the trainer saves a checkpoint,
+    whatever its `save_strategy`, and only then ScoringFailed is raised, in all of them.
+    """
+
+    def __init__(self, scores: Sequence[Score]):
+        self.failures: list[Failures] = [score.failures for score in scores]
+        self.stopping = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        for failures in self.failures:
+            failures.watched = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        here = any(failures.exceeded for failures in self.failures)
+        self.stopping = anywhere(here, args.device)
+        control.should_save = control.should_save or self.stopping
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.stopping:
+            raise next((f for f in self.failures if f.exceeded), self.failures[0]).error()
+
+
+def anywhere(here: bool, device: torch.device) -> bool:
+    """Whether `here` holds in any process; every process must ask."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return here
+    flag = torch.tensor(float(here), device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag.item())

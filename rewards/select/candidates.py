@@ -1,0 +1,120 @@
+"""The answers that selectors choose from: drawn once, one JSONL row per question.
+
+    {"source": "vg_test", "id": "3", "prompt": "the red ship", "completions": ["<think>…</think><answer>…", …]}
+
+A run draws them into parts (`rewards.select.journal`) and puts these together as `completions.jsonl`; another run, or
+another program, may bring such a file (`completions:` in the recipe). Only source, id and completions are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rewards.select.journal import Part, fingerprint, records
+from rewards.select.team import Team
+from vlm.errors import DataError
+from vlm.samples import Sample
+
+Draw = Callable[[Sample, int], list[str]]
+"""`draw(sample, seed)` → completions of one question."""
+
+
+def key(sample: Sample) -> str:
+    """Names a question."""
+    return f"{sample.source}/{sample.id}"
+
+
+def check_unique(samples: Sequence[Sample]) -> None:
+    """Raises: DataError where two questions have one name."""
+    seen: set[str] = set()
+    for sample in samples:
+        if key(sample) in seen:
+            raise DataError(f"data.eval: two questions are called {key(sample)}; give rows distinct ids")
+        seen.add(key(sample))
+
+
+def draw_all(
+    draw: Callable[[], Draw], samples: Sequence[Sample], folder: Path, name: str, seed: int, team: Team
+) -> None:
+    """Draw this process's share of what is not drawn yet. `draw()` loads the model, and only if there is work.
+
+    Each question has a seed of its own, so a continued run and one with more processes draw the same.
+    """
+    from tqdm.auto import tqdm
+
+    have = {record["key"] for record in records(folder, name)}
+    todo = [s for number, s in enumerate(samples) if number % team.size == team.rank and key(s) not in have]
+    if not todo:
+        return
+    drawn = draw()
+    with Part(folder, name, team.rank) as part:
+        for sample in tqdm(todo, desc="draw", disable=not team.main, mininterval=2.0):
+            own = int(fingerprint(seed, key(sample))[:8], 16)
+            part.add({"key": key(sample), "completions": drawn(sample, own)})
+
+
+def check_complete(samples: Sequence[Sample], found: Mapping[str, Any], folder: Path) -> None:
+    """Raises: DataError where what another process wrote is not here."""
+    missing = [key(sample) for sample in samples if key(sample) not in found]
+    if missing:
+        raise DataError(
+            f"{folder}: nothing of {len(missing)} questions, such as {missing[0]}; every process must see the same "
+            "output folder: on several machines it must lie on a shared disk"
+        )
+
+
+def put_together(samples: Sequence[Sample], folder: Path, name: str, path: Path) -> None:
+    """Write `path` from the parts, in the order of the questions; it appears whole or not at all."""
+    drawn = {record["key"]: record["completions"] for record in records(folder, name)}
+    check_complete(samples, drawn, folder)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8", newline="\n") as file:
+        for sample in samples:
+            asked = [turn["content"] for turn in sample.messages if turn["role"] == "user"]
+            row = {"source": sample.source, "id": sample.id, "prompt": asked[-1], "completions": drawn[key(sample)]}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+def read(path: Path, samples: Sequence[Sample]) -> list[list[str]]:
+    """Completions of each sample, as many for each.
+
+    Raises: DataError naming the line, or the question that has none or another number than the others.
+    """
+    found: dict[str, list[str]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            name, texts = _row(line, f"{path}, line {number}")
+            found[name] = texts
+    out = []
+    for sample in samples:
+        if key(sample) not in found:
+            raise DataError(f"{path}: no completions for the question {key(sample)}; expected a row for each question")
+        out.append(found[key(sample)])
+        if len(out[-1]) != len(out[0]):
+            raise DataError(
+                f"{path}: {len(out[-1])} completions for {key(sample)}, {len(out[0])} for {key(samples[0])}; expected "
+                "as many for each question"
+            )
+    return out
+
+
+def _row(line: str, where: str) -> tuple[str, list[str]]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: found no JSON ({error}), expected one question per line") from error
+    for name in ("source", "id"):
+        if not isinstance(row, dict) or not isinstance(row.get(name), str):
+            raise DataError(f"{where}, field '{name}': expected text, found {line[:60]!r}")
+    texts = row.get("completions")
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{where}, field 'completions': found {str(texts)[:60]!r}, expected a list of texts")
+    return f"{row['source']}/{row['id']}", texts

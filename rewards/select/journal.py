@@ -1,0 +1,99 @@
+"""Results that several processes write as they come, and that outlive a kill: append-only JSONL, one part per process.
+
+    <folder>/<name>.<rank>.jsonl
+
+A process appends to its own part only, each record in one write; whoever resumes reads the whole lines of all parts,
+also those of a run with another number of processes. `fingerprint` goes into the name: results by another model, of
+other data or under other settings are other files, and are never taken for these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlm.errors import DataError
+
+EDGE = 1 << 20
+"""Bytes at either end of a data file that stand for its content: corpora are too large to be read once more."""
+
+
+def fingerprint(*parts: Any) -> str:
+    """Ten hexadecimal digits of recipe sections, texts and numbers."""
+    plain = [dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def state_of_file(path: str | Path) -> list:
+    """Tells two contents of a data file apart: its length and its first and last megabyte."""
+    with Path(path).open("rb") as file:
+        digest = hashlib.sha256(file.read(EDGE))
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - EDGE))
+        digest.update(file.read(EDGE))
+    return [length, digest.hexdigest()]
+
+
+def state_of_checkpoint(path: str, revision: str | None) -> list:
+    """Tells two contents of a checkpoint apart: a folder's files with lengths and times; a hub id by its revision."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return [path, revision]
+    files = sorted(entry for entry in folder.iterdir() if entry.suffix in (".json", ".safetensors", ".bin"))
+    return [[entry.name, entry.stat().st_size, entry.stat().st_mtime_ns] for entry in files]
+
+
+def records(folder: Path, name: str) -> Iterator[dict[str, Any]]:
+    """The records of all parts, without a last line that was torn off.
+
+    Raises: DataError where a whole line is no JSON object: somebody edited the file.
+    """
+    for path in sorted(folder.glob(f"{name}.*.jsonl")):
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    continue
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"{path}, line {number}: found no JSON ({error}); delete the file") from error
+                yield record
+
+
+class Part:
+    """One process's part, opened for appending; a torn last line is cut off first."""
+
+    def __init__(self, folder: Path, name: str, rank: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{name}.{rank}.jsonl"
+        self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 (a context manager itself)
+        self._mend()
+
+    def _mend(self) -> None:
+        end = self._file.seek(0, os.SEEK_END)
+        kept, block = end, 1 << 16
+        while kept:  # look for the last newline from behind
+            start = max(0, kept - block)
+            self._file.seek(start)
+            found = self._file.read(kept - start).rfind(b"\n")
+            if found >= 0:
+                kept = start + found + 1
+                break
+            kept = start
+        if kept < end:
+            os.truncate(self.path, kept)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append a record; it is in the hands of the operating system when this returns."""
+        self._file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+
+    def __enter__(self) -> Part:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._file.close()

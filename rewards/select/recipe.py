@@ -1,0 +1,135 @@
+"""What a best-of-N recipe holds (`recipes/bon.yaml`), and the sections on scorers that curation shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vlm.errors import RecipeError
+from vlm.recipe import ImageSection, StageRecipe
+
+SELECTORS = ("score", "clip", "majority", "random")
+
+
+@dataclass
+class ScorerSection:
+    """The learned score model."""
+
+    path: str | None = field(default=None, metadata={"path": True})
+    "Checkpoint of a score model (launch/score.py writes one): a folder or a hub id."
+    urls: list[str] = field(default_factory=list)
+    "Score services (launch/serve.py) to ask instead of loading a checkpoint here."
+    revision: str | None = None
+    "Branch, tag or commit on the hub."
+    positions: Literal["mrope", "sequential"] | None = None
+    "How image positions are counted; null takes what the checkpoint says. The published weights need `sequential`."
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    "What the weights are loaded as."
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
+    "Attention kernel."
+    images: ImageSection | None = None
+    "Pixel limits; null takes the checkpoint's own, which it was trained with."
+    batch_size: int = 8
+    "Exchanges at a time."
+
+    def check(self) -> None:
+        if self.batch_size < 1:
+            raise RecipeError(f"batch_size = {self.batch_size}; expected at least 1")
+        if self.path and self.urls:
+            raise RecipeError("path and urls are both given; expected one: a checkpoint, or services that hold it")
+
+
+@dataclass
+class ClipSection:
+    """CLIP-score, the baseline."""
+
+    path: str | None = field(default=None, metadata={"path": True})
+    "CLIP checkpoint: a folder or a hub id, such as openai/clip-vit-large-patch14."
+    revision: str | None = None
+    "Branch, tag or commit on the hub."
+    text: Literal["answer", "exchange"] = "answer"
+    "Compare the image with the answer alone, or with question and answer."
+    dtype: Literal["bfloat16", "float16", "float32"] = "float32"
+    "What the weights are loaded as."
+    batch_size: int = 64
+    "Exchanges at a time."
+
+    def check(self) -> None:
+        if self.batch_size < 1:
+            raise RecipeError(f"batch_size = {self.batch_size}; expected at least 1")
+
+
+@dataclass
+class SamplingSection:
+    """How the answers to choose from are drawn."""
+
+    samples: int = 64
+    "Answers per question: the largest N of the curve."
+    temperature: float = 0.95
+    "Of sampling."
+    top_p: float = 1.0
+    "Nucleus of sampling."
+    max_new_tokens: int = 1024
+    "Longest completion."
+    batch_size: int = 16
+    "Completions at a time."
+
+    def check(self) -> None:
+        if min(self.samples, self.max_new_tokens, self.batch_size) < 1:
+            raise RecipeError(
+                f"samples = {self.samples}, max_new_tokens = {self.max_new_tokens}, batch_size = {self.batch_size}; "
+                "all must be at least 1"
+            )
+        if self.temperature <= 0 or not 0 < self.top_p <= 1:
+            raise RecipeError(
+                f"temperature = {self.temperature} and top_p = {self.top_p}; expected temperature > 0 (greedy answers "
+                "are all alike) and 0 < top_p ≤ 1"
+            )
+
+
+@dataclass
+class BonRecipe(StageRecipe):
+    """Draw answers to held-out questions (`data.eval`), and let several selectors choose among them.
+
+    An interrupted run is continued. What was drawn and scored is kept in `output` and used again, by `overwrite` too,
+    as long as model, data and settings that it depends on are the same.
+    """
+
+    stage: Literal["bon"] = "bon"
+    "Which launcher the recipe is for."
+    generation: SamplingSection = field(default_factory=SamplingSection)
+    "How answers are drawn."
+    completions: str | None = field(default=None, metadata={"path": True})
+    "JSONL of answers drawn elsewhere, rows {source, id, completions}: nothing is generated."
+    selectors: list[Literal["score", "clip", "majority", "random"]] = field(default_factory=lambda: [*SELECTORS])
+    "Who chooses; the oracle's bound is always drawn with them."
+    scorer: ScorerSection = field(default_factory=ScorerSection)
+    "The score model of the selector `score`."
+    clip: ClipSection = field(default_factory=ClipSection)
+    "The CLIP model of the selector `clip`."
+    subsets: int = 256
+    "For `majority`: how many subsets of N stand for all of them, where there are more."
+    inside: Literal["answer", "text"] = "answer"
+    "What is chosen and judged: the inside of the one <answer> … </answer>, or the whole completion."
+    gold: str | None = None
+    "Judge of rows without a closed answer (captions, open questions): a reward as in `rewards:`, such as my.py:facts."
+
+    def check(self) -> None:
+        if not self.data.eval:
+            raise RecipeError("data.eval is empty; name at least one file, e.g. `eval: [{path: test.json}]`")
+        if not self.selectors or len(set(self.selectors)) < len(self.selectors):
+            raise RecipeError(f"selectors = {self.selectors}; expected some of {', '.join(SELECTORS)}, each once")
+        if self.subsets < 1:
+            raise RecipeError(f"subsets = {self.subsets}; expected at least 1")
+        need_path(
+            "score" in self.selectors, "scorer.path", self.scorer.path or self.scorer.urls, "the selector `score`"
+        )
+        need_path("clip" in self.selectors, "clip.path", self.clip.path, "the selector `clip`")
+        if self.prompt.style == "direct" and self.inside == "answer":
+            raise RecipeError("prompt.style direct asks for no tags; write inside: text, or nothing can be read")
+
+
+def need_path(asked: bool, key: str, path: object, who: str) -> None:
+    """Refuse a recipe that asks for a scorer and names none. Raises: RecipeError."""
+    if asked and not path:
+        raise RecipeError(f"{key} is empty, and {who} needs a checkpoint; name its folder or hub id, or leave it out")

@@ -1,0 +1,138 @@
+"""The curve of best-of-N as table.md, curve.csv and curve.png."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from rewards.select.recipe import BonRecipe
+
+ORACLE = "oracle"
+STYLES = {  # the same line for a selector in every panel; two of them are told apart by more than colour
+    "score": ("#2563a8", "-", "o"),
+    "clip": ("#d9730d", "-", "s"),
+    "majority": ("#2e8b57", "-", "^"),
+    "random": ("#5b6470", ":", None),
+    ORACLE: ("#a33b8f", "--", None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One metric of what a selector takes out of n answers, mean over questions."""
+
+    metric: str
+    selector: str
+    n: int
+    value: float
+    error: float
+    "Standard error of the mean over questions; nan with one question."
+    questions: int
+
+    @classmethod
+    def of(cls, metric: str, selector: str, n: int, values: Sequence[float]) -> Point:
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        return cls(metric, selector, n, float(np.mean(values)), spread / math.sqrt(len(values)), len(values))
+
+
+def save(points: Sequence[Point], folder: Path, recipe: BonRecipe) -> None:
+    """Write the three files, and print the table."""
+    from rich.console import Console
+
+    with (folder / "curve.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([field.name for field in fields(Point)])
+        writer.writerows(astuple(point) for point in points)
+    text = markdown(points, notes(recipe))
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    draw(points, folder / "curve.png", f"Best of N: {folder.name}")
+    Console().print(text, markup=False, highlight=False)
+
+
+def notes(recipe: BonRecipe) -> list[str]:
+    """What one must know to read the numbers."""
+    lines = ["N below the largest: mean over subsets of the answers drawn, ties averaged"]
+    if "random" in recipe.selectors:
+        lines.append("random: exact, the mean over all answers")
+    if "majority" in recipe.selectors:
+        lines.append(f"majority: equal answers, or the medoid by IoU; up to {recipe.subsets} seeded subsets a question")
+    lines.append(f"{ORACLE}: the best answer that was drawn (pass@N), a bound for every selector")
+    whole = "the one <answer>" if recipe.inside == "answer" else "the whole completion"
+    return [*lines, f"selectors see {whole}; what has none is taken only where all lack one"]
+
+
+def _by_metric(points: Sequence[Point]) -> dict[str, dict[str, list[Point]]]:
+    """metric → selector → its points by rising n."""
+    out: dict[str, dict[str, list[Point]]] = {}
+    for point in sorted(points, key=lambda point: point.n):
+        out.setdefault(point.metric, {}).setdefault(point.selector, []).append(point)
+    return out
+
+
+def markdown(points: Sequence[Point], notes: Sequence[str] = ()) -> str:
+    """One table per metric, in percent, N along the columns; the standard error behind the largest N."""
+    parts = []
+    for metric, lines in _by_metric(points).items():
+        ns = [point.n for point in next(iter(lines.values()))]
+        count = next(iter(lines.values()))[0].questions
+        head = [f"{metric} (%), {count} questions", *(f"N = {n}" for n in ns)]
+        table = [head, ["---", *["---:"] * len(ns)]]
+        for selector, row in lines.items():
+            cells = [f"{100 * point.value:.1f}" for point in row]
+            if math.isfinite(row[-1].error):
+                cells[-1] += f" ± {100 * row[-1].error:.1f}"
+            table.append([selector, *cells])
+        parts.append("\n".join("| " + " | ".join(line) + " |" for line in table))
+    parts.append("\n".join(f"- {note}" for note in notes))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def draw(points: Sequence[Point], png: Path, title: str) -> None:
+    """A panel per metric: percent over N on a logarithmic axis, with the standard error as a band."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metrics = _by_metric(points)
+    columns = min(3, len(metrics))
+    rows = math.ceil(len(metrics) / columns)
+    figure = Figure(figsize=(max(6.0, 4.4 * columns), 3.5 * rows + 0.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis in axes[len(metrics) :]:
+        axis.remove()
+    for axis, (metric, lines) in zip(axes, metrics.items(), strict=False):
+        _panel(axis, metric, lines)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+    figure.savefig(png, dpi=120, facecolor="white")
+
+
+def _panel(axis, metric: str, lines: dict[str, list[Point]]) -> None:
+    for selector, row in lines.items():
+        colour, dash, marker = STYLES[selector]
+        ns, values = [point.n for point in row], np.array([100 * point.value for point in row])
+        axis.plot(
+            ns, values, color=colour, linestyle=dash, marker=marker, markersize=4.5, linewidth=1.8, label=selector
+        )
+        error = np.array([100 * point.error for point in row])
+        if selector != ORACLE and np.isfinite(error).all():
+            axis.fill_between(ns, values - error, values + error, color=colour, alpha=0.10, linewidth=0)
+    ns = [point.n for point in next(iter(lines.values()))]
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ns, [str(n) for n in ns])
+    axis.minorticks_off()
+    axis.set_xlabel("N, answers to choose from", fontsize=9)
+    axis.set_ylabel("percent", fontsize=9)
+    axis.set_title(metric, fontsize=10.5, loc="left", fontweight="bold")
+    axis.grid(axis="y", color="#e3e3e3", linewidth=0.7)
+    axis.set_axisbelow(True)
+    axis.tick_params(labelsize=8.5, color="#999999", labelcolor="#333333")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color("#999999")

@@ -1,0 +1,95 @@
+"""Scorers by name, as recipes ask for them: `score`, `clip`, `random`. All have `.score(exchanges) -> list[float]`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rewards.score.exchange import Exchange, key_of
+from rewards.score.placement import InProcess, Scorer, Served
+from rewards.select.clip import ClipScorer
+from rewards.select.journal import fingerprint, state_of_checkpoint
+from rewards.select.recipe import ClipSection, ScorerSection
+from rewards.select.team import device
+from vlm.errors import RecipeError
+from vlm.loading import looks_local
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RandomScorer:
+    """Uniform in [0, 1), by seed and content alone: neither order, batch nor process changes a score."""
+
+    seed: int = 0
+
+    def score(self, exchanges: Sequence[Exchange]) -> list[float]:
+        return [self._one(exchange) for exchange in exchanges]
+
+    def _one(self, exchange: Exchange) -> float:
+        digest = hashlib.sha256(json.dumps([self.seed, exchange.messages], sort_keys=True).encode())
+        for image in exchange.images:
+            digest.update(repr(key_of(image)).encode())
+        return int.from_bytes(digest.digest()[:6], "big") / 2**48
+
+
+def learned(section: ScorerSection) -> InProcess | Served:
+    """The score model of a recipe, which loads at its first score, or the services that hold it."""
+    if section.urls:
+        return Served(section.urls)
+    options = {
+        "positions": section.positions,
+        "dtype": section.dtype,
+        "attention": section.attention,
+        "revision": section.revision,
+    }
+    if section.images is not None:
+        options |= {"min_pixels": section.images.min_pixels, "max_pixels": section.images.max_pixels}
+    return InProcess(section.path, section.batch_size, **options)
+
+
+def load(name: str, scorer: ScorerSection, clip: ClipSection, seed: int) -> Scorer:
+    """The scorer `name`, on this process's device. Raises: RecipeError."""
+    if name == "random":
+        return RandomScorer(seed)
+    if name == "clip":
+        return ClipScorer(clip.path, clip.revision, clip.text, clip.dtype, device(), clip.batch_size)
+    return learned(scorer)
+
+
+def identity(name: str, scorer: ScorerSection, clip: ClipSection, seed: int) -> str:
+    """Changes when scores would: with the checkpoint's content and every setting but the batch size.
+
+    Raises: RecipeError where there is no such checkpoint or service; no weights are read.
+    """
+    if name == "random":
+        return fingerprint(name, seed)
+    if name == "clip":
+        if looks_local(clip.path):  # a hub id is found out when it is loaded
+            check_folder(clip.path)
+        settings = {key: value for key, value in vars(clip).items() if key not in ("path", "batch_size")}
+        return fingerprint(name, settings, state_of_checkpoint(clip.path, clip.revision))
+    model = learned(scorer)
+    model.prepare()
+    return fingerprint(name, model.fingerprint())
+
+
+def check_folder(path: str) -> None:
+    """Raises: RecipeError where a CLIP checkpoint's folder is not there."""
+    if not (Path(path).expanduser() / "config.json").is_file():
+        raise RecipeError(f"clip.path: no checkpoint in {path}; expected a folder with a config.json, or a hub id")
+
+
+def note_truncation(scorer: Scorer) -> None:
+    """Say how many texts CLIP could not read to their end."""
+    if isinstance(scorer, ClipScorer) and scorer.truncated:
+        logger.warning(
+            "CLIP-score: %d of %d texts were longer than %d tokens and were cut there",
+            scorer.truncated,
+            scorer.texts,
+            scorer.limit,
+        )

@@ -1,0 +1,96 @@
+"""What the selectors see of a question's answers: their texts, never their traces.
+
+`readable` takes the answers out of the completions; `agreement` is what the majority goes by; `score_answers` asks a
+scorer (the score model, CLIP-score, …). A completion without a readable answer is chosen only where all lack one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from rewards.score.exchange import Exchange
+from rewards.score.placement import Scorer
+from vlm import answers, boxes
+from vlm.errors import DataError
+from vlm.samples import Sample
+
+Inside = Literal["answer", "text"]
+
+
+def readable(completion: str, inside: Inside) -> str | None:
+    """The answer of a completion: what stands in its one <answer> … </answer>, or the whole text; None where empty."""
+    text = answers.parse(completion).answer if inside == "answer" else completion.strip()
+    return text or None
+
+
+def agreement(sample: Sample, said: Sequence[str | None], notation: str) -> np.ndarray:
+    """(M, M) in [0, 1]: how far two answers to a question agree; a row of zeros where an answer cannot be read.
+
+    Grounding: IoU of the boxes, over the best one-to-one matching divided by the larger count. Choice: both name the
+    same option. Else equality of `vlm.answers.normalise`.
+    """
+    if sample.task == "grounding":
+        return _overlaps(sample, said, notation)
+    forms = [_form(sample, text) for text in said]
+    same = {form: [] for form in forms if form is not None}
+    for place, form in enumerate(forms):
+        if form is not None:
+            same[form].append(place)
+    table = np.zeros((len(said), len(said)))
+    for places in same.values():
+        table[np.ix_(places, places)] = 1.0
+    return table
+
+
+def _form(sample: Sample, text: str | None) -> str | int | None:
+    """What two equal answers have in common: the option they name, or their normal form."""
+    if text is None:
+        return None
+    option = answers.option(text, sample.choices) if sample.choices else None
+    return option if option is not None else answers.normalise(text) or None
+
+
+def _overlaps(sample: Sample, said: Sequence[str | None], notation: str) -> np.ndarray:
+    if sample.size is None:
+        raise DataError(f"{sample.source}, sample {sample.id}: no size, without which its boxes cannot be read")
+    distinct = {text: number for number, text in enumerate(dict.fromkeys(text for text in said if text is not None))}
+    found = [boxes.read_boxes(text, notation, sample.size) for text in distinct]
+    overlap = np.zeros((len(found) + 1, len(found) + 1))  # the last row and column: no answer at all
+    for i, a in enumerate(found):
+        if a is None:
+            continue
+        overlap[i, i] = 1.0
+        for j in range(i):
+            if found[j] is not None:
+                ious = boxes.match_ious(a, found[j])
+                overlap[i, j] = overlap[j, i] = sum(ious) / max(len(a), len(found[j]))
+    places = [distinct[text] if text is not None else len(found) for text in said]
+    return overlap[np.ix_(places, places)]
+
+
+def score_answers(scorer: Scorer, sample: Sample, said: Sequence[str | None]) -> list[float]:
+    """A score for each answer, -inf where there is none. Equal texts are scored once, and so are truly tied.
+
+    Raises: DataError where the scorer gives NaN, an infinity, or another number of scores.
+    """
+    distinct = list(dict.fromkeys(text for text in said if text is not None))
+    given = scorer.score([Exchange.from_sample(sample, text) for text in distinct]) if distinct else []
+    check_scores(given, len(distinct), f"{sample.source}/{sample.id}")
+    known = dict(zip(distinct, given, strict=True))
+    return [-math.inf if text is None else float(known[text]) for text in said]
+
+
+def check_scores(given: Sequence[float], expected: int, what: str) -> None:
+    """Refuse what a broken scorer gives, rather than rank by it. Raises: DataError."""
+    if len(given) != expected:
+        raise DataError(f"{what}: the scorer gave {len(given)} scores for {expected} exchanges")
+    odd = [score for score in given if not math.isfinite(score)]
+    if odd:
+        raise DataError(
+            f"{what}: the scorer gave {odd[0]}; expected finite numbers. Weights that overflow in float16 do this: "
+            "load them in bfloat16 or float32"
+        )

@@ -1,0 +1,204 @@
+"""Best-of-N: draw answers once → score them → judge them → curve, table and picks.
+
+<output>/completions.jsonl   the drawn answers, one row per question
+<output>/curve.csv, table.md, curve.png
+<output>/picks.jsonl         which answer each selector takes out of all
+<output>/parts/              what the processes wrote as they went; makes the run resumable
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rewards.score.placement import Scorer
+from rewards.select import bon, candidates, report, scorers
+from rewards.select.candidates import Draw, key
+from rewards.select.journal import Part, fingerprint, records, state_of_checkpoint, state_of_file
+from rewards.select.recipe import BonRecipe
+from rewards.select.selectors import agreement, readable, score_answers
+from rewards.select.team import Team
+from vlm import config
+from vlm.errors import DataError
+from vlm.rows import collect
+from vlm.runs import FINISHED, Run
+from vlm.samples import Sample
+
+logger = logging.getLogger(__name__)
+
+Judge = Callable[[Sample, Sequence[str]], tuple[str, list[float]] | None]
+"""`judge(sample, completions)` → name of the metric and one value per completion; None where no metric applies."""
+
+
+def run(
+    recipe: BonRecipe,
+    draw: Callable[[], Draw],
+    judge: Judge,
+    load: Callable[[str], Scorer] | None = None,
+) -> list[report.Point]:
+    """Best-of-N by a resolved recipe; returns the curve (empty in processes other than the main one).
+
+    draw: loads the model and returns how completions of a question are drawn. judge: how good completions are.
+    load: the scorer by its name; by default the recipe's.
+    """
+    team = Team.join()
+    samples = collect(recipe.data.eval, recipe.data, "eval")
+    candidates.check_unique(samples)
+    folder = Path(recipe.output)
+    continued = (folder / "recipe.yaml").exists() and not (folder / FINISHED).exists() and not recipe.overwrite
+    record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=continued, main=team.main)
+    path, parts = Path(recipe.completions or folder / "completions.jsonl"), folder / "parts"
+    if recipe.completions is None:
+        name = f"completions-{drawn_by(recipe)}"
+        candidates.draw_all(draw, samples, parts, name, recipe.seed, team)
+        team.wait()
+        if team.main:
+            candidates.put_together(samples, parts, name, path)
+        team.wait()
+    completions = candidates.read(path, samples)
+    said = [[readable(text, recipe.inside) for text in texts] for texts in completions]
+    load = load or (lambda name: scorers.load(name, recipe.scorer, recipe.clip, recipe.seed))
+    scored = {}
+    for selector in recipe.selectors:
+        if selector in ("score", "clip"):
+            who = scorers.identity(selector, recipe.scorer, recipe.clip, recipe.seed)
+            name = f"{selector}-{fingerprint(who, recipe.inside, state_of_file(path))}"
+            scored[selector] = score_all(lambda selector=selector: load(selector), samples, said, parts, name, team)
+    team.wait()
+    if not team.main:
+        return []
+    points = curve(recipe, samples, completions, said, scored, judge)
+    report.save(points, folder, recipe)
+    save_picks(recipe, samples, said, scored, folder / "picks.jsonl")
+    record.finish(**{f"{p.metric}/{p.selector}@{p.n}": p.value for p in points if p.n == len(completions[0])})
+    return points
+
+
+def judged_by(gold: Callable[..., list[float | None]] | None, sample: Sample, completions: Sequence[str]):
+    """A `Judge` from a reward callable of TRL's signature; None where there is none or it does not apply to the row."""
+    if gold is None:
+        return None
+    columns = {field.name: [getattr(sample, field.name)] * len(completions) for field in dataclasses.fields(sample)}
+    said = [[{"role": "assistant", "content": text}] for text in completions]
+    values = gold(prompts=[sample.messages] * len(completions), completions=said, **columns)
+    return None if None in values else ("gold", values)
+
+
+def drawn_by(recipe: BonRecipe) -> str:
+    """Changes when other answers would be drawn."""
+    settings = {name: value for name, value in vars(recipe.generation).items() if name != "batch_size"}
+    model = state_of_checkpoint(recipe.model.path, recipe.model.revision)
+    return fingerprint(model, recipe.model.dtype, recipe.images, recipe.prompt, settings, recipe.seed)
+
+
+def score_all(
+    load: Callable[[], Scorer],
+    samples: Sequence[Sample],
+    said: Sequence[Sequence[str | None]],
+    folder: Path,
+    name: str,
+    team: Team,
+) -> list[np.ndarray]:
+    """Scores (M,) of every question's answers, -inf where one cannot be read. This process scores its share."""
+    from tqdm.auto import tqdm
+
+    have = {record["key"] for record in records(folder, name)}
+    todo = [n for n, s in enumerate(samples) if n % team.size == team.rank and key(s) not in have]
+    if todo:
+        scorer = load()
+        with Part(folder, name, team.rank) as part:
+            for n in tqdm(todo, desc=name.partition("-")[0], disable=not team.main, mininterval=2.0):
+                scores = score_answers(scorer, samples[n], said[n])
+                row = [None if score == -math.inf else score for score in scores]
+                part.add({"key": key(samples[n]), "scores": row})
+        scorers.note_truncation(scorer)
+    team.wait()
+    if not team.main:
+        return []
+    found = {record["key"]: record["scores"] for record in records(folder, name)}
+    candidates.check_complete(samples, found, folder)
+    rows = [[-math.inf if score is None else score for score in found[key(sample)]] for sample in samples]
+    return [np.array(row) for row in rows]
+
+
+def curve(
+    recipe: BonRecipe,
+    samples: Sequence[Sample],
+    completions: Sequence[Sequence[str]],
+    said: Sequence[Sequence[str | None]],
+    scored: dict[str, list[np.ndarray]],
+    judge: Judge,
+) -> list[report.Point]:
+    """Every metric, selector and N. Raises: DataError where no question can be judged."""
+    ns = bon.sizes(len(completions[0]))
+    values: dict[tuple[str, str, int], list[float]] = {}
+    unjudged = 0
+    for number, sample in enumerate(samples):
+        judged = judge(sample, completions[number])
+        if judged is None:
+            unjudged += 1
+            continue
+        metric, quality = judged[0], np.array(judged[1], dtype=float)
+        if quality.shape != (len(completions[number]),) or not np.isfinite(quality).all():
+            raise DataError(f"{key(sample)}: the judge gave {judged[1]!r}, expected a finite number per completion")
+        agreed = agreement(sample, said[number], recipe.prompt.notation) if "majority" in recipe.selectors else None
+        rng = np.random.default_rng([recipe.seed, number])
+        for n in ns:
+            for selector in recipe.selectors:
+                if selector == "random":
+                    value = float(quality.mean())
+                elif selector == "majority":
+                    value = bon.best_by_vote(agreed, quality, n, recipe.subsets, rng)
+                else:
+                    value = bon.best_by_score(scored[selector][number], quality, n)
+                values.setdefault((metric, selector, n), []).append(value)
+            values.setdefault((metric, report.ORACLE, n), []).append(bon.oracle(quality, n))
+    if unjudged:
+        logger.warning("%d of %d questions have no metric and are left out of the curve", unjudged, len(samples))
+    if not values:
+        raise DataError("no question can be judged: captions and open questions need `gold:` in the recipe")
+    return [report.Point.of(metric, selector, n, found) for (metric, selector, n), found in values.items()]
+
+
+def save_picks(
+    recipe: BonRecipe,
+    samples: Sequence[Sample],
+    said: Sequence[Sequence[str | None]],
+    scored: dict[str, list[np.ndarray]],
+    path: Path,
+) -> None:
+    """picks.jsonl: for each question the place, among all its completions, of the one each selector takes."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for number, sample in enumerate(samples):
+            rng, picks = np.random.default_rng([recipe.seed, number, 1]), {}
+            for selector in recipe.selectors:
+                if selector == "random":
+                    picks[selector] = int(rng.integers(len(said[number])))
+                elif selector == "majority":
+                    votes = agreement(sample, said[number], recipe.prompt.notation).sum(axis=1)
+                    picks[selector] = int(np.argmax(votes >= votes.max() - bon.TIED))
+                else:
+                    picks[selector] = int(np.argmax(scored[selector][number]))
+            file.write(json.dumps({"source": sample.source, "id": sample.id, "picks": picks}) + "\n")
+
+
+def plan(recipe: BonRecipe) -> None:
+    """Print what would be drawn and scored (`--dry-run`)."""
+    from rich.console import Console
+
+    from vlm.planned import rows
+
+    console = Console()
+    questions = rows(recipe.data.eval, recipe.data.tasks, "eval")
+    drawn = questions * recipe.generation.samples
+    how = f"up to {recipe.generation.max_new_tokens} new tokens each"
+    console.print(f"{questions} questions × {recipe.generation.samples} answers = {drawn} completions, {how}")
+    for selector in recipe.selectors:
+        if selector in ("score", "clip"):
+            console.print(f"{selector}: at most {drawn} exchanges to score (equal answers are scored once)")
