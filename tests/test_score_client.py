@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -69,8 +70,9 @@ def pool():
         yield made
 
 
-def test_a_call_is_cut_and_spread_and_keeps_its_order(serve, connect):
+def test_a_call_is_cut_and_spread_and_keeps_its_order(serve, connect, monkeypatch):
     """7 exchanges in requests of 2: 4 requests, two for each replica."""
+    monkeypatch.setenv("HTTP_PROXY", unused_url())  # for the outside: it must see neither images nor token
     one, two = serve(), serve()
     assert connect(one, two, exchanges_per_request=2).score(exchanges(*ANSWERS)) == SCORES
     assert one.requests == two.requests == ["/score", "/score"]
@@ -191,10 +193,10 @@ def test_the_right_token_is_accepted_and_never_logged(serve, connect, monkeypatc
 
 
 def test_too_large_a_request_is_refused_with_the_services_message(serve, connect):
-    """Also when it is sent to the end: the client reads the message, not a broken connection."""
+    """The client reads it, not a broken connection, although it was cut off while it was sending."""
     server = serve(limits=LimitsSection(body_bytes=100_000))
     with pytest.raises(ScorerRefused, match="413 .*more than 100000 bytes"):
-        connect(server).score(exchanges("a" * 350_000))
+        connect(server).score(exchanges("a" * 20_000_000))
     assert len(server.requests) == 1
     images = tuple(png(color=color) * 400 for color in ("red", "green", "blue"))  # ~30,000 bytes each
     one = connect(server, bytes_per_request=len(images[0]))
@@ -231,8 +233,14 @@ def test_answers_that_are_no_scores(connect, answer, words):
 def test_a_request_that_is_refused_ends_the_call_though_others_could_wait(connect):
     """Two requests: one is refused at once, the other would be tried for a minute."""
 
+    other_tried = threading.Event()
+
     def answer(request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(422 if b"refuse me" in request.content else 503, json={"error": "no"})
+        if b"keep trying" in request.content:
+            other_tried.set()
+            return httpx2.Response(503, json={"error": "later"})
+        assert other_tried.wait(LIMIT)
+        return httpx2.Response(422, json={"error": "no"})
 
     one = connect("http://127.0.0.1:1", exchanges_per_request=1)
     one._http = httpx2.Client(transport=httpx2.MockTransport(answer))

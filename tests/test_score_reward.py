@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 
 import pytest
 
@@ -234,6 +235,29 @@ def test_a_refusal_stops_at_once_unless_somebody_will_save_first():
     watched.failures.watched = True
     assert watched(**batch((RED, "?", "ref", [r1("good")]))) == [None]
     assert watched.failures.exceeded
+
+
+def _agree(rank, meeting_place, answers):
+    import torch
+
+    from rewards.score.stopping import anywhere
+
+    torch.distributed.init_process_group("gloo", f"file://{meeting_place}", rank=rank, world_size=2)
+    answers.put([anywhere(step == 1 and rank == 1, torch.device("cpu")) for step in range(3)])
+
+
+def test_processes_agree_to_stop(tmp_path):
+    """The second of two has failures, the first none: both hear of it, at the same step."""
+    import rewards.score.stopping  # noqa: F401 (before the fork: torch takes long to import)
+
+    fork = multiprocessing.get_context("fork")
+    answers = fork.Queue()
+    running = [fork.Process(target=_agree, args=(rank, tmp_path / "meet", answers)) for rank in range(2)]
+    for process in running:
+        process.start()
+    assert [answers.get(timeout=60) for _ in running] == [[False, True, False]] * 2
+    for process in running:
+        process.join(60)
 
 
 # in a recipe

@@ -68,7 +68,7 @@ class Shard:
                 return
             said = exchange(sample, self.recipe.notation)
         except DataError as fault:
-            self._fault(index, number, fault)
+            self._fault(index, number, fault, "no_answer")
             return
         self._waiting.append((number, said))
         if len(self._waiting) == self.recipe.chunk:
@@ -94,7 +94,7 @@ class Shard:
             try:
                 scores = self._ask([one], self.sources[index].where(number))
             except DataError as fault:
-                self._fault(index, number, fault)
+                self._fault(index, number, fault, "not_scored")
                 continue
             self.part.add({"source": index, "rows": [number], "scores": scores})
 
@@ -103,15 +103,15 @@ class Shard:
         check_scores(scores, len(said), where)
         return scores
 
-    def _fault(self, index: int, number: int, fault: DataError) -> None:
-        """The data policy: end the run, or leave the row out and count it."""
+    def _fault(self, index: int, number: int, fault: DataError, kind: str) -> None:
+        """The data policy: end the run, or leave the row out and count it, as `kind` where the fault has none."""
         where = self.sources[index].where(number)
         message = f"{where}, {fault}" if isinstance(fault, RowFault) else f"{where}: {fault}"
         if self.recipe.data.on_fault == "error":
             raise DataError(
                 f"{message}. Mend the row, or write data.on_fault=skip; the run continues where it was"
             ) from fault
-        kind = fault.kind if isinstance(fault, RowFault) else "not_scored"
+        kind = fault.kind if isinstance(fault, RowFault) else kind
         self.part.add({"source": index, "rows": [number], "fault": kind, "message": message})
 
 

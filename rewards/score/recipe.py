@@ -61,7 +61,7 @@ class ScoreRecipe(TrainingRecipe):
     train: Literal["full"] | list[Part] = "full"
     "Parts that are trained, or `full` for all of them. With `model.lora`, the head and adapters in the other parts."
     positions: Literal["mrope", "sequential"] | None = None
-    "Rotary positions; null: what the checkpoint says, and `mrope` for a fresh head. Published weights saw `sequential`."
+    "Rotary positions; null: what the checkpoint says, `mrope` for a fresh head. Published weights saw `sequential`."
     training: dict[str, Any] = field(
         default_factory=dict,
         metadata={

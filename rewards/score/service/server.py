@@ -6,7 +6,7 @@
     POST /score    scores of exchanges (needs the token); the JSON is described in wire.py
 
 Errors are JSON, too: {"error": message}. 401 token, 403 path, 413 too large, 415 not JSON, 422 wrong content, 500 the
-model failed, 503 loading, busy or shutting down. The token is looked at before anything of the body is kept.
+model failed, 503 loading, busy or shutting down. The token is looked at before anything of the body is read.
 """
 
 from __future__ import annotations
@@ -33,9 +33,6 @@ from vlm.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-DRAINED = 4
-"""A body is read to its end, and thrown away, up to so many times the limit: a client that is cut off while it sends
-sees a broken connection instead of the message."""
 LOADING = "the model is loading"
 GONE = 499
 """nginx's status for "the client went away"; nobody reads it."""
@@ -107,19 +104,9 @@ async def model(request: Request) -> Response:
 
 async def score(request: Request) -> Response:
     state = request.app.state
-    try:
-        _check_token(request)
-        _check_type(request)
-    except HTTPException:
-        await _read(request, 0, DRAINED * state.limits.body_bytes)
-        raise
-    body, size = await _read(request, state.limits.body_bytes, DRAINED * state.limits.body_bytes)
-    if size > state.limits.body_bytes:
-        raise wire.Refused(
-            413,
-            f"found a body of more than {state.limits.body_bytes} bytes, which limits.body_bytes allows; send fewer "
-            "exchanges at a time, or smaller images",
-        )
+    _check_token(request)
+    _check_type(request)
+    body = await _body(request, state.limits.body_bytes)
     exchanges = await run_in_threadpool(wire.decode, body, state.limits, state.image_root)
     return _reply(await _scores(state.service.submit(exchanges), request), state.service.model)
 
@@ -139,18 +126,19 @@ def _check_type(request: Request) -> None:
         raise HTTPException(415, "expected Content-Type: application/json")
 
 
-async def _read(request: Request, keep: int, most: int) -> tuple[bytes, int]:
-    """(the body, its size). Beyond `keep` bytes nothing of it is kept, and beyond `most` it is read no further."""
+async def _body(request: Request, limit: int) -> bytes:
+    """The body, read no further than the limit, whatever its header says. Raises: Refused 413."""
     parts, size = [], 0
     async for part in request.stream():
+        parts.append(part)
         size += len(part)
-        if size <= keep:
-            parts.append(part)
-        else:
-            parts.clear()
-        if size > most:
-            break
-    return b"".join(parts), size
+        if size > limit:
+            raise wire.Refused(
+                413,
+                f"found a body of more than {limit} bytes, which limits.body_bytes allows; send fewer exchanges at a "
+                "time, or smaller images",
+            )
+    return b"".join(parts)
 
 
 async def _scores(future: Future[list[float]], request: Request) -> list[float]:
