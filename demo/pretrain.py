@@ -32,12 +32,10 @@ def optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
     return [Muon(matrices, lr=0.02), torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-def rate(step: int, steps: int) -> float:
-    """Share of the peak learning rate: linear warm-up, a plateau, linear decay to 2%."""
-    if step < WARMUP:
-        return (step + 1) / WARMUP
+def rate(step: int, steps: int, first: int = 0) -> float:
+    """Share of the peak learning rate: linear warm-up from step `first`, a plateau, linear decay to 2%."""
     left = (steps - step) / (steps * (1 - DECAY_FROM))
-    return max(min(1.0, left), 0.02)
+    return max(min(1.0, left), 0.02) * min((step - first + 1) / WARMUP, 1.0)
 
 
 def train(model, batches, first: int, steps: int, batch: int, out: Path, every: int = 50) -> None:
@@ -49,7 +47,7 @@ def train(model, batches, first: int, steps: int, batch: int, out: Path, every: 
     for step, rows in zip(range(first, steps), batches, strict=False):
         for optimizer, peak in zip(opts, peaks, strict=True):
             for group, lr in zip(optimizer.param_groups, peak, strict=True):
-                group["lr"] = lr * rate(step, steps)
+                group["lr"] = lr * rate(step, steps, first)
         loss = model(**rows).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
