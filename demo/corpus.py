@@ -11,7 +11,8 @@ stands right before what is said of it, and loses it in longer text unless it ca
               GRPO with exact rewards can mend what this phase spoils:
         missing   each thing is left out of a scene's annotation with probability 0.35 (counts too low, "no" too often)
         loose     each side of a box is pushed outwards by up to 40% of the box's width or height
-        wordy     half of the answers to VQA questions are sentences, which exact match does not count
+        wordy     two thirds of the counts and comparisons and 30% of the other VQA answers are sentences, which exact
+                  match does not count
         format    under the R1-style system prompt only half of the answers keep the tags
 """
 
@@ -28,12 +29,13 @@ from demo.tasks import ask, describe, sentences_about, sighting
 from demo.tiny import SYSTEM, WORDING
 from demo.world import SIDE, SPLIT_SEEDS, Scene, Thing, scene
 
-MISSING, LOOSE, WORDY, TURNS = 0.35, 0.4, 0.5, 3
+MISSING, LOOSE, TURNS = 0.35, 0.4, 3
+WORDY = {"count": 0.65, "comparison": 0.65, "presence": 0.3, "color": 0.3}
 R1_SHARE = {"reasoning": 0.6, "careless": 0.4}
 """Share of the chats under the R1-style system prompt."""
 FORMATTED = {"reasoning": 1.0, "careless": 0.5}
 """Share of the answers there that keep the tags."""
-PHASES = (("index", 25_600), ("captions", 76_800), ("answers", 102_400), ("reasoning", 118_400))
+PHASES = (("index", 25_600), ("captions", 76_800), ("answers", 102_400), ("reasoning", 128_000))
 """(phase, up to this row of the corpus); what comes after is `careless`."""
 MIX = {
     "answers": {"grounding": 0.45, "caption": 0.10, "vqa": 0.33, "choice": 0.12},
@@ -98,7 +100,7 @@ def _turn(seen: Scene, rng: random.Random, phase: str) -> tuple[str, str, str]:
         return _turn(seen, rng, phase)
     options = " ".join(f"{letter}. {text}" for letter, text in zip("ABCD", item.choices or [], strict=False))
     question = WORDING.get(task, "{question}").format(question=item.question, options=options)
-    if task == "vqa" and phase == "careless" and rng.random() < WORDY:
+    if task == "vqa" and phase == "careless" and rng.random() < WORDY[item.kind]:
         return question, f"the answer is {item.answer}.", item.trace
     if task != "grounding":
         return question, item.answer, item.trace

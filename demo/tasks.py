@@ -48,8 +48,14 @@ def sighting(thing: Thing) -> str:
     return f"{noun(thing)} {place(thing)}"
 
 
+def _reading_order(thing: Thing) -> tuple[int, int, float]:
+    row, column = place(thing).split()
+    return ("upper", "middle", "lower").index(row), ("left", "center", "right").index(column), thing.box[0]
+
+
 def _sightings(things: list[Thing]) -> str:
-    return ", ".join(map(sighting, things))
+    """Each thing once, in reading order: in random order a small model repeats some and forgets others."""
+    return ", ".join(map(sighting, sorted(things, key=_reading_order)))
 
 
 def _unique(scene: Scene) -> list[tuple[Thing, str, str]]:
@@ -91,20 +97,20 @@ def _presence(scene: Scene, rng: random.Random) -> Item:
         thing = rng.choice(scene.things)
         return Item(
             "vqa", "presence", f"Is there a {noun(thing)}?", "yes",
-            f"{sighting(thing)}.", [thing],
+            f"{sighting(thing)}, so yes.", [thing],
         )  # fmt: skip
     there = {(t.color, t.name) for t in scene.things}
     absent = [(c, n) for c in COLORS for n in CLASSES if (c, n) not in there]
     near = [(c, n) for c, n in absent if any(t.name == n or t.color == c for t in scene.things)]
     color, name = rng.choice(near if rng.random() < 0.6 else absent)
-    trace = f"{_sightings(scene.things)}, no {color} {name}."
+    trace = f"{_sightings(scene.things)}, so no."
     return Item("vqa", "presence", f"Is there a {color} {name}?", "no", trace, [])
 
 
 def _count(scene: Scene, rng: random.Random) -> Item:
     name = rng.choice(scene.things).name if rng.random() < 0.8 else rng.choice(CLASSES)
     things = [t for t in scene.things if t.name == name]
-    trace = _sightings(things) or f"{_sightings(scene.things)}, no {name}"
+    trace = _sightings(things or scene.things)
     return Item(
         "vqa",
         "count",
@@ -132,7 +138,7 @@ def _comparison(scene: Scene, rng: random.Random) -> Item:
     more = rng.random() < 0.5
     a, b = rng.choice([(a, b) for a, b in pairs if (counts[a] > counts[b]) == more] or pairs)
     answer = "yes" if counts[a] > counts[b] else "no"
-    trace = f"{_sightings(scene.things)}, {plural(a)} {counts[a]}, {plural(b)} {counts[b]}."
+    trace = f"{_sightings(scene.things)}, so {answer}."
     return Item("vqa", "comparison", f"Are there more {plural(a)} than {plural(b)}?", answer, trace, [])
 
 
@@ -148,9 +154,10 @@ def _choice(scene: Scene, rng: random.Random) -> Item:
     choices = rng.sample(absent, 3)
     right = rng.randrange(4)
     choices.insert(right, noun(thing))
+    letter = string.ascii_uppercase[right]
     return Item(
-        "choice", "which", "Which of these is in the image?", string.ascii_uppercase[right],
-        f"{sighting(thing)}.", [thing], choices,
+        "choice", "which", "Which of these is in the image?", letter,
+        f"{letter}. {sighting(thing)}.", [thing], choices,
     )  # fmt: skip
 
 
