@@ -11,6 +11,8 @@ stands right before what is said of it, and loses it in longer text unless it ca
               GRPO with exact rewards can mend what this phase spoils:
         missing   each thing is left out of a scene's annotation with probability 0.35 (counts too low, "no" too often)
         loose     each side of a box is pushed outwards by up to 40% of the box's width or height
+        wordy     two thirds of the counts and comparisons and 30% of the other VQA answers are sentences, which exact
+                  match does not count
         format    under the R1-style system prompt only half of the answers keep the tags
 """
 
@@ -23,20 +25,21 @@ import numpy as np
 import torch
 
 from demo.render import render
-from demo.tasks import ask, describe, noun, sentences_about
+from demo.tasks import ask, describe, sentences_about, sighting
 from demo.tiny import SYSTEM, WORDING
-from demo.world import SIDE, SPLIT_SEEDS, Scene, Thing, place, scene
+from demo.world import SIDE, SPLIT_SEEDS, Scene, Thing, scene
 
 MISSING, LOOSE, TURNS = 0.35, 0.4, 3
-R1_SHARE = {"reasoning": 1.0, "careless": 0.3}
+WORDY = {"count": 0.65, "comparison": 0.65, "presence": 0.3, "color": 0.3}
+R1_SHARE = {"reasoning": 0.6, "careless": 0.4}
 """Share of the chats under the R1-style system prompt."""
 FORMATTED = {"reasoning": 1.0, "careless": 0.5}
 """Share of the answers there that keep the tags."""
-PHASES = (("index", 25_600), ("captions", 76_800), ("answers", 102_400), ("reasoning", 115_200))
+PHASES = (("index", 25_600), ("captions", 76_800), ("answers", 102_400), ("reasoning", 128_000))
 """(phase, up to this row of the corpus); what comes after is `careless`."""
 MIX = {
     "answers": {"grounding": 0.45, "caption": 0.10, "vqa": 0.33, "choice": 0.12},
-    "reasoning": {"grounding": 0.30, "caption": 0.02, "vqa": 0.50, "choice": 0.18},
+    "reasoning": {"grounding": 0.40, "caption": 0.05, "vqa": 0.40, "choice": 0.15},
     "careless": {"grounding": 0.45, "caption": 0.10, "vqa": 0.33, "choice": 0.12},
 }
 POOL = 4  # batches drawn together and sorted by length, so that little is padding
@@ -80,7 +83,7 @@ def _caption(full: Scene, rng: random.Random, phase: str) -> str:
     """Every thing in random order, as the phase says it."""
     lines = []
     for thing in rng.sample(full.things, len(full.things)):
-        line = f"{noun(thing)} {place(thing)}"
+        line = sighting(thing)
         if phase == "captions":
             whole = [describe(thing, full), *sentences_about(thing, full)]
             line = (rng.choice(whole) if rng.random() < 0.5 else line) + box_text(thing.box)
@@ -97,6 +100,8 @@ def _turn(seen: Scene, rng: random.Random, phase: str) -> tuple[str, str, str]:
         return _turn(seen, rng, phase)
     options = " ".join(f"{letter}. {text}" for letter, text in zip("ABCD", item.choices or [], strict=False))
     question = WORDING.get(task, "{question}").format(question=item.question, options=options)
+    if task == "vqa" and phase == "careless" and rng.random() < WORDY[item.kind]:
+        return question, f"the answer is {item.answer}.", item.trace
     if task != "grounding":
         return question, item.answer, item.trace
     thing = item.things[0]

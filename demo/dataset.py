@@ -2,7 +2,7 @@
 
     python -m demo.dataset runs/demo/data --seed 0
 
-    sft/traces.json        ShareGPT: reasoning traces, at most 2,000 (the paper's cold start)
+    sft/traces.json        ShareGPT: reasoning traces (the paper has 2,000)
     grpo/prompts.jsonl     Nadir's JSONL: fresh scenes for GRPO, truth in columns, no traces
     test/vg_test.json      VG-DIOR: grounding, boxes in pixels of the original image
     test/vqa_test.jsonl    Nadir's JSONL: VQA of four kinds
@@ -126,8 +126,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="shifts the training scenes; the test set stays")
-    parser.add_argument("--traces", type=int, default=2000)
-    parser.add_argument("--prompts", type=int, default=2400)
+    parser.add_argument("--traces", type=int, default=256)
+    parser.add_argument("--prompts", type=int, default=800)
     parser.add_argument("--test", type=int, default=400, help="held-out questions per task")
     arguments = parser.parse_args()
     shift = arguments.seed * SEED_STRIDE

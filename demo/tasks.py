@@ -2,10 +2,12 @@
 
     item = ask(scene, "vqa", random.Random(0))
     item.question   "How many ships are there?"
-    item.trace      "ship in the upper left, ship in the middle center, so 2."
+    item.trace      "red ship upper left, blue ship middle center, so 2."
     item.answer     "2"
 
-A trace says where the evidence is and why the answer follows; every statement in it is true of the scene.
+A trace says where the evidence is and why the answer follows; every statement in it is true of the scene. It names a
+thing right before its place, as the bare captions of `demo.corpus` do: in whole sentences a model this small no longer
+tells which of several things is meant (LOG.md).
 """
 
 from __future__ import annotations
@@ -42,12 +44,18 @@ def noun(thing: Thing) -> str:
     return f"{thing.color} {thing.name}"
 
 
-def join(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+def sighting(thing: Thing) -> str:
+    return f"{noun(thing)} {place(thing)}"
 
 
-def _overview(scene: Scene) -> str:
-    return "the scene shows " + join([f"a {noun(t)}" for t in scene.things])
+def _reading_order(thing: Thing) -> tuple[int, int, float]:
+    row, column = place(thing).split()
+    return ("upper", "middle", "lower").index(row), ("left", "center", "right").index(column), thing.box[0]
+
+
+def _sightings(things: list[Thing]) -> str:
+    """Each thing once, in reading order: in random order a small model repeats some and forgets others."""
+    return ", ".join(map(sighting, sorted(things, key=_reading_order)))
 
 
 def _unique(scene: Scene) -> list[tuple[Thing, str, str]]:
@@ -80,8 +88,8 @@ def _grounding(scene: Scene, rng: random.Random) -> Item | None:
     found = _unique(scene)
     if not found:
         return None
-    thing, phrase, reason = rng.choice(found)
-    return Item("grounding", "box", phrase, "", reason, [thing])
+    thing, phrase, _ = rng.choice(found)
+    return Item("grounding", "box", phrase, "", f"{sighting(thing)}.", [thing])
 
 
 def _presence(scene: Scene, rng: random.Random) -> Item:
@@ -89,19 +97,20 @@ def _presence(scene: Scene, rng: random.Random) -> Item:
         thing = rng.choice(scene.things)
         return Item(
             "vqa", "presence", f"Is there a {noun(thing)}?", "yes",
-            f"there is a {noun(thing)} in the {place(thing)}.", [thing],
+            f"{sighting(thing)}, so yes.", [thing],
         )  # fmt: skip
     there = {(t.color, t.name) for t in scene.things}
     absent = [(c, n) for c in COLORS for n in CLASSES if (c, n) not in there]
     near = [(c, n) for c, n in absent if any(t.name == n or t.color == c for t in scene.things)]
     color, name = rng.choice(near if rng.random() < 0.6 else absent)
-    return Item("vqa", "presence", f"Is there a {color} {name}?", "no", f"{_overview(scene)}, no {color} {name}.", [])
+    trace = f"{_sightings(scene.things)}, so no."
+    return Item("vqa", "presence", f"Is there a {color} {name}?", "no", trace, [])
 
 
 def _count(scene: Scene, rng: random.Random) -> Item:
     name = rng.choice(scene.things).name if rng.random() < 0.8 else rng.choice(CLASSES)
     things = [t for t in scene.things if t.name == name]
-    trace = ", ".join(f"{name} in the {place(t)}" for t in things) or f"{_overview(scene)}, no {name}"
+    trace = _sightings(things or scene.things)
     return Item(
         "vqa",
         "count",
@@ -119,7 +128,7 @@ def _color(scene: Scene, rng: random.Random) -> Item | None:
     thing = rng.choice(single)
     return Item(
         "vqa", "color", f"What color is the {thing.name}?", thing.color,
-        f"the only {thing.name} is {thing.color} and is in the {place(thing)}.", [thing],
+        f"{sighting(thing)}.", [thing],
     )  # fmt: skip
 
 
@@ -129,7 +138,7 @@ def _comparison(scene: Scene, rng: random.Random) -> Item:
     more = rng.random() < 0.5
     a, b = rng.choice([(a, b) for a, b in pairs if (counts[a] > counts[b]) == more] or pairs)
     answer = "yes" if counts[a] > counts[b] else "no"
-    trace = f"{_overview(scene)}, {plural(a)} {counts[a]}, {plural(b)} {counts[b]}."
+    trace = f"{_sightings(scene.things)}, so {answer}."
     return Item("vqa", "comparison", f"Are there more {plural(a)} than {plural(b)}?", answer, trace, [])
 
 
@@ -145,9 +154,10 @@ def _choice(scene: Scene, rng: random.Random) -> Item:
     choices = rng.sample(absent, 3)
     right = rng.randrange(4)
     choices.insert(right, noun(thing))
+    letter = string.ascii_uppercase[right]
     return Item(
-        "choice", "which", "Which of these is in the image?", string.ascii_uppercase[right],
-        f"there is a {noun(thing)} in the {place(thing)}.", [thing], choices,
+        "choice", "which", "Which of these is in the image?", letter,
+        f"{letter}. {sighting(thing)}.", [thing], choices,
     )  # fmt: skip
 
 
@@ -159,7 +169,7 @@ def describe(thing: Thing, scene: Scene) -> str:
 def _caption(scene: Scene, rng: random.Random) -> Item:
     things = sorted(scene.things, key=lambda t: (t.box[1], t.box[0]))
     text = ", ".join(describe(t, scene) for t in things) + "."
-    return Item("caption", "scene", "Describe the image.", text, _overview(scene) + ".", things)
+    return Item("caption", "scene", "Describe the image.", text, _sightings(scene.things) + ".", things)
 
 
 def ask(scene: Scene, task: str, rng: random.Random) -> Item | None:

@@ -228,3 +228,13 @@ def test_two_processes_give_one_message(demo_data, shell, tmp_path):
     argv = commands.sft(shell, demo_data, tmp_path / "run", "data.train.0.path=nowhere.json")
     done = commands.run([*commands.two_processes(), ROOT / "launch/sft.py", *argv], cwd=tmp_path, expect=1)
     assert len(errors(done.stderr)) == 1 and "nowhere.json" in errors(done.stderr)[0]
+
+
+def test_an_error_of_the_second_process_alone_is_said(launch, monkeypatch):
+    """It waits for the main process to say the same; still alive after that, it speaks."""
+    waited = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("time.sleep", waited.append)
+    code, found = launch("sft", "data.train.0.path=nowhere.json")
+    assert code == 2 and len(found) == 1 and "nowhere.json" in found[0]
+    assert waited == [20.0]

@@ -124,45 +124,38 @@ def phrase(text: str, one: Scene) -> list[Thing]:
     return [t for t in one.things if name in (t.name, "object") and (not color or t.color == color[0])]
 
 
-def overview_holds(text: str, one: Scene) -> None:
-    """`a red ship, a red tank and a black plane` names each thing of the scene once."""
-    named = sorted(re.split(r", | and ", text))
-    assert named == sorted(f"a {t.color} {t.name}" for t in one.things)
+def seen(text: str) -> list[tuple[str, str]]:
+    """`red ship upper left, black plane lower center` as (thing, place) pairs; anything else fails."""
+    parts = [
+        re.fullmatch(r"(\w+ \w+) ((?:upper|middle|lower) (?:left|center|right))", part) for part in text.split(", ")
+    ]
+    assert all(parts), text
+    return [(part[1], part[2]) for part in parts]
+
+
+def sights(things) -> list[tuple[str, str]]:
+    return sorted((f"{t.color} {t.name}", cell(t)) for t in things)
 
 
 def statement_holds(text: str, one: Scene) -> None:
     """One statement of a trace is true of the scene; an unknown form of statement fails."""
     number = {name: sum(t.name == name for t in one.things) for name in CLASSES}
-    if found := re.fullmatch(r"there is a (\w+ \w+) in the (\w+ \w+)", text):
-        assert found[2] in [cell(t) for t in phrase(found[1], one)]
-    elif found := re.fullmatch(r"the only (\w+) is (\w+) and is in the (\w+ \w+)", text):
-        (thing,) = phrase(found[1], one)
-        assert (thing.color, cell(thing)) == (found[2], found[3])
-    elif found := re.fullmatch(r"the only (\w+ object), a (\w+), is in the (\w+ \w+)", text):
-        (thing,) = phrase(found[1], one)
-        assert (thing.name, cell(thing)) == (found[2], found[3])
-    elif found := re.fullmatch(r"the only (\w+ \w+) is in the (\w+ \w+)", text):
-        (thing,) = phrase(found[1], one)
-        assert cell(thing) == found[2]
-    elif found := re.fullmatch(r"the (\w+) in the (\w+ \w+) is (\w+)", text):
-        (thing,) = phrase(found[1], one)
-        assert (cell(thing), thing.color) == (found[2], found[3])
-    elif found := re.fullmatch(r"((?:\w+ in the \w+ \w+(?:, )?)+), so (\d+)", text):
-        listed = re.findall(r"(\w+) in the (\w+ \w+)", found[1])
-        name = listed[0][0]
-        assert sorted(listed) == sorted((name, cell(t)) for t in one.things if t.name == name)
-        assert int(found[2]) == len(listed)
-    elif found := re.fullmatch(r"the scene shows (.+), (\w+)s (\d), (\w+)s (\d)", text):
-        overview_holds(found[1], one)
+    if found := re.fullmatch(r"(.+), (\w+)s (\d), (\w+)s (\d)", text):
+        assert sorted(seen(found[1])) == sights(one.things)
         assert number[found[2]] == int(found[3]) and number[found[4]] == int(found[5])
-    elif found := re.fullmatch(r"the scene shows (.+), no (\w+), so 0", text):
-        overview_holds(found[1], one)
+    elif found := re.fullmatch(r"(.+), no (\w+), so 0", text):
+        assert sorted(seen(found[1])) == sights(one.things)
         assert number[found[2]] == 0
-    elif found := re.fullmatch(r"the scene shows (.+), no (\w+ \w+)", text):
-        overview_holds(found[1], one)
+    elif found := re.fullmatch(r"(.+), no (\w+ \w+)", text):
+        assert sorted(seen(found[1])) == sights(one.things)
         assert not phrase(found[2], one)
+    elif found := re.fullmatch(r"(.+), so (\d+)", text):
+        name = found[1].split()[1]
+        assert sorted(seen(found[1])) == sights(t for t in one.things if t.name == name)
+        assert int(found[2]) == number[name]
     else:
-        raise AssertionError(f"unknown statement: {text!r}")
+        ((what, where),) = seen(text)
+        assert where in [cell(t) for t in phrase(what, one)]
 
 
 def right_answer(item: tasks.Item, one: Scene) -> str:
@@ -200,8 +193,8 @@ def test_grounding_phrases_pick_out_one_thing(scenes):
     found = asked(scenes, "grounding")
     assert len(found) > 0.9 * SCENES
     for one, item in found:
-        assert phrase(item.question.removeprefix("the "), one) == item.things
-        statement_holds(item.trace[:-1], one)
+        (thing,) = phrase(item.question.removeprefix("the "), one)
+        assert [thing] == item.things and seen(item.trace[:-1]) == sights([thing])
 
 
 def test_choices_have_one_right_option(scenes):
@@ -222,4 +215,4 @@ def test_captions_name_everything_with_its_place(scenes):
             for t in one.things
         )
         assert sorted(parts) == sorted(expected)
-        overview_holds(item.trace.removesuffix(".").removeprefix("the scene shows "), one)
+        assert sorted(seen(item.trace[:-1])) == sights(one.things)

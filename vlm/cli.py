@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
@@ -21,6 +22,8 @@ from vlm.loading import resolve_attention
 from vlm.runs import is_main_process
 
 EXIT_USER_ERROR = 2
+PATIENCE = 20.0
+"""Seconds another process waits with its error for the main process to say the same, before it speaks for itself."""
 
 
 def say(message: str, stream: TextIO | None = None) -> None:
@@ -29,12 +32,23 @@ def say(message: str, stream: TextIO | None = None) -> None:
         print(message, file=stream or sys.stderr, flush=True)
 
 
+def report(error: UserError) -> None:
+    """Print the error once over all processes.
+
+    The launcher ends every process as soon as one exits with an error, so the others let the main process speak first.
+    Whoever still lives after `PATIENCE` has an error of its own.
+    """
+    if not is_main_process():
+        time.sleep(PATIENCE)
+    print(f"error: {error}", file=sys.stderr, flush=True)
+
+
 def check_machine(recipe: Any) -> None:
     """Refuse what the recipe asks of this machine in vain, before data is read. A dry run plans for another machine.
 
     Raises: RecipeError.
     """
-    if recipe.model.attention == "flash_attention_2":
+    if hasattr(recipe, "model") and recipe.model.attention == "flash_attention_2":
         resolve_attention(recipe.model.attention, recipe.model.dtype)
 
 
@@ -72,7 +86,7 @@ def launch(
         elif is_main_process():  # eight processes print one plan
             plan(recipe)
     except UserError as error:
-        say(f"error: {error}")
+        report(error)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         say("interrupted; what was written stays in the run folder")
