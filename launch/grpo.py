@@ -28,7 +28,13 @@ def resolved(recipe: GRPORecipe) -> list:
 
 
 def train(recipe: GRPORecipe) -> None:
-    stage.train(recipe, resolved(recipe), rewards.check_tasks)
+    from rewards.score.stopping import StopOnFailures, learned
+
+    found = resolved(recipe)
+    scores = learned(found)
+    for score in scores:
+        score.prepare()
+    stage.train(recipe, found, rewards.check_tasks, [StopOnFailures(scores)] if scores else [])
 
 
 def plan(recipe: GRPORecipe) -> None:

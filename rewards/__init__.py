@@ -11,9 +11,11 @@ of the ScoreRS paper (rewards/gated.py). ``resolve`` also takes plugins by "pkg.
 from rewards.gated import Gated, check_tasks
 from rewards.registry import names, options_of, register, resolve
 from rewards.rules import choice, exact_match, format, iou
+from rewards.score.reward import Score
 
 __all__ = [
     "Gated",
+    "Score",
     "check_tasks",
     "choice",
     "exact_match",

@@ -85,7 +85,7 @@ class Gated:
         if task is None:
             raise RecipeError("reward 'gated' chooses by the column 'task', which the data does not have; add it")
         formats = format_reward(completions=completions)
-        per_row = {"prompts": prompts, "completions": completions, "task": task, **columns}
+        per_row = {"prompts": prompts, "completions": completions, "task": task, "log_metric": log_metric, **columns}
         raw = self._task_rewards(task, per_row)
         if log_metric is not None:
             self._log(log_metric, task, formats, raw)

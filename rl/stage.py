@@ -15,11 +15,15 @@ Reward = Callable[..., list[float | None]]
 
 
 def train(
-    recipe: GRPORecipe, rewards: Sequence[Reward], check_tasks: Callable[[Sequence[Reward], set[str]], None]
+    recipe: GRPORecipe,
+    rewards: Sequence[Reward],
+    check_tasks: Callable[[Sequence[Reward], set[str]], None],
+    callbacks: Sequence[Any] = (),
 ) -> Path:
     """Train; returns the folder of the trained model (`output/final`).
 
     rewards: TRL reward callables in the order of `recipe.rewards`. check_tasks: refuses tasks that no reward knows.
+    callbacks: transformers', given to the trainer.
     Everything that can be wrong with recipe and data is found before weights load.
     """
     from trl import GRPOConfig
@@ -53,6 +57,7 @@ def train(
         train_dataset=prompt_rows(samples, recipe.prompt),
         eval_dataset=prompt_rows(held_out, recipe.prompt) if held_out else None,
         processing_class=processor,
+        callbacks=list(callbacks),
     )
     attach(trainer, run, "grpo")
     trainer.train()

@@ -108,7 +108,7 @@ def test_gated_hands_each_task_its_own_rows(tmp_path):
     assert values[2:] == [None, None, None, pytest.approx(0.65)]
     ((prompts, answer, ids, seen_state, others),) = sys.modules[reward.task_rewards["open_ended"].func.__module__].SEEN
     assert (prompts, answer, ids, seen_state) == (["f"], ["a ship"], [[5]], state)
-    assert others == ["boxes", "size", "task"]  # no log_extra: its columns must have a value for every row
+    assert others == ["boxes", "log_metric", "size", "task"]  # no log_extra: its columns need a value for every row
     assert logs.means()["reward_raw/open_ended"] == 0.5
     assert "reward_raw/vqa_count" not in logs.metrics
 

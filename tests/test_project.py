@@ -18,7 +18,16 @@ BASES = {  # what recipes name in `base:`
     for name in RECIPES
     if (base := yaml.safe_load((ROOT / name).read_text()).get("base"))
 }
-STAGES = {"sft": "sft.recipe:SFTRecipe", "grpo": "rl.recipe:GRPORecipe", "eval": "evals.recipe:EvalRecipe"}
+STAGES = {
+    "sft": "sft.recipe:SFTRecipe",
+    "grpo": "rl.recipe:GRPORecipe",
+    "eval": "evals.recipe:EvalRecipe",
+    "score": "rewards.score.recipe:ScoreRecipe",
+    "serve": "rewards.score.service.recipe:ServeRecipe",
+    "prefer": "rewards.prefer.recipe:PreferRecipe",
+    "bon": "rewards.select.recipe:BonRecipe",
+    "curate": "rewards.curate.recipe:CurateRecipe",
+}
 
 
 def stage_of(path: Path) -> str | None:

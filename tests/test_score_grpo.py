@@ -111,7 +111,8 @@ def test_gated_with_a_real_score_model_moves_the_policy_as_the_formula_says(buil
     groups = torch.tensor(expected).view(2, 4)
     advantages = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)
     assert table["advantage"].tolist() == pytest.approx(advantages.flatten().tolist(), abs=1e-4)
-    assert logged(trainer)["reward_raw/open_ended_count"] == 8
+    log = logged(trainer)
+    assert log["reward_raw/open_ended_count"] == 8 and log["score/scored"] == 0.75  # through gated, too
 
 
 def test_the_metrics_reach_the_log_through_trl(build, score_model):

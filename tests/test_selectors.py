@@ -13,6 +13,7 @@ from rewards.select import bon, journal, scorers
 from rewards.select.recipe import ClipSection, ScorerSection
 from rewards.select.selectors import agreement, readable, score_answers
 from vlm.errors import DataError, RecipeError
+from vlm.recipe import ImageSection
 from vlm.samples import Sample
 
 
@@ -120,6 +121,23 @@ def test_random_scores_depend_on_seed_and_content_alone(tmp_path):
     assert abs(np.mean(scores) - 0.5) < 4 * math.sqrt(1 / 12 / 2000) and len(set(scores)) == 2000
     one, other, none = (Exchange.of("q", "a", images=i) for i in ([picture], ["/a.png"], []))
     assert len(set(scorers.RandomScorer().score([one, other, none]))) == 3
+
+
+def test_the_score_model_is_known_without_reading_its_weights(tmp_path):
+    """The weights here are none at all; a checkpoint that is not there is an error at once."""
+    with pytest.raises(RecipeError, match="gone"):
+        scorers.identity("score", ScorerSection(str(tmp_path / "gone")), ClipSection(), 0)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+
+    def identity(**changes):
+        return scorers.identity("score", ScorerSection(str(tmp_path), **changes), ClipSection(), 0)
+
+    assert identity() == identity(batch_size=99) != identity(positions="sequential")
+    assert identity(images=ImageSection(784, 1568)) != identity()
+    before = identity()
+    (tmp_path / "model.safetensors").write_bytes(b"others")
+    assert identity() != before
 
 
 def test_an_identity_changes_with_the_checkpoint_and_not_with_the_batch(tmp_path):

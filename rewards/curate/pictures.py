@@ -14,6 +14,7 @@ from vlm import images
 from vlm.drawing import CARD, GAP, INK, LINE, PADDING, PALE, PAPER, RIGHT, WRONG, Fonts, wrap
 
 GREY, BLUE = "#c3c8cd", "#2563a8"
+SCORERS = {"score": "the score model", "clip": "CLIP", "random": "chance"}
 BINS = 60
 CELL, COLUMNS, TEXT_LINES = 260, 4, 7  # pixels, cells in a row, lines of text under an image
 MOST_SOURCES = 12
@@ -57,8 +58,8 @@ def _spread(axis, report: Report, values: Sequence[np.ndarray], masks: Sequence[
     axis.stairs(kept, edges, fill=True, color=BLUE, label="kept")
     lowest = min(line.lowest_kept for line in report.lines if line.kept)
     if not report.recipe.keep.per_source:
-        axis.axvline(lowest, color=INK, linewidth=1, linestyle="--", label=f"lowest kept: {lowest:.4g}")
-    axis.set_xlabel(f"score by {report.recipe.by}", fontsize=9)
+        axis.axvline(lowest, ymax=0.84, color=INK, linewidth=1, linestyle="--", label=f"lowest kept: {lowest:.4g}")
+    axis.set_xlabel(f"score by {SCORERS[report.recipe.by]}", fontsize=9)
     axis.set_ylabel("rows", fontsize=9)
     axis.margins(x=0.01)
     axis.set_ylim(0, max(1, everything.max()) * 1.22)  # room for the legend
@@ -85,42 +86,47 @@ def examples(report: Report, png: Path) -> Image.Image:
     groups = [("Best", report.best, RIGHT), ("Worst", report.worst, WRONG)]
     columns = min(COLUMNS, len(report.best))
     cells = [(title, [_cell(e, colour, fonts) for e in found], colour) for title, found, colour in groups]
-    height = CELL + 6 + 2 * PADDING + LINE * (TEXT_LINES + 1)
+    height = max(cell.height for _, drawn, _ in cells for cell in drawn)
     rows = math.ceil(len(report.best) / columns)
     head = 44
     page = Image.new("RGB", (columns * (CELL + GAP) + GAP, 2 * (head + rows * (height + GAP))), PAPER)
     pen, top = ImageDraw.Draw(page), 0
     for title, drawn, colour in cells:
-        pen.text((GAP, top + 14), f"{title} by {report.recipe.by}", font=fonts.title, fill=colour)
+        pen.text((GAP, top + 14), f"{title} by {SCORERS[report.recipe.by]}", font=fonts.title, fill=colour)
         top += head
         for number, cell in enumerate(drawn):
             row, column = divmod(number, columns)
-            page.paste(cell, (GAP + column * (CELL + GAP), top + row * (height + GAP)))
+            left, upper = GAP + column * (CELL + GAP), top + row * (height + GAP)
+            pen.rectangle([left, upper, left + CELL - 1, upper + height - 1], fill=CARD)
+            page.paste(cell, (left, upper))
         top += rows * (height + GAP)
     page.save(png)
     return page
 
 
 def _cell(example: Example, colour: str, fonts: Fonts) -> Image.Image:
-    out = Image.new("RGB", (CELL, CELL + 6 + 2 * PADDING + LINE * (TEXT_LINES + 1)), CARD)
+    """The image in a square, the score, the text of the exchange."""
+    lines = _text(example, fonts)
+    out = Image.new("RGB", (CELL, CELL + 6 + 2 * PADDING + LINE * (len(lines) + 1)), CARD)
     if example.exchange.images:
         picture = images.load(example.exchange.images[0])
-        picture.thumbnail((CELL, CELL))
-        if max(picture.size) < CELL:  # thumbnail only shrinks
-            scale = CELL / max(picture.size)
-            picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
+        scale = CELL / max(picture.size)
+        picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
         out.paste("#d5d9dd", (0, 0, CELL, CELL))
         out.paste(picture, ((CELL - picture.width) // 2, (CELL - picture.height) // 2))
     pen = ImageDraw.Draw(out)
     pen.rectangle([0, CELL, CELL - 1, CELL + 4], fill=colour)
     top = CELL + 6 + PADDING
     pen.text((PADDING, top), f"{example.score:.4g}", font=fonts.text, fill=colour)
+    for number, (line, ink) in enumerate(lines, 1):
+        pen.text((PADDING, top + LINE * number), line, font=fonts.small, fill=ink)
+    return out
+
+
+def _text(example: Example, fonts: Fonts) -> list[tuple[str, str]]:
+    """Lines and their colours; of a long exchange the end, which holds the answer."""
     lines: list[tuple[str, str]] = []
     for turn in example.exchange.messages:
         ink = PALE if turn["role"] == "user" else INK
         lines += [(line, ink) for line in wrap(turn["content"], fonts.small, fonts.width, TEXT_LINES)]
-    if len(lines) > TEXT_LINES:  # the answer is what was scored: of a long exchange its end is shown
-        lines = [("…", PALE), *lines[len(lines) - TEXT_LINES + 1 :]]
-    for number, (line, ink) in enumerate(lines, 1):
-        pen.text((PADDING, top + LINE * number), line, font=fonts.small, fill=ink)
-    return out
+    return lines if len(lines) <= TEXT_LINES else [("…", PALE), *lines[len(lines) - TEXT_LINES + 1 :]]

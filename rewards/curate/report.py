@@ -81,7 +81,7 @@ def save(report: Report, values: Sequence[np.ndarray], masks: Sequence[np.ndarra
 
     text = markdown(report)
     (folder / "table.md").write_text(text, encoding="utf-8")
-    Console().print(text, markup=False, highlight=False)
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
     pictures.histogram(report, values, masks, folder / "scores.png")
     if report.best:
         pictures.examples(report, folder / "examples.png")

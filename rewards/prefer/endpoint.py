@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import httpx
+import httpx2
 
 from rewards.prefer.recipe import JudgeSection
 from vlm.errors import RecipeError, UserError
@@ -92,10 +92,10 @@ class Endpoint:
         self.usage = Usage() if usage is None else usage
         self._key = key_of(section)
         self._url = f"{section.address.rstrip('/')}/chat/completions"
-        self._client = httpx.AsyncClient(
+        self._client = httpx2.AsyncClient(
             headers={} if self._key is None else {"Authorization": f"Bearer {self._key}"},
-            timeout=None,  # `ask` limits the whole of a request; httpx would limit each wait inside it
-            limits=httpx.Limits(max_connections=section.concurrency),
+            timeout=None,  # `ask` limits the whole of a request; httpx2 would limit each wait inside it
+            limits=httpx2.Limits(max_connections=section.concurrency),
         )
 
     async def __aenter__(self) -> Endpoint:
@@ -119,7 +119,7 @@ class Endpoint:
                     response = await self._client.post(self._url, json=body)
             except TimeoutError:
                 fault = f"no reply within {self.section.timeout:g} s"
-            except httpx.RequestError as error:
+            except httpx2.RequestError as error:
                 fault = f"{type(error).__name__}: {error}".rstrip(": ")
             else:
                 if response.status_code == 200:
@@ -140,7 +140,7 @@ class Endpoint:
         doubled = min(longest, FIRST_WAIT_S * 2**repetition) * random.uniform(0.5, 1)
         await self.pause(doubled if asked is None else asked)
 
-    def _refusal(self, response: httpx.Response) -> str:
+    def _refusal(self, response: httpx2.Response) -> str:
         """What a status that may pass says; raises for the others."""
         status = response.status_code
         said = self._struck(f"status {status} {_error_text(response)}".rstrip())
@@ -150,7 +150,7 @@ class Endpoint:
             return said
         raise Unanswered(said)
 
-    def _text(self, response: httpx.Response) -> str:
+    def _text(self, response: httpx2.Response) -> str:
         try:
             reply = response.json()
             self.usage.add(reply.get("usage"))
@@ -178,7 +178,7 @@ def retry_after(value: str | None, now: datetime | None = None) -> float | None:
     return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
 
 
-def _error_text(response: httpx.Response) -> str:
+def _error_text(response: httpx2.Response) -> str:
     """The message of an OpenAI-style error body, else the body's beginning."""
     try:
         error = response.json()["error"]

@@ -13,11 +13,12 @@ import numpy as np
 from rewards.select.recipe import BonRecipe
 
 ORACLE = "oracle"
+INK = "#5b6470"
 STYLES = {  # the same line for a selector in every panel; two of them are told apart by more than colour
     "score": ("#2563a8", "-", "o"),
     "clip": ("#d9730d", "-", "s"),
     "majority": ("#2e8b57", "-", "^"),
-    "random": ("#5b6470", ":", None),
+    "random": (INK, ":", None),
     ORACLE: ("#a33b8f", "--", None),
 }
 
@@ -51,12 +52,13 @@ def save(points: Sequence[Point], folder: Path, recipe: BonRecipe) -> None:
     text = markdown(points, notes(recipe))
     (folder / "table.md").write_text(text, encoding="utf-8")
     draw(points, folder / "curve.png", f"Best of N: {folder.name}")
-    Console().print(text, markup=False, highlight=False)
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def notes(recipe: BonRecipe) -> list[str]:
     """What one must know to read the numbers."""
     lines = ["N below the largest: mean over subsets of the answers drawn, ties averaged"]
+    lines.append("±: standard error of the mean over questions")
     if "random" in recipe.selectors:
         lines.append("random: exact, the mean over all answers")
     if "majority" in recipe.selectors:
@@ -96,6 +98,7 @@ def draw(points: Sequence[Point], png: Path, title: str) -> None:
     """A panel per metric: percent over N on a logarithmic axis, with the standard error as a band."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     metrics = _by_metric(points)
     columns = min(3, len(metrics))
@@ -108,6 +111,7 @@ def draw(points: Sequence[Point], png: Path, title: str) -> None:
     for axis, (metric, lines) in zip(axes, metrics.items(), strict=False):
         _panel(axis, metric, lines)
     handles, labels = axes[0].get_legend_handles_labels()
+    handles, labels = [*handles, Patch(color=INK, alpha=0.15)], [*labels, "± standard error"]
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
