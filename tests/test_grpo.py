@@ -31,7 +31,8 @@ def dataset(tmp_path, count=2):
     for n in range(count):
         path = tmp_path / f"{n}.png"
         Image.effect_noise((224, 224), 40 + 20 * n).convert("RGB").save(path)
-        question = [{"role": "user", "content": f"the red ship {n}" + " or the small tank in the upper left corner" * n}]
+        text = f"the red ship {n}" + " or the small tank in the upper left corner" * n
+        question = [{"role": "user", "content": text}]
         truth = GROUND if n % 2 == 0 else {"task": "vqa", "answer": "yes"}
         samples.append(Sample([str(path)], question, id=str(n), **truth))
     return prompt_rows(samples, PromptSection(system="Think."))
