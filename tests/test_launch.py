@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.support.commands import ACCELERATE, LIMIT, ROOT, environment, evaluation, grpo, run, sft
 
-QUESTIONS = 12
+QUESTIONS = 16
 """Rows of the fixture `demo_data` to be answered: three test files of 4."""
 
 
