@@ -57,7 +57,7 @@ def test_the_metric_is_the_mean_over_open_questions(tmp_path):
 
 def test_an_evaluation_judges_captions_and_nothing_else(tiny_model, demo_data, tmp_path):
     """The judge is counted, and says the length of what it was shown."""
-    files = ("vg_test.json", "caption_test.jsonl")
+    files = ("vg_test.json, format: vg_dior", "caption_test.jsonl")
     sources = ", ".join(f"{{path: {demo_data}/test/{file}}}" for file in files)
     overrides = [f"model.path={tiny_model}", f"output={tmp_path / 'run'}", f"data.eval=[{sources}]", "pictures=0"]
     recipe = config.load(ROOT / "recipes/demo/eval.yaml", EvalRecipe, [*overrides, "generation.max_new_tokens=4"])
