@@ -3,10 +3,12 @@
     python -m demo.dataset runs/demo/data --seed 0
 
     sft/traces.json        ShareGPT: reasoning traces (the paper has 2,000)
-    grpo/prompts.jsonl     Nadir's JSONL: fresh scenes for GRPO, truth in columns, no traces
+    grpo/prompts.jsonl     Nadir's JSONL: closed questions on fresh scenes for GRPO, truth in columns, no traces
+    grpo/captions.jsonl    the same, open: scenes to be described, for learned rewards
     test/vg_test.json      VG-DIOR: grounding, boxes in pixels of the original image
     test/vqa_test.jsonl    Nadir's JSONL: VQA of four kinds
     test/choice_test.jsonl Nadir's JSONL: multiple choice
+    test/caption_test.jsonl Nadir's JSONL: scenes to be described (judged by `demo.captions`)
     */images/*.jpg
 
 Splits come from disjoint scene seeds; the test split is the same for every seed.
@@ -30,7 +32,9 @@ from vlm.samples import Sample, write
 
 SEED_STRIDE = 100_000
 MIX = {"grounding": 0.35, "vqa": 0.47, "choice": 0.18}
-"""Share of each task among the training questions."""
+"""Share of each task among the closed training questions."""
+TRACES = {"grounding": 0.3, "vqa": 0.4, "choice": 0.15, "caption": 0.15}
+"""Share of each task among the traces."""
 
 
 def questions(first: int, count: int, mix: dict[str, float] = MIX) -> Iterator[tuple[Scene, Item]]:
@@ -53,7 +57,7 @@ def sample(one: Scene, item: Item, image: str, source: str) -> Sample:
     return Sample(
         images=[image],
         messages=[{"role": "user", "content": item.question}],
-        task=item.task,
+        task="open_ended" if item.task == "caption" else item.task,
         answer=answer,
         boxes=boxes,
         size=(SIDE, SIDE),
@@ -75,7 +79,7 @@ def traces(folder: Path, first: int, count: int) -> None:
     """Reasoning traces in ShareGPT layout, user texts in the demo's wording."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = []
-    for one, item in questions(first, count):
+    for one, item in questions(first, count, TRACES):
         image = save_image(one, folder)
         row = sample(one, item, image, "traces")
         rows.append(
@@ -92,10 +96,11 @@ def traces(folder: Path, first: int, count: int) -> None:
 
 
 def prompts(folder: Path, first: int, count: int) -> None:
-    """Prompts with their truth for GRPO, in Nadir's JSONL."""
+    """Prompts with their truth for GRPO, in Nadir's JSONL: `count` closed ones, and as many scenes to describe."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    rows = (sample(one, item, save_image(one, folder), "prompts") for one, item in questions(first, count))
-    write(folder / "prompts.jsonl", rows)
+    for name, start, mix in (("prompts", first, MIX), ("captions", first + SEED_STRIDE // 2, {"caption": 1.0})):
+        rows = (sample(one, item, save_image(one, folder), name) for one, item in questions(start, count, mix))
+        write(folder / f"{name}.jsonl", rows)
 
 
 def test(folder: Path, first: int, count: int) -> None:
@@ -117,7 +122,7 @@ def test(folder: Path, first: int, count: int) -> None:
             }
         )
     (folder / "vg_test.json").write_text(json.dumps(rows, indent=1))
-    for number, task in enumerate(("vqa", "choice"), 1):
+    for number, task in enumerate(("vqa", "choice", "caption"), 1):
         asked = questions(first + number * SEED_STRIDE, count, {task: 1.0})
         write(folder / f"{task}_test.jsonl", (sample(o, i, save_image(o, folder), task) for o, i in asked))
 

@@ -42,7 +42,7 @@ def stages(out: str, seed: int, quick: bool) -> list[list[str]]:
     def evaluate(name: str, model: str, *more: str) -> list[str]:
         sources = [
             f"data.eval.{number}.path={data}/test/{file}"
-            for number, file in enumerate(("vg_test.json", "vqa_test.jsonl", "choice_test.jsonl"))
+            for number, file in enumerate(("vg_test.json", "vqa_test.jsonl", "choice_test.jsonl", "caption_test.jsonl"))
         ]
         where = [f"model.path={model}", f"output={out}/eval/{name}"]
         return [*LAUNCH, "launch/eval.py", "recipes/demo/eval.yaml", *where, *sources, *more, *common]

@@ -6,6 +6,7 @@ Grounding   plain IoU in pixels of the original image (no "+1"), threshold >=; a
 VQA         exact match after `vlm.answers.normalise` over all questions (micro), per question type, and the
             mean of the types (RSVQA). An empty answer is never right.
 Choice      the answer must name exactly one option (`vlm.answers.option`).
+Open ended  mean of what the recipe's `gold` judge gave when the question was answered; captions count with them.
 Format      share of completions that are exactly <think>…</think><answer>…</answer>.
 """
 
@@ -21,6 +22,8 @@ from vlm import answers, boxes
 from vlm.errors import DataError
 
 Inside = Literal["answer", "text"]
+OPEN = ("open_ended", "caption")
+"""Tasks without a closed answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Judgement:
     kinds: tuple[str, ...] = ()
     iou: float | None = None
     correct: bool | None = None
+    gold: float | None = None
     well_formed: bool | None = None
 
 
@@ -85,7 +89,8 @@ def judge(prediction: Prediction, notation: str, inside: Inside) -> Judgement:
         said, truth = answers.normalise(text), answers.normalise(_truth(prediction, "answer"))
         correct = said != "" and said == truth
     kinds = tuple(kind.strip() for kind in (prediction.kind or "").split(",") if kind.strip())
-    return Judgement(prediction.key, task, kinds, overlap, correct, well_formed)
+    gold = prediction.gold if task in OPEN else None
+    return Judgement(prediction.key, task, kinds, overlap, correct, gold, well_formed)
 
 
 def _truth(prediction: Prediction, name: str) -> Any:
@@ -118,6 +123,7 @@ CONVENTIONS = {
     "choice/accuracy": "the answer names exactly the right option, by letter or text; anything else = wrong",
     "choice/mean_of_kinds": "choice/accuracy per question type, mean over the types",
     "classification/accuracy": _EXACT,
+    "open_ended/gold": "mean of the values that the recipe's `gold` judge gives",
     "format": "share of completions that are exactly one <think> block and one non-empty <answer> block",
 }
 """What is computed, in the order of the tables. Metrics of one type are named `vqa/exact[count]`."""
@@ -173,7 +179,7 @@ class Report:
 
     def _convention(self, name: str) -> str:
         text = CONVENTIONS[name.partition("[")[0]]
-        if name == "format":
+        if name in ("format", "open_ended/gold"):
             return text
         whole = "the one <answer>" if self.inside == "answer" else "the whole completion"
         boxes = f"; boxes written as {self.notation}" if name.startswith("grounding") else ""
@@ -191,6 +197,8 @@ def _value(judgement: Judgement, name: str) -> float | None:
     """What one question contributes to a metric; None where the metric is not about it."""
     if name == "format":
         return None if judgement.well_formed is None else float(judgement.well_formed)
+    if name == "open_ended/gold":
+        return judgement.gold
     task, _, what = name.partition("/")
     if judgement.task != task:
         return None

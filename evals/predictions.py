@@ -47,6 +47,8 @@ class Prediction:
     "Texts of the options in order A, B, C …"
     image: str | None = None
     "Path of the first image; None where it was bytes."
+    gold: float | None = None
+    "What the recipe's judge gave the completion of an open question."
 
     @property
     def key(self) -> str:
@@ -54,7 +56,7 @@ class Prediction:
         return f"{self.source}/{self.id}"
 
 
-def from_sample(sample: Sample, completion: str, prompt: str | None = None) -> Prediction:
+def from_sample(sample: Sample, completion: str, prompt: str | None = None, gold: float | None = None) -> Prediction:
     """A completion beside its sample's truth; `prompt` defaults to the text of the last user turn."""
     asked = [turn["content"] for turn in sample.messages if turn["role"] == "user"]
     first = sample.images[0] if sample.images else None
@@ -70,6 +72,7 @@ def from_sample(sample: Sample, completion: str, prompt: str | None = None) -> P
         size=sample.size,
         choices=sample.choices,
         image=first if isinstance(first, str) else None,
+        gold=gold,
     )
 
 
@@ -147,6 +150,8 @@ def _prediction(row: Any, where: str) -> Prediction:
     for box in _items(fields, "boxes", where):
         if not _numbers(box, 4):
             raise DataError(f"{where}, field 'boxes': found {box!r}, expected [x1, y1, x2, y2]")
+    if type(fields.get("gold", 0.0)) not in (int, float):
+        raise DataError(f"{where}, field 'gold': found {fields['gold']!r}, expected a number")
     if "size" in fields:
         if not _numbers(fields["size"], 2) or min(fields["size"]) <= 0:
             raise DataError(f"{where}, field 'size': found {fields['size']!r}, expected [width, height]")

@@ -46,6 +46,8 @@ class EvalRecipe(StageRecipe):
     "How answers are generated."
     inside: Literal["answer", "text"] = "answer"
     "Read the answer inside the one <answer> … </answer>, or take the whole completion (base models asked directly)."
+    gold: str | None = None
+    "Judge of rows without a closed answer (open_ended, caption): a reward as in `rewards:`, such as my.py:facts."
     pictures: int = 12
     "How many held-out scenes the picture grid shows; 0 for none."
 

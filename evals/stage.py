@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evals import compare, metrics, predictions
@@ -49,8 +49,15 @@ def started(recipe: EvalRecipe, folder: Path) -> list[predictions.Prediction]:
     return predictions.resume(file)
 
 
-def run(recipe: EvalRecipe) -> metrics.Report:
-    """Evaluate; returns the report, which also lies in the run folder. Faulty data is found before weights load."""
+Judge = Callable[[Sample, Sequence[str]], list[float] | None]
+"""`judge(sample, completions)` → a value for each; None where it does not apply to the sample."""
+
+
+def run(recipe: EvalRecipe, judge: Judge | None = None) -> metrics.Report:
+    """Evaluate; returns the report, which also lies in the run folder. Faulty data is found before weights load.
+
+    judge: of the recipe's `gold`, for open questions.
+    """
     from vlm.loading import load_model, load_processor
 
     if processes() > 1:
@@ -67,14 +74,16 @@ def run(recipe: EvalRecipe) -> metrics.Report:
     if done:
         logger.info("continuing: %d of %d questions are answered", len(done), len(samples))
     if todo:
-        generate(recipe, load_model(recipe.model), processor, todo, folder, append=bool(done))
+        generate(recipe, load_model(recipe.model), processor, todo, folder, append=bool(done), judge=judge)
     report = metrics.evaluate(predictions.read(folder / "predictions.jsonl"), recipe.prompt.notation, recipe.inside)
     save(report, recipe, folder)
     record.finish(**{name: metric.value for name, metric in report.metrics.items()})
     return report
 
 
-def generate(recipe: EvalRecipe, model, processor, samples: list[Sample], folder: Path, append: bool) -> None:
+def generate(
+    recipe: EvalRecipe, model, processor, samples: list[Sample], folder: Path, append: bool, judge: Judge | None = None
+) -> None:
     """Answer the questions; each batch is on disk before the next one starts."""
     import torch
     from tqdm.auto import tqdm
@@ -87,7 +96,9 @@ def generate(recipe: EvalRecipe, model, processor, samples: list[Sample], folder
     with open(folder / "predictions.jsonl", "a" if append else "w", encoding="utf-8", buffering=1) as file:
         pairs = complete(model, processor, samples, recipe.prompt, recipe.generation)
         for sample, text in tqdm(pairs, total=len(samples), desc="eval", mininterval=2.0):
-            file.write(predictions.line(predictions.from_sample(sample, text)) + "\n")
+            judged = judge(sample, [text]) if judge is not None and sample.task in metrics.OPEN else None
+            row = predictions.from_sample(sample, text, gold=judged[0] if judged else None)
+            file.write(predictions.line(row) + "\n")
 
 
 def save(report: metrics.Report, recipe: EvalRecipe, folder: Path) -> None:

@@ -12,7 +12,13 @@ telemetry.quiet()
 
 from evals import stage  # noqa: E402
 from evals.recipe import EvalRecipe  # noqa: E402
+from rewards import gold  # noqa: E402
 from vlm.cli import launch  # noqa: E402
 
+
+def run(recipe: EvalRecipe) -> None:
+    stage.run(recipe, gold.judge(recipe.gold))
+
+
 if __name__ == "__main__":
-    sys.exit(launch(EvalRecipe, stage.run, stage.plan))
+    sys.exit(launch(EvalRecipe, run, stage.plan))

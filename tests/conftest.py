@@ -92,8 +92,8 @@ def tiny_model(tmp_path_factory) -> str:
 def demo_data(tmp_path_factory):
     """A small demo data set as demo.dataset writes it. Read only: many tests share it.
 
-    16 rows each of sft/traces.json and grpo/prompts.jsonl; 4 each of test/{vg_test.json,vqa_test.jsonl,
-    choice_test.jsonl}.
+    16 rows each of sft/traces.json and grpo/{prompts,captions}.jsonl; 4 each of test/{vg_test.json,vqa_test.jsonl,
+    choice_test.jsonl,caption_test.jsonl}.
     """
     from demo import dataset
     from demo.world import SPLIT_SEEDS

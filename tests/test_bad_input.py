@@ -202,7 +202,7 @@ def test_faulty_rows_are_skipped_and_counted(launch, broken, demo_data, tmp_path
     broken(images=["gone.jpg"])
     rewritten(tmp_path / "rows.jsonl", tmp_path / "rows.jsonl", 5, images=["gone.jpg"])
     rows = rewritten(tmp_path / "rows.jsonl", tmp_path / "rows.jsonl", 7, task="grouding")
-    # the recipe's three files become one
+    # the recipe's four files become one
     source = f"data.eval=[{{path: {rows}}}]"
     code, found = launch("eval", source, "data.on_fault=skip", f"model.path={tiny_model}")
     assert (code, found) == (0, [])

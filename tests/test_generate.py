@@ -135,7 +135,7 @@ def test_sampling_is_by_the_seed(model, processor, questions, tmp_path):
 
 
 def recipe(tiny_model, data, output, *overrides) -> EvalRecipe:
-    files = ("vg_test.json", "vqa_test.jsonl", "choice_test.jsonl")
+    files = ("vg_test.json", "vqa_test.jsonl", "choice_test.jsonl", "caption_test.jsonl")
     sources = [f"data.eval.{n}.path={data}/test/{file}" for n, file in enumerate(files)]
     more = ("generation.max_new_tokens=6", "generation.batch_size=5", "pictures=0")
     return config.load(
@@ -147,7 +147,9 @@ def test_an_interrupted_evaluation_is_continued(tiny_model, demo_data, tmp_path,
     stage.run(recipe(tiny_model, demo_data, tmp_path / "whole"))
     whole = (tmp_path / "whole/predictions.jsonl").read_text()
     lines = whole.splitlines(keepends=True)
-    assert [json.loads(line)["source"] for line in lines] == ["vg_test"] * 4 + ["vqa"] * 4 + ["choice"] * 4
+    assert [json.loads(line)["source"] for line in lines] == ["vg_test"] * 4 + ["vqa"] * 4 + ["choice"] * 4 + [
+        "caption"
+    ] * 4
 
     torn = recipe(tiny_model, demo_data, tmp_path / "torn")
     stage.run(torn)
@@ -162,7 +164,7 @@ def test_an_interrupted_evaluation_is_continued(tiny_model, demo_data, tmp_path,
         stage, "generate", lambda r, m, p, todo, *a, **k: asked.append(len(todo)) or real(r, m, p, todo, *a, **k)
     )
     report = stage.run(torn)
-    assert asked == [5] and (folder / "predictions.jsonl").read_text() == whole
+    assert asked == [9] and (folder / "predictions.jsonl").read_text() == whole
     assert report.metrics["grounding/miou"].n == 4 and (folder / FINISHED).exists()
     assert json.loads((folder / "metrics.json").read_text())["vqa/exact"]["n"] == 4
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from tests.support.commands import ACCELERATE, LIMIT, ROOT, environment, evaluation, grpo, run, sft
 
-QUESTIONS = 12
-"""Rows of the fixture `demo_data` to be answered: three test files of 4."""
+QUESTIONS = 16
+"""Rows of the fixture `demo_data` to be answered: four test files of 4."""
 
 
 def jsonl(path: Path) -> list[dict]:
@@ -200,7 +200,7 @@ def test_evaluation_folder(evaluated):
     assert recipe.generation.batch_size == 1 and recipe.prompt.system == "Think, then answer."
     report = json.loads((folder / "metrics.json").read_text())
     text = json.dumps(report)
-    for name in ("grounding/acc@0.5", "grounding/miou", "vqa/exact", "choice/accuracy"):
+    for name in ("grounding/acc@0.5", "grounding/miou", "vqa/exact", "choice/accuracy", "open_ended/gold"):
         assert name in text and name in (folder / "table.md").read_text()
     with Image.open(folder / "pictures.png") as grid:
         assert min(grid.size) > 200

@@ -81,8 +81,8 @@ def sft(model: str | Path, data: Path, output: Path, *more: str) -> list[str]:
 
 
 def evaluation(model: str | Path, data: Path, output: Path, *more: str) -> list[str]:
-    """Recipe and overrides of an evaluation of seconds: three files of 4 questions, answers of 12 tokens."""
-    files = ("vg_test.json", "vqa_test.jsonl", "choice_test.jsonl")
+    """Recipe and overrides of an evaluation of seconds: four files of 4 questions, answers of 12 tokens."""
+    files = ("vg_test.json", "vqa_test.jsonl", "choice_test.jsonl", "caption_test.jsonl")
     return [
         str(ROOT / "recipes/demo/eval.yaml"),
         f"model.path={model}",
