@@ -11,10 +11,10 @@ from vlm import telemetry  # noqa: E402
 
 telemetry.quiet()
 
-import rewards  # noqa: E402
 from evals import metrics, predictions  # noqa: E402
 from evals.generate import complete  # noqa: E402
 from evals.recipe import GenerationSection  # noqa: E402
+from rewards import gold  # noqa: E402
 from rewards.select import stage  # noqa: E402
 from rewards.select.recipe import BonRecipe  # noqa: E402
 from rewards.select.team import device  # noqa: E402
@@ -39,10 +39,11 @@ def drawer(recipe: BonRecipe) -> stage.Draw:
     return draw
 
 
-def judge(recipe: BonRecipe, gold, sample, completions):
+def judge(recipe: BonRecipe, judged, sample, completions):
     """Closed tasks by the benchmarks' metrics, all others by the recipe's `gold`."""
-    if sample.task in ("open_ended", "caption"):
-        return stage.judged_by(gold, sample, completions)
+    if sample.task in metrics.OPEN:
+        values = judged(sample, completions) if judged else None
+        return None if values is None else ("open_ended/gold", values)
     rows = (predictions.from_sample(sample, text) for text in completions)
     found = [metrics.judge(row, recipe.prompt.notation, recipe.inside) for row in rows]
     if sample.task == "grounding":
@@ -51,8 +52,7 @@ def judge(recipe: BonRecipe, gold, sample, completions):
 
 
 def run(recipe: BonRecipe) -> None:
-    gold = rewards.resolve(recipe.gold) if recipe.gold else None
-    stage.run(recipe, partial(drawer, recipe), partial(judge, recipe, gold))
+    stage.run(recipe, partial(drawer, recipe), partial(judge, recipe, gold.judge(recipe.gold)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from safetensors only; pickles are never opened.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from vlm.errors import RecipeError
@@ -56,6 +58,18 @@ def resolve_positions(asked: str | None, path: str, revision: str | None = None)
     if stored is not None and stored != positions:
         logger.warning("score model %s was trained with positions %r, and is used with %r", path, stored, positions)
     return positions
+
+
+@contextlib.contextmanager
+def without_report() -> Iterator[None]:
+    """transformers reports every head that it drops or draws as a fault of the load; `check_keys` says what is one."""
+    report = logging.getLogger("transformers.modeling_utils")
+    kept = report.level
+    report.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        report.setLevel(kept)
 
 
 def load_config(path: str, revision: str | None, positions: str):

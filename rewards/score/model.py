@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.modeling_utils import PreTrainedModel
 
 from rewards.score.exchange import Exchange, check_padding, key_of, preprocess, tokenize
-from rewards.score.layout import RENAMED, check_keys, load_config, load_parts, resolve_positions
+from rewards.score.layout import RENAMED, check_keys, load_config, load_parts, resolve_positions, without_report
 from rewards.score.ordering import batches
 from vlm.errors import RecipeError
 from vlm.loading import resolve_attention, source
@@ -134,16 +134,17 @@ class ScoreModel(PreTrainedModel):
         attention = resolve_attention(attention, dtype)
         name, where = source(path, revision)
         try:
-            model, info = super().from_pretrained(
-                name,
-                config=config,
-                key_mapping=RENAMED,
-                dtype=getattr(torch, dtype),
-                attn_implementation=attention,
-                use_safetensors=True,
-                output_loading_info=True,
-                **where,
-            )
+            with without_report():
+                model, info = super().from_pretrained(
+                    name,
+                    config=config,
+                    key_mapping=RENAMED,
+                    dtype=getattr(torch, dtype),
+                    attn_implementation=attention,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **where,
+                )
         except OSError as error:
             raise RecipeError(
                 f"score model: {path} has no readable safetensors weights: {str(error).splitlines()[0]}"

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
@@ -78,16 +77,6 @@ def run(
     save_picks(recipe, samples, said, scored, folder / "picks.jsonl")
     record.finish(**{f"{p.metric}/{p.selector}@{p.n}": p.value for p in points if p.n == len(completions[0])})
     return points
-
-
-def judged_by(gold: Callable[..., list[float | None]] | None, sample: Sample, completions: Sequence[str]):
-    """A `Judge` from a reward callable of TRL's signature; None where there is none or it does not apply to the row."""
-    if gold is None:
-        return None
-    columns = {field.name: [getattr(sample, field.name)] * len(completions) for field in dataclasses.fields(sample)}
-    said = [[{"role": "assistant", "content": text}] for text in completions]
-    values = gold(prompts=[sample.messages] * len(completions), completions=said, **columns)
-    return None if None in values else ("gold", values)
 
 
 def drawn_by(recipe: BonRecipe) -> str:
