@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pytest
+from PIL import Image
 
 import rewards
-from vlm import answers
+from evals import metrics, predictions
+from vlm import answers, images
 from vlm.boxes import convert, read_boxes, write_boxes
 
 SIZE = (800, 800)
@@ -129,3 +131,19 @@ def test_fault_9_a_letter_in_a_sentence_is_no_choice():
     assert multiple_choice(r1("Certainly: airport"), "C") == 0.0
     for named in ("A", "(A)", "A.", "A. airport", "airport"):
         assert multiple_choice(r1(named)) == 1.0
+
+
+def test_fault_14_unparsable_boxes_stay_in_the_denominator_and_width_comes_first(tmp_path):
+    """One right box and one answer without any: half right. On a 200 × 100 picture a swapped size would miss."""
+    truth = [20.0, 40.0, 180.0, 60.0]
+    Image.new("RGB", (200, 100)).save(tmp_path / "wide.png")
+    size = images.size(str(tmp_path / "wide.png"))
+    assert size == (200, 100)
+    common = {"source": "vg", "task": "grounding", "boxes": [truth], "size": size}
+    rows = [
+        predictions.Prediction(id="1", completion=r1("(100,400),(900,600)"), **common),
+        predictions.Prediction(id="2", completion=r1("by the pier"), **common),
+    ]
+    report = metrics.evaluate(rows, "qwen2_vl")
+    assert report.metrics["grounding/acc@0.5"].value == 0.5 and report.metrics["grounding/acc@0.5"].n == 2
+    assert report.metrics["grounding/miou"].value == pytest.approx(0.5)

@@ -63,13 +63,16 @@ def resolve_positions(asked: str | None, path: str, revision: str | None = None)
 @contextlib.contextmanager
 def without_report() -> Iterator[None]:
     """transformers reports every head that it drops or draws as a fault of the load; `check_keys` says what is one."""
-    report = logging.getLogger("transformers.modeling_utils")
-    kept = report.level
-    report.setLevel(logging.ERROR)
+
+    def other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    loading = logging.getLogger("transformers.modeling_utils")
+    loading.addFilter(other)
     try:
         yield
     finally:
-        report.setLevel(kept)
+        loading.removeFilter(other)
 
 
 def load_config(path: str, revision: str | None, positions: str):
