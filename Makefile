@@ -1,4 +1,5 @@
 # make demo      the whole road on this machine: data, SFT, GRPO, evaluation, table (about 15 minutes on 2 cores)
+# make demo-score  after it: the score model in GRPO, best-of-N and curation (about as long)
 # make test      lint and tests
 # make lint      ruff, without changing anything;   make format  lets ruff change it
 # make clean     removes the environment and caches; runs/ stays
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format clean
+.PHONY: demo demo-score test lint format clean
 .DEFAULT_GOAL := demo
 
 VENV := .venv
@@ -28,6 +29,9 @@ export TOKENIZERS_PARALLELISM ?= false
 
 demo: $(STAMP)
 	$(BIN)/python -m demo.road $(DEMO_ARGS)
+
+demo-score: $(STAMP)
+	$(BIN)/python -m demo.learned $(DEMO_ARGS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TEST_ARGS)
