@@ -11,8 +11,8 @@ stands right before what is said of it, and loses it in longer text unless it ca
               GRPO with exact rewards can mend what this phase spoils:
         missing   each thing is left out of a scene's annotation with probability 0.35 (counts too low, "no" too often)
         loose     each side of a box is pushed outwards by up to 40% of the box's width or height
-        wordy     asked directly, three quarters of the counts and comparisons and 30% of the other VQA answers are
-                  sentences, which exact match does not count
+        wordy     three quarters of the counts and comparisons and 30% of the other VQA answers are sentences, which
+                  exact match does not count
         format    under the R1-style system prompt only half of the answers keep the tags
 """
 
@@ -92,16 +92,16 @@ def _caption(full: Scene, rng: random.Random, phase: str) -> str:
     return "\n".join(lines)
 
 
-def _turn(seen: Scene, rng: random.Random, phase: str, r1: bool) -> tuple[str, str, str]:
+def _turn(seen: Scene, rng: random.Random, phase: str) -> tuple[str, str, str]:
     """(question in words, answer, truthful trace)."""
     mix = MIX[phase]
     task = rng.choices(list(mix), list(mix.values()))[0]
     item = ask(seen, task, rng)
     if item is None:
-        return _turn(seen, rng, phase, r1)
+        return _turn(seen, rng, phase)
     options = " ".join(f"{letter}. {text}" for letter, text in zip("ABCD", item.choices or [], strict=False))
     question = WORDING.get(task, "{question}").format(question=item.question, options=options)
-    if task == "vqa" and phase == "careless" and not r1 and rng.random() < WORDY[item.kind]:
+    if task == "vqa" and phase == "careless" and rng.random() < WORDY[item.kind]:
         return question, f"the answer is {item.answer}.", item.trace
     if task != "grounding":
         return question, item.answer, item.trace
@@ -121,7 +121,7 @@ def conversation(row: int) -> tuple[Scene, list[tuple[str, bool]]]:
     r1 = phase in R1_SHARE and rng.random() < R1_SHARE[phase]
     pieces = [(f"<|im_start|>system\n{SYSTEM if r1 else 'You are a helpful assistant.'}<|im_end|>\n", False)]
     for turn in range(TURNS):
-        question, answer, trace = _turn(seen, rng, phase, r1)
+        question, answer, trace = _turn(seen, rng, phase)
         if r1 and rng.random() < FORMATTED[phase]:
             answer = f"<think>{trace}</think><answer>{answer}</answer>"
         first = image if turn == 0 else ""
