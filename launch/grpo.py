@@ -38,8 +38,11 @@ def train(recipe: GRPORecipe) -> None:
 
 
 def plan(recipe: GRPORecipe) -> None:
-    resolved(recipe)  # a plugin that does not import is an error in a dry run, too
-    stage.plan(recipe)
+    from rewards.score.planned import resident
+    from rewards.score.stopping import learned
+
+    found = resolved(recipe)  # a plugin that does not import is an error in a dry run, too
+    stage.plan(recipe, *resident(learned(found), recipe.model))
 
 
 if __name__ == "__main__":

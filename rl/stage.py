@@ -68,8 +68,11 @@ def train(
     return final
 
 
-def plan(recipe: GRPORecipe) -> None:
-    """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
+def plan(recipe: GRPORecipe, resident: int = 0, remarks: Sequence[str] = ()) -> None:
+    """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`).
+
+    resident: bytes on each GPU that score models take. remarks: said under the plan.
+    """
     from vlm.plan import Job, training
     from vlm.planned import common, rows
 
@@ -83,6 +86,8 @@ def plan(recipe: GRPORecipe) -> None:
         steps_per_generation=asked.get("steps_per_generation"),
         iterations=asked.get("num_iterations", 1),
         external_rollout=bool(asked.get("use_vllm")) and asked.get("vllm_mode", "colocate") == "server",
+        resident=resident,
+        remarks=tuple(remarks),
         **common(recipe),
     )
     training(job).render()

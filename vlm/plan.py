@@ -72,6 +72,10 @@ class Job:
     """Completions come from a separate server (vLLM): no rollout memory here."""
     fused_head: bool = True
     """TRL 1.16 never holds full logits; False for a trainer that does."""
+    resident: int = 0
+    """Bytes on each GPU of score models in the training process; whole in each, whatever the ZeRO stage."""
+    remarks: tuple[str, ...] = ()
+    """Said under the plan."""
 
 
 @dataclass(frozen=True)
@@ -193,17 +197,14 @@ def _advice(plan: Plan) -> str:
     better = [stage for stage, peak in plan.by_zero.items() if peak <= plan.fleet.gib * GIB]
     if better:
         return f"sharding.zero={min(better)} fits"
-    options = [
-        "a smaller per-device batch (with more accumulation)",
-        "fewer max_pixels",
-        "fewer completion tokens",
-    ]
+    options = ["a smaller per-device batch (with more accumulation)", "fewer max_pixels", "fewer completion tokens"]
     if not plan.job.checkpointing:
         options.insert(0, "gradient checkpointing")
     if not plan.job.sharding.offload:
         options.append("sharding.offload")
     if plan.job.model.lora is None:
         options.append("model.lora")
+    options += ["the score model on other GPUs (launch/serve.py)"] if plan.job.resident else []
     return f"no ZeRO stage does alone; try {', '.join(options)}"
 
 
@@ -261,6 +262,7 @@ def _phases(job: Job, sizes: Shape, setup: memory.Setup, visual: int) -> dict[st
     base = {"weights": held.weights, "optimiser states": held.optimiser}
     if job.stage == "grpo" and job.beta > 0:
         base["reference model"] = memory.reference(sizes, setup)
+    base |= {"score model": job.resident} if job.resident else {}
     update = {
         **base,
         "gradients": held.gradients,
@@ -281,6 +283,7 @@ def _phases(job: Job, sizes: Shape, setup: memory.Setup, visual: int) -> dict[st
 
 def _notes(job: Job, sizes: Shape, batch: Batch):
     yield f"architecture: {sizes.source}"
+    yield from job.remarks
     if job.model.attention == "auto":
         yield "attention: auto is planned as flash_attention_2; the run falls back to sdpa without it"
     if job.stage == "grpo":

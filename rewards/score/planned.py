@@ -12,7 +12,9 @@ import logging
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rewards.score.placement import InProcess, Served
 from rewards.score.preferences import read
 from rewards.score.recipe import PreferenceSource, ScoreRecipe
 from vlm import memory
@@ -21,8 +23,12 @@ from vlm.errors import RecipeError
 from vlm.gpus import parse_gpus
 from vlm.plan import DTYPE_BYTES, Job, Plan, batches
 from vlm.planned import common
+from vlm.recipe import ModelSection
 from vlm.samples import Faults
 from vlm.shapes import Shape, known, shape, visual_range
+
+if TYPE_CHECKING:
+    from rewards.score.reward import Score
 
 logger = logging.getLogger(__name__)
 
@@ -140,3 +146,27 @@ def _notes(recipe: ScoreRecipe, sizes: Shape, data: Survey, rows: int):
     yield f"a record has {f'up to {data.images} images' if data.images else 'no image'}"
     if recipe.model.attention == "auto":
         yield "attention: auto is planned as flash_attention_2; the run falls back to sdpa without it"
+
+
+def resident(scores: Sequence[Score], policy: ModelSection) -> tuple[int, list[str]]:
+    """(bytes, remarks) of the score models that rewards load into the training process, on each GPU.
+
+    Weights only: a batch of scores needs little beside a training step. A checkpoint that cannot be reached, and whose
+    name does not say its size, is planned as large as the policy, and a remark says so.
+    """
+    total, remarks = 0, []
+    for scorer in (score.scorer for score in scores):
+        if isinstance(scorer, Served):
+            remarks.append("the score model runs elsewhere (urls); its memory is not counted")
+        if not isinstance(scorer, InProcess):
+            continue
+        path = scorer.path if Path(scorer.path).exists() else known(scorer.path) or scorer.path
+        section = ModelSection(path, revision=scorer.options.get("revision"))
+        try:
+            sizes = shape(section)
+        except RecipeError:
+            sizes = shape(dataclasses.replace(policy, freeze=[], lora=None))
+            remarks.append(f"score model {scorer.path}: not here; planned as large as the policy")
+        count = sizes.total + sizes.hidden - (0 if sizes.tied else sizes.vocabulary * sizes.hidden)
+        total += count * DTYPE_BYTES[scorer.options.get("dtype", "bfloat16")]
+    return total, remarks
