@@ -14,6 +14,10 @@ from tests.test_project import STAGES
 from vlm import config, samples
 
 
+def below_root(path: str) -> Path:
+    return Path(path).relative_to(ROOT) if Path(path).is_absolute() else Path(path)
+
+
 @pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize("module", [road, learned])
 def test_every_command_is_one_its_launcher_takes(module, quick, monkeypatch):
@@ -27,16 +31,15 @@ def test_every_command_is_one_its_launcher_takes(module, quick, monkeypatch):
             place, name = STAGES[stage].split(":")
             found = config.load(recipe, getattr(importlib.import_module(place), name), overrides)
             assert (ROOT / launcher).is_file() and found.stage == stage and found.overwrite
-            written.add(Path(found.output).relative_to(ROOT).as_posix())
+            written.add(below_root(found.output).as_posix())
             read = [source.path for source in (*found.data.train, *found.data.eval)]
             read += [found.model.path] if stage not in ("curate",) else []
         else:
             read = [part.partition("=")[2] for part in command if "=runs/" in part]
             written |= {part for part in command if part.startswith("runs/x/")}
         for path in read:
-            short = Path(path).relative_to(ROOT) if Path(path).is_absolute() else Path(path)
-            if short.parts[0] == "runs":
-                assert any(short.is_relative_to(folder) for folder in written), (command, path)
+            if below_root(path).parts[0] == "runs":
+                assert any(below_root(path).is_relative_to(folder) for folder in written), (command, path)
 
 
 def test_a_third_of_the_noisy_captions_is_true(tmp_path):

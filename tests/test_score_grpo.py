@@ -107,7 +107,7 @@ def test_gated_with_a_real_score_model_moves_the_policy_as_the_formula_says(buil
         expected += [*(0.3 + 0.7 * gain for gain in gains), 0.0]
     (table,) = (pandas.read_parquet(path) for path in (tmp_path / "run/completions").glob("*.parquet"))
     assert table["gated"].tolist() == pytest.approx(expected, abs=1e-5)
-    assert len({round(value, 4) for value in expected}) > 4  # some above the reference, and not alike
+    assert len({round(value, 4) for value in expected if value > 0.3}) >= 2  # some above the reference, and not alike
     groups = torch.tensor(expected).view(2, 4)
     advantages = (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)
     assert table["advantage"].tolist() == pytest.approx(advantages.flatten().tolist(), abs=1e-4)
