@@ -1,6 +1,6 @@
 """Preference pairs about captions in the five dimensions of the ScoreRS paper, made by spoiling true captions.
 
-    python -m demo.preferences runs/demo/preferences --train 6000 --test 500
+    python -m demo.preferences runs/demo/preferences --train 9000 --test 500
 
     {train,test}.jsonl   rows of `rewards.score.preferences`: images, question, ranked (best first), dimensions
     {train,test}/images/*.jpg
@@ -30,7 +30,7 @@ from demo.world import Scene, scene
 
 FIRST = {"train": 400_000_000, "test": 500_000_000}
 """First scene seed of the two files; no other split of the demo reaches them."""
-MIX = {"relevance": 0.45, "completeness": 0.25, "specificity": 0.1, "richness": 0.1, "clarity": 0.1}
+MIX = {"relevance": 0.6, "completeness": 0.2, "specificity": 0.05, "richness": 0.05, "clarity": 0.1}
 """Share of each dimension among the training pairs; the test has as many of each."""
 FLAWED = 0.3
 """Share of pairs whose better caption is not quite true either: most captions of a policy are not."""
@@ -46,7 +46,7 @@ def _other(values: Sequence[str], known: str | None, rng: random.Random) -> str:
 def falsify(clauses: Clauses, rng: random.Random) -> Clauses:
     """One attribute of one clause is wrong."""
     at = rng.randrange(len(clauses))
-    clause, what = clauses[at], rng.choice(("color", "color", "name", "place"))
+    clause, what = clauses[at], rng.choice(("color", "name", "place"))
     values = {"color": COLORS, "name": CLASSES, "place": PLACES}[what]
     changed = replace(clause, **{what: _other(values, getattr(clause, what), rng)})
     return [*clauses[:at], changed, *clauses[at + 1 :]]
@@ -55,14 +55,16 @@ def falsify(clauses: Clauses, rng: random.Random) -> Clauses:
 def invent(clauses: Clauses, rng: random.Random) -> Clauses:
     """One clause more: about nothing that is there, or about what was told already."""
     invented = Facts(rng.choice(CLASSES), rng.choice(COLORS), rng.choice(("water", "land")), rng.choice(PLACES))
-    more = rng.choice(clauses) if rng.random() < 0.3 else invented
+    more = rng.choice(clauses) if rng.random() < 0.5 else invented
     at = rng.randint(0, len(clauses))
     return [*clauses[:at], more, *clauses[at:]]
 
 
 def _relevance(clauses: Clauses, rng: random.Random) -> str:
-    spoiled = invent(clauses, rng) if rng.random() < 0.3 else falsify(clauses, rng)
-    return caption(falsify(spoiled, rng) if rng.random() < 0.4 else spoiled)
+    spoiled = clauses
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        spoiled = invent(spoiled, rng) if rng.random() < 0.45 else falsify(spoiled, rng)
+    return caption(spoiled)
 
 
 def _completeness(clauses: Clauses, rng: random.Random) -> str | None:
@@ -107,7 +109,7 @@ def pair(full: Scene, dimension: str, rng: random.Random) -> list[str] | None:
     """Two captions, the better one first, that differ in a dimension; None where the scene admits none."""
     clauses = truth(full)
     if rng.random() < FLAWED:
-        clauses = falsify(clauses, rng)
+        clauses = invent(clauses, rng) if rng.random() < 0.3 else falsify(clauses, rng)
     better, worse = caption(clauses), SPOIL[dimension](clauses, rng)
     return None if worse is None or worse == better else [better, worse]
 
@@ -145,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="shifts the training scenes; the test pairs stay")
-    parser.add_argument("--train", type=int, default=6000)
+    parser.add_argument("--train", type=int, default=9000)
     parser.add_argument("--test", type=int, default=500)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
