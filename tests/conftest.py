@@ -4,6 +4,7 @@ The environment is set when this file is imported, before any test module import
 is inherited by the processes that tests start (the socket guard is not: there, offline mode does its work).
 """
 
+import logging
 import os
 
 os.environ.update(
@@ -103,3 +104,13 @@ def demo_data(tmp_path_factory):
     dataset.prompts(folder / "grpo", SPLIT_SEEDS["grpo"], 16)
     dataset.test(folder / "test", SPLIT_SEEDS["test"], 4)
     return folder
+
+
+@pytest.fixture
+def log_levels():
+    """`launch` sets the packages' log levels; other tests of this process get back what they had."""
+    loggers = [logging.getLogger(name) for name in ("vlm", "rewards", "sft", "rl", "evals")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)

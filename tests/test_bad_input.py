@@ -30,7 +30,7 @@ def shell(tiny_model, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def launch(monkeypatch, capfd, demo_data, shell, tmp_path):
+def launch(monkeypatch, capfd, demo_data, shell, tmp_path, log_levels):
     """Run a launcher's own functions in this process: (stage, overrides) → (exit code, its error lines)."""
     for name in set(os.environ):
         monkeypatch.setenv(name, os.environ[name])  # what a launcher sets is put back

@@ -137,25 +137,28 @@ def sights(things) -> list[tuple[str, str]]:
     return sorted((f"{t.color} {t.name}", cell(t)) for t in things)
 
 
-def statement_holds(text: str, one: Scene) -> None:
-    """One statement of a trace is true of the scene; an unknown form of statement fails."""
-    number = {name: sum(t.name == name for t in one.things) for name in CLASSES}
-    if found := re.fullmatch(r"(.+), (\w+)s (\d), (\w+)s (\d)", text):
-        assert sorted(seen(found[1])) == sights(one.things)
-        assert number[found[2]] == int(found[3]) and number[found[4]] == int(found[5])
-    elif found := re.fullmatch(r"(.+), no (\w+), so 0", text):
-        assert sorted(seen(found[1])) == sights(one.things)
-        assert number[found[2]] == 0
-    elif found := re.fullmatch(r"(.+), no (\w+ \w+)", text):
-        assert sorted(seen(found[1])) == sights(one.things)
-        assert not phrase(found[2], one)
-    elif found := re.fullmatch(r"(.+), so (\d+)", text):
-        name = found[1].split()[1]
-        assert sorted(seen(found[1])) == sights(t for t in one.things if t.name == name)
-        assert int(found[2]) == number[name]
+def trace_holds(item: tasks.Item, one: Scene) -> None:
+    """The trace says what there is to see, each thing once and in reading order, and ends in the answer."""
+    text = item.trace.removesuffix(".")
+    if item.task == "choice":
+        letter, text = text.split(". ", 1)
+        assert letter == item.answer
+    elif item.kind != "color":
+        text, verdict = text.rsplit(", so ", 1)
+        assert verdict == item.answer
+    found = seen(text)
+    order = [f"{row} {column}" for row in ("upper", "middle", "lower") for column in ("left", "center", "right")]
+    assert [order.index(place) for _, place in found] == sorted(order.index(place) for _, place in found)
+    if item.task == "choice" or item.kind == "color" or (item.kind == "presence" and item.answer == "yes"):
+        ((what, where),) = found
+        asked_for = item.choices["ABCD".index(item.answer)] if item.choices else what
+        assert what == asked_for and where in [cell(t) for t in phrase(what, one)]
+        assert item.task == "choice" or what.split()[1] in item.question
+    elif item.kind == "count" and item.answer != "0":
+        name = re.fullmatch(r"How many (\w+)s are there\?", item.question)[1]
+        assert sorted(found) == sights(t for t in one.things if t.name == name)
     else:
-        ((what, where),) = seen(text)
-        assert where in [cell(t) for t in phrase(what, one)]
+        assert sorted(found) == sights(one.things)
 
 
 def right_answer(item: tasks.Item, one: Scene) -> str:
@@ -181,7 +184,7 @@ def test_vqa_answers_and_traces_are_true(scenes):
     for one, item in asked(scenes, "vqa"):
         assert item.answer == right_answer(item, one), (one.seed, item)
         assert item.trace.endswith(".")
-        statement_holds(item.trace[:-1], one)
+        trace_holds(item, one)
         kinds.setdefault(item.kind, []).append(item.answer)
     assert set(kinds) == {"presence", "count", "color", "comparison"} and all(len(k) > 300 for k in kinds.values())
     for kind in ("presence", "comparison"):  # no kind can be answered by always saying the same
@@ -202,7 +205,7 @@ def test_choices_have_one_right_option(scenes):
     for one, item in asked(scenes, "choice"):
         right = [letter for letter, text in zip("ABCD", item.choices, strict=True) if phrase(text, one)]
         assert right == [item.answer] and len(set(item.choices)) == 4
-        statement_holds(item.trace[:-1], one)
+        trace_holds(item, one)
         letters.append(item.answer)
     assert all(0.2 < letters.count(letter) / len(letters) < 0.3 for letter in "ABCD")
 

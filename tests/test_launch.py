@@ -185,7 +185,7 @@ def test_ctrl_c_and_again(interrupted, evaluated, demo_data):
     assert (folder / "predictions.jsonl").read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
     answered = [(row["source"], row["id"]) for row in jsonl(folder / "predictions.jsonl")]
     asked = [("vg_test", row["id"]) for row in json.loads((demo_data / "test/vg_test.json").read_text())]
-    for name in ("vqa", "choice"):
+    for name in ("vqa", "choice", "caption"):
         asked += [(row["source"], row["id"]) for row in jsonl(demo_data / f"test/{name}_test.jsonl")]
     assert answered == asked and len(asked) == QUESTIONS
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import pytest
 
@@ -49,16 +48,6 @@ def test_a_file_that_is_not_here_counts_with_its_limit(tmp_path):
     assert rows([SourceSection(gone, limit=8000)], None) == 8000
     with pytest.raises(RecipeError, match=r"data\.train: .*gone\.jsonl is not here and has no `limit`"):
         rows([SourceSection(gone)], None)
-
-
-@pytest.fixture
-def log_levels():
-    """`launch` sets the packages' log levels; other tests of this process get back what they had."""
-    loggers = [logging.getLogger(name) for name in ("vlm", "rewards", "sft", "rl", "evals")]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 @pytest.mark.parametrize(("rank", "prints"), [("0", True), ("1", False)])

@@ -98,7 +98,7 @@ def test_the_command_is_killed_in_mid_run_and_started_again(scorer, tmp_path, mo
 
 
 @pytest.fixture
-def launch(capfd, monkeypatch):
+def launch(capfd, monkeypatch, log_levels):
     """Run the launcher's functions here: overrides → (exit code, its error lines)."""
     monkeypatch.delenv("NADIR_TEST_TOKEN", raising=False)
 
