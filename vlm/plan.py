@@ -219,7 +219,7 @@ def training(job: Job) -> Plan:
     visual = {size: visual_tokens(size, *limits, factor) for size in job.image_sizes}
     bounds = visual_range(*limits, factor)
     planned = job.images_per_sample * (max(visual.values()) if visual else bounds[1])
-    setups = {stage: _setup(job, stage, processes) for stage in (0, 1, 2, 3)}
+    setups = {stage: memory_setup(job, stage, processes) for stage in (0, 1, 2, 3)}
     by_zero = {}
     for stage, setup in setups.items():
         peak = max(sum(parts.values()) for parts in _phases(job, sizes, setup, planned).values())
@@ -240,7 +240,7 @@ def training(job: Job) -> Plan:
     )
 
 
-def _setup(job: Job, stage: int, processes: int) -> memory.Setup:
+def memory_setup(job: Job, stage: int, processes: int) -> memory.Setup:
     attention = job.model.attention
     if attention == "auto":  # the target is what counts, not the machine that plans
         attention = "sdpa" if job.model.dtype == "float32" else "flash_attention_2"

@@ -21,7 +21,7 @@ from vlm import memory
 from vlm.adapters import PARTS
 from vlm.errors import RecipeError
 from vlm.gpus import parse_gpus
-from vlm.plan import DTYPE_BYTES, Job, Plan, batches
+from vlm.plan import DTYPE_BYTES, Job, Plan, batches, memory_setup
 from vlm.planned import common
 from vlm.recipe import ModelSection
 from vlm.samples import Faults
@@ -92,7 +92,7 @@ def plan(recipe: ScoreRecipe) -> Plan:
     sizes = scorer_shape(recipe, job.model)
     limits = visual_range(job.images.min_pixels, job.images.max_pixels, sizes.patch * sizes.merge)
     visual, rows = data.images * limits[1], job.per_device_batch * data.candidates
-    setups = {stage: _setup(job, stage, processes) for stage in (0, 1, 2, 3)}
+    setups = {stage: memory_setup(job, stage, processes) for stage in (0, 1, 2, 3)}
     updates = {stage: _update(job, sizes, setup, rows, visual) for stage, setup in setups.items()}
     return Plan(
         job=job,
@@ -106,22 +106,6 @@ def plan(recipe: ScoreRecipe) -> Plan:
         host=sum(memory.states(sizes, setups[recipe.sharding.zero]).host.values()),
         by_zero={stage: sum(parts.values()) + memory.OVERHEAD for stage, parts in updates.items()},
         notes=tuple(_notes(recipe, sizes, data, rows)),
-    )
-
-
-def _setup(job: Job, stage: int, processes: int) -> memory.Setup:
-    attention = job.model.attention
-    if attention == "auto":  # the target is what counts, not the machine that plans
-        attention = "sdpa" if job.model.dtype == "float32" else "flash_attention_2"
-    return memory.Setup(
-        zero=stage,
-        processes=processes,
-        offload=job.sharding.offload and stage > 0,
-        weight_bytes=DTYPE_BYTES[job.model.dtype],
-        lora=job.model.lora is not None,
-        checkpointing=job.checkpointing,
-        attention=attention,
-        lora_dropout=job.model.lora is not None and job.model.lora.dropout > 0,
     )
 
 
