@@ -19,14 +19,14 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from demo.shapes import CLASSES, COLORS
-from demo.world import Scene, Thing, place, scene
+from demo.world import PLACES, Scene, Thing, place, scene
 from vlm import answers
 
 QUESTION = "Describe the image."
 
 _CLAUSE = re.compile(
     rf"\ban? (?:({'|'.join(COLORS)}) )?({'|'.join(CLASSES)}|object)\b"
-    r"(?: on (water|land))?(?: in the ((?:upper|middle|lower) (?:left|center|right)))?"
+    rf"(?: on (water|land))?(?: in the ({'|'.join(PLACES)}))?"
 )
 
 

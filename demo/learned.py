@@ -9,12 +9,9 @@ beside chance and majority; and SFT on the 30% of a noisy corpus that the score 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-import time
 from pathlib import Path
 
-from demo.road import DIRECT, LAUNCH, run
+from demo.road import DIRECT, LAUNCH, drive, questions
 
 CORPORA = ("score", "random", "all")
 
@@ -24,8 +21,6 @@ def stages(out: str, seed: int, quick: bool) -> list[list[str]]:
     data, common = f"{out}/data", ["overwrite=true"]
     steps = ["training.max_steps=3"] if quick else []
     prompts = [f"data.train.{n}.path={data}/grpo/{name}.jsonl" for n, name in enumerate(("prompts", "captions"))]
-    tests = ("vg_test.json", "vqa_test.jsonl", "choice_test.jsonl", "caption_test.jsonl")
-    questions = [f"data.eval.{number}.path={data}/test/{file}" for number, file in enumerate(tests)]
     captions = [f"data.eval=[{{path: {data}/test/caption_test.jsonl}}]", *DIRECT]
 
     def launch(stage: str, recipe: str, *more: str) -> list[str]:
@@ -38,7 +33,7 @@ def stages(out: str, seed: int, quick: bool) -> list[list[str]]:
     chosen = [f"model.path={out}/sft/final", f"output={out}/bon", f"data.eval.0.path={data}/test/caption_test.jsonl"]
     commands = [
         launch("grpo", "grpo_score", *grpo),
-        evaluate("grpo_score", f"{out}/grpo_score/final", *questions),
+        evaluate("grpo_score", f"{out}/grpo_score/final", *questions(data)),
         launch("bon", "bon", *chosen, f"data.eval.1.path={data}/test/vqa_test.jsonl", f"seed={seed}"),
         ["python", "-m", "demo.noisy", f"{out}/noisy", "--seed", str(seed), *(["--count", "64"] if quick else [])],
     ]
@@ -64,11 +59,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not Path(arguments.out, "sft/final").is_dir():
         raise SystemExit(f"{arguments.out}/sft/final is not there; run `make demo` first")
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    began, out = time.monotonic(), arguments.out
-    for command in stages(out, arguments.seed, arguments.quick):
-        run(command, {**os.environ, "PATH": path, "TOKENIZERS_PARALLELISM": "false"})
-    print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Look at:")
+    out = arguments.out
+    drive(stages(out, arguments.seed, arguments.quick))
     print(f"  {out}/learned/table.md   {out}/bon/curve.png   {out}/curate/score/examples.png   {out}/curated/table.md")
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from demo.captions import QUESTION, Facts, caption, truth
 from demo.dataset import SEED_STRIDE, save_image
 from demo.shapes import CLASSES, COLORS
-from demo.world import Scene, scene
+from demo.world import PLACES, Scene, scene
 
 FIRST = {"train": 400_000_000, "test": 500_000_000}
 """First scene seed of the two files; no other split of the demo reaches them."""
@@ -34,7 +34,6 @@ MIX = {"relevance": 0.6, "completeness": 0.2, "specificity": 0.05, "richness": 0
 """Share of each dimension among the training pairs; the test has as many of each."""
 FLAWED = 0.3
 """Share of pairs whose better caption is not quite true either: most captions of a policy are not."""
-PLACES = [f"{row} {column}" for row in ("upper", "middle", "lower") for column in ("left", "center", "right")]
 
 Clauses = list[Facts]
 

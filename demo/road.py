@@ -33,6 +33,22 @@ def run(command: list[str], environment: dict[str, str]) -> None:
         raise SystemExit(done.returncode)
 
 
+def questions(data: str) -> list[str]:
+    """Overrides that point recipes/demo/eval.yaml to the test files of a data folder."""
+    files = ("vg_test.json", "vqa_test.jsonl", "choice_test.jsonl", "caption_test.jsonl")
+    return [f"data.eval.{number}.path={data}/test/{file}" for number, file in enumerate(files)]
+
+
+def drive(commands: list[list[str]]) -> None:
+    """Run the commands in turn and say how long it took."""
+    # the commands read as a user would type them; this environment's own python and accelerate run them
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    began = time.monotonic()
+    for command in commands:
+        run(command, {**os.environ, "PATH": path, "TOKENIZERS_PARALLELISM": "false"})
+    print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Look at:")
+
+
 def stages(out: str, seed: int, quick: bool) -> list[list[str]]:
     """The commands of the road, in order."""
     data, common = f"{out}/data", ["overwrite=true"]
@@ -40,12 +56,8 @@ def stages(out: str, seed: int, quick: bool) -> list[list[str]]:
     short = ["training.max_steps=3"] if quick else []
 
     def evaluate(name: str, model: str, *more: str) -> list[str]:
-        sources = [
-            f"data.eval.{number}.path={data}/test/{file}"
-            for number, file in enumerate(("vg_test.json", "vqa_test.jsonl", "choice_test.jsonl", "caption_test.jsonl"))
-        ]
         where = [f"model.path={model}", f"output={out}/eval/{name}"]
-        return [*LAUNCH, "launch/eval.py", "recipes/demo/eval.yaml", *where, *sources, *more, *common]
+        return [*LAUNCH, "launch/eval.py", "recipes/demo/eval.yaml", *where, *questions(data), *more, *common]
 
     def train(stage: str, file: str, *more: str) -> list[str]:
         where = [f"output={out}/{stage}", f"data.train.0.path={data}/{file}", f"seed={seed}"]
@@ -69,13 +81,8 @@ def main() -> None:
     parser.add_argument("--out", default="runs/demo")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
     arguments = parser.parse_args()
-    # the commands read as a user would type them; this environment's own python and accelerate run them
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    began = time.monotonic()
-    for command in stages(arguments.out, arguments.seed, arguments.quick):
-        run(command, {**os.environ, "PATH": path, "TOKENIZERS_PARALLELISM": "false"})
     out = arguments.out
-    print(f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Look at:")
+    drive(stages(out, arguments.seed, arguments.quick))
     print(f"  {out}/table.md   {out}/grpo/curves.png   {out}/eval/grpo/pictures.png   {out}/grpo/completions/")
 
 

@@ -17,7 +17,7 @@ import string
 from dataclasses import dataclass
 
 from demo.shapes import CLASSES, COLORS
-from demo.world import Scene, Thing, place
+from demo.world import PLACES, Scene, Thing, place
 
 TASKS = ("grounding", "vqa", "choice", "caption")
 VQA_KINDS = ("presence", "count", "color", "comparison")
@@ -48,9 +48,8 @@ def sighting(thing: Thing) -> str:
     return f"{noun(thing)} {place(thing)}"
 
 
-def _reading_order(thing: Thing) -> tuple[int, int, float]:
-    row, column = place(thing).split()
-    return ("upper", "middle", "lower").index(row), ("left", "center", "right").index(column), thing.box[0]
+def _reading_order(thing: Thing) -> tuple[int, float]:
+    return PLACES.index(place(thing)), thing.box[0]
 
 
 def _sightings(things: list[Thing]) -> str:

@@ -99,10 +99,14 @@ def scene(seed: int) -> Scene:
     return out if out.things else scene(seed + 50_000_000)
 
 
+PLACES = tuple(f"{row} {column}" for row in ("upper", "middle", "lower") for column in ("left", "center", "right"))
+"""The cells of a 3 × 3 grid over the image, in reading order."""
+
+
 def place(thing: Thing) -> str:
     """Where a thing stands, in words: the cell of a 3 × 3 grid that holds the centre of its box."""
     x = (thing.box[0] + thing.box[2]) / 2 / SIDE
     y = (thing.box[1] + thing.box[3]) / 2 / SIDE
-    row = "upper" if y < 1 / 3 else "lower" if y > 2 / 3 else "middle"
-    column = "left" if x < 1 / 3 else "right" if x > 2 / 3 else "center"
-    return f"{row} {column}"
+    row = 0 if y < 1 / 3 else 2 if y > 2 / 3 else 1
+    column = 0 if x < 1 / 3 else 2 if x > 2 / 3 else 1
+    return PLACES[3 * row + column]

@@ -169,7 +169,7 @@ def write(path: str | os.PathLike[str], samples: Iterable[Sample]) -> int:
 
 
 def _row(sample: Sample, folder: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {"images": [_name(image, folder) for image in sample.images]}
+    row: dict[str, Any] = {"images": [image_name(image, folder) for image in sample.images]}
     row |= {"messages": sample.messages, "task": sample.task}
     for name in ("answer", "boxes", "size", "choices", "source", "id", "kind"):
         value = getattr(sample, name)
@@ -180,7 +180,8 @@ def _row(sample: Sample, folder: Path) -> dict[str, Any]:
     return row
 
 
-def _name(image: str | bytes, folder: Path) -> str:
+def image_name(image: str | bytes, folder: Path) -> str:
+    """How a row in `folder` (absolute) names an image: relative where it lies below, a data URL for bytes."""
     if isinstance(image, bytes):
         return "data:;base64," + base64.b64encode(image).decode()
     return Path(image).relative_to(folder).as_posix() if Path(image).is_relative_to(folder) else image

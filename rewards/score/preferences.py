@@ -16,7 +16,6 @@ the source says `text_only`.
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import math
@@ -32,7 +31,7 @@ from rewards.score.exchange import Exchange
 from rewards.score.tables import Parquet
 from vlm.errors import DataError
 from vlm.readers.rows import Place, RowFault, Rows, show
-from vlm.samples import Faults
+from vlm.samples import Faults, image_name
 
 logger = logging.getLogger(__name__)
 
@@ -130,18 +129,12 @@ def write(path: str | os.PathLike[str], preferences: Iterable[Preference]) -> in
 
 def line(preference: Preference, folder: Path) -> str:
     """One record as a line of our JSONL in `folder` (absolute), without the line's end."""
-    row: dict[str, Any] = {"images": [_name(image, folder) for image in preference.images]}
+    row: dict[str, Any] = {"images": [image_name(image, folder) for image in preference.images]}
     row |= {"question": preference.question, "ranked": preference.ranked}
     for name in ("dimensions", "ratings", "margin", "source", "id"):
         if (value := getattr(preference, name)) not in (None, "", []):
             row[name] = value
     return json.dumps(row, ensure_ascii=False)
-
-
-def _name(image: str | bytes, folder: Path) -> str:
-    if isinstance(image, bytes):
-        return "data:;base64," + base64.b64encode(image).decode()
-    return Path(image).relative_to(folder).as_posix() if Path(image).is_relative_to(folder) else image
 
 
 def _layout(rows: Rows | Parquet, path: Path) -> str:

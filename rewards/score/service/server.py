@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -25,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from rewards.score.exchange import Exchange
+from rewards.score.placement import Scorer
 from rewards.score.service import token as bearer
 from rewards.score.service import wire
 from rewards.score.service.batching import Batcher, Busy, Closed
@@ -36,10 +36,6 @@ logger = logging.getLogger(__name__)
 LOADING = "the model is loading"
 GONE = 499
 """nginx's status for "the client went away"; nobody reads it."""
-
-
-class Scorer(Protocol):
-    def score(self, exchanges: Sequence[Exchange]) -> list[float]: ...
 
 
 class Service:
