@@ -1,12 +1,14 @@
-"""Preferences from a policy's own captions, judged by the world: what a score model must tell apart in GRPO.
+"""Preferences from policies' own captions, judged by the world: what a score model must tell apart in GRPO.
 
     python -m demo.dataset runs/demo/judged --seed 9 --prompts 1000
     accelerate launch launch/bon.py recipes/demo/bon.yaml output=runs/demo/judged/drawn selectors=[random] \
         data.eval=[{path: runs/demo/judged/grpo/captions.jsonl}]
-    python -m demo.judged runs/demo/judged/grpo/captions.jsonl runs/demo/judged/drawn/completions.jsonl \
-        runs/demo/judged/preferences.jsonl
+    python -m demo.judged runs/demo/judged/grpo/captions.jsonl runs/demo/judged/preferences.jsonl \
+        runs/demo/judged/drawn/completions.jsonl
 
-The captions of a scene that differ in their gold (`demo.captions`) are ranked by it, one for each value.
+The captions of a scene that differ in their gold (`demo.captions`) are ranked by it, one for each value. Several files of
+completions give a list each: those of the SFT policy, and of one that GRPO with an earlier score model has led astray
+(model.path=runs/demo/grpo_score/final above), so that the next one is not fooled in the same way.
 """
 
 from __future__ import annotations
@@ -45,10 +47,12 @@ def rows(prompts: Path, completions: Path, folder: Path):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("prompts", "completions", "out"):
+    for name in ("prompts", "out"):
         parser.add_argument(name, type=Path)
+    parser.add_argument("completions", type=Path, nargs="+")
     arguments = parser.parse_args()
-    found = list(rows(arguments.prompts, arguments.completions, arguments.out.parent.absolute()))
+    folder = arguments.out.parent.absolute()
+    found = [row for file in arguments.completions for row in rows(arguments.prompts, file, folder)]
     arguments.out.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     print(f"{len(found)} ranked lists in {arguments.out}")
 

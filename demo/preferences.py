@@ -1,17 +1,20 @@
 """Preference pairs about captions in the five dimensions of the ScoreRS paper, made by spoiling true captions.
 
-    python -m demo.preferences runs/demo/preferences --train 9000 --test 500
+    python -m demo.preferences runs/demo/preferences --train 18000 --test 1000
 
     {train,test}.jsonl   rows of `rewards.score.preferences`: images, question, ranked (best first), dimensions
     {train,test}/images/*.jpg
 
 What each dimension spoils. Only an eye on the image tells the first two; the texts alone tell the others.
 
-    relevance      a colour, class or place is wrong, a thing is invented, or one is told twice
+    relevance      a colour, class or place is wrong, or a thing is told that is not there in place of one that is
     completeness   things are left out
     specificity    "an object" in place of what it is
     richness       neither where things are nor what they stand on
-    clarity        words in disorder or said twice
+    clarity        words in disorder or said twice, or a thing told twice
+
+In training there are also captions with things added that are not there. They count in no dimension: beside a stranger's
+image all that is told is wrong, and the shorter caption would be the better one without a look.
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ from demo.world import PLACES, Scene, scene
 
 FIRST = {"train": 400_000_000, "test": 500_000_000}
 """First scene seed of the two files; no other split of the demo reaches them."""
-MIX = {"relevance": 0.6, "completeness": 0.2, "specificity": 0.05, "richness": 0.05, "clarity": 0.1}
-"""Share of each dimension among the training pairs; the test has as many of each."""
+MIX = {"relevance": 0.3, "completeness": 0.27, "specificity": 0.05, "richness": 0.05, "clarity": 0.11}
+"""Share of each dimension among the training pairs, the rest has things added; the test has as many of each."""
 FLAWED = 0.3
 """Share of pairs whose better caption is not quite true either: most captions of a policy are not."""
 
@@ -51,10 +54,33 @@ def falsify(clauses: Clauses, rng: random.Random) -> Clauses:
     return [*clauses[:at], changed, *clauses[at + 1 :]]
 
 
+def _invented(clauses: Clauses, rng: random.Random) -> Facts:
+    """Nothing that is there, or the double of a thing that is at another place."""
+    if rng.random() < 0.5:
+        told = rng.choice(clauses)
+        return replace(told, place=_other(PLACES, told.place, rng))
+    return Facts(rng.choice(CLASSES), rng.choice(COLORS), rng.choice(("water", "land")), rng.choice(PLACES))
+
+
 def invent(clauses: Clauses, rng: random.Random) -> Clauses:
-    """One clause more: about nothing that is there, or about what was told already."""
-    invented = Facts(rng.choice(CLASSES), rng.choice(COLORS), rng.choice(("water", "land")), rng.choice(PLACES))
-    more = rng.choice(clauses) if rng.random() < 0.5 else invented
+    """One thing more, which is not there."""
+    return _with(clauses, _invented(clauses, rng), rng)
+
+
+def exchange(clauses: Clauses, rng: random.Random) -> Clauses:
+    """One thing that is not there in place of one that is."""
+    at = rng.randrange(len(clauses))
+    return [*clauses[:at], _invented(clauses, rng), *clauses[at + 1 :]]
+
+
+def repeat(clauses: Clauses, rng: random.Random) -> Clauses:
+    """One to three clauses more, each told already."""
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        clauses = _with(clauses, rng.choice(clauses), rng)
+    return clauses
+
+
+def _with(clauses: Clauses, more: Facts, rng: random.Random) -> Clauses:
     at = rng.randint(0, len(clauses))
     return [*clauses[:at], more, *clauses[at:]]
 
@@ -62,7 +88,14 @@ def invent(clauses: Clauses, rng: random.Random) -> Clauses:
 def _relevance(clauses: Clauses, rng: random.Random) -> str:
     spoiled = clauses
     for _ in range(rng.choice((1, 1, 2, 3))):
-        spoiled = invent(spoiled, rng) if rng.random() < 0.45 else falsify(spoiled, rng)
+        spoiled = exchange(spoiled, rng) if rng.random() < 0.4 else falsify(spoiled, rng)
+    return caption(spoiled)
+
+
+def _added(clauses: Clauses, rng: random.Random) -> str:
+    spoiled = clauses
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        spoiled = invent(spoiled, rng)
     return caption(spoiled)
 
 
@@ -85,8 +118,10 @@ def _richness(clauses: Clauses, rng: random.Random) -> str:
 
 
 def _clarity(clauses: Clauses, rng: random.Random) -> str:
-    words = caption(clauses).removesuffix(".").split()
-    if rng.random() < 0.5:
+    how, words = rng.random(), caption(clauses).removesuffix(".").split()
+    if how < 0.4:
+        return caption(repeat(clauses, rng))
+    if how < 0.7:
         at = rng.randrange(len(words) - 3)
         part = words[at : at + 4]
         jumbled = next(p for p in iter(lambda: rng.sample(part, 4), None) if p != part)
@@ -95,7 +130,9 @@ def _clarity(clauses: Clauses, rng: random.Random) -> str:
     return " ".join(word for at, word in enumerate(words) for _ in range(2 if at in twice else 1)) + "."
 
 
+ADDED = "added"
 SPOIL: dict[str, Callable[[Clauses, random.Random], str | None]] = {
+    ADDED: _added,
     "relevance": _relevance,
     "completeness": _completeness,
     "specificity": _specificity,
@@ -119,7 +156,7 @@ def rows(folder: Path, first: int, count: int, mix: dict[str, float] = MIX) -> I
     rng, seed, made = random.Random(first), first, 0
     while made < count:
         one = scene(seed)
-        dimension = rng.choices(list(mix), list(mix.values()))[0]
+        dimension = rng.choices([*mix, ADDED], [*mix.values(), max(0.0, 1 - sum(mix.values()))])[0]
         ranked = pair(one, dimension, rng)
         seed += 1
         if ranked is None:
@@ -130,7 +167,7 @@ def rows(folder: Path, first: int, count: int, mix: dict[str, float] = MIX) -> I
             "images": [f"{folder.name}/images/{one.seed}.jpg"],
             "question": QUESTION,
             "ranked": ranked,
-            "dimensions": [dimension],
+            "dimensions": [] if dimension == ADDED else [dimension],
             "id": str(one.seed),
         }
 
@@ -146,8 +183,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="shifts the training scenes; the test pairs stay")
-    parser.add_argument("--train", type=int, default=9000)
-    parser.add_argument("--test", type=int, default=500)
+    parser.add_argument("--train", type=int, default=18000)
+    parser.add_argument("--test", type=int, default=1000)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     write(arguments.out, "train", FIRST["train"] + arguments.seed * SEED_STRIDE, arguments.train)
