@@ -33,9 +33,9 @@ def _whole(tensor):
     """A context in which a tensor that ZeRO-3 has split is whole; DeepSpeed marks such tensors with a `ds_id`."""
     if not hasattr(tensor, "ds_id"):
         return contextlib.nullcontext()
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    return GatheredParameters([tensor])
+    return deepspeed.zero.GatheredParameters([tensor])
 
 
 def _bytes(tensor) -> memoryview:
