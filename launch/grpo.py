@@ -18,12 +18,16 @@ from vlm.cli import launch  # noqa: E402
 
 def resolved(recipe: GRPORecipe) -> list:
     """The recipe's rewards as callables; a notation that an option does not set is the prompt's."""
+    from rewards.score.stopping import learned
+
     found = []
     for reward in recipe.rewards:
         options = dict(reward.options)
         if "notation" in rewards.options_of(reward.use):
             options.setdefault("notation", recipe.prompt.notation)
         found.append(rewards.resolve(reward.use, **options))
+    for score in learned(found):
+        score.check(recipe.sharding.zero)
     return found
 
 
@@ -40,9 +44,12 @@ def train(recipe: GRPORecipe) -> None:
 def plan(recipe: GRPORecipe) -> None:
     from rewards.score.planned import resident
     from rewards.score.stopping import learned
+    from vlm.gpus import parse_gpus
+    from vlm.runs import processes
 
     found = resolved(recipe)  # a plugin that does not import is an error in a dry run, too
-    stage.plan(recipe, *resident(learned(found), recipe.model))
+    count = parse_gpus(recipe.gpus).count if recipe.gpus else processes()
+    stage.plan(recipe, *resident(learned(found), recipe.model, count))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rewards.registry import Reward, nearest, options_of, register, resolve
+from rewards.registry import Reward, collective, nearest, options_of, register, resolve
 from rewards.rules import format as format_reward
 from vlm.errors import RecipeError
 from vlm.samples import TASKS
@@ -49,6 +49,9 @@ class Gated:
     tasks: task -> reward, as a spec ("exact_match", "my.py:f") or ``{use: spec, **options}``. Entries replace
         or extend DEFAULT_TASKS, and a null entry takes a task out. Rows of a task without a reward get None.
     notation: given on to the task rewards that have such an option and do not set it.
+
+    A task reward is called where the batch has rows of its task; one that works together with the other processes
+    (``rewards.registry.collective``), always, then maybe with empty lists.
 
     A task reward with the option ``applies_to`` is told the task that it stands for, so any of them can be
     used for any task. Task rewards must be in [0, 1]; one that is not stops the run (RecipeError).
@@ -109,7 +112,7 @@ class Gated:
         raw: list[float | None] = [None] * len(task)
         for name, reward in self.task_rewards.items():
             rows = [row for row, its in enumerate(task) if its == name]
-            if not rows:
+            if not rows and not collective(reward):
                 continue
             columns = {
                 key: values if key in _WHOLE or values is None else [values[row] for row in rows]

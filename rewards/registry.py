@@ -63,6 +63,14 @@ def register(name: str) -> Callable[[Any], Any]:
     return keep
 
 
+def collective(reward: Any) -> bool:
+    """Whether a reward works together with those of the other processes: it has an attribute `collective`, and that is
+    true. Then whoever calls it must do so in every process, also where the batch has no row for it (all lists are
+    empty then); a reward that leaves a call out lets the others wait for ever. TRL and `gated` keep to this.
+    """
+    return bool(getattr(reward, "collective", False))
+
+
 def names() -> list[str]:
     """Every name that ``resolve`` knows now: built in, registered, or an installed entry point."""
     return sorted({*_REGISTERED, *(point.name for point in _entry_points())})

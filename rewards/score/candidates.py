@@ -2,12 +2,13 @@
 
 TRL calls a reward with flat lists in which the G completions of a prompt stand one after another. G is not handed over
 and is not guessed: a **group** is a run of neighbouring rows with the same pictures, the same question, and the same
-source, id and reference answer. (Where a prompt's completions are split over processes, each sees its own part.)
+source, id and reference answer. (Where a prompt's completions are split over processes, each reads its own part;
+`rewards.score.groups` puts them together.)
 """
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,8 +38,8 @@ class Candidate:
     "Of `reference`; empty where that is None."
     pictures: str
     "Digest of its pictures; empty without any."
-    group: int = 0
-    "Number of its group, from 0 in the order of the batch."
+    group: str
+    "Digest of what its group has in common; neighbours with the same one are a group."
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,12 @@ class Reader:
     needs_reference: bool
 
     def read(self, prompts: Sequence[Any] | None, completions: Sequence[Any], columns: Columns) -> list[Candidate]:
-        """Candidates in the order of their rows, grouped.
+        """Candidates in the order of their rows.
 
         Raises: RecipeError where a row's picture would not reach the score model; DataError where its reference
         answer is missing.
         """
-        image_keys, candidates, groups = ImageKeys(), [], []
+        image_keys, candidates = ImageKeys(), []
         task = columns.get("task")
         for row, completion in enumerate(completions):
             if task is not None and task[row] not in self.applies_to:
@@ -71,13 +72,9 @@ class Reader:
             reference = None if truth is None else _exchange(turns, truth, pictures)
             keys = [exchange_key(e, image_keys) if e else "" for e in (exchange, reference)]
             seen = " ".join(map(image_keys, pictures))
-            candidates.append(Candidate(row, exchange, reference, *keys, seen))
-            groups.append((seen, turns, truth, *(_value(columns, name, row) for name in ("source", "id"))))
-        for number, (_, run) in enumerate(
-            itertools.groupby(zip(groups, candidates, strict=True), lambda pair: pair[0])
-        ):
-            for _, candidate in run:
-                candidate.group = number
+            common = (seen, turns, truth, *(_value(columns, name, row) for name in ("source", "id")))
+            group = hashlib.sha256(repr(common).encode()).hexdigest()
+            candidates.append(Candidate(row, exchange, reference, *keys, seen, group))
         return candidates
 
     def _said(self, completion: Any) -> str | None:

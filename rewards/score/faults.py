@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rewards.registry import collective
 from rewards.score.errors import ScorerRefused, ScorerUnavailable
 from rewards.score.exchange import Exchange
 from rewards.score.placement import Scorer
@@ -94,8 +95,11 @@ def attempt(scorer: Scorer, exchanges: Sequence[Exchange]) -> Attempt:
     A service's client has retried before it says ScorerUnavailable. Any other failure of a batch is tried again one
     exchange at a time, so that one bad exchange costs no other row its reward. A UserError (unreadable image, wrong
     checkpoint) is raised: it is not the score model's.
+
+    A scorer that works together with those of the other processes is asked once, and with no exchanges, too; what it
+    raises beside these errors is raised, for the others would wait for a second try.
     """
-    if not exchanges:
+    if not exchanges and not collective(scorer):
         return Attempt([])
     try:
         scores = [float(score) for score in scorer.score(exchanges)]
@@ -106,6 +110,8 @@ def attempt(scorer: Scorer, exchanges: Sequence[Exchange]) -> Attempt:
     except UserError:
         raise
     except Exception as cause:  # whatever a model or a user's scorer raises: the row failed, and says why
+        if collective(scorer):
+            raise
         if len(exchanges) == 1:
             return Attempt([None], f"{type(cause).__name__}: {cause}")
         alone = [attempt(scorer, [exchange]) for exchange in exchanges]

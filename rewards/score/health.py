@@ -19,7 +19,8 @@
 
 and what the probes find (rewards/score/probes.py); per row, in TRL's completions table, `score/raw`. Correlations are
 Pearson's, of values centred on their group's mean, over the last WINDOW rows: within its group is where a completion
-gains by being longer. Means over rows and groups are exact over all processes.
+gains by being longer. Means over rows and groups are exact over all processes; where a group lies in two of them, each
+counts its part as one.
 
 The names never depend on the outcome. What has no value (no row was scored, a correlation without variance) is NaN,
 which TRL leaves out of its average and logs as null; with several processes it is left to those that have one, because
@@ -45,7 +46,8 @@ Log = Callable[[str, float], None]
 class Judged:
     """One row as the reward left it."""
 
-    group: int
+    group: int = 0
+    "Number of its group in the call, over all processes."
     length: int = 0
     "Characters of the answer."
     well_formed: bool = False

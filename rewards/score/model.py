@@ -19,9 +19,9 @@ from transformers import Qwen2_5_VLModel, Qwen2VLModel, initialization
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
 
-from rewards.score.exchange import Exchange, check_padding, key_of, preprocess, tokenize
+from rewards.score.exchange import Exchange, check_padding
 from rewards.score.layout import RENAMED, check_keys, load_config, load_parts, resolve_positions, without_report
-from rewards.score.ordering import batches
+from rewards.score.passes import Features, passes, run
 from vlm.errors import RecipeError
 from vlm.loading import resolve_attention, source
 
@@ -257,25 +257,9 @@ class ScoreModel(PreTrainedModel):
 
     def _score(self, exchanges: list[Exchange], batch_size: int) -> list[float]:
         scores = [0.0] * len(exchanges)
-        keys = [tuple(map(key_of, exchange.images)) for exchange in exchanges]
-        seen: dict[Any, tuple[Tensor, Tensor]] = {}
-        for rows in batches(exchanges, keys, self.processor, batch_size):
-            images = {key: image for row in rows for key, image in zip(keys[row], exchanges[row].images, strict=True)}
-            seen = {key: seen[key] for key in images if key in seen}
-            if fresh := [key for key in images if key not in seen]:
-                inputs = preprocess([images[key] for key in fresh], self.processor)
-                grids = inputs["image_grid_thw"]
-                features = self.image_features(inputs["pixel_values"].to(self.device), grids.to(self.device))
-                seen |= dict(zip(fresh, zip(features, grids, strict=True), strict=True))
-            found = [seen[key] for row in rows for key in keys[row]]
-            grids = [grid for _, grid in found]
-            tokens = tokenize([exchanges[row] for row in rows], grids, self.processor)
-            logits = self(
-                tokens["input_ids"].to(self.device),
-                tokens["attention_mask"].to(self.device),
-                image_grid_thw=torch.stack(grids).to(self.device) if grids else None,
-                image_features=[feature for feature, _ in found] or None,
-            ).logits
-            for row, value in zip(rows, logits[:, 0].tolist(), strict=True):
+        features: Features = {}
+        for one in passes(exchanges, self.processor, batch_size):
+            values, features = run(self, one, features)
+            for row, value in zip(one.rows, values.tolist(), strict=True):
                 scores[row] = value
         return scores

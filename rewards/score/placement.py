@@ -1,6 +1,7 @@
-"""Where the score model runs: in the training process, on its GPU, or behind `launch/serve.py`.
+"""Where the score model runs: in each training process, split over them (`rewards.score.sharded`), or behind
+`launch/serve.py`.
 
-Both are built at once and do nothing until asked for a score: a dry run loads no weights and calls no service.
+All are built at once and do nothing until asked for a score: a dry run loads no weights and calls no service.
 """
 
 from __future__ import annotations
@@ -9,16 +10,20 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rewards.registry import nearest
 from rewards.score.exchange import Exchange
 from vlm.errors import RecipeError
 from vlm.loading import raw_config
 
+if TYPE_CHECKING:
+    from rewards.score.sharded import Sharded
+
 
 class Scorer(Protocol):
-    """Whatever scores."""
+    """Whatever scores. One that works together with the other processes has an attribute `collective = True`
+    (`rewards.registry.collective`): every process then makes each call, with its own exchanges or none."""
 
     def score(self, exchanges: Sequence[Exchange]) -> list[float]:
         """Raw scores, one per exchange, in order."""
@@ -79,7 +84,9 @@ class Served:
         self.fingerprint()
 
 
-def place(model: str | None, urls: Sequence[str], batch_size: int, local: dict, service: dict) -> InProcess | Served:
+def place(
+    model: str | None, urls: Sequence[str], sharded: bool, batch_size: int, local: dict, service: dict
+) -> InProcess | Sharded | Served:
     """The scorer of a recipe, from `model` (a checkpoint) or `urls` (services), one of which must be given."""
     if bool(model) == bool(urls):
         raise RecipeError(
@@ -89,7 +96,16 @@ def place(model: str | None, urls: Sequence[str], batch_size: int, local: dict, 
     if not urls:
         if service:
             raise RecipeError("reward 'score': `service` says how services are asked; with `model` there are none")
-        return InProcess(model, batch_size, **local)
+        if not sharded:
+            return InProcess(model, batch_size, **local)
+        from rewards.score.sharded import Sharded
+
+        return Sharded(model, batch_size, **local)
+    if sharded:
+        raise RecipeError(
+            "reward 'score': `sharded` splits a score model over the training processes, and with `urls` none is "
+            "there; leave one of the two out"
+        )
     stated = [name for name, value in local.items() if value is not None]
     if stated:
         raise RecipeError(f"reward 'score': with `urls`, {stated[0]!r} is the service's own option; state it there")

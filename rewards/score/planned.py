@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from rewards.score.placement import InProcess, Served
 from rewards.score.preferences import read
 from rewards.score.recipe import PreferenceSource, ScoreRecipe
+from rewards.score.sharded import Sharded
 from vlm import memory
 from vlm.adapters import PARTS
 from vlm.errors import RecipeError
@@ -132,17 +134,18 @@ def _notes(recipe: ScoreRecipe, sizes: Shape, data: Survey, rows: int):
         yield "attention: auto is planned as flash_attention_2; the run falls back to sdpa without it"
 
 
-def resident(scores: Sequence[Score], policy: ModelSection) -> tuple[int, list[str]]:
-    """(bytes, remarks) of the score models that rewards load into the training process, on each GPU.
+def resident(scores: Sequence[Score], policy: ModelSection, processes: int = 1) -> tuple[int, list[str]]:
+    """(bytes, remarks) of the score models that rewards load into the training processes, on each of their GPUs.
 
-    Weights only: a batch of scores needs little beside a training step. A checkpoint that cannot be reached, and whose
-    name does not say its size, is planned as large as the policy, and a remark says so.
+    Weights only: a batch of scores needs little beside a training step. Of a sharded model each GPU holds its part; the
+    layers that it puts together at a time are no more than the policy's, which is idle then. A checkpoint that cannot
+    be reached, and whose name does not say its size, is planned as large as the policy, and a remark says so.
     """
     total, remarks = 0, []
     for scorer in (score.scorer for score in scores):
         if isinstance(scorer, Served):
             remarks.append("the score model runs elsewhere (urls); its memory is not counted")
-        if not isinstance(scorer, InProcess):
+        if not isinstance(scorer, InProcess | Sharded):
             continue
         path = scorer.path if Path(scorer.path).exists() else known(scorer.path) or scorer.path
         section = ModelSection(path, revision=scorer.options.get("revision"))
@@ -152,5 +155,9 @@ def resident(scores: Sequence[Score], policy: ModelSection) -> tuple[int, list[s
             sizes = shape(dataclasses.replace(policy, freeze=[], lora=None))
             remarks.append(f"score model {scorer.path}: not here; planned as large as the policy")
         count = sizes.total + sizes.hidden - (0 if sizes.tied else sizes.vocabulary * sizes.hidden)
-        total += count * DTYPE_BYTES[scorer.options.get("dtype", "bfloat16")]
+        held = count * DTYPE_BYTES[scorer.options.get("dtype", "bfloat16")]
+        if isinstance(scorer, Sharded):
+            held = math.ceil(held / processes)
+            remarks.append(f"score model {scorer.path}: sharded over {processes} process{'es' * (processes > 1)}")
+        total += held
     return total, remarks

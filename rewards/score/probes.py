@@ -20,6 +20,8 @@ import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from rewards.registry import collective
+from rewards.score import together
 from rewards.score.candidates import Candidate
 from rewards.score.exchange import Exchange
 from rewards.score.faults import attempt
@@ -58,18 +60,27 @@ class Probes:
     def after(self, candidates: Iterable[Candidate], scores: Mapping[str, float], scorer: Scorer, log: Log) -> None:
         """To be called once per call of the reward, with the scores by key that it has just got; calls without any do
         not count."""
-        if not self.every or not is_main_process():
+        if not self.every:
             return
+        due = is_main_process() and self._due(candidates, scores)
+        if collective(scorer) and any(together.gather(due)) and not due:
+            attempt(scorer, [])  # the main process's probes need every process
+        if due:
+            self._run(scorer)
+        if is_main_process():
+            for name, value in self.values.items():
+                record(log, f"score/{name}", [value])
+
+    def _due(self, candidates: Iterable[Candidate], scores: Mapping[str, float]) -> bool:
+        """Keeps what the probes need of this call, counts it, and says whether the probes are to run."""
         for _, group in itertools.groupby(candidates, lambda candidate: candidate.group):
             first = next((one for one in group if one.key in scores), None)
             if first is not None:
                 self._keep(first, scores[first.key])
-        if scores:
-            if self.calls % self.every == 0:
-                self._run(scorer)
-            self.calls += 1
-        for name, value in self.values.items():
-            record(log, f"score/{name}", [value])
+        if not scores:
+            return False
+        self.calls += 1
+        return (self.calls - 1) % self.every == 0
 
     def _keep(self, candidate: Candidate, score: float) -> None:
         if isinstance(self.source, int) and len(self._fixed) < self.source:

@@ -61,6 +61,11 @@ class ReferenceScores:
         self._scores: dict[str, float] = {}
         self._read_to = 0
 
+    def identify(self) -> None:
+        """Ask for the fingerprint now, where there is a file: for a score model that all processes must ask at once."""
+        if self.path is not None:
+            _ = self.fingerprint
+
     def find(self, keys: Iterable[str]) -> dict[str, float]:
         """The known ones of `keys`; what another process has written since counts as known."""
         keys = set(keys)

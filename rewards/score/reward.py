@@ -10,18 +10,22 @@ Scored is the *answer*, not the trace. A completion that fails the format is wor
 score model takes the completions of a batch, equal ones once, and the reference answers that it has not seen before,
 so s(y_ref) is computed once in a run, and every image is encoded once.
 
+The model runs in each training process, split over them (`sharded`), or elsewhere (`urls`): `rewards.score.placement`.
+With several processes every one of them must make each call, also without rows: groups may lie in two
+(`rewards.score.groups`), and a pass of a sharded model needs all.
+
 A score that could not be had is no reward of 0: see `rewards.score.faults`. What is logged: `rewards.score.health`.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from rewards.registry import Reward, options_of, register, resolve
+from rewards.registry import Reward, collective, options_of, register, resolve
 from rewards.rules import Inside
+from rewards.score import groups, together
 from rewards.score.candidates import Candidate, Reader
 from rewards.score.errors import ScorerUnavailable
 from rewards.score.exchange import Exchange
@@ -31,6 +35,7 @@ from rewards.score.placement import InProcess, Scorer, Served, place
 from rewards.score.probes import Probes
 from rewards.score.reference import ReferenceScores
 from rewards.score.shaping import Variant, flatten, shape
+from rewards.score.sharded import Sharded, needs_zero3
 from vlm.errors import RecipeError
 
 
@@ -39,6 +44,8 @@ class Score:
     """Built once; called by TRL like any reward function. Nothing is loaded or asked before the first call.
 
     model: a score model's folder or hub id, for the training process; or urls: of services (`launch/serve.py`).
+    sharded: split the model over the processes instead of a whole copy in each; needs ZeRO-3 (`sharding.zero: 3`), and
+        its weights then have training's type: `dtype` can be no other.
     variant: reference, raw, sigmoid, rank (rewards/score/shaping.py). beta: of the variant reference.
     applies_to: tasks of the rows that are scored; others get None. inside: "answer", or "text" for prompts that ask
         for no tags. question: whether the score model reads the question; captions are always scored without.
@@ -56,6 +63,7 @@ class Score:
         self,
         model: str | None = None,
         urls: Sequence[str] = (),
+        sharded: bool = False,
         variant: Variant = "reference",
         beta: float = 0.2,
         applies_to: Sequence[str] = ("open_ended",),
@@ -83,14 +91,14 @@ class Score:
                 f"reward 'score': beta = {beta}, min_group_std = {min_group_std}, batch_size = {batch_size}; expected "
                 "beta > 0, min_group_std ≥ 0 and batch_size ≥ 1"
             )
-        if scorer is not None and (model or urls or cache):
-            raise RecipeError("reward 'score': with a `scorer`, leave out model, urls and cache")
+        if scorer is not None and (model or urls or cache or sharded):
+            raise RecipeError("reward 'score': with a `scorer`, leave out model, urls, cache and sharded")
         self.__name__ = "score"  # TRL's metrics: rewards/score/mean
         self.variant, self.beta, self.min_group_std = variant, beta, min_group_std
         tasks = (applies_to,) if isinstance(applies_to, str) else tuple(applies_to)
         local = {"positions": positions, "dtype": dtype, "attention": attention, "revision": revision}
         local |= {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        self.scorer = scorer or place(model, urls, batch_size, local, dict(service or {}))
+        self.scorer = scorer or place(model, urls, sharded, batch_size, local, dict(service or {}))
         self.reader = Reader(tasks, inside, question, variant == "reference")
         self.references = ReferenceScores(cache, None if scorer else self.scorer.fingerprint)
         self.failures = Failures(max_failures, failure_window)
@@ -106,7 +114,9 @@ class Score:
         log_extra: Callable[[str, list[Any]], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        candidates = self.reader.read(prompts, completions, columns)
+        candidates = together.settled(
+            lambda: self.reader.read(prompts, completions, columns), "reading the rows of the reward 'score'"
+        )
         begun = time.monotonic()
         scores, known = self._scores(candidates)
         seconds = time.monotonic() - begun
@@ -117,7 +127,7 @@ class Score:
         if log_extra is not None:
             log_extra("score/raw", raw)
         if log_metric is not None:
-            for name, rule in self.rules.items():
+            for name, rule in self.rules.items() if candidates else ():
                 values = rule(prompts=prompts, completions=completions, **columns)
                 for candidate, row in zip(candidates, judged, strict=True):
                     row.rules[name] = values[candidate.row]
@@ -125,9 +135,19 @@ class Score:
             self.probes.after(candidates, scores, self.scorer, log_metric)
         return rewards
 
+    @property
+    def collective(self) -> bool:
+        """See `rewards.registry.collective`."""
+        return together.size() > 1
+
+    def check(self, zero: int) -> None:
+        """For the start of a run or a plan. zero: the recipe's ZeRO stage. Raises RecipeError where it does not do."""
+        if isinstance(self.scorer, Sharded) and zero != 3:
+            raise RecipeError(needs_zero3(f"the recipe has sharding.zero: {zero}"))
+
     def prepare(self) -> None:
         """For the start of a run, before weights load: is the checkpoint there, do the services answer?"""
-        if isinstance(self.scorer, InProcess | Served):
+        if isinstance(self.scorer, InProcess | Sharded | Served):
             self.scorer.prepare()
 
     def _scores(self, candidates: Sequence[Candidate]) -> tuple[dict[str, float], list[bool]]:
@@ -137,6 +157,8 @@ class Score:
         """
         wanted = {c.key: c.exchange for c in candidates if c.exchange is not None}
         needed: dict[str, Exchange] = {}
+        if collective(self.scorer):
+            self.references.identify()
         if self.variant == "reference":
             needed = {c.reference_key: c.reference for c in candidates if c.exchange is not None}
         try:
@@ -163,25 +185,24 @@ class Score:
         return any(key not in scores for key in needs)
 
     def _judge(self, candidates: Sequence[Candidate], scores: Mapping[str, float]) -> tuple[list[Judged], int]:
-        """(rows in order, groups that were flattened). A group with a failed row has no rewards at all."""
-        judged, flattened = [], 0
-        for number, group in itertools.groupby(candidates, lambda candidate: candidate.group):
-            rows = [self._row(number, candidate, scores) for candidate in group]
-            if not any(row.failed for row in rows):
-                reference = next((row.reference for row in rows if row.reference is not None), None)
-                rewards = shape(self.variant, [row.score for row in rows], reference, self.beta)
-                rewards, changed = flatten(rewards, [row.well_formed for row in rows], self.min_group_std)
-                flattened += changed
-                for row, reward in zip(rows, rewards, strict=True):
-                    row.reward = reward
-            judged += rows
-        return judged, flattened
+        """(rows in order, their groups that were flattened). A group with a failed row has no rewards at all."""
 
-    def _row(self, group: int, candidate: Candidate, scores: Mapping[str, float]) -> Judged:
+        def judge(group: list[Judged]) -> bool:
+            if any(row.failed for row in group):
+                return False
+            reference = next((row.reference for row in group if row.reference is not None), None)
+            shaped = shape(self.variant, [row.score for row in group], reference, self.beta)
+            rewards, changed = flatten(shaped, [row.well_formed for row in group], self.min_group_std)
+            for row, reward in zip(group, rewards, strict=True):
+                row.reward = reward
+            return changed
+
+        return groups.judged([(candidate.group, self._row(candidate, scores)) for candidate in candidates], judge)
+
+    def _row(self, candidate: Candidate, scores: Mapping[str, float]) -> Judged:
         if candidate.exchange is None:
-            return Judged(group)
+            return Judged()
         return Judged(
-            group,
             length=len(candidate.exchange.messages[-1]["content"]),
             well_formed=True,
             failed=self._failed(candidate, scores),

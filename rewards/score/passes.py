@@ -1,0 +1,109 @@
+"""From exchanges to forward passes of a score model, in two steps, of which only the second needs the model.
+
+`passes` decodes, preprocesses and tokenises on the CPU, where all that can be wrong with a row shows; `run` is one
+forward pass. Neighbouring passes about the same picture share its features, so each picture is encoded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rewards.score.exchange import Exchange, key_of, preprocess, tokenize
+from rewards.score.ordering import batches
+
+if TYPE_CHECKING:
+    from rewards.score.model import ScoreModel
+
+Features = dict[Hashable, Tensor]
+"""Key of a picture → (visual tokens, hidden), what the vision tower made of it."""
+
+
+@dataclass(slots=True)
+class Pass:
+    """One forward pass of B exchanges, on the CPU."""
+
+    rows: list[int]
+    "Which exchanges these are."
+    tokens: dict[str, Tensor]
+    "`input_ids` and `attention_mask`, (B, L), padded on the right."
+    keys: list[Hashable] = field(default_factory=list)
+    "Of each image of the batch, row by row; equal keys are the same picture."
+    grids: Tensor | None = None
+    "(images, 3) in patches, as `keys`; None without images."
+    fresh: list[Hashable] = field(default_factory=list)
+    "Keys of the pictures that the pass before did not have: the vision tower works for these."
+    pixel_values: Tensor | None = None
+    "(patches, …) of the fresh pictures; None where there are none."
+    fresh_grids: Tensor | None = None
+    "(pictures, 3) in patches, as `fresh`."
+
+
+def passes(exchanges: Sequence[Exchange], processor, batch_size: int) -> Iterator[Pass]:
+    """The passes that score these exchanges, one at a time.
+
+    Raises: DataError naming an image that cannot be read; RecipeError where pad = eos.
+    """
+    names = [tuple(map(key_of, exchange.images)) for exchange in exchanges]
+    seen: dict[Hashable, Tensor] = {}
+    for rows in batches(exchanges, names, processor, batch_size):
+        images = {key: image for row in rows for key, image in zip(names[row], exchanges[row].images, strict=True)}
+        seen = {key: seen[key] for key in images if key in seen}
+        fresh, inputs = [key for key in images if key not in seen], {}
+        if fresh:
+            inputs = preprocess([images[key] for key in fresh], processor)
+            seen |= dict(zip(fresh, inputs["image_grid_thw"], strict=True))
+        keys = [key for row in rows for key in names[row]]
+        grids = [seen[key] for key in keys]
+        yield Pass(
+            rows,
+            tokenize([exchanges[row] for row in rows], grids, processor),
+            keys,
+            torch.stack(grids) if grids else None,
+            fresh,
+            inputs.get("pixel_values"),
+            inputs.get("image_grid_thw"),
+        )
+
+
+def run(model: ScoreModel, one: Pass, before: Mapping[Hashable, Tensor]) -> tuple[Tensor, Features]:
+    """(raw scores (B,), features of this pass's pictures). before: features of the pass before."""
+    features = dict(before)
+    if one.pixel_values is not None:
+        found = model.image_features(one.pixel_values.to(model.device), one.fresh_grids.to(model.device))
+        # `found` has more than `fresh` names where a blank picture follows (rewards.score.sharded)
+        features |= dict(zip(one.fresh, found, strict=False))
+    features = {key: features[key] for key in one.keys}
+    inputs: dict[str, Any] = {name: tensor.to(model.device) for name, tensor in one.tokens.items()}
+    if one.keys:
+        inputs["image_grid_thw"] = one.grids.to(model.device)
+        inputs["image_features"] = [features[key] for key in one.keys]
+    return model(**inputs).logits[:, 0], features
+
+
+# For a model that is split over several processes: see rewards.score.sharded.
+
+
+class Forward(nn.Module):
+    """Every pass as one forward call of one module, vision tower and language model: DeepSpeed learns the order in
+    which weights are needed from the calls of the module that it was given, and gathers them ahead."""
+
+    def __init__(self, scorer: nn.Module) -> None:
+        super().__init__()
+        self.scorer, self.config = scorer, scorer.config
+
+    def forward(self, one: Pass, before: Features) -> tuple[Tensor, Features]:
+        return run(self.scorer, one, before)
+
+
+def blank_picture(image_processor) -> dict[str, Any]:
+    """Fields of a Pass for a picture of one visual token that no row shows."""
+    merge, patch, frames = (getattr(image_processor, f"{name}_size") for name in ("merge", "patch", "temporal_patch"))
+    return {
+        "pixel_values": torch.zeros(merge**2, 3 * frames * patch**2),
+        "fresh_grids": torch.tensor([[1, merge, merge]]),
+    }
