@@ -24,16 +24,22 @@ def complete(
 ) -> Iterator[tuple[Sample, str]]:
     """(sample, completion) in order. Image and video tokens are never generated; the text has no special tokens.
 
-    Prompts of a batch are padded on the left, so a completion does not depend on its neighbours beyond rounding.
+    Prompts of a batch are padded on the left, so a completion does not depend on its neighbours beyond rounding. A
+    sample that stands several times in a batch, as in best-of-N, is prepared and prefilled once.
     """
     import torch
+
+    from vlm.rollout import generate
 
     banned = [model.config.image_token_id, model.config.video_token_id]
     sampling = {"do_sample": True, "temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
     for start in range(0, len(samples), how.batch_size):
         batch = samples[start : start + how.batch_size]
+        numbers: dict[int, int] = {}
+        index = [numbers.setdefault(id(sample), len(numbers)) for sample in batch]
+        asked = [batch[index.index(number)] for number in range(len(numbers))]
         inputs = processor.apply_chat_template(
-            [conversation(sample, prompt) for sample in batch],
+            [conversation(sample, prompt) for sample in asked],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -41,8 +47,10 @@ def complete(
             processor_kwargs={"padding": True, "padding_side": "left"},
         ).to(model.device)
         with torch.inference_mode():
-            tokens = model.generate(
-                **inputs,
+            tokens = generate(
+                model,
+                inputs,
+                torch.tensor(index),
                 max_new_tokens=how.max_new_tokens,
                 suppress_tokens=banned,
                 **(sampling if how.temperature > 0 else {"do_sample": False}),

@@ -1,0 +1,213 @@
+"""Many continuations from one prefill of each prompt, by transformers' own `generate`.
+
+`model.generate` on a group of G rows encodes and prefills the same picture and prompt G times. Here the unique prompts
+are prefilled, their cache, last logits and positions are copied to the rows, and transformers goes on as it would have:
+logits processors, sampling, stopping and the kind of cache are its own, and so are the random draws. Tokens are those
+of `model.generate` as long as logits agree to rounding. (Dropout that is active, as LoRA's is in training mode, draws
+other numbers over the prompt: once for each prompt instead of once for each row.)
+
+Overridden while `generate` runs, on the instance: `GenerationMixin._prefill`. Private and called: the model's
+`_prepare_position_ids_for_generation`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache, GenerationConfig
+from transformers.generation import GenerationMode
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+logger = logging.getLogger(__name__)
+
+PER_ROW = ("input_ids", "attention_mask", "mm_token_type_ids")
+PICTURES = ("pixel_values", "image_grid_thw")
+MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
+
+
+class Unshareable(Exception):
+    """Raised inside transformers' `generate`, before anything is drawn, to take the plain path instead."""
+
+
+def picture_counts(input_ids: Tensor, grids: Tensor, config) -> list[int]:
+    """How many pictures each row of `input_ids` (U, P) holds; `grids` (N, 3) are all of them, in order.
+
+    Raises: ValueError where image tokens and pictures do not add up.
+    """
+    sizes = (grids.prod(-1) // config.vision_config.spatial_merge_size**2).tolist()
+    counts, used = [], 0
+    for row, wanted in enumerate((input_ids == config.image_token_id).sum(-1).tolist()):
+        first = used
+        while wanted > 0 and used < len(sizes):
+            wanted -= sizes[used]
+            used += 1
+        if wanted:
+            raise ValueError(f"row {row}: image tokens do not fit the pictures' sizes ({sizes[first:used]} tokens)")
+        counts.append(used - first)
+    if used != len(sizes):
+        raise ValueError(f"{len(sizes)} pictures, and image tokens for {used}")
+    return counts
+
+
+def select(inputs: Mapping[str, Tensor], rows: Sequence[int], config) -> dict[str, Tensor]:
+    """The inputs of these rows, which may repeat, each with its pictures; no picture keys where none is left."""
+    if list(rows) == list(range(len(inputs["input_ids"]))):
+        return dict(inputs)  # without a copy of the pixels
+    out = {key: inputs[key][list(rows)] for key in PER_ROW if key in inputs}
+    grids = inputs.get("image_grid_thw")
+    if grids is None:
+        return out
+    ends = torch.tensor(picture_counts(inputs["input_ids"], grids, config)).cumsum(0).tolist()
+    chosen = [picture for row in rows for picture in range(ends[row - 1] if row else 0, ends[row])]
+    if chosen:
+        patches = inputs["pixel_values"].split(grids.prod(-1).tolist())
+        out["image_grid_thw"] = grids[chosen]
+        out["pixel_values"] = torch.cat([patches[picture] for picture in chosen])
+    return out
+
+
+@contextmanager
+def replaced(owner, name: str, value) -> Iterator[None]:
+    """`owner.name` is `value` for a while: an attribute of the instance, which is put back or removed."""
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+def generate(
+    model,
+    inputs: Mapping[str, Tensor],
+    prompt_index: Tensor,
+    generation_config: GenerationConfig | None = None,
+    prefill_batch: int | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """What `model.generate` returns for the rows `inputs[prompt_index]`: (B, P + new tokens).
+
+    model: Qwen2-VL or Qwen2.5-VL, PEFT-wrapped or not; its mode is the caller's and its `rope_deltas` are kept.
+    inputs: of the U unique prompts, padded on the left: input_ids, attention_mask and mm_token_type_ids (U, P), and
+        pixel_values and image_grid_thw of their pictures in order, where there are any.
+    prompt_index: (B,), the unique prompt that each row continues, in any order and number.
+    prefill_batch: unique prompts prefilled at a time, for memory; None: all. Under ZeRO-3 with weights that are not
+        gathered it must be None, as processes would differ in their number of forward passes.
+    kwargs: anything else `model.generate` takes. What cannot share (no cache, assisted decoding, …) says so once and
+        is computed on repeated rows.
+    Raises: ValueError for other inputs than these, or an index out of range.
+    """
+    _check(inputs, prompt_index)
+    index = prompt_index.to(inputs["input_ids"].device)
+    count = len(inputs["input_ids"])
+    kwargs["generation_config"] = generation_config
+    base = _base(model)
+    deltas = base.model.rope_deltas
+    try:
+        if index.tolist() == list(range(count)) and (prefill_batch is None or count <= prefill_batch):
+            return model.generate(**inputs, **kwargs)  # nothing to share
+        prefill = _Prefill(base, dict(inputs), index, prefill_batch)
+        with replaced(base, "_prefill", prefill):
+            tokens = model.generate(**{key: inputs[key][index] for key in PER_ROW[:2]}, **kwargs)
+        if not prefill.calls:  # these rows would have been read without their pictures
+            raise RuntimeError(f"{type(model).__name__}.generate did not come to the model's own prefill")
+        return tokens
+    except Unshareable as reason:
+        _say_once(str(reason))
+        return model.generate(**select(inputs, index.tolist(), base.config), **kwargs)
+    finally:
+        base.model.rope_deltas = deltas
+
+
+def _check(inputs: Mapping[str, Tensor], prompt_index: Tensor) -> None:
+    if unknown := set(inputs) - {*PER_ROW, *PICTURES}:
+        raise ValueError(f"inputs: found {sorted(unknown)}, expected some of {(*PER_ROW, *PICTURES)}")
+    if missing := set(PER_ROW[:2]) - set(inputs):
+        raise ValueError(f"inputs: {sorted(missing)} missing")
+    count = len(inputs["input_ids"])
+    if prompt_index.ndim != 1 or not len(prompt_index) or not 0 <= prompt_index.min() <= prompt_index.max() < count:
+        raise ValueError(f"prompt_index: found {prompt_index.tolist()}, expected one of 0 to {count - 1} for each row")
+
+
+def _base(model):
+    """The transformers model inside a PEFT one. Raises: ValueError for prompt learning, which lengthens the prompt."""
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        return model
+    if model.active_peft_config.is_prompt_learning:
+        raise ValueError(f"{model.active_peft_config.peft_type} is not supported; expected adapters such as LoRA")
+    return model.get_base_model()
+
+
+@lru_cache(maxsize=64)
+def _say_once(reason: str) -> None:
+    logger.warning("rollout: prompts are prefilled once for each row, not once for each prompt: %s", reason)
+
+
+class _Prefill:
+    """Stands for `base._prefill`: prefills unique prompts, and answers for the rows."""
+
+    def __init__(self, base, inputs: dict[str, Tensor], index: Tensor, batch: int | None):
+        self.base, self.inputs, self.index, self.batch = base, inputs, index, batch
+        self.plain = base._prefill
+        self.calls = 0
+
+    def __call__(self, input_ids: Tensor, generation_config, model_kwargs: dict, is_first_iteration: bool = True):
+        cache = model_kwargs.get("past_key_values")
+        self.refuse(generation_config, cache)
+        self.calls += 1
+        index = self.index.repeat_interleave(len(input_ids) // len(self.index))  # beams, or several sequences a row
+        # All at once, as `generate` does: positions of a text-only prompt do not depend on what it is batched with
+        positions = self.base._prepare_position_ids_for_generation(self.inputs["input_ids"], self.inputs)
+        masked = model_kwargs.get("attention_mask") is not None
+        logits, caches = [], []
+        for rows in torch.arange(len(self.inputs["input_ids"])).split(self.batch or len(self.inputs["input_ids"])):
+            chunk = select(self.inputs, rows.tolist(), self.base.config)
+            chunk |= {"position_ids": positions[:, rows], "past_key_values": DynamicCache(), "use_cache": True}
+            chunk["logits_to_keep"] = model_kwargs["logits_to_keep"]
+            ids, mask = chunk.pop("input_ids"), chunk.pop("attention_mask")
+            output = self.plain(ids, generation_config, {**chunk, "attention_mask": mask if masked else None})
+            if output.past_key_values is None or output.past_key_values.get_seq_length() != ids.shape[1]:
+                raise Unshareable("the model keeps no cache (gradient checkpointing turns it off)")
+            logits.append(output.logits)
+            caches.append(output.past_key_values)
+        spread(caches, cache, index)
+        model_kwargs["position_ids"] = positions[:, index]
+        return CausalLMOutputWithPast(logits=torch.cat(logits)[index], past_key_values=cache)
+
+    def refuse(self, generation_config: GenerationConfig, cache: Cache | None) -> None:
+        """Raises: Unshareable."""
+        mode = generation_config.get_generation_mode()
+        if cache is None or cache.get_seq_length():
+            raise Unshareable("generation without a cache, or from one that is not empty")
+        if mode not in MODES:
+            raise Unshareable(f"generation mode {mode.value}")
+        if generation_config.guidance_scale not in (None, 1):
+            raise Unshareable("guidance_scale")
+        if generation_config.prefill_chunk_size is not None:
+            raise Unshareable("prefill_chunk_size")
+        if generation_config.output_attentions or generation_config.output_hidden_states:
+            raise Unshareable("attentions or hidden states of the prompt are asked for")
+
+
+def spread(sources: Sequence[DynamicCache], target: Cache, index: Tensor) -> None:
+    """Fill the empty `target` with rows `index` of the sources' concatenation; the sources are emptied layer by layer.
+
+    Through `update`, so that each kind of cache (static, sliding, offloaded, quantised) keeps what it would have kept.
+    """
+    for number in range(len(sources[0].layers)):
+        layers = [source.layers[number] for source in sources]
+        keys, values = torch.cat([layer.keys for layer in layers]), torch.cat([layer.values for layer in layers])
+        for layer in layers:
+            layer.reset()  # what is copied is freed, or every prompt would be held twice until the end
+        target.update(keys[index], values[index], number)
