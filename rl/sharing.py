@@ -110,7 +110,7 @@ class Generation:
         if grid is None:
             return Rows(self.prompts, [[]] * len(self.prompts)), None
         order = self.memo.order
-        first = list({number: place for place, number in reversed(list(enumerate(order)))}.values())[::-1]
+        first = [order.index(number) for number in range(max(order) + 1)]
         return Rows(self.prompts, picture_rows(counts, order)), grid[first]
 
 

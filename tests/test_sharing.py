@@ -169,8 +169,9 @@ class Recording(rl.GRPOTrainer):
 class Twin(Recording):
     """The same order of rows, every row computed by TRL."""
 
-    def _shared_logps(self, *given, **more):
-        return self._plain_logps(*given, **more)
+    def _shared_logps(self, model, ids, *given):
+        kinds = (ids == self.model.config.image_token_id).int()
+        return self._plain_logps(model, ids, *given, mm_token_type_ids=kinds)
 
 
 @pytest.fixture
