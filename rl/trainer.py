@@ -181,6 +181,7 @@ class GRPOTrainer(trl.GRPOTrainer):
             return super()._generate_and_score_completions(inputs)
         contents = Contents()
         with remembering(self.processing_class, contents) as memo:
+            memo.unique = True
             self._generation = sharing.Generation(sharing.prompts_of(inputs, contents), memo)
             try:
                 output = super()._generate_and_score_completions(inputs)

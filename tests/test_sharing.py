@@ -176,7 +176,7 @@ class Twin(Recording):
 
 @pytest.fixture
 def train(tiny_model, tmp_path):
-    def run(cls=Recording, share=True, check=True, mixed=False, model=None, **training):
+    def run(cls=Recording, share=True, check=True, mixed=False, model=None, rollout=None, **training):
         small = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 5, "max_steps": 4}
         small |= {"gradient_checkpointing": False, "learning_rate": 0.05, "optim": "sgd", "beta": 0.1}
         small |= {"lr_scheduler_type": "constant", "logging_steps": 1} | training
@@ -191,6 +191,7 @@ def train(tiny_model, tmp_path):
             processing_class=load_processor(tiny_model, LIMITS),
             share_prefix=share,
             check_sharing=check,
+            rollout_func=rollout,
         )
         trainer.train()
         return trainer
@@ -236,6 +237,19 @@ def test_pictures_are_prepared_and_held_once(train, monkeypatch):
     assert held["image_grid_thw"].prod(-1).sum() == len(held["pixel_values"])
     log = trainer.state.log_history[0]
     assert log["sharing/vision_images"] == 8 and log["sharing/vision_images_unique"] == 4
+
+
+def test_a_rollout_function_of_the_users(train, tiny_model):
+    """It writes the tokens itself: TRL prepares pictures once, for training alone, and the check compares."""
+    processor = load_processor(tiny_model, LIMITS)
+
+    def rollout(prompts, trainer):
+        found = processor.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
+        texts = [[30 + n, 40, 50 + n] for n in range(len(prompts))]
+        return {"prompt_ids": found["input_ids"], "completion_ids": texts, "logprobs": None}
+
+    log = train(max_steps=1, rollout=rollout).state.log_history[0]
+    assert log["sharing/vision_images"] == 2 * log["sharing/vision_images_unique"]
 
 
 def test_evaluation_and_lora_share_too(train, tiny_model):
