@@ -31,6 +31,10 @@ class GRPORecipe(TrainingRecipe):
     "Which launcher the recipe is for."
     rewards: list[RewardSection] = field(default_factory=lambda: [RewardSection("gated")])
     "What is rewarded; `gated` is the paper's composition."
+    share_prefix: bool = True
+    "Compute each prompt once for all its completions; false is TRL's own path, with the same results."
+    check_sharing: bool = True
+    "Compute the first batch both ways, and stop where they differ by more than rounding."
     training: dict[str, Any] = field(
         default_factory=dict,
         metadata={"keys_of": "trl:GRPOConfig", "owned": {**OWNED, "reward_weights": "rewards"}},

@@ -58,6 +58,8 @@ def train(
         eval_dataset=prompt_rows(held_out, recipe.prompt) if held_out else None,
         processing_class=processor,
         callbacks=list(callbacks),
+        share_prefix=recipe.share_prefix,
+        check_sharing=recipe.check_sharing,
     )
     attach(trainer, run, "grpo")
     trainer.train()

@@ -81,7 +81,10 @@ def test_it_takes_what_trls_trainer_takes():
     ours = list(inspect.signature(rl.GRPOTrainer).parameters.values())
     named = [p for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert [(p.name, p.default) for p in named] == [(p.name, p.default) for p in theirs[: len(named)]]
-    assert [p.kind for p in ours[len(named) :]] == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
+    own = [p for p in ours if p.kind is p.KEYWORD_ONLY]
+    assert [(p.name, p.default) for p in own] == [("share_prefix", True), ("check_sharing", True)]
+    rest = [p.kind for p in ours if p not in named and p not in own]
+    assert rest == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
 
 
 def test_a_path_and_nothing_else_is_enough(tiny_model, tmp_path, monkeypatch):
@@ -108,6 +111,16 @@ def test_the_upstream_methods_are_as_they_were():
         "log": "(self, logs: dict[str, float], start_time: float | None = None) -> None",
         "_generate_single_turn": "(self, prompt_ids, images, multimodal_fields, num_generations, "
         "has_tool_images=False)",
+        "_tokenize_prompts": "(self, prompts: list)",
+        "_generate_and_score_completions": "(self, inputs: list[dict[str, torch.Tensor | typing.Any]]) -> "
+        "dict[str, torch.Tensor | typing.Any]",
+        "_prepare_inputs": "(self, generation_batch: dict[str, torch.Tensor | typing.Any]) -> "
+        "dict[str, torch.Tensor | typing.Any]",
+        "_get_per_token_logps_and_entropies": "(self, model, input_ids, attention_mask, logits_to_keep, "
+        "batch_size=None, compute_entropy=False, compute_aux_loss=False, pixel_values=None, image_grid_thw=None, "
+        "num_images=None, pixel_attention_mask=None, spatial_shapes=None, num_tiles=None, image_sizes=None, "
+        "token_type_ids=None, mm_token_type_ids=None, image_position_ids=None) -> "
+        "tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]",
     }.items():
         assert str(inspect.signature(getattr(trl.GRPOTrainer, name))) == expected, name
     source = inspect.getsource(trl.GRPOTrainer)

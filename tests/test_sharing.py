@@ -1,0 +1,292 @@
+"""GRPO with each prompt computed once against TRL's plain path: log-probabilities, gradients, whole runs."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+
+import rl
+from rl import sharing
+from rl.recipe import GRPORecipe
+from tests.support.groups import batch, gradients, plain, policy
+from tests.support.tiny_checkpoints import picture, qwen2_5_vl, section
+from vlm.adapters import apply_lora, freeze
+from vlm.errors import UserError
+from vlm.loading import load_model, load_processor
+from vlm.recipe import ImageSection, LoraSection, ModelSection
+from vlm.training import arguments
+
+pytestmark = pytest.mark.xdist_group("grpo")
+LIMITS = ImageSection(min_pixels=56 * 56, max_pixels=112 * 112)
+
+# (words of the prompt, its pictures, lengths of its completions) by prompt
+BATCHES = [
+    [(5, (0,), (3, 7, 1)), (9, (1, 2), (4, 4)), (6, (), (2, 6, 5, 1))],
+    [(12, (2, 0), (6, 6, 6, 6))],
+    [(4, (), (1, 1)), (30, (), (9,))],
+    [(7, (1,), (2, 8, 3, 5, 1, 9, 4, 2)), (3, (1,), (5,)), (3, (2,), (7, 2))],
+]
+SETUPS = {
+    "all weights": {},
+    "checkpointing": {"checkpointing": True},
+    "vision frozen": {"frozen": ["vision_tower", "merger"]},
+    "LoRA": {"lora": True},
+    "LoRA, checkpointing, vision frozen": {"lora": True, "checkpointing": True, "frozen": ["vision_tower"]},
+}
+
+
+@pytest.fixture(scope="module")
+def families(tiny_model, tmp_path_factory):
+    return {"qwen2_vl": tiny_model, "qwen2_5_vl": str(qwen2_5_vl(tmp_path_factory, tiny_model))}
+
+
+def prepared(path, checkpointing=False, frozen=(), lora=False):
+    model = policy(path)
+    freeze(model, frozen)
+    if lora:
+        adapters = LoraSection(r=4, alpha=8, dropout=0.0, target_modules=["q_proj", "v_proj", "down_proj"])
+        model = apply_lora(model, adapters)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # zeros at first, and so would be the gradients of A
+                torch.nn.init.normal_(parameter, std=0.05)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    return model.train()
+
+
+@pytest.mark.parametrize("number", range(len(BATCHES)))
+@pytest.mark.parametrize("setup", SETUPS)
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_log_probabilities_and_gradients(families, family, setup, number):
+    """|Δlogp| ≤ 1e-5 and relative gradient difference ≤ 1e-5 for every parameter, in float32."""
+    model = prepared(families[family], **SETUPS[setup])
+    given = batch(model.config.image_token_id, BATCHES[number], seed=number)
+    media = {"pixel_values": given.pixels, "image_grid_thw": given.grid}
+    found = sharing.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, **media)
+    got = gradients(model, found.logps, found.entropies, given.there)
+    logps, entropies = plain(model, given)
+    expected = gradients(model, logps, entropies, given.there)
+    assert (found.logps - logps).abs().max() < 1e-5 and (found.entropies - entropies).abs().max() < 1e-5
+    assert found.logps[~given.there].eq(0).all()
+    assert got.keys() == expected.keys() and len(got) > 10
+    worst = {name: ((got[name] - g).norm() / g.norm().clamp(min=1e-6)).item() for name, g in expected.items()}
+    assert max(worst.values()) < 1e-5, max(worst.items(), key=lambda item: item[1])
+    assert found.tokens < given.ids.numel() and found.pictures == (0 if given.grid is None else len(given.grid))
+
+
+def test_frozen_vision_keeps_no_graph(families):
+    model = prepared(families["qwen2_vl"], frozen=["vision_tower", "merger"])
+    seen = []
+    model.model.visual.register_forward_hook(lambda module, args, output: seen.append(output.pooler_output))
+    given = batch(model.config.image_token_id, BATCHES[1])
+    sharing.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, given.pixels, given.grid)
+    assert len(seen) == 1 and not seen[0].requires_grad
+
+
+def test_rows_without_tokens_stay_connected(families):
+    """TRL masks truncated completions: some rows, or all of a micro-batch."""
+    model = prepared(families["qwen2_vl"])
+    given = batch(model.config.image_token_id, BATCHES[1])
+    media = {"pixel_values": given.pixels, "image_grid_thw": given.grid}
+    logps, _ = plain(model, given)
+    given.mask[[0, 2], -given.keep :] = 0
+    found = sharing.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, **media).logps
+    assert (found[[1, 3]] - logps[[1, 3]]).abs().max() < 1e-5 and found[[0, 2]].eq(0).all()
+    given.mask[:, -given.keep :] = 0
+    found = sharing.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, **media).logps
+    found.sum().backward()
+    assert found.eq(0).all() and all(p.grad is not None and p.grad.eq(0).all() for p in model.parameters())
+
+
+# the batch
+
+
+def test_groups_stay_whole():
+    rows = sharing.Rows([0] * 3 + [1] * 3 + [2] * 3 + [3] * 3, [[0]] * 3 + [[1, 2]] * 3 + [[]] * 3 + [[2]] * 3)
+    grid = torch.tensor([[1, 2, 2], [1, 2, 4], [1, 4, 4]])
+    pixels = torch.cat([torch.full((n, 2), float(n)) for n in (4, 8, 16)])
+    made = {"prompt_ids": torch.arange(12)[:, None], "num_images": rows, "pixel_values": pixels, "image_grid_thw": grid}
+    made |= {"num_items_in_batch": torch.tensor(5), "notes": list("abcdefghijkl")}
+    torch.manual_seed(0)
+    parts = sharing.split(made, 2)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    torch.randperm(12)
+    assert after.equal(torch.rand(1))  # the random numbers that TRL's shuffle draws, and no more
+    order = torch.cat([part["prompt_ids"] for part in parts])[:, 0].tolist()
+    assert sorted(order) == list(range(12)) and order != sorted(order)
+    assert all(order[n : n + 3] == list(range(order[n], order[n] + 3)) for n in range(0, 12, 3))
+    for part in parts:
+        assert part["notes"] == ["abcdefghijkl"[n] for n in part["prompt_ids"][:, 0]]
+        sizes = part["image_grid_thw"].prod(-1).tolist()
+        assert len(set(sizes)) == len(sizes)  # each picture once
+        stored = part["pixel_values"].split(sizes)
+        for row, shown in zip(part["prompt_ids"][:, 0].tolist(), part["num_images"].pictures, strict=True):
+            assert [int(stored[n][0, 0]) for n in shown] == [(4, 8, 16)[n] for n in rows.pictures[row]]
+
+
+def test_equal_questions_about_different_pictures_are_not_one_prompt():
+    a, b, question = picture(50, 50), picture(50, 50, seed=1), [{"role": "user", "content": "Where?"}]
+    asked = [
+        (question, [a]),
+        (question, [b]),
+        (list(question), [a.copy()]),
+        ([*question, *question], [a]),
+        (question, []),
+    ]
+    inputs = [{"prompt": prompt, "images": images, "answer": n} for n, (prompt, images) in enumerate(asked)]
+    assert sharing.prompts_of(inputs, sharing.Contents()) == [0, 1, 0, 2, 3]
+
+
+# whole runs
+
+
+def table(mixed: bool):
+    """Four prompts: the same question about three pictures, one of them in two sizes of prompt; or text too."""
+    shown = {0: [0], 1: [1], 2: [0, 2], 3: [] if mixed else [2]}
+    asked = ["where is it", "where is it", "and where is the small red tank", "where is it"]
+    rows = [{"prompt": [{"role": "user", "content": text}], "number": n} for n, text in enumerate(asked)]
+
+    def show(found):  # a picture of its own in each row, as from a data set that decodes anew
+        found["images"] = [[picture(60 + 30 * n, 90, seed=n) for n in shown[row]] for row in found["number"]]
+        return found
+
+    return Dataset.from_list(rows).with_transform(show)
+
+
+class Recording(rl.GRPOTrainer):
+    """Keeps the completions of every training step, sorted by their tokens."""
+
+    def _compute_loss(self, model, inputs):
+        self.__dict__.setdefault("seen", []).append(sorted(map(tuple, inputs["completion_ids"].tolist())))
+        return super()._compute_loss(model, inputs)
+
+
+class Twin(Recording):
+    """The same order of rows, every row computed by TRL."""
+
+    def _shared_logps(self, model, ids, *given):
+        kinds = (ids == self.model.config.image_token_id).int()
+        return self._plain_logps(model, ids, *given, mm_token_type_ids=kinds)
+
+
+@pytest.fixture
+def train(tiny_model, tmp_path):
+    def run(cls=Recording, share=True, check=True, mixed=False, model=None, rollout=None, **training):
+        small = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 5, "max_steps": 4}
+        small |= {"gradient_checkpointing": False, "learning_rate": 0.05, "optim": "sgd", "beta": 0.1}
+        small |= {"lr_scheduler_type": "constant", "logging_steps": 1} | training
+        recipe = GRPORecipe(ModelSection(str(tiny_model), dtype="float32", attention="sdpa"), str(tmp_path / "run"))
+        recipe.training = small
+        torch.manual_seed(0)
+        trainer = cls(
+            model or load_model(section(tiny_model)),
+            [lambda completion_ids, **_: [sum(ids) % 7 / 7 for ids in completion_ids]],
+            arguments(trl.GRPOConfig, recipe),
+            table(mixed),
+            processing_class=load_processor(tiny_model, LIMITS),
+            share_prefix=share,
+            check_sharing=check,
+            rollout_func=rollout,
+        )
+        trainer.train()
+        return trainer
+
+    return run
+
+
+def weights(trainer):
+    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("twin", "training"),
+    [
+        ({"share": False}, {}),  # TRL itself
+        ({"cls": Twin}, {"steps_per_generation": 2, "num_iterations": 2, "gradient_accumulation_steps": 1}),
+    ],
+)
+def test_a_run_is_the_same_as_plain(train, tiny_model, twin, training):
+    """Same rollouts, weights to 1e-5 after four steps that move them by far more."""
+    ours, theirs = train(**training), train(**twin, **training)
+    assert ours.share_prefix and ours.seen == theirs.seen
+    start, expected, found = load_model(section(tiny_model)).state_dict(), weights(theirs), weights(ours)
+    assert max((expected[name] - start[name]).abs().max() for name in start) > 1e-3
+    assert max((expected[name] - found[name]).abs().max() for name in start) < 1e-5
+    log = ours.state.log_history[0]
+    assert log["sharing/vision_images"] >= 2 * log["sharing/vision_images_unique"] > 0
+    assert 0 < log["sharing/tokens"] < log["sharing/tokens_plain"]
+    assert not any(name.startswith("sharing/") for name in train(share=False, max_steps=1).state.log_history[0])
+
+
+def test_pictures_are_prepared_and_held_once(train, monkeypatch):
+    """8 rows of 4 prompts with 3 pictures: 3 preparations, 3 pictures held; text-only rows among them."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    calls, real = [], Qwen2VLImageProcessorPil.__call__
+    monkeypatch.setattr(
+        Qwen2VLImageProcessorPil, "__call__", lambda self, images, **kw: calls.append(1) or real(self, images, **kw)
+    )
+    trainer = train(mixed=True, max_steps=1, per_device_train_batch_size=8)
+    (held,) = trainer._buffered_inputs
+    assert len(calls) == len(held["image_grid_thw"]) == 3
+    assert held["image_grid_thw"].prod(-1).sum() == len(held["pixel_values"])
+    log = trainer.state.log_history[0]
+    assert log["sharing/vision_images"] == 8 and log["sharing/vision_images_unique"] == 4
+
+
+def test_a_rollout_function_of_the_users(train, tiny_model):
+    """It writes the tokens itself: TRL prepares pictures once, for training alone, and the check compares."""
+    processor = load_processor(tiny_model, LIMITS)
+
+    def rollout(prompts, trainer):
+        found = processor.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
+        texts = [[30 + n, 40, 50 + n] for n in range(len(prompts))]
+        return {"prompt_ids": found["input_ids"], "completion_ids": texts, "logprobs": None}
+
+    log = train(max_steps=1, rollout=rollout).state.log_history[0]
+    assert log["sharing/vision_images"] == 2 * log["sharing/vision_images_unique"]
+
+
+def test_evaluation_and_lora_share_too(train, tiny_model):
+    """The reference comes from disabled adapters; dropout of the adapters does not disturb the check."""
+    model = apply_lora(load_model(section(tiny_model)), LoraSection(r=4, alpha=8, dropout=0.5))
+    trainer = train(model=model, max_steps=1)
+    trainer.args.per_device_eval_batch_size = 4
+    found = trainer.evaluate(table(True))
+    assert found["eval_sharing/tokens"] < found["eval_sharing/tokens_plain"]
+
+
+def test_the_check_stops_a_run_that_differs(train, monkeypatch):
+    real = sharing.rope_positions
+    monkeypatch.setattr(sharing, "rope_positions", lambda *given: [2 * places for places in real(*given)])
+    with pytest.raises(UserError, match=r"the largest difference of a token is \S+ nats.*share_prefix: false"):
+        train(max_steps=1)
+    train(max_steps=1, check=False)
+
+
+def test_tolerances_by_dtype():
+    a, b, there = torch.zeros(1, 4), torch.tensor([[0.0, 0.3, 0.0, 9.0]]), torch.tensor([[1, 1, 1, 0]])
+    assert sharing.deviation(a, b, there, "float32").item() == pytest.approx(0.3)
+    assert sharing.deviation(a, b, there, "bfloat16").item() == pytest.approx(0.1)
+    sharing.judge(0.09, "bfloat16")
+    for figure, dtype in ((0.11, "bfloat16"), (2e-4, "float32"), (float("nan"), "float16")):
+        with pytest.raises(UserError, match="share_prefix: false"):
+            sharing.judge(figure, dtype)
+    off = SimpleNamespace(bf16=False, fp16=False)
+    cpu = SimpleNamespace(dtype=torch.float32, device=torch.device("cpu"))
+    assert sharing.precision(off, cpu) == "float32"
+    assert sharing.precision(SimpleNamespace(bf16=True, fp16=False), cpu) == "bfloat16"
+
+
+def test_what_cannot_share_says_so_and_trains_plainly(train, tiny_model, caplog):
+    caplog.set_level(logging.INFO, "rl")
+    trainer = train(model=load_model(section(tiny_model, attention="eager")), max_steps=1)
+    assert not trainer.share_prefix and "its attention is eager" in caplog.text
+    caplog.clear()
+    train(max_steps=1, num_generations=4, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    assert "2 is no multiple of num_generations 4" in caplog.text and "; 4 would keep" in caplog.text

@@ -1,0 +1,15 @@
+"""Shared prefixes: a prompt is computed once, whatever number of continuations stands on it, with gradients, exactly.
+
+    enable(model)                                           # once: the language model learns the packed attention
+    packed = pack([prefix], [[first, second]], positions=rope_positions(model, [prefix], [grid]))
+    model(**packed.inputs, pixel_values=…, image_grid_thw=…)
+
+Prefixes and continuations lie in one row without padding, so the linear layers see every token of a prompt once;
+attention lets each continuation see its own prefix and itself (`attention.py`). It is one ordinary forward pass:
+gradient checkpointing, LoRA, DDP and ZeRO need nothing of their own.
+"""
+
+from vlm.prefix.attention import enable, obstacle
+from vlm.prefix.packing import Layout, Packed, pack, rope_positions
+
+__all__ = ["Layout", "Packed", "enable", "obstacle", "pack", "rope_positions"]

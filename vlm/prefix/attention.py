@@ -1,0 +1,152 @@
+"""Attention over a packed row: each prefix causal in itself, each segment over its prefix and itself.
+
+Registered in transformers' attention interface under own names, one for each implementation beneath. Without a
+`shared_prefix` keyword they are the implementation beneath, so generation and every other forward pass stay as they
+were. The keyword is given to the model's forward pass; transformers hands it down to the attention function, also
+through PEFT, DDP, DeepSpeed and the recomputation of gradient checkpointing.
+
+Only the language model is switched; the vision tower keeps its attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.flash_attention import flash_attention_forward, get_target_dtype
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import flash_attention_mask, sdpa_mask
+
+from vlm.prefix.packing import Block, Layout
+
+# No "flash" in the second name: transformers takes every name with that word for one of its own kernels.
+NAMES = {"sdpa": "shared_prefix_sdpa", "flash_attention_2": "shared_prefix_fa2"}
+
+
+def padded(states: torch.Tensor, block: Block) -> torch.Tensor:
+    """(1, H, Σ lengths, D) of a block's segments → (G, H, R, D), padded on the right."""
+    rows = states[0] if block.gather is None else states[0].index_select(1, block.gather)
+    return rows.unflatten(1, (len(block.segments), -1)).transpose(0, 1)
+
+
+def unpadded(states: torch.Tensor, block: Block) -> torch.Tensor:
+    """(G, R, H, D) of a block's segments → (1, Σ lengths, H, D)."""
+    rows = states.flatten(0, 1)
+    return (rows if block.valid is None else rows.index_select(0, block.valid))[None]
+
+
+def sdpa(module, query, key, value, attention_mask, shared_prefix: Layout | None = None, **options):
+    """`sdpa`, or packed: query (1, H, T, D), key and value (1, H_kv, T, D) → (1, T, H, D).
+
+    Prefix by prefix, so that no prompt is padded to the longest and all segments of a prefix share one mask.
+    """
+    if shared_prefix is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    blocks = shared_prefix.blocks
+    # one split: its gradient is one concatenation, where that of many slices is many rows of zeros
+    sizes = [size for block in blocks for size in (block.prefix, sum(block.segments))]
+    parts = zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
+    outputs = []
+    for block in blocks:
+        (q, k, v), own = next(parts), next(parts)
+        if block.prefix:
+            outputs.append(sdpa_attention_forward(module, q, k, v, None, **{**options, "is_causal": True})[0])
+        if block.segments:
+            q, *own = (padded(states, block) for states in own)
+            count = len(block.segments)
+            k, v = (torch.cat([a.expand(count, -1, -1, -1), b], 2) for a, b in zip((k, v), own, strict=True))
+            found = sdpa_attention_forward(module, q, k, v, block.mask, **{**options, "is_causal": False})[0]
+            outputs.append(unpadded(found, block))
+    return torch.cat(outputs, 1), None
+
+
+def flash_varlen() -> Callable:
+    """`flash_attn_varlen_func` of flash-attn 2; its causal mask ends at the bottom right where keys are more."""
+    from flash_attn import flash_attn_varlen_func
+
+    return flash_attn_varlen_func
+
+
+@contextmanager
+def named(config, name: str):
+    """The config under the name of the implementation beneath, which chooses its kernel by it."""
+    own = config._attn_implementation_internal
+    config._attn_implementation_internal = name
+    try:
+        yield
+    finally:
+        config._attn_implementation_internal = own
+
+
+def flash_attention_2(module, query, key, value, attention_mask, shared_prefix: Layout | None = None, **options):
+    """`flash_attention_2`, or packed: query (1, H, T, D), key and value (1, H_kv, T, D) → (1, T, H, D), one kernel.
+
+    Queries stay where they are; each segment's keys are its prefix's and its own.
+    """
+    if shared_prefix is None:
+        with named(module.config, "flash_attention_2"):
+            return flash_attention_forward(module, query, key, value, attention_mask, **options)
+    spans = shared_prefix.sequences
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+    if (dtype := get_target_dtype(query, module)) is not None:  # PEFT can leave float32 states
+        query, key, value = (states.to(dtype) for states in (query, key, value))
+    output = flash_varlen()(
+        query,
+        key[spans.gather],
+        value[spans.gather],
+        cu_seqlens_q=spans.queries,
+        cu_seqlens_k=spans.keys,
+        max_seqlen_q=spans.longest_query,
+        max_seqlen_k=spans.longest_key,
+        dropout_p=options.get("dropout", 0.0),
+        softmax_scale=options.get("scaling"),
+        causal=True,
+    )
+    return output[None], None
+
+
+for _name, _attend, _mask in (
+    ("sdpa", sdpa, sdpa_mask),
+    ("flash_attention_2", flash_attention_2, flash_attention_mask),
+):
+    AttentionInterface.register(NAMES[_name], _attend)
+    AttentionMaskInterface.register(NAMES[_name], _mask)
+
+
+def language_model(model) -> PreTrainedModel:
+    """The text decoder inside a model, however wrapped."""
+    return next(m for m in model.modules() if isinstance(m, PreTrainedModel) and m.config.model_type.endswith("_text"))
+
+
+def obstacle(model) -> str | None:
+    """Why this model cannot share prefixes, or None where it can."""
+    config = language_model(model).config
+    name = config._attn_implementation
+    if name not in NAMES and name not in NAMES.values():
+        return f"its attention is {name}, and prefixes are shared under {' and '.join(NAMES)}"
+    if set(config.layer_types) != {"full_attention"}:
+        return "it has layers of sliding-window attention"
+    return None
+
+
+def keep_wanted(module, args, kwargs, outputs):
+    """Forward hook: hand on only the hidden states that the layout asks for, so that no head sees the others."""
+    layout = kwargs.get("shared_prefix")
+    if layout is not None and layout.kept is not None:
+        outputs.last_hidden_state = outputs.last_hidden_state[:, layout.kept]
+    return outputs
+
+
+def enable(model) -> None:
+    """Let the language model of `model` take packed rows; once is enough, twice does no harm.
+
+    Raises: ValueError where `obstacle` finds one.
+    """
+    if fault := obstacle(model):
+        raise ValueError(f"this model cannot share prefixes: {fault}")
+    text = language_model(model)
+    if text.config._attn_implementation in NAMES:
+        text.config._attn_implementation_internal = NAMES[text.config._attn_implementation]
+        text.register_forward_hook(keep_wanted, with_kwargs=True)

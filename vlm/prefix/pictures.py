@@ -1,0 +1,105 @@
+"""Each picture is prepared once: content keys, and a memo that stands before an image processor for a while."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from transformers import BatchFeature
+from transformers.image_utils import make_flat_list_of_images
+
+
+class Contents:
+    """Hashable keys of prompts and pictures: equal contents give equal keys, whatever the objects.
+
+    A picture object is digested once in the lifetime of this one (milliseconds for 1024² pixels), then known by id.
+    """
+
+    def __init__(self):
+        self._known: dict[int, tuple[Any, Hashable]] = {}  # the object is held, so that its id stays its own
+
+    def key(self, value: Any) -> Hashable:
+        """Key of nested dicts, lists, text, numbers, pictures and arrays; other objects count by identity."""
+        if isinstance(value, dict):
+            return ("dict", *((name, self.key(value[name])) for name in sorted(value)))
+        if isinstance(value, list | tuple):
+            return ("list", *map(self.key, value))
+        if value is None or isinstance(value, str | bytes | int | float):
+            return (type(value).__name__, value)
+        if id(value) not in self._known:
+            self._known[id(value)] = value, self._digest(value)
+        return self._known[id(value)][1]
+
+    @staticmethod
+    def _digest(value: Any) -> Hashable:
+        if isinstance(value, Image):
+            palette = bytes(value.getpalette("RGBA") or b"") if value.mode == "P" else b""
+            shape, data = (value.mode, value.size, palette, str(value.info.get("transparency"))), value.tobytes()
+        elif isinstance(value, np.ndarray | torch.Tensor):
+            array = np.ascontiguousarray(value.cpu() if isinstance(value, torch.Tensor) else value)
+            shape, data = (str(array.dtype), array.shape), array.tobytes()
+        else:
+            return ("object", id(value))
+        return (*shape, hashlib.blake2b(data, digest_size=16).digest())
+
+
+def present(images):
+    """Pictures, or rows of them, without the rows that have none."""
+    if not isinstance(images, list | tuple):
+        return images
+    return [row for row in images if row is not None and not (isinstance(row, list | tuple) and len(row) == 0)]
+
+
+class ImageMemo:
+    """An image processor that prepares each picture once, however often and in however many calls it is given.
+
+    What it returns is the processor's own output, or, where `unique`, its `pixel_values` without repetitions:
+    picture i of the call is then number `order[i]` of them. `image_grid_thw` always has a row for every picture.
+    """
+
+    def __init__(self, processor, contents: Contents):
+        self.processor, self.contents = processor, contents
+        self.unique = False
+        self.order: list[int] = []
+        self._done: dict[Hashable, BatchFeature] = {}
+
+    def __getattr__(self, name: str):
+        return getattr(self.processor, name)
+
+    def fetch_images(self, images):
+        """As the processor's; rows without pictures, which it refuses, are left out."""
+        return self.processor.fetch_images(present(images))
+
+    def __call__(self, images, return_tensors=None, **options) -> BatchFeature:
+        numbers: dict[Hashable, int] = {}
+        self.order, found = [], []
+        for picture in make_flat_list_of_images(present(images)):
+            key = (self.contents.key(picture), repr(options))
+            if key not in self._done:
+                self._done[key] = self.processor([picture], return_tensors="pt", **options)
+            self.order.append(numbers.setdefault(key, len(numbers)))
+            found.append(self._done[key])
+        chosen = [self._done[key] for key in numbers] if self.unique else found
+        data = {
+            "pixel_values": torch.cat([done["pixel_values"] for done in chosen]),
+            "image_grid_thw": torch.cat([done["image_grid_thw"] for done in found]),
+        }
+        if return_tensors != "pt":
+            data = {name: value.numpy() for name, value in data.items()}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+
+@contextmanager
+def remembering(processor, contents: Contents) -> Iterator[ImageMemo]:
+    """Within, `processor` (a multimodal one) prepares each picture once."""
+    memo = ImageMemo(processor.image_processor, contents)
+    processor.image_processor = memo
+    try:
+        yield memo
+    finally:
+        processor.image_processor = memo.processor
