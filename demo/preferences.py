@@ -13,8 +13,8 @@ What each dimension spoils. Only an eye on the image tells the first two; the te
     richness       neither where things are nor what they stand on
     clarity        words in disorder or said twice, or a thing told twice
 
-In training there are also captions with things added that are not there. They count in no dimension: beside a stranger's
-image all that is told is wrong, and the shorter caption would be the better one without a look.
+In training there are also captions with things added that are not there. They count in no dimension: beside a
+stranger's image all that is told is wrong, and the shorter caption would be the better one without a look.
 """
 
 from __future__ import annotations

@@ -53,6 +53,11 @@ def row_numbers(keys: Sequence[Any]) -> list[int]:
     return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
+def first_places(numbers: Sequence[int]) -> list[int]:
+    """Where 0, 1, 2, … stand first."""
+    return [numbers.index(number) for number in range(max(numbers) + 1)]
+
+
 def picture_rows(counts: Sequence[int], order: Sequence[int]) -> list[list[int]]:
     """Stored pictures by row, from the pictures per row and the stored number of each picture in turn."""
     numbers = iter(order)
@@ -111,8 +116,18 @@ class Generation:
         if grid is None:
             return Rows(self.prompts, [[]] * len(self.prompts)), None
         order = self.memo.order
-        first = [order.index(number) for number in range(max(order) + 1)]
-        return Rows(self.prompts, picture_rows(counts, order)), grid[first]
+        return Rows(self.prompts, picture_rows(counts, order)), grid[first_places(order)]
+
+    def of_prompts(self, images: Sequence[Sequence[Any] | None] | None, fields: dict[str, Any]) -> dict[str, Any]:
+        """A processor's fields for all rows, with `pixel_values` and `image_grid_thw` of the unique prompts only.
+
+        images: of each row.
+        """
+        if "image_grid_thw" not in fields:
+            return fields
+        pixels, grid = (torch.as_tensor(fields[name]) for name in PICTURES)
+        rows, grid = self.rows([len(shown or ()) for shown in images], grid)
+        return fields | choose(pixels, grid, [n for row in first_places(self.prompts) for n in rows.pictures[row]])
 
 
 def prompts_of(inputs: Sequence[dict[str, Any]], contents: Contents) -> list[int]:

@@ -10,15 +10,17 @@ What differs from trl 1.16.0
   read without the data set. Its prompts and completions are text: wandb refuses a column of conversations in which one
   turn is a string and another a list with an image, and training would end at the first log.
 
-- Each prompt is computed once (`share_prefix`, on by default): its pictures are prepared and held once, its tokens and
-  pictures go once through the model for all its completions in a micro-batch, in the update, the old and the reference
+- Each prompt is computed once (`share_prefix`, on by default): its pictures are prepared and held once, it is prefilled
+  once for all completions that are sampled (`rl.rollout`; vLLM has its own way), and its tokens and pictures go once
+  through the model for all its completions in a micro-batch, in the update, the old and the reference
   log-probabilities, with gradients (`rl.sharing`, `vlm.prefix`). Groups stay whole when a generation batch is shuffled
   and cut. Where it can't be done a line in the log says why, and the plain path is taken. The first training batch of
   a run is computed both ways and compared (`check_sharing`).
 
 Overridden: `__init__` (arguments only), `_calculate_rewards` (adds columns, then TRL's), `log` (text for the table);
-for sharing `_tokenize_prompts`, `_generate_and_score_completions` (TRL's, with a memo before the image processor),
-`_prepare_inputs` (the shuffle), `_get_per_token_logps_and_entropies`.
+for sharing `_tokenize_prompts` (pixels of each prompt once), `_generate_single_turn` (TRL's, around one prefill),
+`_generate_and_score_completions` (TRL's, with a memo before the image processor), `_prepare_inputs` (the shuffle),
+`_get_per_token_logps_and_entropies`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import trl
 from transformers import AutoConfig
 
 from rl import sharing
+from rl.rollout import shared_prefill
 from vlm.loading import load_processor, stored_limits
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
@@ -169,12 +172,14 @@ class GRPOTrainer(trl.GRPOTrainer):
     # each prompt once
 
     def _tokenize_prompts(self, prompts):
-        if self._generation is None:
-            return super()._tokenize_prompts(prompts)
-        self._generation.memo.unique = False  # the rollout takes the pixels of every row
-        tokenized = super()._tokenize_prompts(prompts)
-        self._generation.memo.unique = True
-        return tokenized
+        ids, images, fields = super()._tokenize_prompts(prompts)
+        return ids, images, self._generation.of_prompts(images, fields) if self._generation else fields
+
+    def _generate_single_turn(self, prompt_ids, images, *rest, **named):
+        if self._generation is None or self.use_vllm or self.use_transformers_continuous_batching:
+            return super()._generate_single_turn(prompt_ids, images, *rest, **named)
+        with shared_prefill(self.accelerator.unwrap_model(self.model_wrapped), self._generation.prompts):
+            return super()._generate_single_turn(prompt_ids, images, *rest, **named)
 
     def _generate_and_score_completions(self, inputs):
         if not self.share_prefix:

@@ -175,7 +175,7 @@ def test_log_probabilities_see_a_wrong_position(families):
 
 
 def test_each_picture_is_prepared_once(tiny_model):
-    """Equal pixels count as one, whatever the object; the output is the processor's own."""
+    """Equal pixels count as one, whatever the object; the output is the processor's own, but for repeated pixels."""
     processor = load_processor(tiny_model, ImageSection(112 * 112, 112 * 112))
     inner = processor.image_processor
     first, second = picture(100, 80), picture(100, 80, seed=1)
@@ -186,15 +186,13 @@ def test_each_picture_is_prepared_once(tiny_model):
     with remembering(processor, Contents()) as memo:
         memo.processor = lambda pictures, **options: calls.append(len(pictures)) or inner(pictures, **options)
         memo.processor.fetch_images, memo.processor.merge_size = inner.fetch_images, inner.merge_size
-        found = processor(**given, padding=True, return_tensors="pt")
-        assert all(found[name].equal(expected[name]) for name in expected) and found.keys() == expected.keys()
-        memo.unique = True
-        once = processor(**given, padding=True, return_tensors="pt")
+        for _ in range(2):
+            found = processor(**given, padding=True, return_tensors="pt")
         memo.processor = inner
     assert calls == [1, 1] and memo.order == [0, 1, 0, 0]
     patches = expected["image_grid_thw"][:2].prod(-1).sum()
-    assert once["pixel_values"].equal(expected["pixel_values"][:patches])
-    assert once["image_grid_thw"].equal(expected["image_grid_thw"])
+    expected["pixel_values"] = expected["pixel_values"][:patches]
+    assert all(found[name].equal(expected[name]) for name in expected) and found.keys() == expected.keys()
     assert processor.image_processor is inner
 
 

@@ -5,12 +5,11 @@ import copy
 import pytest
 import torch
 import trl
-from PIL import Image
 
 import rl
 from evals.generate import complete
 from evals.recipe import GenerationSection
-from rl.rollout import first_rows, same_prompts, shared_prefill
+from rl.rollout import first_rows, shared_prefill
 from tests.support import tiny_checkpoints as tiny
 from vlm import loading, rollout
 from vlm.adapters import apply_lora
@@ -19,15 +18,6 @@ from vlm.rows import prompt_rows
 from vlm.samples import Sample
 
 G = 4
-
-
-class Shared(rl.GRPOTrainer):
-    """What `rl.rollout` says to write in a trainer."""
-
-    def _generate_single_turn(self, prompt_ids, images, *rest, **named):
-        model = self.accelerator.unwrap_model(self.model_wrapped)
-        with shared_prefill(model, same_prompts(prompt_ids, images)):
-            return super()._generate_single_turn(prompt_ids, images, *rest, **named)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +33,11 @@ def samples(tmp_path_factory):
     return made
 
 
-def trained(cls, folder, samples, output, lora=None):
+def trained(folder, samples, output, lora, share_prefix):
     """Two steps; returns the completions (token ids, by row) of each step, the losses and the weights."""
     steps = []
 
-    class Recording(cls):
+    class Recording(rl.GRPOTrainer):
         def _compute_loss(self, model, inputs):
             loss = super()._compute_loss(model, inputs)
             mask = inputs["completion_mask"].bool()
@@ -57,7 +47,7 @@ def trained(cls, folder, samples, output, lora=None):
 
     args = trl.GRPOConfig(
         str(output), per_device_train_batch_size=2 * G, num_generations=G, max_completion_length=8, max_steps=2,
-        learning_rate=1e-3, beta=0.0, use_cpu=True, bf16=False, report_to="none", save_strategy="no", seed=3,
+        optim="sgd", learning_rate=1.0, beta=0.0, use_cpu=True, bf16=False, report_to="none", save_strategy="no", seed=3,
         gradient_checkpointing=True, remove_unused_columns=False, disable_tqdm=True,
     )  # fmt: skip
     model = loading.load_model(tiny.section(folder))
@@ -72,6 +62,7 @@ def trained(cls, folder, samples, output, lora=None):
         args,
         rows,
         processing_class=loading.load_processor(folder, tiny.pixels()),
+        share_prefix=share_prefix,
     )
     trainer.train()
     assert "generate" not in vars(trainer.model) and "_prefill" not in vars(trainer.model)
@@ -81,7 +72,7 @@ def trained(cls, folder, samples, output, lora=None):
 @pytest.mark.parametrize("adapters", [None, LoraSection(r=4, alpha=8, dropout=0.0)], ids=["full", "lora"])
 def test_two_steps_of_grpo_are_the_same(tiny_model, samples, tmp_path, adapters, monkeypatch):
     """Same rollouts, losses and weights as without; each rollout prefills two prompts."""
-    plain, weights = trained(rl.GRPOTrainer, tiny_model, samples, tmp_path, adapters)
+    plain, weights = trained(tiny_model, samples, tmp_path, adapters, share_prefix=False)
     calls, real = [], rollout._Prefill.__call__
 
     def counted(self, *given, **named):
@@ -89,13 +80,13 @@ def test_two_steps_of_grpo_are_the_same(tiny_model, samples, tmp_path, adapters,
         return real(self, *given, **named)
 
     monkeypatch.setattr(rollout._Prefill, "__call__", counted)
-    shared, changed = trained(Shared, tiny_model, samples, tmp_path, adapters)
+    shared, changed = trained(tiny_model, samples, tmp_path, adapters, share_prefix=True)
     assert calls == [2, 2]
-    assert [rows for rows, _ in shared] == [rows for rows, _ in plain]
+    assert [sorted(rows) for rows, _ in shared] == [sorted(rows) for rows, _ in plain]  # groups stay together
     said = [tuple(completion) for rows, _ in plain for _, completion in rows]
     assert len(set(said)) > G  # sampling, not one answer throughout
     assert [loss for _, loss in shared] == pytest.approx([loss for _, loss in plain], abs=1e-6)
-    assert weights and all(torch.allclose(changed[name], weights[name], atol=1e-6) for name in weights)
+    assert weights and all(torch.allclose(changed[name], weights[name], atol=1e-5) for name in weights)
 
 
 def batch(folder, samples, rows):
@@ -139,19 +130,6 @@ def test_rows_that_do_not_fit_are_refused(tiny_model, samples):
     three = {key: torch.cat([inputs[key], inputs[key][: len(inputs[key]) // 2]]) for key in rollout.PICTURES}
     with pytest.raises(ValueError, match="3 pictures, and image tokens for 1"):
         first_rows(inputs | three, [0, 0, 1], config)
-
-
-def test_the_same_prompts():
-    one = tiny.picture(20, 30, seed=1)
-    other, grey = tiny.picture(20, 30, seed=2), one.convert("L")
-    turned = one.transpose(Image.Transpose.ROTATE_90)
-    assert same_prompts([[1, 2], [1, 2], [3], [1, 2]]) == [0, 0, 1, 0]
-    assert same_prompts(["a"] * 6, [[one], [one.copy()], [other], [grey], [turned], None]) == [0, 0, 1, 2, 3, 4]
-    assert same_prompts(["a"] * 4, [[one, other], [other, one], [one], [copy.deepcopy(one), other]]) == [0, 1, 2, 0]
-    turns = [[{"role": "user", "content": [{"type": "image", "image": p}, "x"]}] for p in (one, other, one.copy())]
-    assert same_prompts(turns) == [0, 1, 0]
-    with pytest.raises(ValueError):
-        same_prompts(["a", "a"], [[one]])
 
 
 def test_best_of_n_draws_what_it_drew(tiny_model, samples):

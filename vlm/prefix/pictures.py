@@ -58,13 +58,12 @@ def present(images):
 class ImageMemo:
     """An image processor that prepares each picture once, however often and in however many calls it is given.
 
-    What it returns is the processor's own output, or, where `unique`, its `pixel_values` without repetitions:
-    picture i of the call is then number `order[i]` of them. `image_grid_thw` always has a row for every picture.
+    What it returns is the processor's own output, but `pixel_values` without repetitions: picture i of the last call is
+    number `order[i]` of them. `image_grid_thw` has a row for every picture.
     """
 
     def __init__(self, processor, contents: Contents):
         self.processor, self.contents = processor, contents
-        self.unique = False
         self.order: list[int] = []
         self._done: dict[Hashable, BatchFeature] = {}
 
@@ -84,9 +83,8 @@ class ImageMemo:
                 self._done[key] = self.processor([picture], return_tensors="pt", **options)
             self.order.append(numbers.setdefault(key, len(numbers)))
             found.append(self._done[key])
-        chosen = [self._done[key] for key in numbers] if self.unique else found
         data = {
-            "pixel_values": torch.cat([done["pixel_values"] for done in chosen]),
+            "pixel_values": torch.cat([self._done[key]["pixel_values"] for key in numbers]),
             "image_grid_thw": torch.cat([done["image_grid_thw"] for done in found]),
         }
         if return_tensors != "pt":
