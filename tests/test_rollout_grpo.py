@@ -47,8 +47,8 @@ def trained(folder, samples, output, lora, share_prefix):
 
     args = trl.GRPOConfig(
         str(output), per_device_train_batch_size=2 * G, num_generations=G, max_completion_length=8, max_steps=2,
-        optim="sgd", learning_rate=1.0, beta=0.0, use_cpu=True, bf16=False, report_to="none", save_strategy="no", seed=3,
-        gradient_checkpointing=True, remove_unused_columns=False, disable_tqdm=True,
+        optim="sgd", learning_rate=1.0, beta=0.0, use_cpu=True, bf16=False, report_to="none", save_strategy="no",
+        gradient_checkpointing=True, remove_unused_columns=False, disable_tqdm=True, seed=3,
     )  # fmt: skip
     model = loading.load_model(tiny.section(folder))
     if lora:

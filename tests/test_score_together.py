@@ -180,13 +180,15 @@ def test_a_pass_that_breaks_off_is_not_repeated(tiny_model):
     assert len(calls) == 2
 
 
-def test_every_process_makes_the_same_passes(monkeypatch, tiny_model):
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_every_process_makes_the_same_passes(monkeypatch, tiny_model, share_prefix):
     """3 and 1 passes, of which one sees a picture: 3 in both, all with pixels; without any picture, none has."""
     processor = load_processor(tiny_model, ImageSection(min_pixels=112 * 112, max_pixels=112 * 112))
 
     def padded(*exchanges):
         scorer = Sharded(tiny_model, batch_size=1)
-        return lambda: scorer._padded(list(passes(exchanges, processor, 1)), processor)
+        scorer._shares = share_prefix
+        return lambda: scorer._padded(list(passes(exchanges, processor, 1, share_prefix)), processor)
 
     texts = [Exchange.of("?", said) for said in ("one", "two", "three")]
     seen = Exchange.of("?", "one", [noise(112, 112, seed=1)])

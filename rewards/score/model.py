@@ -22,8 +22,10 @@ from transformers.modeling_utils import PreTrainedModel
 from rewards.score.exchange import Exchange, check_padding
 from rewards.score.layout import RENAMED, check_keys, load_config, load_parts, resolve_positions, without_report
 from rewards.score.passes import Features, passes, run
+from rewards.score.prefixes import sharing
 from vlm.errors import RecipeError
 from vlm.loading import resolve_attention, source
+from vlm.prefix import Packed
 
 BACKBONES = {"qwen2_vl": Qwen2VLModel, "qwen2_5_vl": Qwen2_5_VLModel}
 
@@ -217,6 +219,30 @@ class ScoreModel(PreTrainedModel):
             image_grid_thw = image_grid_thw[image_index]
         if image_features is None:
             image_grid_thw = None
+        hidden = self._hidden(
+            input_ids,
+            image_features,
+            attention_mask=attention_mask,
+            position_ids=self.position_ids(input_ids, attention_mask, image_grid_thw),
+        )
+        rows, places = (torch.arange(length, device=hidden.device) for length in hidden.shape[:2])
+        last = (attention_mask.to(hidden.device) * places).argmax(-1)
+        return SequenceClassifierOutput(logits=self.reward_head(hidden[rows, last]))
+
+    def forward_packed(self, packed: Packed, image_features: Sequence[Tensor] | None = None) -> Tensor:
+        """(N, 1) raw scores at the N kept tokens of a packed row, with gradients; `forward` gives the same of each
+        exchange alone. The model takes packed rows once `rewards.score.prefixes.sharing` has said so.
+
+        Args:
+            image_features: of `image_features()`, one per image of the prefixes, in order.
+
+        Raises: ValueError as `forward`.
+        """
+        inputs = packed.inputs
+        return self.reward_head(self._hidden(inputs.pop("input_ids"), image_features, **inputs)[0])
+
+    def _hidden(self, input_ids: Tensor, image_features: Sequence[Tensor] | None, **inputs: Any) -> Tensor:
+        """The language model's last hidden states, (B, L, hidden)."""
         placeholders = int((input_ids == self.config.image_token_id).sum())
         visual = sum(map(len, image_features or ()))
         if placeholders != visual:
@@ -225,23 +251,19 @@ class ScoreModel(PreTrainedModel):
                 "expected as many of one as of the other"
             )
         vision = {} if image_features is None else {"image": BaseModelOutputWithPooling(pooler_output=image_features)}
-        hidden = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=self.position_ids(input_ids, attention_mask, image_grid_thw),
-            mm_encoder_outputs=vision,
-            use_cache=False,
-        ).last_hidden_state
-        rows, places = (torch.arange(length, device=hidden.device) for length in hidden.shape[:2])
-        last = (attention_mask.to(hidden.device) * places).argmax(-1)
-        return SequenceClassifierOutput(logits=self.reward_head(hidden[rows, last]))
+        return self.model(input_ids=input_ids, mm_encoder_outputs=vision, use_cache=False, **inputs).last_hidden_state
 
     @torch.no_grad()
-    def score(self, exchanges: Sequence[Exchange], batch_size: int = 8) -> list[float]:
+    def score(self, exchanges: Sequence[Exchange], batch_size: int = 8, share_prefix: bool = True) -> list[float]:
         """Raw scores in the exchanges' order; higher is better, only differences mean something.
 
         Exchanges about the same picture stand next to each other, and each picture is decoded and encoded once. Works
         in eval mode and gives every module its mode back.
+
+        Args:
+            batch_size: exchanges in one forward pass.
+            share_prefix: what those of a pass about the same picture have in common goes through the language model
+                once (`rewards.score.prefixes`); where the model cannot, and without, each is computed whole.
 
         Raises: DataError naming an image that cannot be read; RecipeError without a processor, or where pad = eos.
         """
@@ -250,15 +272,15 @@ class ScoreModel(PreTrainedModel):
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            return self._score(list(exchanges), batch_size)
+            return self._score(list(exchanges), batch_size, sharing(self, share_prefix))
         finally:
             for module, mode in modes:
                 module.training = mode
 
-    def _score(self, exchanges: list[Exchange], batch_size: int) -> list[float]:
+    def _score(self, exchanges: list[Exchange], batch_size: int, share_prefix: bool) -> list[float]:
         scores = [0.0] * len(exchanges)
         features: Features = {}
-        for one in passes(exchanges, self.processor, batch_size):
+        for one in passes(exchanges, self.processor, batch_size, share_prefix):
             values, features = run(self, one, features)
             for row, value in zip(one.rows, values.tolist(), strict=True):
                 scores[row] = value

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from rewards.score.exchange import Exchange, key_of, preprocess, tokenize
-from rewards.score.ordering import batches
+from rewards.score.ordering import batches, head
+from rewards.score.prefixes import Shared, packed, share
 
 if TYPE_CHECKING:
     from rewards.score.model import ScoreModel
@@ -29,10 +30,12 @@ class Pass:
 
     rows: list[int]
     "Which exchanges these are."
-    tokens: dict[str, Tensor]
-    "`input_ids` and `attention_mask`, (B, L), padded on the right."
+    tokens: dict[str, Tensor] | Shared
+    "`input_ids` and `attention_mask`, (B, L), padded on the right; or one packed row."
+    shown: list[int]
+    "How many images each row of the tokens has; where they are packed, each prefix."
     keys: list[Hashable] = field(default_factory=list)
-    "Of each image of the batch, row by row; equal keys are the same picture."
+    "Of each image of the tokens, in order; equal keys are the same picture."
     grids: Tensor | None = None
     "(images, 3) in patches, as `keys`; None without images."
     fresh: list[Hashable] = field(default_factory=list)
@@ -43,27 +46,37 @@ class Pass:
     "(pictures, 3) in patches, as `fresh`."
 
 
-def passes(exchanges: Sequence[Exchange], processor, batch_size: int) -> Iterator[Pass]:
+def passes(exchanges: Sequence[Exchange], processor, batch_size: int, share_prefix: bool = False) -> Iterator[Pass]:
     """The passes that score these exchanges, one at a time.
 
     Raises: DataError naming an image that cannot be read; RecipeError where pad = eos.
     """
     names = [tuple(map(key_of, exchange.images)) for exchange in exchanges]
     seen: dict[Hashable, Tensor] = {}
-    for rows in batches(exchanges, names, processor, batch_size):
+    for rows in batches(exchanges, names, processor, batch_size, share_prefix):
         images = {key: image for row in rows for key, image in zip(names[row], exchanges[row].images, strict=True)}
         seen = {key: seen[key] for key in images if key in seen}
         fresh, inputs = [key for key in images if key not in seen], {}
         if fresh:
             inputs = preprocess([images[key] for key in fresh], processor)
             seen |= dict(zip(fresh, inputs["image_grid_thw"], strict=True))
-        keys = [key for row in rows for key in names[row]]
-        grids = [seen[key] for key in keys]
+        tokens = tokenize(
+            [exchanges[row] for row in rows], [seen[key] for row in rows for key in names[row]], processor
+        )
+        showing = rows
+        if share_prefix:
+            ids = [row[there.bool()] for row, there in zip(tokens["input_ids"], tokens["attention_mask"], strict=True)]
+            image_token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+            heads = [head(exchanges[row]) for row in rows]
+            tokens = share(ids, [names[row] for row in rows], heads, image_token)
+            showing = [rows[place] for place in tokens.shown]
+        keys = [key for row in showing for key in names[row]]
         yield Pass(
             rows,
-            tokenize([exchanges[row] for row in rows], grids, processor),
+            tokens,
+            [len(names[row]) for row in showing],
             keys,
-            torch.stack(grids) if grids else None,
+            torch.stack([seen[key] for key in keys]) if keys else None,
             fresh,
             inputs.get("pixel_values"),
             inputs.get("image_grid_thw"),
@@ -71,17 +84,23 @@ def passes(exchanges: Sequence[Exchange], processor, batch_size: int) -> Iterato
 
 
 def run(model: ScoreModel, one: Pass, before: Mapping[Hashable, Tensor]) -> tuple[Tensor, Features]:
-    """(raw scores (B,), features of this pass's pictures). before: features of the pass before."""
+    """(raw scores (B,), features of this pass's pictures). before: features of the pass before.
+
+    A packed pass needs a model that `rewards.score.prefixes.sharing` says yes to.
+    """
     features = dict(before)
     if one.pixel_values is not None:
         found = model.image_features(one.pixel_values.to(model.device), one.fresh_grids.to(model.device))
         # `found` has more than `fresh` names where a blank picture follows (rewards.score.sharded)
         features |= dict(zip(one.fresh, found, strict=False))
     features = {key: features[key] for key in one.keys}
+    pictures = [features[key] for key in one.keys] or None
+    if isinstance(one.tokens, Shared):
+        row = packed(model, one.tokens, one.shown, one.grids)
+        return model.forward_packed(row, pictures)[:, 0], features
     inputs: dict[str, Any] = {name: tensor.to(model.device) for name, tensor in one.tokens.items()}
-    if one.keys:
-        inputs["image_grid_thw"] = one.grids.to(model.device)
-        inputs["image_features"] = [features[key] for key in one.keys]
+    if pictures:
+        inputs |= {"image_grid_thw": one.grids.to(model.device), "image_features": pictures}
     return model(**inputs).logits[:, 0], features
 
 

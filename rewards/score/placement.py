@@ -33,14 +33,15 @@ class Scorer(Protocol):
 class InProcess:
     """A score model of this process, loaded at the first call; every process of a run has its own."""
 
-    def __init__(self, path: str, batch_size: int = 8, **options: Any) -> None:
-        """options: of `ScoreModel.from_pretrained`; those that are None keep its defaults."""
-        self.path, self.batch_size = path, batch_size
+    def __init__(self, path: str, batch_size: int = 8, share_prefix: bool = True, **options: Any) -> None:
+        """batch_size, share_prefix: of `ScoreModel.score`. options: of its `from_pretrained`; those that are None keep
+        its defaults."""
+        self.path, self.batch_size, self.share_prefix = path, batch_size, share_prefix
         self.options = {name: value for name, value in options.items() if value is not None}
         self._model: Any = None
 
     def score(self, exchanges: Sequence[Exchange]) -> list[float]:
-        return self._loaded().score(exchanges, batch_size=self.batch_size)
+        return self._loaded().score(exchanges, batch_size=self.batch_size, share_prefix=self.share_prefix)
 
     def fingerprint(self) -> str:
         """Of the loaded model: the one that a service with the same model shows."""
@@ -85,9 +86,12 @@ class Served:
 
 
 def place(
-    model: str | None, urls: Sequence[str], sharded: bool, batch_size: int, local: dict, service: dict
+    model: str | None, urls: Sequence[str], sharded: bool, passes: dict, local: dict, service: dict
 ) -> InProcess | Sharded | Served:
-    """The scorer of a recipe, from `model` (a checkpoint) or `urls` (services), one of which must be given."""
+    """The scorer of a recipe, from `model` (a checkpoint) or `urls` (services), one of which must be given.
+
+    passes: `batch_size` and `share_prefix`. local: options of `ScoreModel.from_pretrained`. service: of `ScoreClient`.
+    """
     if bool(model) == bool(urls):
         raise RecipeError(
             "reward 'score' needs one of `model` (a score model's folder or hub id, loaded into the training process) "
@@ -97,16 +101,17 @@ def place(
         if service:
             raise RecipeError("reward 'score': `service` says how services are asked; with `model` there are none")
         if not sharded:
-            return InProcess(model, batch_size, **local)
+            return InProcess(model, **passes, **local)
         from rewards.score.sharded import Sharded
 
-        return Sharded(model, batch_size, **local)
+        return Sharded(model, **passes, **local)
     if sharded:
         raise RecipeError(
             "reward 'score': `sharded` splits a score model over the training processes, and with `urls` none is "
             "there; leave one of the two out"
         )
     stated = [name for name, value in local.items() if value is not None]
+    stated += [] if passes["share_prefix"] else ["share_prefix"]
     if stated:
         raise RecipeError(f"reward 'score': with `urls`, {stated[0]!r} is the service's own option; state it there")
     return Served([urls] if isinstance(urls, str) else urls, **service)

@@ -55,7 +55,7 @@ class Score:
     probes, probe_every: a file, or how many of the first answers to score again every so many calls; see probes.py.
     rules: rule rewards to compute on the same rows for their correlation with the score; they pay nothing.
     positions, dtype, attention, min_pixels, max_pixels, revision: of `ScoreModel.from_pretrained`, with `batch_size`
-        of its `score`. service: options of `ScoreClient` (token_variable, timeout, patience, …).
+        and `share_prefix` of its `score`. service: options of `ScoreClient` (token_variable, timeout, patience, …).
     scorer: in Python, an object with `score(exchanges) -> list[float]` instead of model and urls.
     """
 
@@ -77,6 +77,7 @@ class Score:
         probe_every: int = 50,
         rules: Sequence[str] = (),
         batch_size: int = 8,
+        share_prefix: bool = True,
         positions: Literal["mrope", "sequential"] | None = None,
         dtype: Literal["bfloat16", "float16", "float32"] | None = None,
         attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] | None = None,
@@ -98,7 +99,8 @@ class Score:
         tasks = (applies_to,) if isinstance(applies_to, str) else tuple(applies_to)
         local = {"positions": positions, "dtype": dtype, "attention": attention, "revision": revision}
         local |= {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        self.scorer = scorer or place(model, urls, sharded, batch_size, local, dict(service or {}))
+        passes = {"batch_size": batch_size, "share_prefix": share_prefix}
+        self.scorer = scorer or place(model, urls, sharded, passes, local, dict(service or {}))
         self.reader = Reader(tasks, inside, question, variant == "reference")
         self.references = ReferenceScores(cache, None if scorer else self.scorer.fingerprint)
         self.failures = Failures(max_failures, failure_window)

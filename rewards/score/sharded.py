@@ -39,9 +39,11 @@ class Sharded:
 
     collective = True
 
-    def __init__(self, path: str, batch_size: int = 8, **options: Any) -> None:
-        """options: of `ScoreModel.from_pretrained`; those that are None keep its defaults."""
-        self.path, self.batch_size = path, batch_size
+    def __init__(self, path: str, batch_size: int = 8, share_prefix: bool = True, **options: Any) -> None:
+        """batch_size, share_prefix: of `ScoreModel.score`. options: of its `from_pretrained`; those that are None keep
+        its defaults."""
+        self.path, self.batch_size, self.share_prefix = path, batch_size, share_prefix
+        self._shares = False  # until the model is there to be asked
         self.options = {name: value for name, value in options.items() if value is not None}
         self._engine: Any = None
 
@@ -57,7 +59,7 @@ class Sharded:
 
         def prepared() -> tuple[list[Pass], str]:
             try:
-                return list(passes(exchanges, processor, self.batch_size)), ""
+                return list(passes(exchanges, processor, self.batch_size, self._shares)), ""
             except UserError:
                 raise
             except Exception as cause:  # as `attempt` sees it: these rows fail, and the run goes on
@@ -84,7 +86,7 @@ class Sharded:
         from rewards.score.passes import blank_picture, passes
 
         plans = together.gather((len(mine), any(one.keys for one in mine)))
-        idle = replace(next(passes([NOTHING], processor, 1)), rows=[])
+        idle = replace(next(passes([NOTHING], processor, 1, self._shares)), rows=[])
         padded = [*mine, *[idle] * (max(count for count, _ in plans) - len(mine))]
         if not any(pictures for _, pictures in plans):
             return padded
@@ -142,9 +144,11 @@ class Sharded:
 
         from rewards.score.model import ScoreModel
         from rewards.score.passes import Forward
+        from rewards.score.prefixes import sharing
 
         with random_state_kept():
             model = Forward(ScoreModel.from_pretrained(self.path, **self.options | {"dtype": dtype}))
+            self._shares = sharing(model.scorer, self.share_prefix)
             # TRL asks its accelerator for the state alone. A second Accelerator would reset the gradient
             # accumulation that the trainer's shares with all others.
             return prepare_deepspeed(model, types.SimpleNamespace(state=AcceleratorState()))

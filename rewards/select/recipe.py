@@ -31,6 +31,8 @@ class ScorerSection:
     "Pixel limits; null takes the checkpoint's own, which it was trained with."
     batch_size: int = 8
     "Exchanges at a time."
+    share_prefix: bool = True
+    "Compute once in a pass what its exchanges about an image have in common; false computes each one whole."
 
     def check(self) -> None:
         if self.batch_size < 1:

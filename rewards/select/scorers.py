@@ -49,7 +49,7 @@ def learned(section: ScorerSection) -> InProcess | Served:
     }
     if section.images is not None:
         options |= {"min_pixels": section.images.min_pixels, "max_pixels": section.images.max_pixels}
-    return InProcess(section.path, section.batch_size, **options)
+    return InProcess(section.path, section.batch_size, section.share_prefix, **options)
 
 
 def load(name: str, scorer: ScorerSection, clip: ClipSection, seed: int) -> Scorer:

@@ -28,7 +28,8 @@ class Compared:
     def __init__(self, model: str, folder: str) -> None:
         self.__name__ = "compared"
         self.path = Path(folder)
-        self.whole, self.split = self._gated(model, sharded=False), self._gated(model, sharded=True)
+        self.whole = self._gated(model, sharded=False, share_prefix=False)
+        self.split = self._gated(model, sharded=True)
         self.found: dict = {"calls": []}
         self.model = model
 

@@ -42,6 +42,8 @@ class BatchingSection:
 
     max_batch: int = 16
     "Exchanges in one forward pass."
+    share_prefix: bool = True
+    "Compute once in a pass what its exchanges about an image have in common; false computes each one whole."
     window: float = 0.01
     "Seconds for which a request waits for others; 0 takes what is there."
     max_waiting: int = 1024

@@ -92,7 +92,8 @@ class Loaded:
                 f"model.path: {section.path} has no tokenizer, so it cannot read exchanges; copy the files of "
                 "its base's processor (tokenizer and preprocessor_config.json) beside it"
             )
-        self.score = partial(self.model.score, batch_size=recipe.batching.max_batch)
+        batching = recipe.batching
+        self.score = partial(self.model.score, batch_size=batching.max_batch, share_prefix=batching.share_prefix)
 
 
 def listen(host: str, port: int) -> socket.socket:
