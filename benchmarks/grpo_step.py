@@ -1,0 +1,133 @@
+"""GRPO's step, its reference pass and its update: ours against stock TRL 1.16, in one process.
+
+    python -m benchmarks.grpo_step --group 8 16
+
+One step: 8 prompts with a picture each, G completions of R tokens, one learned and one rule reward, the reference's
+log-probabilities (KL weight 0.04), forward and backward pass in micro-batches of a group, the optimiser. Its phases are
+timed within it: `reference + update` is what shared prefixes change, `total` is the whole step. Before timing, the
+sampled tokens, the reference's log-probabilities with the advantages, the loss and all gradients are compared.
+`--rollout none --rewards rule` leaves rollout and score model out (a 7B model with its gradients on one GPU).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks import common, report, worlds
+from benchmarks.trainers import Side, quiet, sides
+
+PHASES = ("rollout", "rewards", "reference", "update", "reference + update", "total")
+
+
+def parse(argv: Sequence[str] | None):
+    parser = common.parser(__doc__.splitlines()[0])
+    parser.add_argument("--rollout", choices=("sampled", "none"), default="sampled")
+    parser.add_argument("--rewards", choices=("learned", "rule"), default="learned", help="learned and rule, or rule")
+    parser.add_argument("--optimizer", choices=("adamw", "none"), default="adamw", help="its learning rate is 0")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
+    parser.add_argument("--one-model", action="store_true", help="both ways, and the reference, with the same weights")
+    return parser.parse_args(argv)
+
+
+def compare(title: str, made: dict[str, Side], options) -> dict[str, float]:
+    """Run each once, uncounted, and compare all that comes out."""
+    logps, losses, gradients = {}, {}, {}
+    for name, side in made.items():
+        side.step(common.Clock())
+        logps[name], losses[name], gradients[name] = side.references(), sum(side.losses), side.gradients()
+    found = {
+        "Δ(reference log-probabilities, advantages)": max(
+            (logps["ours"][ids] - logps["stock"][ids]).abs().max().item() for ids in logps["stock"]
+        ),
+        "Δloss": abs(losses["ours"] - losses["stock"]),
+        "relative Δgradient, worst parameter": worst(gradients["stock"], gradients["ours"]),
+    }
+    if options.rollout == "sampled":
+        rows = list(zip(made["stock"].trainer.sampled, made["ours"].trainer.sampled, strict=True))
+        found["rows sampled differently"] = sum(a != b for a, b in rows) / len(rows)
+    return common.differ(f"grpo_step {title}", found, options.dtype)
+
+
+def worst(stock: dict[str, torch.Tensor], ours: dict[str, torch.Tensor]) -> float:
+    """The largest relative difference of a parameter's gradient; a norm below 1e-6 of the largest counts as that.
+
+    (The keys' biases get a gradient that is 0 but for rounding: softmax does not see them.)
+    """
+    if stock.keys() != ours.keys():
+        return float("inf")
+    floor = 1e-6 * max(value.norm().item() for value in stock.values())
+    return max(((ours[n] - value).norm() / max(value.norm().item(), floor)).item() for n, value in stock.items())
+
+
+def ideals(world: worlds.World, counts: dict[str, common.Clock]) -> dict[str, float]:
+    """By phase, how many times fewer FLOPs than stock TRL's the same takes with unique tokens and pictures only."""
+    options, cost = world.options, worlds.Ideal(world.config, world.visual)
+    sizes = (world.length, options.answer, options.group)
+    # Without Triton, TRL's LM head computes every place of a row, not the completion's alone
+    heads = options.answer if options.device == "cuda" else sum(sizes[:2]) - 1
+    found = dict.fromkeys(("reference", "update", "reference + update"), cost.ratio(*sizes, plain_heads=heads))
+    if options.rollout == "sampled":
+        found["rollout"] = cost.rollout(*sizes)
+    if options.rewards == "learned":
+        found["rewards"] = cost.ratio(*sizes, heads=False)
+    parts = [phase for phase in ("rollout", "rewards", "reference", "update") if phase in found]
+    stock = counts["stock"].flops
+    found["total"] = sum(stock[p] for p in parts) / sum(stock[p] / found[p] for p in parts)
+    return found
+
+
+def measure(options) -> list[dict]:
+    world = worlds.World(options)
+    case = world.case()
+    memory = {} if options.device == "cuda" else common.peaks("benchmarks.grpo_step", options, dict.fromkeys(SIDES))
+    made = sides(world)
+    found = compare(report.label(case), made, options)
+    ways = {name: side.step for name, side in made.items()}
+    counts = {name: common.once(way, options.device, count=True)[0] for name, way in ways.items()}
+    clocks = common.interleave(ways, options.repeats, options.device)
+    if options.device == "cuda":
+        memory = common.peaks("benchmarks.grpo_step", options, ways)
+    phases = [phase for phase in PHASES if counts["stock"].flops[phase] or phase == "total"]
+    rows = common.rows(case, clocks, counts, ideals(world, counts), phases)
+    for row in rows:
+        row["differences"] = found
+        if row["phase"] == "total":
+            row["peak_gib"] = memory
+    return rows
+
+
+SIDES = ("stock", "ours")
+
+
+def notes(options) -> list[str]:
+    found = [
+        "stock: trl.GRPOTrainer; ours: rl.GRPOTrainer, share_prefix true",
+        f"rewards ({options.rewards}): stock scores each completion with its own picture and prompt, ours shares both",
+        "ideal: each prompt's tokens and picture once, each completion's tokens once; attention counted in full",
+    ]
+    if options.one_model:
+        found.append("one model: stock's attention also goes through the registered function, which hands on")
+    there = importlib.util.find_spec("prefix_grouper") is not None
+    state = "installed, but no comparison is written for it" if there else "not installed, not compared"
+    return [*found, f"prefix_grouper (PyPI): {state}"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(argv)
+    torch.set_num_threads(options.threads)
+    cases = common.cases(options)
+    with quiet():
+        if options.only:
+            side = sides(worlds.World(cases[0]))[options.only]
+            print(json.dumps(common.peak(side.step, options.device)))
+            return
+        rows = [row for case in cases for row in measure(case)]
+    report.write("grpo_step", options, rows, notes(options))
+
+
+if __name__ == "__main__":
+    main()

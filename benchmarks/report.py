@@ -1,0 +1,97 @@
+"""What a benchmark measured, as JSON (everything), Markdown (a table) and PNG (the ratios)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import machine
+
+INKS = ("#2563a8", "#8fb4d9")
+
+
+def write(name: str, options: argparse.Namespace, rows: list[dict], notes: Sequence[str]) -> str:
+    """Files into `options.out`; returns the table, which is printed too."""
+    folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = options.name or name
+    about = machine(options)
+    content = {"benchmark": name, "machine": about, "options": vars(options), "notes": list(notes), "rows": rows}
+    (folder / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    text = "\n".join([table(rows, options.device), "", *(f"- {note}" for note in [*notes, described(about, options)])])
+    (folder / f"{stem}.md").write_text(text + "\n", encoding="utf-8")
+    draw(rows, options.device, folder / f"{stem}.png", stem)
+    print(text, flush=True)
+    return text
+
+
+def described(about: dict[str, Any], options: argparse.Namespace) -> str:
+    where = about["gpu"] or f"{about['processor']}, {about['cores']} cores, {options.threads} thread(s)"
+    versions = " ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return f"{where}; {options.dtype}; load {about['load'][0]} at the end; {versions}; {about['commit']}"
+
+
+def label(row: dict[str, Any]) -> str:
+    """`tiny P280 R64 G8 U8`"""
+    return " ".join([row["shape"], *(f"{key}{row[key]}" for key in ("P", "R", "G", "U") if key in row)])
+
+
+def table(rows: list[dict], device: str) -> str:
+    """A Markdown table: seconds (median, min–max), and how many times fewer of everything the way takes."""
+    shown = ["wall"] if device == "cuda" else ["wall", "cpu"]
+    kinds = {"wall": "wall", "cpu": "CPU time"}
+    head = ["case", "phase", "way", "of", "s", "s with the way", *(f"× {kinds[kind]} (pairs)" for kind in shown)]
+    head += ["× FLOPs", "ideal", "saving realised", "peak GiB", "with the way"]
+    head += ["TFLOP/s", "with the way"] if device == "cuda" else []
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for row in rows:
+        times = row[shown[-1]]  # CPU time where it was measured
+        cells = [label(row), row["phase"], row["way"], row["base"]]
+        cells += [_seconds(times[way]) for way in (row["base"], row["way"])]
+        cells += ["{of_medians:.2f} ({min:.2f}–{max:.2f})".format(**row["ratio"][kind]) for kind in shown]
+        flops = row["flops"]
+        cells.append(f"{flops['ratio']:.2f}" if flops["ratio"] else "")
+        cells += [f"{flops['ideal_ratio']:.2f}", f"{flops['realised']:.1%}"] if "realised" in flops else ["", ""]
+        memory = row.get("peak_gib", {})
+        cells += [f"{memory[way]['peak']:.2f}" if way in memory else "" for way in (row["base"], row["way"])]
+        if device == "cuda":
+            cells += [f"{row['tflops_per_s'][way]:.0f}" for way in (row["base"], row["way"])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _seconds(times: dict[str, float]) -> str:
+    return "{median:.3g} ({min:.3g}–{max:.3g})".format(**times)
+
+
+def draw(rows: list[dict], device: str, png: Path, title: str) -> None:
+    """Bars of the measured ratio, its spread, and a mark at that of the FLOPs and at the ideal."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    kind = "wall" if device == "cuda" else "cpu"
+    figure = Figure(figsize=(8.5, 1.3 + 0.34 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    places = range(len(rows))
+    ratios = [row["ratio"][kind] for row in rows]
+    axis.barh(places, [ratio["of_medians"] for ratio in ratios], color=INKS[1], height=0.62)
+    for place, ratio in zip(places, ratios, strict=True):
+        axis.plot([ratio["min"], ratio["max"]], [place, place], color=INKS[0], linewidth=1.6)
+    for key, mark, text in (("ratio", "|", "FLOPs, counted"), ("ideal_ratio", "x", "FLOPs, ideal")):
+        points = [(row["flops"][key], place) for place, row in zip(places, rows, strict=True) if row["flops"].get(key)]
+        if points:
+            axis.scatter(*zip(*points, strict=True), marker=mark, s=55, color="#d9730d", label=text, zorder=3)
+    axis.set_yticks(places, [f"{label(row)}  {row['phase']}, {row['way']}" for row in rows], fontsize=8)
+    axis.invert_yaxis()
+    axis.axvline(1, color="#999999", linewidth=0.8)
+    time = "wall time" if device == "cuda" else "CPU time"
+    axis.set_xlabel(f"× less {time} than the plain way (bar: medians; line: pairs)", fontsize=9)
+    axis.set_title(title, fontsize=11, loc="left", fontweight="bold")
+    axis.spines[["top", "right"]].set_visible(False)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0.72, 1))
+    figure.savefig(png, dpi=110, facecolor="white")

@@ -1,0 +1,96 @@
+"""Prefill and whole rollout: `vlm.rollout.generate` against transformers' own `generate` on repeated rows.
+
+    python -m benchmarks.rollout --group 8 16
+
+The same prompts, pictures and seed; R tokens are forced (none may end a row). Phases: `prefill` (one new token) and
+`rollout` (R new tokens). Before timing, greedy tokens of both are compared, and sampled ones at equal seeds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, Qwen2VLForConditionalGeneration
+
+from benchmarks import common, report, worlds
+from vlm import rollout
+
+
+class Case:
+    """The two ways of one case; `plain` is the first."""
+
+    def __init__(self, options):
+        world = worlds.World(options)
+        self.world, self.options = world, options
+        self.model = worlds.build(Qwen2VLForConditionalGeneration, world.config, options).eval()
+        words = world.processor.tokenizer
+        self.model.generation_config = GenerationConfig(
+            pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id
+        )
+        self.pictures = [world.config.image_token_id, world.config.video_token_id]
+        self.inputs = world.encoded()
+        self.index = torch.arange(options.prompts).repeat_interleave(options.group)
+        self.full = rollout.select(self.inputs, self.index.tolist(), world.config)
+        self.ways = {"plain": self.plain, "shared": self.shared}
+
+    def settings(self, new: int, sample: bool = True) -> dict[str, Any]:
+        how = {"do_sample": sample, "suppress_tokens": self.pictures} | ({"top_k": 0} if sample else {})
+        return how | {"min_new_tokens": new, "max_new_tokens": new}
+
+    def plain(self, clock: common.Clock) -> torch.Tensor:
+        return self._phases(clock, lambda new: self.model.generate(**self.full, **self.settings(new)))
+
+    def shared(self, clock: common.Clock) -> torch.Tensor:
+        return self._phases(
+            clock, lambda new: rollout.generate(self.model, self.inputs, self.index, **self.settings(new))
+        )
+
+    def _phases(self, clock: common.Clock, generate) -> torch.Tensor:
+        torch.manual_seed(0)
+        with clock.phase("prefill"):
+            generate(1)
+        torch.manual_seed(0)
+        with clock.phase("rollout"):
+            return generate(self.options.answer)
+
+    def compare(self) -> dict[str, float]:
+        """Shares of tokens that differ, greedy and sampled. After a token that differs, others do too."""
+        how = self.settings(self.options.answer, sample=False)
+        greedy = self.model.generate(**self.full, **how), rollout.generate(self.model, self.inputs, self.index, **how)
+        sampled = self.plain(common.Clock()), self.shared(common.Clock())
+        pairs = (("greedy tokens that differ", greedy), ("sampled tokens that differ", sampled))
+        return {name: (a != b).float().mean().item() for name, (a, b) in pairs}
+
+
+def measure(options) -> list[dict]:
+    made = Case(options)
+    title = report.label(made.world.case())
+    found = common.differ(f"rollout {title}", made.compare(), options.dtype)
+    counts = {name: common.once(way, options.device, count=True)[0] for name, way in made.ways.items()}
+    clocks = common.interleave(made.ways, options.repeats, options.device)
+    cost = worlds.Ideal(made.world.config, made.world.visual)
+    sizes = (made.world.length, options.answer, options.group)
+    ideal = {"prefill": cost.rollout(sizes[0], 1, sizes[2]), "rollout": cost.rollout(*sizes)}
+    rows = common.rows(made.world.case(), clocks, counts, ideal, ("prefill", "rollout"))
+    memory = common.peaks("benchmarks.rollout", options, made.ways)
+    return [row | {"differences": found, "peak_gib": memory} for row in rows]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = common.parser(__doc__.splitlines()[0]).parse_args(argv)
+    torch.set_num_threads(options.threads)
+    cases = common.cases(options)
+    if options.only:
+        made = Case(cases[0])
+        print(json.dumps(common.peak(made.ways[options.only], options.device)))
+        return
+    rows = [row for case in cases for row in measure(case)]
+    notes = ["plain: transformers' generate on U·G rows; shared: vlm.rollout.generate; R tokens forced, sampled at T 1"]
+    report.write("rollout", options, rows, notes)
+
+
+if __name__ == "__main__":
+    main()
