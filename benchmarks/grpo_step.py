@@ -12,7 +12,6 @@ sampled tokens, the reference's log-probabilities with the advantages, the loss 
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Sequence
 
 import torch
@@ -31,6 +30,10 @@ def parse(argv: Sequence[str] | None):
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--one-model", action="store_true", help="both ways, and the reference, with the same weights")
     return parser.parse_args(argv)
+
+
+def steps(made: dict[str, Side]) -> common.Ways:
+    return {name: side.step for name, side in made.items()}
 
 
 def compare(title: str, made: dict[str, Side], options) -> dict[str, float]:
@@ -86,7 +89,7 @@ def measure(options) -> list[dict]:
     memory = {} if options.device == "cuda" else common.peaks("benchmarks.grpo_step", options, dict.fromkeys(SIDES))
     made = sides(world)
     found = compare(report.label(case), made, options)
-    ways = {name: side.step for name, side in made.items()}
+    ways = steps(made)
     counts = {name: common.once(way, options.device, count=True)[0] for name, way in ways.items()}
     clocks = common.interleave(ways, options.repeats, options.device)
     if options.device == "cuda":
@@ -118,15 +121,8 @@ def notes(options) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
-    torch.set_num_threads(options.threads)
-    cases = common.cases(options)
     with quiet():
-        if options.only:
-            side = sides(worlds.World(cases[0]))[options.only]
-            print(json.dumps(common.peak(side.step, options.device)))
-            return
-        rows = [row for case in cases for row in measure(case)]
-    report.write("grpo_step", options, rows, notes(options))
+        report.run("grpo_step", options, lambda case: steps(sides(worlds.World(case))), measure, notes(options))
 
 
 if __name__ == "__main__":

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import machine
+import torch
+
+from benchmarks.common import Ways, cases, machine, peak
 
 INKS = ("#2563a8", "#8fb4d9")
+
+
+def run(
+    name: str,
+    options: argparse.Namespace,
+    ways: Callable[[argparse.Namespace], Ways],
+    measure: Callable[[argparse.Namespace], list[dict]],
+    notes: Sequence[str],
+) -> None:
+    """Measure each case and write it down; under `--only` print the peak memory of one way of the first case."""
+    torch.set_num_threads(options.threads)
+    wanted = cases(options)
+    if options.only:
+        print(json.dumps(peak(ways(wanted[0])[options.only], options.device)))
+        return
+    write(name, options, [row for case in wanted for row in measure(case)], notes)
 
 
 def write(name: str, options: argparse.Namespace, rows: list[dict], notes: Sequence[str]) -> str:

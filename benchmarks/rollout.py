@@ -8,7 +8,6 @@ The same prompts, pictures and seed; R tokens are forced (none may end a row). P
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,15 +80,8 @@ def measure(options) -> list[dict]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = common.parser(__doc__.splitlines()[0]).parse_args(argv)
-    torch.set_num_threads(options.threads)
-    cases = common.cases(options)
-    if options.only:
-        made = Case(cases[0])
-        print(json.dumps(common.peak(made.ways[options.only], options.device)))
-        return
-    rows = [row for case in cases for row in measure(case)]
     notes = ["plain: transformers' generate on U·G rows; shared: vlm.rollout.generate; R tokens forced, sampled at T 1"]
-    report.write("rollout", options, rows, notes)
+    report.run("rollout", options, lambda case: Case(case).ways, measure, notes)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Untrained weights, noise pictures, answers of R tokens. Scores are compared befo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import torch
@@ -100,15 +99,8 @@ def measure(options) -> list[dict]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = common.parser(__doc__.splitlines()[0]).parse_args(argv)
-    torch.set_num_threads(options.threads)
-    cases = common.cases(options)
-    if options.only:
-        made = Case(cases[0])
-        print(json.dumps(common.peak(made.ways[options.only], options.device)))
-        return
-    rows = [row for case in cases for row in measure(case)]
     notes = ["P: the part of an exchange before the answer; ideal: that part and each picture once"]
-    report.write("score", options, rows, notes)
+    report.run("score", options, lambda case: Case(case).ways, measure, notes)
 
 
 if __name__ == "__main__":

@@ -29,15 +29,14 @@ def complete(
     """
     import torch
 
-    from vlm.rollout import generate
+    from vlm.rollout import first_places, generate, row_numbers
 
     banned = [model.config.image_token_id, model.config.video_token_id]
     sampling = {"do_sample": True, "temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
     for start in range(0, len(samples), how.batch_size):
         batch = samples[start : start + how.batch_size]
-        numbers: dict[int, int] = {}
-        index = [numbers.setdefault(id(sample), len(numbers)) for sample in batch]
-        asked = [batch[index.index(number)] for number in range(len(numbers))]
+        index = row_numbers([id(sample) for sample in batch])
+        asked = [batch[row] for row in first_places(index)]
         inputs = processor.apply_chat_template(
             [conversation(sample, prompt) for sample in asked],
             add_generation_prompt=True,

@@ -48,7 +48,7 @@ def first_rows(inputs: Mapping[str, Tensor], prompt_index: Sequence[int], config
     """Inputs of the unique prompts, out of those of the repeated rows. Raises: ValueError, see `shared_prefill`."""
     index = list(prompt_index)
     rows = len(inputs["input_ids"])
-    first = [index.index(number) for number in range(max(index) + 1)]
+    first = rollout.first_places(index)
     if len(index) != rows or first != sorted(first):
         raise ValueError(f"prompt_index: found {index}, expected {rows} numbers, by first appearance")
     unique = {key: inputs[key][first] for key in rollout.PER_ROW if key in inputs}

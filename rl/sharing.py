@@ -18,8 +18,7 @@ from torch.nn.functional import pad
 from vlm.errors import UserError
 from vlm.prefix import Packed, pack, rope_positions
 from vlm.prefix.pictures import Contents, ImageMemo
-
-PICTURES = ("pixel_values", "image_grid_thw")
+from vlm.rollout import PICTURES, choose, first_places, row_numbers
 
 TOLERANCE = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.1}
 """Of the parity check, in nats. float32: of the largest difference of any token; summing in another order gives some
@@ -47,29 +46,10 @@ class Rows(list):
         return Rows([self.prompts[row] for row in index], shown), stored
 
 
-def row_numbers(keys: Sequence[Any]) -> list[int]:
-    """Keys numbered by first appearance: a, b, a → 0, 1, 0."""
-    numbers: dict[Any, int] = {}
-    return [numbers.setdefault(key, len(numbers)) for key in keys]
-
-
-def first_places(numbers: Sequence[int]) -> list[int]:
-    """Where 0, 1, 2, … stand first."""
-    return [numbers.index(number) for number in range(max(numbers) + 1)]
-
-
 def picture_rows(counts: Sequence[int], order: Sequence[int]) -> list[list[int]]:
     """Stored pictures by row, from the pictures per row and the stored number of each picture in turn."""
     numbers = iter(order)
     return [[next(numbers) for _ in range(count)] for count in counts]
-
-
-def choose(pixels: torch.Tensor | None, grid: torch.Tensor | None, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-    """`pixel_values` (patches, dim) and `image_grid_thw` (pictures, 3) of these pictures; {} where there are none."""
-    if pixels is None or not numbers:
-        return {}
-    by_picture = pixels.split(grid.prod(-1).tolist())
-    return {"pixel_values": torch.cat([by_picture[n] for n in numbers]), "image_grid_thw": grid[list(numbers)]}
 
 
 def take(batch: dict[str, Any], index: Sequence[int]) -> dict[str, Any]:

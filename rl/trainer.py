@@ -37,6 +37,7 @@ from rl.rollout import shared_prefill
 from vlm.loading import load_processor, stored_limits
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
+from vlm.rollout import choose
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +241,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         for start in range(0, len(rows), batch_size or len(rows)):
             chunk = slice(start, start + (batch_size or len(rows)))
             part, stored = rows.select(range(*chunk.indices(len(rows))))
-            media = sharing.choose(pixels, grid, stored)
+            media = choose(pixels, grid, stored)
             with self.accelerator.autocast():
                 found.append(sharing.log_probabilities(model, part, ids[chunk], mask[chunk], keep, **media))
         if compute_entropy:  # asked for in the update and in evaluation only
@@ -252,7 +253,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         self, model, ids, mask, keep, rows, pixels, grid, batch_size=None, compute_entropy=False, **others
     ):
         """The same from TRL: pictures of every row, each row by itself."""
-        media = sharing.choose(pixels, grid, [number for shown in rows.pictures for number in shown])
+        media = choose(pixels, grid, [number for shown in rows.pictures for number in shown])
         return super()._get_per_token_logps_and_entropies(
             model, ids, mask, keep, batch_size, compute_entropy, num_images=list(rows), **media, **others
         )

@@ -35,6 +35,25 @@ class Unshareable(Exception):
     """Raised inside transformers' `generate`, before anything is drawn, to take the plain path instead."""
 
 
+def row_numbers(keys: Sequence[Any]) -> list[int]:
+    """Keys numbered by first appearance: a, b, a → 0, 1, 0."""
+    numbers: dict[Any, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+
+def first_places(numbers: Sequence[int]) -> list[int]:
+    """Where 0, 1, 2, … stand first."""
+    return [numbers.index(number) for number in range(max(numbers) + 1)]
+
+
+def choose(pixels: torch.Tensor | None, grid: torch.Tensor | None, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+    """`pixel_values` (patches, dim) and `image_grid_thw` (pictures, 3) of these pictures; {} where there are none."""
+    if pixels is None or not numbers:
+        return {}
+    by_picture = pixels.split(grid.prod(-1).tolist())
+    return {"pixel_values": torch.cat([by_picture[n] for n in numbers]), "image_grid_thw": grid[list(numbers)]}
+
+
 def picture_counts(input_ids: Tensor, grids: Tensor, config) -> list[int]:
     """How many pictures each row of `input_ids` (U, P) holds; `grids` (N, 3) are all of them, in order.
 
@@ -65,11 +84,7 @@ def select(inputs: Mapping[str, Tensor], rows: Sequence[int], config) -> dict[st
         return out
     ends = torch.tensor(picture_counts(inputs["input_ids"], grids, config)).cumsum(0).tolist()
     chosen = [picture for row in rows for picture in range(ends[row - 1] if row else 0, ends[row])]
-    if chosen:
-        patches = inputs["pixel_values"].split(grids.prod(-1).tolist())
-        out["image_grid_thw"] = grids[chosen]
-        out["pixel_values"] = torch.cat([patches[picture] for picture in chosen])
-    return out
+    return out | choose(inputs["pixel_values"], grids, chosen)
 
 
 @contextmanager

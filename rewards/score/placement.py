@@ -30,15 +30,24 @@ class Scorer(Protocol):
         ...
 
 
-class InProcess:
-    """A score model of this process, loaded at the first call; every process of a run has its own."""
+class Loaded:
+    """A score model that the run itself loads from a checkpoint, at the first call."""
 
     def __init__(self, path: str, batch_size: int = 8, share_prefix: bool = True, **options: Any) -> None:
         """batch_size, share_prefix: of `ScoreModel.score`. options: of its `from_pretrained`; those that are None keep
         its defaults."""
         self.path, self.batch_size, self.share_prefix = path, batch_size, share_prefix
         self.options = {name: value for name, value in options.items() if value is not None}
-        self._model: Any = None
+
+    def prepare(self) -> None:
+        """Raises RecipeError where there is no such checkpoint; reads no weights."""
+        raw_config(self.path, self.options.get("revision"))
+
+
+class InProcess(Loaded):
+    """Whole, in this process; every process of a run has its own."""
+
+    _model: Any = None
 
     def score(self, exchanges: Sequence[Exchange]) -> list[float]:
         return self._loaded().score(exchanges, batch_size=self.batch_size, share_prefix=self.share_prefix)
@@ -48,10 +57,6 @@ class InProcess:
         from rewards.score.service.fingerprint import fingerprint
 
         return fingerprint(self._loaded())
-
-    def prepare(self) -> None:
-        """Raises RecipeError where there is no such checkpoint; reads no weights."""
-        raw_config(self.path, self.options.get("revision"))
 
     def _loaded(self) -> Any:
         if self._model is None:

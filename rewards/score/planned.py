@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rewards.score.placement import InProcess, Served
+from rewards.score.placement import Loaded, Served
 from rewards.score.preferences import read
 from rewards.score.recipe import PreferenceSource, ScoreRecipe
 from rewards.score.sharded import Sharded
@@ -145,7 +145,7 @@ def resident(scores: Sequence[Score], policy: ModelSection, processes: int = 1) 
     for scorer in (score.scorer for score in scores):
         if isinstance(scorer, Served):
             remarks.append("the score model runs elsewhere (urls); its memory is not counted")
-        if not isinstance(scorer, InProcess | Sharded):
+        if not isinstance(scorer, Loaded):
             continue
         path = scorer.path if Path(scorer.path).exists() else known(scorer.path) or scorer.path
         section = ModelSection(path, revision=scorer.options.get("revision"))

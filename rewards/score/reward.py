@@ -31,7 +31,7 @@ from rewards.score.errors import ScorerUnavailable
 from rewards.score.exchange import Exchange
 from rewards.score.faults import Attempt, Failures, attempt
 from rewards.score.health import Health, Judged
-from rewards.score.placement import InProcess, Scorer, Served, place
+from rewards.score.placement import Loaded, Scorer, Served, place
 from rewards.score.probes import Probes
 from rewards.score.reference import ReferenceScores
 from rewards.score.shaping import Variant, flatten, shape
@@ -149,7 +149,7 @@ class Score:
 
     def prepare(self) -> None:
         """For the start of a run, before weights load: is the checkpoint there, do the services answer?"""
-        if isinstance(self.scorer, InProcess | Sharded | Served):
+        if isinstance(self.scorer, Loaded | Served):
             self.scorer.prepare()
 
     def _scores(self, candidates: Sequence[Candidate]) -> tuple[dict[str, float], list[bool]]:

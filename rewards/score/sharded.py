@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 from rewards.score import together
 from rewards.score.errors import ScorerUnavailable
 from rewards.score.exchange import Exchange
-from rewards.score.placement import random_state_kept
+from rewards.score.placement import Loaded, random_state_kept
 from vlm.errors import RecipeError, UserError
-from vlm.loading import raw_config
 
 if TYPE_CHECKING:
     from rewards.score.passes import Pass
@@ -34,18 +33,14 @@ class PassFailed(UserError):
     """A forward pass broke off in this process, and cannot be repeated: the other processes are in the middle of it."""
 
 
-class Sharded:
+class Sharded(Loaded):
     """A scorer whose calls are collective: every process makes each of them, with its own exchanges or none."""
 
     collective = True
 
-    def __init__(self, path: str, batch_size: int = 8, share_prefix: bool = True, **options: Any) -> None:
-        """batch_size, share_prefix: of `ScoreModel.score`. options: of its `from_pretrained`; those that are None keep
-        its defaults."""
-        self.path, self.batch_size, self.share_prefix = path, batch_size, share_prefix
-        self._shares = False  # until the model is there to be asked
-        self.options = {name: value for name, value in options.items() if value is not None}
-        self._engine: Any = None
+    _engine: Any = None
+    _shares = False
+    "Whether passes are packed; the model says so once it is there."
 
     def score(self, exchanges: Sequence[Exchange]) -> list[float]:
         """Raw scores of this process's exchanges, in order.
@@ -76,10 +71,6 @@ class Sharded:
         from rewards.score.service.fingerprint import fingerprint
 
         return fingerprint(self._loaded().module.scorer)
-
-    def prepare(self) -> None:
-        """Raises RecipeError where there is no such checkpoint; reads no weights."""
-        raw_config(self.path, self.options.get("revision"))
 
     def _padded(self, mine: list[Pass], processor) -> list[Pass]:
         """As many passes as every process makes, each with a picture where any process has one."""

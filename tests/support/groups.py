@@ -10,10 +10,11 @@ import torch
 import trl
 from trl.trainer.utils import add_fused_lm_head
 
-from rl.sharing import Rows, choose
+from rl.sharing import Rows
 from vlm.loading import load_model
 from vlm.prefix import enable
 from vlm.recipe import ModelSection
+from vlm.rollout import choose
 
 GRIDS = ((1, 4, 4), (1, 4, 8), (1, 8, 4))
 """Patches of the pictures: 4, 8 and 8 visual tokens."""
