@@ -41,6 +41,8 @@ class Prediction:
     "True answer."
     boxes: list[list[float]] | None = None
     "True boxes: x1, y1, x2, y2 in pixels of the original image."
+    quads: list[list[float]] | None = None
+    "True quadrilaterals, as in `Sample.quads`."
     size: tuple[int, int] | None = None
     "(width, height) in pixels of the original image."
     choices: list[str] | None = None
@@ -69,6 +71,7 @@ def from_sample(sample: Sample, completion: str, prompt: str | None = None, gold
         kind=sample.kind,
         answer=sample.answer,
         boxes=sample.boxes,
+        quads=sample.quads,
         size=sample.size,
         choices=sample.choices,
         image=first if isinstance(first, str) else None,
@@ -147,9 +150,10 @@ def _prediction(row: Any, where: str) -> Prediction:
         raise DataError(f"{where}, field 'task': found {fields['task']!r}, expected one of {', '.join(TASKS)}")
     if not all(isinstance(choice, str) for choice in _items(fields, "choices", where)):
         raise DataError(f"{where}, field 'choices': found {fields['choices']!r}, expected texts")
-    for box in _items(fields, "boxes", where):
-        if not _numbers(box, 4):
-            raise DataError(f"{where}, field 'boxes': found {box!r}, expected [x1, y1, x2, y2]")
+    for name, count, expected in (("boxes", 4, "[x1, y1, x2, y2]"), ("quads", 8, "[x1, y1, …, x4, y4]")):
+        for box in _items(fields, name, where):
+            if not _numbers(box, count):
+                raise DataError(f"{where}, field '{name}': found {box!r}, expected {expected}")
     if type(fields.get("gold", 0.0)) not in (int, float):
         raise DataError(f"{where}, field 'gold': found {fields['gold']!r}, expected a number")
     if "size" in fields:

@@ -16,7 +16,7 @@ ALLOWED = {
     "evals": {"evals", "vlm"},
     "demo": {"demo", "vlm"},  # demo/road.py joins the stages by running their commands
 }
-LIGHT = ["vlm/config.py", "vlm/boxes.py", "vlm/answers.py", "vlm/samples.py", "vlm/prompts.py", "rewards"]
+LIGHT = ["vlm/config.py", "vlm/boxes", "vlm/answers.py", "vlm/samples.py", "vlm/prompts.py", "rewards"]
 HEAVY = {"torch", "transformers", "trl", "accelerate", "peft", "deepspeed"}
 LONGEST_FILE, LONGEST_TEST, LONGEST_LAUNCHER, LONGEST_FUNCTION = 300, 300, 60, 60  # lines
 

@@ -51,6 +51,7 @@ def test_prompt_rows_carry_the_truth_and_the_decoded_picture(samples, tmp_path):
         "kind": None,
         "answer": None,
         "boxes": [[1.0, 2.0, 9.0, 8.0]],
+        "quads": None,
         "size": [20, 10],
         "choices": None,
         "source": "vg",

@@ -141,3 +141,25 @@ def test_image_tags_that_would_move_are_faults(folder, said):
     path = dump(folder / "test.json", [{"image": "a.png", "conversations": said}])
     with pytest.raises(DataError, match="<image>"):
         list(samples.read(path, task="vqa"))
+
+
+def test_quads_bring_their_boxes_cut_to_the_image(folder):
+    quad = [10, -5, 30, 10, 20, 30, 0, 15]
+    (sample,) = samples.read(dump(folder / "rows.jsonl", [row(boxes=None, quads=[quad])]))
+    assert sample.boxes == [[0, 0, 30, 30]] and sample.quads == [quad]
+    samples.write(folder / "again.jsonl", [sample])
+    assert list(samples.read(folder / "again.jsonl"))[0].quads == sample.quads
+
+
+@pytest.mark.parametrize(
+    "quad, said",
+    [
+        ([10, 10, 20, 20, 20, 10, 10, 20], "four corners in order"),  # edges cross
+        ([10, 10, 20, 20, 30, 30, 40, 40], "four corners in order"),  # on one line
+        ([210, 10, 220, 10, 220, 20, 210, 20], "meets the image"),
+        ([10, 10, 20, 20], "x4, y4"),
+    ],
+)
+def test_a_quad_without_area_or_off_the_image_is_a_fault(folder, quad, said):
+    with pytest.raises(DataError, match=said):
+        list(samples.read(dump(folder / "rows.jsonl", [row(boxes=None, quads=[quad])])))

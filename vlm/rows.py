@@ -66,6 +66,7 @@ def _columns(sample: Sample) -> dict[str, Any]:
         "kind": sample.kind,
         "answer": sample.answer,
         "boxes": sample.boxes,
+        "quads": sample.quads,
         "size": list(sample.size) if sample.size else None,
         "choices": sample.choices,
         "source": sample.source,

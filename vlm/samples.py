@@ -50,6 +50,8 @@ class Sample:
     "The reference answer: what stands inside <answer>…</answer>."
     boxes: list[list[float]] | None = None
     "x1, y1, x2, y2 in pixels of the original image, y down; the whole image is 0, 0, w, h."
+    quads: list[list[float]] | None = None
+    "x1, y1, …, x4, y4 around each object, likewise in pixels; `boxes` then go around them, cut to the image."
     size: tuple[int, int] | None = None
     "(width, height) in pixels of the first image, upright."
     choices: list[str] | None = None
@@ -171,7 +173,7 @@ def write(path: str | os.PathLike[str], samples: Iterable[Sample]) -> int:
 def _row(sample: Sample, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"images": [image_name(image, folder) for image in sample.images]}
     row |= {"messages": sample.messages, "task": sample.task}
-    for name in ("answer", "boxes", "size", "choices", "source", "id", "kind"):
+    for name in ("answer", "boxes", "quads", "size", "choices", "source", "id", "kind"):
         value = getattr(sample, name)
         if value is not None and value != "":
             row[name] = value

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from vlm import answers
+from vlm.boxes import hull, quad_iou
 from vlm.readers.rows import Place, RowFault, show
 
 TASKS = ("grounding", "vqa", "choice", "open_ended", "caption", "classification")
@@ -32,11 +33,13 @@ def checked(record: dict[str, Any], place: Place, verify: bool) -> dict[str, Any
         "source": _text(record, "source") or "",
         "id": _id(record),
     }
-    boxes = _boxes(record.get("boxes"))
+    boxes, quads = _boxes(record.get("boxes"), "boxes", 4), _boxes(record.get("quads"), "quads", 8)
     size = _size(record.get("size"))
-    if verify or (boxes and size is None):
+    if verify or ((boxes or quads) and size is None):
         size = _verified(size, fields["images"], place)
-    fields["boxes"], fields["size"] = boxes, size
+    if quads is not None:
+        boxes = _around(quads, boxes, size)
+    fields |= {"boxes": boxes, "quads": quads, "size": size}
     if task == "grounding":
         if not boxes:
             raise RowFault("no_boxes", "boxes", show(boxes), "at least one box for grounding")
@@ -116,20 +119,40 @@ def _choices(value: Any, task: str) -> list[str] | None:
     return texts
 
 
-def _boxes(value: Any) -> list[list[float]] | None:
+def _boxes(value: Any, name: str, count: int) -> list[list[float]] | None:
     if value is None:
         return None
-    expected = "a list of boxes [x1, y1, x2, y2] in pixels"
+    expected = f"a list of {name} [x1, y1, {'' if count == 4 else '…, '}x{count // 2}, y{count // 2}] in pixels"
     if not isinstance(value, list):
-        raise RowFault("wrong_type", "boxes", show(value), expected)
+        raise RowFault("wrong_type", name, show(value), expected)
     boxes = []
     for box in value:
-        if not isinstance(box, list) or len(box) != 4 or not all(type(x) in (int, float) for x in box):
-            raise RowFault("wrong_type", "boxes", show(box), expected)
+        if not isinstance(box, list) or len(box) != count or not all(type(x) in (int, float) for x in box):
+            raise RowFault("wrong_type", name, show(box), expected)
         if not all(abs(x) < 1e9 for x in box):  # NaN, infinities, and integers too large for a float
-            raise RowFault("box_outside", "boxes", show(box), "finite pixel coordinates")
+            raise RowFault("box_outside", name, show(box), "finite pixel coordinates")
         boxes.append([float(x) for x in box])
     return boxes
+
+
+def _around(
+    quads: list[list[float]], boxes: list[list[float]] | None, size: tuple[int, int] | None
+) -> list[list[float]]:
+    """The boxes around quadrilaterals, cut to the image: a tilted object at its edge rightly overhangs it."""
+    if boxes is not None and len(boxes) != len(quads):
+        raise RowFault("wrong_type", "quads", f"{len(quads)} beside {len(boxes)} boxes", "as many of both")
+    if size is None:
+        raise RowFault("missing_field", "size", "none", "an image or a size for the quads")
+    width, height = size
+    found = []
+    for quad in quads:
+        if not quad_iou(quad, quad):
+            raise RowFault("box_inverted", "quads", str(quad), "four corners in order around an area")
+        x1, y1, x2, y2 = hull(quad)
+        if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+            raise RowFault("box_outside", "quads", str(quad), f"a shape that meets the image of {width} x {height}")
+        found.append([max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))])
+    return found
 
 
 def _size(value: Any) -> tuple[int, int] | None:

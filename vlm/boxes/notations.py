@@ -1,18 +1,4 @@
-"""Axis-aligned boxes, the frames they are measured in, and the texts that models write them as.
-
-A box is ``[x1, y1, x2, y2]`` with y pointing down and x1 <= x2, y1 <= y2. It never travels without its frame:
-
-| frame     | unit                                     | range         |
-|-----------|------------------------------------------|---------------|
-| pixel     | pixels of the original image             | 0–w, 0–h      |
-| unit      | fraction of the image                    | 0–1           |
-| per_mille | thousandths of the image                 | 0–1000        |
-| percent   | hundredths of the image                  | 0–100         |
-| resized   | pixels of the image as the model sees it | 0–rw, 0–rh    |
-
-Coordinates are edges, not pixel centres: the whole image is ``[0, 0, w, h]`` and no "+1" enters the
-arithmetic. Nothing here guesses a frame from the size of the numbers: a notation declares its frame.
-"""
+"""The texts that model families write boxes as; each declares the frame its numbers are in, and nothing guesses it."""
 
 from __future__ import annotations
 
@@ -20,91 +6,9 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
+from vlm.boxes.frames import FIXED, Frame, convert
 from vlm.errors import DataError, RecipeError
-
-Frame = Literal["pixel", "unit", "per_mille", "percent", "resized"]
-FRAMES: tuple[str, ...] = get_args(Frame)
-_FIXED = {"unit": 1.0, "per_mille": 1000.0, "percent": 100.0}  # extent of the frames that know no image size
-
-
-def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes of the same frame, in [0, 1].
-
-    The frame does not matter (scaling an axis scales both areas alike) as long as it is the same one. A
-    degenerate or inverted box has no area, so its IoU is 0, even with itself.
-    """
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if not (width > 0 and height > 0):  # written so that NaN counts as no overlap
-        return 0.0
-    intersection = width * height
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
-    if not 0 < union < math.inf:
-        return 0.0
-    return min(1.0, intersection / union)  # rounding can lift nested boxes of nearly equal area above 1
-
-
-def match_ious(predicted: Sequence[Sequence[float]], truth: Sequence[Sequence[float]]) -> list[float]:
-    """IoUs of the one-to-one matching with the greatest IoU sum: min(len(predicted), len(truth)) numbers.
-
-    Ordered by the index of the prediction; boxes left over on either side have no entry.
-    """
-    if not predicted or not truth:
-        return []
-    if len(predicted) == len(truth) == 1:
-        return [iou(predicted[0], truth[0])]
-    from scipy.optimize import linear_sum_assignment
-
-    table = [[iou(p, t) for t in truth] for p in predicted]  # (P, T)
-    rows, columns = linear_sum_assignment(table, maximize=True)
-    return [table[row][column] for row, column in zip(rows, columns, strict=True)]
-
-
-def _extent(frame: str, size: Sequence[float], resized: Sequence[float] | None) -> tuple[float, float]:
-    """Width and height of the whole image, measured in ``frame``."""
-    if frame in _FIXED:
-        return _FIXED[frame], _FIXED[frame]
-    if frame == "pixel":
-        extent = size
-    elif frame == "resized":
-        if resized is None:
-            raise ValueError('frame "resized" needs resized=(width, height) of the image as the model sees it')
-        extent = resized
-    else:
-        raise ValueError(f"unknown frame {frame!r}; known frames: {', '.join(FRAMES)}")
-    width, height = extent
-    if not (width > 0 and height > 0):
-        raise ValueError(f"the {frame} size must be (width, height), both positive; found {tuple(extent)}")
-    return float(width), float(height)
-
-
-def convert(
-    box: Sequence[float],
-    source: Frame,
-    target: Frame,
-    size: Sequence[float],
-    resized: Sequence[float] | None = None,
-) -> list[float]:
-    """``box`` measured in ``source``, measured in ``target`` instead. No rounding and no clipping.
-
-    size: (width, height) of the original image in pixels; resized: the same of the image the model sees,
-    needed only when one of the frames is "resized". Raises ValueError on an unknown frame or a size that is
-    not positive.
-    """
-    x1, y1, x2, y2 = box
-    from_width, from_height = _extent(source, size, resized)
-    to_width, to_height = _extent(target, size, resized)
-    if source == target:
-        return [float(x1), float(y1), float(x2), float(y2)]
-    # Multiplying first keeps whole numbers exact: 400 px of 800 px is 500 per mille, not 499.99….
-    return [
-        x1 * to_width / from_width,
-        y1 * to_height / from_height,
-        x2 * to_width / from_width,
-        y2 * to_height / from_height,
-    ]
 
 
 @dataclass(frozen=True)
@@ -139,7 +43,7 @@ class Notation:
             if len(whole) != 4 or not self._holds(whole):
                 raise DataError(
                     f"box {list(box)} cannot be written in the notation {self.name}; "
-                    f"expected 0 <= x1 <= x2 <= {_FIXED[self.frame]:g} and the same for y, in {self.frame}"
+                    f"expected 0 <= x1 <= x2 <= {FIXED[self.frame]:g} and the same for y, in {self.frame}"
                 )
             texts.append(self.template.format(*whole))
         return self.brackets[:1] + self.joiner.join(texts) + self.brackets[1:]
@@ -172,7 +76,7 @@ class Notation:
 
     def _holds(self, box: Sequence[float]) -> bool:
         x1, y1, x2, y2 = box
-        limit = _FIXED[self.frame]
+        limit = FIXED[self.frame]
         return 0 <= x1 <= x2 <= limit and 0 <= y1 <= y2 <= limit
 
 
