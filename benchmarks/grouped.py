@@ -48,14 +48,14 @@ def version() -> str | None:
 def causal(keys: torch.Tensor, queries: int) -> torch.Tensor | None:
     """(rows, K) keys that are no padding → (rows or 1, 1, Q, K) bool of who sees whom, the last Q keys the queries'.
 
-    None where SDPA's own causal mask is the same: nothing padded, as many queries as keys.
+    None where SDPA's own causal mask is the same: nothing padded, as many queries as keys. A padded query may see
+    nothing; SDPA then gives 0, and nobody reads it.
     """
     count = keys.shape[1]
     seen = torch.ones(queries, count, dtype=torch.bool, device=keys.device).tril(count - queries)[None, None]
     if keys.all():
         return None if queries == count else seen
-    itself = torch.eye(queries, count, dtype=torch.bool, device=keys.device).roll(count - queries, 1)
-    return seen & keys[:, None, None] | itself  # a padded query must see something, or its gradients are NaN
+    return seen & keys[:, None, None]
 
 
 class Grouped:

@@ -26,7 +26,7 @@ def parse(argv: Sequence[str] | None):
     parser.set_defaults(prompts=1, rollout="none", rewards="rule", optimizer="none")
     options = parser.parse_args(argv)
     if options.prompts != 1:
-        parser.error("--prompts: 1 expected; TRL's shuffle scatters the groups of several, and prefix_grouper has none")
+        parser.error("--prompts: 1 expected; TRL's shuffle scatters the groups of several prompts")
     if (options.rollout, options.rewards, options.one_model) != ("none", "rule", False):
         parser.error("only reference and update are measured: no --rollout, --rewards or --one-model")
     if options.attention != "sdpa":
