@@ -99,8 +99,8 @@ class Gated:
             raise RecipeError("reward 'gated' chooses by the column 'task', which the data does not have; add it")
         formats = format_reward(completions=completions)
         names = [self._entry(its, None if kind is None else kind[row]) for row, its in enumerate(task)]
-        per_row = {"prompts": prompts, "completions": completions, "task": task, "kind": kind, **columns}
-        raw = self._task_rewards(names, per_row | {"log_metric": log_metric})
+        per_row = {"prompts": prompts, "completions": completions, "task": task, "log_metric": log_metric, **columns}
+        raw = self._task_rewards(names, per_row if kind is None else per_row | {"kind": kind})
         if log_metric is not None:
             self._log(log_metric, names, formats, raw)
         if log_extra is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vlm.boxes import NOTATIONS
+from vlm.boxes import check_notation
 from vlm.errors import RecipeError
 from vlm.prompts import check_wording
 from vlm.samples import FORMATS, TASKS
@@ -141,8 +141,7 @@ class PromptSection:
 
     def check(self) -> None:
         check_wording(self.wording)
-        if self.notation not in NOTATIONS:
-            raise RecipeError(f"notation = {self.notation!r}; known notations: {', '.join(NOTATIONS)}")
+        check_notation(self.notation)
 
 
 @dataclass
