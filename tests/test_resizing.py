@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 import rewards
+from evals import metrics, predictions
+from rewards.select.selectors import agreement
 from vlm import rows
 from vlm.boxes import NOTATIONS, quad_from_obb, read_boxes, write_boxes, write_quads
 from vlm.callbacks import PassCallback
@@ -215,3 +217,25 @@ def test_what_cannot_be_written_is_an_error(samples):
         rows.chat_rows(samples, direct, Resizing(DRAWN, train=True))
     kept = rows.chat_rows(samples[:1], direct, Resizing(LIMITS))[0]["messages"][-1]["content"]
     assert kept == "30,20,150,80"  # at the size that the recipe gives it
+
+
+# --- evaluation and voting
+
+
+def test_predictions_carry_the_size_seen(samples, tmp_path):
+    (size, resized) = samples[0].size, seen(samples[0].size, LIMITS)
+    said = write_boxes([BOX], "rscovlm", size, resized)
+    row = predictions.from_sample(samples[0], said, resized=resized)
+    predictions.write(tmp_path / "p.jsonl", [row])
+    (read,) = predictions.read(tmp_path / "p.jsonl")
+    assert read.resized == resized
+    assert metrics.judge(read, "rscovlm", "text").iou > 0.9
+    read.resized = None
+    with pytest.raises(DataError, match="no 'resized'"):
+        metrics.judge(read, "rscovlm", "text")
+
+
+def test_votes_are_compared_at_the_size_seen(samples):
+    said = ["30,20,150,80", "30,20,150,80 dam", "200,20,300,80", "none"]
+    votes = agreement(samples[0], said, "rscovlm", (560, 336))
+    assert votes[0].tolist() == [1.0, 1.0, 0.0, 0.0] and votes[3].tolist() == [0.0] * 4
