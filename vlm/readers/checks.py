@@ -74,6 +74,8 @@ def _unicode(name: str, text: Any, expected: str = "text") -> str:
     """A string that can be encoded: JSON lets half a surrogate pair through, tokenizers do not."""
     if not isinstance(text, str):
         raise RowFault("wrong_type", name, show(text), expected)
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -95,14 +97,17 @@ def _messages(turns: list[Any]) -> list[dict[str, str]]:
     """User and assistant in turn, the user first, after at most one system turn."""
     messages, expected = [], "user"
     for number, turn in enumerate(turns, 1):
-        name = f"messages[{number}]"
         if not isinstance(turn, dict) or "role" not in turn or "content" not in turn:
-            raise RowFault("wrong_type", name, show(turn), "a turn with 'role' and 'content'")
-        content, role = _unicode(name, turn["content"]), turn["role"]
+            raise RowFault("wrong_type", f"messages[{number}]", show(turn), "a turn with 'role' and 'content'")
+        content, role = turn["content"], turn["role"]
+        if not isinstance(content, str) or not content.isascii():
+            content = _unicode(f"messages[{number}]", content)
         if "<image>" in content:
-            raise RowFault("image_tag", name, show(content), "no <image> tags: images stand before the first question")
+            expected = "no <image> tags: images stand before the first question"
+            raise RowFault("image_tag", f"messages[{number}]", show(content), expected)
         if not (role == expected or (role == "system" and number == 1)):
-            raise RowFault("conversation", name, f"the role {show(role)}", f"{expected!r} (user and assistant in turn)")
+            expected = f"{expected!r} (user and assistant in turn)"
+            raise RowFault("conversation", f"messages[{number}]", f"the role {show(role)}", expected)
         if role != "system":
             expected = "assistant" if role == "user" else "user"
         messages.append({"role": role, "content": content})

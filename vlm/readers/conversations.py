@@ -33,6 +33,7 @@ from vlm.boxes import read_boxes
 from vlm.readers.rows import Place, RowFault, show
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+TAG = re.compile(r"\n?<image>\n?")
 _NUMBER = r"\s*-?\d+(?:\.\d+)?\s*"
 BOX_LIKE = re.compile(rf"\[{_NUMBER}(?:,{_NUMBER}){{3}}\]|\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)")
 
@@ -122,16 +123,18 @@ def spoken(raw: Any, images: int) -> list[dict[str, str]]:
     for turn in raw:
         if not isinstance(turn, dict):
             raise RowFault("wrong_type", "conversations", show(turn), "a turn with 'from' and 'value'")
-        role, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-        if not isinstance(role, str) or role not in ROLES or not isinstance(content, str):
+        said, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+        role = ROLES.get(said) if isinstance(said, str) else None
+        if role is None or not isinstance(content, str):
             raise RowFault("conversation", "conversations", show(turn), "from human or gpt, with a text value")
-        count = content.count("<image>")
-        if count and (ROLES[role] != "user" or not first):
-            raise RowFault("image_tag", "conversations", show(content), "<image> in the first question only")
-        if ROLES[role] == "user":
+        if "<image>" in content:
+            if role != "user" or not first:
+                raise RowFault("image_tag", "conversations", show(content), "<image> in the first question only")
+            tags += content.count("<image>")
+            content = TAG.sub("", content)
+        if role == "user":
             first = False
-        tags += count
-        messages.append({"role": ROLES[role], "content": re.sub(r"\n?<image>\n?", "", content) if count else content})
+        messages.append({"role": role, "content": content})
     if tags and tags != images:
         raise RowFault("image_tag", "conversations", f"{tags} <image> tags", f"as many as images ({images})")
     return messages

@@ -94,7 +94,7 @@ class Rows:
 
 def _parsed(line: bytes) -> dict[str, Any] | RowFault:
     try:
-        item = json.loads(line)
+        item = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         found = line[:60].decode("utf-8", "replace").strip()
         return RowFault("json", "(whole row)", f"{found!r} ({error})", "one JSON object per line")
