@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,14 @@ def test_the_format_is_told_by_content_but_no_frame_is(root, path):
         samples.read(root / path)
     named = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:]]
     assert named == expected
+
+
+def test_every_format_is_documented():
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    cells = re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)
+    named = {name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)}
+    named |= {f"scorers_rl_{frame}" for frame in ("pixel", "per_mille", "unit")}
+    assert named == set(samples.FORMATS)
 
 
 def test_splits(root):
