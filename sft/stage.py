@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sft.recipe import SFTRecipe
-from vlm import config
-from vlm.rows import chat_rows, collect
+from vlm import config, mixture
+from vlm.rows import chat_rows
 from vlm.runs import Run
 
 
@@ -21,8 +21,8 @@ def train(recipe: SFTRecipe) -> Path:
     from vlm.models import trainable_model
     from vlm.training import arguments
 
-    rows = chat_rows(collect(recipe.data.train, recipe.data, "train"), recipe.prompt)
-    held_out = chat_rows(collect(recipe.data.eval, recipe.data, "eval"), recipe.prompt) if recipe.data.eval else None
+    data = mixture.draw_all(recipe)
+    rows = {role: chat_rows(found.samples, recipe.prompt) for role, found in data.items()}
     args = arguments(
         SFTConfig,
         recipe,
@@ -34,11 +34,12 @@ def train(recipe: SFTRecipe) -> Path:
     )
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
     run = Run.create(recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite)
+    mixture.show_and_note(run, data)
     trainer = SFTTrainer(
         trainable_model(recipe.model, recipe.sharding),
         args,
-        train_dataset=rows,
-        eval_dataset=held_out,
+        train_dataset=rows["train"],
+        eval_dataset=rows.get("eval"),
         processing_class=processor,
     )
     attach(trainer, run, "sft")
@@ -53,6 +54,8 @@ def train(recipe: SFTRecipe) -> Path:
 def plan(recipe: SFTRecipe) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
     from vlm.plan import Job, training
-    from vlm.planned import common, rows
+    from vlm.planned import common
 
-    training(Job(stage="sft", samples=rows(recipe.data.train, recipe.data.tasks), **common(recipe))).render()
+    data = mixture.count(recipe.data, "train", recipe.seed)
+    data.show()
+    training(Job(stage="sft", samples=data.rows, **common(recipe))).render()

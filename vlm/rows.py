@@ -6,43 +6,18 @@ row once per completion of a group.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
-from itertools import islice
 from typing import Any
 
 from vlm import prompts
 from vlm.errors import DataError
 from vlm.images import load
-from vlm.recipe import DataSection, PromptSection, SourceSection
-from vlm.samples import Faults, Sample, read
-
-logger = logging.getLogger(__name__)
+from vlm.recipe import PromptSection
+from vlm.samples import Sample
 
 CACHED_IMAGES = 64
-
-
-def selected(samples: Iterable[Sample], tasks: Sequence[str] | None, limit: int | None) -> Iterator[Sample]:
-    """The samples of these tasks (None: all), read no further than the limit: what is behind it is not checked."""
-    return islice((s for s in samples if tasks is None or s.task in tasks), limit)
-
-
-def collect(sources: Iterable[SourceSection], data: DataSection, role: str) -> list[Sample]:
-    """All samples of the sources, checked, filtered by `data.tasks` and cut to each source's limit.
-
-    Raises: DataError for a faulty row (under `on_fault: error`) and when nothing is left.
-    """
-    samples: list[Sample] = []
-    for source in sources:
-        faults = Faults()
-        rows = read(source.path, source.format, source.images, source.task, data.on_fault, faults)
-        samples += selected(rows, data.tasks, source.limit)
-        if faults.skipped:
-            logger.warning("%s: %s", source.path, faults)
-    if not samples:
-        raise DataError(f"data.{role}: no rows left; sources {[s.path for s in sources]}, tasks {data.tasks or 'all'}")
-    return samples
 
 
 @lru_cache(maxsize=CACHED_IMAGES)
@@ -75,12 +50,19 @@ def _columns(sample: Sample) -> dict[str, Any]:
 
 
 def prompt_rows(samples: Iterable[Sample], section: PromptSection):
-    """Rows for GRPO: `prompt` (conversation), `images` (decoded), and the sample's fields."""
+    """Rows for GRPO: `prompt` (conversation), `images` (decoded), the sample's fields, and `copy`.
+
+    A row that a mixture repeats is a prompt of its own each time, with completions of its own. `copy` numbers these
+    times from 0: by it rewards that compare within a group tell neighbours with the same source and id apart.
+    """
     from datasets import Dataset
 
-    rows = [
-        {"prompt": prompts.prompt(s, section.style, section.system, section.wording), **_columns(s)} for s in samples
-    ]
+    rows, seen = [], Counter()
+    for s in samples:
+        name = (s.source, s.id)
+        asked = prompts.prompt(s, section.style, section.system, section.wording)
+        rows.append({"prompt": asked, **_columns(s), "copy": seen[name]})
+        seen[name] += 1
     return Dataset.from_list(rows).with_transform(_decode)
 
 
