@@ -41,11 +41,11 @@ class Part:
 
 
 def short(path: str) -> str:
-    """A path as tables show it: from the current folder on, or its last three names."""
+    """A path as tables show it: from the current folder on, or its last two names."""
     found = Path(path)
-    if not found.is_absolute() or len(found.parts) <= 4:
+    if not found.is_absolute() or len(found.parts) <= 3:
         return path
-    return str(found.relative_to(Path.cwd())) if found.is_relative_to(Path.cwd()) else str(Path("…", *found.parts[-3:]))
+    return str(found.relative_to(Path.cwd())) if found.is_relative_to(Path.cwd()) else str(Path("…", *found.parts[-2:]))
 
 
 @dataclass(slots=True)
