@@ -20,13 +20,13 @@ def draw(report: Report, png: str | Path, title: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    sides = [math.sqrt(w * h) for (w, h), count in report.sizes.items() for _ in range(count)]
+    sides = [round(math.sqrt(w * h)) for (w, h), count in report.sizes.items() for _ in range(count)]
     panels = [
-        ("Images: √(width · height), pixels", np.array(sides), None),
-        ("Images: visual tokens under the recipe's limits", report.visual_tokens, None),
-        ("Rows: tokens, images included", report.lengths, report.room),
-        ("Answers: words", report.answer_words, None),
-        ("Boxes: √(share of the image)", report.box_sides, None),
+        ("Image side, √(width · height), pixels", np.array(sides), None),
+        ("Visual tokens of an image", report.visual_tokens, None),
+        ("Tokens of a row, images included", report.lengths, report.room),
+        ("Words of an answer", report.answer_words, None),
+        ("Box side, √(share of the image)", report.box_sides, None),
     ]
     panels = [panel for panel in panels if len(panel[1])]
     count = len(panels) + 1
@@ -59,7 +59,7 @@ def _tasks(axis, report: Report) -> None:
         offsets = places + (0.4 - height / 2) - number * height
         bars = axis.barh(offsets, [rows[task] for task in tasks], height, color=ROLE_COLOURS[role], label=role)
         axis.bar_label(bars, [f"{rows[task]:,}" for task in tasks], fontsize=8, padding=3, color="#333333")
-    dress(axis, "Rows of the mixture, by task")
+    dress(axis, "Rows by task")
     axis.set_yticks(places, tasks)
     axis.grid(visible=False)
     axis.margins(x=0.22)
@@ -69,13 +69,16 @@ def _tasks(axis, report: Report) -> None:
 
 
 def _histogram(axis, name: str, values: np.ndarray, limit: float | None) -> None:
-    """Counts by value, whole numbers in whole bins; the median is marked, and the limit where some reach towards it."""
+    """Counts by value, whole numbers in whole bins; the median is marked, and the limit where some come near it."""
     low, high = float(values.min()), float(values.max())
-    whole = np.issubdtype(values.dtype, np.integer)
-    if high == low:
-        low, high = (low - 0.5, high + 0.5) if whole else (low * 0.95, high * 1.05 or 1.0)
-    step = max(1, math.ceil((high - low) / BINS)) if whole else (high - low) / BINS
-    edges = np.arange(low - 0.5, high + step + 0.5, step) if whole else np.linspace(low, high, BINS + 1)
+    bins = min(BINS, max(8, 2 * math.isqrt(len(values))))
+    if np.issubdtype(values.dtype, np.integer):
+        step = max(1, math.ceil((high - low + 1) / bins))
+        edges = np.arange(low - 0.5, high + step, step)
+        if len(edges) < 8:  # a few different values: room to the left and right, or a bar would fill the panel
+            axis.set_xlim(low - 4.5, high + 4.5)
+    else:
+        edges = np.linspace(low, high + (low == high), bins + 1)
     axis.hist(values, bins=edges, color=COLOURS[0], alpha=0.85)
     middle = float(np.median(values))
     axis.axvline(middle, color="#333333", linewidth=1.0, linestyle=":", label=f"median {middle:,.4g}")
@@ -83,11 +86,12 @@ def _histogram(axis, name: str, values: np.ndarray, limit: float | None) -> None
         axis.axvline(limit, color=COLOURS[3], linewidth=1.4, label=f"room {limit:,}")
     dress(axis, name)
     axis.margins(x=0.02, y=0.12)
-    axis.xaxis.set_major_locator(_locator())
+    axis.xaxis.set_major_locator(_locator(np.issubdtype(values.dtype, np.integer)))
+    axis.yaxis.set_major_locator(_locator())
     axis.legend(fontsize=8, frameon=False, loc="best", handlelength=1.4)
 
 
-def _locator():
+def _locator(whole: bool = True):
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(6)
+    return MaxNLocator(6, integer=True) if whole else MaxNLocator(6)

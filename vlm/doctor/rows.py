@@ -120,6 +120,8 @@ class Rows:
     def lengths(self, visual: Sequence[int]) -> np.ndarray:
         """(rows,) tokens of each row, from the visual tokens of each picture; empty without a tokenizer."""
         if not len(self.text_tokens):
-            return np.zeros(0)
+            return np.zeros(0, np.int64)
         # two tokens of the template stand around each picture
-        return np.asarray(self.text_tokens) + self.of_pictures([tokens + 2 for tokens in visual])
+        return np.asarray(self.text_tokens, np.int64) + self.of_pictures([tokens + 2 for tokens in visual]).astype(
+            np.int64
+        )
