@@ -60,8 +60,7 @@ def examine(subject: Subject, folder: Path, workers: int, told: Told = lambda *c
         rows.measure()
         gallery.told = lambda decoded, known: told(len(rows.names), decoded, known)
         gallery.finish()
-    visual = _judge_pictures(gallery, rows, report, pixels)
-    _judge_lengths(rows, visual, report)
+    _judge_lengths(rows, *_judge_pictures(gallery, rows, report, pixels), report)
     _mix(subject, sources, report)
     report.boxes, report.answer_words = rows.boxes, np.asarray(rows.answer_words)
     report.box_sides = np.asarray(rows.box_sides)
@@ -88,8 +87,13 @@ def _read(source: Source, role: Role, rows: Rows, report: Report, told: Told) ->
     counts.other_tasks = sum(source.read.values()) - counts.examined
 
 
-def _judge_pictures(gallery: Gallery, rows: Rows, report: Report, pixels: tuple[int, int]) -> np.ndarray:
-    """Sizes, and what cannot be decoded or shown to the model; returns (pictures,) visual tokens, 0 of unfit ones."""
+def _judge_pictures(
+    gallery: Gallery, rows: Rows, report: Report, pixels: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes, and what cannot be decoded or shown to the model.
+
+    Returns (pictures,) visual tokens and (rows,) whether all of a row's pictures are fit.
+    """
     bad = np.zeros(len(gallery.names), bool)
     tokens = np.zeros(len(gallery.names), np.int64)
     for number, found in enumerate(gallery.looks):
@@ -106,19 +110,21 @@ def _judge_pictures(gallery: Gallery, rows: Rows, report: Report, pixels: tuple[
             report.unfit.add("too long and thin", f"{where}: {error}")
     report.pictures = len(gallery.names)
     report.visual_tokens = tokens[~bad]
-    affected = np.flatnonzero(rows.of_pictures(bad))
-    for place in np.asarray(rows.places)[affected].tolist():
+    fit = rows.of_pictures(bad) == 0
+    for place in np.asarray(rows.places)[~fit].tolist():
         report.sources[place].unfit += 1
-    return tokens
+    return tokens, fit
 
 
-def _judge_lengths(rows: Rows, visual: np.ndarray, report: Report) -> None:
+def _judge_lengths(rows: Rows, visual: np.ndarray, fit: np.ndarray, report: Report) -> None:
     ruler = rows.ruler
-    report.lengths = rows.lengths(visual)
     report.room, report.rule = ruler.room, ruler.rule
-    if len(report.lengths) and ruler.room is not None:
-        long = np.flatnonzero(report.lengths > ruler.room)
-        for number in long.tolist():
+    lengths = rows.lengths(visual)
+    if not len(lengths):
+        return
+    report.lengths = lengths[fit]
+    if ruler.room is not None:
+        for number in np.flatnonzero(fit & (lengths > ruler.room)).tolist():
             report.long.add(f"longer than {ruler.room:,} tokens ({ruler.rule})", rows.names[number])
 
 
