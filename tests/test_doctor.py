@@ -112,7 +112,8 @@ def another_format(folder):
         (another_format, "1 pictures of the evaluation are in training, too: same pixels"),
     ],
 )
-def test_faults_make_data_unfit(folder, spoil, fault, capsys):
+def test_faults_make_data_unfit(folder, spoil, fault, capsys, monkeypatch):
+    monkeypatch.setattr("vlm.doctor.figure.draw", lambda *_: None)
     spoil(folder)
     assert doctor(folder) == 1
     report = found(folder)
@@ -193,7 +194,7 @@ def test_rows_in_are_rows_out_and_rows_reported(folder, kinds, limit):
     cut_short(folder)
     shutil.copy(folder / "b.png", folder / "cut.png")
     dump(folder / "train.jsonl", [asked("a.png", n, **KINDS[kind]) for n, kind in enumerate(kinds)])
-    data = DataSection([SourceSection(str(folder / "train.jsonl"), limit=limit)], tasks=["vqa"])
+    data = DataSection([SourceSection(str(folder / "train.jsonl"), format="nadir", limit=limit)], tasks=["vqa"])
     (source,) = examine(Subject(data, 0, Ruler(PromptSection()), PIXELS), folder, 1).sources
     passing = [n for n, kind in enumerate(kinds) if kind in ("good", "cut")]
     read = kinds if limit is None or len(passing) < limit else kinds[: passing[limit - 1] + 1]

@@ -143,3 +143,17 @@ def test_readme_pictures_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     pictures = re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", text) + re.findall(r'<img[^>]*src="([^"]+)"', text)
     assert pictures and not [p for p in pictures if not p.startswith("http") and not (ROOT / p).exists()]
+
+
+def test_readme_recipe_for_own_data_loads(tmp_path):
+    """The five lines of "Bring your own data" are a whole recipe."""
+    from rl.recipe import GRPORecipe
+    from vlm import config
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```yaml\n(base: .*?)```", text, re.DOTALL)
+    assert len(lines.splitlines()) == 5
+    path = tmp_path / "dior.yaml"
+    path.write_text(lines.replace("base: ", f"base: {ROOT}/"))
+    recipe = config.load(path, GRPORecipe)
+    assert [len(recipe.data.train), len(recipe.data.eval), recipe.output] == [1, 1, "runs/dior"]
