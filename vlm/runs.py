@@ -180,7 +180,7 @@ def _refuse_to_overwrite(folder: Path) -> None:
 
 
 def _delete_records(folder: Path) -> None:
-    for pattern in ("recipe*.yaml", "environment*.json", METRICS, FINISHED):
+    for pattern in ("recipe*.yaml", "environment*.json", DATA, METRICS, FINISHED):
         for path in folder.glob(pattern):
             path.unlink()
     for path in (*folder.glob("checkpoint-*"), folder / "completions"):
