@@ -120,7 +120,7 @@ def test_faults_make_data_unfit(folder, spoil, fault, capsys, monkeypatch):
     assert not report["fit"] and any(fault in text for text in report["faults"])
     assert "not fit" in capsys.readouterr().out
     for source in report["sources"]:
-        parts = ("fit", "unfit", "other_tasks", "faulty")
+        parts = ("fit", "unfit", "other_tasks", "faulty", "left_out")
         assert source["rows"] == sum(source[part] for part in parts)
 
 

@@ -182,7 +182,7 @@ def test_what_a_run_keeps_of_it(files, tmp_path, capsys):
     run = Run.create(tmp_path / "run", {"seed": 0})
     show_and_note(run, {"train": found})
     task = {"read": 7, "kept": 7, "repeated": 7, "rows": 14, "share": 1.0}
-    source = {"path": files[2], "rows": 14, "faulty": 0, "tasks": {"vqa": task}}
+    source = {"path": files[2], "rows": 14, "faulty": 0, "left_out": 0, "tasks": {"vqa": task}}
     assert json.loads((tmp_path / "run/data.json").read_text()) == {"train": {"rows": 14, "sources": [source]}}
     assert "Rows of data.train" in capsys.readouterr().out
 

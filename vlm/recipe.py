@@ -123,10 +123,12 @@ class PromptSection:
 
 @dataclass
 class SourceSection:
-    """One data file, and which of its rows are used how often (`vlm.mixture`)."""
+    """One data file or folder, and which of its rows are used how often (`vlm.mixture`)."""
 
     path: str = field(metadata={"path": True})
-    "The file with the rows."
+    "A file, a published folder, or a dataset of the hub: hub:OWNER/NAME."
+    split: str | None = None
+    "Which part of a folder or a hub dataset."
     images: str | None = field(default=None, metadata={"path": True})
     "Folder that the rows' image paths start from; without it, what the file's format prescribes."
     format: str | None = None

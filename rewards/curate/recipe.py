@@ -77,7 +77,7 @@ class CurateRecipe:
         if not self.data.train:
             raise RecipeError("data.train is empty; name at least one file, e.g. `train: [{path: captions.json}]`")
         for number, section in enumerate(self.data.train):
-            for name, plain in (("tasks", None), ("percent", None), ("repeat", 1), ("ratio", None)):
+            for name, plain in (("split", None), ("tasks", None), ("percent", None), ("repeat", 1), ("ratio", None)):
                 if getattr(section, name) != plain:
                     raise RecipeError(
                         f"data.train.{number}.{name}: curation scores every row once; filter by data.tasks, and mix "

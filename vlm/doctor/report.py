@@ -19,7 +19,7 @@ LISTED = 1000
 
 @dataclass(slots=True)
 class SourceCounts:
-    """Where the rows of one source went: rows = fit + unfit + other_tasks + faulty."""
+    """Where the rows of one source went: rows = fit + unfit + other_tasks + faulty + left_out."""
 
     role: str
     path: str
@@ -32,7 +32,7 @@ class SourceCounts:
     other_tasks: int = 0
     "Good rows that the recipe's task filters leave out."
     faults: Faults = field(default_factory=Faults)
-    "Rows that the reader refuses."
+    "Rows that the reader refuses, and those that ask nothing."
     broken: str = ""
     "Why the file could not be read to its end, or gave no row."
     kinds: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -46,6 +46,8 @@ class SourceCounts:
         faults = {k: {"count": n, "first": self.faults.examples[k]} for k, n in self.faults.kinds.most_common()}
         counts = {name: getattr(self, name) for name in ("rows", "fit", "unfit", "other_tasks")}
         known = {"role": self.role, "path": self.path, **counts, "faulty": self.faults.skipped}
+        known |= {"left_out": self.faults.left_out.total(), "left_out_kinds": dict(self.faults.left_out)}
+        known |= {"boxes_cut": self.faults.cut}
         return known | {"faults": faults, "broken": self.broken or None, "tasks": self.kinds}
 
 

@@ -54,10 +54,11 @@ def _sources(report: Report):
     table = Table(title="Rows", title_justify="left")
     table.add_column("")
     table.add_column("source", overflow="fold")
-    for name in ("rows", "fit", "other tasks", "unfit image", "faulty"):
+    for name in ("rows", "fit", "other tasks", "unfit image", "faulty", "no question"):
         table.add_column(name, justify="right")
     for source in report.sources:
         counts = (source.rows, source.fit, source.other_tasks, source.unfit, source.faults.skipped)
+        counts = (*counts, source.faults.left_out.total())
         table.add_row(source.role, short(source.path), *(f"{count:,}" for count in counts))
     return table
 
@@ -70,6 +71,10 @@ def _contents(source: SourceCounts) -> Iterator[tuple[str, str]]:
             yield f"{short(source.path)}, {task}: {types}", ""
     for kind, count in source.faults.kinds.most_common():
         yield f"{short(source.path)}: {count:,} × {kind}, first: {source.faults.examples[kind]}", "red"
+    for kind, count in source.faults.left_out.most_common():
+        yield f"{short(source.path)}: {count:,} × {kind}, no question: {source.faults.examples[kind]}", ""
+    if source.faults.cut:
+        yield f"{short(source.path)}: in {source.faults.cut:,} rows boxes exceed the image, and are cut to it", ""
 
 
 def _measures(report: Report):

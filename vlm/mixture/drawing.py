@@ -49,7 +49,14 @@ class Source:
         "Task of each row that passed."
         self.keys = array("Q")
         self.rows = read(
-            section.path, section.format, section.images, section.task, on_fault, self.faults, verify_images
+            section.path,
+            section.format,
+            section.images,
+            section.task,
+            on_fault,
+            self.faults,
+            verify_images,
+            section.split,
         )
 
     def __iter__(self) -> Iterator[Sample]:
@@ -98,7 +105,7 @@ class Source:
             kept[task] += count > 0
             rows[task] += count
         lines = [Line(task, self.read[task], kept[task], rows[task]) for task in sorted(self.read)]
-        return Part(self.section.path, lines, self.faults.skipped)
+        return Part(self.section.path, lines, self.faults.skipped, self.faults.left_out.total())
 
 
 def draw(data: DataSection, role: Role, seed: int) -> Mixture:
@@ -137,7 +144,7 @@ def count(data: DataSection, role: Role, seed: int) -> Mixture:
     """
     mixture = Mixture(role, [])
     for section, quota in zip(sections_of(data, role), quotas_of(data, role), strict=True):
-        if Path(section.path).exists():
+        if section.path.startswith("hub:") or Path(section.path).exists():
             source = Source(section, data, seed, "skip", verify_images=False)
             for _ in source:
                 pass

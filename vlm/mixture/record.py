@@ -34,6 +34,8 @@ class Part:
     lines: list[Line]
     faulty: int = 0
     "Rows left out because they are faulty."
+    left_out: int = 0
+    "Rows that ask nothing (`vlm.samples.Faults`)."
 
     @property
     def rows(self) -> int:
@@ -75,7 +77,8 @@ class Mixture:
                 }
                 for line in part.lines
             }
-            sources.append({"path": part.path, "rows": part.rows, "faulty": part.faulty, "tasks": tasks})
+            counts = {"rows": part.rows, "faulty": part.faulty, "left_out": part.left_out}
+            sources.append({"path": part.path, **counts, "tasks": tasks})
         return {"rows": self.rows, "sources": sources}
 
     def table(self):
@@ -94,7 +97,10 @@ class Mixture:
                 table.add_row(name, line.task, *(f"{count:,}" for count in counts), share)
                 name = ""
             if part.faulty:
-                table.add_row(name, f"faulty, left out: {part.faulty:,}")
+                table.add_row(name, f"faulty: {part.faulty:,}")
+                name = ""
+            if part.left_out:
+                table.add_row(name, f"no question: {part.left_out:,}")
         table.add_section()
         lines = [line for part in self.parts for line in part.lines]
         sums = (sum(line.read for line in lines), sum(line.kept for line in lines))
