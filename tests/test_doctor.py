@@ -86,7 +86,7 @@ def too_thin(folder):
 
 
 def the_same_file(folder):
-    dump(folder / "test.jsonl", [asked("a.png", 1)])
+    dump(folder / "test.jsonl", [asked("d.png", 0), asked("a.png", 1)])
 
 
 def a_copy(folder):
@@ -122,6 +122,14 @@ def test_faults_make_data_unfit(folder, spoil, fault, capsys, monkeypatch):
     for source in report["sources"]:
         parts = ("fit", "unfit", "other_tasks", "faulty", "left_out")
         assert source["rows"] == sum(source[part] for part in parts)
+
+
+def test_a_shared_file_is_named_with_both_rows(folder):
+    the_same_file(folder)
+    doctor(folder)
+    (pair,) = found(folder)["contamination"]["pairs"]
+    assert (pair["train_row"], pair["eval_row"], pair["rows"]) == ("train/0", "test/1", 1)
+    assert pair["train"] == pair["eval"] == str(folder / "a.png")
 
 
 def test_faulty_rows_are_all_written_down(folder):
@@ -219,7 +227,9 @@ def test_each_picture_is_decoded_once(folder, monkeypatch):
             0,
         ]
         shown.finish()
-    assert decoded[3:] == [b"one", b"two"] and list(shown.rows) == [2, 1] and list(shown.roles) == [3, 1]
+    assert decoded[3:] == [b"one", b"two"] and list(shown.roles) == [3, 1]
+    assert {role: list(counts) for role, counts in shown.rows.items()} == {"train": [1, 1], "eval": [1, 0]}
+    assert shown.shown_by == {"train": ["r", "r"], "eval": ["s", ""]}
 
 
 def test_ctrl_c_leaves_no_process(folder):

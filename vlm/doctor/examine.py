@@ -97,7 +97,9 @@ def _judge_pictures(
     bad = np.zeros(len(gallery.names), bool)
     tokens = np.zeros(len(gallery.names), np.int64)
     for number, found in enumerate(gallery.looks):
-        where = f"{gallery.names[number]}, shown by {gallery.rows[number]} rows, first {gallery.shown_by[number]}"
+        count = sum(rows[number] for rows in gallery.rows.values())
+        first = next(filter(None, (names[number] for names in gallery.shown_by.values())))
+        where = f"{gallery.names[number]}, shown by {count} rows, first {first}"
         if found.size is None:
             bad[number] = True
             report.unfit.add("cannot be decoded", f"{where}: {found.fault}")

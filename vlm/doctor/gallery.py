@@ -78,10 +78,10 @@ class Gallery:
         self.looks: list[Look | None] = []
         self.roles = array("B")
         "TRAIN, EVAL, or both added."
-        self.rows = array("L")
-        "How many rows show it."
-        self.shown_by: list[str] = []
-        "The first row that shows it."
+        self.rows = {role: array("L") for role in ROLES}
+        "How many rows of each role show it."
+        self.shown_by: dict[str, list[str]] = {role: [] for role in ROLES}
+        "The first row of each role that shows it."
         self._batch: list[tuple[int, str | bytes]] = []
         self._under_way: dict[Future, list[int]] = {}
         self._pool: ProcessPoolExecutor | None = None
@@ -107,13 +107,15 @@ class Gallery:
             self.names.append(picture if isinstance(picture, str) else f"bytes in {row}")
             self.looks.append(None)
             self.roles.append(0)
-            self.rows.append(0)
-            self.shown_by.append(row)
+            for each in ROLES:
+                self.rows[each].append(0)
+                self.shown_by[each].append("")
             self._batch.append((number, picture))
             if len(self._batch) == BATCH:
                 self._hand_over()
         self.roles[number] |= ROLES[role]
-        self.rows[number] += 1
+        self.rows[role][number] += 1
+        self.shown_by[role][number] = self.shown_by[role][number] or row
         return number
 
     def finish(self) -> None:

@@ -68,7 +68,8 @@ def leaks(gallery: Gallery) -> list[Leak]:
 
 def _leak(gallery: Gallery, kind: str, train: int, held_out: int, bits: int) -> Leak:
     names, rows = gallery.names, gallery.shown_by
-    return Leak(kind, names[train], names[held_out], rows[train], rows[held_out], gallery.rows[held_out], bits)
+    shown = (rows["train"][train], rows["eval"][held_out], gallery.rows["eval"][held_out])
+    return Leak(kind, names[train], names[held_out], *shown, bits)
 
 
 def _alike(gallery: Gallery, train: list[int], held_out: list[int]) -> list[Leak]:
