@@ -8,6 +8,7 @@ from typing import Any
 
 from rl.recipe import GRPORecipe
 from vlm import config, mixture
+from vlm.resizing import Resizing
 from vlm.rows import prompt_rows
 from vlm.runs import Run
 
@@ -29,7 +30,7 @@ def train(
     from trl import GRPOConfig
 
     from rl.trainer import GRPOTrainer
-    from vlm.callbacks import attach
+    from vlm.callbacks import PassCallback, attach
     from vlm.curves import draw
     from vlm.finish import save_model
     from vlm.loading import load_processor
@@ -50,14 +51,15 @@ def train(
     run = Run.create(recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite)
     mixture.show_and_note(run, data)
     model = trainable_model(recipe.model, recipe.sharding)
+    sizes, held_out = Resizing(recipe.images, recipe.seed, train=True), Resizing(recipe.images)
     trainer = GRPOTrainer(
         model,
         list(rewards),
         args,
-        train_dataset=prompt_rows(data["train"].samples, recipe.prompt),
-        eval_dataset=prompt_rows(data["eval"].samples, recipe.prompt) if "eval" in data else None,
+        train_dataset=prompt_rows(data["train"].samples, recipe.prompt, sizes),
+        eval_dataset=prompt_rows(data["eval"].samples, recipe.prompt, held_out) if "eval" in data else None,
         processing_class=processor,
-        callbacks=list(callbacks),
+        callbacks=[PassCallback(sizes), *callbacks],
         share_prefix=recipe.share_prefix,
         check_sharing=recipe.check_sharing,
     )
@@ -91,6 +93,7 @@ def plan(recipe: GRPORecipe, resident: int = 0, remarks: Sequence[str] = ()) -> 
         iterations=asked.get("num_iterations", 1),
         external_rollout=bool(asked.get("use_vllm")) and asked.get("vllm_mode", "colocate") == "server",
         resident=resident,
+        share_prefix=recipe.share_prefix,
         remarks=tuple(remarks),
         **common(recipe),
     )

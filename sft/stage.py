@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sft.recipe import SFTRecipe
 from vlm import config, mixture
+from vlm.resizing import Resizing
 from vlm.rows import chat_rows
 from vlm.runs import Run
 
@@ -14,7 +15,7 @@ def train(recipe: SFTRecipe) -> Path:
     """Train; returns the folder of the trained model (`output/final`). Bad data is found before weights load."""
     from trl import SFTConfig, SFTTrainer
 
-    from vlm.callbacks import attach
+    from vlm.callbacks import PassCallback, attach
     from vlm.curves import draw
     from vlm.finish import save_model
     from vlm.loading import load_processor
@@ -22,7 +23,8 @@ def train(recipe: SFTRecipe) -> Path:
     from vlm.training import arguments
 
     data = mixture.draw_all(recipe)
-    rows = {role: chat_rows(found.samples, recipe.prompt) for role, found in data.items()}
+    sizes = {"train": Resizing(recipe.images, recipe.seed, train=True), "eval": Resizing(recipe.images)}
+    rows = {role: chat_rows(found.samples, recipe.prompt, sizes[role]) for role, found in data.items()}
     args = arguments(
         SFTConfig,
         recipe,
@@ -41,6 +43,7 @@ def train(recipe: SFTRecipe) -> Path:
         train_dataset=rows["train"],
         eval_dataset=rows.get("eval"),
         processing_class=processor,
+        callbacks=[PassCallback(sizes["train"])],
     )
     attach(trainer, run, "sft")
     trainer.train()

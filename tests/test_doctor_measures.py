@@ -133,6 +133,23 @@ def test_rows_are_as_long_as_the_processor_makes_them(several, stage):
     assert report.lengths.tolist() == expected
 
 
+def test_boxes_that_training_writes_count(tmp_path):
+    """SFT asked directly writes the reference of a row with boxes: tokens as of the rows that it trains on."""
+    from vlm.loading import load_processor
+    from vlm.resizing import Resizing
+    from vlm.rows import chat_rows
+
+    put_data(tmp_path)
+    boxes = [[1, 2, 33, 44], [5, 6, 60, 61]]
+    dump(tmp_path / "train.jsonl", [asked("a.png", 0, task="grounding", boxes=boxes, answer=None)])
+    patient, report = examined(tmp_path, "sft", "data.eval=[]", "prompt.style=direct")
+    (row,) = chat_rows(read(tmp_path / "train.jsonl"), patient.ruler.prompt, Resizing(patient.images))
+    assert "33" not in row["messages"][-1]["content"] and row["messages"][-1]["role"] == "assistant"
+    tokenizer = load_processor(str(ROOT / "demo/base"), patient.images).tokenizer
+    text = tokenizer.apply_chat_template(row["messages"], tokenize=False)
+    assert report.lengths.tolist() == [len(tokenizer(text)["input_ids"]) + 16 + 2]
+
+
 def test_the_room_that_rows_have(several):
     """The least of the stage's own limits and the model's context, less what is generated."""
     from vlm.loading import raw_config

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlm import prompts
-from vlm.errors import RecipeError
+from vlm.errors import DataError, RecipeError
 from vlm.recipe import DataSection, ImageSection, PromptSection
+from vlm.resizing import seen
+from vlm.rows import reference
 from vlm.samples import Sample
 
 
@@ -17,6 +19,7 @@ class Ruler:
     """Measures rows in tokens. Without a tokenizer, `note` says why."""
 
     prompt: PromptSection
+    images: ImageSection = field(default_factory=ImageSection)
     answers: bool = False
     "The assistant's turn counts, too (SFT)."
     tokenizer: Any = None
@@ -31,10 +34,24 @@ class Ruler:
         texts = []
         for sample in samples:
             turns = prompts.prompt(sample, self.prompt.style, self.prompt.system, self.prompt.wording)
-            learnt = self.answers and sample.messages[-1]["role"] == "assistant"
-            turns = [*turns, sample.messages[-1]] if learnt else turns
-            texts.append(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=not learnt))
+            learnt = self._learnt(sample) if self.answers else []
+            ask = not learnt
+            texts.append(
+                self.tokenizer.apply_chat_template([*turns, *learnt], tokenize=False, add_generation_prompt=ask)
+            )
         return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    def _learnt(self, sample: Sample) -> list[dict[str, str]]:
+        """The assistant's turn that SFT learns, as `vlm.rows.chat_rows` has it; none where it would refuse the row."""
+        if sample.messages[-1]["role"] == "assistant":
+            return [sample.messages[-1]]
+        if self.prompt.style != "direct" or not sample.boxes or sample.size is None:
+            return []
+        truth = {"boxes": sample.boxes, "quads": sample.quads, "size": list(sample.size)}
+        try:
+            return [reference(truth, self.prompt.notation, seen(sample.size, self.images))]
+        except (DataError, ValueError):  # a notation that cannot say it, a strip: training tells
+            return []
 
 
 @dataclass
@@ -56,8 +73,10 @@ def subject(recipe: Any) -> Subject:
     if recipe.stage == "curate":  # a corpus for a score model: no prompt, no limits
         note = "row lengths are not measured: a curation recipe names no policy"
         return Subject(recipe.data, recipe.seed, Ruler(PromptSection(), note=note), notes=[note])
-    ruler = Ruler(recipe.prompt, answers=recipe.stage == "sft")
+    ruler = Ruler(recipe.prompt, recipe.images, answers=recipe.stage == "sft")
     found = Subject(recipe.data, recipe.seed, ruler, recipe.images)
+    if recipe.images.random_resize is not None:
+        found.notes.append("images.random_resize: tokens are those of images as they are; training draws other sizes")
     try:
         ruler.tokenizer, context = _tokenizer(recipe)
         ruler.room, ruler.rule = _room(recipe, context)
