@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.support.layouts import build
 from vlm import samples
@@ -133,13 +135,15 @@ def test_a_broken_annotation_ends_the_reading(root, tmp_path):
         list(samples.read(tmp_path / "x", split="train", on_fault="skip"))
 
 
-def test_answers_are_joined_in_any_order_and_held_no_longer_than_needed(tmp_path):
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(st.permutations(range(7)), st.permutations(range(7)), st.sets(st.integers(0, 6), max_size=3))
+def test_answers_are_joined_in_any_order_and_held_no_longer_than_needed(tmp_path, asked, answered, stubs):
     path = tmp_path / "answers.json"
-    order = [3, 1, 2, 0, 4]
-    path.write_text(json.dumps({"answers": [{"question_id": i, "answer": f"a{i}"} for i in order]}))
+    rows = [{"question_id": i, "active": i not in stubs, "answer": f"a{i}"} for i in answered]
+    path.write_text(json.dumps({"answers": rows}))
     joined = rsvqa.Joined(path, "question_id", "answer")
-    assert [joined.find(i) for i in (1, 0, 3, 2, 4, 4, 9)] == ["a1", "a0", "a3", "a2", "a4", None, None]
-    assert not joined._ahead
+    assert [joined.find(i) for i in asked] == [None if i in stubs else f"a{i}" for i in asked]
+    assert joined.find(asked[0]) is None and not joined._ahead
 
 
 def test_questions_without_answers_name_the_file(root, tmp_path):
@@ -164,6 +168,7 @@ def test_questions_without_answers_name_the_file(root, tmp_path):
         ("What is it?", None),
         ("A. only one", None),
         ("B. x A. y", None),
+        ("A. " * 100_000, None),
     ],
 )
 def test_choices_are_cut_out_of_a_question(said, expected):
