@@ -27,11 +27,13 @@ class Statistic:
     "`drawn` (R, N) → (R,); NaN where a resample holds nothing that the number is about."
     design: Any = field(default=None, compare=False)
     "What two runs must share to be paired, besides the questions: the groups' masks (K, N), or None."
+    point: float | None = None
+    "The number itself, where `of` is random."
 
     @property
     def value(self) -> float:
         """The number itself: each question once."""
-        return float(self.of(np.ones((1, len(self.keys))))[0])
+        return float(self.of(np.ones((1, len(self.keys))))[0]) if self.point is None else self.point
 
 
 def means(groups: Sequence[Mapping[str, float]]) -> Statistic:
@@ -64,9 +66,9 @@ def ratio(parts: Mapping[str, tuple[float, float]]) -> Statistic:
     return Statistic(keys, of)
 
 
-def each(keys: Sequence[str], number: Callable[[np.ndarray], float]) -> Statistic:
+def each(keys: Sequence[str], number: Callable[[np.ndarray], float], point: float | None = None) -> Statistic:
     """For what takes one resample at a time: `number(times)` with times (N,) as integers."""
-    return Statistic(keys, lambda drawn: np.array([number(times) for times in drawn.astype(np.int64)]))
+    return Statistic(keys, lambda drawn: np.array([number(times) for times in drawn.astype(np.int64)]), point=point)
 
 
 def resamples(rng: np.random.Generator, questions: int, count: int) -> Iterator[np.ndarray]:

@@ -7,13 +7,14 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from evals.bootstrap import Statistic, interval
+from vlm.errors import DataError
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A share or mean over n questions, in [0, 1] unless its convention says otherwise."""
+    """A number over n questions, in [0, 1] unless its convention says otherwise."""
 
     value: float
     n: int
@@ -56,23 +57,37 @@ class Scores:
     found: dict[str, tuple[Statistic, str]] = field(default_factory=dict)
     "Name → the number and its convention."
     missing: dict[str, str] = field(default_factory=dict)
+    bare: dict[str, Metric] = field(default_factory=dict)
+    "Numbers that are not resampled, and so have no interval."
+    order: list[str] = field(default_factory=list)
+
+    def alone(self, name: str, value: float, n: int, convention: str) -> None:
+        self.bare[name] = Metric(float(value), n, convention)
+        self.order.append(name)
+
+    def join(self, other: Scores) -> None:
+        """Take over another report's numbers."""
+        self.found |= other.found
+        self.missing |= other.missing
+        self.bare |= other.bare
+        self.order += other.order
 
     def add(self, name: str, statistic: Statistic, convention: str) -> None:
         self.found[name] = statistic, convention
+        self.order.append(name)
 
     def statistic(self, metric: str) -> Statistic:
-        from vlm.errors import DataError
-
         if metric not in self.found:
-            raise DataError(f"unknown metric {metric!r}; metrics are {', '.join(self.found)}")
+            raise DataError(f"the metric {metric!r} is not here to be resampled; there are {', '.join(self.found)}")
         return self.found[metric][0]
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
-        return {
-            name: Metric(statistic.value, len(statistic.keys), convention)
-            for name, (statistic, convention) in self.found.items()
-        }
+        return {name: self.bare[name] if name in self.bare else self._metric(*self.found[name]) for name in self.order}
+
+    @staticmethod
+    def _metric(statistic: Statistic, convention: str) -> Metric:
+        return Metric(statistic.value, len(statistic.keys), convention)
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:

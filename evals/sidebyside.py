@@ -5,32 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from evals import compare, metrics, predictions
-from evals.recipe import EvalRecipe
-from vlm import config
+from evals import compare, stage
+from evals.report import Report
 from vlm.errors import UserError
 
 COMPARED = ("grounding/acc@0.5", "grounding/miou", "vqa/exact", "choice/accuracy", "format")
 
 
-def load_report(folder: str | Path) -> metrics.Report:
-    """The report of an evaluation's run folder, computed afresh from its predictions."""
-    folder = Path(folder)
-    if not (folder / "predictions.jsonl").exists():
-        raise UserError(f"{folder} holds no predictions.jsonl; name the output folder of launch/eval.py")
-    recipe = config.load(folder / "recipe.yaml", EvalRecipe)
-    return metrics.evaluate(predictions.read(folder / "predictions.jsonl"), recipe.prompt.notation, recipe.inside)
-
-
-def named(spec: str) -> tuple[str, list[metrics.Report]]:
+def named(spec: str) -> tuple[str, list[Report]]:
     """`name=folder[,folder…]` → the name and its reports, one per seed."""
     name, given, folders = spec.partition("=")
     if not (name and given and folders):
         raise UserError(f"{spec!r} cannot be read; expected name=folder, or name=folder,folder for several seeds")
-    return name, [load_report(folder) for folder in folders.split(",")]
+    return name, [stage.load_report(Path(folder)) for folder in folders.split(",")]
 
 
-def differences(runs: dict[str, list[metrics.Report]]) -> list[str]:
+def differences(runs: dict[str, list[Report]]) -> list[str]:
     """One line per metric and step from a name to the next."""
     lines = []
     names = list(runs)

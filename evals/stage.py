@@ -7,12 +7,16 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from evals import compare, metrics, predictions
+from evals import compare, metrics, predictions, ranks
+from evals.answering import VLLM, Pairs, Transformers, answerer
+from evals.benchmarks import find
+from evals.reading import Reading
 from evals.recipe import EvalRecipe
-from vlm import answers, boxes, config
+from evals.report import Report, as_dict
+from vlm import answers, config
 from vlm.errors import RecipeError, UserError
 from vlm.rows import collect
-from vlm.runs import FINISHED, Run, processes
+from vlm.runs import FINISHED, Run, is_main_process, processes
 from vlm.samples import Sample
 
 logger = logging.getLogger(__name__)
@@ -49,72 +53,116 @@ def started(recipe: EvalRecipe, folder: Path) -> list[predictions.Prediction]:
     return predictions.resume(file)
 
 
+Answerer = Transformers | VLLM
 Judge = Callable[[Sample, Sequence[str]], list[float] | None]
 """`judge(sample, completions)` → a value for each; None where it does not apply to the sample."""
 
 
-def run(recipe: EvalRecipe, judge: Judge | None = None) -> metrics.Report:
+def questions(recipe: EvalRecipe) -> list[Sample]:
+    """What is asked, in order: the rows of `data.eval`, as the benchmark puts them together, up to `limit`."""
+    samples = collect(recipe.data.eval, recipe.data, "eval")
+    if recipe.benchmark is not None:
+        samples = find(recipe.benchmark).prepare(samples)
+    return unique(samples)[: recipe.limit]
+
+
+def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None = None) -> Report:
     """Evaluate; returns the report, which also lies in the run folder. Faulty data is found before weights load.
 
-    judge: of the recipe's `gold`, for open questions.
+    One process or many (`evals.ranks`); all of them return. judge: of the recipe's `gold`, for open questions. asked:
+    who answers, where one model serves several evaluations; None: the recipe's model.
     """
-    from vlm.loading import load_model, load_processor
-
-    if processes() > 1:
-        raise UserError(
-            f"an evaluation is one process, and {processes()} were launched; start it with `python launch/eval.py …`"
-        )
-    samples = unique(collect(recipe.data.eval, recipe.data, "eval"))
+    samples = questions(recipe)
     folder = Path(recipe.output)
+    if recipe.overwrite:
+        ranks.discard(folder)
+    elif is_main_process():
+        ranks.gather(folder)
+    ranks.wait()
     done = started(recipe, folder)
-    processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
+    asked = asked or answerer(recipe)
+    ranks.wait()  # all have read what is there before the main process writes
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=bool(done))
+    ranks.wait()
     have = {prediction.key for prediction in done}
-    todo = [s for s in samples if f"{s.source}/{s.id}" not in have]
+    keys = [f"{sample.source}/{sample.id}" for sample in samples]
+    todo = [sample for sample, key in zip(samples, keys, strict=True) if key not in have]
     if done:
         logger.info("continuing: %d of %d questions are answered", len(done), len(samples))
-    if todo:
-        generate(recipe, load_model(recipe.model), processor, todo, folder, append=bool(done), judge=judge)
-    report = metrics.evaluate(predictions.read(folder / "predictions.jsonl"), recipe.prompt.notation, recipe.inside)
-    save(report, recipe, folder)
+    if mine := todo[ranks.number() :: processes()]:
+        set_seed(recipe.seed + ranks.number())
+        store(asked.answer(recipe, mine), len(mine), ranks.part(folder), bool(done), judge)
+    ranks.wait()
+    if is_main_process():
+        ranks.gather(folder, keys)
+    ranks.wait()
+    report = load_report(folder, recipe)
+    if is_main_process():
+        save(report, recipe, folder)
     record.finish(**{name: metric.value for name, metric in report.metrics.items()})
     return report
+
+
+def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Report:
+    """The report of an evaluation's run folder, computed afresh from its predictions.
+
+    Raises: UserError where it holds none.
+    """
+    if not (folder / ranks.FILE).exists():
+        raise UserError(f"{folder} holds no {ranks.FILE}; name the output folder of launch/eval.py")
+    recipe = recipe or config.load(folder / "recipe.yaml", EvalRecipe)
+    rows = predictions.read(folder / ranks.FILE)
+    if recipe.benchmark is None:
+        return metrics.evaluate(rows, recipe.prompt.notation, recipe.inside, recipe.images)
+    return find(recipe.benchmark).score(rows, Reading(recipe.prompt.notation, recipe.inside, recipe.images))
+
+
+def set_seed(seed: int) -> None:
+    """Of sampling; a greedy evaluation does not depend on it."""
+    from transformers import set_seed
+
+    set_seed(seed)
 
 
 def generate(
     recipe: EvalRecipe, model, processor, samples: list[Sample], folder: Path, append: bool, judge: Judge | None = None
 ) -> None:
-    """Answer the questions; each batch is on disk before the next one starts."""
+    """Answer the questions with this model, by this process alone."""
     import torch
-    from tqdm.auto import tqdm
-    from transformers import set_seed
 
     from evals.generate import complete
 
     set_seed(recipe.seed)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    with open(folder / "predictions.jsonl", "a" if append else "w", encoding="utf-8", buffering=1) as file:
-        pairs = complete(model, processor, samples, recipe.prompt, recipe.generation)
-        for sample, text in tqdm(pairs, total=len(samples), desc="eval", mininterval=2.0):
+    pairs = complete(model, processor, samples, recipe.prompt, recipe.generation)
+    store(pairs, len(samples), folder / ranks.FILE, append, judge)
+
+
+def store(pairs: Pairs, total: int, path: Path, append: bool, judge: Judge | None = None) -> None:
+    """Write predictions as they come; each batch is on disk before the next one starts."""
+    from tqdm.auto import tqdm
+
+    with open(path, "a" if append else "w", encoding="utf-8", buffering=1) as file:
+        for sample, text in tqdm(pairs, total=total, desc="eval", mininterval=2.0, disable=not is_main_process()):
             judged = judge(sample, [text]) if judge is not None and sample.task in metrics.OPEN else None
             row = predictions.from_sample(sample, text, gold=judged[0] if judged else None)
             file.write(predictions.line(row) + "\n")
 
 
-def save(report: metrics.Report, recipe: EvalRecipe, folder: Path) -> None:
+def save(report: Report, recipe: EvalRecipe, folder: Path) -> None:
     """metrics.json, table.md and pictures.png; the table goes to the terminal too."""
     from rich.console import Console
 
-    (folder / "metrics.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(as_dict(report), indent=2) + "\n")
     name = folder.name
     (folder / "table.md").write_text(compare.markdown({name: report}))
-    Console().print(compare.table({name: report}))
+    Console().print(compare.table({name: report}, title=recipe.benchmark))
     if recipe.pictures:
         from vlm.drawing import grid
 
-        rows = predictions.read(folder / "predictions.jsonl")
-        chosen = pick(rows, recipe.pictures)
-        shown = [picture(row, recipe.prompt.notation, recipe.inside) for row in chosen]
+        chosen = pick(predictions.read(folder / ranks.FILE), recipe.pictures)
+        reading = Reading(recipe.prompt.notation, recipe.inside, recipe.images)
+        shown = [picture(row, reading) for row in chosen]
         if shown:
             grid(shown, folder / "pictures.png", title=f"Held-out questions, answered by {name}")
 
@@ -126,13 +174,13 @@ def pick(rows: list[predictions.Prediction], count: int) -> list[predictions.Pre
     return rows[::step][:count]
 
 
-def picture(row: predictions.Prediction, notation: str, inside: metrics.Inside):
+def picture(row: predictions.Prediction, reading: Reading):
     """A prediction as a cell of the picture grid."""
     from vlm.drawing import Picture
 
-    judged = metrics.judge(row, notation, inside)
-    said = answers.parse(row.completion).answer if inside == "answer" else row.completion
-    found = boxes.read_boxes(said, notation, row.size) if said and row.boxes and row.size else None
+    judged = metrics.judge(row, reading.notation, reading.inside, reading.images)
+    said = answers.parse(row.completion).answer if reading.inside == "answer" else row.completion
+    found = reading.boxes(row) if said and row.boxes and row.size else None
     return Picture(
         image=row.image,
         question=row.prompt,
