@@ -19,8 +19,11 @@ TOLERANCE = 1e-3
 """Pixels by which a box may overhang the image: rounding on the way from other frames is no error."""
 
 
-def checked(record: dict[str, Any], place: Place, verify: bool) -> dict[str, Any]:
-    """The fields of a Sample. `verify` opens every image's header; else only where a box needs a size."""
+def checked(record: dict[str, Any], place: Place, verify: bool, overhang: float = 0.0) -> dict[str, Any]:
+    """The fields of a Sample. `verify` opens every image's header; else only where a box needs a size.
+
+    overhang: share of a box's area that may lie outside the image; it is cut off. (`quads` may overhang anyhow.)
+    """
     task = _task(record)
     images = _required(record, "images", list, "a list of paths")
     fields: dict[str, Any] = {
@@ -39,7 +42,9 @@ def checked(record: dict[str, Any], place: Place, verify: bool) -> dict[str, Any
         size = _verified(size, fields["images"], place)
     if quads is not None:
         boxes = _around(quads, boxes, size)
-    fields |= {"boxes": boxes, "quads": quads, "size": size}
+    elif boxes and size and overhang:
+        boxes = [_cut(box, size, overhang) for box in boxes]
+    fields["boxes"], fields["quads"], fields["size"] = boxes, quads, size
     if task == "grounding":
         if not boxes:
             raise RowFault("no_boxes", "boxes", show(boxes), "at least one box for grounding")
@@ -153,6 +158,16 @@ def _around(
             raise RowFault("box_outside", "quads", str(quad), f"a shape that meets the image of {width} x {height}")
         found.append([max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))])
     return found
+
+
+def _cut(box: list[float], size: tuple[int, int], overhang: float) -> list[float]:
+    """The part of a box inside the image; the box itself where more than the share `overhang` is outside."""
+    x1, y1, x2, y2 = box
+    inside = [max(x1, 0.0), max(y1, 0.0), min(x2, float(size[0])), min(y2, float(size[1]))]
+    if inside == box or x1 >= x2 or y1 >= y2 or inside[0] >= inside[2] or inside[1] >= inside[3]:
+        return box
+    share = (inside[2] - inside[0]) * (inside[3] - inside[1]) / ((x2 - x1) * (y2 - y1))
+    return inside if share >= 1 - overhang else box
 
 
 def _size(value: Any) -> tuple[int, int] | None:

@@ -24,8 +24,8 @@ notation.
 from __future__ import annotations
 
 import json
+import os
 import re
-from pathlib import Path
 from typing import Any
 
 from vlm import answers
@@ -58,8 +58,8 @@ def boxed(row: dict[str, Any]) -> bool:
 
 def convert(row: dict[str, Any], format: str, place: Place, task: str | None) -> dict[str, Any]:
     """One row → the keys of a Sample, still unchecked. `task` is the source's and overrides the row's."""
-    found = _images(row, place)
-    messages = _messages(turns(row), len(found))
+    found = pictures(row, place)
+    messages = spoken(turns(row), len(found))
     reference = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
     text = _answer_text(reference)
     record = {
@@ -95,19 +95,24 @@ def convert(row: dict[str, Any], format: str, place: Place, task: str | None) ->
     return record
 
 
-def _images(row: dict[str, Any], place: Place) -> list[str]:
+def pictures(row: dict[str, Any], place: Place, folders: tuple[str, ...] = ()) -> list[str | bytes]:
+    """The row's images, found below `image_path`, else in the folder named after the file's stem, the file's own, or
+    one of `folders`."""
     names = row.get("images", row.get("image"))
     names = [] if names is None else names if isinstance(names, list) else [names]
     folder = row.get("image_path")
-    if not all(isinstance(name, str) for name in names) or not isinstance(folder, str | None):
+    if not all(isinstance(name, str | bytes) for name in names) or not isinstance(folder, str | None):
         raise RowFault("wrong_type", "image", show([names, folder]), "file names")
-    folders = [place.path.stem if folder is None else folder]
+    tried = [place.path.stem if folder is None else folder]
     if folder is None or place.given:
-        folders.append(".")
-    return [place.find(*(Path(folder, name) for folder in folders)) for name in names]
+        tried += [".", *folders]
+    return [
+        name if isinstance(name, bytes) else place.find(*(os.path.join(folder, name) for folder in tried))
+        for name in names
+    ]
 
 
-def _messages(raw: Any, images: int) -> list[dict[str, str]]:
+def spoken(raw: Any, images: int) -> list[dict[str, str]]:
     """Turns with our role names and no `<image>` tags: a Sample's images stand before its first question."""
     if not isinstance(raw, list) or not raw:
         raise RowFault("missing_field", "conversations", show(raw), "a list of turns")
@@ -145,7 +150,7 @@ def _kind(row: dict[str, Any]) -> Any:
     return kind
 
 
-def _compare_size(row: dict[str, Any], found: list[str], place: Place) -> None:
+def _compare_size(row: dict[str, Any], found: list[str | bytes], place: Place) -> None:
     size = row.get("size")
     if size is None or not found:
         return
