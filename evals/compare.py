@@ -127,7 +127,7 @@ def rows(reports: Mapping[str, Report]) -> tuple[list[list[str]], list[str]]:
     for name in _ordered(names):
         found = [report.metrics.get(name) for report in reports.values()]
         counts = dict.fromkeys(str(metric.n) for metric in found if metric)
-        cells.append([name, " / ".join(counts), *(_cell(report, name) for report in reports.values())])
+        cells.append([name, " / ".join(counts), *(cell(report, name) for report in reports.values())])
         if "[" not in name:
             texts = dict.fromkeys(metric.convention for metric in found if metric)
             texts |= dict.fromkeys(f"not computed: {r.missing[name]}" for r in reports.values() if name in r.missing)
@@ -135,7 +135,8 @@ def rows(reports: Mapping[str, Report]) -> tuple[list[list[str]], list[str]]:
     return cells, [*notes, f"in brackets: {100 * LEVEL:g}% bootstrap intervals over questions"]
 
 
-def _cell(report: Report, name: str) -> str:
+def cell(report: Report, name: str) -> str:
+    """A number in percent with its interval, as tables show it."""
     if name not in report.metrics:
         return "not computed" if name in report.missing else "–"
     text = f"{100 * report.metrics[name].value:.1f}"

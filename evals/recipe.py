@@ -30,8 +30,8 @@ class GenerationSection:
     def check(self) -> None:
         if self.tensor_parallel < 1 or (self.backend == "hf" and self.tensor_parallel > 1):
             raise RecipeError(
-                f"tensor_parallel = {self.tensor_parallel} with backend {self.backend}; it is for backend vllm, at least "
-                "1. With hf launch several processes: accelerate launch launch/eval.py …"
+                f"tensor_parallel = {self.tensor_parallel} with backend {self.backend}; it is for backend vllm, at "
+                "least 1. With hf launch several processes: accelerate launch launch/eval.py …"
             )
         if self.batch_size < 1 or self.max_new_tokens < 1:
             raise RecipeError(

@@ -42,7 +42,7 @@ class Grounding:
     """Accuracy at IoU thresholds, mean IoU (failures 0) and cIoU, the sum of intersections over the sum of unions."""
 
     conventions: tuple[str, ...] = ("plain",)
-    "Of `evals.overlap.CONVENTIONS`; the first gives the plain names."
+    "Of `evals.overlap.CONVENTIONS`; the first gives the plain names, mean IoU and cIoU, others accuracies beside it."
     thresholds: tuple[float, ...] = (0.5, 0.7)
     sizes: bool = False
     "Also by the true box's area: S, M, L."
@@ -79,9 +79,11 @@ class Grounding:
             hits = {key: float(all(rule.reaches(iou, 0.5) for iou in one.ious)) for key, one in judged.items()}
             said = f"each true box has a predicted one of its own with {reach.format(t=0.5)}, none is left over"
             out.add(f"grounding/every@0.5{suffix}", means([hits]), f"{said} (GeoChat: F1 = 1); {behind}")
-        out.add(f"grounding/miou{suffix}", means([{k: one.iou for k, one in judged.items()}]), f"mean IoU, {behind}")
+        if suffix:  # thresholds are what projects differ in; means and sums stand once
+            return
+        out.add("grounding/miou", means([{k: one.iou for k, one in judged.items()}]), f"mean IoU, {behind}")
         areas = {key: (one.inner, one.outer) for key, one in judged.items()}
-        out.add(f"grounding/ciou{suffix}", ratio(areas), f"sum of intersections / sum of unions, {behind}")
+        out.add("grounding/ciou", ratio(areas), f"sum of intersections / sum of unions, {behind}")
 
     def _judge(self, prediction: Prediction, reading: Reading, convention: str) -> Judged:
         from scipy.optimize import linear_sum_assignment

@@ -43,14 +43,18 @@ def started(recipe: EvalRecipe, folder: Path) -> list[predictions.Prediction]:
     file = folder / "predictions.jsonl"
     if recipe.overwrite or not file.exists() or (folder / FINISHED).exists():  # a finished one: Run.create refuses it
         return []
-    earlier = config.load(folder / "recipe.yaml", EvalRecipe)
-    changes = {key for key in config.difference(earlier, recipe) if key not in ("overwrite", "pictures")}
-    if changes:
+    if changes := changed(folder, recipe):
         raise UserError(
             f"{file} was begun with another recipe (different: {', '.join(sorted(changes))}); write overwrite=true, or "
             "choose another output"
         )
     return predictions.resume(file)
+
+
+def changed(folder: Path, recipe: EvalRecipe) -> set[str]:
+    """The keys that matter in which the recipe of a run folder differs from this one."""
+    earlier = config.load(folder / "recipe.yaml", EvalRecipe)
+    return {key for key in config.difference(earlier, recipe) if key not in ("overwrite", "pictures")}
 
 
 Answerer = Transformers | VLLM
@@ -62,7 +66,11 @@ def questions(recipe: EvalRecipe) -> list[Sample]:
     """What is asked, in order: the rows of `data.eval`, as the benchmark puts them together, up to `limit`."""
     samples = collect(recipe.data.eval, recipe.data, "eval")
     if recipe.benchmark is not None:
-        samples = find(recipe.benchmark).prepare(samples)
+        benchmark = find(recipe.benchmark)
+        classes = {sample.answer for sample in samples} if benchmark.classes else set()
+        if benchmark.classes and len(classes) != benchmark.classes:
+            logger.warning("%s: found %d classes, expected %d", recipe.benchmark, len(classes), benchmark.classes)
+        samples = benchmark.prepare(samples)
     return unique(samples)[: recipe.limit]
 
 

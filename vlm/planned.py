@@ -26,7 +26,8 @@ def rows(sources: Sequence[SourceSection], tasks: Sequence[str] | None, role: st
     total = 0
     for source in sources:
         if Path(source.path).exists():
-            found = read(source.path, source.format, source.images, source.task, "skip", Faults(), verify_images=False)
+            where = (source.path, source.format, source.images, source.task)
+            found = read(*where, "skip", Faults(), verify_images=False, split=source.split)
             total += sum(1 for _ in selected(found, tasks, source.limit))
         elif source.limit is not None:
             logger.warning("%s is not here; planning with its limit of %d rows", source.path, source.limit)

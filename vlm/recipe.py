@@ -132,6 +132,8 @@ class SourceSection:
     "Format of the file; without it, told by its contents."
     task: str | None = None
     "Task of every row that does not name one."
+    split: str | None = None
+    "Which split of a folder that holds several, or of a hub dataset: train, val, test …"
     limit: int | None = None
     "Use only the first so many rows."
 

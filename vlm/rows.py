@@ -36,7 +36,7 @@ def collect(sources: Iterable[SourceSection], data: DataSection, role: str) -> l
     samples: list[Sample] = []
     for source in sources:
         faults = Faults()
-        rows = read(source.path, source.format, source.images, source.task, data.on_fault, faults)
+        rows = read(source.path, source.format, source.images, source.task, data.on_fault, faults, split=source.split)
         samples += selected(rows, data.tasks, source.limit)
         if faults.skipped:
             logger.warning("%s: %s", source.path, faults)
