@@ -46,8 +46,10 @@ class Captions:
         said = {prediction.key: reading.text(prediction) for prediction in predictions}
         true = {prediction.key: _reference(prediction) for prediction in predictions}
         tokeniser = "ptb" if java() and _writable() else "words"
-        split = TOKENISERS[tokeniser]
-        found, references = split(said), split(true)
+        # both at once: a Java takes its time to start
+        tokens = TOKENISERS[tokeniser]([*said.values(), *true.values()])
+        found = {key: [text] for key, text in zip(said, tokens, strict=False)}
+        references = {key: [text] for key, text in zip(true, tokens[len(said) :], strict=True)}
         behind = f"tokens: {ABOUT[tokeniser]}; an empty caption scores 0; {reading.convention}"
         _bleu(out, found, references, behind)
         _means(out, found, references, behind)
@@ -87,15 +89,16 @@ def _reference(prediction: Prediction) -> str:
     return prediction.answer
 
 
-def _ptb(texts: dict[str, str]) -> Texts:
+def _ptb(texts: Sequence[str]) -> list[str]:
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     # one line each: the tokeniser tells captions apart by lines, and U+2028 and the like are lines to it, too
-    return PTBTokenizer().tokenize({key: [{"caption": " ".join(text.split())}] for key, text in texts.items()})
+    found = PTBTokenizer().tokenize({place: [{"caption": " ".join(text.split())}] for place, text in enumerate(texts)})
+    return [found[place][0] for place in range(len(texts))]
 
 
-def _words(texts: dict[str, str]) -> Texts:
-    return {key: [" ".join(WORD.findall(text.lower()))] for key, text in texts.items()}
+def _words(texts: Sequence[str]) -> list[str]:
+    return [" ".join(WORD.findall(text.lower())) for text in texts]
 
 
 TOKENISERS = {"ptb": _ptb, "words": _words}
