@@ -172,7 +172,8 @@ def _samples(
     if others:
         log.info("%s: %d of %d rows are no samples", look.path, others, kept + others)
     if not kept:
-        said = f"all {others} rows are faulty or ask nothing; {first}" if others else "no rows"
+        why = "are faulty or ask nothing" if faults.left_out else "are faulty"
+        said = f"all {others} rows {why}; {first}" if others else "no rows"
         raise DataError(f"{look.path}: {said}")
 
 

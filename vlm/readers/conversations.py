@@ -56,9 +56,11 @@ def boxed(row: dict[str, Any]) -> bool:
     return any(isinstance(text, str) and BOX_LIKE.search(text) is not None for text in texts)
 
 
-def convert(row: dict[str, Any], format: str, place: Place, task: str | None) -> dict[str, Any]:
+def convert(
+    row: dict[str, Any], format: str, place: Place, task: str | None, folders: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """One row → the keys of a Sample, still unchecked. `task` is the source's and overrides the row's."""
-    found = pictures(row, place)
+    found = pictures(row, place, folders)
     messages = spoken(turns(row), len(found))
     reference = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
     text = _answer_text(reference)

@@ -69,7 +69,9 @@ def _talks(look: Look) -> str | None:
 
 def _is_ours(look: Look) -> bool:
     """Role and content: a Sample, which may lack its task in JSONL; in a list that is ShareGPT."""
-    return _talks(look) == "nadir" or (_talks(look) == "roles" and isinstance(look.rows, Rows) and not look.rows.is_list)
+    return _talks(look) == "nadir" or (
+        _talks(look) == "roles" and isinstance(look.rows, Rows) and not look.rows.is_list
+    )
 
 
 def _sharegpt(look: Look) -> bool:
@@ -142,7 +144,9 @@ def _sources() -> Iterable[Format]:
     about = "conversations with text answers only (RS-GPT4V, LLaVA lists)"
     yield Format("conversations", about, _talk("conversations"), _conversations)
     yield Format("sharegpt", "messages[{from, value}] and images[]", _talk("sharegpt"), _sharegpt)
-    about = "GeoChat-Instruct and VRSBench_train.json: conversations with tags, boxes in percent: {<10><20><40><50>|<30>}"
+    about = (
+        "GeoChat-Instruct and VRSBench_train.json: conversations with tags, boxes in percent: {<10><20><40><50>|<30>}"
+    )
     yield Format("geochat", about, geochat.instruct, _instruct)
     yield Format("geochat_bench", "GeoChat-Bench's JSONL files", geochat.bench, _bench, geochat.walk)
     yield Format("vrsbench", "VRSBench_EVAL_*.json, boxes in percent", vrsbench.evaluated, _evaluated)
@@ -179,7 +183,10 @@ def listed(names: Iterable[str]) -> str:
 
 
 def detect(look: Look) -> Format:
-    """The one format that fits. Raises: DataError naming those that do where they are several: frames are never guessed."""
+    """The one format that fits.
+
+    Raises: DataError where none does, and where several do, which it names: a frame is never guessed.
+    """
     fitting = [one.name for one in FORMATS.values() if one.fits(look)]
     if len(fitting) == 1:
         return FORMATS[fitting[0]]

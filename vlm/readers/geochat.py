@@ -37,8 +37,8 @@ from vlm.errors import DataError
 from vlm.readers import conversations
 from vlm.readers.look import Look
 from vlm.readers.records import answer, kinds, record, text
-from vlm.readers.rsvqa import Joined
 from vlm.readers.rows import LeftOut, Place, RowFault, show
+from vlm.readers.rsvqa import Joined
 
 BOX = re.compile(r"\{\s*<\s*-?\d")
 TAG = re.compile(r"\s*\[(caption|refer|vqa|identify|grounding)\]\s*")
@@ -94,16 +94,18 @@ def instruct(row: dict[str, Any], place: Place, task: str | None) -> dict[str, A
 
 def bench(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     """A row of a GeoChat-Bench file; `walk` has put the joined answer into it where it had none."""
-    more = {"id": row.get("question_id", ""), "kind": kinds(row.get("category"), row.get("type"), row.get("size_group"))}
+    kind = kinds(row.get("category"), row.get("type"), row.get("size_group"))
+    more = {"id": row.get("question_id", ""), "kind": kind}
     if "text" in row:
         image = place.seek(row.get("image"), FOLDERS)
         closed = "classification" if row.get("joined") is None else "vqa"
         return record(image, text(row, "text"), task or closed, answer(row, "ground_truth"), **more)
-    image, question, said = place.seek(row.get("image_id"), FOLDERS, "image_id"), text(row, "question"), row.get("ground_truth")
+    image, question = place.seek(row.get("image_id"), FOLDERS, "image_id"), text(row, "question")
+    said = row.get("ground_truth")
     if isinstance(said, str) and not BOX.match(said):
-        where = f"What is the object present at {question}?" if BOX.match(question) else question
-        more["kind"] = more["kind"] or "region"
-        return record(image, where, task or "open_ended", answer(row, "ground_truth"), **more)
+        asked = f"What is the object present at {question}?" if BOX.match(question) else question
+        more["kind"] = kind or "region"
+        return record(image, asked, task or "open_ended", answer(row, "ground_truth"), **more)
     if isinstance(said, str):
         boxes = truth(said, place.size(image))
     else:
@@ -137,8 +139,8 @@ def walk(look: Look) -> Iterator[tuple[int | str, dict[str, Any] | RowFault]]:
         question = row.get("question_id")
         found = answers.join({"id": question})
         if not isinstance(found, RowFault):
-            kind = None if types is None else types.find(question)
-            found = row | {"ground_truth": found["answer"], "joined": True} | ({} if kind is None else {"category": kind})
+            kind = row.get("category") if types is None else types.find(question)
+            found = row | {"ground_truth": found["answer"], "joined": True, "category": kind}
         yield number, found
 
 
@@ -148,7 +150,7 @@ def _truth(path: Path) -> tuple[Joined, Joined | None]:
     for name in names:
         if (found := path.with_name(name)).is_file():
             questions = path.with_name(name.replace("_answers.", "_questions."))
-            return Joined(found, "question_id", "answer"), (
-                Joined(questions, "id", "type") if questions.is_file() else None
-            )
-    raise DataError(f"{path}: its questions have no ground_truth; expected their answers beside it: {' or '.join(names)}")
+            types = Joined(questions, "id", "type") if questions.is_file() else None
+            return Joined(found, "question_id", "answer"), types
+    expected = f"expected their answers beside it: {' or '.join(names)}"
+    raise DataError(f"{path}: found questions without ground_truth; {expected}")

@@ -93,7 +93,7 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
 
 
 def _talked(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
-    found = conversations.convert(row, "conversations", place, task or "choice")
+    found = conversations.convert(row, "conversations", place, task or "choice", FOLDERS)
     asked = next((turn for turn in found["messages"] if turn["role"] == "user"), None)
     if asked is not None and found["choices"] is None:
         asked["content"], found["choices"] = _choices(asked["content"], "conversations")

@@ -4,8 +4,8 @@ ScoreRS (arXiv 2503.00743): `problem`, `answer`, `image` (encoded bytes or {byte
 
     em            vqa, by exact match
     open_ended    as named
-    iou           grounding; the answer holds boxes as JSON lists, `[[10,20,90,80]]`, in a frame that nothing in the file
-                  says (the published code guesses it from the size of a number), so it is part of the format:
+    iou           grounding; the answer holds boxes as JSON lists, `[[10,20,90,80]]`, in a frame that nothing in the
+                  file says (the published code guesses it from the size of a number), so it is part of the format:
                   scorers_rl_pixel, scorers_rl_per_mille or scorers_rl_unit
     math          left out (`math`): no task compares formulas
 
@@ -40,7 +40,9 @@ def scorers(row: dict[str, Any], place: Place, task: str | None, frame: Frame | 
     if task != "grounding":
         return record(None, question, task, answer(row, "answer")) | more
     if frame is None:
-        raise RowFault("box_text", "format", "'scorers_rl', which has no frame", "scorers_rl_pixel, _per_mille or _unit")
+        raise RowFault(
+            "box_text", "format", "'scorers_rl', which has no frame", "scorers_rl_pixel, _per_mille or _unit"
+        )
     if not images:
         raise RowFault("missing_image", "image", "none", "an image: grounding needs one")
     boxes = _listed(answer(row, "answer"))

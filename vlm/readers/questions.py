@@ -13,8 +13,8 @@ LRS-VQA (Luo et al. 2025, arXiv 2503.07588):
     {"question_id": 3, "image": "LRS_VQA/image/15565.tif", "category": "count", "text": "How many …?",
      "ground_truth": "4", "hbox": …, "rbox": …, "abs_size": …, "image_size": …}
 
-`hbox` and `rbox` say where the objects lie and may exceed the image; no truth of a question is in them, and they are not
-read. Images are found below the folder that holds `LRS_VQA`, and below that itself.
+`hbox` and `rbox` say where the objects lie and may exceed the image; no truth of a question is in them, and they are
+not read. Images are found below the folder that holds `LRS_VQA`, and below that itself.
 """
 
 from __future__ import annotations

@@ -38,7 +38,9 @@ def rows_in(row: dict[str, Any], name: str) -> list[Any]:
     return value
 
 
-def record(image: str | bytes | None, question: str, task: str, answer: str | None = None, **more: Any) -> dict[str, Any]:
+def record(
+    image: str | bytes | None, question: str, task: str, answer: str | None = None, **more: Any
+) -> dict[str, Any]:
     """One question about one image. An answer becomes the assistant's turn, too, so that SFT can learn it.
 
     Boxes never do: they have no text until a notation is chosen.

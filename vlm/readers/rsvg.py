@@ -6,10 +6,11 @@
     DIOR-RSVG/JPEGImages/00012.jpg
     DIOR-RSVG/{train,val,test}.txt     an index a line
 
-The indices are not of images but of objects: the annotations in the order of their names, their `<object>`s counted from
-0 (38,320 in all). An image's objects may thus be in several splits. `path` is the folder with `split`, or a split file;
-`split: all` takes every object. Samples come in the order of the annotations; `id` is the object's index and `kind` its
-class. The published loader takes the annotations in the order of the file system, which is only right where that sorts.
+The indices are not of images but of objects: the annotations in the order of their names, their `<object>`s counted
+from 0 (38,320 in all). An image's objects may thus be in several splits. `path` is the folder with `split`, or a split
+file; `split: all` takes every object. Samples come in the order of the annotations; `id` is the object's index and
+`kind` its class. The published loader takes the annotations in the order in which the file system lists them, which is
+right only where that sorts.
 
 An annotation that cannot be parsed ends the reading whatever `on_fault` says: the indices of all objects behind it
 depend on how many it holds.
@@ -57,7 +58,10 @@ def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
                     wanted.discard(count)
             count += 1
     for index in sorted(wanted or ()):
-        yield f"object {index}", RowFault("split_index", "index", str(index), f"fewer than the {count} objects there are")
+        yield (
+            f"object {index}",
+            RowFault("split_index", "index", str(index), f"fewer than the {count} objects there are"),
+        )
 
 
 def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
@@ -94,7 +98,9 @@ def _indices(look: Look, folder: Path) -> Iterator[Any]:
                 else:
                     wanted.add(int(said))
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}), expected the indices of a split's objects") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}), expected the indices of a split's objects"
+        ) from error
     return wanted
 
 
@@ -104,9 +110,8 @@ def _parsed(path: Path) -> ElementTree.Element:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise DataError(
-            f"{path}: found text that is no XML ({error}); objects are counted across all annotations, so it must be mended"
-        ) from error
+        hint = "objects are counted across all annotations, so it must be mended"
+        raise DataError(f"{path}: found text that is no XML ({error}); {hint}") from error
 
 
 def _text(element: ElementTree.Element, name: str) -> str:

@@ -1,9 +1,9 @@
 """RSVQA, low and high resolution (Lobry et al. 2020, arXiv 2003.07333): questions and answers in files of their own.
 
-    LR_split_test_questions.json        {"questions": [{"id": 3, "img_id": 7, "type": "count", "question": "…",
-                                                        "answers_ids": [3], "active": true}, {"id": 4, "active": false}]}
-    LR_split_test_answers.json          {"answers": [{"id": 3, "question_id": 3, "answer": "12", "active": true}]}
-    LR_split_test_images.json           not needed: image 7 is `7.tif`
+    LR_split_test_questions.json   {"questions": [{"id": 3, "img_id": 7, "type": "count", "question": "…",
+                                                   "answers_ids": [3], "active": true}, {"id": 4, "active": false}]}
+    LR_split_test_answers.json     {"answers": [{"id": 3, "question_id": 3, "answer": "12", "active": true}]}
+    LR_split_test_images.json      not needed: image 7 is `7.tif`
     USGS_split_{train,val,test,test_phili}_….json for high resolution
 
 `path` is a questions file, or the folder and `split` (train, val, test, test_phili). A question that is not active is a

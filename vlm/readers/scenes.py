@@ -55,7 +55,9 @@ def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
 
 def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     image = place.find(os.path.abspath(row["image"]))
-    return record(image, row["question"], task or "classification", row["class"], id=os.path.splitext(os.path.basename(image))[0])
+    return record(
+        image, row["question"], task or "classification", row["class"], id=os.path.splitext(os.path.basename(image))[0]
+    )
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -72,5 +74,6 @@ def _names(folder: Path) -> list[str]:
 
 
 def _classes(folder: Path) -> list[Path]:
-    """Subfolders that hold images."""
-    return [path for path in _folders(folder) if any(name.lower().endswith(SUFFIXES) for name in _names(path))]
+    """Subfolders that hold images; none where one is called "images", as beside annotations."""
+    found = [path for path in _folders(folder) if any(name.lower().endswith(SUFFIXES) for name in _names(path))]
+    return [] if any("image" in path.name.lower() for path in found) else found

@@ -26,7 +26,7 @@ from vlm.errors import DataError
 from vlm.readers import conversations, geochat
 from vlm.readers.look import Look, files, one_of
 from vlm.readers.records import answer, kinds, record, rows_in, text
-from vlm.readers.rows import LeftOut, Place, RowFault, show
+from vlm.readers.rows import LeftOut, Place, RowFault, Rows, show
 
 FOLDERS = tuple(os.path.join(above, name) for above in ("", "..") for name in ("Images_val", "Images_train", "images"))
 DESCRIBE = "Describe the image in detail."
@@ -62,7 +62,7 @@ def holds(path: Path) -> bool:
 def fits(look: Look) -> bool:
     if look.is_folder:
         return bool(_folders(look)) or any(holds(path) for path in files(look.path, ".json", 1))
-    return look.path.suffix == ".json" and holds(look.path)
+    return isinstance(look.rows, Rows) and not look.rows.is_list and look.path.suffix == ".json" and holds(look.path)
 
 
 def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
