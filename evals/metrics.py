@@ -19,11 +19,10 @@ from typing import Any
 
 from evals.bootstrap import Statistic, interval, means
 from evals.predictions import Prediction
-from evals.reading import Inside, resized
+from evals.reading import Inside
 from evals.report import LEVEL, Metric, as_dict
 from vlm import answers, boxes
 from vlm.errors import DataError
-from vlm.recipe import ImageSection
 
 OPEN = ("open_ended", "caption")
 """Tasks without a closed answer."""
@@ -42,19 +41,16 @@ class Judgement:
     well_formed: bool | None = None
 
 
-def evaluate(
-    predictions: Iterable[Prediction], notation: str, inside: Inside = "answer", images: ImageSection | None = None
-) -> Report:
+def evaluate(predictions: Iterable[Prediction], notation: str, inside: Inside = "answer") -> Report:
     """Judge every prediction.
 
     notation: how the model writes boxes (`vlm.boxes.NOTATIONS`). inside: "answer" reads what stands in the
-    one <answer>…</answer>; "text" reads the whole completion (base models asked directly). images: the pixel limits
-    that the model was asked with, for notations in the frame `resized`.
+    one <answer>…</answer>; "text" reads the whole completion (base models asked directly).
     Raises: DataError where there is nothing to score, a question comes twice, or a truth is missing.
     """
     if inside not in ("answer", "text"):
         raise ValueError(f"inside is 'answer' or 'text', not {inside!r}")
-    judgements = [judge(prediction, notation, inside, images) for prediction in predictions]
+    judgements = [judge(prediction, notation, inside) for prediction in predictions]
     if not judgements:
         raise DataError("no predictions to score")
     keys: set[str] = set()
@@ -65,7 +61,7 @@ def evaluate(
     return Report(judgements, notation, inside)
 
 
-def judge(prediction: Prediction, notation: str, inside: Inside, images: ImageSection | None = None) -> Judgement:
+def judge(prediction: Prediction, notation: str, inside: Inside) -> Judgement:
     """One prediction against its truth."""
     if inside == "answer":
         parsed = answers.parse(prediction.completion)
@@ -75,7 +71,7 @@ def judge(prediction: Prediction, notation: str, inside: Inside, images: ImageSe
     task = prediction.task
     overlap = correct = None
     if task == "grounding":
-        overlap = _iou(text, prediction, notation, images)
+        overlap = _iou(text, prediction, notation)
     elif task == "choice":
         options = _truth(prediction, "choices")
         truth = answers.option(_truth(prediction, "answer"), options)
@@ -97,14 +93,15 @@ def _truth(prediction: Prediction, name: str) -> Any:
     return value
 
 
-def _iou(text: str, prediction: Prediction, notation: str, images: ImageSection | None) -> float:
+def _iou(text: str, prediction: Prediction, notation: str) -> float:
     """Plain IoU; with several true boxes the mean over the best one-to-one matching of as many predictions.
 
     Another number of boxes is a miss: otherwise naming two boxes for one object would be a hedge.
     """
     truth = _truth(prediction, "boxes")
-    size = _truth(prediction, "size")
-    said = boxes.read_boxes(text, notation, size, resized(size, images))
+    if boxes.NOTATIONS[notation].frame == "resized":
+        _truth(prediction, "resized")
+    said = boxes.read_boxes(text, notation, _truth(prediction, "size"), prediction.resized)
     if said is None or len(said) != len(truth):
         return 0.0
     return sum(boxes.match_ious(said, truth)) / len(truth)

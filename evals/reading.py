@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from evals.predictions import Prediction
 from vlm import answers, boxes
 from vlm.boxes import Object
-from vlm.recipe import ImageSection
-from vlm.shapes import smart_resize
+from vlm.errors import DataError
 
 Inside = Literal["answer", "text"]
 NOTHING = ("there are none", "none", "[]")
 """What detectors that speak say where they find nothing, normalised."""
 
 
-def resized(size: Sequence[int] | None, images: ImageSection | None) -> tuple[int, int] | None:
-    """(width, height) of an image as the model saw it; None where its limits or the size are not known."""
-    return None if images is None or size is None else smart_resize(tuple(size), images.min_pixels, images.max_pixels)
-
-
 @dataclass(frozen=True)
 class Reading:
-    """Notation, part of the completion, and the pixel limits that fix the frame `resized`."""
+    """Notation, and part of the completion."""
 
     notation: str
     inside: Inside = "answer"
-    images: ImageSection | None = None
 
     def text(self, prediction: Prediction) -> str:
         """The answer; empty where there is not just one."""
@@ -38,22 +30,18 @@ class Reading:
 
     def boxes(self, prediction: Prediction) -> list[list[float]] | None:
         """Predicted boxes in pixels of the original image; None where the answer is anything but boxes."""
-        return boxes.read_boxes(
-            self.text(prediction), self.notation, prediction.size, resized(prediction.size, self.images)
-        )
+        return boxes.read_boxes(self.text(prediction), self.notation, prediction.size, self._seen(prediction))
 
     def quads(self, prediction: Prediction) -> list[list[float]] | None:
         """Predicted quadrilaterals, likewise."""
-        return boxes.read_quads(
-            self.text(prediction), self.notation, prediction.size, resized(prediction.size, self.images)
-        )
+        return boxes.read_quads(self.text(prediction), self.notation, prediction.size, self._seen(prediction))
 
     def objects(self, prediction: Prediction) -> tuple[list[Object], int]:
         """Predicted objects with their labels, and how many lines could not be read.
 
         Read line by line where the whole cannot be read: an answer that is cut off keeps what came before.
         """
-        text, seen = self.text(prediction), resized(prediction.size, self.images)
+        text, seen = self.text(prediction), self._seen(prediction)
         if answers.normalise(text) in ("", *NOTHING):
             return [], 0
         whole = boxes.read_objects(text, self.notation, prediction.size, seen)
@@ -62,6 +50,12 @@ class Reading:
         lines = [line for line in text.splitlines() if line.strip()]
         read = [boxes.read_objects(line, self.notation, prediction.size, seen) for line in lines]
         return [one for found in read if found for one in found], sum(found is None for found in read)
+
+    def _seen(self, prediction: Prediction) -> tuple[int, int] | None:
+        """The size that the frame `resized` counts in. Raises: DataError where it is needed and not known."""
+        if boxes.NOTATIONS[self.notation].frame == "resized" and prediction.resized is None:
+            raise DataError(f"question {prediction.key!r}: no 'resized', which the notation {self.notation} counts in")
+        return prediction.resized
 
     @property
     def convention(self) -> str:

@@ -125,7 +125,7 @@ class Answers:
     tasks: tuple[str, ...] = ("vqa",)
 
     def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:
-        report = metrics.evaluate(predictions, reading.notation, reading.inside, reading.images)
+        report = metrics.evaluate(predictions, reading.notation, reading.inside)
         out = _taken(report, "vqa/")
         out.missing |= self.not_computed
         kept = [kind for kind in report.kinds("vqa/exact") if kind not in self.left_out]
@@ -146,7 +146,7 @@ class Choice:
 
     def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:
         named = [replace(p, kind=",".join(self.names.get(kind, kind) for kind in _kinds(p))) for p in predictions]
-        return _taken(metrics.evaluate(named, reading.notation, reading.inside, reading.images), "choice/")
+        return _taken(metrics.evaluate(named, reading.notation, reading.inside), "choice/")
 
 
 @dataclass(frozen=True)

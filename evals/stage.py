@@ -15,6 +15,7 @@ from evals.recipe import EvalRecipe
 from evals.report import Report, as_dict
 from vlm import answers, config
 from vlm.errors import RecipeError, UserError
+from vlm.resizing import seen
 from vlm.rows import collect
 from vlm.runs import FINISHED, Run, is_main_process, processes
 from vlm.samples import Sample
@@ -99,7 +100,7 @@ def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None =
         logger.info("continuing: %d of %d questions are answered", len(done), len(samples))
     if mine := todo[ranks.number() :: processes()]:
         set_seed(recipe.seed + ranks.number())
-        store(asked.answer(recipe, mine), len(mine), ranks.part(folder), bool(done), judge)
+        store(asked.answer(recipe, mine), len(mine), ranks.part(folder), recipe, bool(done), judge)
     ranks.wait()
     if is_main_process():
         ranks.gather(folder, keys)
@@ -121,8 +122,8 @@ def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Report:
     recipe = recipe or config.load(folder / "recipe.yaml", EvalRecipe)
     rows = predictions.read(folder / ranks.FILE)
     if recipe.benchmark is None:
-        return metrics.evaluate(rows, recipe.prompt.notation, recipe.inside, recipe.images)
-    return find(recipe.benchmark).score(rows, Reading(recipe.prompt.notation, recipe.inside, recipe.images))
+        return metrics.evaluate(rows, recipe.prompt.notation, recipe.inside)
+    return find(recipe.benchmark).score(rows, Reading(recipe.prompt.notation, recipe.inside))
 
 
 def set_seed(seed: int) -> None:
@@ -143,17 +144,18 @@ def generate(
     set_seed(recipe.seed)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     pairs = complete(model, processor, samples, recipe.prompt, recipe.generation)
-    store(pairs, len(samples), folder / ranks.FILE, append, judge)
+    store(pairs, len(samples), folder / ranks.FILE, recipe, append, judge)
 
 
-def store(pairs: Pairs, total: int, path: Path, append: bool, judge: Judge | None = None) -> None:
+def store(pairs: Pairs, total: int, path: Path, recipe: EvalRecipe, append: bool, judge: Judge | None = None) -> None:
     """Write predictions as they come; each batch is on disk before the next one starts."""
     from tqdm.auto import tqdm
 
     with open(path, "a" if append else "w", encoding="utf-8", buffering=1) as file:
         for sample, text in tqdm(pairs, total=total, desc="eval", mininterval=2.0, disable=not is_main_process()):
             judged = judge(sample, [text]) if judge is not None and sample.task in metrics.OPEN else None
-            row = predictions.from_sample(sample, text, gold=judged[0] if judged else None)
+            gold, resized = judged[0] if judged else None, seen(sample.size, recipe.images)
+            row = predictions.from_sample(sample, text, gold=gold, resized=resized)
             file.write(predictions.line(row) + "\n")
 
 
@@ -169,7 +171,7 @@ def save(report: Report, recipe: EvalRecipe, folder: Path) -> None:
         from vlm.drawing import grid
 
         chosen = pick(predictions.read(folder / ranks.FILE), recipe.pictures)
-        reading = Reading(recipe.prompt.notation, recipe.inside, recipe.images)
+        reading = Reading(recipe.prompt.notation, recipe.inside)
         shown = [picture(row, reading) for row in chosen]
         if shown:
             grid(shown, folder / "pictures.png", title=f"Held-out questions, answered by {name}")
@@ -186,7 +188,7 @@ def picture(row: predictions.Prediction, reading: Reading):
     """A prediction as a cell of the picture grid."""
     from vlm.drawing import Picture
 
-    judged = metrics.judge(row, reading.notation, reading.inside, reading.images)
+    judged = metrics.judge(row, reading.notation, reading.inside)
     said = answers.parse(row.completion).answer if reading.inside == "answer" else row.completion
     found = reading.boxes(row) if said and row.boxes and row.size else None
     return Picture(

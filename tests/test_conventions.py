@@ -9,7 +9,7 @@ from evals.predictions import Prediction
 from evals.reading import Reading
 from evals.scores import Grounding
 from vlm.boxes import iou, quad_from_obb
-from vlm.recipe import ImageSection
+from vlm.errors import DataError
 
 SIZE = (100, 100)  # pixels are percents, and per mille are tenths of pixels
 TEXT = Reading("qwen2_vl", "text")
@@ -133,6 +133,8 @@ def test_several_boxes_and_all_of_them():
 
 def test_pixels_of_the_resized_image():
     """A 100 x 100 picture enlarged to 112 x 112: 56 of its pixels are 50 of the original's."""
-    asked = [ground(1, "0,0,56,56 dam", (0, 0, 50, 50))]
-    limits = ImageSection(min_pixels=112 * 112, max_pixels=112 * 112)
-    assert Grounding()(asked, Reading("rscovlm", "text", limits)).metrics["grounding/miou"].value == 1
+    asked = [ground(1, "0,0,56,56 dam", (0, 0, 50, 50), resized=(112, 112))]
+    assert Grounding()(asked, Reading("rscovlm", "text")).metrics["grounding/miou"].value == 1
+    asked[0].resized = None
+    with pytest.raises(DataError, match="'g/1': no 'resized'"):
+        Grounding()(asked, Reading("rscovlm", "text"))

@@ -14,7 +14,6 @@ from evals.reading import Reading
 from tests.support import benchmark_folders
 from vlm.boxes import Object, corners
 from vlm.errors import DataError
-from vlm.recipe import ImageSection
 from vlm.samples import read
 
 SQUARES = {name: corners((x, 0, x + 10, 10)) for name, x in (("a", 0), ("b", 30), ("c", 60))}
@@ -66,16 +65,15 @@ def test_against_a_second_implementation(found, more):
 
 def detected(number, said, names=("ship", "ship"), quads=("a", "b"), difficult=None):
     answer = labels(names, difficult or [False] * len(names))
-    return Prediction(
-        str(number), "d", "grounding", said, answer=answer, quads=[SQUARES[q] for q in quads], size=(112, 112)
-    )
+    size = {"size": (112, 112), "resized": (112, 112)}
+    return Prediction(str(number), "d", "grounding", said, answer=answer, quads=[SQUARES[q] for q in quads], **size)
 
 
 def line(name, label):
     return ",".join(f"{round(value)}" for value in SQUARES[name]) + f" {label}"
 
 
-READ = Reading("rscovlm_quad", "text", ImageSection(min_pixels=112 * 112, max_pixels=112 * 112))
+READ = Reading("rscovlm_quad", "text")
 
 
 def test_ties_and_their_spread_by_enumeration():
@@ -146,7 +144,10 @@ def test_dota_asks_for_all_classes_of_the_data(tmp_path):
     assert samples[0].answer == "plane\nship\nship (difficult)" and samples[1].answer == "ship"
     assert [len(sample.quads) for sample in samples] == [3, 1]
     said = "10,10,50,10,50,30,10,30 plane\n60,60,80,60,80,80,60,80 ship\n90,90,100,90,100,100,90,100 ship"
-    asked = [from_sample(samples[0], said), from_sample(samples[1], "There are none.")]
+    asked = [
+        from_sample(samples[0], said, resized=(112, 112)),
+        from_sample(samples[1], "There are none.", resized=(112, 112)),
+    ]
     metrics = Detection()(asked, READ).metrics
     assert metrics["detection/ap_nc@0.5[plane]"].value == 1
     assert metrics["detection/ap_nc@0.5[ship]"].value == pytest.approx(6 / 11)  # one of two, the difficult one apart
