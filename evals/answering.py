@@ -112,9 +112,10 @@ def engine_arguments(section: ModelSection, recipe: EvalRecipe, samples: Sequenc
     }
 
 
+Answerer = Transformers | VLLM
 BACKENDS = {"hf": Transformers, "vllm": VLLM}
 
 
-def answerer(recipe: EvalRecipe) -> Transformers | VLLM:
+def answerer(recipe: EvalRecipe) -> Answerer:
     """Who answers this recipe's questions. Raises: RecipeError for a model or backend that cannot be had."""
     return BACKENDS[recipe.generation.backend](recipe)

@@ -69,7 +69,9 @@ def paired(
     for statistic in [*left, *right]:
         _same_questions(left[0], statistic, metric)
     rng = np.random.default_rng(seed)
-    draws = [_differences(left, right, drawn, rng) for drawn in resamples(rng, len(left[0].keys), count)]
+    draws = [
+        _differences(left, right, drawn, rng) for drawn in resamples(rng, len(left[0].keys), min(count, left[0].most))
+    ]
     low, high = quantiles(np.concatenate(draws), level)
     before, after = (float(np.mean([one.value for one in side])) for side in (left, right))
     return Difference(

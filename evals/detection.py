@@ -30,7 +30,7 @@ from evals.predictions import Prediction
 from evals.reading import Reading
 from evals.report import Scores
 from evals.scores import class_key
-from vlm.boxes import quad_iou
+from vlm.boxes import quad_ious
 from vlm.errors import DataError
 
 ORDERS = 20
@@ -129,12 +129,11 @@ def hits(predictions: Sequence[Prediction], found: Sequence[Sequence], threshold
         for number, (objects, said) in enumerate(zip(true, found, strict=True)):
             quads = [(quad, difficult) for name, quad, difficult in objects if name == wanted]
             truths[number] = sum(not difficult for _, difficult in quads)
-            for one in said:
-                if class_key(one.label or "") != wanted:
-                    continue
-                overlaps = [quad_iou(one.quad, quad) for quad, _ in quads]
-                best = int(np.argmax(overlaps)) if overlaps else -1
-                hit = best >= 0 and overlaps[best] >= threshold
+            chosen = [one.quad for one in said if class_key(one.label or "") == wanted]
+            overlaps = quad_ious(chosen, [quad for quad, _ in quads])  # (predicted, true)
+            for row in overlaps:
+                best = int(row.argmax()) if quads else -1
+                hit = best >= 0 and row[best] >= threshold
                 if hit and quads[best][1]:
                     continue  # on a difficult object: neither right nor wrong
                 question.append(number)

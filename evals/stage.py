@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evals import compare, metrics, predictions, ranks
-from evals.answering import VLLM, Pairs, Transformers, answerer
+from evals.answering import Answerer, answerer
 from evals.benchmarks import find
 from evals.reading import Reading
 from evals.recipe import EvalRecipe
@@ -58,7 +58,6 @@ def changed(folder: Path, recipe: EvalRecipe) -> set[str]:
     return {key for key in config.difference(earlier, recipe) if key not in ("overwrite", "pictures")}
 
 
-Answerer = Transformers | VLLM
 Judge = Callable[[Sample, Sequence[str]], list[float] | None]
 """`judge(sample, completions)` → a value for each; None where it does not apply to the sample."""
 
@@ -99,8 +98,8 @@ def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None =
     if done:
         logger.info("continuing: %d of %d questions are answered", len(done), len(samples))
     if mine := todo[ranks.number() :: processes()]:
-        set_seed(recipe.seed + ranks.number())
-        store(asked.answer(recipe, mine), len(mine), ranks.part(folder), recipe, bool(done), judge)
+        path = ranks.part(folder)
+        answer(recipe, asked, mine, path, append=path.exists(), judge=judge)
     ranks.wait()
     if is_main_process():
         ranks.gather(folder, keys)
@@ -126,33 +125,19 @@ def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Report:
     return find(recipe.benchmark).score(rows, Reading(recipe.prompt.notation, recipe.inside))
 
 
-def set_seed(seed: int) -> None:
-    """Of sampling; a greedy evaluation does not depend on it."""
-    from transformers import set_seed
-
-    set_seed(seed)
-
-
-def generate(
-    recipe: EvalRecipe, model, processor, samples: list[Sample], folder: Path, append: bool, judge: Judge | None = None
+def answer(
+    recipe: EvalRecipe, asked: Answerer, samples: Sequence[Sample], path: Path, append: bool, judge: Judge | None = None
 ) -> None:
-    """Answer the questions with this model, by this process alone."""
-    import torch
-
-    from evals.generate import complete
-
-    set_seed(recipe.seed)
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    pairs = complete(model, processor, samples, recipe.prompt, recipe.generation)
-    store(pairs, len(samples), folder / ranks.FILE, recipe, append, judge)
-
-
-def store(pairs: Pairs, total: int, path: Path, recipe: EvalRecipe, append: bool, judge: Judge | None = None) -> None:
     """Write predictions as they come; each batch is on disk before the next one starts."""
     from tqdm.auto import tqdm
+    from transformers import set_seed
 
+    set_seed(recipe.seed + ranks.number())  # of sampling; a greedy evaluation does not depend on it
+    pairs = asked.answer(recipe, samples)
     with open(path, "a" if append else "w", encoding="utf-8", buffering=1) as file:
-        for sample, text in tqdm(pairs, total=total, desc="eval", mininterval=2.0, disable=not is_main_process()):
+        for sample, text in tqdm(
+            pairs, total=len(samples), desc="eval", mininterval=2.0, disable=not is_main_process()
+        ):
             judged = judge(sample, [text]) if judge is not None and sample.task in metrics.OPEN else None
             gold, resized = judged[0] if judged else None, seen(sample.size, recipe.images)
             row = predictions.from_sample(sample, text, gold=gold, resized=resized)
