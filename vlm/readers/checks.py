@@ -74,6 +74,8 @@ def _unicode(name: str, text: Any, expected: str = "text") -> str:
     """A string that can be encoded: JSON lets half a surrogate pair through, tokenizers do not."""
     if not isinstance(text, str):
         raise RowFault("wrong_type", name, show(text), expected)
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -95,14 +97,17 @@ def _messages(turns: list[Any]) -> list[dict[str, str]]:
     """User and assistant in turn, the user first, after at most one system turn."""
     messages, expected = [], "user"
     for number, turn in enumerate(turns, 1):
-        name = f"messages[{number}]"
         if not isinstance(turn, dict) or "role" not in turn or "content" not in turn:
-            raise RowFault("wrong_type", name, show(turn), "a turn with 'role' and 'content'")
-        content, role = _unicode(name, turn["content"]), turn["role"]
+            raise RowFault("wrong_type", f"messages[{number}]", show(turn), "a turn with 'role' and 'content'")
+        content, role = turn["content"], turn["role"]
+        if not isinstance(content, str) or not content.isascii():
+            content = _unicode(f"messages[{number}]", content)
         if "<image>" in content:
-            raise RowFault("image_tag", name, show(content), "no <image> tags: images stand before the first question")
+            expected = "no <image> tags: images stand before the first question"
+            raise RowFault("image_tag", f"messages[{number}]", show(content), expected)
         if not (role == expected or (role == "system" and number == 1)):
-            raise RowFault("conversation", name, f"the role {show(role)}", f"{expected!r} (user and assistant in turn)")
+            expected = f"{expected!r} (user and assistant in turn)"
+            raise RowFault("conversation", f"messages[{number}]", f"the role {show(role)}", expected)
         if role != "system":
             expected = "assistant" if role == "user" else "user"
         messages.append({"role": role, "content": content})
@@ -132,10 +137,11 @@ def _boxes(value: Any, name: str, count: int) -> list[list[float]] | None:
         raise RowFault("wrong_type", name, show(value), expected)
     boxes = []
     for box in value:
-        if not isinstance(box, list) or len(box) != count or not all(type(x) in (int, float) for x in box):
+        if not isinstance(box, list) or len(box) != count or not set(map(type, box)) <= {int, float}:
             raise RowFault("wrong_type", name, show(box), expected)
-        if not all(abs(x) < 1e9 for x in box):  # NaN, infinities, and integers too large for a float
-            raise RowFault("box_outside", name, show(box), "finite pixel coordinates")
+        for x in box:
+            if not -1e9 < x < 1e9:  # NaN, infinities, and integers too large for a float
+                raise RowFault("box_outside", name, show(box), "finite pixel coordinates")
         boxes.append([float(x) for x in box])
     return boxes
 
@@ -151,13 +157,25 @@ def _around(
     width, height = size
     found = []
     for quad in quads:
-        if not quad_iou(quad, quad):
+        if not (_convex(quad) or quad_iou(quad, quad)):
             raise RowFault("box_inverted", "quads", str(quad), "four corners in order around an area")
         x1, y1, x2, y2 = hull(quad)
         if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
             raise RowFault("box_outside", "quads", str(quad), f"a shape that meets the image of {width} x {height}")
         found.append([max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))])
     return found
+
+
+def _convex(quad: list[float]) -> bool:
+    """Whether all turns at the corners go one way. Such a shape is simple; others take the geometry library to tell."""
+    x1, y1, x2, y2, x3, y3, x4, y4 = quad
+    turns = (
+        (x2 - x1) * (y3 - y2) - (y2 - y1) * (x3 - x2),
+        (x3 - x2) * (y4 - y3) - (y3 - y2) * (x4 - x3),
+        (x4 - x3) * (y1 - y4) - (y4 - y3) * (x1 - x4),
+        (x1 - x4) * (y2 - y1) - (y1 - y4) * (x2 - x1),
+    )
+    return min(turns) > 0 or max(turns) < 0
 
 
 def _cut(box: list[float], size: tuple[int, int], overhang: float) -> list[float]:

@@ -33,6 +33,7 @@ from vlm.boxes import read_boxes
 from vlm.readers.rows import Place, RowFault, show
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+TAG = re.compile(r"\n?<image>\n?")
 _NUMBER = r"\s*-?\d+(?:\.\d+)?\s*"
 BOX_LIKE = re.compile(rf"\[{_NUMBER}(?:,{_NUMBER}){{3}}\]|\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)")
 
@@ -53,7 +54,7 @@ def boxed(row: dict[str, Any]) -> bool:
     raw = turns(row)
     said = [turn for turn in raw if isinstance(turn, dict)] if isinstance(raw, list) else []
     texts = [turn.get("value", turn.get("content")) for turn in said if turn.get("from", turn.get("role")) != "human"]
-    return any(isinstance(text, str) and BOX_LIKE.search(text) is not None for text in texts)
+    return any(isinstance(text, str) and ("[" in text or "(" in text) and BOX_LIKE.search(text) for text in texts)
 
 
 def convert(
@@ -122,16 +123,18 @@ def spoken(raw: Any, images: int) -> list[dict[str, str]]:
     for turn in raw:
         if not isinstance(turn, dict):
             raise RowFault("wrong_type", "conversations", show(turn), "a turn with 'from' and 'value'")
-        role, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-        if not isinstance(role, str) or role not in ROLES or not isinstance(content, str):
+        said, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+        role = ROLES.get(said) if isinstance(said, str) else None
+        if role is None or not isinstance(content, str):
             raise RowFault("conversation", "conversations", show(turn), "from human or gpt, with a text value")
-        count = content.count("<image>")
-        if count and (ROLES[role] != "user" or not first):
-            raise RowFault("image_tag", "conversations", show(content), "<image> in the first question only")
-        if ROLES[role] == "user":
+        if "<image>" in content:
+            if role != "user" or not first:
+                raise RowFault("image_tag", "conversations", show(content), "<image> in the first question only")
+            tags += content.count("<image>")
+            content = TAG.sub("", content)
+        if role == "user":
             first = False
-        tags += count
-        messages.append({"role": ROLES[role], "content": re.sub(r"\n?<image>\n?", "", content) if count else content})
+        messages.append({"role": role, "content": content})
     if tags and tags != images:
         raise RowFault("image_tag", "conversations", f"{tags} <image> tags", f"as many as images ({images})")
     return messages
@@ -185,6 +188,6 @@ def _pixel_boxes(text: str | None) -> list[list[float]] | None:
     if isinstance(value, list) and value and not isinstance(value[0], list):
         value = [value]
     numbers = isinstance(value, list) and all(
-        isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) for x in box) for box in value
+        isinstance(box, list) and len(box) == 4 and set(map(type, box)) <= {int, float} for box in value
     )
     return value if numbers else None

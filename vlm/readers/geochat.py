@@ -52,8 +52,10 @@ def marked(row: dict[str, Any]) -> bool:
     """Whether some turn holds a box as GeoChat writes it, or begins with a task's tag."""
     raw = conversations.turns(row)
     said = [turn for turn in raw if isinstance(turn, dict)] if isinstance(raw, list) else []
-    texts = [turn.get("value", turn.get("content")) for turn in said]
-    return any(isinstance(text, str) and (BOX.search(text) or TAG.match(text.replace("<image>", ""))) for text in texts)
+    texts = [text for turn in said if isinstance(text := turn.get("value", turn.get("content")), str)]
+    return any(
+        ("{" in text and BOX.search(text)) or ("[" in text and TAG.match(text.replace("<image>", ""))) for text in texts
+    )
 
 
 def truth(said: str, size: tuple[int, int]) -> dict[str, Any] | None:

@@ -32,7 +32,7 @@ def scorers(row: dict[str, Any], place: Place, task: str | None, frame: Frame | 
     kind, images = row.get("type"), _images(row, place)
     if kind == "math":
         raise LeftOut("math", "type 'math': no task compares formulas")
-    if kind not in TYPES:
+    if not isinstance(kind, str) or kind not in TYPES:
         raise RowFault("unknown_task", "type", show(kind), f"one of {', '.join(TYPES)}, math")
     task = task or TYPES[kind]
     question = text(row, "problem")

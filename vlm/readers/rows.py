@@ -15,7 +15,7 @@ import binascii
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class Rows:
 
 def _parsed(line: bytes) -> dict[str, Any] | RowFault:
     try:
-        item = json.loads(line)
+        item = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         found = line[:60].decode("utf-8", "replace").strip()
         return RowFault("json", "(whole row)", f"{found!r} ({error})", "one JSON object per line")
@@ -115,7 +115,7 @@ class Place:
         self.path = path
         self.given = root is not None
         self.root = os.path.abspath(root if root is not None else path if path.is_dir() else path.parent)
-        self._found: dict[tuple[str, ...], str] = {}
+        self._found: dict[tuple[Any, ...], str] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def find(self, *candidates: str) -> str:
@@ -135,10 +135,16 @@ class Place:
         said = " or ".join(map(repr, tried[:4])) + (f" or {len(tried) - 4} more" if len(tried) > 4 else "")
         raise RowFault("missing_image", "images", said, "an image file that exists")
 
-    def seek(self, name: Any, folders: Sequence[str] = (), field: str = "image") -> str:
-        """An image by file name or by id without a suffix: in the first of `folders` or at `root` where it lies."""
+    def seek(self, name: Any, folders: tuple[str, ...] = (), field: str = "image") -> str:
+        """An image by file name or by id without a suffix: at `root`, or in the first of `folders` where it lies."""
         if not isinstance(name, str) or not name:
             raise RowFault("wrong_type", field, show(name), "the name of an image file")
+        known = (name, folders)
+        if (found := self._found.get(known)) is None:
+            found = self._found[known] = self._search(name, folders)
+        return found
+
+    def _search(self, name: str, folders: tuple[str, ...]) -> str:
         places = [os.path.join(folder, name) for folder in ("", *folders)]
         if name.lower().endswith(SUFFIXES):
             return self.find(*places)
