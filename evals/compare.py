@@ -149,13 +149,17 @@ def cell(report: Report, name: str) -> str:
 
 
 def _ordered(names: Mapping[str, None]) -> list[str]:
-    """Names in the order of CONVENTIONS, each metric's types behind it; others as they come."""
+    """Task by task as they come, `format` last; within a task those of CONVENTIONS in its order with their types behind
+    them, then others as they come."""
     position = {name: number for number, name in enumerate(CONVENTIONS)}
-    known = [name for name in names if name.partition("[")[0] in position]
-    return [
-        *sorted(known, key=lambda name: (position[name.partition("[")[0]], name)),
-        *(name for name in names if name not in known),
-    ]
+    tasks = {name.partition("/")[0]: number for number, name in reversed(list(enumerate(CONVENTIONS)))}
+
+    def place(name: str) -> tuple:
+        base = name.partition("[")[0]
+        task = tasks.get(base.partition("/")[0], len(tasks)) if base != "format" else float("inf")
+        return (task, position[base], name) if base in position else (task, len(position), "")
+
+    return sorted(names, key=place)
 
 
 def table(reports: Mapping[str, Report], title: str | None = None) -> Group:

@@ -67,8 +67,8 @@ def test_data_that_is_missing_says_what_to_put_where(tmp_path):
     assert f"not found: {tmp_path}/DIOR-RSVG" in said and "DIOR-RSVG/Annotations/*.xml" in said and "--data" in said
     benchmark_folders.vg_dior(tmp_path, 1)
     find("vg-dior").check(tmp_path)
-    assert find("vg-dior").missing(tmp_path / "other") == [
-        str(tmp_path / "other" / name) for name in ("VG_DOIR_RSVG_test.json", "images")
+    assert find("rsvg").missing(tmp_path) == [
+        f"{tmp_path}/refGeo/{name}" for name in ("metainfo/rsvg_test.jsonl", "images/rsvg")
     ]
 
 

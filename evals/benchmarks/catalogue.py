@@ -56,13 +56,12 @@ def _scenes(name: str, title: str, folder: str, classes: int) -> Benchmark:
     )
 
 
-def _rsvqa(name: str, title: str, folder: str, split: str, prefix: str) -> Benchmark:
+def _rsvqa(name: str, title: str, folder: str, split: str) -> Benchmark:
     return Benchmark(
         name=name,
-        title=f"{title} (arXiv 2003.07333)",
-        sources=(Source(folder, "rsvqa", split=split),),
-        layout=f"  {folder}/{prefix}_split_{split}_questions.json and …_answers.json\n"
-        f"  {folder}/Images_LR or Data/*.tif",
+        title=f"RSVQA, {title} (arXiv 2003.07333)",
+        sources=(Source(f"{folder}/{split}_questions.json", "rsvqa"),),
+        layout=f"  {folder}/{split}_questions.json and {split}_answers.json\n  {folder}/Images_LR or Data/*.tif",
         wording={"vqa": PHRASE},
         scores=(Answers(left_out=("count", "area")),),
         headline="vqa/mean_of_kinds:no_count_area",
@@ -83,8 +82,9 @@ _ALL = (
     Benchmark(
         name="vg-dior",
         title="VG-DIOR, the grounding test of VHM (arXiv 2403.20213)",
-        sources=(Source("VG_DOIR_RSVG_test.json", "vg_dior", images="images"),),
-        layout="  VG_DOIR_RSVG_test.json (that spelling)\n  images/*.jpg",
+        sources=(Source("VG-DIOR/VG_DOIR_RSVG_test.json", "vg_dior"),),
+        layout="  VG-DIOR/VG_DOIR_RSVG_test.json (that spelling)\n"
+        "  VG-DIOR/VG_DOIR_RSVG_test/*.jpg, or the folder that the rows name",
         scores=(Grounding(("plain", "rscovlm"), sizes=True),),
         headline="grounding/acc@0.5",
     ),
@@ -120,14 +120,14 @@ _ALL = (
         headline="vqa/exact",
     ),
     _vrsbench("caption", "VRSBench_EVAL_Cap.json", "captions", scores=(Captions(),), headline="caption/cider"),
-    _rsvqa("rsvqa-lr", "RSVQA, low resolution", "RSVQA_LR", "test", "LR"),
-    _rsvqa("rsvqa-hr", "RSVQA, high resolution", "RSVQA_HR", "test", "USGS"),
-    _rsvqa("rsvqa-hr-phili", "RSVQA, high resolution, Philadelphia", "RSVQA_HR", "test_phili", "USGS"),
+    _rsvqa("rsvqa-lr", "low resolution", "RSVQA-LR", "LR_split_test"),
+    _rsvqa("rsvqa-hr", "high resolution", "RSVQA-HR", "USGS_split_test"),
+    _rsvqa("rsvqa-hr-phili", "high resolution, Philadelphia", "RSVQA-HR", "USGS_split_test_phili"),
     Benchmark(
         name="lhrs-bench",
         title="LHRS-Bench (arXiv 2402.02544), 690 questions of 11 types",
-        sources=(Source("LHRS-Bench/qa.json", "lhrs_bench", images="LHRS-Bench/images"),),
-        layout="  LHRS-Bench/qa.json\n  LHRS-Bench/images/*.png",
+        sources=(Source("LHRS-Bench/LHRS-Bench.json", "lhrs_bench", images="LHRS-Bench/images"),),
+        layout="  LHRS-Bench/LHRS-Bench.json\n  LHRS-Bench/images/*.png",
         wording={"choice": LETTER},
         scores=(Choice(LHRS_TYPES),),
         headline="choice/accuracy",

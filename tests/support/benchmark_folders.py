@@ -19,13 +19,13 @@ def vg_dior(root: Path, count: int = 6) -> None:
     """VG-DIOR: conversations, truth in pixels; boxes of 20 + 10 n pixels a side."""
     rows = []
     for number in range(count):
-        name = picture(root / "images" / f"{number:05}.jpg", number).name
+        name = picture(root / "VG-DIOR/VG_DOIR_RSVG_test" / f"{number:05}.jpg", number).name
         turns = [
             {"from": "human", "value": f"<image>\nthe dam number {number}"},
             {"from": "gpt", "value": f"[10,10,{30 + 10 * number},{30 + 10 * number}]"},
         ]
-        rows.append({"image": name, "image_path": ".", "conversations": turns})
-    (root / "VG_DOIR_RSVG_test.json").write_text(json.dumps(rows))
+        rows.append({"image": name, "conversations": turns})
+    (root / "VG-DIOR/VG_DOIR_RSVG_test.json").write_text(json.dumps(rows))
 
 
 def aid(root: Path, count: int = 2) -> None:
@@ -47,7 +47,7 @@ def lhrs_bench(root: Path) -> None:
     for number, name in enumerate(("a.png", "b.png")):
         picture(folder / "images" / name, number)
     names = {"1": "identity", "2": "color", "5": "quantity", "11": "reasoning"}
-    (folder / "qa.json").write_text(json.dumps({"qtype": names, "data": data}))
+    (folder / "LHRS-Bench.json").write_text(json.dumps({"qtype": names, "data": data}))
 
 
 def dota(root: Path) -> None:
