@@ -44,14 +44,10 @@ class VLLM:
     """vLLM, which splits a model and its questions over GPUs itself; one process."""
 
     def __init__(self, recipe: EvalRecipe):
-        """Raises: RecipeError where vLLM is not installed, or several processes were launched."""
+        """Raises: RecipeError as `check`, and where vLLM cannot be imported."""
         from vlm.loading import load_processor
 
-        if processes() > 1:
-            raise RecipeError(
-                f"generation.backend vllm is one process, and {processes()} were launched; start it with `python` and "
-                "set generation.tensor_parallel to the number of GPUs"
-            )
+        check(recipe)
         try:
             import vllm
         except ImportError as error:
@@ -110,6 +106,15 @@ def engine_arguments(section: ModelSection, recipe: EvalRecipe, samples: Sequenc
         "limit_mm_per_prompt": {"image": max(1, *(len(sample.images) for sample in samples)), "video": 0},
         "mm_processor_kwargs": {"min_pixels": recipe.images.min_pixels, "max_pixels": recipe.images.max_pixels},
     }
+
+
+def check(recipe: EvalRecipe) -> None:
+    """Raises: RecipeError where the backend cannot run as it was launched; before processes wait for each other."""
+    if recipe.generation.backend == "vllm" and processes() > 1:
+        raise RecipeError(
+            f"generation.backend vllm is one process, and {processes()} were launched; start it with `python` and set "
+            "generation.tensor_parallel to the number of GPUs"
+        )
 
 
 Answerer = Transformers | VLLM

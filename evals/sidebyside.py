@@ -121,7 +121,8 @@ def panel(benchmark: str, metric: str, columns: dict[str, Report], published: bo
 
 
 def _headline(benchmark: str, columns: dict[str, Report]) -> str:
-    """The metric that stands for the benchmark: its own, else the first that all have."""
+    """The metric that stands for the benchmark: its own, else the first that all have and that can be resampled."""
     wanted = find(benchmark).headline if benchmark else ""
-    shared = [name for name in next(iter(columns.values())).metrics if all(name in r.metrics for r in columns.values())]
+    first, *others = columns.values()
+    shared = [name for name in first.intervals if all(name in other.intervals for other in others)]
     return wanted if wanted in shared else next(iter(shared), "")

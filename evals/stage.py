@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evals import compare, metrics, predictions, ranks
-from evals.answering import Answerer, answerer
+from evals.answering import Answerer, answerer, check
 from evals.benchmarks import find
 from evals.reading import Reading
 from evals.recipe import EvalRecipe
@@ -80,6 +80,7 @@ def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None =
     One process or many (`evals.ranks`); all of them return. judge: of the recipe's `gold`, for open questions. asked:
     who answers, where one model serves several evaluations; None: the recipe's model.
     """
+    check(recipe)
     samples = questions(recipe)
     folder = Path(recipe.output)
     if recipe.overwrite:
@@ -205,6 +206,7 @@ def plan(recipe: EvalRecipe) -> None:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
     count = rows(known, recipe.data.tasks, "eval")
+    count = count if recipe.limit is None else min(count, recipe.limit)
     low, high = visual_range(recipe.images.min_pixels, recipe.images.max_pixels)
     console.print(f"{count} questions in {-(-count // recipe.generation.batch_size)} batches")
     console.print(f"{low} to {high} visual tokens an image, up to {recipe.generation.max_new_tokens} new tokens each")

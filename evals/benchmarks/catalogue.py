@@ -116,7 +116,14 @@ _ALL = (
         "VRSBench_EVAL_vqa.json",
         "VQA",
         wording={"vqa": PHRASE},
-        scores=(Answers(),),
+        scores=(
+            Answers(
+                not_computed={
+                    "vqa/gpt4": "VRSBench's own number asks GPT-4 whether an answer matches; vqa/exact, by exact "
+                    "match, is stricter"
+                }
+            ),
+        ),
         headline="vqa/exact",
     ),
     _vrsbench("caption", "VRSBench_EVAL_Cap.json", "captions", scores=(Captions(),), headline="caption/cider"),
