@@ -56,7 +56,7 @@ def read(text: str) -> Number | None:
     ships". Not accepted: several numbers ("3 or 4", "1 of 2"), a number within a sentence, a comma that groups no
     thousands ("3,5"), exponents, fractions, powers, words from a hundred on, more than 15 digits.
     """
-    if _RAISED.search(text):  # normalising would make 32 of 3²
+    if _RAISED.search(text) or "\n" in text.strip():  # normalising would make 32 of 3², and one line of several
         return None
     said = normalise(text)
     if digits := _DIGITS.match(said):

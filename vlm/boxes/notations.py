@@ -178,6 +178,7 @@ def write_quads(
     for each, None for none. Raises DataError where a shape does not fit the frame or a label the notation.
     """
     notation = find(notation)
+    notation.limits(resized)
     return notation.format([notation.from_quad(quad, size, resized) for quad in quads], resized, labels)
 
 
@@ -192,6 +193,7 @@ def write_boxes(
     not turned. Raises DataError on an inverted box or one outside the image.
     """
     notation = find(notation)
+    notation.limits(resized)
     for box in boxes:
         x1, y1, x2, y2 = box
         if not (x1 <= x2 and y1 <= y2):

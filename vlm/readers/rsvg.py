@@ -58,19 +58,17 @@ def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
                     wanted.discard(count)
             count += 1
     for index in sorted(wanted or ()):
-        yield (
-            f"object {index}",
-            RowFault("split_index", "index", str(index), f"fewer than the {count} objects there are"),
-        )
+        expected = f"an index below {count}, the number of objects"
+        yield f"object {index}", RowFault("split_index", "index", str(index), expected)
 
 
 def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     root, item = row["root"], row["object"]
     image = place.seek(_text(root, "filename"), FOLDERS, "filename")
     corners = _numbers(item, "bndbox", CORNERS)
-    size = (
-        [int(side) for side in _numbers(root, "size", ("width", "height"))] if root.find("size") is not None else None
-    )
+    size = None
+    if root.find("size") is not None:
+        size = [int(side) for side in _numbers(root, "size", ("width", "height"))]
     more = {"boxes": [corners], "size": size, "kind": _text(item, "name"), "id": str(row["index"])}
     return record(image, _text(item, "description"), task or "grounding", **more)
 
