@@ -14,11 +14,13 @@ tools take whatever order their sort leaves. Here
     detection/ap_nc@τ:file_order     the order of the file: questions, and objects as they were said
     detection/ap_nc@τ:together       all predictions enter at one rank: one point of precision and recall
 
-How many predictions are right does not depend on the order; which of several on one object it is, does.
+How many predictions are right does not depend on the order; which of several on one object it is, does. Precision and
+recall over all classes stand beside, for they need no rank.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,9 +79,14 @@ class Hits:
         return voc07(first_on_each(target), truths)
 
     @cached_property
-    def right(self) -> int:
-        """Predictions that are right, in any order."""
-        return len(np.unique(self.target[self.target >= 0]))
+    def found(self) -> np.ndarray:
+        """(N,) predictions of each question that are right, in any order."""
+        return np.bincount(self.question, first_on_each(self.target), minlength=len(self.truths))
+
+    @property
+    def right(self) -> float:
+        """How many those are."""
+        return float(self.found.sum())
 
     @property
     def together(self) -> float:
@@ -100,7 +107,7 @@ def first_on_each(target: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Detection:
-    """AP_nc at rotated IoU thresholds, with the spread over orders, and precision and recall."""
+    """AP_nc at rotated IoU thresholds, with the spread over orders, precision and recall."""
 
     thresholds: tuple[float, ...] = (0.5,)
     tasks: tuple[str, ...] = ("grounding",)
@@ -111,7 +118,11 @@ class Detection:
         out = Scores()
         for threshold in self.thresholds:
             by_class = hits(predictions, [found for found, _ in read], threshold)
-            _add(out, keys, by_class, threshold, f"{reading.convention}; boxes written as {reading.notation}")
+            if not by_class:
+                raise DataError("no true object is without the mark 'difficult'; there is nothing to detect")
+            behind = f"{reading.convention}; boxes written as {reading.notation}"
+            _add(out, keys, by_class, threshold, behind)
+            _add_shares(out, keys, list(by_class.values()), threshold, behind)
         unread = {key: (lost, lost + len(found)) for key, (found, lost) in zip(keys, read, strict=True)}
         said = "share of the answers' lines that could not be read as an object; they count as not said"
         if any(total for _, total in unread.values()):
@@ -162,11 +173,27 @@ def _add(out: Scores, keys: Sequence[str], by_class: dict[str, Hits], threshold:
         out.alone(f"{name}[{label}]", values.mean(), int((one.truths > 0).sum()), said)
 
 
+def _add_shares(out: Scores, keys: Sequence[str], classes: Sequence[Hits], threshold: float, behind: str) -> None:
+    right = sum(one.found for one in classes)
+    said = sum(np.bincount(one.question, minlength=len(keys)) for one in classes)
+    truths = sum(one.truths for one in classes)
+    for name, whole, of in (
+        ("recall", truths, "true objects"),
+        ("precision", said, "predictions of classes with truth"),
+    ):
+        text = (
+            f"right ones of all {of} at rotated IoU >= {threshold}, classes together, each true object once; {behind}"
+        )
+        if whole.sum():
+            parts = dict(zip(keys, zip(right, whole, strict=True), strict=True))
+            out.add(f"detection/{name}@{threshold}", ratio(parts), text)
+
+
 def _statistic(keys: Sequence[str], classes: Sequence[Hits], value: float) -> Statistic:
     """mAP over random orders as a function of the questions; each resample is ranked in an order of its own."""
-    rng = np.random.default_rng(1)
 
     def one_resample(times: np.ndarray) -> float:
+        rng = np.random.default_rng(zlib.crc32(times.tobytes()))  # by the resample: who asks first does not matter
         there = [one for one in classes if one.truths @ times > 0]
         found = [one.average_precision(rng.permutation(int(times[one.question].sum())), times) for one in there]
         return float(np.mean(found)) if found else np.nan

@@ -111,6 +111,9 @@ def test_classes_difficult_objects_and_doubles():
     # ship: right, a double, right of 2 → middle of the test above; plane: nothing said → 0
     assert metrics["detection/ap_nc@0.5:file_order"].value == pytest.approx((6 + 5 * 2 / 3) / 11 / 2)
     assert metrics["detection/ap_nc@0.5[plane]"].value == 0
+    # ships: 2 right of 3 said and 2 true; planes: none said of 2 true
+    assert metrics["detection/precision@0.5"].value == pytest.approx(2 / 3)
+    assert metrics["detection/recall@0.5"].value == pytest.approx(2 / 4)
 
 
 def test_the_threshold_is_reached_by_equality():
@@ -134,6 +137,9 @@ def test_the_interval_covers_pictures():
     report = Detection()(asked, READ)
     low, high = report.intervals["detection/ap_nc@0.5"]
     assert low < report.metrics["detection/ap_nc@0.5"].value < high and 0.1 < high - low < 0.6
+    again = Detection()(asked, READ)
+    again.statistic("detection/ap_nc@0.5").of(np.ones((3, 40)))
+    assert again.intervals == report.intervals  # whatever was asked before
 
 
 def test_dota_asks_for_all_classes_of_the_data(tmp_path):
@@ -156,5 +162,7 @@ def test_dota_asks_for_all_classes_of_the_data(tmp_path):
 def test_truth_without_classes_is_refused():
     faulty = detected(1, "x")
     faulty.answer = None
+    with pytest.raises(DataError, match="nothing to detect"):
+        Detection()([detected(1, "x", difficult=[True, True])], READ)
     with pytest.raises(DataError, match="'d/1': found 0 classes in 'answer' for 2 quads"):
         Detection()([faulty], READ)
