@@ -6,6 +6,7 @@ from evals.benchmarks import BENCHMARKS, find, session
 from evals.benchmarks.published import FIGURES, figures
 from evals.scores import Answers, Choice, Classes, Grounding
 from tests.support import benchmark_folders
+from tests.support.commands import ROOT
 from vlm.errors import RecipeError, UserError
 from vlm.recipe import PromptSection
 from vlm.samples import FORMATS, TASKS
@@ -97,3 +98,8 @@ def test_published_figures_stand_under_metrics_that_there_are():
         "aid": Classes,
     }
     assert "rscovlm" in find("dior-rsvg").scores[0].conventions
+
+
+def test_the_documentation_names_them_all():
+    text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in BENCHMARKS)
