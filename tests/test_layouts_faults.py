@@ -168,6 +168,7 @@ def test_questions_without_answers_name_the_file(root, tmp_path):
         ("What is it?", None),
         ("A. only one", None),
         ("B. x A. y", None),
+        ("A. " * 100_000, None),
     ],
 )
 def test_choices_are_cut_out_of_a_question(said, expected):
