@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import sys
 
 import pytest
@@ -19,19 +18,19 @@ SMALL = ["generation.max_new_tokens=6", "generation.batch_size=2", "model.dtype=
 LIMITS = ["images.min_pixels=12544", "images.max_pixels=12544"]
 
 KILLED = """
-import os, signal, sys
+import os, runpy, signal, sys
 sys.path.insert(0, sys.argv.pop(1))
 from evals import predictions
 real, told = predictions.line, []
 def line(row):
     told.append(row)
-    if len(told) == 4:  # in the middle of the second batch; three rows are on disk
+    if os.environ["RANK"] == "1" and sum(one.task == "grounding" for one in told) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(row)
 predictions.line = line
-from evals.benchmarks import session
-sys.exit(session.main(sys.argv[1:]))
+runpy.run_path(os.path.join(sys.path[0], "launch/eval.py"), run_name="__main__")
 """
+"""launch/eval.py, whose second process dies in its second answer about a box."""
 
 
 @pytest.fixture(scope="module")
@@ -85,20 +84,24 @@ def test_what_a_session_leaves(whole):
 
 
 @pytest.mark.slow
-def test_killed_and_continued_by_two_processes(whole, tiny_model, data, tmp_path):
-    """SIGKILL in the fourth answer; then `accelerate launch` with two processes answers the rest, and nothing twice."""
-    out = tmp_path / "out"
-    script = tmp_path / "killed.py"
+def test_two_processes_one_of_which_is_killed(whole, tiny_model, data, tmp_path, capsys, caplog):
+    """`accelerate launch` with two processes finishes the first benchmark, and is killed (SIGKILL) in the second; this
+    process alone goes on. The answers are those of one process from beginning to end, and none is given twice."""
+    out, script = tmp_path / "out", tmp_path / "killed.py"
     script.write_text(KILLED)
-    run([sys.executable, script, ROOT, *command(tiny_model, data, out)], expect=-signal.SIGKILL)
-    left = (out / "vg-dior" / ranks.FILE).read_text()
-    assert left.count("\n") == 3 and not (out / "vg-dior" / FINISHED).exists()
-    done = run([*two_processes(), ROOT / "launch/eval.py", *command(tiny_model, data, out)], cwd=tmp_path)
-    assert answers(out) == answers(whole)
-    assert (out / "vg-dior" / ranks.FILE).read_text().startswith(left)
-    assert not list(out.glob("*/predictions.rank*"))
-    assert "continuing: 3 of 6 questions are answered" in done.stderr
-    assert done.stdout.count("| aid | classification/accuracy | 4 |") == 1  # the main process speaks
+    words = command(tiny_model, data, out)
+    words[1] = "aid,vg-dior"
+    done = run([*two_processes(), script, ROOT, *words], cwd=tmp_path, expect=1)
+    assert done.stdout.count("│ classification/accuracy") == 1  # the main process speaks
+    assert answers(out) == {"aid": answers(whole)["aid"]} and (out / "aid" / FINISHED).exists()
+    left = (out / "vg-dior/predictions.rank1-of-2.jsonl").read_text()
+    assert left.count("\n") == 1 and not (out / "vg-dior" / FINISHED).exists()
+    words[1] = NAMES
+    with caplog.at_level("INFO", "evals"):
+        assert session.main(words) == 0
+    assert answers(out) == answers(whole) and not list(out.glob("*/predictions.rank*"))
+    assert left in answers(out)["vg-dior"] and "of 6 questions are answered" in caplog.text
+    assert "aid: finished before" in capsys.readouterr().err
     for name in NAMES.split(","):
         assert (out / name / "metrics.json").read_text() == (whole / name / "metrics.json").read_text()
 
