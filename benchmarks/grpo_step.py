@@ -11,8 +11,8 @@ sampled tokens, the reference's log-probabilities with the advantages, the loss 
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -22,35 +22,40 @@ from benchmarks.trainers import Side, quiet, sides
 PHASES = ("rollout", "rewards", "reference", "update", "reference + update", "total")
 
 
-def parse(argv: Sequence[str] | None):
-    parser = common.parser(__doc__.splitlines()[0])
+def parser(description: str) -> argparse.ArgumentParser:
+    parser = common.parser(description)
     parser.add_argument("--rollout", choices=("sampled", "none"), default="sampled")
     parser.add_argument("--rewards", choices=("learned", "rule"), default="learned", help="learned and rule, or rule")
     parser.add_argument("--optimizer", choices=("adamw", "none"), default="adamw", help="its learning rate is 0")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--one-model", action="store_true", help="both ways, and the reference, with the same weights")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: Sequence[str] | None):
+    return parser(__doc__.splitlines()[0]).parse_args(argv)
 
 
 def steps(made: dict[str, Side]) -> common.Ways:
     return {name: side.step for name, side in made.items()}
 
 
-def compare(title: str, made: dict[str, Side], options) -> dict[str, float]:
-    """Run each once, uncounted, and compare all that comes out."""
+def compare(title: str, made: Mapping[str, Side], options) -> dict[str, float]:
+    """Run `stock` and the other one once, uncounted, and compare all that comes out."""
+    (other,) = (name for name in made if name != "stock")
     logps, losses, gradients = {}, {}, {}
     for name, side in made.items():
         side.step(common.Clock())
         logps[name], losses[name], gradients[name] = side.references(), sum(side.losses), side.gradients()
     found = {
         "Δ(reference log-probabilities, advantages)": max(
-            (logps["ours"][ids] - logps["stock"][ids]).abs().max().item() for ids in logps["stock"]
+            (logps[other][ids] - logps["stock"][ids]).abs().max().item() for ids in logps["stock"]
         ),
-        "Δloss": abs(losses["ours"] - losses["stock"]),
-        "relative Δgradient, worst parameter": worst(gradients["stock"], gradients["ours"]),
+        "Δloss": abs(losses[other] - losses["stock"]),
+        "relative Δgradient, worst parameter": worst(gradients["stock"], gradients[other]),
     }
     if options.rollout == "sampled":
-        rows = list(zip(made["stock"].trainer.sampled, made["ours"].trainer.sampled, strict=True))
+        rows = list(zip(made["stock"].trainer.sampled, made[other].trainer.sampled, strict=True))
         found["rows sampled differently"] = sum(a != b for a, b in rows) / len(rows)
     return common.differ(f"grpo_step {title}", found, options.dtype)
 
@@ -114,9 +119,7 @@ def notes(options) -> list[str]:
     ]
     if options.one_model:
         found.append("one model: stock's attention also goes through the registered function, which hands on")
-    there = importlib.util.find_spec("prefix_grouper") is not None
-    state = "installed, but no comparison is written for it" if there else "not installed, not compared"
-    return [*found, f"prefix_grouper (PyPI): {state}"]
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:

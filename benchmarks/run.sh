@@ -21,3 +21,4 @@ measure grpo_step_groups grpo_step --prompts 1 --group 4 16              # the r
 measure grpo_step_prompts grpo_step --prompts 1 --prompt 92 620          # and with P
 measure grpo_step_answers grpo_step --prompts 1 --answer 16 256          # and falls with R
 measure grpo_step_little grpo_step --prompts 1 --prompt 40 --visual 4 --answer 512 --group 2   # little to share
+measure grouper grouper --prompts 1 --group 8 16                         # with prefix_grouper, where it is installed

@@ -13,7 +13,9 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections.abc import Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -84,7 +86,7 @@ class Side:
         ]
         args = arguments(options, f"{options.out}/trainer")
         args.generation_kwargs["suppress_tokens"] = [world.config.image_token_id, world.config.video_token_id]
-        extra = {} if cls is Stock else {"check_sharing": False}
+        extra = {"check_sharing": False} if issubclass(cls, rl.GRPOTrainer) else {}
         data = Dataset.from_list([{"prompt": "", "images": []}])  # the rows are handed over, step by step
         with mock.patch("trl.trainer.grpo_trainer.create_model_from_path", lambda *_, **__: reference):
             self.trainer = cls(model, functions, args, data, processing_class=copy.deepcopy(world.processor), **extra)
@@ -148,16 +150,18 @@ class Side:
         return {n: p.grad.float().cpu() for n, p in named if small or ".0." in n or "norm" in n or "lm_head" in n}
 
 
-def sides(world: worlds.World) -> dict[str, Side]:
+def sides(world: worlds.World, others: Mapping[str, type] = MappingProxyType({})) -> dict[str, Side]:
     """`stock` and `ours`: each has its own models, or (`--one-model`) both the same, which is its own reference.
 
-    Where one is asked for by `--only`, the other is not built.
+    others: further trainers by name; their scorers share nothing. Where one is asked for by `--only`, no other is
+    built.
     """
     options = world.options
     shared = None
     made: dict[str, Side] = {}
     scorer = score_model(world) if options.rewards == "learned" else None
-    for name, cls, way in (("stock", Stock, Plain), ("ours", Sharing, Ours)):
+    further = [(name, cls, Plain) for name, cls in others.items()]
+    for name, cls, way in (("stock", Stock, Plain), ("ours", Sharing, Ours), *further):
         if options.only not in (None, name):
             continue
         policy = shared or worlds.build(Qwen2VLForConditionalGeneration, world.config, options)

@@ -8,6 +8,7 @@ segment token predicts the completion token of the same number, and nothing but 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -16,9 +17,10 @@ import torch
 from torch.nn.functional import pad
 
 from vlm.errors import UserError
-from vlm.prefix import Packed, pack, rope_positions
-from vlm.prefix.pictures import Contents, ImageMemo
+from vlm.prefix import Packed, multimodal, pack, rope_positions
+from vlm.prefix.pictures import Contents, ImageMemo, blank_picture
 from vlm.rollout import PICTURES, choose, first_places, row_numbers
+from vlm.runs import processes
 
 TOLERANCE = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.1}
 """Of the parity check, in nats. float32: of the largest difference of any token; summing in another order gives some
@@ -31,19 +33,31 @@ class Rows(list):
     """Pictures per row, as TRL's `num_images`, and with it what travels with the rows wherever TRL slices them not.
 
     prompts: which unique prompt each row has. pictures: which of the stored pictures each row shows, in order; of a
-    picture that several rows show, `pixel_values` and `image_grid_thw` hold one.
+    picture that several rows show, `pixel_values` and `image_grid_thw` hold one. shares: each row's part in its prompt
+    and in its pictures, so that over the rows of a generation batch they add up to the unique ones.
     """
 
-    def __init__(self, prompts: Sequence[int], pictures: Sequence[Sequence[int]]):
+    def __init__(
+        self,
+        prompts: Sequence[int],
+        pictures: Sequence[Sequence[int]],
+        shares: Sequence[tuple[float, float]] | None = None,
+    ):
         super().__init__(map(len, pictures))
         self.prompts, self.pictures = list(prompts), [list(shown) for shown in pictures]
+        askers, viewers = Counter(self.prompts), Counter(n for shown in self.pictures for n in shown)
+        self.shares = list(shares or ()) or [
+            (1 / askers[prompt], sum(1 / viewers[n] for n in shown))
+            for prompt, shown in zip(self.prompts, self.pictures, strict=True)
+        ]
 
     def select(self, index: Sequence[int]) -> tuple[Rows, list[int]]:
         """The rows of these numbers, and the numbers of the stored pictures that they show."""
         stored = list(dict.fromkeys(n for row in index for n in self.pictures[row]))
         place = {n: i for i, n in enumerate(stored)}
         shown = [[place[n] for n in self.pictures[row]] for row in index]
-        return Rows([self.prompts[row] for row in index], shown), stored
+        prompts, shares = ([kept[row] for row in index] for kept in (self.prompts, self.shares))
+        return Rows(prompts, shown, shares), stored
 
 
 def picture_rows(counts: Sequence[int], order: Sequence[int]) -> list[list[int]]:
@@ -124,8 +138,8 @@ class Found(NamedTuple):
     """(B, K) likewise."""
     tokens: int
     """Tokens that went through the language model."""
-    pictures: int
-    """Pictures that went through the vision tower."""
+    grids: torch.Tensor | None
+    """(pictures, 3) in patches, of what went through the vision tower."""
 
 
 def log_probabilities(
@@ -150,11 +164,15 @@ def log_probabilities(
             members.setdefault((rows.prompts[row], tuple(prompt.tolist())), []).append(row)
     groups = list(members.values())
     shown = [rows.pictures[group[0]] for group in groups]
-    packed = packed_groups(model, groups, prompts, completions, shown, image_grid_thw, input_ids.device)
+    media = choose(pixel_values, image_grid_thw, [number for numbers in shown for number in numbers])
+    blank_alone = not media and processes() > 1
+    if blank_alone:
+        media = {name: value.to(input_ids.device) for name, value in blank_picture(multimodal(model).config).items()}
+    packed = packed_groups(model, groups, prompts, completions, shown, image_grid_thw, input_ids.device, blank_alone)
     order = [row for group in groups for row in group]
     outputs = model(
         **packed.inputs,
-        **choose(pixel_values, image_grid_thw, [number for numbers in shown for number in numbers]),
+        **media,
         shift_labels=torch.cat([completions[row] for row in order])[None].to(input_ids.device),
         fused_lm_head=True,
     )
@@ -162,11 +180,14 @@ def log_probabilities(
     logps, entropies = (
         None if values is None else pad(values[0], (0, 1))[spread] for values in (outputs.log_probs, outputs.entropy)
     )
-    return Found(logps, entropies, packed.layout.tokens, sum(map(len, shown)))
+    return Found(logps, entropies, packed.layout.tokens, media.get("image_grid_thw"))
 
 
-def packed_groups(model, groups, prompts, completions, shown, grid, device) -> Packed:
-    """The packed row of groups (row numbers of each), with the positions that the model gives their prompts."""
+def packed_groups(model, groups, prompts, completions, shown, grid, device, blank: bool = False) -> Packed:
+    """The packed row of groups (row numbers of each), with the positions that the model gives their prompts.
+
+    blank: behind them the token of `blank_picture`, which nothing continues and nobody sees.
+    """
     asked = [prompts[group[0]] for group in groups]
     grid = torch.zeros(0, 3, dtype=torch.long) if grid is None else grid.cpu()
     positions = rope_positions(model, asked, [grid[numbers] for numbers in shown])
@@ -174,8 +195,12 @@ def packed_groups(model, groups, prompts, completions, shown, grid, device) -> P
         [torch.cat([prompt[-1:], completions[row][:-1]]) for row in group]
         for prompt, group in zip(asked, groups, strict=True)
     ]
-    prefixes = [prompt[:-1] for prompt in asked]
-    return pack(prefixes, segments, [place[:, :-1] for place in positions], device=device)
+    prefixes, positions = [prompt[:-1] for prompt in asked], [place[:, :-1] for place in positions]
+    if blank:
+        prefixes.append(torch.tensor([multimodal(model).config.image_token_id]))
+        segments.append([])
+        positions.append(torch.zeros(3, 1, dtype=torch.long))
+    return pack(prefixes, segments, positions, device=device)
 
 
 def places(completions: Sequence[torch.Tensor], order: Sequence[int], rows: int, width: int) -> torch.Tensor:

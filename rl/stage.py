@@ -91,6 +91,7 @@ def plan(recipe: GRPORecipe, resident: int = 0, remarks: Sequence[str] = ()) -> 
         iterations=asked.get("num_iterations", 1),
         external_rollout=bool(asked.get("use_vllm")) and asked.get("vllm_mode", "colocate") == "server",
         resident=resident,
+        share_prefix=recipe.share_prefix,
         remarks=tuple(remarks),
         **common(recipe),
     )

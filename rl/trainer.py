@@ -10,6 +10,9 @@ What differs from trl 1.16.0
   read without the data set. Its prompts and completions are text: wandb refuses a column of conversations in which one
   turn is a string and another a list with an image, and training would end at the first log.
 
+- One process may have pictures while another has none: TRL gathers pictures for that table from the former alone, and
+  waits without end.
+
 - Each prompt is computed once (`share_prefix`, on by default): its pictures are prepared and held once, it is prefilled
   once for all completions that are sampled (`rl.rollout`; vLLM has its own way), and its tokens and pictures go once
   through the model for all its completions in a micro-batch, in the update, the old and the reference
@@ -18,82 +21,31 @@ What differs from trl 1.16.0
   a run is computed both ways and compared (`check_sharing`).
 
 Overridden: `__init__` (arguments only), `_calculate_rewards` (adds columns, then TRL's), `log` (text for the table);
-for sharing `_tokenize_prompts` (pixels of each prompt once), `_generate_single_turn` (TRL's, around one prefill),
-`_generate_and_score_completions` (TRL's, with a memo before the image processor), `_prepare_inputs` (the shuffle),
-`_get_per_token_logps_and_entropies`.
+`_generate_and_score_completions` (TRL's; pictures of the table from all processes); for sharing `_tokenize_prompts`
+(pixels of each prompt once), `_generate_single_turn` (TRL's, around one prefill), `_generate_and_score_completions`
+again (a memo before the image processor), `_prepare_inputs` (the shuffle), `_get_per_token_logps_and_entropies`.
 """
 
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import trl
-from transformers import AutoConfig
+from accelerate.utils import gather_object
 
 from rl import sharing
+from rl.arguments import ban, banned_tokens, default_processor, name_of
+from rl.counters import Counters
 from rl.rollout import shared_prefill
-from vlm.loading import load_processor, stored_limits
+from rl.table import LOGGED_COLUMNS, as_text, pictures_of
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
-from vlm.rollout import choose
+from vlm.rollout import choose, first_places
 
 logger = logging.getLogger(__name__)
-
-LOGGED_COLUMNS = ("image_file", "task", "answer")
-FORBIDDEN = -100.0
-"""Logit bias that no sampled token survives: exp(-100) is below float32's resolution beside any other token."""
-
-
-def name_of(model) -> str:
-    """The folder or hub id of a model: itself, or where it was loaded from."""
-    return model if isinstance(model, str) else model.config._name_or_path
-
-
-def where(model, args: trl.GRPOConfig) -> dict[str, Any]:
-    """Revision and trust for `from_pretrained`, as TRL takes them from `args` for a model that it loads itself."""
-    init = (args.model_init_kwargs or {}) if isinstance(model, str) else {}
-    return {
-        "revision": init.get("revision"),
-        "trust_remote_code": init.get("trust_remote_code", args.trust_remote_code),
-    }
-
-
-def default_processor(model, args: trl.GRPOConfig):
-    """The checkpoint's own, with its own pixel limits; AutoProcessor, which TRL takes, needs torchvision for it."""
-    name, options = name_of(model), where(model, args)
-    return load_processor(name, stored_limits(name, options["revision"]), **options)
-
-
-def banned_tokens(model, args: trl.GRPOConfig) -> list[int]:
-    """Ids of the placeholder tokens that only a processor may write."""
-    config = AutoConfig.from_pretrained(model, **where(model, args)) if isinstance(model, str) else model.config
-    return sorted({config.image_token_id, config.video_token_id})
-
-
-def ban(args: trl.GRPOConfig, tokens: list[int]) -> None:
-    """Add the ban to `args.generation_kwargs`, keeping what the user put there."""
-    kwargs = dict(args.generation_kwargs or {})
-    if args.use_vllm:
-        bias = {int(token): value for token, value in (kwargs.get("logit_bias") or {}).items()}
-        kwargs["logit_bias"] = {**bias, **dict.fromkeys(tokens, FORBIDDEN)}
-    else:
-        kwargs["suppress_tokens"] = sorted({*(kwargs.get("suppress_tokens") or ()), *tokens})
-    args.generation_kwargs = kwargs
-
-
-def as_text(messages: str | list[dict[str, Any]]) -> str:
-    """A conversation to be read: `role: text` by turn, `<image>` where one stands; a lone turn without its role."""
-    if isinstance(messages, str):
-        return messages
-    turns = []
-    for turn in messages:
-        content = turn["content"]
-        if not isinstance(content, str):
-            content = "".join(block["text"] if block["type"] == "text" else f"<{block['type']}>" for block in content)
-        turns.append(content if len(messages) == 1 else f"{turn['role']}: {content}")
-    return "\n".join(turns)
 
 
 class GRPOTrainer(trl.GRPOTrainer):
@@ -130,6 +82,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         self.share_prefix = share_prefix and fault is None
         self._unchecked = self.share_prefix and check_sharing
         self._generation: sharing.Generation | None = None
+        self._counters, self._seen = Counters(self.model), 0
         if self.share_prefix:
             self._set_up_sharing()
 
@@ -161,14 +114,37 @@ class GRPOTrainer(trl.GRPOTrainer):
         for column in LOGGED_COLUMNS:
             if column in inputs[0]:
                 self._log_completion_extra(column, [row[column] for row in inputs])
-        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        with self._timed("rewards"):
+            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+
+    def _timed(self, phase: str):
+        return self._counters.timed(phase) if self.model.training else nullcontext()
 
     def log(self, logs, start_time=None):
+        metrics = self._metrics["train"]
+        if self.model.training and metrics.get("step_time"):
+            seen = self.state.num_input_tokens_seen - self._seen
+            self._seen = self.state.num_input_tokens_seen
+            found = self._counters.take(metrics["step_time"], seen)
+            metrics.update({name: [value] for name, value in found.items()})
         for column in ("prompt", "completion"):
             rows = self._logs[column]
             for number, messages in enumerate(rows):
                 rows[number] = as_text(messages)
         super().log(logs, start_time)
+
+    def _generate_and_score_completions(self, inputs):
+        ours = self.log_multimodal and not (self.tools or self.environment_factories)
+        self.log_multimodal = self.log_multimodal and not ours
+        made = self._generate_once if self.share_prefix else super()._generate_and_score_completions
+        try:
+            with self._timed("generation"):
+                output = made(inputs)
+        finally:
+            self.log_multimodal = self.log_multimodal or ours
+        if ours and {"image", "images"} & inputs[0].keys():
+            self._logs["images"].extend(gather_object([pictures_of(row) for row in inputs]))
+        return output
 
     # each prompt once
 
@@ -176,15 +152,19 @@ class GRPOTrainer(trl.GRPOTrainer):
         ids, images, fields = super()._tokenize_prompts(prompts)
         return ids, images, self._generation.of_prompts(images, fields) if self._generation else fields
 
-    def _generate_single_turn(self, prompt_ids, images, *rest, **named):
-        if self._generation is None or self.use_vllm or self.use_transformers_continuous_batching:
-            return super()._generate_single_turn(prompt_ids, images, *rest, **named)
-        with shared_prefill(self.accelerator.unwrap_model(self.model_wrapped), self._generation.prompts):
-            return super()._generate_single_turn(prompt_ids, images, *rest, **named)
+    def _generate_single_turn(self, prompt_ids, images, fields, *rest, **named):
+        elsewhere = self.use_vllm or self.use_transformers_continuous_batching
+        shared = self._generation if not elsewhere else None
+        model = self.accelerator.unwrap_model(self.model_wrapped)
+        with self._timed("rollout"), shared_prefill(model, shared.prompts) if shared else nullcontext():
+            output = super()._generate_single_turn(prompt_ids, images, fields, *rest, **named)
+        if self.model.training and not elsewhere:
+            unique = (first_places(shared.prompts), len(set(shared.memo.order))) if shared else ()
+            self._counters.generated(prompt_ids, output[0], fields.get("image_grid_thw"), *unique)
+        return output
 
-    def _generate_and_score_completions(self, inputs):
-        if not self.share_prefix:
-            return super()._generate_and_score_completions(inputs)
+    def _generate_once(self, inputs):
+        """TRL's `_generate_and_score_completions`, each picture prepared and held once."""
         contents = Contents()
         with remembering(self.processing_class, contents) as memo:
             memo.unique = True
@@ -214,21 +194,24 @@ class GRPOTrainer(trl.GRPOTrainer):
         batch_size=None,
         compute_entropy=False,
         compute_aux_loss=False,
-        pixel_values=None,
-        image_grid_thw=None,
-        num_images=None,
-        **others,
+        **media,
     ):
-        batch = (model, input_ids, attention_mask, logits_to_keep)
-        rows = num_images
-        if self._generation is not None:
-            rows, image_grid_thw = self._generation.rows(num_images, image_grid_thw)
-        if not isinstance(rows, sharing.Rows):  # without the map of rows to prompts, as whoever calls this by hand
-            media = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw, "num_images": num_images, **others}
+        given = (model, input_ids, attention_mask, logits_to_keep)
+        with nullcontext() if torch.is_grad_enabled() else self._timed("reference"):
+            rows, grid = media.get("num_images"), media.get("image_grid_thw")
+            if self._generation is not None:
+                rows, grid = self._generation.rows(rows, grid)
+            if isinstance(rows, sharing.Rows):
+                given = (*given, rows, media.pop("pixel_values", None), grid)
+                return self._packed_logps(given, batch_size, compute_entropy, media)
+            if self.model.training:  # share_prefix is off, or somebody calls this by hand
+                self._counters.passed(self._phase(), input_ids.numel(), attention_mask.sum().item(), grid)
             return super()._get_per_token_logps_and_entropies(
-                *batch, batch_size, compute_entropy, compute_aux_loss, **media
+                *given, batch_size, compute_entropy, compute_aux_loss, **media
             )
-        given = (*batch, rows, pixel_values, image_grid_thw)
+
+    def _packed_logps(self, given, batch_size, compute_entropy, media):
+        others = {name: value for name, value in media.items() if name not in ("num_images", "image_grid_thw")}
         if any(value is not None for name, value in others.items() if name != "mm_token_type_ids"):
             return self._plain_logps(*given, batch_size, compute_entropy, **others)  # fields of another family
         if self._unchecked and torch.is_grad_enabled():
@@ -244,8 +227,8 @@ class GRPOTrainer(trl.GRPOTrainer):
             media = choose(pixels, grid, stored)
             with self.accelerator.autocast():
                 found.append(sharing.log_probabilities(model, part, ids[chunk], mask[chunk], keep, **media))
-        if compute_entropy:  # asked for in the update and in evaluation only
-            self._count(found, rows, ids)
+            if self.model.training:  # which the check is not
+                self._count(found[-1], part, mask[chunk], keep)
         entropies = torch.cat([part.entropies for part in found]) if compute_entropy else None
         return torch.cat([part.logps for part in found]), entropies, None
 
@@ -258,20 +241,28 @@ class GRPOTrainer(trl.GRPOTrainer):
             model, ids, mask, keep, batch_size, compute_entropy, num_images=list(rows), **media, **others
         )
 
-    def _count(self, found: list[sharing.Found], rows: sharing.Rows, ids: torch.Tensor) -> None:
-        counts = {
-            "vision_images": sum(rows),
-            "vision_images_unique": sum(part.pictures for part in found),
-            "tokens": sum(part.tokens for part in found),
-            "tokens_plain": ids.numel(),
-        }
-        for name, count in counts.items():
-            self._metrics["train" if self.model.training else "eval"][f"sharing/{name}"].append(float(count))
+    @staticmethod
+    def _phase() -> str:
+        return "update" if torch.is_grad_enabled() else "reference"
+
+    def _count(self, found: sharing.Found, rows: sharing.Rows, mask: torch.Tensor, keep: int) -> None:
+        phase = self._phase()
+        self._counters.passed(phase, found.tokens, found.tokens, found.grids)
+        lengths = torch.stack([mask[:, :-keep].sum(1), mask[:, -keep:].sum(1)], 1).tolist()
+        # of a prompt all tokens but the last, which stands before each completion instead of that one's own last
+        tokens = sum(
+            share * (prompt - 1) + completion
+            for (share, _), (prompt, completion) in zip(rows.shares, lengths, strict=True)
+        )
+        self._counters.ideal(phase, tokens, sum(share for _, share in rows.shares))
 
     def _check_sharing(self, given, others) -> None:
         """Shared against plain on one micro-batch, no dropout, no gradients. Raises: UserError where they differ."""
+        mask, keep, rows = given[2:5]
+        shown = self.accelerator.gather(torch.tensor([float(sum(rows) > 0)], device=mask.device))
+        if shown.min() != shown.max():
+            return  # the plain path would wait in the vision tower of some processes: the next batch may do
         self._unchecked = False
-        mask, keep = given[2:4]
         with torch.no_grad(), sharing.evaluating(given[0]):
             shared, plain = self._shared_logps(*given)[0], self._plain_logps(*given, **others)[0]
         dtype = sharing.precision(self.args, self.model)

@@ -104,5 +104,5 @@ def test_the_scripts_are_bash_and_name_known_options(script, tmp_path):
     assert len(lines) >= 4
     for _, name, *argv in lines:
         found = importlib.import_module(name)
-        options = found.parse(argv) if name.endswith("grpo_step") else common.parser("").parse_args(argv)
+        options = found.parse(argv) if name.endswith(("grpo_step", "grouper")) else common.parser("").parse_args(argv)
         assert options.shape in ("tiny", "2b", "7b") and options.prompt and not options.only

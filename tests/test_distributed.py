@@ -32,16 +32,18 @@ STAGES = {"ddp": 0, "zero2": 2, "zero3": 3}
 TOLERANCE = 1e-5
 """Of weights and relative of metrics, in float32; measured 2e-7. The weights themselves move by 4e-2."""
 
+LETTERS = """
+def letters(completions, **columns):
+    return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]
+"""
+
 
 @pytest.fixture(scope="module")
 def trained(tiny_model, demo_data, tmp_path_factory):
     """Run folder and output by name of STAGES."""
     folder = tmp_path_factory.mktemp("distributed")
     reward = folder / "letters.py"
-    reward.write_text(
-        "def letters(completions, **columns):\n"
-        '    return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]\n'
-    )
+    reward.write_text(LETTERS)
     results = {}
     for name, zero in STAGES.items():
         settings = [f"training.{key}={value}" for key, value in TRAINING.items()]
@@ -50,6 +52,27 @@ def trained(tiny_model, demo_data, tmp_path_factory):
         done = run([*two_processes(), script, *argv, f"sharding.zero={zero}"], cwd=folder)
         results[name] = folder / name, done.stdout + done.stderr
     return results
+
+
+@pytest.fixture(scope="module")
+def mixed(tiny_model, demo_data, tmp_path_factory):
+    """A step with a picture in one process and text alone in the other: run folder by name of STAGES."""
+    folder = tmp_path_factory.mktemp("mixed")
+    rows = [json.loads(line) for line in (demo_data / "grpo/prompts.jsonl").read_text().splitlines()]
+    shown = next(row for row in rows if row["task"] == "vqa")
+    shown["images"] = [str((demo_data / "grpo" / image).resolve()) for image in shown["images"]]
+    told = {"images": [], "messages": [{"role": "user", "content": "2 + 2?"}], "task": "vqa", "answer": "4"}
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (shown, told)))
+    reward = folder / "letters.py"
+    reward.write_text(LETTERS)
+    steps = TRAINING | {"num_generations": 2, "max_steps": 1, "num_iterations": 1, "gradient_checkpointing": True}
+    for name in ("ddp", "zero3"):
+        settings = [f"training.{key}={value}" for key, value in steps.items()]
+        more = ["data.shuffle=false", f"sharding.zero={STAGES[name]}", f"rewards=[{{use: {reward}:letters}}]"]
+        argv = grpo(tiny_model, demo_data, folder / name, *settings, *more, f"data.train.0.path={folder}/rows.jsonl")
+        script = ROOT / ("tests/support/zero_cpu.py" if STAGES[name] else "launch/grpo.py")
+        run([*two_processes(), script, *argv], cwd=folder)
+    return folder
 
 
 def metrics(folder) -> list[dict]:
@@ -122,6 +145,18 @@ def test_same_weights(trained, tiny_model):
         assert found.keys() == expected.keys() == start.keys()
         worst = max((found[tensor] - expected[tensor]).abs().max().item() for tensor in found)
         assert worst < TOLERANCE, name
+
+
+def test_a_picture_in_one_process_alone(mixed, tiny_model):
+    """The other one runs the vision tower all the same, or ZeRO-3 and DDP would wait for it without end."""
+    import pandas
+
+    table = pandas.read_parquet(mixed / "ddp/completions/completions_00001.parquet")
+    assert table["image_file"].notna().sum() == 2 and len(table) == 4
+    start, expected, found = (state(path) for path in (tiny_model, mixed / "ddp/final", mixed / "zero3/final"))
+    worst = max((found[tensor] - expected[tensor]).abs().max().item() for tensor in found)
+    assert worst < TOLERANCE
+    assert any((expected[name] - start[name]).abs().max() > 1e-4 for name in start if ".visual." in name)
 
 
 def test_published_names(trained, tiny_model):

@@ -165,7 +165,7 @@ def test_a_policy_that_wants_image_tokens_gets_none(build, tiny_model):
 
 
 def test_the_ban_reaches_every_backend_and_keeps_the_users_settings():
-    from rl.trainer import ban
+    from rl.arguments import ban
 
     def after(**given):
         args = SimpleNamespace(use_vllm=False, generation_kwargs=None)

@@ -7,6 +7,7 @@ import torch
 
 from demo import tiny
 from tests.support.plan_jobs import SEVEN_B, job, model_section
+from tests.support.saved import saved_bytes
 from tests.support.tiny_checkpoints import qwen2_5_vl_config
 from vlm import loading, memory, plan, shapes
 from vlm.adapters import apply_lora
@@ -88,26 +89,6 @@ def sequence(checkpoint, rows=2, text=40):
     kinds = (ids == config["image_token_id"]).int()
     grid = torch.tensor([[1, 8, 8]] * rows)
     return {"input_ids": ids, "pixel_values": pixels, "image_grid_thw": grid, "mm_token_type_ids": kinds}
-
-
-def saved_bytes(model, inputs):
-    """Bytes of distinct storages that autograd keeps for the backward pass of the backbone, parameters
-    aside."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    seen, kept = {}, []
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-            kept.append(tensor)  # keep it alive, or its address is used again
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        out = inner.model(**inputs, use_cache=False).last_hidden_state
-    assert out.requires_grad
-    return sum(seen.values())
 
 
 @pytest.fixture(scope="module")

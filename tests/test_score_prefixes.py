@@ -13,13 +13,14 @@ import torch
 from rewards.score import Exchange, ScoreModel, encode, prefixes
 from rewards.score.exchange import render
 from rewards.score.ordering import batches
-from rewards.score.passes import Forward, Pass, blank_picture, passes, run
+from rewards.score.passes import Forward, Pass, passes, run
 from rewards.score.placement import InProcess
 from rewards.score.prefixes import packed, share, sharing
 from rewards.score.reward import Score
 from rewards.score.sharded import NOTHING
 from tests.support.tiny_checkpoints import picture, qwen2_5_vl
 from vlm.errors import RecipeError
+from vlm.prefix.pictures import blank_picture
 
 GOLDEN = Path(__file__).parent / "golden" / "scorers"
 MODELS = [(family, positions) for family in ("qwen2_vl", "qwen2_5_vl") for positions in ("mrope", "sequential")]
@@ -202,12 +203,13 @@ def test_every_pass_calls_the_same_modules(model):
         for name, module in model.named_modules()
         if name and not list(module.children())
     ]
-    blank = blank_picture(model.processor.image_processor)
+    blank = blank_picture(model.config)
+    shown = {"pixel_values": blank["pixel_values"], "fresh_grids": blank["image_grid_thw"]}
     planned = list(passes(exchanges()[:6], model.processor, 3, True))
     planned += passes([NOTHING], model.processor, 1, True)
     calls, features = [], {}
     for one in planned:
-        _, features = forward(one if one.fresh else replace(one, **blank), features)
+        _, features = forward(one if one.fresh else replace(one, **shown), features)
         calls.append(list(seen))
         seen.clear()
     for hook in hooks:

@@ -6,13 +6,14 @@ import math
 
 import pytest
 import torch
+from transformers import AutoConfig
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 import rewards
 from rewards.score import together
 from rewards.score.exchange import Exchange
 from rewards.score.faults import attempt
-from rewards.score.passes import blank_picture, passes
+from rewards.score.passes import passes
 from rewards.score.planned import resident
 from rewards.score.reward import Score
 from rewards.score.sharded import PassFailed, Sharded
@@ -21,6 +22,7 @@ from tests.support.score_fakes import BLUE, RED, FakeScorer, Logs, batch, r1
 from tests.support.tiny_checkpoints import picture as noise
 from vlm.errors import RecipeError, UserError
 from vlm.loading import load_processor
+from vlm.prefix.pictures import blank_picture
 from vlm.recipe import ImageSection, ModelSection
 
 TABLE = {"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0, "ref": 0.0, "broken": math.nan}
@@ -164,6 +166,8 @@ def test_a_pass_that_breaks_off_is_not_repeated(tiny_model):
 
     class Engine:
         class module:  # noqa: N801
+            config = AutoConfig.from_pretrained(tiny_model)
+
             class scorer:  # noqa: N801
                 processor = load_processor(tiny_model, ImageSection())
 
@@ -184,18 +188,19 @@ def test_a_pass_that_breaks_off_is_not_repeated(tiny_model):
 def test_every_process_makes_the_same_passes(monkeypatch, tiny_model, share_prefix):
     """3 and 1 passes, of which one sees a picture: 3 in both, all with pixels; without any picture, none has."""
     processor = load_processor(tiny_model, ImageSection(min_pixels=112 * 112, max_pixels=112 * 112))
+    config = AutoConfig.from_pretrained(tiny_model)
 
     def padded(*exchanges):
         scorer = Sharded(tiny_model, batch_size=1)
         scorer._shares = share_prefix
-        return lambda: scorer._padded(list(passes(exchanges, processor, 1, share_prefix)), processor)
+        return lambda: scorer._padded(list(passes(exchanges, processor, 1, share_prefix)), processor, config)
 
     texts = [Exchange.of("?", said) for said in ("one", "two", "three")]
     seen = Exchange.of("?", "one", [noise(112, 112, seed=1)])
     first, second = as_processes(monkeypatch, padded(*texts), padded(seen))
     assert [len(one.rows) for one in first] == [1, 1, 1] and [len(one.rows) for one in second] == [1, 0, 0]
-    shapes = {name: tuple(tensor.shape) for name, tensor in blank_picture(processor.image_processor).items()}
-    assert [tuple(one.pixel_values.shape) for one in first] == [shapes["pixel_values"]] * 3
+    shape = blank_picture(config)["pixel_values"].shape
+    assert [one.pixel_values.shape for one in first] == [shape] * 3
     assert second[0].pixel_values.shape[0] == int(second[0].grids.prod()) > second[1].pixel_values.shape[0] == 4
     for plan in as_processes(monkeypatch, padded(*texts[:1]), padded(*texts), padded()):
         assert len(plan) == 3 and all(one.pixel_values is None for one in plan)

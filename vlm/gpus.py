@@ -52,3 +52,18 @@ def parse_gpus(text: str) -> Fleet:
         f"gpus: {text!r} cannot be read; expected count x card-memory, e.g. 8xA100-80G, RTX4090-24G, or "
         f"8x80G; known cards: {', '.join(CARDS)}"
     )
+
+
+PEAKS = {
+    "A100": 312e12, "A800": 312e12, "H100": 989e12, "H800": 989e12, "H200": 989e12, "H20": 148e12, "B200": 2250e12,
+    "L20": 119.5e12, "L40S": 362e12, "A6000": 154.8e12, "3090": 71e12, "4090": 165.2e12, "5090": 209.5e12,
+    "V100": 125e12, "T4": 65e12,
+}  # fmt: skip
+"""Card → FLOP a second of its matrix units, dense, bfloat16 summed in float32 (V100, T4: float16), by NVIDIA's data
+sheets. H100 and H200 as SXM modules: on a PCIe card utilisation comes out a quarter too low."""
+
+
+def peak_flops(name: str) -> float | None:
+    """Of a card as CUDA names it (`NVIDIA H100 80GB HBM3`); None for one that `PEAKS` does not list."""
+    words = re.findall(r"[A-Z0-9]+", name.upper())
+    return next((PEAKS[word] for word in words if word in PEAKS), None)

@@ -157,17 +157,21 @@ def merger_bytes(shape: Shape, b: int) -> int:
     return pixels + norm + 2 * b * joined
 
 
-def activations(shape: Shape, setup: Setup, rows: int, text_tokens: int, visual_tokens: int) -> int:
+def activations(shape: Shape, setup: Setup, rows: int, text_tokens: int, visual_tokens: int, gathered: int = 0) -> int:
     """Bytes kept for the backward pass of one micro-batch of `rows` sequences, logits aside.
 
     `text_tokens` and `visual_tokens` are per sequence. With gradient checkpointing each layer and block keeps
     its input only (b·h), and one of them at a time keeps everything, while it is recomputed. A vision tower
     that nothing trains leaves nothing, unless checkpointing under LoRA makes its inputs require gradients.
+
+    gathered: tokens whose keys and values each layer copies, where a prompt and each of its completions lie in one
+    packed row (vlm.prefix): the prompt's for every completion, and the completion's own.
     """
     b, attention = setup.weight_bytes, setup.attention
     length = text_tokens + visual_tokens
     tokens, patches = rows * length, rows * visual_tokens * shape.merge**2
     layer = tokens * layer_bytes(shape, b, attention, length)
+    layer += 2 * b * gathered * (shape.key_value if attention == "flash_attention_2" else shape.hidden)
     if shape.lora_inputs:
         layer += tokens * lora_bytes(shape, setup) // shape.layers
     block = patches * vision_block_bytes(shape, b, attention, visual_tokens * shape.merge**2)
@@ -218,13 +222,18 @@ def kv_cache(shape: Shape, b: int, rows: int, tokens: int) -> int:
     return 2 * shape.layers * shape.key_value * b * rows * tokens
 
 
-def rollout(shape: Shape, setup: Setup, rows: int, prompt_tokens: int, new_tokens: int) -> dict[str, int]:
+def rollout(
+    shape: Shape, setup: Setup, rows: int, prompt_tokens: int, new_tokens: int, prefilled: int | None = None
+) -> dict[str, int]:
     """What generating with transformers adds on one GPU: the gathered weights under ZeRO-3
     (`ds3_gather_for_generation`), the cache, the widest moment of the prefill (an MLP's gate, up and product
-    beside hidden states), and sampling (float32 logits, their sorted copy and softmax, for top-p)."""
+    beside hidden states), and sampling (float32 logits, their sorted copy and softmax, for top-p).
+
+    prefilled: prompts, where they are fewer than rows.
+    """
     b = setup.weight_bytes
     gathered = b * shape.total if setup.zero == 3 else 0
-    prefill = rows * prompt_tokens * b * (3 * shape.intermediate + 4 * shape.hidden)
+    prefill = (prefilled or rows) * prompt_tokens * b * (3 * shape.intermediate + 4 * shape.hidden)
     return {
         "gathered weights": gathered,
         "KV cache": kv_cache(shape, b, rows, prompt_tokens + new_tokens),

@@ -15,129 +15,15 @@ Example:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 from vlm import memory
-from vlm.errors import RecipeError
 from vlm.gpus import Fleet, parse_gpus
+from vlm.job import Batch, Job, batches, prompts_of
 from vlm.memory import GIB
 from vlm.shapes import Shape, shape, visual_range, visual_tokens
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the plan reads from a recipe. Counts are per process unless they say otherwise."""
-
-    stage: Literal["sft", "grpo"]
-    model: Any
-    """The recipe's `model:` section."""
-    images: Any
-    """The recipe's `images:` section."""
-    sharding: Any
-    """The recipe's `sharding:` section."""
-    samples: int
-    """Training rows (for GRPO: prompts)."""
-    per_device_batch: int
-    """`per_device_train_batch_size`: sequences of one micro-batch (for GRPO: completions)."""
-    accumulation: int = 1
-    epochs: float = 1.0
-    max_steps: int = -1
-    """Stops earlier when positive, as in `TrainingArguments`."""
-    gpus: str | None = None
-    """Target, e.g. `8xA100-80G`; its count is the number of processes."""
-    processes: int | None = None
-    """Number of processes where `gpus` is not given."""
-    checkpointing: bool = True
-    """`gradient_checkpointing`."""
-    prompt_tokens: int = 256
-    """Text of a prompt, system message and template included, images not."""
-    completion_tokens: int = 512
-    """`max_completion_length` (GRPO), or the answer's tokens (SFT): the longest, which is what must fit."""
-    images_per_sample: int = 1
-    image_sizes: tuple[tuple[int, int], ...] = ()
-    """(width, height) of images in the data, if known; else `max_pixels` is planned for."""
-    group: int = 1
-    """G, `num_generations`."""
-    beta: float = 0.0
-    """Weight of the KL term; above 0 a reference model is held."""
-    steps_per_generation: int | None = None
-    """Micro-batches that one generation serves; `accumulation` when None, as in TRL."""
-    iterations: int = 1
-    """`num_iterations`: μ, optimisation passes over one generation."""
-    external_rollout: bool = False
-    """Completions come from a separate server (vLLM): no rollout memory here."""
-    fused_head: bool = True
-    """TRL 1.16 never holds full logits; False for a trainer that does."""
-    resident: int = 0
-    """Bytes on each GPU of score models in the training process; whole in each, whatever the ZeRO stage."""
-    remarks: tuple[str, ...] = ()
-    """Said under the plan."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Batch arithmetic. GRPO counts completions, SFT samples."""
-
-    processes: int
-    per_step: int
-    """Completions (or samples) of one optimiser step, over all processes."""
-    steps_per_epoch: int
-    steps: int
-    generation: int = 0
-    """Completions of one generation, over all processes."""
-    prompts_per_generation: int = 0
-    prompts_per_step: float = 0.0
-    left_over: int = 0
-    """Rows of the last, incomplete batch that an epoch leaves out (GRPO)."""
-
-
-def batches(job: Job, processes: int) -> Batch:
-    """Batch arithmetic of a job, as `transformers.Trainer` and TRL's `RepeatSampler` do it.
-
-    Raises `RecipeError` when G does not divide the generation batch, or the data is less than one batch.
-    """
-    for name in ("samples", "per_device_batch", "accumulation", "iterations"):
-        if getattr(job, name) < 1:
-            raise RecipeError(f"{name} is {getattr(job, name)}; expected at least 1")
-    per_step = job.per_device_batch * job.accumulation * processes
-    if job.stage == "sft":
-        micro = math.ceil(math.ceil(job.samples / job.per_device_batch) / processes)
-        epoch = math.ceil(micro / job.accumulation)
-        return Batch(processes, per_step, epoch, _steps(job, epoch))
-    per_generation = job.steps_per_generation or job.accumulation
-    generation = job.per_device_batch * processes * per_generation
-    _check_group(job, processes, generation, per_generation)
-    prompts = generation // job.group
-    blocks = job.samples // prompts
-    if blocks == 0:
-        raise RecipeError(f"the data has {job.samples} prompts, less than the {prompts} of one generation batch")
-    epoch = math.ceil(blocks * per_generation * job.iterations / job.accumulation)
-    left = job.samples - blocks * prompts
-    return Batch(processes, per_step, epoch, _steps(job, epoch), generation, prompts, per_step / job.group, left)
-
-
-def _steps(job: Job, per_epoch: int) -> int:
-    return job.max_steps if job.max_steps > 0 else math.ceil(job.epochs * per_epoch)
-
-
-def _check_group(job: Job, processes: int, generation: int, per_generation: int) -> None:
-    if job.group < 2:
-        raise RecipeError(
-            f"num_generations is {job.group}; GRPO compares completions of one prompt and needs 2 or more"
-        )
-    if generation % job.group:
-        step = job.group // math.gcd(job.group, processes * per_generation)
-        below = job.per_device_batch // step * step
-        fitting = " or ".join(str(size) for size in (below, below + step) if size)
-        raise RecipeError(
-            f"num_generations {job.group} does not divide the generation batch of {generation} completions "
-            f"(per-device batch {job.per_device_batch} × {processes} processes × {per_generation} "
-            f"micro-batches); a per-device batch of {fitting} does"
-        )
 
 
 @dataclass(frozen=True)
@@ -258,27 +144,50 @@ def memory_setup(job: Job, stage: int, processes: int) -> memory.Setup:
 
 def _phases(job: Job, sizes: Shape, setup: memory.Setup, visual: int) -> dict[str, dict[str, int]]:
     held = memory.states(sizes, setup)
-    rows, text = job.per_device_batch, job.prompt_tokens + job.completion_tokens
+    rows = job.per_device_batch
     base = {"weights": held.weights, "optimiser states": held.optimiser}
     if job.stage == "grpo" and job.beta > 0:
         base["reference model"] = memory.reference(sizes, setup)
     base |= {"score model": job.resident} if job.resident else {}
+    width = _widths(job, setup, visual)
     update = {
         **base,
         "gradients": held.gradients,
         "communication buffers": held.buffers,
-        "activations": memory.activations(sizes, setup, rows, text, visual),
-        "backward working set": memory.working_set(sizes, setup.weight_bytes, rows, text, visual),
+        "activations": memory.activations(sizes, setup, **width),
+        "backward working set": memory.working_set(
+            sizes, setup.weight_bytes, width["rows"], width["text_tokens"], width["visual_tokens"]
+        ),
         "loss head": memory.head(sizes, setup, rows * job.completion_tokens, job.fused_head),
     }
     if job.stage == "sft" or job.external_rollout:
         return {"update": update}
     sequences = rows * (job.steps_per_generation or job.accumulation)
-    prompt = job.prompt_tokens + visual
-    generating = memory.rollout(sizes, setup, sequences, prompt, job.completion_tokens)
+    prompts = prompts_of(sequences, job.group) if _shares(job, setup) else sequences
+    generating = memory.rollout(
+        sizes, setup, sequences, job.prompt_tokens + visual, job.completion_tokens, prefilled=prompts
+    )
     # DeepSpeed keeps its gradients allocated; plain torch frees them (`zero_grad(set_to_none=True)`)
     kept = {"gradients": held.gradients, "communication buffers": held.buffers} if setup.zero else {}
     return {"rollout": {**base, **kept, **generating}, "update": update}
+
+
+def _shares(job: Job, setup: memory.Setup) -> bool:
+    return job.share_prefix and setup.attention != "eager"
+
+
+def _widths(job: Job, setup: memory.Setup, visual: int) -> dict[str, int]:
+    """Arguments of `memory.activations`: sequences and their tokens, or the one row that they are packed into."""
+    rows, prompt, completion = job.per_device_batch, job.prompt_tokens, job.completion_tokens
+    if not _shares(job, setup):
+        return {"rows": rows, "text_tokens": prompt + completion, "visual_tokens": visual}
+    prompts = prompts_of(rows, job.group)
+    return {
+        "rows": 1,
+        "text_tokens": prompts * prompt + rows * completion,
+        "visual_tokens": prompts * visual,
+        "gathered": rows * (prompt + visual + completion),
+    }
 
 
 def _notes(job: Job, sizes: Shape, batch: Batch):

@@ -254,7 +254,7 @@ class ScoreModel(PreTrainedModel):
         return self.model(input_ids=input_ids, mm_encoder_outputs=vision, use_cache=False, **inputs).last_hidden_state
 
     @torch.no_grad()
-    def score(self, exchanges: Sequence[Exchange], batch_size: int = 8, share_prefix: bool = True) -> list[float]:
+    def score(self, exchanges: Sequence[Exchange], batch_size: int = 16, share_prefix: bool = True) -> list[float]:
         """Raw scores in the exchanges' order; higher is better, only differences mean something.
 
         Exchanges about the same picture stand next to each other, and each picture is decoded and encoded once. Works

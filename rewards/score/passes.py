@@ -117,12 +117,3 @@ class Forward(nn.Module):
 
     def forward(self, one: Pass, before: Features) -> tuple[Tensor, Features]:
         return run(self.scorer, one, before)
-
-
-def blank_picture(image_processor) -> dict[str, Any]:
-    """Fields of a Pass for a picture of one visual token that no row shows."""
-    merge, patch, frames = (getattr(image_processor, f"{name}_size") for name in ("merge", "patch", "temporal_patch"))
-    return {
-        "pixel_values": torch.zeros(merge**2, 3 * frames * patch**2),
-        "fresh_grids": torch.tensor([[1, merge, merge]]),
-    }

@@ -33,7 +33,7 @@ class Scorer(Protocol):
 class Loaded:
     """A score model that the run itself loads from a checkpoint, at the first call."""
 
-    def __init__(self, path: str, batch_size: int = 8, share_prefix: bool = True, **options: Any) -> None:
+    def __init__(self, path: str, batch_size: int = 16, share_prefix: bool = True, **options: Any) -> None:
         """batch_size, share_prefix: of `ScoreModel.score`. options: of its `from_pretrained`; those that are None keep
         its defaults."""
         self.path, self.batch_size, self.share_prefix = path, batch_size, share_prefix

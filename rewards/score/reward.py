@@ -76,7 +76,7 @@ class Score:
         probes: int | str = 8,
         probe_every: int = 50,
         rules: Sequence[str] = (),
-        batch_size: int = 8,
+        batch_size: int = 16,
         share_prefix: bool = True,
         positions: Literal["mrope", "sequential"] | None = None,
         dtype: Literal["bfloat16", "float16", "float32"] | None = None,

@@ -50,7 +50,8 @@ class Sharded(Loaded):
         """
         from rewards.score.passes import passes
 
-        processor = self._loaded().module.scorer.processor
+        module = self._loaded().module
+        processor = module.scorer.processor
 
         def prepared() -> tuple[list[Pass], str]:
             try:
@@ -61,7 +62,7 @@ class Sharded(Loaded):
                 return [], f"{type(cause).__name__}: {cause}"
 
         mine, failure = together.settled(prepared, "preparing exchanges for the score model")
-        scores = self._run(self._padded(mine, processor), len(exchanges))
+        scores = self._run(self._padded(mine, processor, module.config), len(exchanges))
         if failure:
             raise ScorerUnavailable(f"score model {self.path}: {failure}")
         return scores
@@ -72,17 +73,19 @@ class Sharded(Loaded):
 
         return fingerprint(self._loaded().module.scorer)
 
-    def _padded(self, mine: list[Pass], processor) -> list[Pass]:
+    def _padded(self, mine: list[Pass], processor, config) -> list[Pass]:
         """As many passes as every process makes, each with a picture where any process has one."""
-        from rewards.score.passes import blank_picture, passes
+        from rewards.score.passes import passes
+        from vlm.prefix.pictures import blank_picture
 
         plans = together.gather((len(mine), any(one.keys for one in mine)))
         idle = replace(next(passes([NOTHING], processor, 1, self._shares)), rows=[])
         padded = [*mine, *[idle] * (max(count for count, _ in plans) - len(mine))]
         if not any(pictures for _, pictures in plans):
             return padded
-        blank = blank_picture(processor.image_processor)
-        return [one if one.fresh else replace(one, **blank) for one in padded]
+        blank = blank_picture(config)
+        shown = {"pixel_values": blank["pixel_values"], "fresh_grids": blank["image_grid_thw"]}
+        return [one if one.fresh else replace(one, **shown) for one in padded]
 
     def _run(self, planned: Sequence[Pass], rows: int) -> list[float]:
         import torch

@@ -10,6 +10,6 @@ gradient checkpointing, LoRA, DDP and ZeRO need nothing of their own.
 """
 
 from vlm.prefix.attention import enable, obstacle
-from vlm.prefix.packing import Layout, Packed, pack, rope_positions
+from vlm.prefix.packing import Layout, Packed, multimodal, pack, rope_positions
 
-__all__ = ["Layout", "Packed", "enable", "obstacle", "pack", "rope_positions"]
+__all__ = ["Layout", "Packed", "enable", "multimodal", "obstacle", "pack", "rope_positions"]

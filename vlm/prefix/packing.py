@@ -159,12 +159,17 @@ def pack(
     return Packed(torch.cat(ids)[None].to(device), torch.cat(places, 1)[:, None].to(device), layout)
 
 
+def multimodal(model):
+    """Vision tower and language model inside a model, however wrapped; its config is that of both."""
+    return next(module for module in model.modules() if hasattr(type(module), "get_rope_index"))
+
+
 def rope_positions(model, prompts: Sequence[torch.Tensor], grids: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """(3, P) of each prompt (ids, 1-D), from the model's own `get_rope_index` (M-RoPE, Qwen2-VL §2.1).
 
     grids: (images, 3) patches in time, height and width of each prompt's images. Fastest with tensors on the CPU.
     """
-    owner = next(module for module in model.modules() if hasattr(type(module), "get_rope_index"))
+    owner = multimodal(model)
     image = owner.config.image_token_id
     return [
         owner.get_rope_index(ids[None], mm_token_type_ids=(ids[None] == image).int(), image_grid_thw=grid)[0][:, 0]

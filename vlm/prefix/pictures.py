@@ -101,3 +101,14 @@ def remembering(processor, contents: Contents) -> Iterator[ImageMemo]:
         yield memo
     finally:
         processor.image_processor = memo.processor
+
+
+def blank_picture(config) -> dict[str, torch.Tensor]:
+    """`pixel_values` (patches, dim) and `image_grid_thw` (1, 3) of a black picture of one visual token.
+
+    For the forward pass without pictures of one process among several: the vision tower has to run in each. ZeRO-3
+    gathers its weights from all processes at once, and DDP waits for all of its gradients. config: the whole model's.
+    """
+    vision = config.vision_config
+    merge, patch = vision.spatial_merge_size, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    return {"pixel_values": torch.zeros(merge**2, patch), "image_grid_thw": torch.tensor([[1, merge, merge]])}

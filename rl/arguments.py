@@ -1,0 +1,50 @@
+"""What `rl.GRPOTrainer` puts into the arguments of TRL's: the checkpoint's own processor, and a ban on image tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trl
+from transformers import AutoConfig
+
+from vlm.loading import load_processor, stored_limits
+
+FORBIDDEN = -100.0
+"""Logit bias that no sampled token survives: exp(-100) is below float32's resolution beside any other token."""
+
+
+def name_of(model) -> str:
+    """The folder or hub id of a model: itself, or where it was loaded from."""
+    return model if isinstance(model, str) else model.config._name_or_path
+
+
+def where(model, args: trl.GRPOConfig) -> dict[str, Any]:
+    """Revision and trust for `from_pretrained`, as TRL takes them from `args` for a model that it loads itself."""
+    init = (args.model_init_kwargs or {}) if isinstance(model, str) else {}
+    return {
+        "revision": init.get("revision"),
+        "trust_remote_code": init.get("trust_remote_code", args.trust_remote_code),
+    }
+
+
+def default_processor(model, args: trl.GRPOConfig):
+    """The checkpoint's own, with its own pixel limits; AutoProcessor, which TRL takes, needs torchvision for it."""
+    name, options = name_of(model), where(model, args)
+    return load_processor(name, stored_limits(name, options["revision"]), **options)
+
+
+def banned_tokens(model, args: trl.GRPOConfig) -> list[int]:
+    """Ids of the placeholder tokens that only a processor may write."""
+    config = AutoConfig.from_pretrained(model, **where(model, args)) if isinstance(model, str) else model.config
+    return sorted({config.image_token_id, config.video_token_id})
+
+
+def ban(args: trl.GRPOConfig, tokens: list[int]) -> None:
+    """Add the ban to `args.generation_kwargs`, keeping what the user put there."""
+    kwargs = dict(args.generation_kwargs or {})
+    if args.use_vllm:
+        bias = {int(token): value for token, value in (kwargs.get("logit_bias") or {}).items()}
+        kwargs["logit_bias"] = {**bias, **dict.fromkeys(tokens, FORBIDDEN)}
+    else:
+        kwargs["suppress_tokens"] = sorted({*(kwargs.get("suppress_tokens") or ()), *tokens})
+    args.generation_kwargs = kwargs
