@@ -28,6 +28,8 @@ class Panel:
     title: str
     subtitle: str
     marks: Sequence[Mark]
+    note: str = ""
+    "Below the axis."
 
 
 def draw(panels: Sequence[Panel], png: str | Path, title: str = "") -> None:
@@ -44,10 +46,10 @@ def draw(panels: Sequence[Panel], png: str | Path, title: str = "") -> None:
     heights = [0.95 + 0.27 * count for count in tallest]
     figure = Figure(figsize=(5.6 * columns, sum(heights) + 0.75), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights}).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights}).flat)
     for axis, panel in zip(axes, panels, strict=False):
         _panel(axis, panel)
-    for axis in list(axes)[len(panels) :]:
+    for axis in axes[len(panels) :]:
         axis.remove()
     figure.legend(handles=_legend(), loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
@@ -64,11 +66,13 @@ def _panel(axis, panel: Panel) -> None:
         axis.plot(
             value, place, "o", color=colour, markersize=6.5, markerfacecolor="white" if mark.published else colour
         )
-        axis.annotate(f"{value:.1f}", (value, place), (0, 6), textcoords="offset points", fontsize=7.5, ha="center")
+        said = f"{value:.2f}" if mark.published else f"{value:.1f}"  # as papers print it
+        axis.annotate(said, (value, place), (0, 6), textcoords="offset points", fontsize=7.5, ha="center")
     axis.set_yticks(range(len(panel.marks)), [mark.model for mark in panel.marks], fontsize=8.5)
     axis.set_ylim(len(panel.marks) - 0.4, -0.75)  # the first on top
     axis.set_title(panel.title, fontsize=10.5, loc="left", fontweight="bold", pad=16)
     axis.annotate(panel.subtitle, (0, 1), (0, 5), "axes fraction", "offset points", fontsize=8.5, color="#555555")
+    axis.set_xlabel(panel.note, fontsize=7.5, color="#555555", loc="left")
     axis.grid(axis="x", color=GRID, linewidth=0.7)
     axis.set_axisbelow(True)
     axis.tick_params(labelsize=8.5, color="#999999", labelcolor="#333333")

@@ -107,17 +107,22 @@ def beside(benchmark: str, columns: dict[str, Report]) -> str:
 
 
 def panel(benchmark: str, metric: str, columns: dict[str, Report], published: bool) -> chart.Panel:
-    """The benchmark's headline as a picture; published figures under another metric are named with it."""
+    """The benchmark's headline as a picture; published figures by another convention are named with it."""
     told = figures(benchmark) if published else []
     marks = [
-        chart.Mark(one.model + ("" if one.metric == metric else f" ({one.metric})"), one.value, published=True)
+        chart.Mark(
+            one.model + ("" if one.metric == metric else f" ({one.metric.rpartition(':')[2]})"),
+            one.value,
+            published=True,
+        )
         for one in told
     ]
+    notes = "; ".join(dict.fromkeys(one.note for one in told if one.note))
     for name, report in columns.items():
         if metric in report.metrics:
             low, high = report.intervals.get(metric, (None, None))
             marks.append(chart.Mark(name, report.metrics[metric].value, low, high))
-    return chart.Panel(benchmark or "evaluation", f"{metric}, %", marks)
+    return chart.Panel(benchmark or "evaluation", f"{metric}, %", marks, f"published: {notes}" if notes else "")
 
 
 def _headline(benchmark: str, columns: dict[str, Report]) -> str:

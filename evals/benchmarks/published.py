@@ -34,7 +34,7 @@ _SCORERS = {
     "DPO-26K": (59.71, 67.19),
     "PPO, raw score": (57.10, 66.04),
 }
-_SYNONYMS = "WordNet synonyms count as right; mean over categories"
+_SYNONYMS = "WordNet synonyms count as right"
 FIGURES: tuple[Figure, ...] = (
     *(
         Figure(benchmark, metric, model, values[place] / 100, SCORERS)
