@@ -1,4 +1,4 @@
-"""Is one run better than another? Paired bootstrap over the same questions, and reports side by side.
+"""Is one run better than another? Paired bootstrap over the same questions (`evals.bootstrap`), and tables of reports.
 
 Pairing matters: most questions are answered alike by both runs, so the interval of the difference is much
 narrower than the two runs' own intervals suggest (Koehn 2004, "Statistical significance tests for machine
@@ -15,11 +15,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from evals.metrics import CONVENTIONS, Report
+from evals.bootstrap import Statistic, quantiles, resamples
+from evals.metrics import CONVENTIONS
+from evals.report import LEVEL, Report
 from vlm.errors import DataError
-
-_CELLS = 4_000_000
-"""Resampling counts held at a time (32 MB as float64)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +52,10 @@ def paired(
     metric: str,
     *,
     level: float = 0.95,
-    resamples: int = 10_000,
+    count: int = 10_000,
     seed: int = 0,
 ) -> Difference:
-    """How much better b is than a, with the interval of a paired bootstrap.
+    """How much better b is than a, with the interval of a paired bootstrap of `count` resamples.
 
     a and b are one report each, or one per training seed, in the same order; a single report stands against
     all of the other side (one base, three fine-tuned runs). All must hold the same questions. Each resample
@@ -66,58 +65,42 @@ def paired(
 
     Raises: DataError where the questions differ or the metric applies to none.
     """
-    left, right = _broadcast(_list(a), _list(b))
-    keys, masks = _questions(left[0], metric)
-    values = [[_values(report, metric, keys, masks) for report in side] for side in (left, right)]
-    left_values, right_values = np.array(values)  # each (S, N)
-    delta = right_values - left_values
-    means = masks / masks.sum(axis=1, keepdims=True) / len(masks)  # (K, N): weights of a metric's groups, sum 1
-    weights = means.sum(axis=0)  # (N,)
+    left, right = ([report.statistic(metric) for report in side] for side in _broadcast(_list(a), _list(b)))
+    for statistic in [*left, *right]:
+        _same_questions(left[0], statistic, metric)
     rng = np.random.default_rng(seed)
-    draws = np.concatenate(
-        [_resample(rng, delta, masks, size) for size in _chunks(resamples, max(1, _CELLS // len(keys)))]
-    )
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    draws = [
+        _differences(left, right, drawn, rng) for drawn in resamples(rng, len(left[0].keys), min(count, left[0].most))
+    ]
+    low, high = quantiles(np.concatenate(draws), level)
+    before, after = (float(np.mean([one.value for one in side])) for side in (left, right))
     return Difference(
         metric=metric,
-        a=float((left_values @ weights).mean()),
-        b=float((right_values @ weights).mean()),
-        difference=float((delta @ weights).mean()),
-        low=float(low),
-        high=float(high),
+        a=before,
+        b=after,
+        difference=after - before,
+        low=low,
+        high=high,
         level=level,
-        n=len(keys),
-        seeds=len(delta),
+        n=len(left[0].keys),
+        seeds=len(left),
     )
 
 
-def _resample(rng: np.random.Generator, delta: np.ndarray, masks: np.ndarray, count: int) -> np.ndarray:
-    """`count` bootstrap means of delta (S, N) over the groups masks (K, N)."""
-    seeds, questions = delta.shape
-    picks = rng.integers(0, questions, size=(count, questions)) + questions * np.arange(count)[:, None]
-    times = np.bincount(picks.ravel(), minlength=count * questions)
-    drawn = times.reshape(count, questions).astype(np.float64)  # (R, N) how often each question is drawn
-    total = np.zeros((count, seeds))
-    groups = np.zeros((count, 1))
-    for mask in masks:
-        # Questions of the group in each resample, (R,); where there is none, the group is left out.
-        inside = drawn @ mask
-        there = inside > 0
-        total += np.where(there, 1 / np.where(there, inside, 1), 0)[:, None] * (drawn @ (mask * delta).T)
-        groups[:, 0] += there
-    per_seed = total / np.maximum(groups, 1)  # (R, S)
+def _differences(
+    left: Sequence[Statistic], right: Sequence[Statistic], drawn: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Differences (R,) of resamples `drawn` (R, N): the mean over the pairs of runs, which are drawn as well."""
+    per_seed = np.stack([after.of(drawn) - before.of(drawn) for before, after in zip(left, right, strict=True)], 1)
+    seeds = per_seed.shape[1]  # (R, S)
     if seeds == 1:
         return per_seed[:, 0]
-    repeats = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=count)  # (R, S)
+    repeats = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(drawn))  # (R, S)
     return (per_seed * repeats).sum(axis=1) / seeds
 
 
-def _chunks(total: int, size: int) -> list[int]:
-    return [min(size, total - start) for start in range(0, total, size)]
-
-
 def _list(reports: Report | Sequence[Report]) -> list[Report]:
-    return [reports] if isinstance(reports, Report) else list(reports)
+    return list(reports) if isinstance(reports, Sequence) else [reports]
 
 
 def _broadcast(left: list[Report], right: list[Report]) -> tuple[list[Report], list[Report]]:
@@ -127,51 +110,56 @@ def _broadcast(left: list[Report], right: list[Report]) -> tuple[list[Report], l
     return left * (count // len(left)), right * (count // len(right))
 
 
-def _questions(report: Report, metric: str) -> tuple[list[str], np.ndarray]:
-    """The questions of a metric (N) and which belong to which of its groups (K, N)."""
-    groups = report.groups(metric)
-    if not groups:
-        raise DataError(f"the metric {metric!r} applies to no question; there are {', '.join(report.metrics)}")
-    keys = sorted(set().union(*groups))
-    return keys, np.array([[float(key in group) for key in keys] for group in groups])
-
-
-def _values(report: Report, metric: str, keys: list[str], masks: np.ndarray) -> list[float]:
-    """The metric's value of each question; the report must hold just these, in the same groups."""
-    groups = report.groups(metric)
-    values = {key: value for group in groups for key, value in group.items()}
-    if set(values) != set(keys):
-        odd = sorted(set(values) ^ set(keys))
+def _same_questions(first: Statistic, other: Statistic, metric: str) -> None:
+    if odd := sorted(set(first.keys) ^ set(other.keys)):
         raise DataError(
             f"{metric}: {len(odd)} questions are in one run only (such as {odd[0]!r}); a paired comparison "
             "needs the same questions in all"
         )
-    if [[float(key in group) for key in keys] for group in groups] != masks.tolist():
+    if not np.array_equal(first.design, other.design):
         raise DataError(f"{metric}: the runs give the same questions different types")
-    return [values[key] for key in keys]
 
 
 def rows(reports: Mapping[str, Report]) -> tuple[list[list[str]], list[str]]:
-    """Cells of the table, in percent (metric, n, one per report), and the conventions below it."""
+    """Cells of the table, in percent (metric, n, one per report with its interval), and the notes below it."""
     names: dict[str, None] = {}
     for report in reports.values():
-        names |= dict.fromkeys(report.metrics)
+        names |= dict.fromkeys([*report.metrics, *report.missing])
     cells, notes = [], []
     for name in _ordered(names):
         found = [report.metrics.get(name) for report in reports.values()]
         counts = dict.fromkeys(str(metric.n) for metric in found if metric)
-        shown = ["–" if metric is None else f"{100 * metric.value:.1f}" for metric in found]
-        cells.append([name, " / ".join(counts), *shown])
+        cells.append([name, " / ".join(counts), *(cell(report, name) for report in reports.values())])
         if "[" not in name:
             texts = dict.fromkeys(metric.convention for metric in found if metric)
+            texts |= dict.fromkeys(f"not computed: {r.missing[name]}" for r in reports.values() if name in r.missing)
             notes.append(f"{name}: {' | '.join(texts)}")
-    return cells, notes
+    return cells, [*notes, f"in brackets: {100 * LEVEL:g}% bootstrap intervals over questions"]
+
+
+def cell(report: Report, name: str) -> str:
+    """A number in percent with its interval, as tables show it."""
+    if name not in report.metrics:
+        return "not computed" if name in report.missing else "–"
+    text = f"{100 * report.metrics[name].value:.1f}"
+    if name not in report.intervals:
+        return text
+    low, high = report.intervals[name]
+    return f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _ordered(names: Mapping[str, None]) -> list[str]:
-    """Names in the order of CONVENTIONS, each metric's types behind it."""
+    """Task by task as they come, `format` last; within a task those of CONVENTIONS in its order with their types behind
+    them, then others as they come."""
     position = {name: number for number, name in enumerate(CONVENTIONS)}
-    return sorted(names, key=lambda name: (position[name.partition("[")[0]], name))
+    tasks = {name.partition("/")[0]: number for number, name in reversed(list(enumerate(CONVENTIONS)))}
+
+    def place(name: str) -> tuple:
+        base = name.partition("[")[0]
+        task = tasks.get(base.partition("/")[0], len(tasks)) if base != "format" else float("inf")
+        return (task, position[base], name) if base in position else (task, len(position), "")
+
+    return sorted(names, key=place)
 
 
 def table(reports: Mapping[str, Report], title: str | None = None) -> Group:

@@ -15,13 +15,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
+from evals.bootstrap import Statistic, interval, means
 from evals.predictions import Prediction
+from evals.reading import Inside
+from evals.report import LEVEL, Metric, as_dict
 from vlm import answers, boxes
 from vlm.errors import DataError
 
-Inside = Literal["answer", "text"]
 OPEN = ("open_ended", "caption")
 """Tasks without a closed answer."""
 
@@ -37,15 +39,6 @@ class Judgement:
     correct: bool | None = None
     gold: float | None = None
     well_formed: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A share or mean in [0, 1] over n questions."""
-
-    value: float
-    n: int
-    convention: str
 
 
 def evaluate(predictions: Iterable[Prediction], notation: str, inside: Inside = "answer") -> Report:
@@ -138,7 +131,7 @@ class Report:
     """The judgements of one run and the metrics over them.
 
     Every metric is a mean over groups of the mean within the group: one group of all its questions, or (for
-    `mean_of_kinds`) one per question type. `evals.compare` resamples the same groups.
+    `mean_of_kinds`) one per question type. `evals.bootstrap` resamples the questions of the same groups.
     """
 
     judgements: list[Judgement]
@@ -174,10 +167,27 @@ class Report:
         out = {}
         for name in names:
             if groups := self.groups(name):
-                means = [sum(group.values()) / len(group) for group in groups]
+                shares = [sum(group.values()) / len(group) for group in groups]
                 n = len(set().union(*groups))
-                out[name] = Metric(sum(means) / len(means), n, self._convention(name))
+                out[name] = Metric(sum(shares) / len(shares), n, self._convention(name))
         return out
+
+    def statistic(self, metric: str) -> Statistic:
+        """A metric as the bootstrap resamples it. Raises: DataError where it is unknown or applies to no question."""
+        groups = self.groups(metric)
+        if not groups:
+            raise DataError(f"the metric {metric!r} applies to no question; there are {', '.join(self.metrics)}")
+        return means(groups)
+
+    @cached_property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The bootstrap interval of every metric."""
+        return {name: interval(self.statistic(name), level=LEVEL) for name in self.metrics}
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Nothing: every metric that applies is computed."""
+        return {}
 
     def _convention(self, name: str) -> str:
         text = CONVENTIONS[name.partition("[")[0]]
@@ -188,11 +198,8 @@ class Report:
         return f"{text}; read from {whole}{boxes}"
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """{metric: {value, n, convention}}, for JSON."""
-        return {
-            name: {"value": metric.value, "n": metric.n, "convention": metric.convention}
-            for name, metric in self.metrics.items()
-        }
+        """{metric: {value, low, high, level, n, convention}}, for JSON."""
+        return as_dict(self)
 
 
 def _value(judgement: Judgement, name: str) -> float | None:

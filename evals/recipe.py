@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vlm.errors import RecipeError
+from evals.benchmarks import find
+from vlm.errors import RecipeError, UserError
 from vlm.recipe import StageRecipe
 
 
@@ -21,8 +22,17 @@ class GenerationSection:
     "0 is greedy; above it completions are sampled."
     top_p: float = 1.0
     "Nucleus of sampling."
+    backend: Literal["hf", "vllm"] = "hf"
+    "What generates: transformers, in one process or many, or vLLM (installed apart), in one."
+    tensor_parallel: int = 1
+    "GPUs that vLLM splits the model over."
 
     def check(self) -> None:
+        if self.tensor_parallel < 1 or (self.backend == "hf" and self.tensor_parallel > 1):
+            raise RecipeError(
+                f"tensor_parallel = {self.tensor_parallel} with backend {self.backend}; it is for backend vllm, at "
+                "least 1. With hf launch several processes: accelerate launch launch/eval.py …"
+            )
         if self.batch_size < 1 or self.max_new_tokens < 1:
             raise RecipeError(
                 f"batch_size = {self.batch_size} and max_new_tokens = {self.max_new_tokens}; both must be at least 1"
@@ -48,12 +58,23 @@ class EvalRecipe(StageRecipe):
     "Read the answer inside the one <answer> … </answer>, or take the whole completion (base models asked directly)."
     gold: str | None = None
     "Judge of rows without a closed answer (open_ended, caption): a reward as in `rewards:`, such as my.py:facts."
+    benchmark: str | None = None
+    "Score as this benchmark does (`launch/eval.py --list`), and put its questions together as it does."
+    limit: int | None = None
+    "Ask only the first so many questions."
     pictures: int = 12
     "How many held-out scenes the picture grid shows; 0 for none."
 
     def check(self) -> None:
         if not self.data.eval:
             raise RecipeError("data.eval is empty; name at least one file, e.g. `eval: [{path: test.json}]`")
+        if self.benchmark is not None:
+            try:
+                find(self.benchmark)
+            except UserError as error:
+                raise RecipeError(f"benchmark: {error}") from error
+        if self.limit is not None and self.limit < 1:
+            raise RecipeError(f"limit = {self.limit}; expected at least 1, or null for all questions")
         if self.prompt.style == "direct" and self.inside == "answer":
             raise RecipeError(
                 "prompt.style direct asks for no tags, but inside: answer reads only what stands between them; "

@@ -1,61 +1,133 @@
-"""Finished evaluations side by side: the table, and paired differences from each to the next."""
+"""Finished evaluations side by side: tables, paired differences from each to the next, published figures beside.
+
+A folder is one evaluation (it holds predictions.jsonl) or the output of several benchmarks (its folders do).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from evals import compare, metrics, predictions
+from evals import chart, compare, stage
+from evals.benchmarks import find
+from evals.benchmarks.published import figures
+from evals.ranks import FILE
 from evals.recipe import EvalRecipe
+from evals.report import Report
 from vlm import config
 from vlm.errors import UserError
 
 COMPARED = ("grounding/acc@0.5", "grounding/miou", "vqa/exact", "choice/accuracy", "format")
+Runs = dict[str, list[Report]]
+"""Name → its reports, one per seed."""
 
 
-def load_report(folder: str | Path) -> metrics.Report:
-    """The report of an evaluation's run folder, computed afresh from its predictions."""
+def evaluations(folder: str | Path) -> dict[str, Report]:
+    """The reports of a folder by benchmark ("" for an evaluation by recipe), computed afresh from predictions."""
     folder = Path(folder)
-    if not (folder / "predictions.jsonl").exists():
-        raise UserError(f"{folder} holds no predictions.jsonl; name the output folder of launch/eval.py")
-    recipe = config.load(folder / "recipe.yaml", EvalRecipe)
-    return metrics.evaluate(predictions.read(folder / "predictions.jsonl"), recipe.prompt.notation, recipe.inside)
+    found = [folder] if (folder / FILE).exists() else [path.parent for path in sorted(folder.glob(f"*/{FILE}"))]
+    if not found:
+        raise UserError(f"{folder} holds no {FILE}, nor do its folders; name the output folder of launch/eval.py")
+    reports: dict[str, Report] = {}
+    for place in found:
+        recipe = config.load(place / "recipe.yaml", EvalRecipe)
+        name = recipe.benchmark or ("" if place == folder else place.name)
+        reports[name] = stage.load_report(place, recipe)
+    return reports
 
 
-def named(spec: str) -> tuple[str, list[metrics.Report]]:
-    """`name=folder[,folder…]` → the name and its reports, one per seed."""
+def named(spec: str) -> tuple[str, list[dict[str, Report]]]:
+    """`name=folder[,folder…]` → the name and its evaluations, one per seed."""
     name, given, folders = spec.partition("=")
     if not (name and given and folders):
         raise UserError(f"{spec!r} cannot be read; expected name=folder, or name=folder,folder for several seeds")
-    return name, [load_report(folder) for folder in folders.split(",")]
+    return name, [evaluations(folder) for folder in folders.split(",")]
 
 
-def differences(runs: dict[str, list[metrics.Report]]) -> list[str]:
+def differences(runs: Runs, metrics: Sequence[str] = COMPARED) -> list[str]:
     """One line per metric and step from a name to the next."""
     lines = []
     names = list(runs)
     for before, after in zip(names, names[1:], strict=False):
-        for metric in COMPARED:
+        for metric in metrics:
             if all(metric in report.metrics for report in [*runs[before], *runs[after]]):
                 lines.append(f"{before} → {after}: {compare.paired(runs[before], runs[after], metric)}")
     return lines
 
 
-def show(specs: Sequence[str], out: Path | None) -> None:
-    """Print the table and the differences; write them as Markdown to `out/table.md` too."""
+def show(specs: Sequence[str], out: Path | None, published: bool = False) -> None:
+    """Print tables and differences; write them as Markdown to `out/table.md`, and `out/comparison.png`.
+
+    published: put what papers report beside it, marked as such.
+    """
     from rich.console import Console
 
-    runs = dict(named(spec) for spec in specs)
-    columns = {
-        name if len(reports) == 1 else f"{name}·{number}": report
-        for name, reports in runs.items()
-        for number, report in enumerate(reports)
-    }
-    lines = differences(runs)
-    console = Console()
-    console.print(compare.table(columns))
-    for line in lines:
-        console.print(line, highlight=False)
+    given = dict(named(spec) for spec in specs)
+    benchmarks = dict.fromkeys(name for seeds in given.values() for one in seeds for name in one)
+    console, sections, panels = Console(), [], []
+    for benchmark in benchmarks:
+        runs = {name: [one[benchmark] for one in seeds if benchmark in one] for name, seeds in given.items()}
+        runs = {name: reports for name, reports in runs.items() if reports}
+        columns = {
+            name if len(reports) == 1 else f"{name}·{number}": report
+            for name, reports in runs.items()
+            for number, report in enumerate(reports)
+        }
+        metric = _headline(benchmark, columns)
+        lines = differences(runs, dict.fromkeys([*([metric] if benchmark else []), *COMPARED]))
+        console.print(compare.table(columns, title=benchmark or None))
+        for line in lines:
+            console.print(line, highlight=False)
+        text = compare.markdown(columns) + "\n" + "".join(f"- {line}\n" for line in lines)
+        sections.append(f"## {benchmark}\n\n{text}" if benchmark else text)
+        if published and benchmark and (told := beside(benchmark, columns)):
+            console.print(told, highlight=False, markup=False)
+            sections[-1] += f"\n{told}"
+        if metric:
+            panels.append(panel(benchmark, metric, columns, published))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "table.md").write_text(compare.markdown(columns) + "\n" + "".join(f"- {line}\n" for line in lines))
+        (out / "table.md").write_text("\n".join(sections))
+        if panels:
+            chart.draw(panels, out / "comparison.png", title="Benchmarks")
+
+
+def beside(benchmark: str, columns: dict[str, Report]) -> str:
+    """Markdown: what papers report on a benchmark, and ours under the same metric."""
+    rows = [["model", "metric (%)", "value", "source"], ["---", "---", "---:", "---"]]
+    told = figures(benchmark)
+    for metric in dict.fromkeys(figure.metric for figure in told):
+        for figure in told:
+            if figure.metric == metric:
+                source = f"published: {figure.source}" + (f" ({figure.note})" if figure.note else "")
+                rows.append([figure.model, metric, f"{100 * figure.value:.2f}", source])
+        for name, report in columns.items():
+            rows.append([f"**{name}**", metric, compare.cell(report, metric), "measured here"])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n" if told else ""
+
+
+def panel(benchmark: str, metric: str, columns: dict[str, Report], published: bool) -> chart.Panel:
+    """The benchmark's headline as a picture; published figures by another convention are named with it."""
+    told = figures(benchmark) if published else []
+    marks = [
+        chart.Mark(
+            one.model + ("" if one.metric == metric else f" ({one.metric.rpartition(':')[2]})"),
+            one.value,
+            published=True,
+        )
+        for one in told
+    ]
+    notes = "; ".join(dict.fromkeys(one.note for one in told if one.note))
+    for name, report in columns.items():
+        if metric in report.metrics:
+            low, high = report.intervals.get(metric, (None, None))
+            marks.append(chart.Mark(name, report.metrics[metric].value, low, high))
+    return chart.Panel(benchmark or "evaluation", f"{metric}, %", marks, f"published: {notes}" if notes else "")
+
+
+def _headline(benchmark: str, columns: dict[str, Report]) -> str:
+    """The metric that stands for the benchmark: its own, else the first that all have and that can be resampled."""
+    wanted = find(benchmark).headline if benchmark else ""
+    first, *others = columns.values()
+    shared = [name for name in first.intervals if all(name in other.intervals for other in others)]
+    return wanted if wanted in shared else next(iter(shared), "")

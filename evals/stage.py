@@ -8,12 +8,16 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from evals import compare, metrics, predictions
+from evals import compare, metrics, predictions, ranks
+from evals.answering import Answerer, answerer, check
+from evals.benchmarks import find
+from evals.reading import Reading
 from evals.recipe import EvalRecipe
-from vlm import answers, boxes, config, mixture
+from evals.report import Report, as_dict
+from vlm import answers, config, mixture
 from vlm.errors import RecipeError, UserError
 from vlm.resizing import seen
-from vlm.runs import FINISHED, Run, processes
+from vlm.runs import FINISHED, Run, is_main_process, processes
 from vlm.samples import Sample
 
 logger = logging.getLogger(__name__)
@@ -40,9 +44,7 @@ def started(recipe: EvalRecipe, folder: Path) -> list[predictions.Prediction]:
     file = folder / "predictions.jsonl"
     if recipe.overwrite or not file.exists() or (folder / FINISHED).exists():  # a finished one: Run.create refuses it
         return []
-    earlier = config.load(folder / "recipe.yaml", EvalRecipe)
-    changes = {key for key in config.difference(earlier, recipe) if key not in ("overwrite", "pictures")}
-    if changes:
+    if changes := changed(folder, recipe):
         raise UserError(
             f"{file} was begun with another recipe (different: {', '.join(sorted(changes))}); write overwrite=true, or "
             "choose another output"
@@ -50,75 +52,114 @@ def started(recipe: EvalRecipe, folder: Path) -> list[predictions.Prediction]:
     return predictions.resume(file)
 
 
+def changed(folder: Path, recipe: EvalRecipe) -> set[str]:
+    """The keys that matter in which the recipe of a run folder differs from this one."""
+    earlier = config.load(folder / "recipe.yaml", EvalRecipe)
+    return {key for key in config.difference(earlier, recipe) if key not in ("overwrite", "pictures")}
+
+
 Judge = Callable[[Sample, Sequence[str]], list[float] | None]
 """`judge(sample, completions)` → a value for each; None where it does not apply to the sample."""
 
 
-def run(recipe: EvalRecipe, judge: Judge | None = None) -> metrics.Report:
+def questions(recipe: EvalRecipe, samples: list[Sample]) -> list[Sample]:
+    """What is asked, in order: the rows of `data.eval`, as the benchmark puts them together, up to `limit`."""
+    if recipe.benchmark is not None:
+        benchmark = find(recipe.benchmark)
+        classes = {sample.answer for sample in samples} if benchmark.classes else set()
+        if benchmark.classes and len(classes) != benchmark.classes:
+            logger.warning("%s: found %d classes, expected %d", recipe.benchmark, len(classes), benchmark.classes)
+        samples = benchmark.prepare(samples)
+    return unique(samples)[: recipe.limit]
+
+
+def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None = None) -> Report:
     """Evaluate; returns the report, which also lies in the run folder. Faulty data is found before weights load.
 
-    judge: of the recipe's `gold`, for open questions.
+    One process or many (`evals.ranks`); all of them return. judge: of the recipe's `gold`, for open questions. asked:
+    who answers, where one model serves several evaluations; None: the recipe's model.
     """
-    from vlm.loading import load_model, load_processor
-
-    if processes() > 1:
-        raise UserError(
-            f"an evaluation is one process, and {processes()} were launched; start it with `python launch/eval.py …`"
-        )
-    data = mixture.draw(recipe.data, "eval", recipe.seed)
-    samples = unique(data.samples)
+    check(recipe)
+    drawn = mixture.draw(recipe.data, "eval", recipe.seed)
+    samples = questions(recipe, drawn.samples)
     folder = Path(recipe.output)
+    if recipe.overwrite:
+        ranks.discard(folder)
+    elif is_main_process():
+        ranks.gather(folder)
+    ranks.wait()
     done = started(recipe, folder)
-    processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
+    asked = asked or answerer(recipe)
+    ranks.wait()  # all have read what is there before the main process writes
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=bool(done))
-    mixture.show_and_note(record, {"eval": data})
+    mixture.show_and_note(record, {"eval": drawn})
+    ranks.wait()
     have = {prediction.key for prediction in done}
-    todo = [s for s in samples if f"{s.source}/{s.id}" not in have]
+    keys = [f"{sample.source}/{sample.id}" for sample in samples]
+    todo = [sample for sample, key in zip(samples, keys, strict=True) if key not in have]
     if done:
         logger.info("continuing: %d of %d questions are answered", len(done), len(samples))
-    if todo:
-        generate(recipe, load_model(recipe.model), processor, todo, folder, append=bool(done), judge=judge)
-    report = metrics.evaluate(predictions.read(folder / "predictions.jsonl"), recipe.prompt.notation, recipe.inside)
-    save(report, recipe, folder)
+    if mine := todo[ranks.number() :: processes()]:
+        path = ranks.part(folder)
+        answer(recipe, asked, mine, path, append=path.exists(), judge=judge)
+    ranks.wait()
+    if is_main_process():
+        ranks.gather(folder, keys)
+    ranks.wait()
+    report = load_report(folder, recipe)
+    if is_main_process():
+        save(report, recipe, folder)
     record.finish(**{name: metric.value for name, metric in report.metrics.items()})
     return report
 
 
-def generate(
-    recipe: EvalRecipe, model, processor, samples: list[Sample], folder: Path, append: bool, judge: Judge | None = None
+def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Report:
+    """The report of an evaluation's run folder, computed afresh from its predictions.
+
+    Raises: UserError where it holds none.
+    """
+    if not (folder / ranks.FILE).exists():
+        raise UserError(f"{folder} holds no {ranks.FILE}; name the output folder of launch/eval.py")
+    recipe = recipe or config.load(folder / "recipe.yaml", EvalRecipe)
+    rows = predictions.read(folder / ranks.FILE)
+    if recipe.benchmark is None:
+        return metrics.evaluate(rows, recipe.prompt.notation, recipe.inside)
+    return find(recipe.benchmark).score(rows, Reading(recipe.prompt.notation, recipe.inside))
+
+
+def answer(
+    recipe: EvalRecipe, asked: Answerer, samples: Sequence[Sample], path: Path, append: bool, judge: Judge | None = None
 ) -> None:
-    """Answer the questions; each batch is on disk before the next one starts."""
-    import torch
+    """Write predictions as they come; each batch is on disk before the next one starts."""
     from tqdm.auto import tqdm
     from transformers import set_seed
 
-    from evals.generate import complete
-
-    set_seed(recipe.seed)
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    with open(folder / "predictions.jsonl", "a" if append else "w", encoding="utf-8", buffering=1) as file:
-        pairs = complete(model, processor, samples, recipe.prompt, recipe.generation)
-        for sample, text in tqdm(pairs, total=len(samples), desc="eval", mininterval=2.0):
+    set_seed(recipe.seed + ranks.number())  # of sampling; a greedy evaluation does not depend on it
+    pairs = asked.answer(recipe, samples)
+    with open(path, "a" if append else "w", encoding="utf-8", buffering=1) as file:
+        for sample, text in tqdm(
+            pairs, total=len(samples), desc="eval", mininterval=2.0, disable=not is_main_process()
+        ):
             judged = judge(sample, [text]) if judge is not None and sample.task in metrics.OPEN else None
             gold, resized = judged[0] if judged else None, seen(sample.size, recipe.images)
             row = predictions.from_sample(sample, text, gold=gold, resized=resized)
             file.write(predictions.line(row) + "\n")
 
 
-def save(report: metrics.Report, recipe: EvalRecipe, folder: Path) -> None:
+def save(report: Report, recipe: EvalRecipe, folder: Path) -> None:
     """metrics.json, table.md and pictures.png; the table goes to the terminal too."""
     from rich.console import Console
 
-    (folder / "metrics.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(as_dict(report), indent=2) + "\n")
     name = folder.name
     (folder / "table.md").write_text(compare.markdown({name: report}))
-    Console().print(compare.table({name: report}))
+    Console().print(compare.table({name: report}, title=recipe.benchmark))
     if recipe.pictures:
         from vlm.drawing import grid
 
-        rows = predictions.read(folder / "predictions.jsonl")
-        chosen = pick(rows, recipe.pictures)
-        shown = [picture(row, recipe.prompt.notation, recipe.inside) for row in chosen]
+        chosen = pick(predictions.read(folder / ranks.FILE), recipe.pictures)
+        reading = Reading(recipe.prompt.notation, recipe.inside)
+        shown = [picture(row, reading) for row in chosen]
         if shown:
             grid(shown, folder / "pictures.png", title=f"Held-out questions, answered by {name}")
 
@@ -130,13 +171,13 @@ def pick(rows: list[predictions.Prediction], count: int) -> list[predictions.Pre
     return rows[::step][:count]
 
 
-def picture(row: predictions.Prediction, notation: str, inside: metrics.Inside):
+def picture(row: predictions.Prediction, reading: Reading):
     """A prediction as a cell of the picture grid."""
     from vlm.drawing import Picture
 
-    judged = metrics.judge(row, notation, inside)
-    said = answers.parse(row.completion).answer if inside == "answer" else row.completion
-    found = boxes.read_boxes(said, notation, row.size, row.resized) if said and row.boxes and row.size else None
+    judged = metrics.judge(row, reading.notation, reading.inside)
+    said = answers.parse(row.completion).answer if reading.inside == "answer" else row.completion
+    found = reading.boxes(row) if said and row.boxes and row.size else None
     return Picture(
         image=row.image,
         question=row.prompt,
@@ -164,9 +205,9 @@ def plan(recipe: EvalRecipe) -> None:
     for source in recipe.data.eval:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
-    questions = mixture.count(dataclasses.replace(recipe.data, eval=known), "eval", recipe.seed)
-    questions.show()
-    count = questions.rows
+    counted = mixture.count(dataclasses.replace(recipe.data, eval=known), "eval", recipe.seed)
+    counted.show()
+    count = counted.rows if recipe.limit is None else min(counted.rows, recipe.limit)
     low, high = visual_range(recipe.images.min_pixels, recipe.images.max_pixels)
     console.print(f"{count} questions in {-(-count // recipe.generation.batch_size)} batches")
     console.print(f"{low} to {high} visual tokens an image, up to {recipe.generation.max_new_tokens} new tokens each")

@@ -1,7 +1,8 @@
-"""Evaluations side by side:  python launch/compare.py base=runs/eval/base r1=runs/eval/r1 [--out DIR]
+"""Evaluations side by side:  python launch/compare.py base=runs/eval/base r1=runs/eval/r1 [--out DIR] [--published]
 
 Several seeds of one model are joined by commas: r1=runs/a/eval,runs/b/eval. Each name is compared with the one before,
-paired by question, with a 95% bootstrap interval.
+paired by question, with a 95% bootstrap interval. A folder is one evaluation, or holds one for each benchmark; with
+--published, what papers report on those benchmarks stands beside.
 """
 
 import argparse
@@ -18,10 +19,11 @@ from vlm.errors import UserError  # noqa: E402
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="name=folder[,folder…]")
-    parser.add_argument("--out", type=Path, help="write table.md here")
+    parser.add_argument("--out", type=Path, help="write table.md and comparison.png here")
+    parser.add_argument("--published", action="store_true", help="put published figures beside, marked as such")
     arguments = parser.parse_args()
     try:
-        show(arguments.runs, arguments.out)
+        show(arguments.runs, arguments.out, arguments.published)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

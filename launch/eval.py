@@ -1,4 +1,10 @@
-"""Generate and score:  python launch/eval.py recipes/eval.yaml model.path=… [key.sub=value …] [--dry-run]"""
+"""Generate and score, by recipe or by benchmark:
+
+python launch/eval.py recipes/eval.yaml model.path=… [key.sub=value …] [--dry-run]
+python launch/eval.py --benchmarks vg-dior,aid --model PATH [--data ROOT] [--out DIR] [key.sub=value …]   (--list, -h)
+
+Many processes: `accelerate launch launch/eval.py …`.
+"""
 
 import sys
 from pathlib import Path
@@ -11,6 +17,7 @@ from vlm import telemetry  # noqa: E402
 telemetry.quiet()
 
 from evals import stage  # noqa: E402
+from evals.benchmarks import session  # noqa: E402
 from evals.recipe import EvalRecipe  # noqa: E402
 from rewards import gold  # noqa: E402
 from vlm.cli import launch  # noqa: E402
@@ -21,4 +28,5 @@ def run(recipe: EvalRecipe) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(launch(EvalRecipe, run, stage.plan))
+    named = any(word.split("=")[0] in ("--benchmarks", "--list") for word in sys.argv[1:])
+    sys.exit(session.main() if named else launch(EvalRecipe, run, stage.plan))

@@ -184,10 +184,10 @@ def test_run_folder_in_use(launch, stage, tmp_path):
     assert "has no readable weights" in launch(stage, "overwrite=true", output=folder)[1][0]
 
 
-def test_evaluation_in_several_processes(launch, monkeypatch):
-    """Each would answer every question, into the same file."""
+def test_vllm_in_several_processes(launch, monkeypatch):
+    """Each would want all GPUs."""
     monkeypatch.setenv("WORLD_SIZE", "8")
-    refused(launch("eval"), "8 were launched", "python launch/eval.py")
+    refused(launch("eval", "generation.backend=vllm"), "8 were launched", "generation.tensor_parallel")
 
 
 def test_base_recipe_with_an_unknown_key(launch, tmp_path):

@@ -101,8 +101,8 @@ def test_tables_hold_the_numbers_and_the_conventions():
     reports = {"base": run([1, 0, 0, 0], [("x",)] * 4), "SFT": evaluate(GROUNDING, "qwen2_vl")}
     text = compare.markdown(reports)
     assert "| metric (%) | n | base | SFT |" in text
-    assert "| grounding/acc@0.5 | 10 | – | 30.0 |" in text
-    assert "| vqa/exact[x] | 4 | 25.0 | – |" in text
+    assert "| grounding/acc@0.5 | 10 | – | 30.0 [0.0, 60.0] |" in text  # X ~ B(10, 0.3): P(0) = 2.8%, P(> 6) = 1.1%
+    assert "| vqa/exact[x] | 4 | 25.0 [0.0, 75.0] | – |" in text
     assert "- grounding/acc@0.5: IoU >= 0.5, plain IoU" in text
     assert text.index("grounding/miou") < text.index("vqa/exact") < text.index("vqa/exact[x]")
     console = Console(width=200, record=True, file=io.StringIO())

@@ -73,18 +73,27 @@ def launch(
         return 0
     if arguments.recipe is None:
         parser.error("a recipe is needed, e.g. recipes/r1.yaml")
-    # TRL still writes the old name of this option; the user can do nothing about it
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    for ours in ("vlm", "rewards", "sft", "rl", "evals"):
-        logging.getLogger(ours).setLevel(logging.INFO if is_main_process() else logging.ERROR)
-    try:
+
+    def work() -> None:
         recipe = config.load(arguments.recipe, recipe_class, arguments.overrides)
         if not arguments.dry_run:
             check_machine(recipe)
             train(recipe)
         elif is_main_process():  # eight processes print one plan
             plan(recipe)
+
+    return guarded(work)
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Do the work with our logging on and errors shown as messages; returns the exit code as `launch` does."""
+    # TRL still writes the old name of this option; the user can do nothing about it
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for ours in ("vlm", "rewards", "sft", "rl", "evals"):
+        logging.getLogger(ours).setLevel(logging.INFO if is_main_process() else logging.ERROR)
+    try:
+        work()
     except UserError as error:
         report(error)
         return EXIT_USER_ERROR

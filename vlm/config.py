@@ -28,6 +28,7 @@ from vlm.yaml_nodes import Node, dump, parse
 __all__ = [
     "ABSENT",
     "Entry",
+    "build",
     "check",
     "describe",
     "difference",
@@ -57,13 +58,23 @@ def load(path: str | Path, cls: type[T], overrides: Iterable[str] = ()) -> T:
 
     Raises: RecipeError naming the file and line (or the command line), the key, what was found and expected.
     """
-    tree = _read(Path(path), ())
-    overrides = list(overrides)
+    return _built(_read(Path(path), ()), cls, list(overrides), str(path), Path(path))
+
+
+def build(values: dict[str, Any], cls: type[T], overrides: Iterable[str] = (), where: str = COMMAND_LINE) -> T:
+    """As `load`, from nested plain values instead of a file; paths are seen from the current directory.
+
+    where: names the values in messages.
+    """
+    return _built(_nodes(values, where), cls, list(overrides), where, Path.cwd() / "recipe.yaml")
+
+
+def _built(tree: Node, cls: type[T], overrides: list[str], name: str, file: Path) -> T:
     for override in overrides:
         _override(tree, override, cls)
-    where = f"{path} with the command line's overrides" if overrides else str(path)
+    where = f"{name} with the command line's overrides" if overrides else name
     recipe = Builder(cls, where).build(tree)
-    _locate_all(recipe, Path(path))
+    _locate_all(recipe, file)
     check(recipe, where)
     return recipe
 

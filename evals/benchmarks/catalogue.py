@@ -1,0 +1,208 @@
+"""The benchmarks, one entry each; a new one is an entry here.
+
+Wordings are those of each project's own evaluation where it was public, and otherwise Nadir's (`vlm.prompts.WORDING`).
+Grounding is worded by the notation that the model writes boxes in (`GROUNDING`): a model knows one, with its own words.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from evals.benchmarks.questions import every_class
+from evals.benchmarks.spec import Benchmark, Source
+from evals.captions import Captions
+from evals.detection import Detection
+from evals.scores import Answers, Choice, Classes, Grounding
+from vlm.errors import UserError
+
+PHRASE = "{question}\nAnswer the question using a single word or phrase."
+"""LLaVA-1.5's wording (arXiv 2310.03744), which GeoChat, VHM and VRSBench took over."""
+LETTER = "{question}\n{options}\nAnswer with the letter of the right option."
+LHRS_TYPES = {
+    "1": "identity",
+    "2": "color",
+    "3": "orientation",
+    "4": "shape",
+    "5": "quantity",
+    "6": "area",
+    "7": "distance",
+    "8": "resolution",
+    "9": "modality",
+    "10": "location",
+    "11": "reasoning",
+}
+GROUNDING: dict[str, tuple[str | None, str]] = {
+    "qwen2_5_vl": (None, "Locate the {question}, output the bbox coordinates using JSON format"),
+    "rscovlm": (
+        "As an AI assistant, you specialize in accurate image object detection, delivering coordinates in plain text "
+        "format 'x1,y1,x2,y2 object'.",
+        "find the {question}",
+    ),
+    "geochat": (None, "[refer] where is <p>{question}</p>?"),
+}
+"""Notation → system prompt and wording of the project that made it."""
+
+
+def _scenes(name: str, title: str, folder: str, classes: int) -> Benchmark:
+    return Benchmark(
+        name=name,
+        title=f"{title}: scene classification, {classes} classes",
+        sources=(Source(folder, "scenes"),),
+        layout=f"  {folder}/CLASS/*.jpg (or .png, .tif), one folder for each of the {classes} classes",
+        wording={"classification": "{question}\nAnswer with one of the class names."},
+        scores=(Classes(),),
+        headline="classification/accuracy",
+        classes=classes,
+    )
+
+
+def _rsvqa(name: str, title: str, folder: str, split: str) -> Benchmark:
+    return Benchmark(
+        name=name,
+        title=f"RSVQA, {title} (arXiv 2003.07333)",
+        sources=(Source(f"{folder}/{split}_questions.json", "rsvqa"),),
+        layout=f"  {folder}/{split}_questions.json and {split}_answers.json\n  {folder}/Images_LR or Data/*.tif",
+        wording={"vqa": PHRASE},
+        scores=(Answers(left_out=("count", "area")),),
+        headline="vqa/mean_of_kinds:no_count_area",
+    )
+
+
+def _vrsbench(task: str, file: str, title: str, **more) -> Benchmark:
+    return Benchmark(
+        name=f"vrsbench-{task}",
+        title=f"VRSBench {title} (arXiv 2406.12384)",
+        sources=(Source(f"VRSBench/{file}", "vrsbench"),),
+        layout=f"  VRSBench/{file}\n  VRSBench/Images_val/*.png",
+        **more,
+    )
+
+
+_ALL = (
+    Benchmark(
+        name="vg-dior",
+        title="VG-DIOR, the grounding test of VHM (arXiv 2403.20213)",
+        sources=(Source("VG-DIOR/VG_DOIR_RSVG_test.json", "vg_dior"),),
+        layout="  VG-DIOR/VG_DOIR_RSVG_test.json (that spelling)\n"
+        "  VG-DIOR/VG_DOIR_RSVG_test/*.jpg, or the folder that the rows name",
+        scores=(Grounding(("plain", "rscovlm"), sizes=True),),
+        headline="grounding/acc@0.5",
+    ),
+    Benchmark(
+        name="dior-rsvg",
+        title="DIOR-RSVG (arXiv 2210.12634), test objects",
+        sources=(Source("DIOR-RSVG", "dior_rsvg", split="test"),),
+        layout="  DIOR-RSVG/Annotations/*.xml\n  DIOR-RSVG/JPEGImages/*.jpg\n  DIOR-RSVG/test.txt",
+        scores=(Grounding(("plain", "rscovlm"), thresholds=(0.5, 0.6, 0.7, 0.8, 0.9), sizes=True),),
+        headline="grounding/acc@0.5",
+    ),
+    Benchmark(
+        name="rsvg",
+        title="RSVG (Sun et al. 2022), as refGeo holds it (arXiv 2411.11904)",
+        sources=(Source("refGeo/metainfo/rsvg_test.jsonl", "refgeo", images="refGeo/images/rsvg"),),
+        layout="  refGeo/metainfo/rsvg_test.jsonl\n  refGeo/images/rsvg/*.jpg",
+        scores=(Grounding(("plain", "rscovlm")),),
+        headline="grounding/acc@0.5",
+    ),
+    _vrsbench(
+        "refer",
+        "VRSBench_EVAL_referring.json",
+        "referring",
+        scores=(Grounding(("vrsbench", "plain", "rscovlm"), kinds=True),),
+        headline="grounding/acc@0.5",
+    ),
+    _vrsbench(
+        "vqa",
+        "VRSBench_EVAL_vqa.json",
+        "VQA",
+        wording={"vqa": PHRASE},
+        scores=(
+            Answers(
+                not_computed={
+                    "vqa/gpt4": "VRSBench's own number asks GPT-4 whether an answer matches; vqa/exact, by exact "
+                    "match, is stricter"
+                }
+            ),
+        ),
+        headline="vqa/exact",
+    ),
+    _vrsbench("caption", "VRSBench_EVAL_Cap.json", "captions", scores=(Captions(),), headline="caption/cider"),
+    _rsvqa("rsvqa-lr", "low resolution", "RSVQA-LR", "LR_split_test"),
+    _rsvqa("rsvqa-hr", "high resolution", "RSVQA-HR", "USGS_split_test"),
+    _rsvqa("rsvqa-hr-phili", "high resolution, Philadelphia", "RSVQA-HR", "USGS_split_test_phili"),
+    Benchmark(
+        name="lhrs-bench",
+        title="LHRS-Bench (arXiv 2402.02544), 690 questions of 11 types",
+        sources=(Source("LHRS-Bench/LHRS-Bench.json", "lhrs_bench", images="LHRS-Bench/images"),),
+        layout="  LHRS-Bench/LHRS-Bench.json\n  LHRS-Bench/images/*.png",
+        wording={"choice": LETTER},
+        scores=(Choice(LHRS_TYPES),),
+        headline="choice/accuracy",
+    ),
+    Benchmark(
+        name="lrs-vqa",
+        title="LRS-VQA (arXiv 2503.07588)",
+        sources=(Source("LRS_VQA/LRS_VQA_merged.jsonl", "lrs_vqa", images="LRS_VQA"),),
+        layout="  LRS_VQA/LRS_VQA_merged.jsonl\n  LRS_VQA/image/*.tif",
+        wording={"vqa": PHRASE},
+        scores=(
+            Answers(
+                not_computed={
+                    "vqa/wups": "LRS-VQA counts WordNet synonyms (path similarity > 0.8) as right, and no package "
+                    "brings WordNet's data along; vqa/mean_of_kinds, by exact match, is at most as high"
+                }
+            ),
+        ),
+        headline="vqa/mean_of_kinds",
+    ),
+    Benchmark(
+        name="geochat-bench",
+        title="GeoChat-Bench (arXiv 2311.15826): scenes, VQA, referring, region captions",
+        sources=tuple(
+            Source(f"GeoChat-Bench/{file}.jsonl", "geochat_bench", images="GeoChat-Bench/images", task=task)
+            for file, task in (
+                ("aid", "classification"),
+                ("UCmerced", "classification"),
+                ("lrben", "vqa"),
+                ("hrben", "vqa"),
+                ("referring", "grounding"),
+                ("region_captioning", "caption"),
+            )
+        ),
+        layout="  GeoChat-Bench/{aid,UCmerced,lrben,hrben,referring,region_captioning}.jsonl\n"
+        "  GeoChat-Bench/{lrben,hrben}_answers.json, or RSVQA's own answers\n  GeoChat-Bench/images/*",
+        wording={"vqa": PHRASE, "classification": "{question}"},
+        scores=(Classes(), Answers(), Grounding(rotated=True, every=True, kinds=True), Captions()),
+        headline="grounding/every@0.5",
+    ),
+    _scenes("aid", "AID (arXiv 1608.05167)", "AID", 30),
+    _scenes("nwpu", "NWPU-RESISC45 (arXiv 1703.00121)", "NWPU-RESISC45", 45),
+    _scenes("ucmerced", "UC Merced Land Use (Yang and Newsam 2010)", "UCMerced_LandUse/Images", 21),
+    _scenes("meter-ml", "METER-ML (arXiv 2207.11166)", "METER-ML", 7),
+    _scenes("whu-rs19", "WHU-RS19 (Xia et al. 2010)", "WHU-RS19", 19),
+    _scenes("siri-whu", "SIRI-WHU (Zhao et al. 2016)", "SIRI-WHU", 12),
+    Benchmark(
+        name="dota",
+        title="DOTA (arXiv 1711.10398), oriented detection on tiles with their labels",
+        sources=(Source("DOTA/labelTxt", "dota", images="DOTA/images"),),
+        layout="  DOTA/labelTxt/*.txt, of tiles a model can read (RSCoVLM: 512 and 1024 pixels)\n  DOTA/images/*.png",
+        system="As an AI assistant, you specialize in accurate oriented object detection, delivering coordinates of "
+        "the polygon vertices in plain text format 'x1,y1,x2,y2,x3,y3,x4,y4 object'.",
+        wording={"grounding": "{question}"},
+        prepare=every_class,
+        scores=(Detection(),),
+        headline="detection/ap_nc@0.5",
+    ),
+)
+BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in _ALL}
+
+
+def find(name: str) -> Benchmark:
+    """A benchmark by name. Raises: UserError naming the nearest, and all of them."""
+    if name not in BENCHMARKS:
+        near = difflib.get_close_matches(name, BENCHMARKS, 1)
+        raise UserError(
+            f"found the benchmark {name!r}{f' (did you mean {near[0]}?)' if near else ''}; there are "
+            f"{', '.join(BENCHMARKS)}"
+        )
+    return BENCHMARKS[name]

@@ -1,0 +1,150 @@
+"""One model on several benchmarks:
+
+    python launch/eval.py --benchmarks vg-dior,lhrs-bench --model runs/r1/final --data data --out runs/eval/r1
+    accelerate launch launch/eval.py --benchmarks aid,nwpu --model … images.max_pixels=786432 generation.batch_size=64
+
+Each benchmark becomes a recipe (`recipes/eval.yaml` shows its keys) and an evaluation of its own in OUT/NAME; what
+stands behind as key.sub=value changes all of them. The same command again continues where it stopped: finished
+benchmarks are read, not asked again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evals import compare, stage
+from evals.answering import answerer
+from evals.benchmarks import BENCHMARKS, find
+from evals.benchmarks.catalogue import GROUNDING
+from evals.recipe import EvalRecipe
+from evals.report import Report, as_dict
+from vlm import config, mixture
+from vlm.cli import check_machine, guarded, say
+from vlm.errors import UserError
+from vlm.runs import FINISHED, is_main_process
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out.add_argument("--benchmarks", help="names, separated by commas; see --list")
+    out.add_argument("--list", action="store_true", help="list the benchmarks and what they need, and stop")
+    out.add_argument("--model", help="checkpoint: a folder or a hub id")
+    out.add_argument("--data", type=Path, default=Path("data"), help="folder that the benchmarks' files lie below")
+    out.add_argument("--out", type=Path, help="output folder (default: runs/eval/ and the model's name)")
+    out.add_argument("--style", choices=("direct", "r1"), default="direct", help="r1: asks for tags and reads <answer>")
+    out.add_argument("--notation", default="qwen2_vl", help="how the model writes boxes; grounding is worded by it")
+    out.add_argument("--wording", choices=("project", "nadir"), default="project", help="whose words the questions use")
+    out.add_argument("--backend", choices=("hf", "vllm"), default="hf", help="what generates")
+    out.add_argument("--limit", type=int, help="only the first so many questions of each benchmark")
+    out.add_argument("--overwrite", action="store_true", help="ask again what was answered")
+    out.add_argument("--dry-run", action="store_true", help="check everything, print the plan, load no weights")
+    out.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to every benchmark's recipe")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    arguments = parser().parse_intermixed_args(argv)
+    return guarded(lambda: listing(arguments.data) if arguments.list else evaluate(arguments))
+
+
+def listing(root: Path) -> None:
+    """Print name, title and whether the data is there."""
+    for benchmark in BENCHMARKS.values():
+        there = "there" if not benchmark.missing(root) else f"not below {root}"
+        say(f"{benchmark.name}: {benchmark.title}; data {there}\n{benchmark.layout}", sys.stdout)
+
+
+def evaluate(arguments: argparse.Namespace) -> dict[str, Report]:
+    """All that was asked for, by benchmark. Everything that can be wrong is found before weights load."""
+    if not arguments.model or not arguments.benchmarks:
+        raise UserError("--benchmarks NAMES and --model PATH are needed; --list lists the benchmarks")
+    names = list(dict.fromkeys(name.strip() for name in arguments.benchmarks.split(",") if name.strip()))
+    for name in names:
+        find(name).check(arguments.data)
+    recipes = {name: recipe(name, arguments) for name in names}
+    if not arguments.dry_run:
+        check_machine(recipes[names[0]])
+    else:
+        for name, one in recipes.items():
+            rows = mixture.draw(one.data, "eval", one.seed).samples
+            say(f"{name}: {len(stage.questions(one, rows))} questions → {one.output}", sys.stdout)
+        return {}
+    asked, reports = None, {}
+    for name, one in recipes.items():
+        if finished(one):
+            say(f"{name}: finished before, read from {one.output}")
+            reports[name] = stage.load_report(Path(one.output), one)
+            continue
+        asked = asked or answerer(one)
+        reports[name] = stage.run(one, asked=asked)
+    if is_main_process():
+        summarise(reports, folder(arguments))
+    return reports
+
+
+def folder(arguments: argparse.Namespace) -> Path:
+    return arguments.out or Path("runs/eval") / Path(arguments.model.rstrip("/")).name
+
+
+def recipe(name: str, arguments: argparse.Namespace) -> EvalRecipe:
+    """The benchmark as a recipe. Raises: RecipeError as `config.load`."""
+    benchmark, direct = find(name), arguments.style == "direct"
+    prompt: dict[str, Any] = {"style": arguments.style, "notation": arguments.notation}
+    if arguments.wording == "project":
+        system, grounding = GROUNDING.get(arguments.notation, (None, None))
+        wording = ({"grounding": grounding} if grounding else {}) | dict(benchmark.wording)
+        prompt["wording"] = wording
+        if direct and any("grounding" in score.tasks for score in benchmark.scores):
+            prompt["system"] = benchmark.system or system
+    values = {
+        "benchmark": name,
+        "model": {"path": arguments.model},
+        "output": str(folder(arguments) / name),
+        "data": {"eval": [source.section(arguments.data.absolute()) for source in benchmark.sources]},
+        "prompt": prompt,
+        "inside": "text" if direct else "answer",
+        "generation": {"backend": arguments.backend},
+        "limit": arguments.limit,
+        "overwrite": arguments.overwrite,
+    }
+    return config.build(values, EvalRecipe, arguments.overrides, f"--benchmarks {name}")
+
+
+def finished(recipe: EvalRecipe) -> bool:
+    """Whether this very evaluation was done before. Raises: UserError where another one stands in its folder."""
+    there = Path(recipe.output)
+    if recipe.overwrite or not (there / FINISHED).exists():
+        return False
+    changes = stage.changed(there, recipe)
+    if changes:
+        raise UserError(
+            f"{there} holds an evaluation by another recipe (different: {', '.join(sorted(changes))}); choose another "
+            "--out, or --overwrite"
+        )
+    return True
+
+
+def summarise(reports: dict[str, Report], out: Path) -> None:
+    """The headline of each benchmark: on the terminal, in OUT/summary.md and OUT/summary.json."""
+    lines = ["| benchmark | metric (%) | n | value | convention |", "| --- | --- | ---: | ---: | --- |"]
+    for name, report in reports.items():
+        metric = headline(name, report)
+        found = report.metrics.get(metric)
+        cells = [name, metric, str(found.n if found else ""), compare.cell(report, metric)]
+        lines.append("| " + " | ".join([*cells, found.convention if found else report.missing.get(metric, "")]) + " |")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "summary.md").write_text("\n".join(lines) + "\n")
+    (out / "summary.json").write_text(json.dumps({n: as_dict(r) for n, r in reports.items()}, indent=2) + "\n")
+    say("\n".join(lines), sys.stdout)
+
+
+def headline(name: str, report: Report) -> str:
+    """The benchmark's first metric; of a part without it, such as RSVQA's counts alone, the first there is."""
+    wanted = find(name).headline
+    return wanted if wanted in report.metrics or wanted in report.missing else next(iter(report.metrics), wanted)

@@ -1,0 +1,82 @@
+"""What a benchmark is: data, prompt, and scoring, declared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evals.predictions import Prediction
+from evals.reading import Reading
+from evals.report import Scores
+from evals.scores import formatted
+from vlm.errors import UserError
+from vlm.samples import Sample
+
+Score = Callable[[Sequence[Prediction], Reading], Scores]
+Prepare = Callable[[list[Sample]], list[Sample]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data file or folder of a benchmark, below the data root."""
+
+    path: str
+    format: str
+    images: str | None = None
+    "Folder that image names start from; None: what the format prescribes."
+    split: str | None = None
+    task: str | None = None
+
+    def section(self, root: Path) -> dict[str, str]:
+        """The entry of a recipe's `data.eval`."""
+        fields = {"path": str(root / self.path), "format": self.format, "split": self.split, "task": self.task}
+        if self.images is not None:
+            fields["images"] = str(root / self.images)
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark: what lies where, how it is asked, how it is scored."""
+
+    name: str
+    title: str
+    "With its source."
+    sources: tuple[Source, ...]
+    layout: str
+    "What to put where below the data root, for the message when it is missing."
+    scores: tuple[Score, ...]
+    "Each is given the predictions of its own `tasks`."
+    headline: str
+    "The metric that comparisons show first."
+    wording: Mapping[str, str] = field(default_factory=dict)
+    "Task → how its project asks; `{question}`, and `{options}` for choices."
+    system: str | None = None
+    "System prompt of its project, for the style `direct`."
+    prepare: Prepare = staticmethod(lambda samples: samples)
+    "From the rows that are read to the questions that are asked."
+    classes: int | None = None
+    "How many classes a complete copy has."
+
+    def missing(self, root: Path) -> list[str]:
+        """Paths of the data that are not there."""
+        places = [place for source in self.sources for place in (source.path, source.images) if place is not None]
+        return [str(root / place) for place in dict.fromkeys(places) if not (root / place).exists()]
+
+    def check(self, root: Path) -> None:
+        """Raises: UserError saying what to put where."""
+        if missing := self.missing(root):
+            raise UserError(
+                f"{self.name}: not found: {', '.join(missing)}. {self.title} is expected below {root} as\n"
+                f"{self.layout}\nGet it from its authors, or name the folder that holds it with --data"
+            )
+
+    def score(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:
+        """All numbers of the benchmark. Raises: DataError for a prediction that lacks its truth."""
+        out = Scores()
+        for score in self.scores:
+            if chosen := [prediction for prediction in predictions if prediction.task in score.tasks]:
+                out.join(score(chosen, reading))
+        out.join(formatted(predictions, reading))
+        return out

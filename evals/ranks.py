@@ -1,0 +1,89 @@
+"""One evaluation by several processes, as `accelerate launch` or torchrun start them: questions are dealt out, each
+process writes what it answers to a file of its own, and the main one puts the files together in the order of the
+questions.
+
+    predictions.jsonl               what is finished and put together
+    predictions.rank1-of-2.jsonl    what a process is writing, or left when it was killed
+
+Any number of processes may continue what any number began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from evals import predictions
+from evals.predictions import Prediction
+from vlm.runs import is_main_process, processes
+
+FILE = "predictions.jsonl"
+PARTS = "predictions.rank*-of-*.jsonl"
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the slowest: questions differ in length, and a launcher ends all when one fails."""
+
+
+def number() -> int:
+    """This process's place among `processes()`."""
+    import os
+
+    return int(os.environ.get("RANK", "0"))
+
+
+def part(folder: Path) -> Path:
+    """The file that this process writes; the one file itself where it is alone."""
+    return folder / (FILE if processes() == 1 else f"predictions.rank{number()}-of-{processes()}.jsonl")
+
+
+def wait() -> None:
+    """Until all processes have come here; nothing where there is one."""
+    if processes() > 1:
+        import torch
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE).wait_for_everyone()
+
+
+def device() -> str:
+    """Where this process computes."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    if processes() == 1:
+        return "cuda"
+    from accelerate import PartialState
+
+    return str(PartialState(timeout=PATIENCE).device)
+
+
+def gather(folder: Path, order: Sequence[str] | None = None) -> list[Prediction]:
+    """Put the parts into `predictions.jsonl` and return what it holds; for the main process, while no other writes.
+
+    A line that was not finished is cut off. order: the questions' keys; without it rows stay as they come. The file is
+    at every moment the old one or the new one, and parts go when it is there.
+    """
+    whole, parts = folder / FILE, sorted(folder.glob(PARTS))
+    found: dict[str, Prediction] = {}
+    for path in (*([whole] if whole.exists() else []), *parts):
+        # one killed between replacing the file and removing the parts left rows that are in both
+        found |= {row.key: row for row in predictions.resume(path) if row.key not in found}
+    if not parts and order is None:
+        return list(found.values())
+    if order is not None:
+        place = {key: number for number, key in enumerate(order)}
+        found = dict(sorted(found.items(), key=lambda item: place.get(item[0], len(place))))
+    temporary = whole.with_name(FILE + ".part")
+    predictions.write(temporary, found.values())
+    temporary.replace(whole)
+    for path in parts:
+        path.unlink()
+    return list(found.values())
+
+
+def discard(folder: Path) -> None:
+    """Remove what an earlier run answered; for the main process."""
+    if is_main_process():
+        for path in (folder / FILE, *folder.glob(PARTS)):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,143 @@
+"""Who answers: questions dealt out to processes and put together again, and what a stand-in for vLLM is told."""
+
+import json
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from evals import predictions, ranks
+from evals.answering import VLLM, answerer
+from evals.predictions import Prediction
+from evals.recipe import EvalRecipe, GenerationSection
+from vlm import config
+from vlm.errors import RecipeError
+from vlm.recipe import DataSection, ImageSection, ModelSection, PromptSection, SourceSection
+from vlm.samples import Sample
+
+
+def row(number):
+    return Prediction(str(number), "s", "vqa", f"said {number}", answer="x")
+
+
+def test_parts_are_put_together_in_the_order_of_the_questions(tmp_path):
+    predictions.write(tmp_path / ranks.FILE, [row(4)])
+    predictions.write(tmp_path / "predictions.rank0-of-2.jsonl", [row(2), row(0)])
+    predictions.write(tmp_path / "predictions.rank1-of-2.jsonl", [row(3), row(1)])
+    with (tmp_path / "predictions.rank1-of-2.jsonl").open("a") as file:
+        file.write(predictions.line(row(5))[:20])  # killed while it wrote
+    found = ranks.gather(tmp_path, [f"s/{number}" for number in range(6)])
+    assert found == predictions.read(tmp_path / ranks.FILE) == [row(number) for number in range(5)]
+    assert [path.name for path in tmp_path.iterdir()] == [ranks.FILE]
+
+
+def test_rows_that_are_in_both_come_once(tmp_path):
+    """Killed between the new file and the removal of the parts."""
+    predictions.write(tmp_path / ranks.FILE, [row(0), row(1)])
+    predictions.write(tmp_path / "predictions.rank1-of-3.jsonl", [row(1), row(2)])
+    assert ranks.gather(tmp_path) == [row(0), row(1), row(2)]
+    assert ranks.gather(tmp_path) == [row(0), row(1), row(2)]
+
+
+def test_nothing_was_answered(tmp_path):
+    assert ranks.gather(tmp_path) == [] and not list(tmp_path.iterdir())
+
+
+def test_each_process_has_a_file_of_its_own(tmp_path, monkeypatch):
+    assert ranks.part(tmp_path) == tmp_path / ranks.FILE
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "2")
+    part = ranks.part(tmp_path)
+    assert part.name == "predictions.rank2-of-3.jsonl" and part.match(ranks.PARTS)
+    part.write_text("x")
+    ranks.discard(tmp_path)
+    assert part.exists()  # the main process does it
+    monkeypatch.setenv("RANK", "0")
+    ranks.discard(tmp_path)
+    assert not part.exists()
+
+
+# vLLM
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    """A module that stands for vLLM and keeps what it is told."""
+    import trl  # noqa: F401 (looks for vLLM when it is imported)
+
+    told = SimpleNamespace(engines=[], sampling=[], requests=[])
+    module = ModuleType("vllm")
+
+    class LLM:
+        def __init__(self, **arguments):
+            told.engines.append(arguments)
+
+        def generate(self, requests, sampling, use_tqdm):
+            told.requests.append(requests)
+            return [SimpleNamespace(outputs=[SimpleNamespace(text=f"answer {len(one['prompt'])}")]) for one in requests]
+
+    def parameters(**arguments):
+        told.sampling.append(arguments)
+        return arguments
+
+    module.LLM, module.SamplingParams = LLM, parameters
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    return told
+
+
+def asking(tiny_model, **generation):
+    return EvalRecipe(
+        ModelSection(tiny_model, dtype="float32"),
+        "out",
+        seed=7,
+        images=ImageSection(min_pixels=12544, max_pixels=25088),
+        prompt=PromptSection(style="direct", wording={"vqa": "{question}"}),
+        inside="text",
+        data=DataSection(eval=[SourceSection("v.jsonl")]),
+        generation=GenerationSection(backend="vllm", **generation),
+    )
+
+
+def test_what_vllm_is_told(tiny_model, tmp_path, vllm):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (60, 40), "red").save(path)
+    turns = [{"role": "user", "content": "How many?"}]
+    samples = [Sample([str(path)] * count, turns, "vqa", answer="1", id=str(count)) for count in (1, 2, 0)]
+    recipe = asking(tiny_model, batch_size=2, max_new_tokens=9, temperature=0.7, top_p=0.8, tensor_parallel=4)
+    who = answerer(recipe)
+    assert isinstance(who, VLLM) and not vllm.engines  # the engine comes with the first question
+    pairs = list(who.answer(recipe, samples))
+    assert [sample for sample, _ in pairs] == samples
+    (engine,) = vllm.engines
+    assert engine["model"] == tiny_model and engine["dtype"] == "float32" and engine["seed"] == 7
+    assert engine["tensor_parallel_size"] == 4 and engine["limit_mm_per_prompt"] == {"image": 2, "video": 0}
+    assert engine["mm_processor_kwargs"] == {"min_pixels": 12544, "max_pixels": 25088}
+    (sampling,) = vllm.sampling
+    assert (sampling["temperature"], sampling["top_p"], sampling["max_tokens"], sampling["seed"]) == (0.7, 0.8, 9, 7)
+    with open(f"{tiny_model}/config.json") as file:
+        ids = json.load(file)
+    assert sampling["logit_bias"] == {ids["image_token_id"]: -100.0, ids["video_token_id"]: -100.0}
+    assert [len(batch) for batch in vllm.requests] == [2, 1]
+    one, two, none = [request for batch in vllm.requests for request in batch]
+    assert [picture.size for picture in two["multi_modal_data"]["image"]] == [(60, 40)] * 2
+    assert one["prompt"].count("<|image_pad|>") == 1 and two["prompt"].count("<|image_pad|>") == 2
+    assert "How many?" in one["prompt"] and one["prompt"].endswith("<|im_start|>assistant\n")
+    assert "multi_modal_data" not in none
+
+
+def test_vllm_that_is_not_there(tiny_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(RecipeError, match=r"vLLM cannot be imported .*pip install vllm.*generation.backend=hf"):
+        answerer(asking(tiny_model))
+
+
+def test_vllm_splits_its_work_itself(tiny_model, vllm, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="one process, and 2 were launched"):
+        answerer(asking(tiny_model))
+
+
+def test_generation_keys_that_do_not_go_together():
+    with pytest.raises(RecipeError, match=r"tensor_parallel = 2 with backend hf"):
+        config.check(GenerationSection(tensor_parallel=2))
