@@ -74,7 +74,8 @@ def test_log_probabilities_and_gradients(families, family, setup, number):
     assert got.keys() == expected.keys() and len(got) > 10
     worst = {name: ((got[name] - g).norm() / g.norm().clamp(min=1e-6)).item() for name, g in expected.items()}
     assert max(worst.values()) < 1e-5, max(worst.items(), key=lambda item: item[1])
-    assert found.tokens < given.ids.numel() and found.pictures == (0 if given.grid is None else len(given.grid))
+    encoded = 0 if found.grids is None else len(found.grids)
+    assert found.tokens < given.ids.numel() and encoded == (0 if given.grid is None else len(given.grid))
 
 
 def test_frozen_vision_keeps_no_graph(families):
