@@ -12,8 +12,9 @@ from vlm.runs import Run
 
 def train(recipe: SFTRecipe) -> Path:
     """Train; returns the folder of the trained model (`output/final`). Bad data is found before weights load."""
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
+    from sft.trainer import SFTTrainer
     from vlm.callbacks import attach
     from vlm.curves import draw
     from vlm.finish import save_model
