@@ -1,6 +1,6 @@
-"""What GRPO must remember between steps beside transformers' files, so that a resume inside of a block goes on exactly.
+"""What GRPO must remember between steps beside transformers' files, so that a resume within a block is exact.
 
-A generation batch serves `steps_per_generation` micro-batches, `num_iterations` times. TRL stores neither these rollouts
+A generation batch serves `steps_per_generation` micro-batches, `num_iterations` times. TRL stores neither its rollouts
 nor its place among them, so that a resume in their middle makes new ones and leaves the run's trajectory.
 """
 

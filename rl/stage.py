@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.recipe import GRPORecipe
-from vlm import config
 from vlm.rows import collect, prompt_rows
-from vlm.runs import Run
 
 Reward = Callable[..., list[float | None]]
 
@@ -30,12 +28,16 @@ def train(
 
     from rl.trainer import GRPOTrainer
     from vlm.callbacks import attach
+    from vlm.checkpoints.beginning import begin
     from vlm.curves import draw
-    from vlm.finish import save_model
+    from vlm.finish import follow, save_model
     from vlm.loading import load_processor
     from vlm.models import trainable_model
     from vlm.training import arguments
 
+    beginning = begin(recipe)
+    if beginning.finished is not None:
+        return Path(recipe.output) / "final"
     samples = collect(recipe.data.train, recipe.data, "train")
     held_out = collect(recipe.data.eval, recipe.data, "eval") if recipe.data.eval else None
     check_tasks(rewards, {s.task for s in [*samples, *(held_out or [])]})
@@ -48,7 +50,7 @@ def train(
         num_completions_to_print=recipe.training.get("num_completions_to_print", 0),
     )
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
-    run = Run.create(recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite)
+    run = beginning.open(args)
     model = trainable_model(recipe.model, recipe.sharding)
     trainer = GRPOTrainer(
         model,
@@ -62,7 +64,7 @@ def train(
         check_sharing=recipe.check_sharing,
     )
     attach(trainer, run, "grpo")
-    trainer.train()
+    follow(trainer, run, beginning)
     final = save_model(trainer, processor, Path(recipe.output) / "final")
     if run.main:
         draw(run.metrics, run.folder / "curves.png", title=f"GRPO · {Path(recipe.output).name}")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sft.recipe import SFTRecipe
-from vlm import config
 from vlm.rows import chat_rows, collect
-from vlm.runs import Run
 
 
 def train(recipe: SFTRecipe) -> Path:
@@ -16,12 +14,16 @@ def train(recipe: SFTRecipe) -> Path:
 
     from sft.trainer import SFTTrainer
     from vlm.callbacks import attach
+    from vlm.checkpoints.beginning import begin
     from vlm.curves import draw
-    from vlm.finish import save_model
+    from vlm.finish import follow, save_model
     from vlm.loading import load_processor
     from vlm.models import trainable_model
     from vlm.training import arguments
 
+    beginning = begin(recipe)
+    if beginning.finished is not None:
+        return Path(recipe.output) / "final"
     rows = chat_rows(collect(recipe.data.train, recipe.data, "train"), recipe.prompt)
     held_out = chat_rows(collect(recipe.data.eval, recipe.data, "eval"), recipe.prompt) if recipe.data.eval else None
     args = arguments(
@@ -34,7 +36,7 @@ def train(recipe: SFTRecipe) -> Path:
         train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
     )
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
-    run = Run.create(recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite)
+    run = beginning.open(args)
     trainer = SFTTrainer(
         trainable_model(recipe.model, recipe.sharding),
         args,
@@ -43,7 +45,7 @@ def train(recipe: SFTRecipe) -> Path:
         processing_class=processor,
     )
     attach(trainer, run, "sft")
-    trainer.train()
+    follow(trainer, run, beginning)
     final = save_model(trainer, processor, Path(recipe.output) / "final")
     if run.main:
         draw(run.metrics, run.folder / "curves.png", title=f"SFT · {Path(recipe.output).name}")

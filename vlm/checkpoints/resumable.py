@@ -1,4 +1,4 @@
-"""`Resumable`: what a transformers Trainer needs for a resume that changes nothing, and checkpoints that are never half.
+"""`Resumable`: what a transformers Trainer needs for resumes that change nothing and checkpoints that are never half.
 
     class GRPOTrainer(Resumable, trl.GRPOTrainer): ...
 
@@ -12,8 +12,8 @@ What transformers 5.23 leaves out and stands here:
 - a new best value of `metric_for_best_model` saves at once, so that the best checkpoint is there to be kept;
 - `train_loss` and `train_runtime` of the last row count the whole run.
 
-Bit-identical on one machine with the same versions: on the CPU in float32 by test. On a GPU some kernels add in an order
-of their own (`training.full_determinism` forbids them); completions of vLLM depend on its own random state.
+Bit-identical on one machine with the same versions: on the CPU in float32 by test. On a GPU some kernels add in an
+order of their own (`training.full_determinism` forbids them); completions of vLLM depend on its own random state.
 """
 
 from __future__ import annotations
