@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 ASIDE = ".unfinished"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-WRITERS = ("no space left", "disk quota exceeded", "file too large", "file write failed", "failed writing file")
-"""How the writers of safetensors and torch (no OSError) say it."""
+WRITERS = ("no space left", "disk quota exceeded", "file too large", "inline_container", "iostream error")
+"""In the errors of safetensors' and torch's writers, which are no OSErrors; torch's says only where it noticed."""
 
 
 def clear(run: Path) -> None:

@@ -134,7 +134,11 @@ class Resumable:
         if self._pending is not None:  # no step was left to train
             self.model.train()  # as after a step: the last log is one of training
             self._take_pending()
-        return super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # 1 would delete the last checkpoint here
+        try:
+            return super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)
+        finally:
+            self.args.save_total_limit = limit
 
     # save
 
@@ -178,7 +182,8 @@ class Resumable:
         finally:
             self._aside = None
         if anywhere(self._fault is not None, self.args.device):
-            return self._give_up(run, str(self._fault or "another process could not write"), best)
+            why = f"{type(self._fault).__name__}: {self._fault}" if self._fault else "another process says why"
+            return self._give_up(run, f"it could not be written ({why})", best)
         self._saved = manifest.header(run / folder.name)
         if main:
             folders.prune(run, self.args.save_total_limit, self.state.best_model_checkpoint)
