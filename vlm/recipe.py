@@ -11,6 +11,7 @@ from typing import Literal
 from vlm import mixture
 from vlm.boxes import check_notation
 from vlm.errors import RecipeError
+from vlm.guards.sections import GuardSection, WatchdogSection
 from vlm.prompts import check_wording
 from vlm.samples import FORMATS, TASKS
 
@@ -278,6 +279,10 @@ class TrainingRecipe(StageRecipe):
     "Dashboards."
     resume: str | None = None
     "`auto`: go on from the last whole checkpoint in `output`, if there is one; or the folder of a checkpoint."
+    guards: GuardSection = field(default_factory=GuardSection)
+    "Steps that are not finite."
+    watchdog: WatchdogSection | None = field(default_factory=WatchdogSection)
+    "Tells who stands still; null for none."
     gpus: str | None = None
     "Target of `--dry-run`, e.g. 8xA100-80G."
 
