@@ -54,10 +54,6 @@ class ResumableRollouts(Resumable):
         if state["reference"] is not None:
             self.ref_model.load_state_dict(state["reference"])
 
-    def as_dumped(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """For `vlm.guards.finite`."""
-        return as_stored(inputs)
-
     def _table(self) -> dict[str, Any]:
         """TRL's table of the last generation batch, which the next log writes; conversations as text, as `log` does."""
         for column in ("prompt", "completion"):

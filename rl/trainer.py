@@ -42,7 +42,7 @@ from accelerate.utils import gather_object
 from rl import sharing
 from rl.arguments import ban, banned_tokens, default_processor, name_of
 from rl.counters import Counters
-from rl.resuming import ResumableRollouts
+from rl.resuming import ResumableRollouts, as_stored
 from rl.rollout import shared_prefill
 from rl.table import LOGGED_COLUMNS, as_text, pictures_of
 from vlm.guards.finite import ROWS, FiniteSteps
@@ -151,6 +151,9 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, trl.GRPOTrainer):
         if ours and {"image", "images"} & inputs[0].keys():
             self._logs["images"].extend(gather_object([pictures_of(row) for row in inputs]))
         return {**output, ROWS: [row_name(row) for row in inputs]}
+
+    def as_dumped(self, inputs):
+        return as_stored(inputs)
 
     # each prompt once
 

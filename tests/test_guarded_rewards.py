@@ -72,7 +72,11 @@ def test_one_row_in_a_hundred_raises():
 
 def test_a_row_that_succeeds_when_tried_again_has_its_reward():
     reward = Fragile(1, heals=3)  # the batch and the first try alone fail
-    assert Guarded(reward, "fragile", Limits(retries=1))(**rows(3), log_metric=print, log_extra=print) == [0.0, 0.01, 0.02]
+    assert Guarded(reward, "fragile", Limits(retries=1))(**rows(3), log_metric=print, log_extra=print) == [
+        0.0,
+        0.01,
+        0.02,
+    ]
     assert reward.calls == [[0, 1, 2], [0], [1], [1], [2]]
 
 

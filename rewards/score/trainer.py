@@ -121,8 +121,9 @@ class PreferenceTrainer(FiniteSteps, Resumable, Trainer):
         loss = preference_loss(scores, candidates, margins, self.args.center_rewards_coefficient or 0.0)
         if model.training:
             self._note(scores.detach().float(), candidates)
-            rows = [vars(self.train_dataset.records[place]) for place in given["index"].tolist()]
-            loss = self.observed({**given, ROWS: [row_name(row) for row in rows]}, loss)
+            records = [self.train_dataset.records[place] for place in given["index"].tolist()]
+            names = [row_name({"source": record.source, "id": record.id}) for record in records]
+            loss = self.observed({**given, ROWS: names}, loss)
         return (loss, scores) if return_outputs else loss
 
     def _note(self, scores: Tensor, candidates: Sequence[int]) -> None:

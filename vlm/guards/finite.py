@@ -97,16 +97,16 @@ class FiniteSteps:
         """Whether this is an overflow that the loss scale of float16 answers."""
         if not self.args.fp16 or not all(loss.isfinite() for _, loss in batches):
             return False
-        deepspeed = self.accelerator.deepspeed_engine_wrapped
-        scale = deepspeed.engine.optimizer.loss_scale if deepspeed else self.accelerator.scaler.get_scale()
-        return scale > 1
+        if self.is_deepspeed_enabled:
+            return self.model_wrapped.optimizer.loss_scale > 1
+        return self.accelerator.scaler.get_scale() > 1
 
     def _skip(self, model, norm: float, batches) -> None:
         self.skipped += 1
         self._in_a_row += 1
         losses = [loss.item() for _, loss in batches]
         rows = [name for batch, _ in batches for name in batch.get(ROWS) or ()]
-        parts = []
+        parts = []  # DeepSpeed has cleared them
         if not self.is_deepspeed_enabled:
             parts = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
             model.zero_grad()

@@ -145,7 +145,7 @@ def report(states: dict[int, dict[str, Any]], now: float, limit: float) -> str:
         lines.append(f"  rank {rank} ({state['host']}, process {state['pid']}): {what}")
     # who still moves, or merely waits for others, is not what stopped the run
     stopped = [r for r, s in states.items() if r in silent or (s["seconds"] >= limit and not s["waits"])]
-    stopped.sort(key=lambda rank: (-states[rank]["seconds"], rank))
+    stopped.sort(key=lambda rank: (rank not in silent, -states[rank]["seconds"], rank))
     named = ", ".join(f"rank {rank} in {states[rank]['phase']}" for rank in stopped)
     verdict = f"look first at {named}" if stopped else "all wait for each other"
     return "\n".join([f"watchdog: nothing has happened for {_minutes(limit)}; {verdict}", *lines])
