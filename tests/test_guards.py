@@ -318,7 +318,7 @@ def test_an_image_that_is_damaged_while_training(tiny_model, demo_data, tmp_path
         steps = ("training.max_steps=4", f"data.on_fault={policy}")
         recipe = config.load(*_recipe(sft_arguments(tiny_model, data, tmp_path / f"run-{policy}", *steps)))
         if policy == "error":
-            with pytest.raises(DataError, match=rf"traces.json: row .*image {pictures[0]}: cannot be read"):
+            with pytest.raises(DataError, match=rf"traces: row .*image {pictures[0]}: cannot be read"):
                 sft.train(recipe)
         else:
             sft.train(recipe)
@@ -327,6 +327,16 @@ def test_an_image_that_is_damaged_while_training(tiny_model, demo_data, tmp_path
 
 def _recipe(argv):
     return argv[0], SFTRecipe, argv[1:]
+
+
+def test_an_error_knows_its_phase():
+    here = Progress()
+    here.at("update", 4)
+    with pytest.raises(RuntimeError), here.within("generation"), here.within("rewards"):
+        raise RuntimeError
+    assert (here.phase, here.broken) == ("update", "rewards")
+    here.at("update", 5)
+    assert here.broken == "update"
 
 
 def test_the_phases_of_a_trainer():

@@ -65,8 +65,8 @@ def advised(planner: Planner) -> Callable[[Callable[..., Any]], Callable[..., An
 
 def message(recipe: Any, planner: Planner, error: BaseException) -> str:
     """What happened where, and the changes that help most."""
-    said = str(error).strip().splitlines()[0].removeprefix("CUDA ").rstrip(".")
-    where = f"in {here.phase}, step {here.step}" if here.step else "before the first step"
+    said = str(error).strip().splitlines()[0].removeprefix("CUDA out of memory. ").rstrip(".")
+    where = f"in {here.broken}, step {here.step}" if here.step else "before the first step"
     head = f"out of memory {where}: {said[:300]}."
     tail = "The run folder stays as it was: after the change, the same command with overwrite=true, or without it "
     tail += "in another output. A checkpoint goes on with resume=auto only where the recipe is the same"

@@ -19,11 +19,17 @@ class Progress:
         self.step = 0
         "The optimiser step that is under way, or was the last one."
         self._phases = ["start"]
+        self._raised: str | None = None
         self._moved = clock()
 
     @property
     def phase(self) -> str:
         return self._phases[-1]
+
+    @property
+    def broken(self) -> str:
+        """The phase in which the error that is under way was raised; without one, `phase`."""
+        return self._raised or self.phase
 
     @property
     def seconds(self) -> float:
@@ -36,17 +42,20 @@ class Progress:
 
     def at(self, phase: str, step: int | None = None) -> None:
         """An outermost phase begins, which ends what was before."""
-        self._phases = [phase]
+        self._phases, self._raised = [phase], None
         self.step = self.step if step is None else step
         self.moved()
 
     @contextmanager
     def within(self, phase: str) -> Iterator[None]:
         around = self._phases
-        self._phases = [*around, phase]
+        self._phases, self._raised = [*around, phase], None
         self.moved()
         try:
             yield
+        except BaseException:
+            self._raised = self._raised or phase
+            raise
         finally:
             self._phases = around
             self.moved()
