@@ -237,7 +237,9 @@ def test_out_of_memory_in_a_run(tiny_model, demo_data, tmp_path, monkeypatch, ca
     assert launch(SFTRecipe, sft.train, sft.plan, argv) == EXIT_USER_ERROR
     told = capsys.readouterr().err
     message = told[told.index("error: ") :]
-    assert message.startswith("error: out of memory in update, step 2: ") and said[5:20] in message
+    assert message.startswith("error: out of memory in update, step 2: ") and (
+        "Tried to" in message or "DefaultCPUAllocator" in message
+    )
     lines = [line for line in message.splitlines() if " saves " in line]
     assert 1 <= len(lines) <= 3 and any("per_device_train_batch_size=" in line for line in lines)
     assert [p.name for p in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
