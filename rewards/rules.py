@@ -20,6 +20,9 @@ from vlm import boxes as vlm_boxes
 from vlm.errors import DataError, RecipeError
 
 Inside = Literal["answer", "text"]
+Notation = Literal[
+    "qwen2_vl", "qwen2_5_vl", "vhm", "geochat", "internvl", "lhrs", "rscovlm", "rscovlm_obb", "rscovlm_quad"
+]
 Column = Sequence[Any] | None
 
 
@@ -98,10 +101,11 @@ def iou(
     completions: Sequence[Any] = (),
     boxes: Column = None,
     size: Column = None,
+    resized: Column = None,
     task: Column = None,
     steps: Literal["continuous", "graduated", "threshold"] = "continuous",
     threshold: float = 0.5,
-    notation: Literal["qwen2_vl", "vhm"] = "qwen2_vl",
+    notation: Notation = "qwen2_vl",
     applies_to: Sequence[str] = ("grounding",),
     inside: Inside = "answer",
     **columns: Any,
@@ -123,7 +127,7 @@ def iou(
     def judge(row: int, said: str) -> float | None:
         if not _given("iou", row, task, columns, boxes=boxes, size=size):
             return None
-        found = vlm_boxes.read_boxes(said, notation, size[row])
+        found = vlm_boxes.read_boxes(said, notation, size[row], None if resized is None else resized[row])
         if not found or not boxes[row]:
             return 0.0
         matched = vlm_boxes.match_ious(found, boxes[row])

@@ -1,4 +1,4 @@
-"""Curation's parts: lists that are streamed, rows written back as they were, and which rows are the best."""
+"""Curation's parts: rows written back as they were, and which rows are the best."""
 
 from __future__ import annotations
 
@@ -16,76 +16,8 @@ from rewards.select.journal import Part
 from tests.support.sample_rows import dump, put_images, turns
 from vlm import config
 from vlm.errors import DataError, RecipeError, UserError
-from vlm.readers.rows import RowFault, Rows
+from vlm.readers.rows import Rows
 from vlm.recipe import SourceSection
-
-TRICKY = [
-    {"a": 1, "b": 1.5e-7, "c": 12345678901234567890123, "d": [None, True, {"x": "]"}]},
-    {"text": 'a "quoted" \\ back, [brackets], {braces} and é漢😀'},
-    {},
-    {"nan": float("nan"), "half": "\ud800"},
-    3,
-    "text",
-    -12.75,
-    [1, 2],
-    None,
-]
-
-
-def plain(found):
-    return [(number, str(row) if isinstance(row, RowFault) else repr(row)) for number, row in found]
-
-
-@pytest.mark.parametrize("block", [1, 2, 5, 64, 1 << 18])
-@pytest.mark.parametrize("indent", [None, 1])
-@pytest.mark.parametrize("head", [b"", b"\xef\xbb\xbf", b"\n  "])
-def test_a_streamed_list_has_the_rows_of_the_reader_that_holds_it(tmp_path, monkeypatch, block, indent, head):
-    monkeypatch.setattr(rows, "BLOCK", block)
-    path = tmp_path / "x.json"
-    path.write_bytes(head + json.dumps(TRICKY, indent=indent).encode())
-    assert plain(rows.Stream(path)) == plain(Rows(path))
-    path.write_bytes(head + json.dumps(TRICKY[:2], ensure_ascii=False).encode() + b"\n")
-    stream = rows.Stream(path)
-    assert stream.is_list and plain(stream) == plain(Rows(path)) == plain(stream), "read anew on each pass"
-    path.write_bytes(head + b"[ ]")
-    assert list(rows.Stream(path)) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "message", "before"),
-    [
-        (b'[{"a": 1}, {"a": 2}', r"behind row 2 \(found 'the end of the file'", 2),
-        (b'[{"a": 1} {"a": 2}]', r"behind row 1 \(found '{', expected ','", 1),
-        (b'[{"a": 1},]', r"behind row 1 \(Expecting value", 1),
-        (b'[{"a": 1}] x', r"behind row 1 \(found 'x' after the list", 1),
-        (b'[{"a": 1}, {"a" 2}]', r"behind row 1 \(Expecting ':'", 1),
-        (b'[{"a": "\xff"}]', r"no UTF-8", 0),
-        (b"[", r"behind row 0", 0),
-    ],
-)
-def test_a_broken_list_gives_the_rows_before_and_says_where_it_broke(tmp_path, text, message, before):
-    path = tmp_path / "x.json"
-    path.write_bytes(text)
-    found = []
-    with pytest.raises(DataError, match=f"x.json: found text that is no JSON .*{message}"):
-        found.extend(rows.Stream(path))
-    assert len(found) in (0, before)
-    found = []
-    with pytest.raises(DataError):
-        for row in rows.Stream(path):
-            found.append(row)
-    assert len(found) == before
-
-
-def test_a_row_without_end_is_not_read_forever(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "BLOCK", 16)
-    monkeypatch.setattr(rows, "LONGEST", 1000)
-    path = tmp_path / "x.json"
-    path.write_bytes(b'[{"a": "' + b"x" * 100_000)
-    with pytest.raises(DataError, match="Unterminated string"):
-        list(rows.Stream(path))
-    with pytest.raises(DataError, match="no such file"):
-        rows.Stream(tmp_path / "gone.json")
 
 
 @pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
@@ -93,7 +25,7 @@ def test_rows_are_written_in_the_format_they_came_in(tmp_path, name):
     found = [{"b": 1, "a": "é漢", "c": {"z": 1, "y": [1.5e-7]}}, {"half": "\ud800"}, {}]
     path = tmp_path / name
     assert rows.write(path, iter(found), as_list=name == "x.json") == 3
-    stream = rows.Stream(path)
+    stream = Rows(path)
     assert stream.is_list == (name == "x.json")
     assert [list(row.items()) for _, row in stream] == [list(row.items()) for row in found]
     assert "é漢".encode() in path.read_bytes() and path.read_bytes().count(b"\n") == (5 if stream.is_list else 3)

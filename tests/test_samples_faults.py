@@ -94,8 +94,10 @@ def test_lines_that_are_no_json(folder):
 def test_whole_files_that_are_wrong(folder):
     with pytest.raises(DataError, match="gone.jsonl: no such file"):
         samples.read(folder / "gone.jsonl")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"unknown layout \(a folder"):
         samples.read(folder)
+    with pytest.raises(DataError, match="is a folder, expected a file of the format nadir"):
+        samples.read(folder, "nadir")
     (folder / "x.json").write_text('[{"a": 1},')
     with pytest.raises(DataError, match="x.json: found text that is no JSON"):
         samples.read(folder / "x.json")

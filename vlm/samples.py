@@ -5,7 +5,7 @@ Our own JSONL holds one Sample per line, images relative to the file's folder or
     {"images": ["images/3.png"], "task": "grounding", "boxes": [[10, 20, 90, 80]], "size": [112, 112],
      "messages": [{"role": "user", "content": "the red ship near the pier"}], "id": "3"}
 
-Other layouts: `vlm.readers.conversations`. Every row is checked; the kinds of faults: `vlm.readers.rows`.
+Other layouts: `vlm.readers.formats`. Every row is checked; the kinds of faults: `vlm.readers.rows`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlm.errors import DataError
-from vlm.readers import conversations
 from vlm.readers.checks import TASKS, checked
-from vlm.readers.rows import Place, RowFault, Rows
+from vlm.readers.formats import FORMATS, Format, detect, listed
+from vlm.readers.look import Look
+from vlm.readers.rows import LeftOut, Place, RowFault
 
 log = logging.getLogger(__name__)
 
-FORMATS = {
-    "nadir": "our JSONL, one Sample per line",
-    "vg_dior": "conversations, boxes in pixels: [10,20,90,80]",
-    "vhm": "conversations, boxes in per mille: [[012,025,112,100]]",
-    "conversations": "conversations with text answers only",
-    "sharegpt": "messages[{from, value}] and images[]",
-}
+__all__ = ["FORMATS", "TASKS", "Faults", "Sample", "image_name", "read", "write"]
 
 
 @dataclass(slots=True)
@@ -66,13 +61,18 @@ class Sample:
 
 @dataclass(slots=True)
 class Faults:
-    """What `on_fault="skip"` left out. rows == kept + skipped, after every row."""
+    """What did not become a sample, and why. rows == kept + skipped + left_out.total(), after every row."""
 
     rows: int = 0
     kept: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
+    'Faulty rows that `on_fault="skip"` left out.'
     examples: dict[str, str] = field(default_factory=dict)
     "The first message of each kind."
+    left_out: Counter[str] = field(default_factory=Counter)
+    "Rows that ask nothing a task could score (an inactive stub, a formula): counted, never an error."
+    cut: int = 0
+    "Kept rows with a box that exceeded the image within its format's share, and was cut to it."
 
     @property
     def skipped(self) -> int:
@@ -82,9 +82,20 @@ class Faults:
         self.kinds[kind] += 1
         self.examples.setdefault(kind, message)
 
+    def leave(self, kind: str, message: str) -> None:
+        self.left_out[kind] += 1
+        self.examples.setdefault(kind, message)
+
     def __str__(self) -> str:
-        counts = "".join(f"\n  {kind}: {n} (first: {self.examples[kind]})" for kind, n in self.kinds.most_common())
-        return f"{self.rows} rows = {self.kept} kept + {self.skipped} skipped{counts}"
+        parts = [f"{self.kept} kept", f"{self.skipped} skipped"]
+        if self.left_out:
+            parts.append(f"{self.left_out.total()} left out")
+        lines = [f"{self.rows} rows = {' + '.join(parts)}"]
+        for kind, count in [*self.kinds.most_common(), *self.left_out.most_common()]:
+            lines.append(f"  {kind}: {count} (first: {self.examples[kind]})")
+        if self.cut:
+            lines.append(f"  in {self.cut} of the kept rows, boxes were cut to the image")
+        return "\n".join(lines)
 
 
 def read(
@@ -95,64 +106,75 @@ def read(
     on_fault: Literal["error", "skip"] = "error",
     faults: Faults | None = None,
     verify_images: bool = True,
+    split: str | None = None,
 ) -> Iterator[Sample]:
-    """Samples of a file, in order.
+    """Samples of a file, a folder, or a dataset of the hub (`hub:OWNER/NAME`), in order; streamed.
 
     format: one of FORMATS, or None to tell by content where that is unambiguous. images: the folder that
-    image names start from (default: the file's own). task: overrides the rows' tasks. on_fault: "skip" leaves
-    faulty rows out and counts them in `faults`. verify_images: open every image's header, which also fills
-    `size`; without it only where boxes need a size that the row does not state.
+    image names start from (default: what the format says, mostly the file's own). task: overrides the rows' tasks.
+    on_fault: "skip" leaves faulty rows out and counts them in `faults`. verify_images: open every image's header,
+    which also fills `size`; without it only where boxes need a size that the row does not state. split: which part of a
+    folder or a hub dataset, where there are several.
 
     Raises: DataError, at once for the file, its format or an unknown task; while iterating for a faulty row
-    (naming file, row and field), or at the end where no row was good.
+    (naming file, row and field) and for a file that breaks off, or at the end where no row was good.
     """
-    path = Path(path)
+    path = path if str(path).startswith("hub:") else Path(path)
     if task is not None and task not in TASKS:
         raise DataError(f"{path}: found the task {task!r} for this source, expected one of {', '.join(TASKS)}")
     if format is not None and format not in FORMATS:
-        raise DataError(f"{path}: found the format {format!r}, expected one of:{_formats(FORMATS)}")
+        raise DataError(f"{path}: found the format {format!r}, expected one of:{listed(FORMATS)}")
     if on_fault not in ("error", "skip"):
         raise ValueError(f"on_fault is 'error' or 'skip', not {on_fault!r}")
     if images is not None and not os.path.isdir(images):
         raise DataError(f"{path}: the image folder {str(images)!r} does not exist")
-    rows = Rows(path)
-    format = format or _detect(rows)
+    look = Look(path, split)
+    chosen = detect(look) if format is None else FORMATS[format]
+    _fits_path(look, chosen)
     faults = Faults() if faults is None else faults
-    return _samples(rows, format, Place(path, images), task, on_fault, faults, verify_images)
+    return _samples(look, chosen, Place(look.home, images), task, on_fault, faults, verify_images)
+
+
+def _fits_path(look: Look, format: Format) -> None:
+    if look.is_folder and not format.folders:
+        raise DataError(f"{look.path}: is a folder, expected a file of the format {format.name}: {format.about}")
+    if look.split is not None and not (look.is_hub or (look.is_folder and format.splits)):
+        raise DataError(f"{look.path}: found the split {look.split!r}, but {format.name} has none here; name its file")
 
 
 def _samples(
-    rows: Rows, format: str, place: Place, task: str | None, on_fault: str, faults: Faults, verify: bool
+    look: Look, format: Format, place: Place, task: str | None, on_fault: str, faults: Faults, verify: bool
 ) -> Iterator[Sample]:
-    kept, skipped, first = 0, 0, ""
-    unit = "row" if rows.items is not None else "line"
-    for number, row in rows:
+    kept, others, first = 0, 0, ""
+    stem = look.home.stem
+    for where, row in look.rows if format.walk is None else format.walk(look):
         try:
             if isinstance(row, RowFault):
                 raise row
-            record = row | ({} if task is None else {"task": task})
-            if format != "nadir":
-                record = conversations.convert(row, format, place, task)
-            sample = Sample(**checked(record, place, verify))
-            sample.source = sample.source or rows.path.stem
-            sample.id = sample.id or f"#{number}"
+            record = format.convert(row, place, task)
+            sample = Sample(**checked(record, place, verify, format.overhang))
         except RowFault as fault:
-            message = f"{rows.path}, {unit} {number}, {fault}"
-            if on_fault == "error":
+            message = f"{look.path}, {look.unit(where)}, {fault}"
+            if on_fault == "error" and not isinstance(fault, LeftOut):
                 raise DataError(message) from fault
-            skipped += 1
+            others += 1
+            first = first or message
             faults.rows += 1
-            faults.add(fault.kind, message)
-            first = message if skipped == 1 else first
+            (faults.leave if isinstance(fault, LeftOut) else faults.add)(fault.kind, message)
             continue
+        sample.source = sample.source or stem
+        sample.id = sample.id or f"#{where}"
+        faults.cut += format.overhang > 0 and sample.boxes != record.get("boxes") and sample.quads is None
         kept += 1
         faults.rows += 1
         faults.kept += 1
         yield sample
-    if skipped:
-        log.info("%s: skipped %d of %d rows", rows.path, skipped, kept + skipped)
+    if others:
+        log.info("%s: %d of %d rows are no samples", look.path, others, kept + others)
     if not kept:
-        raise DataError(f"{rows.path}: all {skipped} rows are faulty; {first}" if skipped else f"{rows.path}: no rows")
+        why = "are faulty or ask nothing" if faults.left_out else "are faulty"
+        said = f"all {others} rows {why}; {first}" if others else "no rows"
+        raise DataError(f"{look.path}: {said}")
 
 
 def write(path: str | os.PathLike[str], samples: Iterable[Sample]) -> int:
@@ -187,27 +209,3 @@ def image_name(image: str | bytes, folder: Path) -> str:
     if isinstance(image, bytes):
         return "data:;base64," + base64.b64encode(image).decode()
     return Path(image).relative_to(folder).as_posix() if Path(image).is_relative_to(folder) else image
-
-
-def _formats(names: Iterable[str]) -> str:
-    return "".join(f"\n  {name}: {FORMATS[name]}" for name in names)
-
-
-def _detect(rows: Rows) -> str:
-    """The format of a file by its content. Raises DataError where several fit: frames are never guessed."""
-    first = next((row for row in rows.good() if conversations.turns(row)), None)
-    if first is None:
-        keys = ", ".join(map(str, next(rows.good(), {}))) or "none"
-        raise DataError(f"{rows.path}: unknown layout (keys of the first row: {keys}); formats are:{_formats(FORMATS)}")
-    if "messages" not in first:
-        boxed = any(map(conversations.boxed, rows.good()))
-        fitting = ["vg_dior", "vhm", "conversations"] if boxed else ["conversations"]
-    elif conversations.uses_from(first):
-        fitting = ["sharegpt"]
-    elif "task" in first:
-        fitting = ["nadir"]
-    else:  # role and content: a Sample that lacks its task, or ShareGPT
-        fitting = ["sharegpt"] if rows.items is not None else ["nadir", "sharegpt"]
-    if len(fitting) > 1:
-        raise DataError(f"{rows.path}: the format cannot be told by content; name one of these:{_formats(fitting)}")
-    return fitting[0]

@@ -8,14 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rewards.curate.rows import Stream
 from rewards.score.exchange import Exchange
-from vlm import samples
 from vlm.boxes import write_boxes
 from vlm.errors import DataError
-from vlm.readers import conversations
 from vlm.readers.checks import checked
-from vlm.readers.rows import Place, RowFault
+from vlm.readers.formats import FORMATS, detect
+from vlm.readers.look import Look
+from vlm.readers.rows import Place, RowFault, Rows
 from vlm.recipe import SourceSection
 from vlm.samples import Sample
 
@@ -23,17 +22,20 @@ from vlm.samples import Sample
 class Source:
     """A data file that is read by row, never whole.
 
-    Raises: DataError, at once where the file is missing or its format cannot be told.
+    Raises: DataError, at once where the file is missing, its format cannot be told, or is no list of rows that could be
+    written back in part.
     """
 
     def __init__(self, section: SourceSection):
         self.section = section
         self.path = Path(section.path)
-        self.rows = Stream(self.path)
+        look = Look(self.path)
         if section.images is not None and not os.path.isdir(section.images):
             raise DataError(f"{self.path}: the image folder {section.images!r} does not exist")
-        self.format = section.format or samples._detect(self.rows)
-        self.unit = "row" if self.rows.is_list else "line"
+        self.format = FORMATS[section.format] if section.format else detect(look)
+        if self.format.walk is not None or not isinstance(look.rows, Rows):
+            raise DataError(f"{self.path}: {self.format.name} cannot be curated by row; expected a JSON list or JSONL")
+        self.rows = look.rows
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
         """(number from 1, row or fault) up to the section's limit, which counts rows of the file."""
@@ -45,17 +47,14 @@ class Source:
             raise row
         # A Place remembers the size of every image it saw: one for the whole corpus would hold all their names.
         place, task = Place(self.path, self.section.images), self.section.task
-        record = row | ({} if task is None else {"task": task})
-        if self.format != "nadir":
-            record = conversations.convert(row, self.format, place, task)
-        sample = Sample(**checked(record, place, verify=False))
+        sample = Sample(**checked(self.format.convert(row, place, task), place, False, self.format.overhang))
         sample.source = sample.source or self.path.stem
         sample.id = sample.id or f"#{number}"
         return sample
 
     def where(self, number: int) -> str:
         """How messages name a row."""
-        return f"{self.path}, {self.unit} {number}"
+        return f"{self.path}, {self.rows.unit} {number}"
 
 
 def exchange(sample: Sample, notation: str) -> Exchange:

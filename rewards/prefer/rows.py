@@ -91,7 +91,7 @@ def read(source: CandidateSource, on_fault: str, faults: Faults) -> Iterator[Ite
                 raise row
             item = _item(row | ({} if source.task is None else {"task": source.task}), place, path.stem, number)
         except RowFault as fault:
-            message = f"{path}, {'line' if rows.items is None else 'row'} {number}, {fault}"
+            message = f"{path}, {rows.unit} {number}, {fault}"
             if on_fault == "error":
                 raise DataError(message) from fault
             faults.add(fault.kind, message)

@@ -148,7 +148,7 @@ def _layout(rows: Rows | Parquet, path: Path) -> str:
 
 
 def _preferences(rows: Rows | Parquet, reader: _Reader, on_fault: str, faults: Faults) -> Iterator[Preference]:
-    path, unit, first = rows.path, "row" if rows.items is not None else "line", ""
+    path, unit, first = rows.path, rows.unit, ""
     for number, row in rows:
         faults.rows += 1
         try:

@@ -26,8 +26,8 @@ class Parquet:
     Raises: DataError where the file cannot be read or has neither `text` nor `chosen`.
     """
 
-    items: tuple = ()
-    "Said by `Rows` of a list: its places are rows, not lines."
+    unit = "row"
+    "How messages name a place, as `Rows` says it."
 
     def __init__(self, path: Path):
         import pyarrow

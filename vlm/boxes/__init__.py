@@ -1,25 +1,38 @@
 """Boxes: geometry, the frames they are measured in, and the texts that models write them as.
 
 A box is ``[x1, y1, x2, y2]`` with y pointing down and x1 <= x2, y1 <= y2; a quadrilateral ``[x1, y1, …, x4, y4]`` goes
-around its shape. Neither ever travels without its frame (`frames.py`), and nothing here guesses a frame from the size
-of the numbers: a notation declares its frame.
+around its shape; an oriented box ``[cx, cy, width, height, degrees]`` is a way to write the latter. None ever travels
+without its frame (`frames.py`), and nothing here guesses a frame from the size of the numbers: a notation declares its
+frame and its shape.
 """
 
 from vlm.boxes.frames import FRAMES, Frame, convert
-from vlm.boxes.geometry import hull, iou, match_ious, quad_from_obb, quad_iou
-from vlm.boxes.notations import NOTATIONS, Notation, read_boxes, write_boxes
+from vlm.boxes.geometry import clip, corners, hull, obb_from_quad, ordered, quad_from_obb
+from vlm.boxes.notation import Notation
+from vlm.boxes.notations import NOTATIONS, Object, read_boxes, read_objects, read_quads, write_boxes, write_quads
+from vlm.boxes.overlaps import iou, ious, match_ious, quad_iou, quad_ious
 
 __all__ = [
     "FRAMES",
     "NOTATIONS",
     "Frame",
     "Notation",
+    "Object",
+    "clip",
     "convert",
+    "corners",
     "hull",
     "iou",
+    "ious",
     "match_ious",
+    "obb_from_quad",
+    "ordered",
     "quad_from_obb",
     "quad_iou",
+    "quad_ious",
     "read_boxes",
+    "read_objects",
+    "read_quads",
     "write_boxes",
+    "write_quads",
 ]

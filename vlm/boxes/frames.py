@@ -22,21 +22,21 @@ FIXED = {"unit": 1.0, "per_mille": 1000.0, "percent": 100.0}
 """Extent of the frames that know no image size."""
 
 
-def _extent(frame: str, size: Sequence[float], resized: Sequence[float] | None) -> tuple[float, float]:
-    """Width and height of the whole image, measured in ``frame``."""
+def extent(frame: str, size: Sequence[float], resized: Sequence[float] | None = None) -> tuple[float, float]:
+    """Width and height of the whole image, measured in ``frame``. Raises ValueError as `convert` does."""
     if frame in FIXED:
         return FIXED[frame], FIXED[frame]
     if frame == "pixel":
-        extent = size
+        found = size
     elif frame == "resized":
         if resized is None:
             raise ValueError('frame "resized" needs resized=(width, height) of the image as the model sees it')
-        extent = resized
+        found = resized
     else:
         raise ValueError(f"unknown frame {frame!r}; known frames: {', '.join(FRAMES)}")
-    width, height = extent
+    width, height = found
     if not (width > 0 and height > 0):
-        raise ValueError(f"the {frame} size must be (width, height), both positive; found {tuple(extent)}")
+        raise ValueError(f"the {frame} size must be (width, height), both positive; found {tuple(found)}")
     return float(width), float(height)
 
 
@@ -49,19 +49,14 @@ def convert(
 ) -> list[float]:
     """``box`` measured in ``source``, measured in ``target`` instead. No rounding and no clipping.
 
-    size: (width, height) of the original image in pixels; resized: the same of the image the model sees,
-    needed only when one of the frames is "resized". Raises ValueError on an unknown frame or a size that is
-    not positive.
+    box: x and y in turn: the two corners of a box, or the four of a quadrilateral. size: (width, height) of the
+    original image in pixels; resized: the same of the image the model sees, needed only when one of the frames is
+    "resized". Raises ValueError on an unknown frame or a size that is not positive.
     """
-    x1, y1, x2, y2 = box
-    from_width, from_height = _extent(source, size, resized)
-    to_width, to_height = _extent(target, size, resized)
+    from_width, from_height = extent(source, size, resized)
+    to_width, to_height = extent(target, size, resized)
     if source == target:
-        return [float(x1), float(y1), float(x2), float(y2)]
+        return [float(value) for value in box]
     # Multiplying first keeps whole numbers exact: 400 px of 800 px is 500 per mille, not 499.99….
-    return [
-        x1 * to_width / from_width,
-        y1 * to_height / from_height,
-        x2 * to_width / from_width,
-        y2 * to_height / from_height,
-    ]
+    ends = ((to_width, from_width), (to_height, from_height))
+    return [value * ends[place % 2][0] / ends[place % 2][1] for place, value in enumerate(box)]

@@ -1,30 +1,38 @@
-"""Areas and overlaps of axis-aligned boxes and quadrilaterals, and matching one set with another.
+"""Shapes in the plane: axis-aligned boxes, quadrilaterals, and oriented boxes, which are a way to write the latter.
 
-A box is ``[x1, y1, x2, y2]``; a quadrilateral is ``[x1, y1, …, x4, y4]``, its corners in order around it. y points
-down. An oriented box (centre, width, height, angle) is only a way to write a quadrilateral: `quad_from_obb`.
+A box is ``[x1, y1, x2, y2]``; a quadrilateral is ``[x1, y1, …, x4, y4]``, its corners in order around it; an oriented
+box is ``[cx, cy, width, height, degrees]``. y points down. Oriented boxes live in frames whose axes share one unit
+(pixels of an image), never in per mille or percent of one that is not square. Overlaps: `vlm.boxes.overlaps`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import combinations
 
 
-def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes of the same frame, in [0, 1].
+def corners(box: Sequence[float]) -> list[float]:
+    """The box as a quadrilateral, clockwise as seen from its left upper corner."""
+    x1, y1, x2, y2 = box
+    return [x1, y1, x2, y1, x2, y2, x1, y2]
 
-    The frame does not matter (scaling an axis scales both areas alike) as long as it is the same one. A
-    degenerate or inverted box has no area, so its IoU is 0, even with itself.
-    """
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if not (width > 0 and height > 0):  # written so that NaN counts as no overlap
-        return 0.0
-    intersection = width * height
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
-    if not 0 < union < math.inf:
-        return 0.0
-    return min(1.0, intersection / union)  # rounding can lift nested boxes of nearly equal area above 1
+
+def hull(quad: Sequence[float]) -> list[float]:
+    """The smallest axis-aligned box around a quadrilateral."""
+    return [min(quad[::2]), min(quad[1::2]), max(quad[::2]), max(quad[1::2])]
+
+
+def clip(box: Sequence[float], size: Sequence[float]) -> list[float]:
+    """The part of a box inside an image of (width, height); without area where there is none."""
+    width, height = size
+    x1, y1, x2, y2 = box
+    return [
+        min(max(x1, 0.0), width),
+        min(max(y1, 0.0), height),
+        min(max(x2, 0.0), width),
+        min(max(y2, 0.0), height),
+    ]
 
 
 def quad_from_obb(cx: float, cy: float, width: float, height: float, degrees: float) -> list[float]:
@@ -34,53 +42,51 @@ def quad_from_obb(cx: float, cy: float, width: float, height: float, degrees: fl
     OpenCV and DOTA's tools count. The corners come as (-w, -h), (w, -h), (w, h), (-w, h) of the unrotated box.
     """
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    corners = ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))
+    ends = ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))
     return [
         value
-        for x, y in ((x * width, y * height) for x, y in corners)
+        for x, y in ((x * width, y * height) for x, y in ends)
         for value in (cx + x * cos - y * sin, cy + x * sin + y * cos)
     ]
 
 
-def hull(quad: Sequence[float]) -> list[float]:
-    """The smallest axis-aligned box around a quadrilateral."""
-    return [min(quad[::2]), min(quad[1::2]), max(quad[::2]), max(quad[1::2])]
+def obb_from_quad(quad: Sequence[float]) -> list[float]:
+    """[cx, cy, width, height, degrees] of the rectangle of least area around a quadrilateral.
 
+    width ≥ height and -90 ≤ degrees < 90 ("le90", as in RSCoVLM and MMRotate); of a line or point the rectangle has no
+    height. Angles as in `quad_from_obb`. Raises ValueError where a corner is not finite.
 
-def quad_iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two quadrilaterals of the same frame, in [0, 1]; concave ones are allowed.
-
-    One that is no simple polygon (its edges cross, its corners fall together or lie on a line) has no area: 0.
+    The least rectangle has a side along the convex hull (Freeman and Shapira 1975, Communications of the ACM 18), so
+    along the line through two of the corners. Shapely's oriented_envelope says the same, but gives no rectangle for
+    lines and fails on slivers (GEOS 3.14: division by zero).
     """
-    import shapely
+    if not all(map(math.isfinite, quad)):
+        raise ValueError(f"a quadrilateral needs finite corners; found {list(quad)}")
+    points = list(zip(quad[::2], quad[1::2], strict=True))
+    directions = {
+        math.atan2(by - ay, bx - ax) for (ax, ay), (bx, by) in combinations(points, 2) if (ax, ay) != (bx, by)
+    }
+    return min(
+        (_rectangle(points, angle) for angle in sorted(directions) or [0.0]), key=lambda found: found[2] * found[3]
+    )
 
-    if not all(map(math.isfinite, (*a, *b))):
-        return 0.0
-    first, second = (shapely.Polygon(list(zip(quad[::2], quad[1::2], strict=True))) for quad in (a, b))
-    if not (first.is_valid and second.is_valid):
-        return 0.0
-    intersection = first.intersection(second).area
-    union = first.area + second.area - intersection
-    return min(1.0, intersection / union) if 0 < union < math.inf else 0.0
+
+def _rectangle(points: Sequence[tuple[float, float]], angle: float) -> list[float]:
+    """The oriented box around points with a side in the direction of ``angle`` (radians), as `obb_from_quad` has it."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    along, across = [x * cos + y * sin for x, y in points], [y * cos - x * sin for x, y in points]
+    u, v = (min(along) + max(along)) / 2, (min(across) + max(across)) / 2
+    width, height, degrees = max(along) - min(along), max(across) - min(across), math.degrees(angle)
+    if width < height:
+        width, height, degrees = height, width, degrees + 90
+    return [u * cos - v * sin, u * sin + v * cos, width, height, (degrees + 90) % 180 - 90]
 
 
-def match_ious(
-    predicted: Sequence[Sequence[float]],
-    truth: Sequence[Sequence[float]],
-    overlap: Callable[[Sequence[float], Sequence[float]], float] = iou,
-) -> list[float]:
-    """IoUs of the one-to-one matching with the greatest IoU sum: min(len(predicted), len(truth)) numbers.
-
-    overlap: `iou` of boxes, or `quad_iou`.
-
-    Ordered by the index of the prediction; boxes left over on either side have no entry.
-    """
-    if not predicted or not truth:
-        return []
-    if len(predicted) == len(truth) == 1:
-        return [overlap(predicted[0], truth[0])]
-    from scipy.optimize import linear_sum_assignment
-
-    table = [[overlap(p, t) for t in truth] for p in predicted]  # (P, T)
-    rows, columns = linear_sum_assignment(table, maximize=True)
-    return [table[row][column] for row, column in zip(rows, columns, strict=True)]
+def ordered(quad: Sequence[float]) -> list[float]:
+    """The same quadrilateral, clockwise as seen and beginning at its highest corner (the left one of two)."""
+    points = list(zip(quad[::2], quad[1::2], strict=True))
+    twice = sum(ax * by - bx * ay for (ax, ay), (bx, by) in zip(points, [*points[1:], points[0]], strict=True))
+    if twice < 0:  # y points down, so a positive area is clockwise as seen
+        points.reverse()
+    start = min(range(4), key=lambda place: (points[place][1], points[place][0]))
+    return [value for point in [*points[start:], *points[:start]] for value in point]

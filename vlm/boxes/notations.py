@@ -1,114 +1,110 @@
-"""The texts that model families write boxes as; each declares the frame its numbers are in, and nothing guesses it."""
+"""The texts that model families write boxes as; each declares the frame its numbers are in, and nothing guesses it.
+
+| notation     | text                                                       | shape         | frame              |
+|--------------|------------------------------------------------------------|---------------|--------------------|
+| qwen2_vl     | ``<|box_start|>(x1,y1),(x2,y2)<|box_end|>``                | box           | per_mille          |
+| qwen2_5_vl   | JSON, ``[{"bbox_2d": [x1, y1, x2, y2], "label": "dam"}]``  | box           | resized            |
+| vhm          | ``[[x1,y1,x2,y2]]``, three digits each                     | box           | per_mille          |
+| geochat      | ``{<x1><y1><x2><y2>|<θ>}``                                 | oriented box  | percent            |
+| internvl     | ``<ref>dam</ref><box>[[x1, y1, x2, y2]]</box>``            | box           | per_mille          |
+| lhrs         | ``<bbox>[x1, y1, x2, y2]</bbox>``, three decimals          | box           | unit               |
+| rscovlm      | ``x1,y1,x2,y2 dam``, one a line                            | box           | resized            |
+| rscovlm_obb  | ``cx,cy,w,h,θ dam``, one a line, -90 ≤ θ < 90              | oriented box  | resized            |
+| rscovlm_quad | ``x1,y1,…,x4,y4 dam``, one a line                          | quadrilateral | resized            |
+
+Labels are optional wherever the table shows one. Angles are degrees from the x axis towards the y axis, which points
+down. Oriented boxes and quadrilaterals may overhang the image, as what lies tilted at its edge does.
+"""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlm.boxes.frames import FIXED, Frame, convert
+from vlm.boxes.frames import convert
+from vlm.boxes.geometry import clip, corners, hull
+from vlm.boxes.notation import Notation
+from vlm.boxes.texts import NUMBER, SIGNED, Grouped, Json, Lines, Running
 from vlm.errors import DataError, RecipeError
 
+_CORNERS = rf"\({NUMBER},{NUMBER}\) ?, ?\({NUMBER},{NUMBER}\)"
+_LIST = rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]"
 
-@dataclass(frozen=True)
-class Notation:
-    """How one model family writes boxes: a text form and the frame its numbers are in.
-
-    ``format`` and ``parse`` take and give boxes in ``frame``; ``write_boxes`` and ``read_boxes`` convert from
-    and to pixels. Only frames of fixed extent (per_mille, percent, unit) can bound the numbers here.
-    """
-
-    name: str
-    frame: Frame
-    template: str
-    """One box, as a str.format template of four integers."""
-    joiner: str
-    """What stands between two boxes."""
-    brackets: str
-    """Empty, or "[]": the list of boxes stands in brackets of its own (written, but not insisted on)."""
-    pattern: re.Pattern[str]
-    """One box as text; the groups that match are its four numbers. Allows single spaces."""
-
-    def format(self, boxes: Sequence[Sequence[float]]) -> str:
-        """Text of ``boxes`` (in ``frame``), rounded to whole frame units: at most half a unit is lost.
-
-        Raises DataError on boxes that ``parse`` would refuse (none at all, inverted, outside the frame).
-        """
-        if not boxes:
-            raise DataError(f"no box to write in the notation {self.name}; at least one is expected")
-        texts = []
-        for box in boxes:
-            whole = [round(value) if math.isfinite(value) else -1 for value in box]
-            if len(whole) != 4 or not self._holds(whole):
-                raise DataError(
-                    f"box {list(box)} cannot be written in the notation {self.name}; "
-                    f"expected 0 <= x1 <= x2 <= {FIXED[self.frame]:g} and the same for y, in {self.frame}"
-                )
-            texts.append(self.template.format(*whole))
-        return self.brackets[:1] + self.joiner.join(texts) + self.brackets[1:]
-
-    def parse(self, text: str) -> list[list[float]] | None:
-        """All boxes of ``text`` (in ``frame``), or None unless the text consists of nothing but proper boxes.
-
-        None for: no box, an inverted box, a value outside the frame, any other text before, between or
-        behind. Between boxes white space, a comma or a semicolon may stand. Boxes without area are read
-        (small ones round to that).
-        """
-        # With white space collapsed the patterns need no unbounded repetition of it: parsing stays linear.
-        text = " ".join(text.split())
-        if self.brackets and text.startswith(self.brackets[0] * 2) and text.endswith(self.brackets[1] * 2):
-            text = text[1:-1]
-        boxes: list[list[float]] = []
-        position = 0
-        while position < len(text):
-            if boxes:
-                position = _BETWEEN.match(text, position).end()  # type: ignore[union-attr]  # matches ""
-            found = self.pattern.match(text, position)
-            if found is None:
-                return None
-            box = [float(value) for value in found.groups() if value is not None]
-            if not self._holds(box):
-                return None
-            boxes.append(box)
-            position = found.end()
-        return boxes or None
-
-    def _holds(self, box: Sequence[float]) -> bool:
-        x1, y1, x2, y2 = box
-        limit = FIXED[self.frame]
-        return 0 <= x1 <= x2 <= limit and 0 <= y1 <= y2 <= limit
-
-
-_NUMBER = r" ?([0-9]+(?:\.[0-9]+)?) ?"
-_CORNERS = rf"\({_NUMBER},{_NUMBER}\) ?, ?\({_NUMBER},{_NUMBER}\)"
-_BETWEEN = re.compile(r" ?[,;]? ?")
-
-NOTATIONS: dict[str, Notation] = {
+_ALL: tuple[Notation, ...] = (
     # Qwen2-VL (arXiv 2409.12191, section 2.2). The special tokens are gone when a completion was decoded with
     # skip_special_tokens, as TRL does; they come in pairs or not at all.
-    "qwen2_vl": Notation(
+    Running(
         name="qwen2_vl",
         frame="per_mille",
         template="<|box_start|>({},{}),({},{})<|box_end|>",
-        joiner="",
-        brackets="",
         pattern=re.compile(rf"<\|box_start\|> ?{_CORNERS} ?<\|box_end\|>|{_CORNERS}"),
     ),
+    # Qwen2.5-VL (arXiv 2502.13923, section 2.2.1): absolute coordinates of the image it is given, in JSON.
+    Json(name="qwen2_5_vl", frame="resized", key="bbox_2d"),
     # VHM: "[[012,025,112,100]]". The right and lower edges of the image are written 1000 (four digits),
     # because 999 would be a whole unit off; VHM's own rows stop at 999.
-    "vhm": Notation(
+    Running(
         name="vhm",
         frame="per_mille",
-        template="[{:03d},{:03d},{:03d},{:03d}]",
+        template="[{:0>3},{:0>3},{:0>3},{:0>3}]",
         joiner=",",
         brackets="[]",
-        pattern=re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]"),
+        pattern=re.compile(_LIST),
     ),
-}
+    # GeoChat (arXiv 2311.15826, section 3): the box before it is turned, and the angle. The paper does not say which
+    # way: `bbox_and_angle_to_polygon` (geochat_demo.py and geochat/serve/cli.py of mbzuai-oryx/GeoChat) adds x·cos -
+    # y·sin, x·sin + y·cos in pixels, clockwise as seen, and so do the evaluators of others that were read; only
+    # `rotate_bbox`, which draws the demo's picture through OpenCV's getRotationMatrix2D, turns the other way. VRSBench
+    # writes the same without an angle. Several boxes are joined by "<delim>" or nothing.
+    Running(
+        name="geochat",
+        frame="percent",
+        shape="obb_corners",
+        template="{{<{}><{}><{}><{}>|<{}>}}",
+        pattern=re.compile(r"\{ ?" + " ?".join([rf"<{SIGNED}>"] * 4) + rf" ?(?:\| ?<{SIGNED}> ?)?\}}"),
+        between=re.compile(r" ?(?:[,;]|<delim>)? ?"),
+    ),
+    # InternVL (arXiv 2312.14238 and the documentation of InternVL 2).
+    Grouped(
+        name="internvl",
+        frame="per_mille",
+        template="[{}, {}, {}, {}]",
+        joiner=", ",
+        brackets="[]",
+        pattern=re.compile(_LIST),
+        tags=("<box>", "</box>"),
+        label_tags=("<ref>", "</ref>"),
+    ),
+    # LHRS-Bot-Nova.
+    Running(
+        name="lhrs",
+        frame="unit",
+        decimals=3,
+        template="<bbox>[{}, {}, {}, {}]</bbox>",
+        pattern=re.compile(rf"<bbox> ?{_LIST} ?</bbox>|{_LIST}"),
+    ),
+    # RSCoVLM (VisionXLab/RSCoVLM, rscovlm/training/data/refgeo_dataset.py): plain text, one object a line. Oriented
+    # boxes are OpenCV's minAreaRect of the resized corners, the longer side first; corners begin at the highest.
+    Lines(name="rscovlm", frame="resized"),
+    Lines(name="rscovlm_obb", frame="resized", shape="obb_centre", signed=True),
+    Lines(name="rscovlm_quad", frame="resized", shape="quad", signed=True),
+)
+NOTATIONS: dict[str, Notation] = {notation.name: notation for notation in _ALL}
 
 
-def _notation(notation: str | Notation) -> Notation:
+@dataclass(frozen=True, slots=True)
+class Object:
+    """One object that a text states, in pixels of the original image."""
+
+    quad: list[float]
+    "Its corners x1, y1, …, x4, y4; of a box, the box's."
+    label: str | None = None
+    "What the text calls it."
+
+
+def find(notation: str | Notation) -> Notation:
+    """The notation of this name. Raises RecipeError for an unknown one."""
     if isinstance(notation, Notation):
         return notation
     if notation not in NOTATIONS:
@@ -116,22 +112,77 @@ def _notation(notation: str | Notation) -> Notation:
     return NOTATIONS[notation]
 
 
-def read_boxes(text: str, notation: str | Notation, size: Sequence[float]) -> list[list[float]] | None:
-    """Pixel boxes that ``text`` states in ``notation``; None where it does not parse (see Notation.parse).
+def read_objects(
+    text: str, notation: str | Notation, size: Sequence[float], resized: Sequence[float] | None = None
+) -> list[Object] | None:
+    """Objects that ``text`` states in ``notation``, with their labels; None where it does not parse (Notation.parse).
 
-    size: (width, height) of the original image in pixels.
+    size: (width, height) of the original image in pixels; resized: the same of the image as the model sees it, for
+    notations whose frame is "resized" (DataError without it).
     """
-    notation = _notation(notation)
-    boxes = notation.parse(text)
-    return None if boxes is None else [convert(box, notation.frame, "pixel", size) for box in boxes]
+    notation = find(notation)
+    found = notation.parse_labelled(text, resized)
+    return found and [Object(notation.to_quad(item.numbers, size, resized), item.label) for item in found]
 
 
-def write_boxes(boxes: Sequence[Sequence[float]], notation: str | Notation, size: Sequence[float]) -> str:
-    """Text of pixel ``boxes`` in ``notation``; reading it back is exact to half a unit of the notation's
-    frame.
+def read_quads(
+    text: str, notation: str | Notation, size: Sequence[float], resized: Sequence[float] | None = None
+) -> list[list[float]] | None:
+    """Quadrilaterals that ``text`` states, in pixels of the original image; as `read_objects`.
 
-    size: (width, height) of the original image in pixels. Raises DataError on an inverted box or one outside
-    the image.
+    A box gives its four corners, from the left upper one clockwise.
     """
-    notation = _notation(notation)
-    return notation.format([convert(box, "pixel", notation.frame, size) for box in boxes])
+    found = read_objects(text, notation, size, resized)
+    return found and [item.quad for item in found]
+
+
+def read_boxes(
+    text: str, notation: str | Notation, size: Sequence[float], resized: Sequence[float] | None = None
+) -> list[list[float]] | None:
+    """Boxes that ``text`` states, in pixels of the original image; as `read_objects`.
+
+    Of an oriented box or a quadrilateral the box around it, cut to the image, as a Sample has it.
+    """
+    notation = find(notation)
+    quads = read_quads(text, notation, size, resized)
+    if notation.shape == "box":
+        return quads and [[*quad[:2], *quad[4:6]] for quad in quads]
+    return quads and [clip(hull(quad), size) for quad in quads]
+
+
+def write_quads(
+    quads: Sequence[Sequence[float]],
+    notation: str | Notation,
+    size: Sequence[float],
+    resized: Sequence[float] | None = None,
+    labels: Sequence[str | None] | None = None,
+) -> str:
+    """Text of quadrilaterals in pixels of the original image.
+
+    A box notation writes the boxes around them, cut to the image; an oriented one the least rectangles around them.
+    Reading back loses half a unit of the notation's frame for each number, half a degree for the angle. labels: one
+    for each, None for none. Raises DataError where a shape does not fit the frame or a label the notation.
+    """
+    notation = find(notation)
+    return notation.format([notation.from_quad(quad, size, resized) for quad in quads], resized, labels)
+
+
+def write_boxes(
+    boxes: Sequence[Sequence[float]],
+    notation: str | Notation,
+    size: Sequence[float],
+    resized: Sequence[float] | None = None,
+    labels: Sequence[str | None] | None = None,
+) -> str:
+    """Text of boxes in pixels of the original image; as `write_quads`. In a notation of another shape, boxes that are
+    not turned. Raises DataError on an inverted box or one outside the image.
+    """
+    notation = find(notation)
+    for box in boxes:
+        x1, y1, x2, y2 = box
+        if not (x1 <= x2 and y1 <= y2):
+            raise DataError(f"box {list(box)} cannot be written in the notation {notation.name}: it is inverted")
+    if notation.shape == "box":
+        shapes = [convert(box, "pixel", notation.frame, size, resized) for box in boxes]
+        return notation.format(shapes, resized, labels)
+    return write_quads([corners(box) for box in boxes], notation, size, resized, labels)

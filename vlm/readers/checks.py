@@ -19,8 +19,11 @@ TOLERANCE = 1e-3
 """Pixels by which a box may overhang the image: rounding on the way from other frames is no error."""
 
 
-def checked(record: dict[str, Any], place: Place, verify: bool) -> dict[str, Any]:
-    """The fields of a Sample. `verify` opens every image's header; else only where a box needs a size."""
+def checked(record: dict[str, Any], place: Place, verify: bool, overhang: float = 0.0) -> dict[str, Any]:
+    """The fields of a Sample. `verify` opens every image's header; else only where a box needs a size.
+
+    overhang: share of a box's area that may lie outside the image; it is cut off. (`quads` may overhang anyhow.)
+    """
     task = _task(record)
     images = _required(record, "images", list, "a list of paths")
     fields: dict[str, Any] = {
@@ -39,7 +42,9 @@ def checked(record: dict[str, Any], place: Place, verify: bool) -> dict[str, Any
         size = _verified(size, fields["images"], place)
     if quads is not None:
         boxes = _around(quads, boxes, size)
-    fields |= {"boxes": boxes, "quads": quads, "size": size}
+    elif boxes and size and overhang:
+        boxes = [_cut(box, size, overhang) for box in boxes]
+    fields["boxes"], fields["quads"], fields["size"] = boxes, quads, size
     if task == "grounding":
         if not boxes:
             raise RowFault("no_boxes", "boxes", show(boxes), "at least one box for grounding")
@@ -69,6 +74,8 @@ def _unicode(name: str, text: Any, expected: str = "text") -> str:
     """A string that can be encoded: JSON lets half a surrogate pair through, tokenizers do not."""
     if not isinstance(text, str):
         raise RowFault("wrong_type", name, show(text), expected)
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -90,14 +97,17 @@ def _messages(turns: list[Any]) -> list[dict[str, str]]:
     """User and assistant in turn, the user first, after at most one system turn."""
     messages, expected = [], "user"
     for number, turn in enumerate(turns, 1):
-        name = f"messages[{number}]"
         if not isinstance(turn, dict) or "role" not in turn or "content" not in turn:
-            raise RowFault("wrong_type", name, show(turn), "a turn with 'role' and 'content'")
-        content, role = _unicode(name, turn["content"]), turn["role"]
+            raise RowFault("wrong_type", f"messages[{number}]", show(turn), "a turn with 'role' and 'content'")
+        content, role = turn["content"], turn["role"]
+        if not isinstance(content, str) or not content.isascii():
+            content = _unicode(f"messages[{number}]", content)
         if "<image>" in content:
-            raise RowFault("image_tag", name, show(content), "no <image> tags: images stand before the first question")
+            expected = "no <image> tags: images stand before the first question"
+            raise RowFault("image_tag", f"messages[{number}]", show(content), expected)
         if not (role == expected or (role == "system" and number == 1)):
-            raise RowFault("conversation", name, f"the role {show(role)}", f"{expected!r} (user and assistant in turn)")
+            expected = f"{expected!r} (user and assistant in turn)"
+            raise RowFault("conversation", f"messages[{number}]", f"the role {show(role)}", expected)
         if role != "system":
             expected = "assistant" if role == "user" else "user"
         messages.append({"role": role, "content": content})
@@ -153,6 +163,16 @@ def _around(
             raise RowFault("box_outside", "quads", str(quad), f"a shape that meets the image of {width} x {height}")
         found.append([max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))])
     return found
+
+
+def _cut(box: list[float], size: tuple[int, int], overhang: float) -> list[float]:
+    """The part of a box inside the image; the box itself where more than the share `overhang` is outside."""
+    x1, y1, x2, y2 = box
+    inside = [max(x1, 0.0), max(y1, 0.0), min(x2, float(size[0])), min(y2, float(size[1]))]
+    if inside == box or x1 >= x2 or y1 >= y2 or inside[0] >= inside[2] or inside[1] >= inside[3]:
+        return box
+    share = (inside[2] - inside[0]) * (inside[3] - inside[1]) / ((x2 - x1) * (y2 - y1))
+    return inside if share >= 1 - overhang else box
 
 
 def _size(value: Any) -> tuple[int, int] | None:

@@ -24,8 +24,8 @@ notation.
 from __future__ import annotations
 
 import json
+import os
 import re
-from pathlib import Path
 from typing import Any
 
 from vlm import answers
@@ -33,6 +33,7 @@ from vlm.boxes import read_boxes
 from vlm.readers.rows import Place, RowFault, show
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+TAG = re.compile(r"\n?<image>\n?")
 _NUMBER = r"\s*-?\d+(?:\.\d+)?\s*"
 BOX_LIKE = re.compile(rf"\[{_NUMBER}(?:,{_NUMBER}){{3}}\]|\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)")
 
@@ -56,10 +57,12 @@ def boxed(row: dict[str, Any]) -> bool:
     return any(isinstance(text, str) and BOX_LIKE.search(text) is not None for text in texts)
 
 
-def convert(row: dict[str, Any], format: str, place: Place, task: str | None) -> dict[str, Any]:
+def convert(
+    row: dict[str, Any], format: str, place: Place, task: str | None, folders: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """One row → the keys of a Sample, still unchecked. `task` is the source's and overrides the row's."""
-    found = _images(row, place)
-    messages = _messages(turns(row), len(found))
+    found = pictures(row, place, folders)
+    messages = spoken(turns(row), len(found))
     reference = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
     text = _answer_text(reference)
     record = {
@@ -95,19 +98,24 @@ def convert(row: dict[str, Any], format: str, place: Place, task: str | None) ->
     return record
 
 
-def _images(row: dict[str, Any], place: Place) -> list[str]:
+def pictures(row: dict[str, Any], place: Place, folders: tuple[str, ...] = ()) -> list[str | bytes]:
+    """The row's images, found below `image_path`, else in the folder named after the file's stem, the file's own, or
+    one of `folders`."""
     names = row.get("images", row.get("image"))
     names = [] if names is None else names if isinstance(names, list) else [names]
     folder = row.get("image_path")
-    if not all(isinstance(name, str) for name in names) or not isinstance(folder, str | None):
+    if not all(isinstance(name, str | bytes) for name in names) or not isinstance(folder, str | None):
         raise RowFault("wrong_type", "image", show([names, folder]), "file names")
-    folders = [place.path.stem if folder is None else folder]
+    tried = [place.path.stem if folder is None else folder]
     if folder is None or place.given:
-        folders.append(".")
-    return [place.find(*(Path(folder, name) for folder in folders)) for name in names]
+        tried += [".", *folders]
+    return [
+        name if isinstance(name, bytes) else place.find(*(os.path.join(folder, name) for folder in tried))
+        for name in names
+    ]
 
 
-def _messages(raw: Any, images: int) -> list[dict[str, str]]:
+def spoken(raw: Any, images: int) -> list[dict[str, str]]:
     """Turns with our role names and no `<image>` tags: a Sample's images stand before its first question."""
     if not isinstance(raw, list) or not raw:
         raise RowFault("missing_field", "conversations", show(raw), "a list of turns")
@@ -115,16 +123,18 @@ def _messages(raw: Any, images: int) -> list[dict[str, str]]:
     for turn in raw:
         if not isinstance(turn, dict):
             raise RowFault("wrong_type", "conversations", show(turn), "a turn with 'from' and 'value'")
-        role, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-        if not isinstance(role, str) or role not in ROLES or not isinstance(content, str):
+        said, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+        role = ROLES.get(said) if isinstance(said, str) else None
+        if role is None or not isinstance(content, str):
             raise RowFault("conversation", "conversations", show(turn), "from human or gpt, with a text value")
-        count = content.count("<image>")
-        if count and (ROLES[role] != "user" or not first):
-            raise RowFault("image_tag", "conversations", show(content), "<image> in the first question only")
-        if ROLES[role] == "user":
+        if "<image>" in content:
+            if role != "user" or not first:
+                raise RowFault("image_tag", "conversations", show(content), "<image> in the first question only")
+            tags += content.count("<image>")
+            content = TAG.sub("", content)
+        if role == "user":
             first = False
-        tags += count
-        messages.append({"role": ROLES[role], "content": re.sub(r"\n?<image>\n?", "", content) if count else content})
+        messages.append({"role": role, "content": content})
     if tags and tags != images:
         raise RowFault("image_tag", "conversations", f"{tags} <image> tags", f"as many as images ({images})")
     return messages
@@ -145,7 +155,7 @@ def _kind(row: dict[str, Any]) -> Any:
     return kind
 
 
-def _compare_size(row: dict[str, Any], found: list[str], place: Place) -> None:
+def _compare_size(row: dict[str, Any], found: list[str | bytes], place: Place) -> None:
     size = row.get("size")
     if size is None or not found:
         return

@@ -3,7 +3,9 @@
 A fault belongs to one row and carries a `kind`, so that `on_fault="skip"` can count what it left out:
 
     json  wrong_type  missing_field  unknown_task  missing_image  unreadable_image  image_tag  conversation
-    no_boxes  box_text  box_inverted  box_outside  size_mismatch  choices  not_a_choice
+    no_boxes  box_text  box_inverted  box_outside  size_mismatch  choices  not_a_choice  split_index
+
+A row that is sound but asks nothing (an inactive stub, an object without a sentence) is `LeftOut`: counted, no error.
 """
 
 from __future__ import annotations
@@ -12,12 +14,20 @@ import base64
 import binascii
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlm import images
 from vlm.errors import DataError
+from vlm.readers.json_list import ListFile
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2")
+"""Of image files; tried in this order, and in capitals, where a row names its image without one."""
+REMEMBERED = 4096
+"""Images whose place and size are kept at a time: consecutive rows share an image, and memory stays flat."""
+_INSIDE = re.compile(rb'\{\s*"(?:(questions|answers|data)"\s*:\s*\[|(qtype)"\s*:)')
 
 
 class RowFault(DataError):
@@ -28,6 +38,14 @@ class RowFault(DataError):
         self.kind = kind
 
 
+class LeftOut(RowFault):
+    """One row is no question that a task could score. `kind` says why; it is counted and never an error."""
+
+    def __init__(self, kind: str, why: str):
+        DataError.__init__(self, why)
+        self.kind = kind
+
+
 def show(value: Any, limit: int = 80) -> str:
     """A value as messages quote it: its repr, cut."""
     text = repr(value)
@@ -35,39 +53,38 @@ def show(value: Any, limit: int = 80) -> str:
 
 
 class Rows:
-    """The rows of one file as (number, row or RowFault), counting lines or list items from 1.
+    """The rows of one file as (number, row or RowFault), counting lines or list items from 1; streamed, on each pass.
 
-    JSONL is streamed and read anew on each pass; a JSON list is loaded once. The first character tells them
-    apart: a list begins with `[`, which no row does.
-    Raises: DataError where the file is missing, unreadable, or a list that is no JSON.
+    The first characters tell the layouts apart: a list begins with `[`, which no row does; RSVQA and LHRS-Bench put
+    their list under a key of an object.
+    Raises: DataError where the file is missing or unreadable; while iterating where a list is no JSON.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self.items: list[Any] | None = None
         try:
             with path.open("rb") as file:
                 start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-                if start.startswith(b"["):
-                    file.seek(0)
-                    self.items = json.loads(file.read())
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such file") from error
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: found text that is no JSON ({error}), expected a list of rows") from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        inside = _INSIDE.match(start)
+        self.key = None if inside is None else "data" if inside[2] else inside[1].decode()
+        "The key that the list stands under."
+        self.is_list = self.key is not None or start.startswith(b"[")
+        self.unit = "row" if self.is_list else "line"
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
-        if self.items is not None:
-            for number, item in enumerate(self.items, 1):
-                yield number, _mapping(item)
+        if self.is_list:
+            for number, item in enumerate(ListFile(self.path, self.key), 1):
+                yield number, item if isinstance(item, dict) else _no_object(item)
             return
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
+                if not line.isspace() and line:
                     yield number, _parsed(line)
 
     def good(self) -> Iterator[dict[str, Any]]:
@@ -77,15 +94,14 @@ class Rows:
 
 def _parsed(line: bytes) -> dict[str, Any] | RowFault:
     try:
-        return _mapping(json.loads(line))
+        item = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         found = line[:60].decode("utf-8", "replace").strip()
         return RowFault("json", "(whole row)", f"{found!r} ({error})", "one JSON object per line")
+    return item if isinstance(item, dict) else _no_object(item)
 
 
-def _mapping(item: Any) -> dict[str, Any] | RowFault:
-    if isinstance(item, dict):
-        return item
+def _no_object(item: Any) -> RowFault:
     return RowFault("wrong_type", "(whole row)", show(item), "a JSON object with named fields")
 
 
@@ -98,19 +114,41 @@ class Place:
     def __init__(self, path: Path, root: str | os.PathLike[str] | None = None):
         self.path = path
         self.given = root is not None
-        self.root = Path(root if root is not None else path.parent).absolute()
+        self.root = os.path.abspath(root if root is not None else path if path.is_dir() else path.parent)
+        self._found: dict[tuple[str, ...], str] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
 
-    def find(self, *candidates: str | Path) -> str:
+    def find(self, *candidates: str) -> str:
         """The first candidate that is a file, as an absolute path; relative ones start at `root`."""
-        tried = [os.path.normpath(self.root / candidate) for candidate in candidates]
-        for name in tried:
+        found = self._found.get(candidates)
+        if found is not None:
+            return found
+        tried = []
+        for candidate in candidates:
+            name = os.path.normpath(os.path.join(self.root, candidate))
             if os.path.isfile(name):
+                if len(self._found) >= REMEMBERED:
+                    self._found.clear()  # forgetting all is cheaper than keeping an order
+                self._found[candidates] = self._found[(name,)] = name
                 return name
-        raise RowFault("missing_image", "images", " or ".join(map(repr, tried)), "an image file that exists")
+            tried.append(name)
+        said = " or ".join(map(repr, tried[:4])) + (f" or {len(tried) - 4} more" if len(tried) > 4 else "")
+        raise RowFault("missing_image", "images", said, "an image file that exists")
+
+    def seek(self, name: Any, folders: Sequence[str] = (), field: str = "image") -> str:
+        """An image by file name or by id without a suffix: in the first of `folders` or at `root` where it lies."""
+        if not isinstance(name, str) or not name:
+            raise RowFault("wrong_type", field, show(name), "the name of an image file")
+        places = [os.path.join(folder, name) for folder in ("", *folders)]
+        if name.lower().endswith(SUFFIXES):
+            return self.find(*places)
+        endings = ("", *SUFFIXES, *(suffix.upper() for suffix in SUFFIXES))
+        return self.find(*(place + ending for place in places for ending in endings))
 
     def image(self, name: Any) -> str | bytes:
-        """An image as our own JSONL writes it: a path, or `data:…;base64,…`."""
+        """An image as rows have it: a path, `data:…;base64,…`, or encoded bytes (tables)."""
+        if isinstance(name, bytes):
+            return name
         if not isinstance(name, str):
             raise RowFault("wrong_type", "images", show(name), "a list of paths")
         if not name.startswith("data:"):
@@ -129,5 +167,7 @@ class Place:
         except DataError as error:
             raise RowFault("unreadable_image", "images", str(error), "an image that Pillow can read") from error
         if isinstance(image, str):
+            if len(self._sizes) >= REMEMBERED:
+                self._sizes.clear()
             self._sizes[image] = size
         return size

@@ -1,0 +1,127 @@
+"""The layouts of tests/data with what is no text: tiny pictures, 16-bit TIFFs, and parquet tables.
+
+`build(folder)` copies tests/data there and draws what its files name. Pictures are 40 x 20 pixels unless said.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import struct
+from pathlib import Path
+
+from PIL import Image
+
+DATA = Path(__file__).parents[1] / "data"
+SIZE = (40, 20)
+PICTURES = [
+    *(f"DIOR-RSVG/JPEGImages/{name}.jpg" for name in ("00001", "00002", "00010")),
+    *(f"VRSBench/Images_val/{name}.png" for name in ("P0001_0001", "P0002_0001", "00044")),
+    "VRSBench/Images_train/P0001_0001.png",
+    *(f"LHRS-Bench/images/{name}.png" for name in "ab"),
+    "GeoChat-Instruct/images/P0001.png",
+    *(f"GeoChat-Bench/images/{name}" for name in ("airport_1.jpg", "7.tif", "8.tif", "P0001.png")),
+    "refGeo/images/rsvg/00001.jpg",
+    "RS-GPT4V/a.png",
+    "LRS_VQA/image/15565.tif",
+    *(f"DOTA/images/{name}.png" for name in ("P0001", "P0002")),
+    "VG-DIOR/VG_DOIR_RSVG_test/00001.jpg",
+    "VG-DIOR/images/00001.jpg",
+    "ScoreRS-SFT/images/a.png",
+    "TRL/images/a.png",
+    "AID/Airport/airport_1.jpg",
+    "AID/Airport/airport_2.jpg",
+    "AID/DenseResidential/denseresidential_1.jpg",
+    *(f"UCMerced_LandUse/Images/{name}.tif" for name in ("harbor/harbor11", "golfcourse/golfcourse01")),
+    *(f"NWPU-RESISC45/{name}.jpg" for name in ("train/ship/ship_125", "train/sea_ice/sea_ice_001", "test/ship/ship_1")),
+    "NWPU-RESISC45/test/sea_ice/sea_ice_002.jpg",
+]
+
+
+def tiff(bands: int, value: int, size: tuple[int, int] = SIZE) -> bytes:
+    """An uncompressed TIFF of 16 bits a band with GeoTIFF's tags; all samples have the value `value`.
+
+    Tags (TIFF 6.0; GeoTIFF 1.1): 256 width, 257 height, 258 bits, 259 compression, 262 colour, 273 and 279 the strip's
+    place and bytes, 277 bands, 338 what bands beyond three are (nothing in particular), 33550 pixel scale, 33922 tie
+    point, 34735 keys.
+    """
+    width, height = size
+    pixels = struct.pack("<H", value) * (width * height * bands)
+    long, short, double = ("L", 4), ("H", 3), ("d", 12)
+    tags = {
+        256: (long, [width]),
+        257: (long, [height]),
+        258: (short, [16] * bands),
+        259: (short, [1]),
+        262: (short, [2 if bands > 1 else 1]),
+        273: (long, [0]),
+        277: (short, [bands]),
+        279: (long, [len(pixels)]),
+        338: (short, [0] * (bands - 3)),
+        33550: (double, [10.0, 10.0, 0.0]),
+        33922: (double, [0.0, 0.0, 0.0, 500000.0, 5400000.0, 0.0]),
+        34735: (short, [1, 1, 0, 1, 1024, 0, 1, 1]),
+    }
+    tags = {tag: entry for tag, entry in tags.items() if entry[1]}
+    behind = 8 + 2 + 12 * len(tags) + 4
+    table, values = b"", b""
+    for tag, ((code, kind), numbers) in tags.items():
+        if tag == 273:
+            numbers = [1 << 16]  # the pixels stand there
+        packed = struct.pack(f"<{len(numbers)}{code}", *numbers)
+        if len(packed) > 4:
+            place, values = behind + len(values), values + packed
+            packed = struct.pack("<L", place)
+        table += struct.pack("<HHL", tag, kind, len(numbers)) + packed.ljust(4, b"\0")
+    head = b"II*\0" + struct.pack("<L", 8) + struct.pack("<H", len(tags)) + table + struct.pack("<L", 0) + values
+    return head.ljust(1 << 16, b"\0") + pixels
+
+
+def encoded(size: tuple[int, int] = SIZE) -> bytes:
+    """A PNG."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (40, 90, 60)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def tables(folder: Path) -> None:
+    """ScoreRS's parquet with bytes and with {bytes, path}, TRL's parquet, and a folder that `datasets` reads."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = [
+        {"problem": "<image>What is it?", "answer": "dam", "type": "em"},
+        {"problem": "Describe the image.", "answer": "A dam in a valley.", "type": "open_ended"},
+        {"problem": "1 + 1 = ?", "answer": "2", "type": "math"},
+    ]
+    (folder / "ScoreRS-RL").mkdir()
+    boxed = [*rows, {"problem": "the dam", "answer": "[[250, 500, 750, 1000]]", "type": "iou"}]
+    plain = pa.Table.from_pylist([row | {"image": encoded()} for row in rows])
+    parquet.write_table(plain, folder / "ScoreRS-RL" / "bytes.parquet")
+    structs = [row | {"image": {"bytes": encoded(), "path": "a.png"}} for row in boxed]
+    structs[0]["image"] = {"bytes": None, "path": "a.png"}
+    parquet.write_table(pa.Table.from_pylist(structs), folder / "ScoreRS-RL" / "structs.parquet")
+    (folder / "ScoreRS-RL" / "a.png").write_bytes(encoded())
+    asked = [{"role": "user", "content": "How many ships?"}]
+    trl = [{"prompt": asked, "images": [{"bytes": encoded(), "path": None}], "task": "vqa", "answer": "2"}]
+    parquet.write_table(pa.Table.from_pylist(trl), folder / "TRL" / "prompts.parquet")
+    for split, part in (("train", rows), ("test", boxed)):
+        (folder / "hub" / "data").mkdir(parents=True, exist_ok=True)
+        made = [row | {"image": {"bytes": encoded(), "path": None}} for row in part]
+        parquet.write_table(pa.Table.from_pylist(made), folder / "hub" / "data" / f"{split}-00000-of-00001.parquet")
+
+
+def build(folder: Path) -> Path:
+    """All layouts below `folder`, which must not exist."""
+    shutil.copytree(DATA, folder)
+    for name in PICTURES:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", SIZE, (40, 90, 60)).save(path)
+    for name, bands in (("RSVQA-LR/Images_LR/7", 3), ("RSVQA-LR/Images_LR/8", 1), ("RSVQA-HR/Data/3", 4)):
+        path = folder / f"{name}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiff(bands, 0x5A7F))
+    (folder / "AID" / "Airport" / "Thumbs.db").write_bytes(b"no image")
+    tables(folder)
+    return folder

@@ -1,0 +1,214 @@
+"""Every published layout of tests/data, and what each of its rows becomes: expected values are worked out by hand.
+
+Pictures are 40 x 20 pixels. Faults, splits and detection: test_layouts_faults.py.
+"""
+
+import os
+
+import pytest
+
+from tests.support.layouts import build
+from vlm import images, samples
+from vlm.samples import Faults
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("layouts") / "data")
+
+
+def asked(question, image, task, answer=None, **more):
+    """The fields of a Sample that differ from its defaults, as `fields` gives them."""
+    turns = [("user", question)] + ([] if answer is None else [("assistant", answer)])
+    return (
+        {"turns": turns, "images": [image], "task": task, "size": (40, 20)}
+        | ({} if answer is None else {"answer": answer})
+        | more
+    )
+
+
+def fields(sample, root):
+    names = ("task", "answer", "boxes", "quads", "size", "choices", "id", "kind")
+    found = {name: getattr(sample, name) for name in names}
+    found["images"] = [image if isinstance(image, bytes) else os.path.relpath(image, root) for image in sample.images]
+    found["images"] = ["bytes" if isinstance(image, bytes) else image for image in found["images"]]
+    found["turns"] = [(turn["role"], turn["content"]) for turn in sample.messages]
+    for name in ("boxes", "quads"):
+        found[name] = found[name] and [pytest.approx(shape) for shape in found[name]]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+DIOR, VRS, PIER = "DIOR-RSVG/JPEGImages", "VRSBench/Images_val/P0001_0001.png", "GeoChat-Instruct/images/P0001.png"
+SHOWN = "Which class of scene does the image show:"
+BENCH = "GeoChat-Bench/images"
+LAYOUTS = {
+    "DIOR-RSVG train": [
+        asked("A dam on the left", f"{DIOR}/00001.jpg", "grounding", boxes=[[1, 2, 11, 12]], id="0", kind="dam"),
+        asked("A stadium", f"{DIOR}/00010.jpg", "grounding", boxes=[[5, 5, 15, 10]], id="3", kind="stadium"),
+    ],
+    "DIOR-RSVG/val.txt": [  # the box ends at x = 42: a sixth of it is cut off
+        asked(
+            "An airport at the right edge", f"{DIOR}/00002.jpg", "grounding", boxes=[[30, 10, 40, 20]], id="2",
+            kind="airport",
+        )
+    ],
+    "RSVQA-LR test": [
+        asked("Is a road present?", "RSVQA-LR/Images_LR/7.tif", "vqa", "yes", id="1", kind="presence"),
+        asked("How many buildings are there?", "RSVQA-LR/Images_LR/7.tif", "vqa", "12", id="2", kind="count"),
+        asked("Is it a rural or an urban area", "RSVQA-LR/Images_LR/8.tif", "vqa", "rural", id="4", kind="rural_urban"),
+    ],
+    "RSVQA-LR/LR_split_val_questions.json": [
+        asked("Are there more roads than buildings?", "RSVQA-LR/Images_LR/8.tif", "vqa", "no", id="0", kind="comp")
+    ],
+    "RSVQA-HR": [
+        asked("What is the area covered by buildings?", "RSVQA-HR/Data/3.tif", "vqa", "0m2", id="555", kind="area")
+    ],
+    "VRSBench/VRSBench_EVAL_Cap.json": [
+        asked("Describe the image in detail", VRS, "caption", "The image shows a harbor.", id="0", kind="caption")
+    ],
+    "VRSBench/VRSBench_EVAL_referring.json": [
+        asked("The ship near the pier", VRS, "grounding", boxes=[[10, 8, 14, 12]], id="0", kind="ref")
+    ],
+    "VRSBench/VRSBench_EVAL_vqa.json": [
+        asked("How many ships are there?", VRS, "vqa", "2", id="0", kind="object quantity"),
+        asked("Is this a rural area?", "VRSBench/Images_val/00044.png", "vqa", "Yes", id="1", kind="rural or urban"),
+    ],
+    "VRSBench/VRSBench_train.json": [
+        asked("Describe the image in detail.", "VRSBench/Images_train/P0001_0001.png", "caption",
+              "The image shows a harbor.", id="0"),
+        asked("The small ship", "VRSBench/Images_train/P0001_0001.png", "grounding", boxes=[[4, 4, 16, 10]], id="1"),
+        asked("How many ships are there?", "VRSBench/Images_train/P0001_0001.png", "vqa", "2", id="2"),
+    ],
+    "VRSBench/Annotations_val": [
+        asked("Describe the image in detail.", VRS, "caption", "The image shows a harbor with two ships.",
+              id="P0001_0001"),
+        asked("The upper ship", VRS, "grounding", quads=[[8, 4, 12, 8, 8, 12, 4, 8]], boxes=[[4, 4, 12, 12]],
+              id="P0001_0001/object0", kind="ship"),
+        asked("The ship at the right edge", VRS, "grounding", quads=[[36, 10, 44, 10, 44, 16, 36, 16]],
+              boxes=[[36, 10, 40, 16]], id="P0001_0001/object1", kind="ship"),
+        asked("How many ships are visible?", VRS, "vqa", "2", id="P0001_0001/1", kind="object quantity"),
+        asked("Describe the image in detail.", "VRSBench/Images_val/P0002_0001.png", "caption", "Nothing but water.",
+              id="P0002_0001"),
+    ],
+    "LHRS-Bench/LHRS-Bench.json": [
+        asked("What is in the image?", "LHRS-Bench/images/a.png", "choice", "A", id="1/1", kind="1",
+              choices=["harbor", "airport", "U.S. base"]),
+        asked("Which colour is it, and why?", "LHRS-Bench/images/a.png", "choice", "B", id="1/2", kind="2,11",
+              choices=["red", "blue"]),
+    ],
+    "LHRS-Bench/LHRS-Bench_ScoreRS.json": [
+        asked("What is in the image?", "LHRS-Bench/images/a.png", "choice", "A", id="#1", kind="1,11",
+              choices=["harbor", "airport"])
+    ],
+    "GeoChat-Instruct/GeoChat_Instruct.json": [
+        # 10 to 30 and 5 to 15 pixels, turned by 90° about (20, 10)
+        asked("the tilted ship", PIER, "grounding", quads=[[25, 0, 25, 20, 15, 20, 15, 0]], boxes=[[15, 0, 25, 20]],
+              id="s1"),
+        asked("the ships", PIER, "grounding", boxes=[[4, 4, 12, 12], [20, 4, 36, 8]], id="s2",
+              quads=[[4, 12, 4, 4, 12, 4, 12, 12], [20, 4, 36, 4, 36, 8, 20, 8]]),
+        asked("What is the object present at {<10><20><30><60>|<0>}", PIER, "open_ended", "ship", id="s4"),
+        asked("", PIER, "open_ended", "At the pier.", id="s5") | {"turns": [
+            ("user", "How many ships are there?\nAnswer the question using a single word or phrase."),
+            ("assistant", "2"), ("user", "Where do they lie?"), ("assistant", "At the pier.")]},
+    ],
+    "GeoChat-Bench/aid.jsonl": [
+        asked("Classify the image within one of the given classes: Airport, Beach.\nAnswer with one word or short "
+              "phrase.", f"{BENCH}/airport_1.jpg", "classification", "Airport", id="Airport/airport_1")
+    ],
+    "GeoChat-Bench/lrben.jsonl": [
+        asked("Is it a rural or an urban area?", f"{BENCH}/8.tif", "vqa", "rural", id="4", kind="rural_urban"),
+        asked("Is a road present?", f"{BENCH}/7.tif", "vqa", "yes", id="1", kind="presence"),
+    ],
+    "GeoChat-Bench/referring.jsonl": [
+        asked("the ships at the pier", f"{BENCH}/P0001.png", "grounding", id="q0", kind="ref,small",
+              quads=[[4, 2, 12, 2, 12, 10, 4, 10], [20, 4, 30, 8, 28, 14, 18, 10]],
+              boxes=[[4, 2, 12, 10], [18, 4, 30, 14]])
+    ],
+    "GeoChat-Bench/region_captioning.jsonl": [
+        asked("What is the object present at {<10><20><30><60>|<-15>}?", f"{BENCH}/P0001.png", "open_ended",
+              "a white ship", id="q1", kind="region")
+    ],
+    "refGeo/rsvg_test.jsonl": [
+        asked("the dam", "refGeo/images/rsvg/00001.jpg", "grounding", id="0", kind="rsvg",
+              quads=[[1, 2, 11, 2, 11, 12, 1, 12]], boxes=[[1, 2, 11, 12]]),
+        asked("the tilted ship", "refGeo/images/rsvg/00001.jpg", "grounding", id="1", kind="rsvg",
+              quads=[[20, 4, 30, 8, 28, 14, 18, 10]], boxes=[[18, 4, 30, 14]]),
+        asked("the airport at the edge", "refGeo/images/rsvg/00001.jpg", "grounding", id="2", kind="rsvg",
+              boxes=[[30, 10, 40, 20]]),
+    ],
+    "RS-GPT4V/train.json task=caption": [
+        asked("Describe the image.", "RS-GPT4V/a.png", "caption", "A river runs through fields.", id="0")
+    ],
+    "LRS_VQA/LRS_VQA_merged.jsonl": [
+        asked("How many planes stand on the apron?", "LRS_VQA/image/15565.tif", "vqa", "4", id="0", kind="object count")
+    ],
+    "DOTA": [
+        asked("every plane", "DOTA/images/P0001.png", "grounding", id="P0001/plane", kind="plane,difficult:1",
+              quads=[[4, 2, 12, 2, 12, 10, 4, 10], [30, -2, 44, -2, 44, 6, 30, 6]],
+              boxes=[[4, 2, 12, 10], [30, 0, 40, 6]]),
+        asked("every small vehicle", "DOTA/images/P0001.png", "grounding", id="P0001/small-vehicle",
+              kind="small-vehicle", quads=[[20, 4, 30, 8, 28, 14, 18, 10]], boxes=[[18, 4, 30, 14]]),
+    ],
+    "AID": [
+        asked(f"{SHOWN} airport, dense residential?", f"AID/{folder}/{name}.jpg", "classification", word, id=name)
+        for folder, name, word in (
+            ("Airport", "airport_1", "airport"),
+            ("Airport", "airport_2", "airport"),
+            ("DenseResidential", "denseresidential_1", "dense residential"),
+        )
+    ],
+    "UCMerced_LandUse": [
+        asked(f"{SHOWN} golfcourse, harbor?", f"UCMerced_LandUse/Images/{word}/{name}.tif", "classification", word,
+              id=name)
+        for word, name in (("golfcourse", "golfcourse01"), ("harbor", "harbor11"))
+    ],
+    "NWPU-RESISC45 train": [
+        asked(f"{SHOWN} sea ice, ship?", f"NWPU-RESISC45/train/{name}.jpg", "classification", word,
+              id=name.split("/")[1])
+        for word, name in (("sea ice", "sea_ice/sea_ice_001"), ("ship", "ship/ship_125"))
+    ],
+    "VG-DIOR/VG_DOIR_RSVG_test.json format=vg_dior": [
+        asked("the dam", "VG-DIOR/VG_DOIR_RSVG_test/00001.jpg", "grounding", boxes=[[1, 2, 11, 12]], id="#1"),
+        asked("the ship", "VG-DIOR/images/00001.jpg", "grounding", boxes=[[20, 5, 30, 15]], id="#2"),
+    ],
+    "ScoreRS-SFT/traces.json": [
+        asked("What is it?", "ScoreRS-SFT/images/a.png", "open_ended", id="#1", answer="dam") | {"turns": [
+            ("user", "What is it?"), ("assistant", "<think>Water.</think>\n<answer>dam</answer>")]}
+    ],
+    "ScoreRS-RL/bytes.parquet": [
+        asked("What is it?", "bytes", "vqa", "dam", id="#1"),
+        asked("Describe the image.", "bytes", "open_ended", "A dam in a valley.", id="#2"),
+    ],
+    "ScoreRS-RL/structs.parquet format=scorers_rl_per_mille": [
+        asked("What is it?", "ScoreRS-RL/a.png", "vqa", "dam", id="#1"),
+        asked("Describe the image.", "bytes", "open_ended", "A dam in a valley.", id="#2"),
+        asked("the dam", "bytes", "grounding", boxes=[[10, 10, 30, 20]], id="#4"),
+    ],
+    "TRL/prompts.jsonl": [
+        asked("How many ships?", "TRL/images/a.png", "vqa", answer="2", id="#1")
+        | {"turns": [("system", "Answer briefly."), ("user", "How many ships?")]},
+        asked("the ship", "TRL/images/a.png", "grounding", boxes=[[1, 2, 11, 12]], id="#2"),
+    ],
+    "TRL/prompts.parquet": [
+        asked("How many ships?", "bytes", "vqa", answer="2", id="#1") | {"turns": [("user", "How many ships?")]}
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_becomes_samples(root, name):
+    path, *options = name.split(" ")
+    options = dict(option.split("=") if "=" in option else ("split", option) for option in options)
+    faults = Faults()
+    found = list(samples.read(root / path, **options, on_fault="skip", faults=faults))
+    assert [fields(sample, root) for sample in found] == LAYOUTS[name]
+    assert faults.rows == faults.kept + faults.skipped + faults.left_out.total() and faults.kept == len(found)
+    for sample in found:
+        assert images.load(sample.images[0]).size == (40, 20)
+    unverified = list(samples.read(root / path, **options, on_fault="skip", verify_images=False))
+    assert [(s.messages, s.boxes, s.id) for s in unverified] == [(s.messages, s.boxes, s.id) for s in found]
+
+
+def test_sixteen_bits_keep_their_high_byte(root):
+    for name in ("RSVQA-LR/Images_LR/7", "RSVQA-LR/Images_LR/8", "RSVQA-HR/Data/3"):
+        assert images.load(str(root / f"{name}.tif")).getpixel((39, 19)) == (0x5A,) * 3

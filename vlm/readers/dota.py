@@ -1,0 +1,105 @@
+"""DOTA (Xia et al. 2018, arXiv 1711.10398): a label file an image, a line an object.
+
+    labelTxt/P0001.txt     imagesource:GoogleEarth
+                           gsd:0.146
+                           2753 2408 2861 2385 2888 2468 2805 2502 plane 0
+    images/P0001.png
+
+`path` is the folder above, the folder of labels, or one label file. One question for each class of an image ("every
+plane"), whose `quads` are all of its objects in pixels, the difficult ones (last number 1) at the end; how many those
+are stands in `kind` behind the class ("plane,difficult:2"), for evaluators leave them out of account. A line that is no
+object is a fault of its own, and an image without objects is left out (`no_objects`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlm.errors import DataError
+from vlm.readers.look import Look, files, one_of
+from vlm.readers.records import record
+from vlm.readers.rows import LeftOut, Place, RowFault, show
+
+FOLDERS = ("images", "../images")
+HEADERS = ("imagesource:", "gsd:", "acquisition")
+LINE = 1 << 12
+"""Bytes of a line."""
+
+
+def fits(look: Look) -> bool:
+    if look.is_folder:
+        folders = _folders(look.path)
+        return bool(folders) or any(_labels(path) for path in files(look.path, ".txt", 1))
+    return look.path.suffix == ".txt" and _labels(look.path)
+
+
+def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
+    """(file and class or line, one class of an image)."""
+    paths = [look.path]
+    if look.is_folder:
+        folders = _folders(look.path)
+        paths = files(one_of(look, folders, "folders of labels") if folders else look.path, ".txt")
+    for path in paths:
+        objects: dict[str, list[list[float]]] = {}
+        difficult: dict[str, list[list[float]]] = {}
+        faults = 0
+        for number, found in _lines(path):
+            if isinstance(found, RowFault):
+                faults += 1
+                yield f"file {path.name}, line {number}", found
+                continue
+            name, quad, hard = found
+            objects.setdefault(name, [])
+            (difficult if hard else objects).setdefault(name, []).append(quad)
+        for name, quads in objects.items():
+            hard = difficult.get(name, [])
+            yield (
+                f"file {path.name}, class {name}",
+                {"image": path.stem, "class": name, "quads": quads + hard, "difficult": len(hard)},
+            )
+        if not objects and not faults:
+            yield f"file {path.name}", LeftOut("no_objects", "a label file without objects")
+
+
+def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
+    image, name = place.seek(row["image"], FOLDERS), row["class"]
+    kind = name + (f",difficult:{row['difficult']}" if row["difficult"] else "")
+    question = f"every {name.replace('-', ' ').replace('_', ' ')}"
+    more = {"quads": row["quads"], "kind": kind, "id": f"{row['image']}/{name}"}
+    return record(image, question, task or "grounding", **more)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("labelTxt*")) if path.is_dir() and files(path, ".txt", 1)]
+
+
+def _labels(path: Path) -> bool:
+    """Whether the first line that is no header is an object."""
+    return isinstance(next((found for _, found in _lines(path)), None), tuple)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, tuple[str, list[float], bool] | RowFault]]:
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(LINE):
+                number += 1
+                said = line.decode("utf-8", "replace").removeprefix("\ufeff").strip()
+                if said and not said.lower().startswith(HEADERS):
+                    yield number, _object(said)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _object(said: str) -> tuple[str, list[float], bool] | RowFault:
+    parts = said.split()
+    try:
+        quad = [float(part) for part in parts[:8]]
+        right = len(parts) in (9, 10) and all(abs(x) < 1e9 for x in quad) and parts[9:] in ([], ["0"], ["1"], ["2"])
+    except ValueError:
+        right = False
+    if not right or "\ufffd" in said:
+        return RowFault("wrong_type", "(whole line)", show(said), "x1 y1 … x4 y4 class difficult, in pixels")
+    return parts[8], quad, parts[9:] in (["1"], ["2"])

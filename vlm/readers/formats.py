@@ -1,0 +1,199 @@
+"""The registry of formats: how each is recognised, walked over and converted.
+
+A new format is an entry here and a file beside this one. Its `convert` turns a row into a record (the keys of a Sample,
+unchecked) or raises RowFault, or LeftOut for a row that asks nothing; its `walk`, where it has one, gives (where, row)
+from something else than rows of one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from vlm.errors import DataError
+from vlm.readers import conversations, dota, geochat, lhrs_bench, prompts, questions, rsvg, rsvqa, scenes, vrsbench
+from vlm.readers.look import Look
+from vlm.readers.rows import Place, RowFault, Rows
+
+OVERHANG = 0.5
+"""Share of a box's area that may lie outside the image in published annotations; it is cut off, and counted."""
+
+Walk = Callable[[Look], Iterator[tuple[int | str, dict[str, Any] | RowFault]]]
+
+
+@dataclass(frozen=True)
+class Format:
+    name: str
+    about: str
+    "One line, for messages and the documentation."
+    convert: Callable[[dict[str, Any], Place, str | None], dict[str, Any]]
+    "(row, where images lie, the source's task or None) → record."
+    fits: Callable[[Look], bool]
+    "Whether a path looks like it. Several formats may fit: then the reader asks."
+    walk: Walk | None = None
+    "None: the rows of the file."
+    splits: bool = False
+    "Whether `split` chooses among the files of a folder."
+    folders: bool = False
+    "Whether it is read from a folder."
+    overhang: float = 0.0
+    "Share of a box's area that is cut off where it exceeds the image; more is a fault."
+
+
+def _ours(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
+    return row if task is None else row | {"task": task}
+
+
+def _talk(name: str) -> Callable[[dict[str, Any], Place, str | None], dict[str, Any]]:
+    return lambda row, place, task: conversations.convert(row, name, place, task)
+
+
+def _has(*names: str) -> Callable[[Look], bool]:
+    """Some of the first rows has all of these keys."""
+    return lambda look: any(all(name in row for name in names) for row in look.first)
+
+
+def _talks(look: Look) -> str | None:
+    """Which family of conversations the file holds: by its first row that has turns."""
+    first = next((row for row in look.first if conversations.turns(row) is not None), None)
+    if first is None or look.key is not None:
+        return None
+    if "messages" not in first:
+        return "conversations"
+    if conversations.uses_from(first):
+        return "sharegpt"
+    return "nadir" if "task" in first else "roles"
+
+
+def _is_ours(look: Look) -> bool:
+    """Role and content: a Sample, which may lack its task in JSONL; in a list that is ShareGPT."""
+    return _talks(look) == "nadir" or (
+        _talks(look) == "roles" and isinstance(look.rows, Rows) and not look.rows.is_list
+    )
+
+
+def _sharegpt(look: Look) -> bool:
+    return _talks(look) in ("sharegpt", "roles")
+
+
+def _boxes_said(look: Look) -> tuple[bool, bool]:
+    """Whether answers anywhere in the file hold boxes as lists, and whether turns are GeoChat's; it is read whole."""
+
+    def scan() -> tuple[bool, bool]:
+        lists = tagged = False
+        for row in look.good():
+            lists, tagged = lists or conversations.boxed(row), tagged or geochat.marked(row)
+            if lists and tagged:
+                break
+        return lists, tagged
+
+    return look.once("boxes_said", scan) if _talks(look) == "conversations" else (False, False)
+
+
+def _framed(look: Look) -> bool:
+    return _boxes_said(look)[0] and not lhrs_bench.fits(look)
+
+
+def _instruct(look: Look) -> bool:
+    return _boxes_said(look)[1] and not lhrs_bench.fits(look)
+
+
+def _conversations(look: Look) -> bool:
+    return _talks(look) == "conversations" and not lhrs_bench.fits(look) and not _instruct(look)
+
+
+def _bench(look: Look) -> bool:
+    return any(_bench_row(row) for row in look.first) and not _has("abs_size")(look)
+
+
+def _bench_row(row: dict[str, Any]) -> bool:
+    if {"question_id", "image", "text"} <= row.keys():
+        return "image_size" not in row
+    asked, truth = row.get("question"), row.get("ground_truth")
+    region = isinstance(asked, str) and geochat.BOX.match(asked) is not None
+    return {"image_id", "question_id"} <= row.keys() and truth is not None and (region or isinstance(truth, list))
+
+
+def _evaluated(look: Look) -> bool:
+    return any({"image_id", "ground_truth", "question_id"} <= row.keys() for row in look.first) and not _bench(look)
+
+
+def _scorers(boxed: bool) -> Callable[[Look], bool]:
+    def fits(look: Look) -> bool:
+        if not _has("problem", "answer", "type")(look):
+            return False
+        return not boxed or look.once("iou", lambda: any(row.get("type") == "iou" for row in look.good()))
+
+    return fits
+
+
+def _trl(look: Look) -> bool:
+    return _has("prompt")(look) and _talks(look) is None
+
+
+def _sources() -> Iterable[Format]:
+    yield Format("nadir", "our JSONL, one Sample per line", _ours, _is_ours)
+    frames = {
+        "vg_dior": "conversations, boxes in pixels: [10,20,90,80]",
+        "vhm": "conversations, boxes in per mille: [[012,025,112,100]]",
+    }
+    for name, about in frames.items():
+        yield Format(name, about, _talk(name), _framed)
+    about = "conversations with text answers only (RS-GPT4V, LLaVA lists)"
+    yield Format("conversations", about, _talk("conversations"), _conversations)
+    yield Format("sharegpt", "messages[{from, value}] and images[]", _talk("sharegpt"), _sharegpt)
+    about = (
+        "GeoChat-Instruct and VRSBench_train.json: conversations with tags, boxes in percent: {<10><20><40><50>|<30>}"
+    )
+    yield Format("geochat", about, geochat.instruct, _instruct)
+    yield Format("geochat_bench", "GeoChat-Bench's JSONL files", geochat.bench, _bench, geochat.walk)
+    yield Format("vrsbench", "VRSBench_EVAL_*.json, boxes in percent", vrsbench.evaluated, _evaluated)
+    about = "VRSBench's annotation of each image (a folder of them, or one)"
+    options = {"walk": vrsbench.walk, "splits": True, "folders": True, "overhang": OVERHANG}
+    yield Format("vrsbench_annotations", about, vrsbench.annotated, vrsbench.fits, **options)
+    about = "DIOR-RSVG: folder with Annotations/*.xml, or a split file of object indices; boxes in pixels"
+    options = {"walk": rsvg.walk, "splits": True, "folders": True, "overhang": OVERHANG}
+    yield Format("dior_rsvg", about, rsvg.convert, rsvg.fits, **options)
+    about = "RSVQA: …_questions.json with …_answers.json beside it, or their folder"
+    yield Format("rsvqa", about, rsvqa.convert, rsvqa.fits, rsvqa.walk, splits=True, folders=True)
+    about = "LHRS-Bench, choices in the row or in the question"
+    yield Format("lhrs_bench", about, lhrs_bench.convert, lhrs_bench.fits, lhrs_bench.walk)
+    about = "refGeo's JSONL: bbox and poly in pixels"
+    yield Format("refgeo", about, questions.refgeo, _has("question", "bbox", "image_id"), overhang=OVERHANG)
+    yield Format("lrs_vqa", "LRS-VQA's JSONL", questions.lrs_vqa, _has("text", "ground_truth", "image", "image_size"))
+    about = "DOTA: folder with labelTxt and images, or label files; quadrilaterals in pixels"
+    yield Format("dota", about, dota.convert, dota.fits, dota.walk, splits=True, folders=True)
+    about = "a folder of images for each class: AID, UCMerced, NWPU-RESISC45, METER-ML, WHU-RS19, SIRI-WHU"
+    yield Format("scenes", about, scenes.convert, scenes.fits, scenes.walk, splits=True, folders=True)
+    about = "ScoreRS's rows for RL (problem, answer, type em, open_ended or math), no boxes"
+    yield Format("scorers_rl", about, prompts.scorers, lambda look: _scorers(False)(look) and not _scorers(True)(look))
+    for frame, said in (("pixel", "pixels"), ("per_mille", "per mille"), ("unit", "fractions of the image")):
+        convert = partial(prompts.scorers, frame=frame)
+        yield Format(f"scorers_rl_{frame}", f"the same with boxes in {said}: [[…]]", convert, _scorers(True))
+    yield Format("trl", "TRL's rows: prompt, image or images, and columns for rewards", prompts.trl, _trl)
+
+
+FORMATS: dict[str, Format] = {one.name: one for one in _sources()}
+
+
+def listed(names: Iterable[str]) -> str:
+    return "".join(f"\n  {name}: {FORMATS[name].about}" for name in names)
+
+
+def detect(look: Look) -> Format:
+    """The one format that fits.
+
+    Raises: DataError where none does, and where several do, which it names: a frame is never guessed.
+    """
+    fitting = [one.name for one in FORMATS.values() if one.fits(look)]
+    if len(fitting) == 1:
+        return FORMATS[fitting[0]]
+    if fitting:
+        raise DataError(f"{look.path}: the format cannot be told by content; name one of these:{listed(fitting)}")
+    if look.rows is None:
+        found = "a folder of no layout that is known"
+    else:
+        found = f"keys of the first row: {', '.join(map(str, next(iter(look.first), {}))) or 'none'}"
+    raise DataError(f"{look.path}: unknown layout ({found}); formats are:{listed(FORMATS)}")

@@ -1,0 +1,125 @@
+"""Walk over the items of a JSON list without holding the file: memory is that of one item and one block.
+
+    [{…}, {…}]                       a list                          ListFile(path)
+    {"questions": [{…}, {…}]}        a list inside an object         ListFile(path, "questions")
+
+The standard library's decoder does the parsing. ijson, which would do the walking as well, turns half a surrogate pair
+into "?" and refuses NaN and integers beyond 64 bits, so it would read other rows than `json.loads` does.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from json.decoder import WHITESPACE
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vlm.errors import DataError
+
+BLOCK = 1 << 18
+LONGEST = 1 << 28
+"""Characters that one item of a list may take before the list counts as broken."""
+
+
+class ListFile:
+    """The items of a JSON list, read anew on each pass.
+
+    key: the list is the value of this key of the object that the file holds; what stands behind it is not read.
+    """
+
+    def __init__(self, path: Path, key: str | None = None):
+        self.path, self.key = path, key
+
+    def __iter__(self) -> Iterator[Any]:
+        """Raises: DataError where the file is no such JSON; the items before are given first."""
+        with self.path.open("rb") as file:
+            walk = _Walk(self.path, file)
+            if self.key is not None:
+                walk.enter(self.key)
+            yield from walk.items()
+            if self.key is None:
+                walk.finish()
+
+
+class _Walk:
+    """`text[position:]` is what was read of the file and not yet walked over."""
+
+    def __init__(self, path: Path, file: BinaryIO):
+        self.path, self.file = path, file
+        self.bytes = codecs.getincrementaldecoder("utf-8-sig")()
+        self.json = json.JSONDecoder()
+        self.text, self.position, self.ended, self.count = "", 0, False, 0
+
+    def enter(self, wanted: str) -> None:
+        """Walk into an object, past the values of other keys, up to the list."""
+        self.expect("{")
+        while self.mark() == '"':
+            key = self.item()
+            self.expect(":")
+            if key == wanted:
+                return
+            self.item()
+            if self.mark() == ",":
+                self.position += 1
+        raise self.broken(f"no list under the key {wanted!r}")
+
+    def items(self) -> Iterator[Any]:
+        self.expect("[")
+        self.count = 0
+        separator = "]" if self.mark() == "]" else ","
+        self.position += separator == "]"
+        while separator == ",":
+            item = self.item()
+            self.count += 1
+            yield item
+            separator = self.mark()
+            self.position += 1
+        if separator != "]":
+            raise self.broken(f"found {separator or 'the end of the file'!r}, expected ',' or ']'")
+
+    def finish(self) -> None:
+        if self.mark():
+            raise self.broken(f"found {self.text[self.position : self.position + 20]!r} after the list")
+
+    def expect(self, mark: str) -> None:
+        if (found := self.mark()) != mark:
+            raise self.broken(f"found {found or 'the end of the file'!r}, expected {mark!r}")
+        self.position += 1
+
+    def mark(self) -> str:
+        """The next character that is not white space; "" at the end of the file."""
+        while True:
+            self.position = WHITESPACE.match(self.text, self.position).end()  # type: ignore[union-attr]  # matches ""
+            if self.position < len(self.text) or self.ended:
+                return self.text[self.position : self.position + 1]
+            self.more(BLOCK)
+
+    def item(self) -> Any:
+        """The value that begins at the next mark; reads on until it is whole."""
+        self.mark()
+        while True:
+            try:
+                item, end = self.json.raw_decode(self.text, self.position)
+                # a number that is cut in two is a number, too: only what ends it shows that it is whole
+                if not isinstance(item, int | float) or self.ended or self.text[end : end + 1] in tuple(" \t\r\n,]}"):
+                    self.position = end
+                    return item
+            except (ValueError, RecursionError) as error:
+                if self.ended or len(self.text) - self.position > LONGEST:
+                    raise self.broken(str(error)) from error
+            self.more(max(BLOCK, len(self.text) - self.position))  # doubling: a long item is not parsed at each block
+
+    def more(self, size: int) -> None:
+        block = self.file.read(size)
+        self.ended = not block
+        try:
+            self.text, self.position = self.text[self.position :] + self.bytes.decode(block, final=self.ended), 0
+        except UnicodeDecodeError as error:
+            raise self.broken(f"bytes that are no UTF-8: {error}") from error
+
+    def broken(self, why: str) -> DataError:
+        return DataError(
+            f"{self.path}: found text that is no JSON behind row {self.count} ({why}), expected a list of rows"
+        )

@@ -1,0 +1,51 @@
+"""Evaluation sets that are one JSONL of questions.
+
+refGeo (GeoGround, Zhou et al. 2024, arXiv 2411.11904), boxes in pixels of the original image:
+
+    {"image_id": "00012.jpg", "question_id": 5, "dataset": "rsvg", "question": "the dam", "bbox": [10, 20, 90, 80],
+     "poly": [[10, 20], [90, 20], [90, 80], [10, 80]]}
+
+The truth is `poly`, as `quads`; rows without one (empty text or list) have their `bbox`, which may overhang the image
+by half of its area and is cut to it. `kind` is the `dataset` a row was taken from.
+
+LRS-VQA (Luo et al. 2025, arXiv 2503.07588):
+
+    {"question_id": 3, "image": "LRS_VQA/image/15565.tif", "category": "count", "text": "How many …?",
+     "ground_truth": "4", "hbox": …, "rbox": …, "abs_size": …, "image_size": …}
+
+`hbox` and `rbox` say where the objects lie and may exceed the image; no truth of a question is in them, and they are
+not read. Images are found below the folder that holds `LRS_VQA`, and below that itself.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from vlm.readers.geochat import polygons
+from vlm.readers.records import answer, kinds, record, text
+from vlm.readers.rows import Place, RowFault, show
+
+
+def refgeo(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
+    folders = ["images", "../images"]
+    if isinstance(dataset := row.get("dataset"), str) and dataset:
+        folders += [dataset, os.path.join("images", dataset), os.path.join("..", "images", dataset)]
+    image = place.seek(row.get("image_id"), folders, "image_id")
+    poly, box = row.get("poly"), row.get("bbox")
+    if poly:
+        if not isinstance(poly, list):
+            raise RowFault("wrong_type", "poly", show(poly), "corners in pixels, [[x, y], … four of them]")
+        truth = {"quads": polygons(poly if isinstance(poly[0], list) else [poly])}
+    elif box is None:
+        raise RowFault("missing_field", "bbox", "none", "a box in pixels, [x1, y1, x2, y2], or `poly`")
+    else:
+        truth = {"boxes": [box]}
+    more = {"id": row.get("question_id", ""), "kind": kinds(dataset)}
+    return record(image, text(row, "question"), task or "grounding", **more, **truth)
+
+
+def lrs_vqa(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
+    image = place.seek(row.get("image"), ("..", "image", "images"))
+    more = {"id": row.get("question_id", ""), "kind": kinds(row.get("category"))}
+    return record(image, text(row, "text"), task or "vqa", answer(row, "ground_truth"), **more)

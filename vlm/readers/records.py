@@ -1,0 +1,67 @@
+"""What the readers of question files share: taking fields out of a row, and putting a record together.
+
+A record is a dictionary with the keys of `vlm.samples.Sample`, still unchecked; `vlm.readers.checks` checks it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlm.readers.rows import RowFault, show
+
+
+def text(row: dict[str, Any], name: str, expected: str = "text") -> str:
+    """A field that must be there and be text, stripped."""
+    value = row.get(name)
+    if value is None or value == "":
+        raise RowFault("missing_field", name, "none", expected)
+    if not isinstance(value, str):
+        raise RowFault("wrong_type", name, show(value), expected)
+    return value.strip()
+
+
+def answer(row: dict[str, Any], name: str) -> str:
+    """A truth that must be there: text, or a number (several projects write counts as numbers)."""
+    value = row.get(name)
+    if type(value) in (int, float):
+        return str(value)
+    return text(row, name, "the true answer")
+
+
+def rows_in(row: dict[str, Any], name: str) -> list[Any]:
+    """A list that may be missing."""
+    value = row.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise RowFault("wrong_type", name, show(value), "a list")
+    return value
+
+
+def record(
+    image: str | bytes | None, question: str, task: str, answer: str | None = None, **more: Any
+) -> dict[str, Any]:
+    """One question about one image. An answer becomes the assistant's turn, too, so that SFT can learn it.
+
+    Boxes never do: they have no text until a notation is chosen.
+    """
+    messages = [{"role": "user", "content": question.replace("<image>", "").strip()}]
+    if answer is not None:
+        messages.append({"role": "assistant", "content": answer})
+    images = [] if image is None else [image]
+    return {"images": images, "messages": messages, "task": task, "answer": answer, **more}
+
+
+def kinds(*parts: Any) -> str | None:
+    """Question types joined with commas: a question counts in each. Raises: RowFault for one that is no text."""
+    found = []
+    for part in parts:
+        for one in part if isinstance(part, list) else [part]:
+            if one is None or one == "":
+                continue
+            if type(one) is int:
+                one = str(one)
+            if not isinstance(one, str):
+                raise RowFault("wrong_type", "type", show(one), "text or a list of texts")
+            found.append(one.strip())
+    return ",".join(found) or None

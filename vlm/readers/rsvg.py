@@ -1,0 +1,132 @@
+"""DIOR-RSVG (Zhan et al. 2023, arXiv 2210.12634): Pascal-VOC annotations, and splits that count objects.
+
+    DIOR-RSVG/Annotations/00012.xml    <annotation><filename>00012.jpg</filename><size>…</size>
+                                       <object><name>dam</name><bndbox><xmin>1</xmin>…</bndbox>
+                                       <description>A dam on the left</description></object></annotation>
+    DIOR-RSVG/JPEGImages/00012.jpg
+    DIOR-RSVG/{train,val,test}.txt     an index a line
+
+The indices are not of images but of objects: the annotations in the order of their names, their `<object>`s counted
+from 0 (38,320 in all). An image's objects may thus be in several splits. `path` is the folder with `split`, or a split
+file; `split: all` takes every object. Samples come in the order of the annotations; `id` is the object's index and
+`kind` its class. The published loader takes the annotations in the order in which the file system lists them, which is
+right only where that sorts.
+
+An annotation that cannot be parsed ends the reading whatever `on_fault` says: the indices of all objects behind it
+depend on how many it holds.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlm.errors import DataError
+from vlm.readers.look import Look, files
+from vlm.readers.records import record
+from vlm.readers.rows import Place, RowFault, show
+
+SPLITS = ("train", "val", "test")
+FOLDERS = ("JPEGImages", "../JPEGImages", "images", "../images")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def fits(look: Look) -> bool:
+    folder = look.path if look.is_folder else look.path.parent
+    if not look.is_folder and look.path.suffix != ".txt":
+        return False
+    annotations = folder / "Annotations"
+    return annotations.is_dir() and bool(files(annotations, ".xml", 1))
+
+
+def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
+    """(where, an object) of the split; a line of the split file that names no object is a fault."""
+    folder = look.path if look.is_folder else look.path.parent
+    paths = files(folder / "Annotations", ".xml")
+    if not paths:
+        raise DataError(f"{folder / 'Annotations'}: no annotations, expected *.xml")
+    wanted = yield from _indices(look, folder)
+    count = 0
+    for path in paths:
+        root = _parsed(path)
+        for item in root.findall("object"):
+            if wanted is None or count in wanted:
+                yield f"object {count} (Annotations/{path.name})", {"root": root, "object": item, "index": count}
+                if wanted is not None:
+                    wanted.discard(count)
+            count += 1
+    for index in sorted(wanted or ()):
+        yield (
+            f"object {index}",
+            RowFault("split_index", "index", str(index), f"fewer than the {count} objects there are"),
+        )
+
+
+def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
+    root, item = row["root"], row["object"]
+    image = place.seek(_text(root, "filename"), FOLDERS, "filename")
+    box = [_number(item, f"bndbox/{corner}") for corner in CORNERS]
+    result = record(image, _text(item, "description"), task or "grounding", boxes=[box], kind=_text(item, "name"))
+    size = root.find("size")
+    if size is not None:
+        result["size"] = [int(_number(size, side)) for side in ("width", "height")]
+    return result | {"id": str(row["index"])}
+
+
+def _indices(look: Look, folder: Path) -> Iterator[Any]:
+    """Yields the faults of the split file; returns its indices, None for all objects."""
+    path = look.path
+    if look.is_folder:
+        present = [name for name in SPLITS if (folder / f"{name}.txt").is_file()]
+        if look.split == "all" or (look.split is None and not present):
+            return None
+        if look.split is None:
+            raise DataError(f"{folder}: has the splits {', '.join(present)}; name one by `split:`, or write split: all")
+        path = folder / f"{look.split}.txt"
+    wanted: set[int] = set()
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                said = line.decode("ascii", "replace").strip()
+                if not said:
+                    continue
+                if not said.isdecimal() or len(said) > 9 or int(said) in wanted:
+                    expected = "the index of an object, each once"
+                    yield f"{path.name}, line {number}", RowFault("split_index", "index", show(said), expected)
+                else:
+                    wanted.add(int(said))
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}), expected the indices of a split's objects"
+        ) from error
+    return wanted
+
+
+def _parsed(path: Path) -> ElementTree.Element:
+    try:
+        return ElementTree.parse(path).getroot()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        hint = "objects are counted across all annotations, so it must be mended"
+        raise DataError(f"{path}: found text that is no XML ({error}); {hint}") from error
+
+
+def _text(element: ElementTree.Element, name: str) -> str:
+    found = (element.findtext(name) or "").strip()
+    if not found:
+        raise RowFault("missing_field", name, "none", "text")
+    return found
+
+
+def _number(element: ElementTree.Element, name: str) -> float:
+    said = _text(element, name)
+    try:
+        number = float(said)
+    except ValueError:
+        number = float("nan")
+    if not abs(number) < 1e9:
+        raise RowFault("wrong_type", name, show(said), "a number of pixels")
+    return number
