@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vlm.addresses import is_loopback
 from vlm.errors import RecipeError
 from vlm.recipe import ImageSection
 
@@ -117,13 +117,3 @@ class ServeRecipe:
                 f"host = {self.host} can be reached by others, and there is no token; write token_variable: "
                 "NADIR_SCORE_TOKEN and put a secret into that variable, or host: 127.0.0.1"
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address: loopback, or the name localhost."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, or empty, which means every interface
-        return False

@@ -6,6 +6,7 @@ import hmac
 import os
 
 from vlm.errors import RecipeError
+from vlm.redaction import keep_secret
 
 
 def read(variable: str | None) -> str | None:
@@ -23,7 +24,7 @@ def read(variable: str | None) -> str | None:
         )
     if not (token.isascii() and token.isprintable() and " " not in token):
         raise RecipeError(f"token_variable: {variable} holds more than printable ASCII without blanks")
-    return token
+    return keep_secret(token)
 
 
 def header(token: str | None) -> dict[str, str]:
