@@ -106,7 +106,9 @@ def _iou(text: str, prediction: Prediction, notation: str) -> float:
     Another number of boxes is a miss: otherwise naming two boxes for one object would be a hedge.
     """
     truth = _truth(prediction, "boxes")
-    said = boxes.read_boxes(text, notation, _truth(prediction, "size"))
+    if boxes.NOTATIONS[notation].frame == "resized":
+        _truth(prediction, "resized")
+    said = boxes.read_boxes(text, notation, _truth(prediction, "size"), prediction.resized)
     if said is None or len(said) != len(truth):
         return 0.0
     return sum(boxes.match_ious(said, truth)) / len(truth)

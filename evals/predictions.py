@@ -45,6 +45,8 @@ class Prediction:
     "True quadrilaterals, as in `Sample.quads`."
     size: tuple[int, int] | None = None
     "(width, height) in pixels of the original image."
+    resized: tuple[int, int] | None = None
+    "(width, height) at which the model saw it, for notations that count pixels of that."
     choices: list[str] | None = None
     "Texts of the options in order A, B, C …"
     image: str | None = None
@@ -58,8 +60,17 @@ class Prediction:
         return f"{self.source}/{self.id}"
 
 
-def from_sample(sample: Sample, completion: str, prompt: str | None = None, gold: float | None = None) -> Prediction:
-    """A completion beside its sample's truth; `prompt` defaults to the text of the last user turn."""
+def from_sample(
+    sample: Sample,
+    completion: str,
+    prompt: str | None = None,
+    gold: float | None = None,
+    resized: tuple[int, int] | None = None,
+) -> Prediction:
+    """A completion beside its sample's truth; `prompt` defaults to the text of the last user turn.
+
+    resized: size at which the model saw the first picture (`vlm.resizing.seen`).
+    """
     asked = [turn["content"] for turn in sample.messages if turn["role"] == "user"]
     first = sample.images[0] if sample.images else None
     return Prediction(
@@ -73,6 +84,7 @@ def from_sample(sample: Sample, completion: str, prompt: str | None = None, gold
         boxes=sample.boxes,
         quads=sample.quads,
         size=sample.size,
+        resized=resized,
         choices=sample.choices,
         image=first if isinstance(first, str) else None,
         gold=gold,
@@ -156,10 +168,10 @@ def _prediction(row: Any, where: str) -> Prediction:
                 raise DataError(f"{where}, field '{name}': found {box!r}, expected {expected}")
     if type(fields.get("gold", 0.0)) not in (int, float):
         raise DataError(f"{where}, field 'gold': found {fields['gold']!r}, expected a number")
-    if "size" in fields:
-        if not _numbers(fields["size"], 2) or min(fields["size"]) <= 0:
-            raise DataError(f"{where}, field 'size': found {fields['size']!r}, expected [width, height]")
-        fields["size"] = tuple(fields["size"])
+    for name in {"size", "resized"} & fields.keys():
+        if not _numbers(fields[name], 2) or min(fields[name]) <= 0:
+            raise DataError(f"{where}, field '{name}': found {fields[name]!r}, expected [width, height]")
+        fields[name] = tuple(fields[name])
     return Prediction(**fields)
 
 

@@ -11,6 +11,7 @@ from evals import compare, metrics, predictions
 from evals.recipe import EvalRecipe
 from vlm import answers, boxes, config
 from vlm.errors import RecipeError, UserError
+from vlm.resizing import seen
 from vlm.rows import collect
 from vlm.runs import FINISHED, Run, processes
 from vlm.samples import Sample
@@ -97,7 +98,8 @@ def generate(
         pairs = complete(model, processor, samples, recipe.prompt, recipe.generation)
         for sample, text in tqdm(pairs, total=len(samples), desc="eval", mininterval=2.0):
             judged = judge(sample, [text]) if judge is not None and sample.task in metrics.OPEN else None
-            row = predictions.from_sample(sample, text, gold=judged[0] if judged else None)
+            gold, resized = judged[0] if judged else None, seen(sample.size, recipe.images)
+            row = predictions.from_sample(sample, text, gold=gold, resized=resized)
             file.write(predictions.line(row) + "\n")
 
 
@@ -132,7 +134,7 @@ def picture(row: predictions.Prediction, notation: str, inside: metrics.Inside):
 
     judged = metrics.judge(row, notation, inside)
     said = answers.parse(row.completion).answer if inside == "answer" else row.completion
-    found = boxes.read_boxes(said, notation, row.size) if said and row.boxes and row.size else None
+    found = boxes.read_boxes(said, notation, row.size, row.resized) if said and row.boxes and row.size else None
     return Picture(
         image=row.image,
         question=row.prompt,

@@ -20,6 +20,7 @@ from rewards.select.recipe import BonRecipe  # noqa: E402
 from rewards.select.team import device  # noqa: E402
 from vlm.cli import launch  # noqa: E402
 from vlm.loading import load_model, load_processor  # noqa: E402
+from vlm.resizing import seen  # noqa: E402
 
 
 def drawer(recipe: BonRecipe) -> stage.Draw:
@@ -44,7 +45,7 @@ def judge(recipe: BonRecipe, judged, sample, completions):
     if sample.task in metrics.OPEN:
         values = judged(sample, completions) if judged else None
         return None if values is None else ("open_ended/gold", values)
-    rows = (predictions.from_sample(sample, text) for text in completions)
+    rows = (predictions.from_sample(sample, text, resized=seen(sample.size, recipe.images)) for text in completions)
     found = [metrics.judge(row, recipe.prompt.notation, recipe.inside) for row in rows]
     if sample.task == "grounding":
         return "grounding/acc@0.5", [float(one.iou >= 0.5) for one in found]

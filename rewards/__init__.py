@@ -3,14 +3,15 @@
 ``f(prompts, completions, **columns) -> list[float | None]``; the columns are the Sample's fields, one value
 per row, and None says "this reward does not apply to this row".
 
-Built in: ``format``, ``exact_match``, ``choice``, ``iou`` (rewards/rules.py) and ``gated``, the composition
-of the ScoreRS paper (rewards/gated.py). ``resolve`` also takes plugins by "pkg.module:function",
-"path/file.py:function", the name given to ``register``, or an entry point of the group "nadir.rewards".
+Built in: ``format``, ``exact_match``, ``choice``, ``label_set``, ``numeric``, ``count``, ``iou`` (rewards/rules/) and
+``gated``, the composition of the ScoreRS paper (rewards/gated.py). ``resolve`` also takes plugins by
+"pkg.module:function", "path/file.py:function", the name given to ``register``, or an entry point of the group
+"nadir.rewards".
 """
 
 from rewards.gated import Gated, check_tasks
 from rewards.registry import names, options_of, register, resolve
-from rewards.rules import choice, exact_match, format, iou
+from rewards.rules import choice, count, exact_match, format, iou, label_set, numeric
 from rewards.score.reward import Score
 
 __all__ = [
@@ -18,10 +19,13 @@ __all__ = [
     "Score",
     "check_tasks",
     "choice",
+    "count",
     "exact_match",
     "format",
     "iou",
+    "label_set",
     "names",
+    "numeric",
     "options_of",
     "register",
     "resolve",

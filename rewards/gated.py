@@ -16,7 +16,9 @@ What is logged, whatever passes the gate (the names do not depend on the outcome
 | reward_raw/<task>_count | rows of that task that the mean is over, per process (mean over processes) |
 | reward_raw/none_count   | rows that no reward applies to, per process (mean over processes)          |
 
-and per row, in TRL's completions table: ``reward_raw/format`` and ``reward_raw/task``.
+An entry "task/kind" is logged under its own name, reward_raw/<task>/<kind>.
+
+And per row, in TRL's completions table: ``reward_raw/format`` and ``reward_raw/task``.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Gated:
 
     format_share: reward of a right format alone; the task reward has the rest. In [0, 1].
     tasks: task -> reward, as a spec ("exact_match", "my.py:f") or ``{use: spec, **options}``. Entries replace
-        or extend DEFAULT_TASKS, and a null entry takes a task out. Rows of a task without a reward get None.
+        or extend DEFAULT_TASKS, and a null entry takes a task out. Rows of a task without a reward get None. An entry
+        "task/kind" is for the task's rows of this kind alone (``vqa/count: count``); the task's own is for the others.
     notation: given on to the task rewards that have such an option and do not set it.
 
     A task reward is called where the batch has rows of its task; one that works together with the other processes
@@ -70,17 +73,24 @@ class Gated:
         self.__name__ = "gated"  # TRL's metrics: rewards/gated/mean
         self.format_share = format_share
         self.task_rewards: dict[str, Reward] = {}
-        for task, entry in {**DEFAULT_TASKS, **(tasks or {})}.items():
+        self.entries = {**DEFAULT_TASKS, **(tasks or {})}
+        for name, entry in self.entries.items():
+            task, slash, kind = str(name).partition("/")
             if task not in TASKS:
                 raise RecipeError(f"reward 'gated': unknown task {task!r} under tasks; {nearest(task, TASKS)}")
+            if slash and not kind:
+                raise RecipeError(
+                    f"reward 'gated': tasks.{name} names no kind; expected {task}/<kind>, such as vqa/count"
+                )
             if entry is not None:
-                self.task_rewards[task] = _task_reward(task, entry, notation)
+                self.task_rewards[name] = _task_reward(name, entry, notation)
 
     def __call__(
         self,
         prompts: Sequence[Any] | None = None,
         completions: Sequence[Any] = (),
         task: Sequence[str] | None = None,
+        kind: Sequence[str | None] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         log_extra: Callable[[str, list[Any]], None] | None = None,
         **columns: Any,
@@ -88,10 +98,11 @@ class Gated:
         if task is None:
             raise RecipeError("reward 'gated' chooses by the column 'task', which the data does not have; add it")
         formats = format_reward(completions=completions)
+        names = [self._entry(its, None if kind is None else kind[row]) for row, its in enumerate(task)]
         per_row = {"prompts": prompts, "completions": completions, "task": task, "log_metric": log_metric, **columns}
-        raw = self._task_rewards(task, per_row)
+        raw = self._task_rewards(names, per_row if kind is None else per_row | {"kind": kind})
         if log_metric is not None:
-            self._log(log_metric, task, formats, raw)
+            self._log(log_metric, names, formats, raw)
         if log_extra is not None:
             log_extra("reward_raw/format", formats)
             log_extra("reward_raw/task", raw)
@@ -99,7 +110,7 @@ class Gated:
 
     def check_tasks(self, tasks_in_data: Iterable[str]) -> None:
         """Raises RecipeError when rows of one of these tasks would never be rewarded."""
-        missing = sorted(set(tasks_in_data) - set(self.task_rewards))
+        missing = sorted(set(tasks_in_data) - {name.partition("/")[0] for name in self.task_rewards})
         if missing:
             raise RecipeError(
                 f"reward 'gated' has no reward for task {missing[0]!r}, which the data contains; add "
@@ -107,11 +118,16 @@ class Gated:
                 f"tasks with a reward: {', '.join(sorted(self.task_rewards))}"
             )
 
-    def _task_rewards(self, task: Sequence[str], per_row: dict[str, Any]) -> list[float | None]:
-        """Raw task reward of every row, whatever its format; None where no reward applies."""
-        raw: list[float | None] = [None] * len(task)
+    def _entry(self, task: str, kind: str | None) -> str:
+        """The entry that a row belongs to: that of its first kind that has one, else its task's."""
+        own = (f"{task}/{one.strip()}" for one in (kind or "").split(","))
+        return next((name for name in own if name in self.entries), task)
+
+    def _task_rewards(self, names: Sequence[str], per_row: dict[str, Any]) -> list[float | None]:
+        """Raw task reward of every row, whatever its format; None where no reward applies. names: the rows' entries."""
+        raw: list[float | None] = [None] * len(names)
         for name, reward in self.task_rewards.items():
-            rows = [row for row, its in enumerate(task) if its == name]
+            rows = [row for row, its in enumerate(names) if its == name]
             if not rows and not collective(reward):
                 continue
             columns = {
@@ -133,7 +149,7 @@ class Gated:
     def _log(
         self,
         log_metric: Callable[[str, float], None],
-        task: Sequence[str],
+        names: Sequence[str],
         formats: Sequence[float | None],
         raw: Sequence[float | None],
     ) -> None:
@@ -144,7 +160,7 @@ class Gated:
         for value in formats:
             log_metric("reward_raw/format", value)
         for name in self.task_rewards:
-            values = [value for its, value in zip(task, raw, strict=True) if its == name and value is not None]
+            values = [value for its, value in zip(names, raw, strict=True) if its == name and value is not None]
             for value in values:
                 log_metric(f"reward_raw/{name}", value)
             log_metric(f"reward_raw/{name}_count", float(len(values)))
@@ -165,25 +181,25 @@ def check_tasks(rewards: Iterable[Reward], tasks_in_data: Iterable[str]) -> None
             reward.check_tasks(tasks)
 
 
-def _task_reward(task: str, entry: str | Mapping[str, Any], notation: str | None) -> Reward:
+def _task_reward(name: str, entry: str | Mapping[str, Any], notation: str | None) -> Reward:
     """Resolve one entry of ``tasks``; errors say which task they belong to."""
     options = {"use": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, Mapping) else {}
     spec = options.pop("use", None)
     if not isinstance(spec, str):
-        raise RecipeError(f"reward 'gated': tasks.{task} is {entry!r}; expected a reward or {{use: reward, options…}}")
+        raise RecipeError(f"reward 'gated': tasks.{name} is {entry!r}; expected a reward or {{use: reward, options…}}")
     if spec == "gated":
-        raise RecipeError(f"reward 'gated': tasks.{task} is 'gated' again; name the reward of the task itself")
+        raise RecipeError(f"reward 'gated': tasks.{name} is 'gated' again; name the reward of the task itself")
     try:
         known = options_of(spec)
         if "applies_to" in known:
-            options.setdefault("applies_to", (task,))
+            options.setdefault("applies_to", (name.partition("/")[0],))
         if "notation" in known and notation is not None:
             options.setdefault("notation", notation)
         reward = resolve(spec, **options)
     except RecipeError as cause:
-        raise RecipeError(f"reward 'gated', tasks.{task}: {cause}") from cause
+        raise RecipeError(f"reward 'gated', tasks.{name}: {cause}") from cause
     if inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__):
         raise RecipeError(
-            f"reward 'gated': tasks.{task} is asynchronous; use it beside 'gated', or make it a plain one"
+            f"reward 'gated': tasks.{name} is asynchronous; use it beside 'gated', or make it a plain one"
         )
     return reward

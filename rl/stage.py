@@ -8,6 +8,7 @@ from typing import Any
 
 from rl.recipe import GRPORecipe
 from vlm import config
+from vlm.resizing import Resizing
 from vlm.rows import collect, prompt_rows
 from vlm.runs import Run
 
@@ -29,7 +30,7 @@ def train(
     from trl import GRPOConfig
 
     from rl.trainer import GRPOTrainer
-    from vlm.callbacks import attach
+    from vlm.callbacks import PassCallback, attach
     from vlm.curves import draw
     from vlm.finish import save_model
     from vlm.loading import load_processor
@@ -50,14 +51,15 @@ def train(
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
     run = Run.create(recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite)
     model = trainable_model(recipe.model, recipe.sharding)
+    sizes = Resizing(recipe.images, recipe.seed, train=True)
     trainer = GRPOTrainer(
         model,
         list(rewards),
         args,
-        train_dataset=prompt_rows(samples, recipe.prompt),
-        eval_dataset=prompt_rows(held_out, recipe.prompt) if held_out else None,
+        train_dataset=prompt_rows(samples, recipe.prompt, sizes),
+        eval_dataset=prompt_rows(held_out, recipe.prompt, Resizing(recipe.images)) if held_out else None,
         processing_class=processor,
-        callbacks=list(callbacks),
+        callbacks=[PassCallback(sizes), *callbacks],
         share_prefix=recipe.share_prefix,
         check_sharing=recipe.check_sharing,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sft.recipe import SFTRecipe
 from vlm import config
+from vlm.resizing import Resizing
 from vlm.rows import chat_rows, collect
 from vlm.runs import Run
 
@@ -14,15 +15,18 @@ def train(recipe: SFTRecipe) -> Path:
     """Train; returns the folder of the trained model (`output/final`). Bad data is found before weights load."""
     from trl import SFTConfig, SFTTrainer
 
-    from vlm.callbacks import attach
+    from vlm.callbacks import PassCallback, attach
     from vlm.curves import draw
     from vlm.finish import save_model
     from vlm.loading import load_processor
     from vlm.models import trainable_model
     from vlm.training import arguments
 
-    rows = chat_rows(collect(recipe.data.train, recipe.data, "train"), recipe.prompt)
-    held_out = chat_rows(collect(recipe.data.eval, recipe.data, "eval"), recipe.prompt) if recipe.data.eval else None
+    sizes = Resizing(recipe.images, recipe.seed, train=True)
+    rows = chat_rows(collect(recipe.data.train, recipe.data, "train"), recipe.prompt, sizes)
+    held_out = None
+    if recipe.data.eval:
+        held_out = chat_rows(collect(recipe.data.eval, recipe.data, "eval"), recipe.prompt, Resizing(recipe.images))
     args = arguments(
         SFTConfig,
         recipe,
@@ -40,6 +44,7 @@ def train(recipe: SFTRecipe) -> Path:
         train_dataset=rows,
         eval_dataset=held_out,
         processing_class=processor,
+        callbacks=[PassCallback(sizes)],
     )
     attach(trainer, run, "sft")
     trainer.train()

@@ -1,24 +1,16 @@
-"""Boxes: IoU against shapely, frames by hand, notations there and back."""
+"""Boxes: shapes and what becomes of them by hand, frames there and back."""
 
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm.boxes import (
-    FRAMES,
-    NOTATIONS,
-    convert,
-    iou,
-    match_ious,
-    read_boxes,
-    write_boxes,
-)
-from vlm.errors import DataError, RecipeError
+from vlm.boxes import FRAMES, clip, convert, corners, hull, iou, obb_from_quad, ordered, quad_from_obb
 
 SIZE = st.tuples(st.integers(1, 5000), st.integers(1, 5000))
 
@@ -37,41 +29,63 @@ def image_with_boxes(draw):
     return (width, height), [[x1 * width, y1 * height, x2 * width, y2 * height] for x1, y1, x2, y2 in fractions]
 
 
-# --- IoU
+# --- shapes
+
+
+def test_an_oriented_box_turns_clockwise_as_seen():
+    assert quad_from_obb(10, 20, 6, 2, 0) == pytest.approx([7, 19, 13, 19, 13, 21, 7, 21])
+    # y points down: a quarter turn from x towards y brings the left upper corner to the right upper one.
+    assert quad_from_obb(10, 20, 6, 2, 90) == pytest.approx([11, 17, 11, 23, 9, 23, 9, 17])
+    assert quad_from_obb(0, 0, 2 * math.sqrt(2), 0, 45)[2:4] == pytest.approx([1, 1])
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "expected"),
+    ("obb", "expected"),
     [
-        ([0, 0, 10, 10], [0, 0, 10, 10], 1.0),
-        ([0, 0, 10, 10], [5, 0, 15, 10], 50 / 150),
-        ([0, 0, 10, 10], [2, 2, 8, 8], 36 / 100),
-        ([0, 0, 10, 10], [10, 0, 20, 10], 0.0),  # they touch; a "+1" arithmetic would give more than 0
-        ([0, 0, 10, 10], [20, 20, 30, 30], 0.0),
-        ([5, 5, 5, 9], [5, 5, 5, 9], 0.0),  # no area
-        ([10, 10, 0, 0], [10, 10, 0, 0], 0.0),  # inverted
-        ([0, 0, 10, 10], [float("nan"), 0, 10, 10], 0.0),
-        ([0, 0, 1e308, 1e308], [0, 0, 1e308, 1e308], 0.0),  # areas overflow
+        ((10, 20, 6, 2, 30), [10, 20, 6, 2, 30]),
+        ((10, 20, 2, 6, 30), [10, 20, 6, 2, -60]),  # the longer side counts
+        ((10, 20, 6, 2, 90), [10, 20, 6, 2, -90]),  # -90 ≤ θ < 90
+        ((10, 20, 6, 2, 150), [10, 20, 6, 2, -30]),
+        ((10, 20, 6, 0, 30), [10, 20, 6, 0, 30]),
     ],
 )
-def test_iou_by_hand(a, b, expected):
-    assert iou(a, b) == pytest.approx(expected, abs=1e-12)
+def test_oriented_boxes_by_hand(obb, expected):
+    found = obb_from_quad(quad_from_obb(*obb))
+    assert found[:4] == pytest.approx(expected[:4], abs=1e-9)
+    assert (found[4] - expected[4] + 90) % 180 == pytest.approx(90, abs=1e-6)  # -90 and 90 - 1e-14 are the same
 
 
-@given(proper_boxes(), proper_boxes())
-def test_iou_equals_shapely(a, b):
-    first, second = shapely.box(*a), shapely.box(*b)
-    union = first.union(second).area
-    # Slivers near the smallest float lose their area to rounding in one of the two implementations.
-    if min(first.area, second.area) < 1e-9:
-        assert 0 <= iou(a, b) <= 1
-    else:
-        assert iou(a, b) == pytest.approx(first.intersection(second).area / union, abs=1e-6)
+def test_a_point_and_an_uneven_quadrilateral_by_hand():
+    assert obb_from_quad([3, 4] * 4) == [3, 4, 0, 0, 0]
+    # A right triangle with sides 3, 4, 5: along each of the shorter ones 3 × 4, along the longest 5 × 2.4.
+    cx, cy, width, height, _ = obb_from_quad([0, 0, 4, 0, 0, 3, 0, 0])
+    assert width * height == pytest.approx(12)
+    with pytest.raises(ValueError, match="finite"):
+        obb_from_quad([0, 0, 4, 0, 0, math.nan, 0, 0])
 
 
-@given(st.lists(st.floats(), min_size=8, max_size=8))
-def test_iou_is_bounded_whatever_the_numbers(numbers):
-    assert 0 <= iou(numbers[:4], numbers[4:]) <= 1
+@settings(max_examples=200)
+@given(st.lists(st.integers(-50, 50), min_size=8, max_size=8))
+def test_the_least_rectangle_is_shapelys(quad):
+    points = shapely.multipoints([quad[place : place + 2] for place in range(0, 8, 2)])
+    cx, cy, width, height, degrees = obb_from_quad(quad)
+    assert -90 <= degrees < 90 and width >= height >= 0
+    if points.convex_hull.area > 0:
+        assert width * height == pytest.approx(shapely.oriented_envelope(points).area, rel=1e-9)
+    rectangle = quad_from_obb(cx, cy, width, height, degrees)
+    around = shapely.Polygon(list(zip(rectangle[::2], rectangle[1::2], strict=True))).buffer(1e-6)
+    assert around.covers(points)
+
+
+def test_corners_hull_clip_and_order_by_hand():
+    assert corners([1, 2, 5, 4]) == [1, 2, 5, 2, 5, 4, 1, 4]
+    assert hull([1, 5, 3, 2, 6, 4, 2, 9]) == [1, 2, 6, 9]
+    assert clip([-3, 2, 50, 40], (30, 20)) == [0, 2, 30, 20]
+    assert clip([40, 2, 50, 40], (30, 20)) == [30, 2, 30, 20]
+    clockwise = [5, 0, 9, 3, 5, 6, 1, 3]
+    assert ordered(clockwise) == clockwise
+    assert ordered([5, 6, 9, 3, 5, 0, 1, 3]) == clockwise  # the other way round, from below
+    assert ordered(corners([1, 2, 5, 4])[4:] + corners([1, 2, 5, 4])[:4]) == corners([1, 2, 5, 4])
 
 
 @given(image_with_boxes())
@@ -81,19 +95,6 @@ def test_iou_is_the_same_in_every_frame(scene):
     milles = [convert(box, "pixel", "per_mille", size) for box in (a, b)]
     if min(milles[0][2] - milles[0][0], milles[0][3] - milles[0][1]) > 1e-3:
         assert iou(*milles) == pytest.approx(iou(a, b), abs=1e-6)
-
-
-@settings(deadline=None)  # the first example imports scipy
-@given(st.lists(proper_boxes(10.0), max_size=4), st.lists(proper_boxes(10.0), max_size=4))
-def test_matching_is_the_best_of_all_permutations(predicted, truth):
-    short, long = sorted((predicted, truth), key=len)
-    best = max(
-        sum(iou(a, b) for a, b in zip(short, chosen, strict=True))
-        for chosen in itertools.permutations(long, len(short))
-    )
-    matched = match_ious(predicted, truth)
-    assert len(matched) == len(short)
-    assert sum(matched) == pytest.approx(best, abs=1e-9)
 
 
 # --- frames
@@ -143,122 +144,14 @@ def test_conversion_refuses(source, target, size, message):
         convert([0, 0, 1, 1], source, target, size)
 
 
-# --- notations
-
-
-def test_written_forms():
-    boxes = [[80, 100, 400, 400], [0, 0, 8, 4]]
-    assert write_boxes(boxes, "qwen2_vl", (800, 400)) == (
-        "<|box_start|>(100,250),(500,1000)<|box_end|><|box_start|>(0,0),(10,10)<|box_end|>"
-    )
-    assert write_boxes(boxes, "vhm", (800, 400)) == "[[100,250,500,1000],[000,000,010,010]]"
-
-
-ONE, TWO = [[100.0, 250, 500, 1000]], [[100.0, 250, 500, 1000], [0, 0, 10, 10]]
-
-
-@pytest.mark.parametrize(
-    ("notation", "text", "expected"),
-    [
-        ("qwen2_vl", "<|box_start|>(100,250),(500,1000)<|box_end|>", ONE),
-        ("qwen2_vl", "(100,250),(500,1000)", ONE),  # TRL decodes without special tokens
-        ("qwen2_vl", " ( 100 , 250 ) ,\n( 500.0,1000 )\n", ONE),
-        ("qwen2_vl", "(100,250),(500,1000)(0,0),(10,10)", TWO),
-        ("qwen2_vl", "(100,250),(500,1000), (0,0),(10,10)", TWO),
-        ("qwen2_vl", "(100,250),(500,1000)\n(0,0),(10,10)", TWO),
-        ("vhm", "[[100,250,500,1000]]", ONE),
-        ("vhm", "[100,250,500,1000]", ONE),
-        ("vhm", "[[100, 250, 500, 1000], [000,000,010,010]]", TWO),
-        ("vhm", "[100,250,500,1000][0,0,10,10]", TWO),
-        ("qwen2_vl", "(7,7),(7,7)", [[7.0, 7, 7, 7]]),  # without area, but a proper box
-    ],
-)
-def test_parsing(notation, text, expected):
-    assert NOTATIONS[notation].parse(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("notation", "text"),
-    [
-        ("qwen2_vl", ""),
-        ("qwen2_vl", " \n"),
-        ("qwen2_vl", "(500,250),(100,1000)"),  # inverted in x
-        ("qwen2_vl", "(100,1000),(500,250)"),  # inverted in y
-        ("qwen2_vl", "(100,250),(500,1001)"),  # outside the frame
-        ("qwen2_vl", "(-1,250),(500,1000)"),
-        ("qwen2_vl", "(100,250),(500,1000) or so"),
-        ("qwen2_vl", "The box is (100,250),(500,1000)"),
-        ("qwen2_vl", "(100,250),(500,1000),"),
-        ("qwen2_vl", "(100,250),(500,1000),(3,4)"),
-        ("qwen2_vl", "(100,250)"),
-        ("qwen2_vl", "<|box_start|>(100,250),(500,1000)"),  # only half of the pair of tokens
-        ("qwen2_vl", "(1 00,250),(500,1000)"),
-        ("qwen2_vl", "(1e2,250),(500,1000)"),
-        ("qwen2_vl", "(nan,250),(500,inf)"),
-        ("qwen2_vl", "(١٠٠,250),(500,1000)"),  # digits, but not ASCII
-        ("qwen2_vl", f"({'9' * 400},0),(10,10)"),
-        ("qwen2_vl", "[[100,250,500,1000]]"),  # another family's notation: frames are declared, never guessed
-        ("vhm", "(100,250),(500,1000)"),
-        ("vhm", "[[100,250,500,1000]"),
-        ("vhm", "[100,250,500,1000]]"),
-        ("vhm", "[[100,250,500]]"),
-        ("vhm", "[[]]"),
-        ("vhm", "[[500,250,100,1000]]"),
-    ],
-)
-def test_parsing_refuses(notation, text):
-    assert NOTATIONS[notation].parse(text) is None
-    assert read_boxes(text, notation, (800, 400)) is None
-
-
-@given(image_with_boxes(), st.sampled_from(sorted(NOTATIONS)))
-def test_text_there_and_back_within_half_a_unit(scene, notation):
-    size, boxes = scene
-    text = write_boxes(boxes, notation, size)
-    back = read_boxes(text, notation, size)
-    assert back is not None
-    assert len(back) == len(boxes)
-    for box, again in zip(boxes, back, strict=True):
-        for index, (value, other) in enumerate(zip(box, again, strict=True)):
-            assert abs(value - other) <= (0.5 + 1e-6) * size[index % 2] / 1000
-    assert write_boxes(back, notation, size) == text
-
-
-@given(image_with_boxes())
-def test_qwen_boxes_read_the_same_without_special_tokens(scene):
-    size, boxes = scene
-    text = write_boxes(boxes, "qwen2_vl", size)
-    bare = text.replace("<|box_start|>", "").replace("<|box_end|>", "")
-    assert read_boxes(bare, "qwen2_vl", size) == read_boxes(text, "qwen2_vl", size)
-
-
-@given(
-    st.one_of(st.text(), st.text(alphabet="()[],; 0123456789.-<|box_startend>")),
-    st.sampled_from(sorted(NOTATIONS)),
-)
-def test_parsing_never_raises_and_gives_proper_boxes_only(text, notation):
-    boxes = NOTATIONS[notation].parse(text)
-    assert boxes is None or boxes
-    for x1, y1, x2, y2 in boxes or []:
-        assert 0 <= x1 <= x2 <= 1000
-        assert 0 <= y1 <= y2 <= 1000
-
-
-def test_parsing_long_junk_is_quick():
-    # Unbounded repetitions over white space would need minutes for these.
-    assert NOTATIONS["qwen2_vl"].parse("(1,2),(3,4)" + " " * 200_000 + "x") is None
-    assert NOTATIONS["vhm"].parse("[" * 200_000) is None
-    assert len(NOTATIONS["qwen2_vl"].parse("(1,2),(3,4) , " * 5_000 + "(1,2),(3,4)") or []) == 5_001
-
-
-@pytest.mark.parametrize(
-    "boxes", [[], [[10, 10, 5, 20]], [[0, 0, 900, 10]], [[-5, 0, 9, 9]], [[0, 0, float("nan"), 9]]]
-)
-def test_writing_refuses_what_would_not_read_back(boxes):
-    with pytest.raises(DataError, match="notation qwen2_vl"):
-        write_boxes(boxes, "qwen2_vl", (800, 400))
-
-
-def test_unknown_notation():
-    with pytest.raises(RecipeError, match="'qwen3'; known: qwen2_vl, vhm"):
-        read_boxes("(1,2),(3,4)", "qwen3", (8, 8))
+def test_quadrilaterals_convert_corner_by_corner():
+    assert convert([0, 0, 800, 0, 800, 400, 400, 200], "pixel", "percent", (800, 400)) == [
+        0,
+        0,
+        100,
+        0,
+        100,
+        100,
+        50,
+        50,
+    ]

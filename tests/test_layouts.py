@@ -184,6 +184,11 @@ LAYOUTS = {
         asked("Describe the image.", "bytes", "open_ended", "A dam in a valley.", id="#2"),
         asked("the dam", "bytes", "grounding", boxes=[[10, 10, 30, 20]], id="#4"),
     ],
+    "ScoreRS-RL/rows.jsonl format=scorers_rl_pixel": [
+        asked("the dam", "ScoreRS-RL/a.png", "grounding", boxes=[[1, 2, 11, 12]], id="#1"),
+        {"turns": [("user", "How many dams?"), ("assistant", "1")], "images": [], "task": "vqa", "answer": "1",
+         "id": "#2"},
+    ],
     "TRL/prompts.jsonl": [
         asked("How many ships?", "TRL/images/a.png", "vqa", answer="2", id="#1")
         | {"turns": [("system", "Answer briefly."), ("user", "How many ships?")]},
@@ -203,8 +208,8 @@ def test_a_layout_becomes_samples(root, name):
     found = list(samples.read(root / path, **options, on_fault="skip", faults=faults))
     assert [fields(sample, root) for sample in found] == LAYOUTS[name]
     assert faults.rows == faults.kept + faults.skipped + faults.left_out.total() and faults.kept == len(found)
-    for sample in found:
-        assert images.load(sample.images[0]).size == (40, 20)
+    for image in (image for sample in found for image in sample.images):
+        assert images.load(image).size == (40, 20)
     unverified = list(samples.read(root / path, **options, on_fault="skip", verify_images=False))
     assert [(s.messages, s.boxes, s.id) for s in unverified] == [(s.messages, s.boxes, s.id) for s in found]
 

@@ -4,8 +4,11 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.support.layouts import build
 from vlm import samples
@@ -90,6 +93,14 @@ def test_the_format_is_told_by_content_but_no_frame_is(root, path):
     assert named == expected
 
 
+def test_every_format_is_documented():
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    cells = re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)
+    named = {name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)}
+    named |= {f"scorers_rl_{frame}" for frame in ("pixel", "per_mille", "unit")}
+    assert named == set(samples.FORMATS)
+
+
 def test_splits(root):
     for path, message in (
         ("DIOR-RSVG", "has the splits train, val, test; name one by `split:`"),
@@ -124,13 +135,15 @@ def test_a_broken_annotation_ends_the_reading(root, tmp_path):
         list(samples.read(tmp_path / "x", split="train", on_fault="skip"))
 
 
-def test_answers_are_joined_in_any_order_and_held_no_longer_than_needed(tmp_path):
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(st.permutations(range(7)), st.permutations(range(7)), st.sets(st.integers(0, 6), max_size=3))
+def test_answers_are_joined_in_any_order_and_held_no_longer_than_needed(tmp_path, asked, answered, stubs):
     path = tmp_path / "answers.json"
-    order = [3, 1, 2, 0, 4]
-    path.write_text(json.dumps({"answers": [{"question_id": i, "answer": f"a{i}"} for i in order]}))
+    rows = [{"question_id": i, "active": i not in stubs, "answer": f"a{i}"} for i in answered]
+    path.write_text(json.dumps({"answers": rows}))
     joined = rsvqa.Joined(path, "question_id", "answer")
-    assert [joined.find(i) for i in (1, 0, 3, 2, 4, 4, 9)] == ["a1", "a0", "a3", "a2", "a4", None, None]
-    assert not joined._ahead
+    assert [joined.find(i) for i in asked] == [None if i in stubs else f"a{i}" for i in asked]
+    assert joined.find(asked[0]) is None and not joined._ahead
 
 
 def test_questions_without_answers_name_the_file(root, tmp_path):
@@ -155,6 +168,7 @@ def test_questions_without_answers_name_the_file(root, tmp_path):
         ("What is it?", None),
         ("A. only one", None),
         ("B. x A. y", None),
+        ("A. " * 100_000, None),
     ],
 )
 def test_choices_are_cut_out_of_a_question(said, expected):

@@ -36,6 +36,7 @@ ROWS = {
     "VG-DIOR/VG_DOIR_RSVG_test.json": "vg_dior",
     "ScoreRS-SFT/traces.json": "sharegpt",
     "TRL/prompts.jsonl": "trl",
+    "ScoreRS-RL/rows.jsonl": "scorers_rl_pixel",
 }
 """Files of one row an item: as many rows must be accounted for as there are."""
 FILES = [

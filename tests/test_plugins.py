@@ -72,7 +72,7 @@ def test_options_are_bound_and_the_name_stays(plugin):
     assert isinstance(reward, functools.partial)  # TRL unwraps partials for its metric names
     assert reward.__name__ == reward.func.__name__ == "mentions"
     assert rewards.options_of("outside.py:mentions") == {"word"}
-    assert rewards.options_of("iou") == {"steps", "threshold", "notation", "applies_to", "inside"}
+    assert rewards.options_of("iou") == {"shape", "steps", "threshold", "notation", "applies_to", "inside"}
 
 
 def test_a_class_is_built_with_its_options(plugin):
@@ -84,7 +84,7 @@ def test_registered_names(plugin):
     rewards.resolve("outside.py:plain")
     assert rewards.resolve("from_plugin")(completions=["a"]) == [0.25]
     assert "from_plugin" in rewards.names()
-    with pytest.raises(RecipeError, match="'iou' is taken by rewards.rules:iou; register"):
+    with pytest.raises(RecipeError, match="'iou' is taken by rewards.rules.boxes:iou; register"):
         rewards.register("iou")(rewards.choice)
     assert rewards.register("iou")(rewards.iou) is rewards.iou  # the same one again is no clash
     with pytest.raises(RecipeError, match="without ':'"):

@@ -79,7 +79,12 @@ tracking: {report_to: [wandb], mode: offline}
             "images={min_pixels: 100, max_pixels: 448}",
             "in `images`: max_pixels = 448 is less than one visual token",
         ),
-        ("prompt.notation=vmh", "in `prompt`: notation = 'vmh'; known notations: qwen2_vl, vhm"),
+        ("images.random_resize={min_pixels: 9, max_pixels: 99}", "in `images.random_resize`: min_pixels = 9"),
+        (
+            "images.random_resize={}",
+            "in `images`: random_resize draws 50176 to 1016064 pixels, beyond min_pixels = 262144",
+        ),
+        ("prompt.notation=vmh", "in `prompt`: notation = 'vmh'; known notations: qwen2_vl, qwen2_5_vl, vhm"),
         ("prompt.wording.vga=x {question}", "`prompt`: wording.vga: no such task"),
         ("data.train=[{path: a}, {path: b, limit: 0}]", "in `data.train.1`: limit = 0"),
         (

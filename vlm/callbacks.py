@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from vlm.resizing import Resizing
 from vlm.runs import Run
 
 # What stands behind the bar, in this order, when the trainer logs it: (key in the log, word shown).
@@ -45,6 +46,17 @@ class MetricsCallback(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs:
             self.run.log(state.global_step, logs)
+
+
+class PassCallback(TrainerCallback):
+    """Tells a table of training rows which pass over the data begins, so that each pass draws picture sizes anew."""
+
+    def __init__(self, sizes: Resizing):
+        self.sizes = sizes
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # After a resume within a pass state.epoch is a fraction; at the end of one, a hair off a whole number perhaps.
+        self.sizes.passed = int((state.epoch or 0.0) + 1e-6)
 
 
 class BarCallback(TrainerCallback):

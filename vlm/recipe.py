@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vlm.boxes import NOTATIONS
+from vlm.boxes import check_notation
 from vlm.errors import RecipeError
 from vlm.prompts import check_wording
 from vlm.samples import FORMATS, TASKS
@@ -79,6 +79,23 @@ class ModelSection:
 
 
 @dataclass
+class ResizeSection:
+    """Training rows reach the model at sizes drawn anew in each pass (RSCoVLM); see `vlm.resizing`."""
+
+    min_pixels: int = 224 * 224
+    "The smallest."
+    max_pixels: int = 1008 * 1008
+    "The largest."
+
+    def check(self) -> None:
+        if not PIXELS_PER_TOKEN <= self.min_pixels < self.max_pixels:
+            raise RecipeError(
+                f"min_pixels = {self.min_pixels}, max_pixels = {self.max_pixels}; "
+                f"expected {PIXELS_PER_TOKEN} ≤ min_pixels < max_pixels (pixels in all, not per side)"
+            )
+
+
+@dataclass
 class ImageSection:
     """How large images reach the model; the same in every stage, or a model is tested at a size it never saw.
 
@@ -89,6 +106,8 @@ class ImageSection:
     "Smaller images are enlarged to this many pixels (512²)."
     max_pixels: int = 1048576
     "Larger images are reduced to this many pixels (1024²)."
+    random_resize: ResizeSection | None = None
+    "SFT and GRPO: draw the size of training images, within the limits above; `random_resize: {}` takes RSCoVLM's."
 
     def check(self) -> None:
         if not 0 < self.min_pixels <= self.max_pixels:
@@ -100,6 +119,12 @@ class ImageSection:
             raise RecipeError(
                 f"max_pixels = {self.max_pixels} is less than one visual token's {PIXELS_PER_TOKEN} pixels "
                 "(28×28); it counts the pixels of the whole image, not of a side"
+            )
+        drawn = self.random_resize
+        if drawn is not None and not self.min_pixels <= drawn.min_pixels < drawn.max_pixels <= self.max_pixels:
+            raise RecipeError(
+                f"random_resize draws {drawn.min_pixels} to {drawn.max_pixels} pixels, beyond min_pixels = "
+                f"{self.min_pixels} and max_pixels = {self.max_pixels}, which would undo it; widen these, or narrow it"
             )
 
 
@@ -116,8 +141,7 @@ class PromptSection:
 
     def check(self) -> None:
         check_wording(self.wording)
-        if self.notation not in NOTATIONS:
-            raise RecipeError(f"notation = {self.notation!r}; known notations: {', '.join(NOTATIONS)}")
+        check_notation(self.notation)
 
 
 @dataclass

@@ -13,9 +13,11 @@ from itertools import islice
 from typing import Any
 
 from vlm import prompts
+from vlm.boxes import NOTATIONS, write_boxes, write_quads
 from vlm.errors import DataError
 from vlm.images import load
 from vlm.recipe import DataSection, PromptSection, SourceSection
+from vlm.resizing import Resizing
 from vlm.samples import Faults, Sample, read
 
 logger = logging.getLogger(__name__)
@@ -50,10 +52,56 @@ def _decoded(image: str | bytes):
     return load(image)
 
 
-def _decode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    if "images" in batch:
-        batch["images"] = [[_decoded(image) for image in images] for images in batch["images"]]
-    return batch
+@lru_cache(maxsize=CACHED_IMAGES)
+def _at(image: str | bytes, size: tuple[int, int]):
+    """The picture at this size; the same object for each completion of a group."""
+    from PIL import Image
+
+    picture = _decoded(image)
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
+
+
+class Pictures:
+    """What a table does when rows of it are read: decodes pictures, resizes them where the recipe draws sizes, tells
+    their sizes (column `resized`), and writes the references whose numbers depend on them.
+
+    sizes: None leaves the column out; the model's size is then unknown, and notations that count in it cannot be used.
+    notation: of the references to write, for tables with a column `truth`.
+    """
+
+    def __init__(self, sizes: Resizing | None, notation: str | None = None):
+        self.sizes, self.notation = sizes, notation
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        numbers, truths = batch.pop("row", None), batch.pop("truth", None)
+        if "images" not in batch:
+            return batch
+        if self.sizes is None:
+            batch["images"] = [[_decoded(image) for image in images] for images in batch["images"]]
+            return batch
+        named = list(zip(numbers, batch["images"], strict=True))
+        batch["images"] = [
+            [_at(image, self.sizes.drawn(_decoded(image).size, row, n)) for n, image in enumerate(images)]
+            for row, images in named
+        ]
+        resized = [self.sizes.seen(images[0].size) if images else None for images in batch["images"]]
+        if truths is None:
+            batch["resized"] = [list(size) if size else None for size in resized]
+        else:
+            batch["messages"] = [
+                [*turns, _reference(truth, self.notation, size)] if truth else turns
+                for turns, truth, size in zip(batch["messages"], truths, resized, strict=True)
+            ]
+        return batch
+
+
+def _reference(truth: dict[str, Any], notation: str, resized: tuple[int, int] | None) -> dict[str, str]:
+    """The assistant's turn of a row whose reference is boxes; of quadrilaterals, where the notation can show them."""
+    if truth["quads"] and NOTATIONS[notation].shape != "box":
+        text = write_quads(truth["quads"], notation, truth["size"], resized)
+    else:
+        text = write_boxes(truth["boxes"], notation, truth["size"], resized)
+    return {"role": "assistant", "content": text}
 
 
 def _columns(sample: Sample) -> dict[str, Any]:
@@ -74,30 +122,83 @@ def _columns(sample: Sample) -> dict[str, Any]:
     }
 
 
-def prompt_rows(samples: Iterable[Sample], section: PromptSection):
-    """Rows for GRPO: `prompt` (conversation), `images` (decoded), and the sample's fields."""
-    from datasets import Dataset
+def prompt_rows(samples: Iterable[Sample], section: PromptSection, sizes: Resizing | None = None):
+    """Rows for GRPO: `prompt` (conversation), `images` (decoded), the sample's fields, and with ``sizes`` also
+    `resized`, [w, h] of the first picture as the model sees it.
 
-    rows = [
-        {"prompt": prompts.prompt(s, section.style, section.system, section.wording), **_columns(s)} for s in samples
-    ]
-    return Dataset.from_list(rows).with_transform(_decode)
-
-
-def chat_rows(samples: Iterable[Sample], section: PromptSection):
-    """Rows for SFT: `messages` ending in the assistant's turn, and `images` (decoded).
-
-    Raises: DataError for a row without an assistant turn to learn from.
+    Raises: DataError for a picture that the model cannot take.
     """
     from datasets import Dataset
 
     rows = []
-    for sample in samples:
-        if not sample.messages or sample.messages[-1]["role"] != "assistant":
-            raise DataError(
-                f"{sample.source}: row {sample.id!r}: messages end without an assistant turn; supervised training "
-                "needs one to learn from"
-            )
-        asked = prompts.prompt(sample, section.style, section.system, section.wording)
-        rows.append({"messages": [*asked, sample.messages[-1]], "images": sample.images})
-    return Dataset.from_list(rows).with_transform(_decode)
+    for number, sample in enumerate(samples):
+        _check_strip(sample, sizes)
+        prompt = prompts.prompt(sample, section.style, section.system, section.wording)
+        rows.append({"prompt": prompt, **_columns(sample), **({} if sizes is None else {"row": number})})
+    return Dataset.from_list(rows).with_transform(Pictures(sizes))
+
+
+def chat_rows(samples: Iterable[Sample], section: PromptSection, sizes: Resizing | None = None):
+    """Rows for SFT: `messages` ending in the assistant's turn, and `images` (decoded).
+
+    Where the conversation has no such turn but the sample has boxes, and the style is `direct`, it is written: the
+    boxes in `prompt.notation`, following the size at which the picture is seen (``sizes``). The style `r1` needs a
+    trace, which no box truth holds.
+
+    Raises: DataError for a row without anything to learn from, for one whose text cannot follow a drawn size, and for
+    a picture that the model cannot take.
+    """
+    from datasets import Dataset
+
+    rows = []
+    for number, sample in enumerate(samples):
+        _check_strip(sample, sizes)
+        truth, reply = None, []
+        if sample.messages and sample.messages[-1]["role"] == "assistant":
+            _check_text(sample, section, sizes)
+            reply = [sample.messages[-1]]
+        else:
+            truth = _truth(sample, section, sizes)
+        messages = [*prompts.prompt(sample, section.style, section.system, section.wording), *reply]
+        if truth is not None and (sizes is None or not sample.images):
+            messages.append(_reference(truth, section.notation, None))
+            truth = None
+        rows.append({"messages": messages, "images": sample.images})
+        if sizes is not None:
+            rows[-1] |= {"row": number, "truth": truth}
+    return Dataset.from_list(rows).with_transform(Pictures(sizes, section.notation))
+
+
+def _truth(sample: Sample, section: PromptSection, sizes: Resizing | None) -> dict[str, Any]:
+    """What the reference of a row without an assistant's turn is written from; written once, to find faults early."""
+    if section.style != "direct" or not sample.boxes or sample.size is None:
+        raise DataError(
+            f"{sample.source}: row {sample.id!r}: messages end without an assistant turn; supervised training "
+            "needs one to learn from (with prompt.style direct, boxes are enough)"
+        )
+    truth = {"boxes": sample.boxes, "quads": sample.quads, "size": list(sample.size)}
+    try:
+        _reference(truth, section.notation, sizes and sizes.seen(sample.size))
+    except DataError as error:
+        raise DataError(f"{sample.source}: row {sample.id!r}: {error}") from error
+    return truth
+
+
+def _check_text(sample: Sample, section: PromptSection, sizes: Resizing | None) -> None:
+    """Refuse a reference in text whose pixels would not follow the sizes that are drawn."""
+    follows = sizes is None or sizes.drawing is None or NOTATIONS[section.notation].frame != "resized"
+    if sample.task == "grounding" and not follows:
+        raise DataError(
+            f"{sample.source}: row {sample.id!r}: its reference is text, but images.random_resize draws the size that "
+            f"the notation {section.notation} counts pixels of; take the assistant's turn out (its boxes are written "
+            "anew), or choose a notation of another frame, or leave random_resize out"
+        )
+
+
+def _check_strip(sample: Sample, sizes: Resizing | None) -> None:
+    if sizes is None or sample.size is None:
+        return
+    try:
+        sizes.seen(sample.size)
+    except ValueError as error:
+        raise DataError(f"{sample.source}: row {sample.id!r}: {error}; cut the picture into tiles") from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rewards.select.recipe import ClipSection, ScorerSection, need_path
-from vlm.boxes import NOTATIONS
+from vlm.boxes import check_notation
 from vlm.errors import RecipeError
 from vlm.recipe import DataSection
 
@@ -78,7 +78,6 @@ class CurateRecipe:
             raise RecipeError("data.train is empty; name at least one file, e.g. `train: [{path: captions.json}]`")
         if self.chunk < 1 or self.examples < 0:
             raise RecipeError(f"chunk = {self.chunk} and examples = {self.examples}; expected chunk ≥ 1, examples ≥ 0")
-        if self.notation not in NOTATIONS:
-            raise RecipeError(f"notation = {self.notation!r}; known notations: {', '.join(NOTATIONS)}")
+        check_notation(self.notation, seen=False)
         need_path(self.by == "score", "scorer.path", self.scorer.path or self.scorer.urls, "by: score")
         need_path(self.by == "clip", "clip.path", self.clip.path, "by: clip")

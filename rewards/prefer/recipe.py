@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vlm.boxes import NOTATIONS
+from vlm.boxes import check_notation
 from vlm.errors import RecipeError
 from vlm.readers.checks import TASKS
 
@@ -139,8 +139,7 @@ class ClosedSection:
         for task in self.rewards:
             if task not in TASKS:
                 raise RecipeError(f"rewards: found the task {task!r}, expected one of {', '.join(TASKS)}")
-        if self.notation not in NOTATIONS:
-            raise RecipeError(f"notation = {self.notation!r}; known notations: {', '.join(NOTATIONS)}")
+        check_notation(self.notation, seen=False)
         if self.min_gap < 0:
             raise RecipeError(f"min_gap = {self.min_gap}; expected at least 0")
 

@@ -103,6 +103,8 @@ class ScoreRecipe(TrainingRecipe):
                 "prompt is not read here: a question is scored as the preferences state it; leave it out, or take a "
                 "base's back by `prompt: null`"
             )
+        if self.images.random_resize is not None:
+            raise RecipeError("images.random_resize is for the rows of SFT and GRPO; write `random_resize: null`")
         coefficient = self.training.get("center_rewards_coefficient")
         if coefficient is not None and float(coefficient) < 0:
             raise RecipeError(f"training.center_rewards_coefficient = {coefficient}; expected 0 or more (TRL: 0.01)")

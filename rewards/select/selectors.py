@@ -27,14 +27,16 @@ def readable(completion: str, inside: Inside) -> str | None:
     return text or None
 
 
-def agreement(sample: Sample, said: Sequence[str | None], notation: str) -> np.ndarray:
+def agreement(
+    sample: Sample, said: Sequence[str | None], notation: str, resized: tuple[int, int] | None = None
+) -> np.ndarray:
     """(M, M) in [0, 1]: how far two answers to a question agree; a row of zeros where an answer cannot be read.
 
     Grounding: IoU of the boxes, over the best one-to-one matching divided by the larger count. Choice: both name the
-    same option. Else equality of `vlm.answers.normalise`.
+    same option. Else equality of `vlm.answers.normalise`. resized: size at which the model saw the picture.
     """
     if sample.task == "grounding":
-        return _overlaps(sample, said, notation)
+        return _overlaps(sample, said, notation, resized)
     forms = [_form(sample, text) for text in said]
     same = {form: [] for form in forms if form is not None}
     for place, form in enumerate(forms):
@@ -54,11 +56,11 @@ def _form(sample: Sample, text: str | None) -> str | int | None:
     return option if option is not None else answers.normalise(text) or None
 
 
-def _overlaps(sample: Sample, said: Sequence[str | None], notation: str) -> np.ndarray:
+def _overlaps(sample: Sample, said: Sequence[str | None], notation: str, resized: tuple[int, int] | None) -> np.ndarray:
     if sample.size is None:
         raise DataError(f"{sample.source}, sample {sample.id}: no size, without which its boxes cannot be read")
     distinct = {text: number for number, text in enumerate(dict.fromkeys(text for text in said if text is not None))}
-    found = [boxes.read_boxes(text, notation, sample.size) for text in distinct]
+    found = [boxes.read_boxes(text, notation, sample.size, resized) for text in distinct]
     overlap = np.zeros((len(found) + 1, len(found) + 1))  # the last row and column: no answer at all
     for i, a in enumerate(found):
         if a is None:

@@ -25,6 +25,7 @@ from rewards.select.selectors import agreement, readable, score_answers
 from rewards.select.team import Team
 from vlm import config
 from vlm.errors import DataError
+from vlm.resizing import seen
 from vlm.rows import collect
 from vlm.runs import FINISHED, Run
 from vlm.samples import Sample
@@ -136,7 +137,7 @@ def curve(
         metric, quality = judged[0], np.array(judged[1], dtype=float)
         if quality.shape != (len(completions[number]),) or not np.isfinite(quality).all():
             raise DataError(f"{key(sample)}: the judge gave {judged[1]!r}, expected a finite number per completion")
-        agreed = agreement(sample, said[number], recipe.prompt.notation) if "majority" in recipe.selectors else None
+        agreed = _agreement(recipe, sample, said[number]) if "majority" in recipe.selectors else None
         rng = np.random.default_rng([recipe.seed, number])
         for n in ns:
             for selector in recipe.selectors:
@@ -170,11 +171,15 @@ def save_picks(
                 if selector == "random":
                     picks[selector] = int(rng.integers(len(said[number])))
                 elif selector == "majority":
-                    votes = agreement(sample, said[number], recipe.prompt.notation).sum(axis=1)
+                    votes = _agreement(recipe, sample, said[number]).sum(axis=1)
                     picks[selector] = int(np.argmax(votes >= votes.max() - bon.TIED))
                 else:
                     picks[selector] = int(np.argmax(scored[selector][number]))
             file.write(json.dumps({"source": sample.source, "id": sample.id, "picks": picks}) + "\n")
+
+
+def _agreement(recipe: BonRecipe, sample: Sample, said: Sequence[str | None]) -> np.ndarray:
+    return agreement(sample, said, recipe.prompt.notation, seen(sample.size, recipe.images))
 
 
 def plan(recipe: BonRecipe) -> None:

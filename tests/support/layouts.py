@@ -94,7 +94,6 @@ def tables(folder: Path) -> None:
         {"problem": "Describe the image.", "answer": "A dam in a valley.", "type": "open_ended"},
         {"problem": "1 + 1 = ?", "answer": "2", "type": "math"},
     ]
-    (folder / "ScoreRS-RL").mkdir()
     boxed = [*rows, {"problem": "the dam", "answer": "[[250, 500, 750, 1000]]", "type": "iou"}]
     plain = pa.Table.from_pylist([row | {"image": encoded()} for row in rows])
     parquet.write_table(plain, folder / "ScoreRS-RL" / "bytes.parquet")

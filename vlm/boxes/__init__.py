@@ -9,7 +9,16 @@ frame and its shape.
 from vlm.boxes.frames import FRAMES, Frame, convert
 from vlm.boxes.geometry import clip, corners, hull, obb_from_quad, ordered, quad_from_obb
 from vlm.boxes.notation import Notation
-from vlm.boxes.notations import NOTATIONS, Object, read_boxes, read_objects, read_quads, write_boxes, write_quads
+from vlm.boxes.notations import (
+    NOTATIONS,
+    Object,
+    check_notation,
+    read_boxes,
+    read_objects,
+    read_quads,
+    write_boxes,
+    write_quads,
+)
 from vlm.boxes.overlaps import iou, ious, match_ious, quad_iou, quad_ious
 
 __all__ = [
@@ -18,6 +27,7 @@ __all__ = [
     "Frame",
     "Notation",
     "Object",
+    "check_notation",
     "clip",
     "convert",
     "corners",

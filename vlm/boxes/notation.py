@@ -63,7 +63,7 @@ class Notation:
 
     def parse_labelled(self, text: str, resized: Sequence[float] | None = None) -> list[Written] | None:
         """As ``parse``, with the label of each object where the text gives one."""
-        limits = self._limits(resized)
+        limits = self.limits(resized)
         found = self._read(text)
         if not found or not all(self._holds(item.numbers, limits) for item in found):
             return None
@@ -83,7 +83,7 @@ class Notation:
         """
         if not shapes:
             raise DataError(f"no box to write in the notation {self.name}; at least one is expected")
-        limits = self._limits(resized)
+        limits = self.limits(resized)
         items = []
         for numbers, label in zip(shapes, labels or [None] * len(shapes), strict=True):
             # Adding zero turns -0.0 into 0.0.
@@ -140,7 +140,8 @@ class Notation:
         box = [cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2]
         return [*convert(box, square, self.frame, size, resized), degrees]
 
-    def _limits(self, resized: Sequence[float] | None) -> tuple[float, float]:
+    def limits(self, resized: Sequence[float] | None) -> tuple[float, float]:
+        """Width and height of the whole image in ``frame``; a DataError where that takes an unknown ``resized``."""
         if self.frame == "resized" and resized is None:
             raise DataError(
                 f"the notation {self.name} counts pixels of the resized image and needs its size, resized=(width, "

@@ -112,6 +112,20 @@ def find(notation: str | Notation) -> Notation:
     return NOTATIONS[notation]
 
 
+def check_notation(name: str, seen: bool = True) -> None:
+    """Refuse a recipe's ``notation`` that is not known, or that counts pixels of an image as a model sees it where no
+    such size is known (``seen`` false). Raises RecipeError.
+    """
+    if name not in NOTATIONS:
+        raise RecipeError(f"notation = {name!r}; known notations: {', '.join(NOTATIONS)}")
+    if not seen and NOTATIONS[name].frame == "resized":
+        fitting = [known for known, notation in NOTATIONS.items() if notation.frame != "resized"]
+        raise RecipeError(
+            f"notation = {name!r} counts pixels of the image as a model sees it, and no model's size is known here; "
+            f"choose one of {', '.join(fitting)}"
+        )
+
+
 def read_objects(
     text: str, notation: str | Notation, size: Sequence[float], resized: Sequence[float] | None = None
 ) -> list[Object] | None:
@@ -164,6 +178,7 @@ def write_quads(
     for each, None for none. Raises DataError where a shape does not fit the frame or a label the notation.
     """
     notation = find(notation)
+    notation.limits(resized)
     return notation.format([notation.from_quad(quad, size, resized) for quad in quads], resized, labels)
 
 
@@ -178,6 +193,7 @@ def write_boxes(
     not turned. Raises DataError on an inverted box or one outside the image.
     """
     notation = find(notation)
+    notation.limits(resized)
     for box in boxes:
         x1, y1, x2, y2 = box
         if not (x1 <= x2 and y1 <= y2):

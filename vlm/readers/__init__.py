@@ -1,1 +1,11 @@
-"""File layouts: each turns rows on disk into plain dictionaries with the keys of `vlm.samples.Sample`."""
+"""Reading data as it lies on disk: from files, folders and tables to records that become Samples.
+
+look            what lies at a path; `formats` tells by it which format that is, and is the registry of all
+rows, tables    rows of JSON and JSONL (`json_list` streams lists), of parquet, of the hub; faults; where images lie
+records         what the converters share; `checks` is what every record must satisfy
+conversations   VHM, VG-DIOR, ShareGPT, LLaVA lists       geochat      GeoChat, VRSBench's training rows
+vrsbench        VRSBench                                   rsvqa        RSVQA
+rsvg            DIOR-RSVG                                  lhrs_bench   LHRS-Bench
+questions       refGeo, LRS-VQA                            dota         DOTA
+scenes          folders of classes                         rl_rows      ScoreRS's and TRL's rows for RL
+"""

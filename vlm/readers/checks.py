@@ -137,10 +137,11 @@ def _boxes(value: Any, name: str, count: int) -> list[list[float]] | None:
         raise RowFault("wrong_type", name, show(value), expected)
     boxes = []
     for box in value:
-        if not isinstance(box, list) or len(box) != count or not all(type(x) in (int, float) for x in box):
+        if not isinstance(box, list) or len(box) != count or not set(map(type, box)) <= {int, float}:
             raise RowFault("wrong_type", name, show(box), expected)
-        if not all(abs(x) < 1e9 for x in box):  # NaN, infinities, and integers too large for a float
-            raise RowFault("box_outside", name, show(box), "finite pixel coordinates")
+        for x in box:
+            if not -1e9 < x < 1e9:  # NaN, infinities, and integers too large for a float
+                raise RowFault("box_outside", name, show(box), "finite pixel coordinates")
         boxes.append([float(x) for x in box])
     return boxes
 
@@ -156,13 +157,25 @@ def _around(
     width, height = size
     found = []
     for quad in quads:
-        if not quad_iou(quad, quad):
+        if not (_convex(quad) or quad_iou(quad, quad)):
             raise RowFault("box_inverted", "quads", str(quad), "four corners in order around an area")
         x1, y1, x2, y2 = hull(quad)
         if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
             raise RowFault("box_outside", "quads", str(quad), f"a shape that meets the image of {width} x {height}")
         found.append([max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))])
     return found
+
+
+def _convex(quad: list[float]) -> bool:
+    """Whether all turns at the corners go one way. Such a shape is simple; others take the geometry library to tell."""
+    x1, y1, x2, y2, x3, y3, x4, y4 = quad
+    turns = (
+        (x2 - x1) * (y3 - y2) - (y2 - y1) * (x3 - x2),
+        (x3 - x2) * (y4 - y3) - (y3 - y2) * (x4 - x3),
+        (x4 - x3) * (y1 - y4) - (y4 - y3) * (x1 - x4),
+        (x1 - x4) * (y2 - y1) - (y1 - y4) * (x2 - x1),
+    )
+    return min(turns) > 0 or max(turns) < 0
 
 
 def _cut(box: list[float], size: tuple[int, int], overhang: float) -> list[float]:

@@ -54,7 +54,7 @@ def boxed(row: dict[str, Any]) -> bool:
     raw = turns(row)
     said = [turn for turn in raw if isinstance(turn, dict)] if isinstance(raw, list) else []
     texts = [turn.get("value", turn.get("content")) for turn in said if turn.get("from", turn.get("role")) != "human"]
-    return any(isinstance(text, str) and BOX_LIKE.search(text) is not None for text in texts)
+    return any(isinstance(text, str) and ("[" in text or "(" in text) and BOX_LIKE.search(text) for text in texts)
 
 
 def convert(
@@ -188,6 +188,6 @@ def _pixel_boxes(text: str | None) -> list[list[float]] | None:
     if isinstance(value, list) and value and not isinstance(value[0], list):
         value = [value]
     numbers = isinstance(value, list) and all(
-        isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) for x in box) for box in value
+        isinstance(box, list) and len(box) == 4 and set(map(type, box)) <= {int, float} for box in value
     )
     return value if numbers else None

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from vlm.errors import DataError
-from vlm.readers import conversations, dota, geochat, lhrs_bench, prompts, questions, rsvg, rsvqa, scenes, vrsbench
+from vlm.readers import conversations, dota, geochat, lhrs_bench, questions, rl_rows, rsvg, rsvqa, scenes, vrsbench
 from vlm.readers.look import Look
 from vlm.readers.rows import Place, RowFault, Rows
 
@@ -168,11 +168,11 @@ def _sources() -> Iterable[Format]:
     about = "a folder of images for each class: AID, UCMerced, NWPU-RESISC45, METER-ML, WHU-RS19, SIRI-WHU"
     yield Format("scenes", about, scenes.convert, scenes.fits, scenes.walk, splits=True, folders=True)
     about = "ScoreRS's rows for RL (problem, answer, type em, open_ended or math), no boxes"
-    yield Format("scorers_rl", about, prompts.scorers, lambda look: _scorers(False)(look) and not _scorers(True)(look))
+    yield Format("scorers_rl", about, rl_rows.scorers, lambda look: _scorers(False)(look) and not _scorers(True)(look))
     for frame, said in (("pixel", "pixels"), ("per_mille", "per mille"), ("unit", "fractions of the image")):
-        convert = partial(prompts.scorers, frame=frame)
+        convert = partial(rl_rows.scorers, frame=frame)
         yield Format(f"scorers_rl_{frame}", f"the same with boxes in {said}: [[…]]", convert, _scorers(True))
-    yield Format("trl", "TRL's rows: prompt, image or images, and columns for rewards", prompts.trl, _trl)
+    yield Format("trl", "TRL's rows: prompt, image or images, and columns for rewards", rl_rows.trl, _trl)
 
 
 FORMATS: dict[str, Format] = {one.name: one for one in _sources()}

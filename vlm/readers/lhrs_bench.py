@@ -25,6 +25,8 @@ from vlm.readers.rows import LeftOut, Place, RowFault, show
 
 FOLDERS = ("images", "image", "LHRS-Bench")
 TYPES = frozenset(map(str, range(1, 12)))
+MARKS = 100
+"""Letters looked at, the last ones: a text of nothing but "A. A. A. …" shall not take forever."""
 _MARKS = re.compile(r"(?:^|(?<=[\s(]))\(?([A-Z])[.):]\s+")
 
 
@@ -33,7 +35,7 @@ def split_choices(said: str) -> tuple[str, list[str]] | None:
 
     The last row of letters counts, so that an "A. " in the question itself does not mislead.
     """
-    marks = [match for match in _MARKS.finditer(said)]
+    marks = list(_MARKS.finditer(said))[-MARKS:]
     for first in reversed([place for place, match in enumerate(marks) if match[1] == "A"]):
         run = [marks[first]]
         for match in marks[first + 1 :]:

@@ -19,7 +19,7 @@ not read. Images are found below the folder that holds `LRS_VQA`, and below that
 
 from __future__ import annotations
 
-import os
+from functools import lru_cache
 from typing import Any
 
 from vlm.readers.geochat import polygons
@@ -28,10 +28,8 @@ from vlm.readers.rows import Place, RowFault, show
 
 
 def refgeo(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
-    folders = ["images", "../images"]
-    if isinstance(dataset := row.get("dataset"), str) and dataset:
-        folders += [dataset, os.path.join("images", dataset), os.path.join("..", "images", dataset)]
-    image = place.seek(row.get("image_id"), folders, "image_id")
+    dataset = row.get("dataset")
+    image = place.seek(row.get("image_id"), _folders(dataset if isinstance(dataset, str) else ""), "image_id")
     poly, box = row.get("poly"), row.get("bbox")
     if poly:
         if not isinstance(poly, list):
@@ -43,6 +41,13 @@ def refgeo(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any
         truth = {"boxes": [box]}
     more = {"id": row.get("question_id", ""), "kind": kinds(dataset)}
     return record(image, text(row, "question"), task or "grounding", **more, **truth)
+
+
+@lru_cache(maxsize=64)
+def _folders(dataset: str) -> tuple[str, ...]:
+    """Where images of one of the sets lie that refGeo is made of."""
+    named = (dataset, f"images/{dataset}", f"../images/{dataset}") if dataset else ()
+    return "images", "../images", *named
 
 
 def lrs_vqa(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:

@@ -58,21 +58,19 @@ def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
                     wanted.discard(count)
             count += 1
     for index in sorted(wanted or ()):
-        yield (
-            f"object {index}",
-            RowFault("split_index", "index", str(index), f"fewer than the {count} objects there are"),
-        )
+        expected = f"an index below {count}, the number of objects"
+        yield f"object {index}", RowFault("split_index", "index", str(index), expected)
 
 
 def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     root, item = row["root"], row["object"]
     image = place.seek(_text(root, "filename"), FOLDERS, "filename")
-    box = [_number(item, f"bndbox/{corner}") for corner in CORNERS]
-    result = record(image, _text(item, "description"), task or "grounding", boxes=[box], kind=_text(item, "name"))
-    size = root.find("size")
-    if size is not None:
-        result["size"] = [int(_number(size, side)) for side in ("width", "height")]
-    return result | {"id": str(row["index"])}
+    corners = _numbers(item, "bndbox", CORNERS)
+    size = None
+    if root.find("size") is not None:
+        size = [int(side) for side in _numbers(root, "size", ("width", "height"))]
+    more = {"boxes": [corners], "size": size, "kind": _text(item, "name"), "id": str(row["index"])}
+    return record(image, _text(item, "description"), task or "grounding", **more)
 
 
 def _indices(look: Look, folder: Path) -> Iterator[Any]:
@@ -121,12 +119,17 @@ def _text(element: ElementTree.Element, name: str) -> str:
     return found
 
 
-def _number(element: ElementTree.Element, name: str) -> float:
-    said = _text(element, name)
-    try:
-        number = float(said)
-    except ValueError:
-        number = float("nan")
-    if not abs(number) < 1e9:
-        raise RowFault("wrong_type", name, show(said), "a number of pixels")
-    return number
+def _numbers(element: ElementTree.Element, name: str, parts: tuple[str, ...]) -> list[float]:
+    """The numbers inside one element, by name."""
+    found = element.find(name)
+    said = {} if found is None else {part.tag: part.text for part in found}
+    numbers = []
+    for part in parts:
+        try:
+            number = float(said.get(part) or "")
+        except ValueError:
+            number = float("nan")
+        if not abs(number) < 1e9:
+            raise RowFault("wrong_type", f"{name}/{part}", show(said.get(part)), "a number of pixels")
+        numbers.append(number)
+    return numbers

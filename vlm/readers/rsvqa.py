@@ -32,7 +32,7 @@ def fits(look: Look) -> bool:
     return look.key == "questions"
 
 
-def walk(look: Look) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
+def walk(look: Look) -> Iterator[tuple[int | str, dict[str, Any] | RowFault]]:
     """(number in the questions file, the question with its `answer`)."""
     path = one_of(look, files(look.path, ENDING), "files of questions") if look.is_folder else look.path
     questions = Rows(path)
@@ -42,12 +42,13 @@ def walk(look: Look) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
         raise DataError(f"{path}: found no name to tell its answers by, expected one that ends in questions.json")
     answers = Joined(path.with_name(path.name.removesuffix("questions.json") + "answers.json"), "question_id", "answer")
     for number, row in questions:
+        where = f"file {path.name}, row {number}" if look.is_folder else number
         if isinstance(row, RowFault):
-            yield number, row
+            yield where, row
         elif row.get("active", True) is False:
-            yield number, LeftOut("inactive", "a stub: the question is not active in this split")
+            yield where, LeftOut("inactive", "a stub: the question is not active in this split")
         else:
-            yield number, answers.join(row)
+            yield where, answers.join(row)
 
 
 def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:

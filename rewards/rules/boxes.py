@@ -1,0 +1,83 @@
+"""Boxes, oriented boxes and quadrilaterals: how far the answer's cover the true ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from rewards.registry import register
+from rewards.rules.rows import Column, Inside, given, name_of, per_row
+from vlm import boxes as vlm_boxes
+from vlm.errors import DataError, RecipeError
+
+Notation = Literal[
+    "qwen2_vl", "qwen2_5_vl", "vhm", "geochat", "internvl", "lhrs", "rscovlm", "rscovlm_obb", "rscovlm_quad"
+]
+
+# (IoU, reward), highest first. The published rule compares strictly: an IoU of exactly .5 earns nothing.
+_GRADUATED = ((0.8, 1.0), (0.7, 0.7), (0.6, 0.6), (0.5, 0.5))
+
+
+@register("iou")
+def iou(
+    prompts: Any = None,
+    completions: Sequence[Any] = (),
+    boxes: Column = None,
+    quads: Column = None,
+    size: Column = None,
+    resized: Column = None,
+    task: Column = None,
+    shape: Literal["box", "quad"] = "box",
+    steps: Literal["continuous", "graduated", "threshold"] = "continuous",
+    threshold: float = 0.5,
+    notation: Notation = "qwen2_vl",
+    applies_to: Sequence[str] = ("grounding",),
+    inside: Inside = "answer",
+    **columns: Any,
+) -> list[float | None]:
+    """How well the shapes of the answer cover the true ones (pixels of the original image), in [0, 1].
+
+    The answer's shapes are matched one to one with the true ones for the greatest IoU sum, each IoU is turned
+    into steps, and their sum is divided by the larger of the two counts: a missing shape and a surplus one both
+    cost.
+
+    shape: "box" compares the row's ``boxes`` with the boxes around what the answer states; "quad" compares its
+    ``quads`` with the corners of what the answer states: oriented boxes and quadrilaterals as they lie, and an
+    axis-aligned box at its price.
+    steps: "continuous": the IoU; "graduated": 0.5, 0.6, 0.7, 1.0 for IoU > .5, .6, .7, .8, else 0 (ScoreRS,
+    arXiv 2503.00743, appendix D.5); "threshold": 1 for IoU >= ``threshold`` (in (0, 1]), else 0.
+    notation: how the answer writes boxes (vlm.boxes.NOTATIONS). Those that count pixels of the resized image need
+    the column ``resized``, which vlm.rows adds: the size at which the model saw the picture.
+    """
+    if not 0 < threshold <= 1:
+        raise RecipeError(f"reward 'iou': threshold is {threshold}; expected a number in (0, 1]")
+    frame = vlm_boxes.NOTATIONS[notation].frame
+    truths = {"boxes": boxes} if shape == "box" else {"quads": quads}
+    read, overlap = (
+        (vlm_boxes.read_boxes, vlm_boxes.iou) if shape == "box" else (vlm_boxes.read_quads, vlm_boxes.quad_iou)
+    )
+
+    def judge(row: int, said: str) -> float | None:
+        if not given("iou", row, task, columns, **truths, size=size):
+            return None
+        if frame == "resized" and (resized is None or resized[row] is None):
+            raise DataError(
+                f"{name_of(row, columns)}: the notation {notation} counts pixels of the resized image, and the row has "
+                "no column 'resized' with its [width, height]; rows made by vlm.rows have it"
+            )
+        (truth,) = (column[row] for column in truths.values())
+        found = read(said, notation, size[row], None if resized is None else resized[row])
+        if not found or not truth:
+            return 0.0
+        matched = vlm_boxes.match_ious(found, truth, overlap)
+        return min(1.0, sum(_step(value, steps, threshold) for value in matched) / max(len(found), len(truth)))
+
+    return per_row(completions, task, applies_to, inside, judge)
+
+
+def _step(value: float, steps: str, threshold: float) -> float:
+    if steps == "continuous":
+        return value
+    if steps == "threshold":
+        return float(value >= threshold)
+    return next((reward for bound, reward in _GRADUATED if value > bound), 0.0)

@@ -1,0 +1,61 @@
+"""The size at which a picture reaches the model, and drawing it anew for each training row.
+
+Notations whose frame is "resized" (Qwen2.5-VL, RSCoVLM) count pixels of the picture as the model sees it, so rows carry
+that size in a column `resized`. With `images.random_resize` in the recipe the size of a training row is drawn, and the
+boxes follow: truth stays in pixels of the original image, and what the model writes is converted by the size it saw.
+
+The draw. RSCoVLM (VisionXLab/RSCoVLM, `random_resize` in rscovlm/training/data/refgeo_dataset.py) enlarges or reduces
+training images to anything between two pixel counts. Here the *side* √(w·h) is uniform between their roots, whatever
+the image; the published code draws a ratio of areas uniformly and multiplies sides by it, so most of its draws end at
+the limits. The aspect ratio stays, up to the multiples of 28 pixels that the model takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+from vlm.recipe import ImageSection
+from vlm.shapes import smart_resize
+
+
+def seen(size: Sequence[int] | None, images: ImageSection | None) -> tuple[int, int] | None:
+    """(width, height) at which a picture of ``size`` reaches the model under these limits; None where one is not known.
+
+    Raises ValueError for a strip that no Qwen2-VL takes (aspect ratio above 200).
+    """
+    if size is None or images is None:
+        return None
+    return smart_resize((int(size[0]), int(size[1])), images.min_pixels, images.max_pixels)
+
+
+class Resizing:
+    """The sizes of a table's pictures. With `images.random_resize`, one size for each row and pass over the data.
+
+    A size depends on the seed, the pass, the row and the picture's place in it, and on nothing else: TRL reads the row
+    of a GRPO group once for each completion, perhaps in several processes, and all of them must see one picture.
+    `passed` is the number of passes done, told by `vlm.callbacks.PassCallback`. Workers of a data loader keep the
+    number from when they were started.
+    """
+
+    def __init__(self, images: ImageSection, seed: int = 0, train: bool = False):
+        self.images, self.seed = images, seed
+        self.drawing = images.random_resize if train else None
+        self.passed = 0
+
+    def drawn(self, size: tuple[int, int], row: int, place: int = 0) -> tuple[int, int]:
+        """(width, height) that the picture is resized to before the processor gets it; its own where none is drawn."""
+        if self.drawing is None:
+            return size
+        low, high = math.sqrt(self.drawing.min_pixels), math.sqrt(self.drawing.max_pixels)
+        key = f"{self.seed} {self.passed} {row} {place}".encode()
+        # A hash, not a generator: the same on every platform, and a few microseconds.
+        share = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64
+        scale = (low + share * (high - low)) / math.sqrt(size[0] * size[1])
+        wanted = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+        return smart_resize(wanted, self.drawing.min_pixels, self.drawing.max_pixels)
+
+    def seen(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) at which a picture of ``size`` reaches the model."""
+        return smart_resize(size, self.images.min_pixels, self.images.max_pixels)
