@@ -26,7 +26,8 @@ def rows(sources: Sequence[SourceSection], tasks: Sequence[str] | None, role: st
     total = 0
     for source in sources:
         if Path(source.path).exists():
-            found = read(source.path, source.format, source.images, source.task, "skip", Faults(), verify_images=False)
+            asked = (source.path, source.format, source.images, source.task, "skip", Faults())
+            found = read(*asked, verify_images=False, outside=source.outside)
             total += sum(1 for _ in selected(found, tasks, source.limit))
         elif source.limit is not None:
             logger.warning("%s is not here; planning with its limit of %d rows", source.path, source.limit)

@@ -38,7 +38,8 @@ def collect(sources: Iterable[SourceSection], data: DataSection, role: str) -> l
     samples: list[Sample] = []
     for source in sources:
         faults = Faults()
-        rows = read(source.path, source.format, source.images, source.task, data.on_fault, faults)
+        asked = (source.path, source.format, source.images, source.task, data.on_fault, faults)
+        rows = read(*asked, outside=source.outside)
         samples += selected(rows, data.tasks, source.limit)
         if faults.skipped:
             logger.warning("%s: %s", source.path, faults)
