@@ -55,7 +55,8 @@ OUTWARD = ["../secret.png", "a/../../secret.png", "./../data/../secret.png"]
 def read(data, format, name, **options):
     file = data / "rows.jsonl"
     file.write_text(json.dumps(ROWS[format](name)) + "\n")
-    return [sample.images[0] for sample in samples.read(file, format, **options)]
+    task = "vqa" if format == "conversations" else None
+    return [sample.images[0] for sample in samples.read(file, format, task=task, **options)]
 
 
 @pytest.mark.parametrize("format", ROWS)
