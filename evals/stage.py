@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -9,10 +10,9 @@ from pathlib import Path
 
 from evals import compare, metrics, predictions
 from evals.recipe import EvalRecipe
-from vlm import answers, boxes, config
+from vlm import answers, boxes, config, mixture
 from vlm.errors import RecipeError, UserError
 from vlm.resizing import seen
-from vlm.rows import collect
 from vlm.runs import FINISHED, Run, processes
 from vlm.samples import Sample
 
@@ -65,11 +65,13 @@ def run(recipe: EvalRecipe, judge: Judge | None = None) -> metrics.Report:
         raise UserError(
             f"an evaluation is one process, and {processes()} were launched; start it with `python launch/eval.py …`"
         )
-    samples = unique(collect(recipe.data.eval, recipe.data, "eval"))
+    data = mixture.draw(recipe.data, "eval", recipe.seed)
+    samples = unique(data.samples)
     folder = Path(recipe.output)
     done = started(recipe, folder)
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=bool(done))
+    mixture.show_and_note(record, {"eval": data})
     have = {prediction.key for prediction in done}
     todo = [s for s in samples if f"{s.source}/{s.id}" not in have]
     if done:
@@ -151,7 +153,6 @@ def plan(recipe: EvalRecipe) -> None:
     from rich.console import Console
 
     from vlm.loading import architecture
-    from vlm.planned import rows
     from vlm.shapes import visual_range
 
     console = Console()
@@ -163,7 +164,9 @@ def plan(recipe: EvalRecipe) -> None:
     for source in recipe.data.eval:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
-    count = rows(known, recipe.data.tasks, "eval")
+    questions = mixture.count(dataclasses.replace(recipe.data, eval=known), "eval", recipe.seed)
+    questions.show()
+    count = questions.rows
     low, high = visual_range(recipe.images.min_pixels, recipe.images.max_pixels)
     console.print(f"{count} questions in {-(-count // recipe.generation.batch_size)} batches")
     console.print(f"{low} to {high} visual tokens an image, up to {recipe.generation.max_new_tokens} new tokens each")

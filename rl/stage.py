@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rl.recipe import GRPORecipe
-from vlm import config
+from vlm import config, mixture
 from vlm.resizing import Resizing
-from vlm.rows import collect, prompt_rows
+from vlm.rows import prompt_rows
 from vlm.runs import Run
 
 Reward = Callable[..., list[float | None]]
@@ -37,9 +37,8 @@ def train(
     from vlm.models import trainable_model
     from vlm.training import arguments
 
-    samples = collect(recipe.data.train, recipe.data, "train")
-    held_out = collect(recipe.data.eval, recipe.data, "eval") if recipe.data.eval else None
-    check_tasks(rewards, {s.task for s in [*samples, *(held_out or [])]})
+    data = mixture.draw_all(recipe)
+    check_tasks(rewards, {s.task for found in data.values() for s in found.samples})
     args = arguments(
         GRPOConfig,
         recipe,
@@ -50,14 +49,15 @@ def train(
     )
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
     run = Run.create(recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite)
+    mixture.show_and_note(run, data)
     model = trainable_model(recipe.model, recipe.sharding)
-    sizes = Resizing(recipe.images, recipe.seed, train=True)
+    sizes, held_out = Resizing(recipe.images, recipe.seed, train=True), Resizing(recipe.images)
     trainer = GRPOTrainer(
         model,
         list(rewards),
         args,
-        train_dataset=prompt_rows(samples, recipe.prompt, sizes),
-        eval_dataset=prompt_rows(held_out, recipe.prompt, Resizing(recipe.images)) if held_out else None,
+        train_dataset=prompt_rows(data["train"].samples, recipe.prompt, sizes),
+        eval_dataset=prompt_rows(data["eval"].samples, recipe.prompt, held_out) if "eval" in data else None,
         processing_class=processor,
         callbacks=[PassCallback(sizes), *callbacks],
         share_prefix=recipe.share_prefix,
@@ -78,12 +78,14 @@ def plan(recipe: GRPORecipe, resident: int = 0, remarks: Sequence[str] = ()) -> 
     resident: bytes on each GPU that score models take. remarks: said under the plan.
     """
     from vlm.plan import Job, training
-    from vlm.planned import common, rows
+    from vlm.planned import common
 
     asked: dict[str, Any] = recipe.training
+    data = mixture.count(recipe.data, "train", recipe.seed)
+    data.show()
     job = Job(
         stage="grpo",
-        samples=rows(recipe.data.train, recipe.data.tasks),
+        samples=data.rows,
         group=asked.get("num_generations", 8),
         beta=asked.get("beta", 0.0),
         completion_tokens=asked.get("max_completion_length", 256),

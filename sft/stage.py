@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sft.recipe import SFTRecipe
-from vlm import config
+from vlm import config, mixture
 from vlm.resizing import Resizing
-from vlm.rows import chat_rows, collect
+from vlm.rows import chat_rows
 from vlm.runs import Run
 
 
@@ -22,11 +22,9 @@ def train(recipe: SFTRecipe) -> Path:
     from vlm.models import trainable_model
     from vlm.training import arguments
 
-    sizes = Resizing(recipe.images, recipe.seed, train=True)
-    rows = chat_rows(collect(recipe.data.train, recipe.data, "train"), recipe.prompt, sizes)
-    held_out = None
-    if recipe.data.eval:
-        held_out = chat_rows(collect(recipe.data.eval, recipe.data, "eval"), recipe.prompt, Resizing(recipe.images))
+    data = mixture.draw_all(recipe)
+    sizes = {"train": Resizing(recipe.images, recipe.seed, train=True), "eval": Resizing(recipe.images)}
+    rows = {role: chat_rows(found.samples, recipe.prompt, sizes[role]) for role, found in data.items()}
     args = arguments(
         SFTConfig,
         recipe,
@@ -38,13 +36,14 @@ def train(recipe: SFTRecipe) -> Path:
     )
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
     run = Run.create(recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite)
+    mixture.show_and_note(run, data)
     trainer = SFTTrainer(
         trainable_model(recipe.model, recipe.sharding),
         args,
-        train_dataset=rows,
-        eval_dataset=held_out,
+        train_dataset=rows["train"],
+        eval_dataset=rows.get("eval"),
         processing_class=processor,
-        callbacks=[PassCallback(sizes)],
+        callbacks=[PassCallback(sizes["train"])],
     )
     attach(trainer, run, "sft")
     trainer.train()
@@ -58,6 +57,8 @@ def train(recipe: SFTRecipe) -> Path:
 def plan(recipe: SFTRecipe) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
     from vlm.plan import Job, training
-    from vlm.planned import common, rows
+    from vlm.planned import common
 
-    training(Job(stage="sft", samples=rows(recipe.data.train, recipe.data.tasks), **common(recipe))).render()
+    data = mixture.count(recipe.data, "train", recipe.seed)
+    data.show()
+    training(Job(stage="sft", samples=data.rows, **common(recipe))).render()

@@ -171,7 +171,7 @@ def test_stage_by_hand(questions, tmp_path, served):
     assert found["score", 1] == found["majority", 1] == pytest.approx(found["random", 1])
     folder = tmp_path / "run"
     assert sorted(path.name for path in folder.glob("*.*")) == [
-        "completions.jsonl", "curve.csv", "curve.png", "environment.json", "finished.json", "picks.jsonl",
+        "completions.jsonl", "curve.csv", "curve.png", "data.json", "environment.json", "finished.json", "picks.jsonl",
         "recipe.yaml", "table.md",
     ]  # fmt: skip
     picks = [json.loads(line)["picks"] for line in (folder / "picks.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""What a dry run reads from a recipe: rows counted as training would count them, one plan however many processes."""
+"""What a dry run reads from a recipe: rows counted as training would draw them, one plan however many processes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from rl.recipe import GRPORecipe
 from tests.support.commands import ROOT
 from vlm.cli import launch
 from vlm.errors import RecipeError
-from vlm.planned import rows
+from vlm.mixture import count, draw
 from vlm.recipe import DataSection, SourceSection
-from vlm.rows import collect
 
 
 @pytest.fixture
@@ -35,19 +34,57 @@ def mixed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tasks", "limit", "expected"),
-    [(None, None, 7), (None, 4, 4), (["vqa"], None, 5), (["choice"], 1, 1), (["vqa", "choice"], 9, 7)],
+    ("data", "source", "expected"),
+    [
+        ({}, {}, 7),
+        ({}, {"limit": 4}, 4),
+        ({"tasks": ["vqa"]}, {}, 5),
+        ({"tasks": ["choice"]}, {"limit": 1}, 1),
+        ({"tasks": ["vqa", "choice"]}, {"limit": 9}, 7),
+        ({"tasks": ["vqa"]}, {"percent": 50, "repeat": 2}, 6),  # 2.5 of 5 rows, rounded up
+        ({"rows": 17}, {"ratio": 1.0}, 17),
+    ],
 )
-def test_rows_are_counted_as_training_reads_them(mixed, tasks, limit, expected):
-    sources = [SourceSection(mixed, limit=limit)]
-    assert rows(sources, tasks) == expected == len(collect(sources, DataSection(tasks=tasks), "train"))
+def test_rows_are_counted_as_training_draws_them(mixed, data, source, expected):
+    section = DataSection(train=[SourceSection(mixed, **source)], **data)
+    drawn, counted = draw(section, "train", 0), count(section, "train", 0)
+    assert counted.rows == expected == len(drawn.samples)
+    assert counted.to_dict() == drawn.to_dict() and not counted.samples
 
 
-def test_a_file_that_is_not_here_counts_with_its_limit(tmp_path):
-    gone = str(tmp_path / "gone.jsonl")
-    assert rows([SourceSection(gone, limit=8000)], None) == 8000
+def gone(tmp_path, rows=None, **source):
+    section = SourceSection(str(tmp_path / "gone.jsonl"), **source)
+    return count(DataSection(train=[section], rows=rows), "train", 0).rows
+
+
+def test_a_file_that_is_not_here_counts_with_what_the_recipe_says(tmp_path):
+    assert gone(tmp_path, limit=8000) == 8000
+    assert gone(tmp_path, limit=8000, percent=12.5, repeat=3) == 3000
+    assert gone(tmp_path, rows=500, ratio=2.0) == 500
     with pytest.raises(RecipeError, match=r"data\.train: .*gone\.jsonl is not here and has no `limit`"):
-        rows([SourceSection(gone)], None)
+        gone(tmp_path)
+    with pytest.raises(RecipeError, match=r"is not here and has no `limit`"):
+        gone(tmp_path, percent=50.0)
+
+
+def test_the_dry_run_prints_the_mixture_and_plans_with_it(mixed, tmp_path, tiny_model, capsys, log_levels):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"stage: grpo\noutput: out\nmodel: {{path: {tiny_model}}}\ndata:\n  train:\n"
+        f"    - {{path: {mixed}, tasks: [vqa], percent: 40, repeat: 3}}\n    - {{path: {mixed}, tasks: [choice]}}\n"
+        "training: {num_generations: 2, per_device_train_batch_size: 4}\n"
+    )
+    assert launch(GRPORecipe, stage.train, stage.plan, [str(recipe), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    assert [row[1:] for row in cells if len(row) == 7 and row[2]] == [  # a long path folds over several lines
+        ["choice", "2", "0", "0", "0", "0.0%"],
+        ["vqa", "5", "2", "4", "6", "75.0%"],
+        ["choice", "2", "2", "0", "2", "25.0%"],
+        ["vqa", "5", "0", "0", "0", "0.0%"],
+        ["", "14", "4", "4", "8", ""],
+    ]
+    assert ["rows in the data", "8"] in cells
 
 
 @pytest.mark.parametrize(("rank", "prints"), [("0", True), ("1", False)])

@@ -1,14 +1,13 @@
 """Rows for TRL: columns, lazily decoded images, and which samples are collected."""
 
-import logging
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.support.sample_rows import dump
 from vlm import rows
 from vlm.errors import DataError
+from vlm.mixture import draw
 from vlm.recipe import DataSection, PromptSection, SourceSection
 from vlm.samples import Sample
 
@@ -56,6 +55,7 @@ def test_prompt_rows_carry_the_truth_and_the_decoded_picture(samples, tmp_path):
         "choices": None,
         "source": "vg",
         "id": "7",
+        "copy": 0,
     }
     assert (second["images"], second["image_file"], second["answer"], second["kind"]) == ([], None, "4", "sum")
 
@@ -75,13 +75,14 @@ def test_training_and_asking_use_the_same_prompt(demo_data):
     from demo.tiny import SYSTEM, WORDING
 
     section = PromptSection(system=SYSTEM, wording=WORDING)
-    traces = rows.collect([SourceSection(str(demo_data / "sft/traces.json"))], DataSection(), "train")
+    traces = draw(DataSection([SourceSection(str(demo_data / "sft/traces.json"))]), "train", 0).samples
     for row in rows.chat_rows(traces, section):
         system, question, trace = row["messages"]
         assert system == {"role": "system", "content": "Think, then answer."}
         assert question["role"] == "user" and "<image>" not in question["content"]
         assert trace["content"].startswith("<think>") and trace["content"].endswith("</answer>")
-    asked = rows.collect([SourceSection(str(demo_data / "test/vg_test.json"), format="vg_dior")], DataSection(), "eval")
+    held_out = DataSection(eval=[SourceSection(str(demo_data / "test/vg_test.json"), format="vg_dior")])
+    asked = draw(held_out, "eval", 0).samples
     for row, sample in zip(rows.prompt_rows(asked, section), asked, strict=True):
         assert row["prompt"][1]["content"] == f"Where is {sample.messages[0]['content']}?"
 
@@ -109,58 +110,3 @@ def test_bytes_are_images_too(tmp_path):
     (row,) = rows.prompt_rows([Sample([data], [user("x")], "vqa", answer="y")], PROMPT)
     assert row["images"][0].getpixel((0, 0)) == (9, 9, 9)
     assert row["image_file"] is None
-
-
-@pytest.fixture
-def mixed(tmp_path):
-    """vqa, caption, vqa, a missing picture, caption, vqa: ids 0 to 5, the fourth row faulty."""
-    picture(tmp_path / "a.png", (0, 0, 0))
-    tasks = ("vqa", "caption", "vqa", "vqa", "caption", "vqa")
-    return dump(
-        tmp_path / "mixed.jsonl",
-        [
-            {
-                "images": ["gone.png" if n == 3 else "a.png"],
-                "messages": [user("q")],
-                "task": task,
-                "answer": "yes",
-                "id": str(n),
-            }
-            for n, task in enumerate(tasks)
-        ],
-    )
-
-
-def ids(mixed, limit=None, **data):
-    return [s.id for s in rows.collect([SourceSection(str(mixed), limit=limit)], DataSection(**data), "train")]
-
-
-def test_faults_end_the_run_or_are_counted(mixed, caplog):
-    with pytest.raises(DataError, match=r"mixed.jsonl, line 4, field 'images'.*gone.png"):
-        ids(mixed)
-    with caplog.at_level(logging.WARNING):
-        assert ids(mixed, on_fault="skip") == ["0", "1", "2", "4", "5"]
-    assert "6 rows = 5 kept + 1 skipped" in caplog.text and "missing_image: 1" in caplog.text
-
-
-def test_the_limit_counts_what_the_tasks_left(mixed):
-    assert ids(mixed, on_fault="skip", tasks=["vqa"]) == ["0", "2", "5"]
-    assert ids(mixed, limit=2, on_fault="skip", tasks=["caption"]) == ["1", "4"]
-    assert ids(mixed, limit=3, on_fault="skip", tasks=["vqa"]) == ["0", "2", "5"]
-    assert ids(mixed, limit=1, on_fault="skip") == ["0"]
-
-
-def test_rows_behind_the_limit_are_not_even_checked(mixed):
-    assert ids(mixed, limit=3) == ["0", "1", "2"]  # the fourth is faulty
-    assert ids(mixed, limit=2, tasks=["vqa"]) == ["0", "2"]
-
-
-def test_each_source_has_its_own_limit_and_comes_in_order(mixed):
-    sources = [SourceSection(str(mixed), limit=1), SourceSection(str(mixed), limit=2, task="caption")]
-    found = rows.collect(sources, DataSection(on_fault="skip"), "train")
-    assert [(s.task, s.id) for s in found] == [("vqa", "0"), ("caption", "0"), ("caption", "1")]
-
-
-def test_nothing_left_is_an_error(mixed):
-    with pytest.raises(DataError, match=r"data.eval: no rows left; sources \['.*mixed.jsonl'\], tasks \['grounding'\]"):
-        rows.collect([SourceSection(str(mixed))], DataSection(on_fault="skip", tasks=["grounding"]), "eval")

@@ -33,6 +33,7 @@ __all__ = [
     "describe",
     "difference",
     "load",
+    "load_any",
     "locate",
     "reference",
     "save",
@@ -69,6 +70,19 @@ def load(path: str | Path, cls: type[T], overrides: Iterable[str] = ()) -> T:
     _locate_all(recipe, Path(path))
     check(recipe, where)
     return recipe
+
+
+def load_any(path: str | Path, classes: Iterable[type], overrides: Iterable[str] = ()) -> Any:
+    """The same for whichever class has the default `stage` that the file (or its base) states.
+
+    Raises: RecipeError, also where none has.
+    """
+    by_stage = {field.default: cls for cls in classes for field in dataclasses.fields(cls) if field.name == "stage"}
+    tree = _read(Path(path), ()).value
+    stage = tree["stage"].value if isinstance(tree, dict) and "stage" in tree else None
+    if stage not in by_stage:
+        raise RecipeError(f"{path}: `stage` is {stage!r}; expected one of {', '.join(by_stage)}")
+    return load(path, by_stage[stage], overrides)
 
 
 def to_dict(recipe: Any) -> dict[str, Any]:

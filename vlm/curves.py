@@ -104,6 +104,18 @@ def _label(match: re.Match) -> str:
     return ""
 
 
+def dress(axis, title: str) -> None:
+    """The look that all our panels share."""
+    axis.set_title(title, fontsize=10.5, loc="left", fontweight="bold")
+    axis.grid(axis="y", color="#e3e3e3", linewidth=0.7)
+    axis.set_axisbelow(True)
+    axis.tick_params(labelsize=8.5, color="#999999", labelcolor="#333333")
+    axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)
+    axis.yaxis.get_offset_text().set_fontsize(8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color("#999999")
+
+
 def _draw_panel(axis, panel: Panel, lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     for (label, (steps, values)), colour in zip(lines.items(), COLOURS, strict=False):
         if len(values) < 8 or not panel.noisy:  # fewer are an evaluation's, too few to smooth
@@ -112,14 +124,7 @@ def _draw_panel(axis, panel: Panel, lines: dict[str, tuple[np.ndarray, np.ndarra
             continue
         axis.plot(steps, values, color=colour, linewidth=0.9, alpha=0.28)
         axis.plot(steps, smooth(values, span=len(values) / 12), color=colour, linewidth=1.9, label=label)
-    axis.set_title(panel.title, fontsize=10.5, loc="left", fontweight="bold")
-    axis.grid(axis="y", color="#e3e3e3", linewidth=0.7)
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=8.5, color="#999999", labelcolor="#333333")
-    axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)
-    axis.yaxis.get_offset_text().set_fontsize(8)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color("#999999")
+    dress(axis, panel.title)
     axis.margins(x=0.02, y=0.12)
     if len(lines) > 1:
         axis.legend(fontsize=8, frameon=False, loc="best", handlelength=1.4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vlm import mixture
 from vlm.boxes import check_notation
 from vlm.errors import RecipeError
 from vlm.prompts import check_wording
@@ -146,10 +147,12 @@ class PromptSection:
 
 @dataclass
 class SourceSection:
-    """One data file."""
+    """One data file or folder, and which of its rows are used how often (`vlm.mixture`)."""
 
     path: str = field(metadata={"path": True})
-    "The file with the rows."
+    "A file, a published folder, or a dataset of the hub: hub:OWNER/NAME."
+    split: str | None = None
+    "Which part of a folder or a hub dataset."
     images: str | None = field(default=None, metadata={"path": True})
     "Folder that the rows' image paths start from; without it, what the file's format prescribes."
     outside: bool = False
@@ -158,17 +161,35 @@ class SourceSection:
     "Format of the file; without it, told by its contents."
     task: str | None = None
     "Task of every row that does not name one."
+    tasks: list[str] | None = None
+    "Use only rows of these tasks."
     limit: int | None = None
-    "Use only the first so many rows."
+    "Use only the first so many rows (of those tasks)."
+    percent: float | None = None
+    "Of these, use so many percent, drawn by the recipe's seed; a larger percentage keeps what a smaller one drew."
+    repeat: int = 1
+    "Use each of these rows so many times."
+    ratio: float | None = None
+    "Instead of percent and repeat: this source's part of `data.rows`, in proportion to the other sources' ratios."
 
     def check(self) -> None:
         if not self.path:
             raise RecipeError("path is empty; expected a data file")
         if self.limit is not None and self.limit < 1:
             raise RecipeError(f"limit = {self.limit}; expected at least 1, or null for all rows")
+        if self.percent is not None and not 0 < self.percent <= 100:
+            raise RecipeError(f"percent = {self.percent}; expected 0 < percent ≤ 100 (30 keeps 30 of 100 rows)")
+        if self.repeat < 1:
+            raise RecipeError(f"repeat = {self.repeat}; expected at least 1 (to use fewer rows: percent)")
+        if self.ratio is not None:
+            if not 0 < self.ratio < float("inf"):
+                raise RecipeError(f"ratio = {self.ratio}; expected a positive number")
+            if self.percent is not None or self.repeat != 1:
+                raise RecipeError("ratio says how many rows are used, and so do percent and repeat; keep one of them")
         if self.format is not None and self.format not in FORMATS:
             raise RecipeError(f"format = {self.format!r}; known formats: {', '.join(FORMATS)}")
         _known_tasks("task", [] if self.task is None else [self.task])
+        _some_tasks(self.tasks)
 
 
 @dataclass
@@ -181,13 +202,14 @@ class DataSection:
     "A faulty row (missing image, inverted box, …) ends the run, or is left out and counted."
     tasks: list[str] | None = None
     "Use only rows of these tasks."
+    rows: int | None = None
+    "Training rows in all, where the sources state `ratio`."
     shuffle: bool = True
     "Shuffle the training rows, by the recipe's seed."
 
     def check(self) -> None:
-        if self.tasks is not None and not self.tasks:
-            raise RecipeError("tasks is empty, which would leave no rows; write null for all tasks")
-        _known_tasks("tasks", self.tasks or [])
+        _some_tasks(self.tasks)
+        mixture.check(self)
 
 
 @dataclass
@@ -258,6 +280,12 @@ class TrainingRecipe(StageRecipe):
     "Dashboards."
     gpus: str | None = None
     "Target of `--dry-run`, e.g. 8xA100-80G."
+
+
+def _some_tasks(tasks: list[str] | None) -> None:
+    if tasks is not None and not tasks:
+        raise RecipeError("tasks is empty, which would leave no rows; write null for all tasks")
+    _known_tasks("tasks", tasks or [])
 
 
 def _known_tasks(key: str, tasks: list[str]) -> None:

@@ -6,46 +6,20 @@ row once per completion of a group.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
-from itertools import islice
 from typing import Any
 
 from vlm import prompts
 from vlm.boxes import NOTATIONS, write_boxes, write_quads
 from vlm.errors import DataError
 from vlm.images import load
-from vlm.recipe import DataSection, PromptSection, SourceSection
+from vlm.recipe import PromptSection
 from vlm.resizing import Resizing
-from vlm.samples import Faults, Sample, read
-
-logger = logging.getLogger(__name__)
+from vlm.samples import Sample
 
 CACHED_IMAGES = 64
-
-
-def selected(samples: Iterable[Sample], tasks: Sequence[str] | None, limit: int | None) -> Iterator[Sample]:
-    """The samples of these tasks (None: all), read no further than the limit: what is behind it is not checked."""
-    return islice((s for s in samples if tasks is None or s.task in tasks), limit)
-
-
-def collect(sources: Iterable[SourceSection], data: DataSection, role: str) -> list[Sample]:
-    """All samples of the sources, checked, filtered by `data.tasks` and cut to each source's limit.
-
-    Raises: DataError for a faulty row (under `on_fault: error`) and when nothing is left.
-    """
-    samples: list[Sample] = []
-    for source in sources:
-        faults = Faults()
-        asked = (source.path, source.format, source.images, source.task, data.on_fault, faults)
-        rows = read(*asked, outside=source.outside)
-        samples += selected(rows, data.tasks, source.limit)
-        if faults.skipped:
-            logger.warning("%s: %s", source.path, faults)
-    if not samples:
-        raise DataError(f"data.{role}: no rows left; sources {[s.path for s in sources]}, tasks {data.tasks or 'all'}")
-    return samples
 
 
 @lru_cache(maxsize=CACHED_IMAGES)
@@ -90,14 +64,17 @@ class Pictures:
             batch["resized"] = [list(size) if size else None for size in resized]
         else:
             batch["messages"] = [
-                [*turns, _reference(truth, self.notation, size)] if truth else turns
+                [*turns, reference(truth, self.notation, size)] if truth else turns
                 for turns, truth, size in zip(batch["messages"], truths, resized, strict=True)
             ]
         return batch
 
 
-def _reference(truth: dict[str, Any], notation: str, resized: tuple[int, int] | None) -> dict[str, str]:
-    """The assistant's turn of a row whose reference is boxes; of quadrilaterals, where the notation can show them."""
+def reference(truth: dict[str, Any], notation: str, resized: tuple[int, int] | None) -> dict[str, str]:
+    """The assistant's turn of a row whose reference is boxes; of quadrilaterals, where the notation can show them.
+
+    truth: boxes, quads (or None) and size of a Sample. resized: (width, height) at which the model sees the picture.
+    """
     if truth["quads"] and NOTATIONS[notation].shape != "box":
         text = write_quads(truth["quads"], notation, truth["size"], resized)
     else:
@@ -124,18 +101,24 @@ def _columns(sample: Sample) -> dict[str, Any]:
 
 
 def prompt_rows(samples: Iterable[Sample], section: PromptSection, sizes: Resizing | None = None):
-    """Rows for GRPO: `prompt` (conversation), `images` (decoded), the sample's fields, and with ``sizes`` also
+    """Rows for GRPO: `prompt` (conversation), `images` (decoded), the sample's fields, `copy`, and with ``sizes`` also
     `resized`, [w, h] of the first picture as the model sees it.
+
+    A row that a mixture repeats is a prompt of its own each time, with completions of its own. `copy` numbers these
+    times from 0: by it rewards that compare within a group tell neighbours with the same source and id apart.
 
     Raises: DataError for a picture that the model cannot take.
     """
     from datasets import Dataset
 
-    rows = []
+    rows, copies = [], Counter()
     for number, sample in enumerate(samples):
         _check_strip(sample, sizes)
         prompt = prompts.prompt(sample, section.style, section.system, section.wording)
-        rows.append({"prompt": prompt, **_columns(sample), **({} if sizes is None else {"row": number})})
+        name = (sample.source, sample.id)
+        row = {"prompt": prompt, **_columns(sample), "copy": copies[name]}
+        rows.append(row | ({} if sizes is None else {"row": number}))
+        copies[name] += 1
     return Dataset.from_list(rows).with_transform(Pictures(sizes))
 
 
@@ -162,7 +145,7 @@ def chat_rows(samples: Iterable[Sample], section: PromptSection, sizes: Resizing
             truth = _truth(sample, section, sizes)
         messages = [*prompts.prompt(sample, section.style, section.system, section.wording), *reply]
         if truth is not None and (sizes is None or not sample.images):
-            messages.append(_reference(truth, section.notation, None))
+            messages.append(reference(truth, section.notation, None))
             truth = None
         rows.append({"messages": messages, "images": sample.images})
         if sizes is not None:
@@ -179,7 +162,7 @@ def _truth(sample: Sample, section: PromptSection, sizes: Resizing | None) -> di
         )
     truth = {"boxes": sample.boxes, "quads": sample.quads, "size": list(sample.size)}
     try:
-        _reference(truth, section.notation, sizes and sizes.seen(sample.size))
+        reference(truth, section.notation, sizes and sizes.seen(sample.size))
     except DataError as error:
         raise DataError(f"{sample.source}: row {sample.id!r}: {error}") from error
     return truth

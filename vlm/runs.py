@@ -3,6 +3,7 @@
     runs/r1/
       recipe.yaml        the resolved recipe
       environment.json   versions, git revision, hardware, command line
+      data.json          the mixture: rows read, kept and repeated, by source and task
       metrics.jsonl      one row per log: {"step": 10, "time": 1760000000.0, "loss": 0.41, "reward": 0.55}
       finished.json      written last, by `finish`
       checkpoint-*/      the trainer's own
@@ -28,6 +29,7 @@ from vlm.errors import UserError
 from vlm.redaction import redact
 
 RECIPE, ENVIRONMENT, METRICS, FINISHED = "recipe.yaml", "environment.json", "metrics.jsonl", "finished.json"
+DATA = "data.json"
 
 
 def is_main_process() -> bool:
@@ -103,6 +105,11 @@ class Run:
             self._file = open(self.metrics, "ab", buffering=0)  # noqa: SIM115 (stays open; see close)
         self._file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
+    def note_data(self, roles: dict[str, dict[str, Any]]) -> None:
+        """Writes data.json: {"train": {…}, "eval": {…}}, each as `vlm.mixture.Mixture.to_dict` has it."""
+        if self.main:
+            _replace(self.folder / DATA, json.dumps(roles, indent=2, ensure_ascii=False) + "\n")
+
     def rewind(self, step: int) -> None:
         """Drops the rows after `step`: training resumed from a checkpoint and will measure them again."""
         if not self.main or not self.metrics.exists():
@@ -174,7 +181,7 @@ def _refuse_to_overwrite(folder: Path) -> None:
 
 
 def _delete_records(folder: Path) -> None:
-    for pattern in ("recipe*.yaml", "environment*.json", METRICS, FINISHED):
+    for pattern in ("recipe*.yaml", "environment*.json", DATA, METRICS, FINISHED):
         for path in folder.glob(pattern):
             path.unlink()
     for path in (*folder.glob("checkpoint-*"), folder / "completions"):

@@ -76,6 +76,13 @@ class CurateRecipe:
     def check(self) -> None:
         if not self.data.train:
             raise RecipeError("data.train is empty; name at least one file, e.g. `train: [{path: captions.json}]`")
+        for number, section in enumerate(self.data.train):
+            for name, plain in (("split", None), ("tasks", None), ("percent", None), ("repeat", 1), ("ratio", None)):
+                if getattr(section, name) != plain:
+                    raise RecipeError(
+                        f"data.train.{number}.{name}: curation scores every row once; filter by data.tasks, and mix "
+                        "the kept files in the recipe that trains on them"
+                    )
         if self.chunk < 1 or self.examples < 0:
             raise RecipeError(f"chunk = {self.chunk} and examples = {self.examples}; expected chunk ≥ 1, examples ≥ 0")
         check_notation(self.notation, seen=False)

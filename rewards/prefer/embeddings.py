@@ -1,7 +1,6 @@
 """Images and texts as vectors of length 1, whose dot product is a similarity: by CLIP, or without any weights.
 
-    images   perceptual hash (Zauner 2010): signs of the low frequencies of the brightness, so that scaling, compression
-             and a change of brightness leave it nearly as it is
+    images   perceptual hash (`vlm.perceptual`): scaling, compression and a change of brightness leave it nearly as is
     texts    TF-IDF of hashed character n-grams: spelling, punctuation and a few other words change it little
 
 A vector of zeros means "nothing to compare" (a featureless image, a blank text); it is similar to nothing, itself
@@ -16,35 +15,31 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import fft, sparse
+from scipy import sparse
 
 from vlm.answers import normalise
 from vlm.errors import RecipeError
 from vlm.images import load
+from vlm.perceptual import BITS, perceptual_hash
 
-SIDE, KEPT = 64, 16
-"""The image is reduced to SIDE² grey values, of whose cosine transform KEPT² low frequencies are looked at."""
-FLAT = 1.0
-"""Standard deviation, in grey levels of 256, below which an image has no features: its signs would be noise."""
 NGRAMS = (3, 4)
 BUCKETS = 2**18
 CLIP_BATCH = 64
 
 
 def perceptual_hashes(images: Iterable[str | bytes]) -> np.ndarray:
-    """(n, KEPT² − 1) float32: the signs, as ±1 over the root of their number.
+    """(n, BITS) float32: the bits as ±1 over the root of their number.
 
     The cosine of two hashes is 1 − 2·(share of bits that differ): 0.9 lets 12 of 255 bits differ.
     """
-    return np.stack([_hash(image) for image in images])
+    return np.stack([_signs(image) for image in images])
 
 
-def _hash(image: str | bytes) -> np.ndarray:
-    grey = np.asarray(load(image).convert("L").resize((SIDE, SIDE)), dtype=np.float32)
-    if grey.std() < FLAT:
-        return np.zeros(KEPT**2 - 1, np.float32)
-    low = fft.dctn(grey)[:KEPT, :KEPT].ravel()[1:]  # without the mean brightness
-    return np.where(low > np.median(low), 1, -1).astype(np.float32) / np.sqrt(np.float32(low.size))
+def _signs(image: str | bytes) -> np.ndarray:
+    bits = perceptual_hash(load(image))
+    if bits is None:
+        return np.zeros(BITS, np.float32)
+    return np.where(bits, 1, -1).astype(np.float32) / np.sqrt(np.float32(BITS))
 
 
 def ngram_vectors(texts: Sequence[str]) -> sparse.csr_array:

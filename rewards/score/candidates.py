@@ -2,8 +2,8 @@
 
 TRL calls a reward with flat lists in which the G completions of a prompt stand one after another. G is not handed over
 and is not guessed: a **group** is a run of neighbouring rows with the same pictures, the same question, and the same
-source, id and reference answer. (Where a prompt's completions are split over processes, each reads its own part;
-`rewards.score.groups` puts them together.)
+source, id, copy (which time a repeated row is drawn) and reference answer. (Where a prompt's completions are split over
+processes, each reads its own part; `rewards.score.groups` puts them together.)
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Reader:
             reference = None if truth is None else _exchange(turns, truth, pictures)
             keys = [exchange_key(e, image_keys) if e else "" for e in (exchange, reference)]
             seen = " ".join(map(image_keys, pictures))
-            common = (seen, turns, truth, *(_value(columns, name, row) for name in ("source", "id")))
+            common = (seen, turns, truth, *(_value(columns, name, row) for name in ("source", "id", "copy")))
             group = hashlib.sha256(repr(common).encode()).hexdigest()
             candidates.append(Candidate(row, exchange, reference, *keys, seen, group))
         return candidates

@@ -23,10 +23,9 @@ from rewards.select.journal import Part, fingerprint, records, state_of_checkpoi
 from rewards.select.recipe import BonRecipe
 from rewards.select.selectors import agreement, readable, score_answers
 from rewards.select.team import Team
-from vlm import config
+from vlm import config, mixture
 from vlm.errors import DataError
 from vlm.resizing import seen
-from vlm.rows import collect
 from vlm.runs import FINISHED, Run
 from vlm.samples import Sample
 
@@ -48,11 +47,13 @@ def run(
     load: the scorer by its name; by default the recipe's.
     """
     team = Team.join()
-    samples = collect(recipe.data.eval, recipe.data, "eval")
+    data = mixture.draw(recipe.data, "eval", recipe.seed)
+    samples = data.samples
     candidates.check_unique(samples)
     folder = Path(recipe.output)
     continued = (folder / "recipe.yaml").exists() and not (folder / FINISHED).exists() and not recipe.overwrite
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=continued, main=team.main)
+    mixture.show_and_note(record, {"eval": data})
     path, parts = Path(recipe.completions or folder / "completions.jsonl"), folder / "parts"
     if recipe.completions is None:
         name = f"completions-{drawn_by(recipe)}"
@@ -186,10 +187,9 @@ def plan(recipe: BonRecipe) -> None:
     """Print what would be drawn and scored (`--dry-run`)."""
     from rich.console import Console
 
-    from vlm.planned import rows
-
-    console = Console()
-    questions = rows(recipe.data.eval, recipe.data.tasks, "eval")
+    console, data = Console(), mixture.count(recipe.data, "eval", recipe.seed)
+    data.show()
+    questions = data.rows
     drawn = questions * recipe.generation.samples
     how = f"up to {recipe.generation.max_new_tokens} new tokens each"
     console.print(f"{questions} questions × {recipe.generation.samples} answers = {drawn} completions, {how}")

@@ -1,0 +1,49 @@
+"""Data doctor:  python launch/data.py recipes/r1.yaml [key.sub=value …] [--against recipes/eval.yaml]
+
+Takes a recipe of SFT, GRPO, evaluation, best-of-N or curation. Writes report.json, data.png and faults.jsonl.
+Exit code: 0 the data is fit; 1 it is not (faulty rows, unreadable images, an image in training and evaluation);
+2 the recipe is wrong, or a file that it names is not there; 130 Ctrl-C.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def recipe_of(path: str, overrides: Sequence[str] = ()):
+    """The recipe in `path`, of the stage that it names."""
+    from evals.recipe import EvalRecipe
+    from rewards.curate.recipe import CurateRecipe
+    from rewards.select.recipe import BonRecipe
+    from rl.recipe import GRPORecipe
+    from sft.recipe import SFTRecipe
+    from vlm import config
+
+    return config.load_any(path, [SFTRecipe, GRPORecipe, EvalRecipe, BonRecipe, CurateRecipe], overrides)
+
+
+def main() -> int:
+    # not at the top: the processes that decode images import this file, too, and need none of it
+    from vlm import telemetry
+
+    telemetry.quiet()
+
+    from vlm.doctor.command import command
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="YAML recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the recipe")
+    parser.add_argument("--against", metavar="RECIPE", help="another recipe, whose data.eval must not be in training")
+    parser.add_argument("--out", type=Path, help="folder of the report; by default `doctor` in the recipe's output")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that decode images")
+    parser.add_argument("--strict", action="store_true", help="warnings count as faults")
+    return command(recipe_of, parser.parse_intermixed_args())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

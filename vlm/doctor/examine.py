@@ -1,0 +1,149 @@
+"""The examination: one pass over the rows, every picture decoded beside it, then what needs all of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from vlm.doctor.gallery import Gallery
+from vlm.doctor.leaks import leaks
+from vlm.doctor.report import Report, SourceCounts
+from vlm.doctor.rows import Rows
+from vlm.doctor.subject import Subject
+from vlm.errors import DataError
+from vlm.mixture import Mixture, Role, Source
+from vlm.mixture.check import quotas_of, sections_of
+from vlm.samples import Faults
+from vlm.shapes import visual_tokens
+
+Told = Callable[[int, int, int], None]
+"""`told(rows, decoded, pictures)` while it goes on."""
+EVERY = 500
+"""Rows between two calls of it."""
+
+
+class WrittenFaults(Faults):
+    """Faults of which each is written down as it is found, one JSON object a line."""
+
+    def __init__(self, file: TextIO, role: str, path: str):
+        super().__init__()
+        self.file, self.role, self.path = file, role, path
+
+    def add(self, kind: str, message: str) -> None:
+        Faults.add(self, kind, message)
+        line = {"role": self.role, "source": self.path, "kind": kind, "message": message}
+        self.file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def examine(subject: Subject, folder: Path, workers: int, told: Told = lambda *counts: None) -> Report:
+    """Examine a subject's data; faulty rows are written into `folder/faults.jsonl`.
+
+    Raises: DataError, at once, where a file is not there or its format cannot be told, and for a worker that died.
+    """
+    pixels = (subject.images.min_pixels, subject.images.max_pixels)
+    report = Report(notes=list(subject.notes))
+    with ExitStack() as stack:
+        file = stack.enter_context(open(folder / "faults.jsonl", "w", encoding="utf-8", errors="backslashreplace"))
+        gallery = stack.enter_context(Gallery(workers))
+        rows = Rows(gallery, subject.ruler, pixels)
+        sources: dict[Role, list[Source]] = {"train": [], "eval": []}
+        for role, opened in sources.items():
+            for section in sections_of(subject.data, role):
+                faults = WrittenFaults(file, role, section.path)
+                opened.append(Source(section, subject.data, subject.seed, "skip", faults=faults))
+                _read(opened[-1], role, rows, report, told)
+        rows.measure()
+        gallery.told = lambda decoded, known: told(len(rows.names), decoded, known)
+        gallery.finish()
+    _judge_lengths(rows, *_judge_pictures(gallery, rows, report, pixels), report)
+    _mix(subject, sources, report)
+    report.boxes, report.answer_words = rows.boxes, np.asarray(rows.answer_words)
+    report.box_sides = np.asarray(rows.box_sides)
+    report.leaks = leaks(gallery)
+    for (place, task, kind), count in sorted(rows.kinds.items()):
+        report.sources[place].kinds.setdefault(task, {})[kind] = count
+    return report
+
+
+def _read(source: Source, role: Role, rows: Rows, report: Report, told: Told) -> None:
+    place = len(report.sources)
+    counts = SourceCounts(role, source.section.path)
+    report.sources.append(counts)
+    gallery = rows.gallery
+    try:
+        for number, sample in enumerate(source):
+            rows.add(sample, role, place)
+            if number % EVERY == 0:
+                told(len(rows.names), gallery.decoded, len(gallery.names))
+    except DataError as error:  # all rows are faulty, or the file breaks off
+        counts.broken = str(error)
+    counts.rows, counts.faults = source.faults.rows, source.faults
+    counts.examined = len(source.tasks)
+    counts.other_tasks = sum(source.read.values()) - counts.examined
+
+
+def _judge_pictures(
+    gallery: Gallery, rows: Rows, report: Report, pixels: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes, and what cannot be decoded or shown to the model.
+
+    Returns (pictures,) visual tokens and (rows,) whether all of a row's pictures are fit.
+    """
+    bad = np.zeros(len(gallery.names), bool)
+    tokens = np.zeros(len(gallery.names), np.int64)
+    for number, found in enumerate(gallery.looks):
+        count = sum(rows[number] for rows in gallery.rows.values())
+        first = next(filter(None, (names[number] for names in gallery.shown_by.values())))
+        where = f"{gallery.names[number]}, shown by {count} rows, first {first}"
+        if found.size is None:
+            bad[number] = True
+            report.unfit.add("cannot be decoded", f"{where}: {found.fault}")
+            continue
+        report.sizes[found.size] += 1
+        try:
+            tokens[number] = visual_tokens(found.size, *pixels)
+        except ValueError as error:
+            bad[number] = True
+            report.unfit.add("too long and thin", f"{where}: {error}")
+    report.pictures = len(gallery.names)
+    report.visual_tokens = tokens[~bad]
+    fit = rows.of_pictures(bad) == 0
+    for place in np.asarray(rows.places)[~fit].tolist():
+        report.sources[place].unfit += 1
+    return tokens, fit
+
+
+def _judge_lengths(rows: Rows, visual: np.ndarray, fit: np.ndarray, report: Report) -> None:
+    ruler = rows.ruler
+    report.room, report.rule = ruler.room, ruler.rule
+    lengths = rows.lengths(visual)
+    if not len(lengths):
+        return
+    report.lengths = lengths[fit]
+    if ruler.room is not None:
+        for number in np.flatnonzero(fit & (lengths > ruler.room)).tolist():
+            report.long.add(f"longer than {ruler.room:,} tokens ({ruler.rule})", rows.names[number])
+
+
+def _mix(subject: Subject, sources: dict[Role, list[Source]], report: Report) -> None:
+    """What the recipe would draw of the rows."""
+    for role, opened in sources.items():
+        if not opened:
+            report.notes.append(
+                f"no contamination is looked for: data.{role} is empty (--against names another recipe)"
+            )
+            continue
+        mixture = Mixture(role, [])
+        try:
+            for source, quota in zip(opened, quotas_of(subject.data, role), strict=True):
+                mixture.parts.append(source.part(source.uses(quota)))
+            if not mixture.rows:
+                raise DataError(f"data.{role}: no rows left, tasks {subject.data.tasks or 'all'}")
+        except DataError as error:
+            report.mixture_faults.append(str(error))
+        report.mixtures.append(mixture)

@@ -1,0 +1,127 @@
+"""What is seen of rows while they stream by: counts, boxes, answers, lengths; nothing of their texts is kept."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vlm.doctor.gallery import Gallery
+from vlm.doctor.subject import Ruler
+from vlm.samples import Sample
+from vlm.shapes import smart_resize
+
+TINY = 4.0
+"""Pixels, as the model sees the image: a box with a shorter side is a few percent of one visual token."""
+HUGE, WHOLE = 0.8, 0.99
+"""Share of the image that a box covers."""
+EXAMPLES = 20
+"""Rows that are named for each finding; all are counted."""
+BATCH = 256
+"""Rows whose texts are tokenised together."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """Counts by kind, and the first rows of each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, kind: str, what: str) -> None:
+        self.counts[kind] += 1
+        if len(self.examples[kind]) < EXAMPLES:
+            self.examples[kind].append(what)
+
+    def to_dict(self) -> dict[str, dict]:
+        return {kind: {"count": n, "first": self.examples[kind]} for kind, n in self.counts.most_common()}
+
+
+class Rows:
+    """The rows that were examined, as columns, and what is odd about them.
+
+    pixels: (min_pixels, max_pixels) of the recipe.
+    """
+
+    def __init__(self, gallery: Gallery, ruler: Ruler, pixels: tuple[int, int]):
+        self.gallery, self.ruler, self.pixels = gallery, ruler, pixels
+        self.names: list[str] = []
+        "source/id of each row."
+        self.places = array("H")
+        "Number of the source of each row."
+        self.pictures = array("L")
+        "Pictures of all rows, one row after another …"
+        self.ends = array("L")
+        "… and where each row's end."
+        self.text_tokens = array("L")
+        "Of prompt (and answer, where that is learnt), template included; empty without a tokenizer."
+        self.kinds: Counter[tuple[int, str, str]] = Counter()
+        "Rows by number of the source, task and question type; a row of several types counts in each."
+        self.answer_words = array("L")
+        self.box_sides = array("f")
+        "Square root of the share of the image that each box covers."
+        self.boxes = Findings()
+        self._waiting: list[Sample] = []
+
+    def add(self, sample: Sample, role: str, place: int) -> None:
+        """Look at one row; `place`: number of its source."""
+        name = f"{sample.source}/{sample.id}"
+        self.names.append(name)
+        self.places.append(place)
+        for kind in (sample.kind or "").split(","):
+            self.kinds[place, sample.task, kind.strip()] += 1
+        for picture in sample.images:
+            self.pictures.append(self.gallery.add(picture, role, name))
+        self.ends.append(len(self.pictures))
+        answer = sample.answer
+        if answer is None and sample.messages[-1]["role"] == "assistant":
+            answer = sample.messages[-1]["content"]
+        if answer is not None:
+            self.answer_words.append(len(answer.split()))
+        if sample.boxes and sample.size:
+            self._look_at_boxes(sample, name)
+        if self.ruler.tokenizer is not None:
+            self._waiting.append(sample)
+            if len(self._waiting) == BATCH:
+                self.measure()
+
+    def measure(self) -> None:
+        """Tokenise the texts that wait for it; call it once more after the last row."""
+        if self._waiting:
+            self.text_tokens.extend(self.ruler.text_tokens(self._waiting))
+            self._waiting = []
+
+    def _look_at_boxes(self, sample: Sample, name: str) -> None:
+        size = sample.size
+        try:
+            seen = smart_resize(size, *self.pixels)
+        except ValueError:  # too long and thin for the model: reported of the picture
+            seen = size
+        across, down = seen[0] / size[0], seen[1] / size[1]
+        for x1, y1, x2, y2 in sample.boxes:
+            share = (x2 - x1) * (y2 - y1) / (size[0] * size[1])
+            self.box_sides.append(share**0.5)
+            if share >= HUGE:
+                self.boxes.add("whole image" if share >= WHOLE else "huge", name)
+            if min((x2 - x1) * across, (y2 - y1) * down) < TINY:
+                self.boxes.add("tiny", name)
+        shapes = [tuple(map(round, shape)) for shape in sample.quads or sample.boxes]
+        for _ in range(len(shapes) - len(set(shapes))):  # the same to the pixel
+            self.boxes.add("given twice", name)
+
+    def of_pictures(self, values: Sequence[float]) -> np.ndarray:
+        """(rows,) the sum, over each row's pictures, of the pictures' values."""
+        shown = np.asarray(values, float)[np.asarray(self.pictures, np.int64)]
+        return np.diff(np.concatenate([[0.0], np.cumsum(shown)])[np.asarray([0, *self.ends], np.int64)])
+
+    def lengths(self, visual: Sequence[int]) -> np.ndarray:
+        """(rows,) tokens of each row, from the visual tokens of each picture; empty without a tokenizer."""
+        if not len(self.text_tokens):
+            return np.zeros(0, np.int64)
+        # two tokens of the template stand around each picture
+        return np.asarray(self.text_tokens, np.int64) + self.of_pictures([tokens + 2 for tokens in visual]).astype(
+            np.int64
+        )

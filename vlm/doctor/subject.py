@@ -1,0 +1,115 @@
+"""What is examined: the parts of a recipe that matter, of whatever stage, and the room that its rows have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vlm import prompts
+from vlm.errors import DataError, RecipeError
+from vlm.recipe import DataSection, ImageSection, PromptSection
+from vlm.resizing import seen
+from vlm.rows import reference
+from vlm.samples import Sample
+
+
+@dataclass
+class Ruler:
+    """Measures rows in tokens. Without a tokenizer, `note` says why."""
+
+    prompt: PromptSection
+    images: ImageSection = field(default_factory=ImageSection)
+    answers: bool = False
+    "The assistant's turn counts, too (SFT)."
+    tokenizer: Any = None
+    room: int | None = None
+    "Tokens that a row may take; None: no limit is known."
+    rule: str = ""
+    "Where the limit comes from."
+    note: str = ""
+
+    def text_tokens(self, samples: Sequence[Sample]) -> list[int]:
+        """Tokens of each row's text, template included, pictures not."""
+        texts = []
+        for sample in samples:
+            turns = prompts.prompt(sample, self.prompt.style, self.prompt.system, self.prompt.wording)
+            learnt = self._learnt(sample) if self.answers else []
+            ask = not learnt
+            texts.append(
+                self.tokenizer.apply_chat_template([*turns, *learnt], tokenize=False, add_generation_prompt=ask)
+            )
+        return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    def _learnt(self, sample: Sample) -> list[dict[str, str]]:
+        """The assistant's turn that SFT learns, as `vlm.rows.chat_rows` has it; none where it would refuse the row."""
+        if sample.messages[-1]["role"] == "assistant":
+            return [sample.messages[-1]]
+        if self.prompt.style != "direct" or not sample.boxes or sample.size is None:
+            return []
+        truth = {"boxes": sample.boxes, "quads": sample.quads, "size": list(sample.size)}
+        try:
+            return [reference(truth, self.prompt.notation, seen(sample.size, self.images))]
+        except (DataError, ValueError):  # a notation that cannot say it, a strip: training tells
+            return []
+
+
+@dataclass
+class Subject:
+    """A recipe as the doctor sees it."""
+
+    data: DataSection
+    seed: int
+    ruler: Ruler
+    images: ImageSection = field(default_factory=ImageSection)
+    notes: list[str] = field(default_factory=list)
+
+
+def subject(recipe: Any) -> Subject:
+    """The subject of a recipe of SFT, GRPO, evaluation, best-of-N or curation.
+
+    The tokenizer is loaded where it is at hand; no weights are.
+    """
+    if recipe.stage == "curate":  # a corpus for a score model: no prompt, no limits
+        note = "row lengths are not measured: a curation recipe names no policy"
+        return Subject(recipe.data, recipe.seed, Ruler(PromptSection(), note=note), notes=[note])
+    ruler = Ruler(recipe.prompt, recipe.images, answers=recipe.stage == "sft")
+    found = Subject(recipe.data, recipe.seed, ruler, recipe.images)
+    if recipe.images.random_resize is not None:
+        found.notes.append("images.random_resize: tokens are those of images as they are; training draws other sizes")
+    try:
+        ruler.tokenizer, context = _tokenizer(recipe)
+        ruler.room, ruler.rule = _room(recipe, context)
+    except RecipeError as error:
+        ruler.note = f"row lengths are not measured: {error}"
+        found.notes.append(ruler.note)
+    return found
+
+
+def _tokenizer(recipe: Any) -> tuple[Any, int | None]:
+    """The model's tokenizer, and the longest sequence that its config allows."""
+    from vlm.loading import load_processor, raw_config
+
+    model = recipe.model
+    processor = load_processor(model.path, recipe.images, model.revision, model.trust_remote_code)
+    config = raw_config(model.path, model.revision)
+    context = config.get("text_config", config).get("max_position_embeddings")
+    return processor.tokenizer, context or config.get("max_position_embeddings")
+
+
+def _room(recipe: Any, context: int | None) -> tuple[int | None, str]:
+    """(tokens that a row may take, why): the least of what the stage's options and the model's context leave."""
+    limits: list[tuple[int, str]] = []
+    kept, why = 0, ""
+    if recipe.stage == "sft":
+        if (longest := recipe.training.get("max_length")) is not None:
+            limits.append((int(longest), "training.max_length"))
+    elif recipe.stage == "grpo":
+        kept, why = int(recipe.training.get("max_completion_length", 256)), " less training.max_completion_length"
+        if recipe.training.get("use_vllm") and (longest := recipe.training.get("vllm_max_model_length")) is not None:
+            limits.append((int(longest) - kept, "training.vllm_max_model_length" + why))
+    else:
+        kept, why = recipe.generation.max_new_tokens, " less generation.max_new_tokens"
+    if context is not None:
+        limits.append((context - kept, "the model's context" + why))
+    return min(limits, default=(None, "no limit is known"))

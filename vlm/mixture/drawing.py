@@ -1,0 +1,166 @@
+"""Reading sources, and drawing from them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from vlm.errors import DataError, RecipeError
+from vlm.mixture.check import quotas_of, sections_of, wanted_tasks
+from vlm.mixture.record import Line, Mixture, Part, Role
+from vlm.mixture.shares import draw_key, drawn, percentage
+from vlm.samples import Faults, Sample, read
+
+if TYPE_CHECKING:
+    from vlm.recipe import DataSection, SourceSection, StageRecipe
+
+logger = logging.getLogger(__name__)
+
+
+class Source:
+    """One source while it is read: iterate over it once for the samples that pass `tasks` and `limit`.
+
+    Meanwhile it counts, and notes the little of each row that the draw needs.
+    """
+
+    def __init__(
+        self,
+        section: SourceSection,
+        data: DataSection,
+        seed: int,
+        on_fault: Literal["error", "skip"],
+        verify_images: bool = True,
+        faults: Faults | None = None,
+    ):
+        self.section = section
+        self.wanted = wanted_tasks(section, data)
+        self.seed = seed
+        self.faults = Faults() if faults is None else faults
+        self.read: Counter[str] = Counter()
+        "Good rows by task, those of unwanted tasks included."
+        self.tasks: list[str] = []
+        "Task of each row that passed."
+        self.keys = array("Q")
+        self.rows = read(
+            section.path,
+            section.format,
+            section.images,
+            section.task,
+            on_fault,
+            self.faults,
+            verify_images,
+            section.split,
+            section.outside,
+        )
+
+    def __iter__(self) -> Iterator[Sample]:
+        drawing = self.section.percent is not None or self.section.ratio is not None
+        for sample in self.rows:
+            task = sys.intern(sample.task)
+            self.read[task] += 1
+            if self.wanted is not None and task not in self.wanted:
+                continue
+            self.tasks.append(task)
+            if drawing:
+                self.keys.append(draw_key(self.seed, sample))
+            yield sample
+            if len(self.tasks) == self.section.limit:
+                return
+
+    def uses(self, quota: int | None) -> np.ndarray:
+        """Numbers of the rows that passed, in the order in which the mixture uses them; `quota`: its part by ratio.
+
+        Raises: DataError where a draw leaves nothing.
+        """
+        count, section = len(self.tasks), self.section
+        if quota is not None:
+            if not count:
+                raise DataError(f"{section.path}: no rows to fill ratio = {section.ratio:g} with; {self._filters()}")
+            passes, rest = divmod(quota, count)
+            return np.concatenate([np.tile(np.arange(count), passes), drawn(self.keys, rest)])
+        kept = np.arange(count)
+        if section.percent is not None:
+            kept = drawn(self.keys, percentage(section.percent, count))
+            if not len(kept):
+                raise DataError(
+                    f"{section.path}: percent = {section.percent:g} of {count} rows is none; {self._filters()}"
+                )
+        return np.tile(kept, section.repeat)
+
+    def _filters(self) -> str:
+        wanted = "all" if self.wanted is None else ", ".join(sorted(self.wanted))
+        return f"tasks: {wanted}, found {dict(self.read)}; raise it, or leave the source out"
+
+    def part(self, uses: np.ndarray) -> Part:
+        """What was read and used, by task."""
+        times = np.bincount(uses, minlength=len(self.tasks))
+        kept, rows = Counter(), Counter()
+        for task, count in zip(self.tasks, times.tolist(), strict=True):
+            kept[task] += count > 0
+            rows[task] += count
+        lines = [Line(task, self.read[task], kept[task], rows[task]) for task in sorted(self.read)]
+        return Part(self.section.path, lines, self.faults.skipped, self.faults.left_out.total())
+
+
+def draw(data: DataSection, role: Role, seed: int) -> Mixture:
+    """The rows of `data.train` or `data.eval`, checked.
+
+    A source is held whole until its rows are drawn; the rest of it is then dropped.
+    Raises: DataError for a faulty row (under `on_fault: error`), a draw that leaves nothing, and an empty mixture.
+    """
+    sections = sections_of(data, role)
+    mixture = Mixture(role, [])
+    for section, quota in zip(sections, quotas_of(data, role), strict=True):
+        source = Source(section, data, seed, data.on_fault)
+        rows = list(source)
+        uses = source.uses(quota)
+        mixture.samples += [rows[number] for number in uses.tolist()]
+        mixture.parts.append(source.part(uses))
+        if source.faults.skipped:
+            logger.warning("%s: %s", source.section.path, source.faults)
+    if not mixture.rows:
+        paths = [section.path for section in sections]
+        raise DataError(f"data.{role}: no rows left; sources {paths}, tasks {data.tasks or 'all'}")
+    return mixture
+
+
+def draw_all(recipe: StageRecipe) -> dict[Role, Mixture]:
+    """`train`, and `eval` where the recipe names held-out data. Raises: as `draw`."""
+    roles: list[Role] = ["train", "eval"] if recipe.data.eval else ["train"]
+    return {role: draw(recipe.data, role, recipe.seed) for role in roles}
+
+
+def count(data: DataSection, role: Role, seed: int) -> Mixture:
+    """The same without samples, for a dry run: faulty rows are left out and counted, images are not opened.
+
+    A file that is not here counts with its `limit`. Raises: RecipeError where neither file nor limit nor ratio says how
+    many rows it gives; DataError as `draw`, but for faulty rows.
+    """
+    mixture = Mixture(role, [])
+    for section, quota in zip(sections_of(data, role), quotas_of(data, role), strict=True):
+        if section.path.startswith("hub:") or Path(section.path).exists():
+            source = Source(section, data, seed, "skip", verify_images=False)
+            for _ in source:
+                pass
+            mixture.parts.append(source.part(source.uses(quota)))
+        else:
+            mixture.parts.append(_absent(section, quota, role))
+    return mixture
+
+
+def _absent(section: SourceSection, quota: int | None, role: Role) -> Part:
+    if section.limit is None and quota is None:
+        raise RecipeError(f"data.{role}: {section.path} is not here and has no `limit`; state one to plan with")
+    if quota is not None:
+        logger.warning("%s is not here; planning with the %d rows of its ratio", section.path, quota)
+        return Part(section.path, [Line("?", section.limit or 0, min(quota, section.limit or quota), quota)])
+    logger.warning("%s is not here; planning with its limit of %d rows", section.path, section.limit)
+    kept = section.limit if section.percent is None else percentage(section.percent, section.limit)
+    return Part(section.path, [Line("?", section.limit, kept, kept * section.repeat)])

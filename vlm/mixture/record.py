@@ -1,0 +1,122 @@
+"""What a mixture holds, by source and task, as a record and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vlm.runs import Run, is_main_process
+from vlm.samples import Sample
+
+Role = Literal["train", "eval"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The rows of one task in one source."""
+
+    task: str
+    read: int
+    "Good rows that were read."
+    kept: int
+    "Different rows of them that the mixture uses."
+    rows: int
+    "Rows of the mixture, repetitions included."
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One source of a mixture."""
+
+    path: str
+    lines: list[Line]
+    faulty: int = 0
+    "Rows left out because they are faulty."
+    left_out: int = 0
+    "Rows that ask nothing (`vlm.samples.Faults`)."
+
+    @property
+    def rows(self) -> int:
+        return sum(line.rows for line in self.lines)
+
+
+def short(path: str) -> str:
+    """A path as tables show it: from the current folder on, or its last two names."""
+    found = Path(path)
+    if not found.is_absolute() or len(found.parts) <= 3:
+        return path
+    return str(found.relative_to(Path.cwd())) if found.is_relative_to(Path.cwd()) else str(Path("…", *found.parts[-2:]))
+
+
+@dataclass(slots=True)
+class Mixture:
+    """The rows of a recipe's `data.train` or `data.eval`."""
+
+    role: Role
+    parts: list[Part]
+    samples: list[Sample] = field(default_factory=list)
+    "In order; repetitions are the same object. Empty where the rows were only counted."
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: {"rows": 4, "sources": [{"path", "rows", "faulty", "tasks": {"vqa": {"read", "kept", …}}}]}"""
+        sources = []
+        for part in self.parts:
+            tasks = {
+                line.task: {
+                    "read": line.read,
+                    "kept": line.kept,
+                    "repeated": line.rows - line.kept,
+                    "rows": line.rows,
+                    "share": round(line.rows / self.rows, 6) if self.rows else 0.0,
+                }
+                for line in part.lines
+            }
+            counts = {"rows": part.rows, "faulty": part.faulty, "left_out": part.left_out}
+            sources.append({"path": part.path, **counts, "tasks": tasks})
+        return {"rows": self.rows, "sources": sources}
+
+    def table(self):
+        """A `rich.table.Table` with a line for each source and task."""
+        from rich.table import Table
+
+        table = Table(title=f"Rows of data.{self.role}", title_justify="left")
+        for name in ("source", "task", "read", "kept", "repeated", "rows", "share"):
+            right = name not in ("source", "task")
+            table.add_column(name, justify="right" if right else "left", overflow="fold")
+        for part in self.parts:
+            name = short(part.path)
+            for line in part.lines:
+                share = f"{line.rows / self.rows:.1%}" if self.rows else ""
+                counts = (line.read, line.kept, line.rows - line.kept, line.rows)
+                table.add_row(name, line.task, *(f"{count:,}" for count in counts), share)
+                name = ""
+            if part.faulty:
+                table.add_row(name, f"faulty: {part.faulty:,}")
+                name = ""
+            if part.left_out:
+                table.add_row(name, f"no question: {part.left_out:,}")
+        table.add_section()
+        lines = [line for part in self.parts for line in part.lines]
+        sums = (sum(line.read for line in lines), sum(line.kept for line in lines))
+        table.add_row("all", "", *(f"{count:,}" for count in (*sums, self.rows - sums[1], self.rows)))
+        return table
+
+    def show(self) -> None:
+        """Print the table, in the main process only."""
+        from rich.console import Console
+
+        if is_main_process():
+            Console().print(self.table())
+
+
+def show_and_note(run: Run, mixtures: Mapping[Role, Mixture]) -> None:
+    """Print the mixtures at the start of a run, and keep their counts in its folder."""
+    for mixture in mixtures.values():
+        mixture.show()
+    run.note_data({role: mixture.to_dict() for role, mixture in mixtures.items()})
