@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 
+from rewards import resolve
 from rl.recipe import GRPORecipe
+from tests.support.commands import ROOT
 from vlm import config, yaml_nodes
 from vlm.errors import RecipeError
 from vlm.redaction import holds_secret
@@ -101,3 +104,28 @@ def test_what_only_sounds_like_a_secret_is_allowed(tmp_path):
     assert not holds_secret("judge.api_key", "JUDGE_API_KEY")
     assert not holds_secret("token_variable", "NADIR_SCORE_TOKEN")
     assert holds_secret("judge.request.api_key", "k3y-for-the-judge")
+
+
+def test_reading_a_recipe_runs_nothing_that_it_names(tmp_path):
+    """Code that a recipe names is run by who uses the recipe (`--dry-run` too), never by reading or comparing it."""
+    trace = tmp_path / "it-ran"
+    (tmp_path / "mine.py").write_text(f"open({str(trace)!r}, 'w')\ndef reward(completions, **columns): return []\n")
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("use: iou", f"use: '{tmp_path}/mine.py:reward'"))
+    recipe = config.load(tmp_path / "r.yaml", GRPORecipe)
+    config.save(recipe, tmp_path / "saved.yaml")
+    assert config.difference(recipe, config.load(tmp_path / "saved.yaml", GRPORecipe)) == {} and not trace.exists()
+    resolve(recipe.rewards[0].use)
+    assert trace.exists(), "and this is who runs it"
+
+
+def test_every_promise_names_tests_that_exist():
+    """docs/security.md: each row of its tables ends with a test file and names in it."""
+    rows = [line for line in (ROOT / "docs/security.md").read_text().splitlines() if line.startswith("| ")]
+    promises = [line for line in rows if not line.startswith(("| promise", "| ---"))]
+    assert len(promises) >= 15
+    for line in promises:
+        named = re.findall(r"`(test_\w+)(?:\.py)?`", line.split("|")[-2])
+        files = [name for name in named if (ROOT / "tests" / f"{name}.py").is_file()]
+        tests = [name for name in named if name not in files]
+        written = "".join((ROOT / "tests" / f"{name}.py").read_text() for name in files)
+        assert files and tests and all(f"def {name}(" in written for name in tests), line
