@@ -113,10 +113,8 @@ class ImageSection:
 
     def check(self) -> None:
         if not 0 < self.min_pixels <= self.max_pixels:
-            raise RecipeError(
-                f"min_pixels = {self.min_pixels}, max_pixels = {self.max_pixels}; "
-                "expected 0 < min_pixels ≤ max_pixels (pixels in all, not per side)"
-            )
+            found = f"min_pixels = {self.min_pixels}, max_pixels = {self.max_pixels}"
+            raise RecipeError(f"{found}; expected 0 < min_pixels ≤ max_pixels (pixels in all, not per side)")
         if self.max_pixels < PIXELS_PER_TOKEN:
             raise RecipeError(
                 f"max_pixels = {self.max_pixels} is less than one visual token's {PIXELS_PER_TOKEN} pixels "
@@ -156,6 +154,8 @@ class SourceSection:
     "Which part of a folder or a hub dataset."
     images: str | None = field(default=None, metadata={"path": True})
     "Folder that the rows' image paths start from; without it, what the file's format prescribes."
+    outside: bool = False
+    "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyhow."
     format: str | None = None
     "Format of the file; without it, told by its contents."
     task: str | None = None
