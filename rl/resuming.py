@@ -13,6 +13,7 @@ import torch
 from rl.sharing import Rows
 from rl.table import as_text
 from vlm.checkpoints.resumable import Resumable
+from vlm.errors import UserError
 from vlm.stateful import Stateful
 
 TRACKERS = {"wandb", "trackio"}
@@ -34,8 +35,17 @@ class ResumableRollouts(Resumable):
             "seen": self._seen,
             "table": self._table() if self.accelerator.is_main_process else None,
             "rewards": [reward.state_dict() if remembers(reward) else None for reward in self.reward_funcs],
-            "reference": self.ref_model.state_dict() if self.args.sync_ref_model else None,
+            "reference": self.ref_model.state_dict() if self._reference_moves() else None,
         }
+
+    def _reference_moves(self) -> bool:
+        """Whether the reference follows the policy (`sync_ref_model`), so that its weights must be kept, too."""
+        if self.args.sync_ref_model and self.is_deepspeed_enabled:
+            raise UserError(
+                "training.sync_ref_model with sharding.zero: the weights of the moving reference are not in a "
+                "checkpoint, so no run could go on from it; write sharding.zero=0, or sync_ref_model=false"
+            )
+        return self.args.sync_ref_model
 
     def take_state(self, state: dict[str, Any]) -> None:
         self._step = state["step"]
@@ -51,7 +61,7 @@ class ResumableRollouts(Resumable):
         for reward, remembered in zip(self.reward_funcs, state["rewards"], strict=True):
             if remembered is not None:
                 reward.load_state_dict(remembered)
-        if state["reference"] is not None:
+        if self._reference_moves():
             self.ref_model.load_state_dict(state["reference"])
 
     def _table(self) -> dict[str, Any]:
