@@ -99,7 +99,7 @@ def torment(stage: Stage, kills: int, draw: random.Random, folder: Path, table: 
         output = folder / f"{stage.name}-{turn}"
         alive = True
         while alive:
-            delay = draw.uniform(0.15, 1.0) * stage.seconds if done < kills else 10 * stage.seconds + 600
+            delay = draw.uniform(0.25, 1.0) * stage.seconds if done < kills else 10 * stage.seconds + 600
             at, alive = kill_once(stage, output, folder, delay)
             done += alive
             paths = manifest.folders(output)
@@ -107,8 +107,10 @@ def torment(stage: Stage, kills: int, draw: random.Random, folder: Path, table: 
             steps = ", ".join(path.name.rpartition("-")[2] for path in paths) or "none"
             if alive:
                 table.add_row(stage.name, str(done), f"{delay:.1f}", at, steps, "yes" if whole else "NO")
+                print(f"{stage.name}: kill {done} after {delay:.1f} s in {at}; checkpoints {steps}", flush=True)
         equal = same(output, stage.plain)
         well = well and equal
+        print(f"{stage.name}: run {turn} has come to its end: {'the same' if equal else 'ANOTHER ONE'}", flush=True)
         table.add_row(stage.name, f"end {turn}", "", "", steps, "bit-identical" if equal else "DIFFERENT")
     return well
 

@@ -13,7 +13,6 @@ import torch
 from rl.sharing import Rows
 from rl.table import as_text
 from vlm.checkpoints.resumable import Resumable
-from vlm.errors import UserError
 from vlm.stateful import Stateful
 
 TRACKERS = {"wandb", "trackio"}
@@ -39,13 +38,9 @@ class ResumableRollouts(Resumable):
         }
 
     def _reference_moves(self) -> bool:
-        """Whether the reference follows the policy (`sync_ref_model`), so that its weights must be kept, too."""
-        if self.args.sync_ref_model and self.is_deepspeed_enabled:
-            raise UserError(
-                "training.sync_ref_model with sharding.zero: the weights of the moving reference are not in a "
-                "checkpoint, so no run could go on from it; write sharding.zero=0, or sync_ref_model=false"
-            )
-        return self.args.sync_ref_model
+        """Whether the reference follows the policy, so that its weights must be kept, too; not under DeepSpeed, where a
+        recipe that asks for it is refused (`rl.recipe`)."""
+        return self.args.sync_ref_model and not self.is_deepspeed_enabled
 
     def take_state(self, state: dict[str, Any]) -> None:
         self._step = state["step"]
