@@ -79,11 +79,10 @@ def train(
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
     run = beginning.open(args)
     mixture.show_and_note(run, data)
-    model = trainable_model(recipe.model, recipe.sharding)
     faults = recipe.data.on_fault
     sizes, held_out = Resizing(recipe.images, recipe.seed, train=True), Resizing(recipe.images)
     trainer = GRPOTrainer(
-        model,
+        trainable_model(recipe.model, recipe.sharding),
         list(rewards),
         args,
         train_dataset=prompt_rows(data["train"].samples, recipe.prompt, sizes, faults),

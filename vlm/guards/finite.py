@@ -141,11 +141,13 @@ class FiniteSteps:
     def _last_words(self, told: str) -> str:
         last = manifest.latest(Path(self.args.output_dir))
         kept = f"the last checkpoint is {last.path}" if last else "there is no checkpoint yet (training.save_strategy)"
+        start = f"model.path={last.path} in a new output" if last else "a new output"
         several = f"{self._in_a_row} steps one after another have" if self._in_a_row > 1 else "a step has"
         return (
             f"{several} a loss or gradient that is not finite (guards.skip is {self.guards.skip}). The last: {told}. "
-            f"No weight was changed by them; {kept}. Try a smaller learning_rate or max_grad_norm, or bfloat16 instead "
-            "of float16; look at the rows; then resume=auto"
+            f"No weight was changed by them; {kept}. Look at the rows and the dump. resume=auto goes on with this "
+            "recipe, and meets the same rows again; a smaller learning_rate or max_grad_norm, or bfloat16 instead of "
+            f"float16, is another recipe: {start}"
         )
 
     def log(self, logs, start_time=None):
