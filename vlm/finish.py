@@ -5,13 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlm.checkpoints.beginning import Beginning
+from vlm.guards import peers, watchdog
+from vlm.guards.progress import here
 from vlm.runs import Run
 from vlm.signals import StopOnSignal, watching
 
 
 def follow(trainer, run: Run, beginning: Beginning) -> None:
-    """Train from where the run begins. Raises: Interrupted where a signal stopped it, after a checkpoint."""
-    with watching() as watch:
+    """Train from where the run begins, guarded as its recipe says. Raises: Interrupted where a signal stopped it, after
+    a checkpoint."""
+    recipe, rank = beginning.recipe, trainer.args.process_index
+    trainer.guards = recipe.guards
+    with (
+        watching() as watch,
+        watchdog.watching(recipe.watchdog, run.folder, rank, trainer),
+        peers.watched(rank, here),
+    ):
         trainer.add_callback(StopOnSignal(watch, run))
         trainer.train(resume_from_checkpoint=beginning.path)
 

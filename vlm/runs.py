@@ -8,6 +8,8 @@
       finished.json      written last, by `finish`
       interrupted.json   a signal has stopped it: to be resumed
       checkpoint-*/      whole ones (vlm.checkpoints)
+      nonfinite/         batches of steps that were skipped (vlm.guards.finite)
+      heartbeats/        what each process does, while it runs (vlm.guards.watchdog)
 
 Only the main process writes; in every other process the same calls do nothing.
 """
@@ -30,8 +32,10 @@ from vlm.errors import UserError
 from vlm.redaction import redact
 
 RECIPE, ENVIRONMENT, METRICS, FINISHED = "recipe.yaml", "environment.json", "metrics.jsonl", "finished.json"
-DATA = "data.json"
-INTERRUPTED = "interrupted.json"
+DATA, INTERRUPTED = "data.json", "interrupted.json"
+
+FOLDERS = ("completions", "nonfinite", "heartbeats")
+"""What a run writes beside its checkpoints."""
 
 
 def is_main_process() -> bool:
@@ -196,7 +200,7 @@ def _delete_records(folder: Path) -> None:
     for pattern in ("recipe*.yaml", "environment*.json", DATA, METRICS, FINISHED, INTERRUPTED):
         for path in folder.glob(pattern):
             path.unlink()
-    for path in (*folder.glob("checkpoint-*"), folder / ".unfinished", folder / "completions"):
+    for path in (*folder.glob("checkpoint-*"), folder / ".unfinished", *map(folder.joinpath, FOLDERS)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
 
