@@ -109,16 +109,17 @@ def test_a_wait_in_torch_distributed_is_told_from_work(tmp_path):
         exec(compile(path.read_text(), str(path), "exec"), space)  # noqa: S102
     for call, expected in (
         (lambda event: spaces[1]["ask"](spaces[0]["wait"], event), ("judge.py:2 in ask", True)),
-        (lambda event: spaces[1]["ask"](lambda e: e.wait(), event), ("test_guards.py", False)),
+        (lambda event: spaces[1]["ask"](lambda e: e.wait(), event), ("test_watchdog.py", False)),
     ):
         event, started = threading.Event(), threading.Event()
         thread = threading.Thread(target=lambda c=call, s=started, e=event: (s.set(), c(e)), daemon=True)
         thread.start()
         started.wait()
-        found = ("", False)
-        while not found[0].startswith(expected[0]):  # until the thread has come to its wait
+        for _ in range(100_000):  # until the thread has come to its wait
             found = watchdog.place(sys._current_frames()[thread.ident])
-        assert found[1] is expected[1]
+            if found[0].startswith(expected[0]) and found[1] is expected[1]:
+                break
+        assert found[0].startswith(expected[0]) and found[1] is expected[1]
         event.set()
         thread.join()
 
