@@ -31,6 +31,7 @@ from rewards.registry import Reward, collective, nearest, options_of, register, 
 from rewards.rules import format as format_reward
 from vlm.errors import RecipeError
 from vlm.samples import TASKS
+from vlm.stateful import Stateful
 
 DEFAULT_TASKS: dict[str, str | dict[str, Any]] = {
     "grounding": "iou",
@@ -117,6 +118,15 @@ class Gated:
                 f"'{missing[0]}: <reward>' under its tasks, or leave these rows out; "
                 f"tasks with a reward: {', '.join(sorted(self.task_rewards))}"
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the task rewards have to remember (`vlm.stateful`), by task."""
+        rewards = self.task_rewards.items()
+        return {task: reward.state_dict() for task, reward in rewards if isinstance(reward, Stateful)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for task, remembered in state.items():
+            self.task_rewards[task].load_state_dict(remembered)
 
     def _entry(self, task: str, kind: str | None) -> str:
         """The entry that a row belongs to: that of its first kind that has one, else its task's."""

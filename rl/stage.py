@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rl.recipe import GRPORecipe
-from vlm import config, mixture
+from vlm import mixture
 from vlm.resizing import Resizing
 from vlm.rows import prompt_rows
-from vlm.runs import Run
 
 Reward = Callable[..., list[float | None]]
 
@@ -31,12 +30,16 @@ def train(
 
     from rl.trainer import GRPOTrainer
     from vlm.callbacks import PassCallback, attach
+    from vlm.checkpoints.beginning import begin
     from vlm.curves import draw
-    from vlm.finish import save_model
+    from vlm.finish import follow, save_model
     from vlm.loading import load_processor
     from vlm.models import trainable_model
     from vlm.training import arguments
 
+    beginning = begin(recipe)
+    if beginning.finished is not None:
+        return Path(recipe.output) / "final"
     data = mixture.draw_all(recipe)
     check_tasks(rewards, {s.task for found in data.values() for s in found.samples})
     args = arguments(
@@ -48,7 +51,7 @@ def train(
         num_completions_to_print=recipe.training.get("num_completions_to_print", 0),
     )
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
-    run = Run.create(recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite)
+    run = beginning.open(args)
     mixture.show_and_note(run, data)
     model = trainable_model(recipe.model, recipe.sharding)
     sizes, held_out = Resizing(recipe.images, recipe.seed, train=True), Resizing(recipe.images)
@@ -64,7 +67,7 @@ def train(
         check_sharing=recipe.check_sharing,
     )
     attach(trainer, run, "grpo")
-    trainer.train()
+    follow(trainer, run, beginning)
     final = save_model(trainer, processor, Path(recipe.output) / "final")
     if run.main:
         draw(run.metrics, run.folder / "curves.png", title=f"GRPO · {Path(recipe.output).name}")

@@ -20,6 +20,8 @@ What differs from trl 1.16.0
   and cut. Where it can't be done a line in the log says why, and the plain path is taken. The first training batch of
   a run is computed both ways and compared (`check_sharing`).
 
+- A run that was stopped anywhere goes on as if it had not been (`rl.resuming`, `vlm.checkpoints`).
+
 Overridden: `__init__` (arguments only), `_calculate_rewards` (adds columns, then TRL's), `log` (text for the table);
 `_generate_and_score_completions` (TRL's; pictures of the table from all processes); for sharing `_tokenize_prompts`
 (pixels of each prompt once), `_generate_single_turn` (TRL's, around one prefill), `_generate_and_score_completions`
@@ -39,6 +41,7 @@ from accelerate.utils import gather_object
 from rl import sharing
 from rl.arguments import ban, banned_tokens, default_processor, name_of
 from rl.counters import Counters
+from rl.resuming import ResumableRollouts
 from rl.rollout import shared_prefill
 from rl.table import LOGGED_COLUMNS, as_text, pictures_of
 from vlm.prefix import enable, obstacle
@@ -48,7 +51,7 @@ from vlm.rollout import choose, first_places
 logger = logging.getLogger(__name__)
 
 
-class GRPOTrainer(trl.GRPOTrainer):
+class GRPOTrainer(ResumableRollouts, trl.GRPOTrainer):
     """See the module's docstring; `model` is a Qwen2-VL or Qwen2.5-VL: loaded (PEFT too), a folder or a hub id.
 
     share_prefix: compute each prompt once; False is TRL's own path. check_sharing: compare the two on the first batch.

@@ -5,23 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from sft.recipe import SFTRecipe
-from vlm import config, mixture
+from vlm import mixture
 from vlm.resizing import Resizing
 from vlm.rows import chat_rows
-from vlm.runs import Run
 
 
 def train(recipe: SFTRecipe) -> Path:
     """Train; returns the folder of the trained model (`output/final`). Bad data is found before weights load."""
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
+    from sft.trainer import SFTTrainer
     from vlm.callbacks import PassCallback, attach
+    from vlm.checkpoints.beginning import begin
     from vlm.curves import draw
-    from vlm.finish import save_model
+    from vlm.finish import follow, save_model
     from vlm.loading import load_processor
     from vlm.models import trainable_model
     from vlm.training import arguments
 
+    beginning = begin(recipe)
+    if beginning.finished is not None:
+        return Path(recipe.output) / "final"
     data = mixture.draw_all(recipe)
     sizes = {"train": Resizing(recipe.images, recipe.seed, train=True), "eval": Resizing(recipe.images)}
     rows = {role: chat_rows(found.samples, recipe.prompt, sizes[role]) for role, found in data.items()}
@@ -35,7 +39,7 @@ def train(recipe: SFTRecipe) -> Path:
         train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
     )
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
-    run = Run.create(recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite)
+    run = beginning.open(args)
     mixture.show_and_note(run, data)
     trainer = SFTTrainer(
         trainable_model(recipe.model, recipe.sharding),
@@ -46,7 +50,7 @@ def train(recipe: SFTRecipe) -> Path:
         callbacks=[PassCallback(sizes["train"])],
     )
     attach(trainer, run, "sft")
-    trainer.train()
+    follow(trainer, run, beginning)
     final = save_model(trainer, processor, Path(recipe.output) / "final")
     if run.main:
         draw(run.metrics, run.folder / "curves.png", title=f"SFT · {Path(recipe.output).name}")

@@ -68,7 +68,7 @@ def run(tiny_model, rows, tmp_path, monkeypatch):
     def start(*overrides, data=rows, train=True):
         with monkeypatch.context() as patch:
             if not train:
-                patch.setattr("trl.SFTTrainer.train", lambda self: None)
+                patch.setattr("trl.SFTTrainer.train", lambda self, *_: None)
                 patch.setattr("vlm.curves.draw", lambda *_, **__: None)
             stage.train(recipe(tiny_model, data, tmp_path / "run", *overrides))
         trainer = kept[-1]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from vlm import config
-from vlm.errors import UserError
+from vlm.errors import RESUMABLE, Interrupted, UserError
 from vlm.loading import resolve_attention
 from vlm.runs import is_main_process
 
@@ -58,7 +58,9 @@ def launch(
     plan: Callable[[Any], None],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Run a stage from the command line; returns the exit code (0, 2 for the user's errors, 130 for Ctrl-C).
+    """Run a stage from the command line; returns the exit code.
+
+    0 done, 2 the user's error, 75 stopped by a signal with a checkpoint (vlm.signals), 130 Ctrl-C without one.
 
     train: does the work of a resolved recipe. plan: prints what it would do (`--dry-run`), without weights.
     """
@@ -97,6 +99,9 @@ def guarded(work: Callable[[], None]) -> int:
     except UserError as error:
         report(error)
         return EXIT_USER_ERROR
+    except Interrupted as stop:
+        say(f"{stop}; to go on: the same command with resume=auto")
+        return RESUMABLE
     except KeyboardInterrupt:
         say("interrupted; what was written stays in the run folder")
         return 130

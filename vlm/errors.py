@@ -11,3 +11,11 @@ class RecipeError(UserError):
 
 class DataError(UserError):
     """A data file or row is wrong: names file, row and field."""
+
+
+RESUMABLE = 75
+"""Exit code of a run that was stopped and can go on: EX_TEMPFAIL of sysexits.h, "try again later"."""
+
+
+class Interrupted(Exception):
+    """The run has stopped because a signal asked for it, after a checkpoint; the exit code is RESUMABLE."""

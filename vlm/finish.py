@@ -1,8 +1,19 @@
-"""The end of a training stage: a folder that the next stage, and plain transformers, can load."""
+"""A training stage from its trainer on: trained, and saved as what the next stage, and plain transformers, can load."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from vlm.checkpoints.beginning import Beginning
+from vlm.runs import Run
+from vlm.signals import StopOnSignal, watching
+
+
+def follow(trainer, run: Run, beginning: Beginning) -> None:
+    """Train from where the run begins. Raises: Interrupted where a signal stopped it, after a checkpoint."""
+    with watching() as watch:
+        trainer.add_callback(StopOnSignal(watch, run))
+        trainer.train(resume_from_checkpoint=beginning.path)
 
 
 def save_model(trainer, processor, folder: Path) -> Path:

@@ -276,6 +276,8 @@ class TrainingRecipe(StageRecipe):
     "DeepSpeed ZeRO."
     tracking: TrackingSection = field(default_factory=TrackingSection)
     "Dashboards."
+    resume: str | None = None
+    "`auto`: go on from the last whole checkpoint in `output`, if there is one; or the folder of a checkpoint."
     gpus: str | None = None
     "Target of `--dry-run`, e.g. 8xA100-80G."
 

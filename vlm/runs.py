@@ -6,7 +6,8 @@
       data.json          the mixture: rows read, kept and repeated, by source and task
       metrics.jsonl      one row per log: {"step": 10, "time": 1760000000.0, "loss": 0.41, "reward": 0.55}
       finished.json      written last, by `finish`
-      checkpoint-*/      the trainer's own
+      interrupted.json   a signal has stopped it: to be resumed
+      checkpoint-*/      whole ones (vlm.checkpoints)
 
 Only the main process writes; in every other process the same calls do nothing.
 """
@@ -29,6 +30,7 @@ from vlm.errors import UserError
 
 RECIPE, ENVIRONMENT, METRICS, FINISHED = "recipe.yaml", "environment.json", "metrics.jsonl", "finished.json"
 DATA = "data.json"
+INTERRUPTED = "interrupted.json"
 
 
 def is_main_process() -> bool:
@@ -78,7 +80,8 @@ class Run:
         elif not resume:
             _refuse_to_overwrite(run.folder)
         run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / FINISHED).unlink(missing_ok=True)
+        for name in (FINISHED, INTERRUPTED):
+            (run.folder / name).unlink(missing_ok=True)
         text = recipe if isinstance(recipe, str) else yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         _write_keeping(run.folder / RECIPE, text)
         _write_keeping(run.folder / ENVIRONMENT, json.dumps(describe(), indent=2, ensure_ascii=False) + "\n")
@@ -110,19 +113,28 @@ class Run:
             _replace(self.folder / DATA, json.dumps(roles, indent=2, ensure_ascii=False) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drops the rows after `step`: training resumed from a checkpoint and will measure them again."""
+        """Drops the rows after `step`, which a resumed training will measure again; at the step itself the summary of a
+        training that had come to its end."""
         if not self.main or not self.metrics.exists():
             return
-        kept = [line for row, line in _rows(self.metrics) if row.get("step", 0) <= step]
+        rows = [(row.get("step", 0), "train_runtime" in row, line) for row, line in _rows(self.metrics)]
+        kept = [line for at, summary, line in rows if at < step or (at == step and not summary)]
         self.close()
         _replace(self.metrics, "".join(line + "\n" for line in kept))
 
     def finish(self, **summary: Any) -> None:
         """Marks the run as finished; `summary` (numbers, texts) goes into finished.json."""
+        self._mark(FINISHED, summary)
+
+    def interrupt(self, **summary: Any) -> None:
+        """Marks the run as stopped by a signal, to be resumed; interrupted.json goes when it is."""
+        self._mark(INTERRUPTED, summary)
+
+    def _mark(self, name: str, summary: dict[str, Any]) -> None:
         self.close()
         if self.main:
             content = {"time": round(time.time(), 3)} | {k: _plain(v) for k, v in summary.items()}
-            _replace(self.folder / FINISHED, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            _replace(self.folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
         """Closes metrics.jsonl; a later `log` opens it again."""
@@ -180,10 +192,10 @@ def _refuse_to_overwrite(folder: Path) -> None:
 
 
 def _delete_records(folder: Path) -> None:
-    for pattern in ("recipe*.yaml", "environment*.json", DATA, METRICS, FINISHED):
+    for pattern in ("recipe*.yaml", "environment*.json", DATA, METRICS, FINISHED, INTERRUPTED):
         for path in folder.glob(pattern):
             path.unlink()
-    for path in (*folder.glob("checkpoint-*"), folder / "completions"):
+    for path in (*folder.glob("checkpoint-*"), folder / ".unfinished", folder / "completions"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rewards.registry import collective
 from rewards.score.errors import ScorerRefused, ScorerUnavailable
@@ -60,6 +61,17 @@ class Failures:
             logger.warning("score: %d of %d rows failed and are masked: %s", failed, failed + scored, cause)
         if self.exceeded and not self.watched:
             raise self.error()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": self.total, "rows": self._rows}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What ended the run before is forgotten: it is resumed because that was mended."""
+        self.total = state["total"]
+        self._rows.clear()
+        self._rows.extend(state["rows"])
+        if self.exceeded:
+            self._rows.clear()
 
     @property
     def exceeded(self) -> bool:

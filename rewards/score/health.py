@@ -32,8 +32,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rewards.score.shaping import spread
 from vlm.runs import processes
@@ -64,7 +65,7 @@ class WithinGroups:
     """Pearson correlation of x and y, each centred on the mean of its group, over the last `window` rows."""
 
     def __init__(self, window: int = WINDOW) -> None:
-        self._pairs: deque[tuple[float, float]] = deque(maxlen=window)
+        self.pairs: deque[tuple[float, float]] = deque(maxlen=window)
 
     def add(self, rows: Iterable[tuple[int, float | None, float | None]]) -> None:
         """(group, x, y) of one call's rows; a row that lacks either counts nowhere."""
@@ -74,12 +75,12 @@ class WithinGroups:
                 groups[group].append((x, y))
         for pairs in groups.values():
             mean_x, mean_y = (statistics.fmean(values) for values in zip(*pairs, strict=True))
-            self._pairs.extend((x - mean_x, y - mean_y) for x, y in pairs)
+            self.pairs.extend((x - mean_x, y - mean_y) for x, y in pairs)
 
     def value(self) -> float:
         """In [-1, 1]; NaN where x or y never varies within a group."""
-        xx, yy, xy = (math.fsum(p[i] * p[j] for p in self._pairs) for i, j in ((0, 0), (1, 1), (0, 1)))
-        tiny = 1e-12 * max(1, len(self._pairs))  # what is left of equal numbers less their mean
+        xx, yy, xy = (math.fsum(p[i] * p[j] for p in self.pairs) for i, j in ((0, 0), (1, 1), (0, 1)))
+        tiny = 1e-12 * max(1, len(self.pairs))  # what is left of equal numbers less their mean
         return max(-1.0, min(1.0, xy / math.sqrt(xx * yy))) if xx > tiny and yy > tiny else math.nan
 
 
@@ -111,6 +112,13 @@ class Health:
         record(log, "score/flattened_groups", [float(number < flattened) for number in range(len(groups))])
         self._correlate(log, rows)
         log("score/seconds", seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: correlation.pairs for name, correlation in self.correlations.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, pairs in state.items():
+            self.correlations[name].pairs.extend(pairs)
 
     def _correlate(self, log: Log, rows: Sequence[Judged]) -> None:
         for name, correlation in self.correlations.items():

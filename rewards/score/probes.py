@@ -19,6 +19,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rewards.registry import collective
 from rewards.score import together
@@ -71,6 +72,17 @@ class Probes:
             for name, value in self.values.items():
                 record(log, f"score/{name}", [value])
 
+    def state_dict(self) -> dict[str, Any]:
+        """Calls, latest values, the fixed set with its first scores, and the latest answers with their pictures."""
+        fixed = [(_as_stored(exchange), score) for exchange, score in self._fixed]
+        recent = [(picture, _as_stored(exchange)) for picture, exchange in self._recent.items()]
+        return {"calls": self.calls, "values": self.values, "fixed": fixed, "recent": recent}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.calls, self.values = state["calls"], dict(state["values"])
+        self._fixed = [(Exchange(**exchange), score) for exchange, score in state["fixed"]]
+        self._recent = {picture: Exchange(**exchange) for picture, exchange in state["recent"]}
+
     def _due(self, candidates: Iterable[Candidate], scores: Mapping[str, float]) -> bool:
         """Keeps what the probes need of this call, counts it, and says whether the probes are to run."""
         for _, group in itertools.groupby(candidates, lambda candidate: candidate.group):
@@ -115,3 +127,7 @@ class Probes:
             gaps = [a - b for a, b in zip(control_scores[: len(own)], control_scores[len(own) :], strict=True)]
             self.values["shuffled_gap"] = statistics.fmean(gaps)
             self.values["shuffled_won"] = statistics.fmean((gap > 0) + (gap == 0) / 2 for gap in gaps)
+
+
+def _as_stored(exchange: Exchange) -> dict[str, Any]:
+    return {"messages": exchange.messages, "images": exchange.images}

@@ -84,6 +84,12 @@ class ReferenceScores:
             fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file closes
             file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
 
+    def state_dict(self) -> dict[str, float]:
+        return dict(self._scores)
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self._scores = dict(state)
+
     @property
     def fingerprint(self) -> str:
         if self._fingerprint is None:

@@ -37,6 +37,7 @@ from rewards.score.reference import ReferenceScores
 from rewards.score.shaping import Variant, flatten, shape
 from rewards.score.sharded import Sharded, needs_zero3
 from vlm.errors import RecipeError
+from vlm.stateful import Stateful
 
 
 @register("score")
@@ -141,6 +142,20 @@ class Score:
     def collective(self) -> bool:
         """See `rewards.registry.collective`."""
         return together.size() > 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs to go on exactly (`vlm.stateful`): scores of references, whose batch decides their last
+        digits, and what the metrics are over."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Stateful]:
+        return {
+            "references": self.references, "failures": self.failures, "health": self.health, "probes": self.probes,
+        }  # fmt: skip
 
     def check(self, zero: int) -> None:
         """For the start of a run or a plan. zero: the recipe's ZeRO stage. Raises RecipeError where it does not do."""

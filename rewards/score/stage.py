@@ -15,9 +15,8 @@ from typing import Any
 from rewards.score import metrics
 from rewards.score.preferences import Preference, collect
 from rewards.score.recipe import ScoreRecipe
-from vlm import config
 from vlm.errors import RecipeError
-from vlm.runs import Run, processes
+from vlm.runs import processes
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +31,15 @@ def train(recipe: ScoreRecipe) -> Path:
     from rewards.score.trainable import trainable
     from rewards.score.trainer import PreferenceTrainer
     from vlm.callbacks import attach
+    from vlm.checkpoints.beginning import begin
     from vlm.curves import draw
+    from vlm.finish import follow
     from vlm.loading import load_processor
     from vlm.training import arguments
 
+    beginning = begin(recipe)
+    if beginning.finished is not None:
+        return Path(recipe.output) / "final"
     records = collect(recipe.data.train, recipe.data.on_fault, "train")
     held_out = collect(recipe.data.eval, recipe.data.on_fault, "eval")
     check_mixture(recipe, records, held_out)
@@ -47,13 +51,13 @@ def train(recipe: ScoreRecipe) -> Path:
         train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
     )
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
-    run = Run.create(recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite)
+    run = beginning.open(args)
     model = trainable(recipe)
     if recipe.model.lora is not None and args.gradient_checkpointing:
         model.enable_input_require_grads()  # nothing below the adapters would ask for gradients
     trainer = PreferenceTrainer(model, args, processor, records, held_out)
     attach(trainer, run, "score")
-    trainer.train()
+    follow(trainer, run, beginning)
     final = save(trainer, processor, recipe)
     if held_out and (trainer.measured_at != trainer.state.global_step or args.load_best_model_at_end):
         trainer.evaluate()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from rewards.gated import Gated
 from rewards.score.faults import Failures
 from rewards.score.reward import Score
+from vlm.agreement import anywhere
 
 
 def learned(rewards: Iterable[Any]) -> list[Score]:
@@ -43,12 +43,3 @@ class StopOnFailures(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if self.stopping:
             raise next((f for f in self.failures if f.exceeded), self.failures[0]).error()
-
-
-def anywhere(here: bool, device: torch.device) -> bool:
-    """Whether `here` holds in any process; every process must ask."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return here
-    flag = torch.tensor(float(here), device=device)
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-    return bool(flag.item())

@@ -26,6 +26,7 @@ from transformers import Trainer
 from rewards.score import metrics
 from rewards.score.exchange import encode
 from rewards.score.preferences import Preference
+from vlm.checkpoints.resumable import Resumable
 
 
 def ordered_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,10 +84,10 @@ class Rows(torch.utils.data.Dataset):
         return self.places[item], self.records[item]
 
 
-class PreferenceTrainer(Trainer):
+class PreferenceTrainer(Resumable, Trainer):
     """Trains and measures a score model; its arguments are a TRL `RewardConfig`.
 
-    Overridden: `compute_loss`, `prediction_step`, `evaluate`, `log`.
+    Overridden: `compute_loss`, `prediction_step`, `evaluate`, `log`, and what `Resumable` says.
 
     Logged while training: `loss`, `pair_accuracy`, `score/margin` (mean s⁺ - s⁻), `score/mean`, `score/std`. By an
     evaluation: every metric of `rewards.score.metrics` behind `eval_`, and `eval_loss`.
@@ -138,6 +139,13 @@ class PreferenceTrainer(Trainer):
             logs |= {"pair_accuracy": right / pairs, "score/margin": gap / pairs, "score/mean": mean}
             logs["score/std"] = max(0.0, squares / count - mean**2) ** 0.5
         super().log(logs, start_time)
+
+    def kept_state(self) -> dict[str, Any]:
+        return {"logged": dict(self._logged)}
+
+    def take_state(self, state: dict[str, Any]) -> None:
+        self._logged.clear()
+        self._logged.update(state["logged"])
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """(loss, scores (records, most candidates) filled up with NaN, places (records,))."""

@@ -1,0 +1,166 @@
+"""From where a run begins: the recipe's `resume:`.
+
+    null        anew; a folder in which a run has begun is refused (vlm.runs)
+    auto        from the last whole checkpoint of `output`; anew where there is none yet; not at all where the run has
+                finished. What a job that may be requeued says always.
+    a folder    from this checkpoint, of this output or of another one, which stays as it is
+
+A resumed run is the same run: its recipe must be the one that wrote the checkpoint, but for NEUTRAL keys, which change
+no weight, and for a later end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from vlm import config
+from vlm.agreement import everyone_is_here
+from vlm.checkpoints import folders, manifest
+from vlm.checkpoints.manifest import Checkpoint
+from vlm.checkpoints.resumable import check_resumable
+from vlm.errors import RecipeError
+from vlm.recipe import TrainingRecipe
+from vlm.runs import FINISHED, METRICS, RECIPE, Run, processes
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+NEUTRAL = (
+    "output", "overwrite", "resume", "gpus", "tracking", "tracking.*", "check_sharing",
+    "training.logging_*", "training.log_*", "training.num_completions_to_print", "training.save_*",
+    "training.dataloader_num_workers", "training.dataloader_prefetch_factor", "training.dataloader_pin_memory",
+    "training.dataloader_persistent_workers", "training.torch_empty_cache_steps", "training.ddp_timeout",
+    "training.skip_memory_metrics",
+)  # fmt: skip
+"""Keys (patterns) that a resumed run may set otherwise."""
+LATER = ("training.max_steps", "training.num_train_epochs")
+"""Keys that it may raise."""
+CONSTANT = ("constant", "constant_with_warmup")
+"""Learning-rate schedules that do not depend on where the run ends."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What `begin` has decided; nothing is written before `open`."""
+
+    recipe: Any
+    checkpoint: Checkpoint | None = None
+    "Where to go on from."
+    finished: int | None = None
+    "The step at which the run has ended already."
+
+    @property
+    def path(self) -> str | None:
+        """For `Trainer.train(resume_from_checkpoint=…)`."""
+        return None if self.checkpoint is None else str(self.checkpoint.path)
+
+    def open(self, args: Any) -> Run:
+        """The run folder, opened for writing. args: the training arguments, by which the processes have met."""
+        _ = args.device  # joins the processes, and
+        everyone_is_here()  # nobody looks at the folder any more, which is now changed
+        recipe = self.recipe
+        run = Run.create(
+            recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite, resume=recipe.resume is not None
+        )
+        if run.main:
+            folders.clear(run.folder)
+        return run
+
+
+def begin(recipe: TrainingRecipe) -> Beginning:
+    """Decide by the recipe and what lies in its output; reads only.
+
+    Raises: RecipeError where the recipe has changed, UserError where nothing can be gone on from.
+    """
+    if recipe.resume is None:
+        return Beginning(recipe)
+    if recipe.overwrite:
+        raise RecipeError(f"resume is {recipe.resume} and overwrite is true; a run is resumed or replaced, choose one")
+    checkpoint = _asked(recipe)
+    stored = checkpoint.path / RECIPE if checkpoint else Path(recipe.output) / RECIPE
+    if stored.is_file():
+        check_unchanged(recipe, stored)
+    elif checkpoint is not None:
+        logger.warning("%s holds no %s: whether the recipe is the same is not known", checkpoint.path, RECIPE)
+    finished = finished_at(Path(recipe.output))
+    if recipe.resume == AUTO and finished is not None and not _later(recipe, stored):
+        logger.info("resume: %s has finished at step %d; there is nothing to do", recipe.output, finished)
+        return Beginning(recipe, checkpoint, finished)
+    if checkpoint is not None:
+        check_resumable(checkpoint, processes())
+        logger.info("resume: from %s", checkpoint.path)
+    elif (Path(recipe.output) / METRICS).exists():
+        logger.info("resume: %s has no checkpoint yet, so the run begins anew", recipe.output)
+    return Beginning(recipe, checkpoint)
+
+
+def finished_at(run: Path) -> int | None:
+    """The last step of a run that has finished; None of one that has not."""
+    path = run / FINISHED
+    return int(json.loads(path.read_text(encoding="utf-8")).get("steps", 0)) if path.is_file() else None
+
+
+def _asked(recipe: TrainingRecipe) -> Checkpoint | None:
+    run = Path(recipe.output)
+    if recipe.resume == AUTO:
+        return manifest.latest(run)
+    checkpoint = manifest.read(Path(recipe.resume).expanduser().absolute())
+    if checkpoint.path.parent != run.absolute():
+        return checkpoint
+    later = [path.name for path in manifest.folders(run) if int(path.name.rpartition("-")[2]) > checkpoint.step]
+    if later:
+        raise RecipeError(
+            f"resume is {recipe.resume}, but {run} also holds {', '.join(later)}, which the run would write again; "
+            "write another output to branch off there, or delete the later ones, or resume=auto"
+        )
+    return checkpoint
+
+
+def check_unchanged(recipe: TrainingRecipe, stored: Path) -> None:
+    """Raises: RecipeError naming every key that differs from the recipe in `stored` and may not; warns of a schedule
+    that a later end stretches."""
+    differences = config.difference(config.load(stored, type(recipe)), recipe)
+    faults = []
+    for key, (before, now) in differences.items():
+        if key in LATER:
+            if _raised(before, now):
+                _warn_of_schedule(recipe, key, before, now)
+                continue
+            faults.append(f"{key} was {before} and is {now} (it may only be raised)")
+        elif not any(fnmatchcase(key, pattern) for pattern in NEUTRAL):
+            faults.append(f"{key} was {before!r} and is {now!r}")
+    if faults:
+        raise RecipeError(
+            f"resume: the recipe is not the one that wrote {stored.parent}: {'; '.join(faults)}. Put it back, or start "
+            "a new run in another output"
+        )
+
+
+def _raised(before: Any, now: Any) -> bool:
+    """Of steps or epochs; a negative or missing number of steps is no limit."""
+
+    def limit(value: Any) -> float:
+        return value if isinstance(value, int | float) and value > 0 else float("inf")
+
+    return limit(now) > limit(before)
+
+
+def _warn_of_schedule(recipe: TrainingRecipe, key: str, before: Any, now: Any) -> None:
+    schedule = recipe.training.get("lr_scheduler_type", "linear")
+    if schedule not in CONSTANT:
+        logger.warning(
+            "resume: %s is raised from %s to %s: the %s schedule goes on as if it had been so from the start, but the "
+            "steps done so far had the shorter one's learning rates",
+            key, before, now, schedule,
+        )  # fmt: skip
+
+
+def _later(recipe: TrainingRecipe, stored: Path) -> bool:
+    """Whether the recipe asks for a later end than the stored one."""
+    differences = config.difference(config.load(stored, type(recipe)), recipe) if stored.is_file() else {}
+    return any(key in LATER and _raised(*values) for key, values in differences.items())

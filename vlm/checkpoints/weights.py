@@ -1,0 +1,107 @@
+"""Weights from a checkpoint into a live model, tensor by tensor, all of them or none.
+
+transformers 5.23 writes Qwen2-VL checkpoints under the published names (`model.layers.0…`, `visual.blocks.0…`) and
+resumes them under the names in memory (`model.language_model.layers.0…`) without strictness: of 58 tensors of a tiny
+model 1 comes back, with a warning. Here the names that saving would give to the live tensors are asked for, and the
+file must hold exactly those, in the same shapes and types; nothing is written before that is known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers.core_model_loading import revert_weight_conversion
+
+from vlm.errors import UserError
+
+WHOLE, ADAPTER = "model.safetensors", "adapter_model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+"""safetensors' word → torch's."""
+
+
+def load_strictly(model, folder: Path) -> int:
+    """Copy the weights (or the adapter's) in `folder` into the model, in place; returns how many tensors.
+
+    model: transformers' or PEFT's, not sharded. Raises: UserError where a tensor is missing, too many, or another size.
+    """
+    live = adapter_tensors(model) if _adapted(model) else saved_tensors(model)
+    with ExitStack() as stack:
+        files = [stack.enter_context(safe_open(path, "pt")) for path in files_of(folder, _adapted(model))]
+        places = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (not a dict)
+        _check(live, places, folder)
+        with torch.no_grad():
+            for name, file in places.items():
+                live[name].copy_(file.get_tensor(name))
+    return len(places)
+
+
+def saved_tensors(model) -> dict[str, torch.Tensor]:
+    """Name in a checkpoint → the live tensor; tied tensors under each of their names."""
+    found = revert_weight_conversion(model, model.state_dict())
+    own = {tensor.data_ptr() for tensor in model.state_dict().values()}
+    copied = [name for name, tensor in found.items() if tensor.data_ptr() not in own]
+    if copied:
+        raise UserError(
+            f"{type(model).__name__} is saved in another layout than it has in memory ({copied[0]}), so its "
+            "checkpoints cannot be resumed exactly; please report the model and the version of transformers"
+        )
+    return found
+
+
+def adapter_tensors(model) -> dict[str, torch.Tensor]:
+    """The same of what PEFT saves: adapters, and modules that are trained beside them."""
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(model)
+
+
+def files_of(folder: Path, adapter: bool = False) -> list[Path]:
+    """The safetensors files with the weights. Raises: UserError where there are none."""
+    if adapter and (folder / ADAPTER).is_file():
+        return [folder / ADAPTER]
+    if not adapter and (folder / INDEX).is_file():
+        return sorted({folder / file for file in json.loads((folder / INDEX).read_text())["weight_map"].values()})
+    if not adapter and (folder / WHOLE).is_file():
+        return [folder / WHOLE]
+    kind = "an adapter's" if adapter else "a model's"
+    raise UserError(f"{folder} holds no {kind} weights ({ADAPTER if adapter else WHOLE}); expected a whole checkpoint")
+
+
+def _adapted(model) -> bool:
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)
+
+
+def _check(live: dict[str, torch.Tensor], places: dict[str, Any], folder: Path) -> None:
+    there = {live[name].data_ptr() for name in places if name in live}
+    # of tied tensors only one is stored
+    missing = [name for name, tensor in live.items() if name not in places and tensor.data_ptr() not in there]
+    unknown = [name for name in places if name not in live]
+    faults = [
+        f"{label} {len(names)} tensors ({', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''})"
+        for label, names in (("lacks", missing), ("has no place for", unknown))
+        if names
+    ]
+    faults += list(_misfits(live, places))[:3]
+    if faults:
+        raise UserError(
+            f"{folder}: its weights do not match the model that is to be resumed: it {'; it '.join(faults)}. Resume "
+            "with the recipe that wrote it (model, freeze, lora)"
+        )
+
+
+def _misfits(live: dict[str, torch.Tensor], places: dict[str, Any]) -> Iterator[str]:
+    for name in places.keys() & live.keys():
+        stored = places[name].get_slice(name)
+        found = DTYPES.get(stored.get_dtype(), stored.get_dtype()), list(stored.get_shape())
+        expected = live[name].dtype, list(live[name].shape)
+        if found != expected:
+            yield f"has {name} as {found[0]} {found[1]}, the model as {expected[0]} {expected[1]}"
