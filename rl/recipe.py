@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vlm.errors import RecipeError
-from vlm.recipe import TrainingRecipe
+from vlm.recipe import DumpSection, TrainingRecipe
 from vlm.runs import processes
 from vlm.training import OWNED
 
@@ -35,6 +35,8 @@ class GRPORecipe(TrainingRecipe):
     "Compute each prompt once for all its completions; false is TRL's own path, with the same results."
     check_sharing: bool = True
     "Compute the first batch both ways, and stop where they differ by more than rounding."
+    dump: DumpSection = field(default_factory=DumpSection)
+    "Steps to be kept for `launch/replay.py`."
     training: dict[str, Any] = field(
         default_factory=dict,
         metadata={"keys_of": "trl:GRPOConfig", "owned": {**OWNED, "reward_weights": "rewards"}},

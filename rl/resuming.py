@@ -20,7 +20,14 @@ TRACKERS = {"wandb", "trackio"}
 
 
 class ResumableRollouts(Resumable):
-    """`Resumable` for `rl.GRPOTrainer`; each process keeps its own."""
+    """`Resumable` for `rl.GRPOTrainer`, and its part of `vlm.dumps`; each process keeps its own."""
+
+    def stored_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return as_stored(inputs)
+
+    def loss_state(self) -> dict[str, Any]:
+        """What adapts itself from step to step."""
+        return {"entropy_coef": self.entropy_coef, "_last_world_entropy": self._last_world_entropy}
 
     def kept_state(self) -> dict[str, Any]:
         """Place and rollouts of the block, sums until the next log, rewards' own state, a reference that moves."""

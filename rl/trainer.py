@@ -21,6 +21,7 @@ What differs from trl 1.16.0
   a run is computed both ways and compared (`check_sharing`).
 
 - A run that was stopped anywhere goes on as if it had not been (`rl.resuming`, `vlm.checkpoints`).
+- What a step was computed from can be kept, to compute it again (`vlm.dumps`).
 
 Overridden: `__init__` (arguments only), `_calculate_rewards` (adds columns, then TRL's), `log` (text for the table);
 `_generate_and_score_completions` (TRL's; pictures of the table from all processes); for sharing `_tokenize_prompts`
@@ -44,6 +45,7 @@ from rl.counters import Counters
 from rl.resuming import ResumableRollouts
 from rl.rollout import shared_prefill
 from rl.table import LOGGED_COLUMNS, as_text, pictures_of
+from vlm.dumps import Dumping
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
 from vlm.rollout import choose, first_places
@@ -51,7 +53,7 @@ from vlm.rollout import choose, first_places
 logger = logging.getLogger(__name__)
 
 
-class GRPOTrainer(ResumableRollouts, trl.GRPOTrainer):
+class GRPOTrainer(Dumping, ResumableRollouts, trl.GRPOTrainer):
     """See the module's docstring; `model` is a Qwen2-VL or Qwen2.5-VL: loaded (PEFT too), a folder or a hub id.
 
     share_prefix: compute each prompt once; False is TRL's own path. check_sharing: compare the two on the first batch.

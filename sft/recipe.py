@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vlm.errors import RecipeError
-from vlm.recipe import TrainingRecipe
+from vlm.recipe import DumpSection, TrainingRecipe
 from vlm.training import OWNED
 
 
@@ -16,6 +16,8 @@ class SFTRecipe(TrainingRecipe):
 
     stage: Literal["sft"] = "sft"
     "Which launcher the recipe is for."
+    dump: DumpSection = field(default_factory=DumpSection)
+    "Steps to be kept for `launch/replay.py`."
     training: dict[str, Any] = field(
         default_factory=dict,
         metadata={

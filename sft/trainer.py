@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, resumed exactly (`vlm.checkpoints`)."""
+"""TRL's SFTTrainer, resumed exactly (`vlm.checkpoints`), with steps that can be computed again (`vlm.dumps`)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 import trl
 
 from vlm.checkpoints.resumable import Resumable
+from vlm.dumps import Dumping
 
 
-class SFTTrainer(Resumable, trl.SFTTrainer):
-    """A drop-in for TRL's. Overridden: what `Resumable` says; kept are TRL's sums until the next log and its count of
+class SFTTrainer(Dumping, Resumable, trl.SFTTrainer):
+    """A drop-in for TRL's. Overridden: what `Resumable` and `Dumping` say; kept are TRL's sums until the next log and its count of
     tokens."""
 
     _tag_names = ["trl", "sft", "nadir"]

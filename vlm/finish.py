@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlm.checkpoints.beginning import Beginning
+from vlm.dumps import Dumping, DumpSteps
 from vlm.runs import Run
 from vlm.signals import StopOnSignal, watching
 
 
 def follow(trainer, run: Run, beginning: Beginning) -> None:
     """Train from where the run begins. Raises: Interrupted where a signal stopped it, after a checkpoint."""
+    if isinstance(trainer, Dumping):
+        trainer.add_callback(DumpSteps(trainer, beginning.recipe.dump))
     with watching() as watch:
         trainer.add_callback(StopOnSignal(watch, run))
         trainer.train(resume_from_checkpoint=beginning.path)

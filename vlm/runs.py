@@ -8,6 +8,7 @@
       finished.json      written last, by `finish`
       interrupted.json   a signal has stopped it: to be resumed
       checkpoint-*/      whole ones (vlm.checkpoints)
+      dumps/             single steps, to be computed again (vlm.dumps)
 
 Only the main process writes; in every other process the same calls do nothing.
 """
@@ -195,7 +196,7 @@ def _delete_records(folder: Path) -> None:
     for pattern in ("recipe*.yaml", "environment*.json", DATA, METRICS, FINISHED, INTERRUPTED):
         for path in folder.glob(pattern):
             path.unlink()
-    for path in (*folder.glob("checkpoint-*"), folder / ".unfinished", folder / "completions"):
+    for path in (*folder.glob("checkpoint-*"), folder / ".unfinished", folder / "completions", folder / "dumps"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
 
