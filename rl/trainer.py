@@ -45,7 +45,6 @@ from rl.counters import Counters
 from rl.resuming import ResumableRollouts
 from rl.rollout import shared_prefill
 from rl.table import LOGGED_COLUMNS, as_text, pictures_of
-from vlm.dumps import Dumping
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
 from vlm.rollout import choose, first_places
@@ -53,7 +52,7 @@ from vlm.rollout import choose, first_places
 logger = logging.getLogger(__name__)
 
 
-class GRPOTrainer(Dumping, ResumableRollouts, trl.GRPOTrainer):
+class GRPOTrainer(ResumableRollouts, trl.GRPOTrainer):
     """See the module's docstring; `model` is a Qwen2-VL or Qwen2.5-VL: loaded (PEFT too), a folder or a hub id.
 
     share_prefix: compute each prompt once; False is TRL's own path. check_sharing: compare the two on the first batch.

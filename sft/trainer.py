@@ -11,8 +11,8 @@ from vlm.dumps import Dumping
 
 
 class SFTTrainer(Dumping, Resumable, trl.SFTTrainer):
-    """A drop-in for TRL's. Overridden: what `Resumable` and `Dumping` say; kept are TRL's sums until the next log and its count of
-    tokens."""
+    """A drop-in for TRL's. Overridden: what `Resumable` and `Dumping` say; kept are TRL's sums until the next log and
+    its count of tokens."""
 
     _tag_names = ["trl", "sft", "nadir"]
 

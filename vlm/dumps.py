@@ -6,7 +6,8 @@
       recipe.yaml     the recipe of the run at that step
       weights/        the weights before the step, where they were asked for
 
-    rank-0.pt   {"version": 1, "step", "rank", "processes", "weights": digest or None, "micro_batches": [
+    rank-0.pt   {"version": 1, "step", "rank", "processes", "device", "weights": digest or None,
+                 "micro_batches": [
                     {"inputs": {name: tensor, …}, "random": {…}, "loss": tensor, "items": tensor or None,
                      "accumulation": 2, "state": {…}}, …]}
 
@@ -55,6 +56,10 @@ class Dumping:
     def stored_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A micro-batch as `vlm.checkpoints.packing.pack` takes it."""
         return dict(inputs)
+
+    def held_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inverse of `stored_inputs`."""
+        return inputs
 
     def loss_state(self) -> dict[str, Any]:
         """Attributes of the trainer beside weights and recipe that the loss depends on, by name."""
@@ -106,6 +111,7 @@ class Dumping:
             "step": self._window_step,
             "rank": rank,
             "processes": self.args.world_size,
+            "device": self.args.device.type,
             "weights": None if self.is_deepspeed_enabled or self.is_fsdp_enabled else digest(self.model),
             "micro_batches": entries,
         }

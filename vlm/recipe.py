@@ -250,7 +250,7 @@ class TrackingSection:
 
 @dataclass
 class DumpSection:
-    """Steps whose inputs and random states are kept, so that `launch/replay.py` can compute them again (`vlm.dumps`)."""
+    """Steps whose inputs and random states are kept for `launch/replay.py` to compute them again (`vlm.dumps`)."""
 
     steps: list[int] = field(default_factory=list)
     "These steps; the first is 1."
