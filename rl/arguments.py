@@ -7,7 +7,8 @@ from typing import Any
 import trl
 from transformers import AutoConfig
 
-from vlm.loading import load_processor, stored_limits
+from vlm.loading import load_processor, source, stored_limits
+from vlm.weights import check_files
 
 FORBIDDEN = -100.0
 """Logit bias that no sampled token survives: exp(-100) is below float32's resolution beside any other token."""
@@ -23,8 +24,21 @@ def where(model, args: trl.GRPOConfig) -> dict[str, Any]:
     init = (args.model_init_kwargs or {}) if isinstance(model, str) else {}
     return {
         "revision": init.get("revision"),
-        "trust_remote_code": init.get("trust_remote_code", args.trust_remote_code),
+        "trust_remote_code": bool(init.get("trust_remote_code", args.trust_remote_code)),
     }
+
+
+def safetensors_only(model, reward_funcs, args: trl.GRPOConfig) -> None:
+    """No pickle for what TRL loads itself: a policy by name, its reference model, reward models by name.
+
+    Raises: RecipeError naming the file.
+    """
+    by_name = isinstance(model, str)
+    if by_name or (args.beta and not hasattr(model, "peft_config") and name_of(model)):
+        check_files(*source(name_of(model), where(model, args)["revision"]), "model")
+    listed = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+    if by_name or any(isinstance(reward, str) for reward in listed):  # else TRL warns that it ignores them
+        args.model_init_kwargs = {**(args.model_init_kwargs or {}), "use_safetensors": True}
 
 
 def default_processor(model, args: trl.GRPOConfig):

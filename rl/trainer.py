@@ -40,7 +40,7 @@ import trl
 from accelerate.utils import gather_object
 
 from rl import sharing
-from rl.arguments import ban, banned_tokens, default_processor, name_of
+from rl.arguments import ban, banned_tokens, default_processor, name_of, safetensors_only
 from rl.counters import Counters
 from rl.resuming import ResumableRollouts
 from rl.rollout import shared_prefill
@@ -77,6 +77,7 @@ class GRPOTrainer(ResumableRollouts, trl.GRPOTrainer):
             args = trl.GRPOConfig(f"{name_of(model).split('/')[-1]}-GRPO")
         if processing_class is None:
             processing_class = default_processor(model, args)
+        safetensors_only(model, reward_funcs, args)
         ban(args, banned_tokens(model, args))
         super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *positional, **named)
         self._tokenizer.padding_side = "left"

@@ -118,7 +118,7 @@ def test_without_the_token_nothing_is_scored_or_told(serve, authorization):
         (with_images({"data": "!"}), 422, "images.0.data: Data should be valid base64"),
         (with_images({}), 422, "images.0: expected either data or path"),
         (with_images(image(b"not an image")), 422, "images.0: image of 12 bytes: cannot be read (not an image file)"),
-        (with_images(image(png(kind="EPS"))), 422, "images.0: found a file of type EPS, expected JPEG, PNG"),
+        (with_images(image(png(kind="EPS"))), 422, "cannot be read (not an image file); expected JPEG, PNG"),
         (with_images(image(bomb(60_000, 60_000))), 422, "exceeds limit"),
         (with_images(image(bomb(300, 100))), 413, "images.0: found 300 x 100 pixels, at most 20000 are taken"),
         (with_images(*[image(png(100, 100))] * 4), 413, "found 40000 pixels in 4 images, at most 30000 are taken"),

@@ -119,7 +119,6 @@ def merge(adapter: str, out: str) -> None:
     Needed between a LoRA stage and the next: TRL loads the GRPO reference model from the policy's path, so
     the path must hold the merged weights, or the reference would silently be the base.
     """
-    import json
     from pathlib import Path
     from types import SimpleNamespace
 
@@ -127,11 +126,9 @@ def merge(adapter: str, out: str) -> None:
     from transformers import AutoTokenizer
 
     from vlm.loading import load_model, load_processor, raw_config, stored_limits
+    from vlm.weights import check_adapter
 
-    settings = Path(adapter) / "adapter_config.json"
-    if not settings.is_file():
-        raise RecipeError(f"{adapter} holds no adapter_config.json; expected a folder that PEFT saved")
-    stored = json.loads(settings.read_text())
+    stored = check_adapter(adapter)
     base, revision = stored["base_model_name_or_path"], stored.get("revision")
     config = raw_config(base, revision)
     dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
@@ -143,7 +140,7 @@ def merge(adapter: str, out: str) -> None:
     source = adapter if (Path(adapter) / "processor_config.json").is_file() else base
     processor = load_processor(base, stored_limits(source), revision)
     if source == adapter:
-        processor.tokenizer = AutoTokenizer.from_pretrained(adapter)
+        processor.tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=False)
     processor.save_pretrained(out)
 
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from vlm import config
+from vlm import config, redaction
 from vlm.errors import RESUMABLE, Interrupted, UserError
 from vlm.loading import resolve_attention
 from vlm.runs import is_main_process
@@ -40,7 +40,7 @@ def report(error: UserError) -> None:
     """
     if not is_main_process():
         time.sleep(PATIENCE)
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    print(f"error: {redaction.redact(str(error))}", file=sys.stderr, flush=True)
 
 
 def check_machine(recipe: Any) -> None:
@@ -91,7 +91,9 @@ def guarded(work: Callable[[], None]) -> int:
     """Do the work with our logging on and errors shown as messages; returns the exit code as `launch` does."""
     # TRL still writes the old name of this option; the user can do nothing about it
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    written = logging.StreamHandler()
+    written.setFormatter(redaction.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[written])
     for ours in ("vlm", "rewards", "sft", "rl", "evals"):
         logging.getLogger(ours).setLevel(logging.INFO if is_main_process() else logging.ERROR)
     try:

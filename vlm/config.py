@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from vlm.errors import RecipeError
+from vlm.redaction import holds_secret, redact_command
 from vlm.schema import Builder, Entry, defaults, describe, inside, join
 from vlm.yaml_nodes import Node, dump, parse
 
@@ -44,6 +45,8 @@ T = TypeVar("T")
 ABSENT = "<absent>"
 """Stands in `difference` for a key that only the other recipe has."""
 COMMAND_LINE = "command line"
+LONGEST = 2**20
+"""Bytes of a recipe; ours have a few thousand."""
 
 
 @runtime_checkable
@@ -72,6 +75,7 @@ def build(values: dict[str, Any], cls: type[T], overrides: Iterable[str] = (), w
 def _built(tree: Node, cls: type[T], overrides: list[str], name: str, file: Path) -> T:
     for override in overrides:
         _override(tree, override, cls)
+    _refuse_secrets(tree)
     where = f"{name} with the command line's overrides" if overrides else name
     recipe = Builder(cls, where).build(tree)
     _locate_all(recipe, file)
@@ -199,7 +203,11 @@ def _read(path: Path, above: tuple[Path, ...], named_in: str = "") -> Node:
     if path.resolve() in [p.resolve() for p in above]:
         raise RecipeError(f"{named}the bases form a circle: {' → '.join(map(str, (*above, path)))}")
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(LONGEST + 1)
+        if len(content) > LONGEST:
+            raise RecipeError(f"{named}{path}: found more than {LONGEST} bytes, expected a recipe of a few thousand")
+        text = content.decode()
     except OSError as error:
         raise RecipeError(f"{named}cannot read the recipe {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -217,6 +225,20 @@ def _read(path: Path, above: tuple[Path, ...], named_in: str = "") -> Node:
     return _merge(_read(path.parent / base.value, (*above, path), base.where), tree)
 
 
+def _refuse_secrets(node: Node, key: str = "") -> None:
+    """A recipe is saved with the run, logged and handed to colleagues. The message does not repeat the value."""
+    if isinstance(node.value, dict | list):
+        items = node.value.items() if isinstance(node.value, dict) else enumerate(node.value)
+        for name, child in items:
+            _refuse_secrets(child, join(key, name))
+    elif isinstance(node.value, str) and holds_secret(key, node.value):
+        where = COMMAND_LINE if node.where.startswith(COMMAND_LINE) else node.where
+        raise RecipeError(
+            f"{where}: `{key}` holds a secret, or what looks like one, and a recipe is saved with the run; put it "
+            "into an environment variable (HF_TOKEN, WANDB_API_KEY, or the one that `token_variable` or `key` names)"
+        )
+
+
 def _merge(under: Node, over: Node) -> Node:
     if over.value is None:
         return dataclasses.replace(over, over=True)
@@ -231,7 +253,7 @@ def _merge(under: Node, over: Node) -> Node:
 def _override(tree: Node, override: str, cls: type) -> None:
     """Put `a.b.0.c=value` into the tree, making what is not there: from the defaults of `cls`, else empty."""
     key, equals, text = override.partition("=")
-    where = f"{COMMAND_LINE}, {override}"
+    where = f"{COMMAND_LINE}, {redact_command([override])[0]}"
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise RecipeError(f"{COMMAND_LINE}: found {override!r}, expected key.sub=value")

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, git revision, hardware, command line. Stays in the run folder."""
+"""What a run ran on: versions, git revision, hardware, command line without its secrets. Stays in the run folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
+
+from vlm.redaction import redact_command
 
 # fmt: off
 PACKAGES = [
@@ -29,7 +31,7 @@ def describe() -> dict:
     """JSON-able description; `git` and `gpus` are null and [] where there are none. Imports no library."""
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": [sys.executable, *sys.argv],
+        "command": redact_command([sys.executable, *sys.argv]),
         "directory": os.getcwd(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

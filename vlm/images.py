@@ -9,6 +9,7 @@ An image is a path or the encoded bytes of a file. What the two functions settle
     16 bits       the high byte is kept (value >> 8), which is also what Pillow does with 16-bit RGB files
     32 bits       refused: integers and floats without a declared range have no right brightness
     transparency  laid over black, the usual "no data" of aerial mosaics
+    other types   refused (FORMATS): Pillow knows more, and starts Ghostscript, a program, for one of them (EPS)
     huge files    an error above Pillow's decompression-bomb limit, `PIL.Image.MAX_IMAGE_PIXELS`
 """
 
@@ -23,6 +24,9 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from vlm.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000")
+"""What is decoded, of every origin; an MPO, as some cameras write, opens as JPEG."""
 
 # EXIF 2.3, tag 0x0112: what has to be done to the stored rows and columns to stand upright.
 _UPRIGHT = {
@@ -67,7 +71,7 @@ def _opened(image: str | bytes) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Between one and two times the limit Pillow only warns; the check below makes it an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
+            picture = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS)
         with picture:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and picture.width * picture.height > limit:
@@ -81,8 +85,10 @@ def _opened(image: str | bytes) -> Iterator[Image.Image]:
     except FileNotFoundError as error:
         raise DataError(f"image {describe(image)}: no such file") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ValueError, KeyError, …
-        reason = "not an image file" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise DataError(f"image {describe(image)}: cannot be read ({reason or type(error).__name__})") from error
+        if isinstance(error, Image.UnidentifiedImageError):
+            known = ", ".join(FORMATS)
+            raise DataError(f"image {describe(image)}: cannot be read (not an image file); expected {known}") from error
+        raise DataError(f"image {describe(image)}: cannot be read ({str(error) or type(error).__name__})") from error
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -19,6 +19,7 @@ from urllib.request import getproxies
 
 from vlm.errors import RecipeError
 from vlm.recipe import ImageSection
+from vlm.weights import check_files, reading
 
 logger = logging.getLogger(__name__)
 
@@ -238,25 +239,17 @@ def load_model(section):
 
     cls = Qwen2VLForConditionalGeneration if kind == "qwen2_vl" else Qwen2_5_VLForConditionalGeneration
     path, where = source(section.path, section.revision)
-    try:
+    check_files(path, where)
+    with reading(section.path, "model.path"):
         model, info = cls.from_pretrained(
             path,
             **where,
             dtype=getattr(torch, section.dtype),
             attn_implementation=attention,
             trust_remote_code=section.trust_remote_code,
+            use_safetensors=True,
             output_loading_info=True,
         )
-    except OSError as error:
-        raise RecipeError(
-            f"model.path: {section.path} has no readable weights: {str(error).splitlines()[0]}"
-        ) from error
-    except RuntimeError as error:
-        if "size mismatch" not in str(error) and "ignore_mismatched_sizes" not in str(error):
-            raise
-        raise RecipeError(
-            f"model.path: {section.path} has weights whose shapes differ from its config.json: {error}"
-        ) from error
     check_loaded(info, section.path, tied=model.config.tie_word_embeddings)
     # Under ZeRO-3 transformers 5.23 remembers renamings that this checkpoint did not need, and would save names that
     # only it can read (model.model.embed_tokens); with none remembered it saves the published ones.

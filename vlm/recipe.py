@@ -155,6 +155,8 @@ class SourceSection:
     "Which part of a folder or a hub dataset."
     images: str | None = field(default=None, metadata={"path": True})
     "Folder that the rows' image paths start from; without it, what the file's format prescribes."
+    outside: bool = False
+    "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyhow."
     format: str | None = None
     "Format of the file; without it, told by its contents."
     task: str | None = None

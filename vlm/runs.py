@@ -28,6 +28,7 @@ import yaml
 
 from vlm.environment import describe
 from vlm.errors import UserError
+from vlm.redaction import redact
 
 RECIPE, ENVIRONMENT, METRICS, FINISHED = "recipe.yaml", "environment.json", "metrics.jsonl", "finished.json"
 DATA = "data.json"
@@ -84,8 +85,8 @@ class Run:
         for name in (FINISHED, INTERRUPTED):
             (run.folder / name).unlink(missing_ok=True)
         text = recipe if isinstance(recipe, str) else yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-        _write_keeping(run.folder / RECIPE, text)
-        _write_keeping(run.folder / ENVIRONMENT, json.dumps(describe(), indent=2, ensure_ascii=False) + "\n")
+        _write_keeping(run.folder / RECIPE, redact(text))
+        _write_keeping(run.folder / ENVIRONMENT, redact(json.dumps(describe(), indent=2, ensure_ascii=False)) + "\n")
         _mend_tail(run.metrics)
         return run
 

@@ -107,6 +107,7 @@ def read(
     faults: Faults | None = None,
     verify_images: bool = True,
     split: str | None = None,
+    outside: bool = False,
 ) -> Iterator[Sample]:
     """Samples of a file, a folder, or a dataset of the hub (`hub:OWNER/NAME`), in order; streamed.
 
@@ -114,7 +115,8 @@ def read(
     image names start from (default: what the format says, mostly the file's own). task: overrides the rows' tasks.
     on_fault: "skip" leaves faulty rows out and counts them in `faults`. verify_images: open every image's header,
     which also fills `size`; without it only where boxes need a size that the row does not state. split: which part of a
-    folder or a hub dataset, where there are several.
+    folder or a hub dataset, where there are several. outside: rows may name images anywhere on this disk; otherwise
+    only below their folder, and by absolute paths in our own JSONL (`vlm.readers.rows.Place`).
 
     Raises: DataError, at once for the file, its format or an unknown task; while iterating for a faulty row
     (naming file, row and field) and for a file that breaks off, or at the end where no row was good.
@@ -132,7 +134,8 @@ def read(
     chosen = detect(look) if format is None else FORMATS[format]
     _fits_path(look, chosen)
     faults = Faults() if faults is None else faults
-    return _samples(look, chosen, Place(look.home, images), task, on_fault, faults, verify_images)
+    place = Place(look.home, images, outside, chosen.absolute and not look.is_table)
+    return _samples(look, chosen, place, task, on_fault, faults, verify_images)
 
 
 def _fits_path(look: Look, format: Format) -> None:

@@ -2,12 +2,13 @@
 
 That is YAML 1.2 as far as it matters: `1e-6` is a number; `on`, `off`, `yes` and `no` are text; no octal
 `017`, base-60 `1:30` or dates; a key given twice is an error; no tags but those of
-text, numbers, bool and null.
+text, numbers, bool and null. Sizes are limited: a recipe may come from anywhere, and is read before anything else.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,13 @@ from vlm.errors import RecipeError
 TAG = "tag:yaml.org,2002:"
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 """YAML 1.2's float, which unlike YAML 1.1's includes `1e-6`. Also matches integers."""
+
+MOST = 10_000
+"""Values of one text, aliases spelt out: nine levels of nine aliases each, a few hundred bytes, would be 10⁹."""
+DEEPEST = 64
+"""Levels of lists and mappings inside each other."""
+LONGEST_NUMBER = 100
+"""Characters; Python refuses to convert 4300 digits, and takes quadratic time for fewer."""
 
 
 @dataclass(slots=True)
@@ -100,7 +108,7 @@ _Dumper.add_representer(str, _represent_text)
 def parse(text: str, place: str, lines: bool = True) -> Node:
     """YAML text as a tree of nodes that know where they stand. Raises: RecipeError with the line."""
     try:
-        root = yaml.compose(text, Loader=_Loader)
+        root = yaml.compose(text, Loader=_Loader)  # aliases stay references here
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f", line {mark.line + 1}, column {mark.column + 1}" if lines else ""
@@ -109,16 +117,23 @@ def parse(text: str, place: str, lines: bool = True) -> Node:
         raise RecipeError(f"{place}{at}: not valid YAML: {problem}{hint}") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{place}: not valid YAML: {error}") from error
-    return Node(None, place) if root is None else _node(root, place, lines, ())
+    except RecursionError as error:
+        raise RecipeError(f"{place}: found values nested too deeply, expected at most {DEEPEST} levels") from error
+    return Node(None, place) if root is None else _node(root, place, lines, (), iter(range(MOST)))
 
 
-def _node(node: yaml.Node, place: str, lines: bool, above: tuple[int, ...]) -> Node:
+def _node(node: yaml.Node, place: str, lines: bool, above: tuple[int, ...], left: Iterator[int]) -> Node:
+    """left: one item for each value that may still be made, aliases spelt out."""
     where = f"{place}, line {node.start_mark.line + 1}" if lines else place
     if id(node) in above:
         raise RecipeError(f"{where}: an alias stands inside its own anchor")
+    if len(above) >= DEEPEST:
+        raise RecipeError(f"{where}: found values nested too deeply, expected at most {DEEPEST} levels")
+    if next(left, None) is None:
+        raise RecipeError(f"{where}: found more than {MOST} values with aliases spelt out; recipes have a few dozen")
     above = (*above, id(node))
     if isinstance(node, yaml.SequenceNode) and node.tag == TAG + "seq":
-        return Node([_node(item, place, lines, above) for item in node.value], where)
+        return Node([_node(item, place, lines, above, left) for item in node.value], where)
     if isinstance(node, yaml.MappingNode) and node.tag == TAG + "map":
         pairs: dict[str, Node] = {}
         for key, value in node.value:
@@ -127,7 +142,7 @@ def _node(node: yaml.Node, place: str, lines: bool, above: tuple[int, ...]) -> N
                 raise RecipeError(f"{at}: found a list or mapping as a key, expected text")
             if key.value in pairs:
                 raise RecipeError(f"{at}: the key `{key.value}` is given twice; first in {pairs[key.value].where}")
-            pairs[key.value] = _node(value, place, lines, above)
+            pairs[key.value] = _node(value, place, lines, above, left)
             pairs[key.value].where = at  # the line of the key, where a block value starts a line later
         return Node(pairs, where)
     return _scalar(node, where)
@@ -141,6 +156,8 @@ def _scalar(node: yaml.Node, where: str) -> Node:
         return Node(text, where)
     if not _PATTERNS[kind].match(text):
         raise RecipeError(f"{where}: found {text!r}, expected {kind}")
+    if kind in ("int", "float") and len(text) > LONGEST_NUMBER:
+        raise RecipeError(f"{where}: found a number of {len(text)} characters, expected at most {LONGEST_NUMBER}")
     if kind == "int":
         base = {"0o": 8, "0x": 16}.get(text[:2], 10)
         return Node(int(text, base), where, text)

@@ -46,7 +46,8 @@ class Source:
         if isinstance(row, RowFault):
             raise row
         # A Place remembers the size of every image it saw: one for the whole corpus would hold all their names.
-        place, task = Place(self.path, self.section.images), self.section.task
+        place = Place(self.path, self.section.images, self.section.outside, self.format.absolute)
+        task = self.section.task
         sample = Sample(**checked(self.format.convert(row, place, task), place, False, self.format.overhang))
         sample.source = sample.source or self.path.stem
         sample.id = sample.id or f"#{number}"

@@ -133,7 +133,7 @@ def _source(line: Line) -> str:
     """The kept file with the image folder that the original had without saying so: its own."""
     section = line.section
     fields = {"path": str(line.path.absolute()), "images": section.images or str(Path(section.path).absolute().parent)}
-    fields |= {"format": section.format, "task": section.task}
+    fields |= {"format": section.format, "task": section.task, "outside": section.outside or None}
     return "    - {" + ", ".join(f"{key}: {json.dumps(v)}" for key, v in fields.items() if v is not None) + "}"
 
 

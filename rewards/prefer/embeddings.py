@@ -78,13 +78,18 @@ class Clip:
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         from vlm.loading import source
+        from vlm.weights import check_files, damaged
 
         name, keywords = source(path)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            model, found = CLIPModel.from_pretrained(name, output_loading_info=True, **keywords)
+            check_files(name, keywords, "dedup")
+            with damaged(path, "dedup"):
+                model, found = CLIPModel.from_pretrained(
+                    name, use_safetensors=True, output_loading_info=True, **keywords
+                )
             self.processor = CLIPImageProcessorPil.from_pretrained(name, **keywords)  # needs no torchvision
-            self.tokenizer = AutoTokenizer.from_pretrained(name, **keywords)
+            self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **keywords)
         except (OSError, ValueError) as error:
             raise RecipeError(
                 f"dedup: no CLIP can be read from {path} ({str(error).splitlines()[0]}); expected a folder or a hub id"

@@ -24,7 +24,9 @@ from typing import Any
 import httpx2
 
 from rewards.prefer.recipe import JudgeSection
+from vlm.addresses import warn_if_open
 from vlm.errors import RecipeError, UserError
+from vlm.redaction import keep_secret
 
 REPEATED = (408, 409, 429)
 """Statuses below 500 that may pass: time-out, conflict, too many requests."""
@@ -73,7 +75,7 @@ def key_of(section: JudgeSection) -> str | None:
         raise RecipeError(f"judge.key: the environment variable {section.key} is not set; export the API key in it")
     if not key.isascii() or not key.isprintable():
         raise RecipeError(f"judge.key: the environment variable {section.key} holds what no header can carry")
-    return key
+    return keep_secret(key)
 
 
 class Endpoint:
@@ -91,6 +93,7 @@ class Endpoint:
         self.section, self.pause = section, pause
         self.usage = Usage() if usage is None else usage
         self._key = key_of(section)
+        warn_if_open([section.address], section.key)
         self._url = f"{section.address.rstrip('/')}/chat/completions"
         self._client = httpx2.AsyncClient(
             headers={} if self._key is None else {"Authorization": f"Bearer {self._key}"},

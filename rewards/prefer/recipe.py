@@ -22,6 +22,8 @@ class CandidateSource:
     "JSONL or a JSON list; what a row holds: `rewards/prefer/rows.py`."
     images: str | None = field(default=None, metadata={"path": True})
     "Folder that the rows' image paths start from; without it, the file's own."
+    outside: bool = False
+    "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyhow."
     task: str | None = None
     "Task of every row, whatever the row says."
     limit: int | None = None

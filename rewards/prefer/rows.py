@@ -83,7 +83,7 @@ def collect(sources: Sequence[CandidateSource], on_fault: str) -> list[Item]:
 def read(source: CandidateSource, on_fault: str, faults: Faults) -> Iterator[Item]:
     """The rows of one file, in order, images checked. Raises: DataError naming file, row and field."""
     path = Path(source.path)
-    rows, place = Rows(path), Place(path, source.images)
+    rows, place = Rows(path), Place(path, source.images, source.outside, absolute=True)
     for number, row in islice(rows, source.limit):
         faults.rows += 1
         try:

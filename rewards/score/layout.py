@@ -84,7 +84,7 @@ def load_config(path: str, revision: str | None, positions: str):
 
     architecture(path, revision)
     path, where = source(path, revision)
-    config = AutoConfig.from_pretrained(path, **where)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
     config.positions = positions
     return config
 

@@ -26,6 +26,7 @@ from rewards.score.prefixes import sharing
 from vlm.errors import RecipeError
 from vlm.loading import resolve_attention, source
 from vlm.prefix import Packed
+from vlm.weights import check_files, reading
 
 BACKBONES = {"qwen2_vl": Qwen2VLModel, "qwen2_5_vl": Qwen2_5_VLModel}
 
@@ -135,28 +136,19 @@ class ScoreModel(PreTrainedModel):
         dtype = str(dtype or config.dtype or "float32").removeprefix("torch.")
         attention = resolve_attention(attention, dtype)
         name, where = source(path, revision)
-        try:
-            with without_report():
-                model, info = super().from_pretrained(
-                    name,
-                    config=config,
-                    key_mapping=RENAMED,
-                    dtype=getattr(torch, dtype),
-                    attn_implementation=attention,
-                    use_safetensors=True,
-                    output_loading_info=True,
-                    **where,
-                )
-        except OSError as error:
-            raise RecipeError(
-                f"score model: {path} has no readable safetensors weights: {str(error).splitlines()[0]}"
-            ) from error
-        except RuntimeError as error:
-            if "size mismatch" not in str(error) and "ignore_mismatched_sizes" not in str(error):
-                raise
-            raise RecipeError(
-                f"score model: {path} has weights whose shapes differ from its config.json: {error}"
-            ) from error
+        check_files(name, where, "score model")
+        with reading(path, "score model"), without_report():
+            model, info = super().from_pretrained(
+                name,
+                config=config,
+                key_mapping=RENAMED,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attention,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **where,
+            )
         check_keys(info, path, backbone)
         # transformers would undo the renamings on saving, and Trainer resumes with plain names only.
         model._weight_conversions = None

@@ -54,7 +54,15 @@ def survey(sources: Sequence[PreferenceSource]) -> Survey:
     found = Survey()
     for source in sources:
         if Path(source.path).exists():
-            rows = read(source.path, source.images, source.text_only, "skip", Faults(), verify_images=False)
+            rows = read(
+                source.path,
+                source.images,
+                source.text_only,
+                "skip",
+                Faults(),
+                verify_images=False,
+                outside=source.outside,
+            )
             for record in islice(rows, source.limit):
                 found.records += 1
                 found.candidates = max(found.candidates, len(record.ranked))

@@ -76,11 +76,13 @@ def read(
     on_fault: Literal["error", "skip"] = "error",
     faults: Faults | None = None,
     verify_images: bool = True,
+    outside: bool = False,
 ) -> Iterator[Preference]:
     """Preferences of a file, in order.
 
     images: the folder that image names start from (default: the file's own). text_only: leave images out. on_fault:
-    "skip" leaves faulty rows out and counts them in `faults`. verify_images: open every image's header.
+    "skip" leaves faulty rows out and counts them in `faults`. verify_images: open every image's header. outside: rows
+    may name images anywhere (`vlm.readers.rows.Place`).
 
     Raises: DataError, at once for the file or its layout; while iterating for a faulty row (naming file, row and
     field), or at the end where no row was good.
@@ -92,7 +94,8 @@ def read(
         raise DataError(f"{path}: the image folder {str(images)!r} does not exist")
     rows = Parquet(path) if Parquet.holds(path) else Rows(path)
     layout = _layout(rows, path)
-    reader = _Reader(Place(path, images), layout, text_only, verify_images)
+    ours = layout == "ranked" and isinstance(rows, Rows)
+    reader = _Reader(Place(path, images, outside, absolute=ours), layout, text_only, verify_images)
     return _preferences(rows, reader, on_fault, Faults() if faults is None else faults)
 
 
@@ -105,7 +108,7 @@ def collect(sources: Iterable[Any], on_fault: Literal["error", "skip"], role: st
     found: list[Preference] = []
     for source in sources:
         faults = Faults()
-        rows = read(source.path, source.images, source.text_only, on_fault, faults)
+        rows = read(source.path, source.images, source.text_only, on_fault, faults, outside=source.outside)
         found += islice(rows, source.limit)
         if faults.skipped:
             logger.warning("data.%s: %s: %s", role, source.path, faults)
@@ -206,6 +209,7 @@ class _Reader:
             names = row.get("images") or []
             if not isinstance(names, list):
                 raise RowFault("wrong_type", "images", show(names), "a list of paths")
+            self.place.check(names)
             return [self.place.image(name) for name in names]
         if isinstance(row.get("image"), bytes):  # a parquet's cell
             return [row["image"]]
@@ -214,7 +218,8 @@ class _Reader:
             return []
         name, stem = _text(row[key], key), self.place.path.stem
         try:  # a parquet keeps the path that the image had where the table was made, of which the name is left
-            return [self.place.find(Path(stem, name), name, Path(stem, Path(name).name))]
+            whole = [Path(stem, name), name] if self.place.reaches(name) else []
+            return [self.place.find(*whole, Path(stem, Path(name).name))]
         except RowFault as fault:
             tried = f"{name!r} (below {self.place.root} and {self.place.root / stem})"
             expected = "an image file that exists; `text_only: true` on the source scores without pictures"

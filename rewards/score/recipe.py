@@ -22,6 +22,8 @@ class PreferenceSource:
     "The file with the rows."
     images: str | None = field(default=None, metadata={"path": True})
     "Folder that image names start from, or that holds a folder of images named as the file; else, the file's own."
+    outside: bool = False
+    "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyhow."
     text_only: bool = False
     "Score without pictures, also rows that name one; otherwise a picture that is not there is a fault."
     limit: int | None = None

@@ -12,6 +12,7 @@ from rewards.score.recipe import HEAD, ScoreRecipe
 from vlm.adapters import lora_targets, part_of
 from vlm.loading import raw_config
 from vlm.training import load_dtype
+from vlm.weights import check_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ def merge(recipe: ScoreRecipe, processor, adapter: Path, out: Path) -> None:
     from peft import PeftModel
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+    check_adapter(adapter)
     unset_hf_deepspeed_config()  # else ZeRO-3 would shard this copy over processes that do not load it
     model = PeftModel.from_pretrained(load(recipe), str(adapter)).merge_and_unload()
     model.processor = processor

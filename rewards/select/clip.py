@@ -14,6 +14,7 @@ from rewards.score.exchange import Exchange, key_of
 from vlm import images as pictures
 from vlm.errors import DataError, RecipeError
 from vlm.loading import source
+from vlm.weights import check_files, damaged
 
 logger = logging.getLogger(__name__)
 
@@ -105,10 +106,13 @@ def _load(path: str, revision: str | None, dtype: str):
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     place, where = source(path, revision)
+    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
     try:
-        model, info = CLIPModel.from_pretrained(place, dtype=getattr(torch, dtype), output_loading_info=True, **where)
+        check_files(place, where, "clip.path")
+        with damaged(path, "clip.path"):
+            model, info = CLIPModel.from_pretrained(place, **options, **where)
         images = CLIPImageProcessorPil.from_pretrained(place, **where)
-        tokenizer = AutoTokenizer.from_pretrained(place, **where)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **where)
     except (OSError, ValueError) as error:
         raise RecipeError(
             f"clip.path: no CLIP checkpoint can be read from {path} ({str(error).splitlines()[0]}); expected a folder "

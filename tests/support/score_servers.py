@@ -14,6 +14,7 @@ import uvicorn
 from PIL import Image
 
 from rewards.score.exchange import Exchange
+from rewards.score.service.connections import protocol
 from rewards.score.service.recipe import BatchingSection, LimitsSection
 from rewards.score.service.server import Service, app
 from rewards.score.service.stage import listen
@@ -99,7 +100,8 @@ class Running:
         self._socket = listen("127.0.0.1", port)
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._server = _Server(uvicorn.Config(counted, log_config=None, access_log=False))
+        http = protocol((sections.get("limits") or LimitsSection()).receive)
+        self._server = _Server(uvicorn.Config(counted, http=http, log_config=None, access_log=False))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
         self._thread.start()
 

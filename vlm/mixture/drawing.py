@@ -57,6 +57,7 @@ class Source:
             self.faults,
             verify_images,
             section.split,
+            section.outside,
         )
 
     def __iter__(self) -> Iterator[Sample]:

@@ -106,6 +106,9 @@ def pictures(row: dict[str, Any], place: Place, folders: tuple[str, ...] = ()) -
     folder = row.get("image_path")
     if not all(isinstance(name, str | bytes) for name in names) or not isinstance(folder, str | None):
         raise RowFault("wrong_type", "image", show([names, folder]), "file names")
+    for field, said in (("image_path", folder), *(("image", name) for name in names)):
+        if isinstance(said, str):
+            place.own(said, field)
     tried = [place.path.stem if folder is None else folder]
     if folder is None or place.given:
         tried += [".", *folders]

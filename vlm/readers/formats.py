@@ -38,11 +38,14 @@ class Format:
     "Whether `split` chooses among the files of a folder."
     folders: bool = False
     "Whether it is read from a folder."
+    absolute: bool = False
+    "Whether its rows may name images by any absolute path: only what our own stages write."
     overhang: float = 0.0
     "Share of a box's area that is cut off where it exceeds the image; more is a fault."
 
 
 def _ours(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
+    place.check(row.get("images"))
     return row if task is None else row | {"task": task}
 
 
@@ -134,7 +137,7 @@ def _trl(look: Look) -> bool:
 
 
 def _sources() -> Iterable[Format]:
-    yield Format("nadir", "our JSONL, one Sample per line", _ours, _is_ours)
+    yield Format("nadir", "our JSONL, one Sample per line", _ours, _is_ours, absolute=True)
     frames = {
         "vg_dior": "conversations, boxes in pixels: [10,20,90,80]",
         "vhm": "conversations, boxes in per mille: [[012,025,112,100]]",

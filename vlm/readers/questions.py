@@ -29,7 +29,8 @@ from vlm.readers.rows import Place, RowFault, show
 
 def refgeo(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     dataset = row.get("dataset")
-    image = place.seek(row.get("image_id"), _folders(dataset if isinstance(dataset, str) else ""), "image_id")
+    folder = place.own(dataset, "dataset") if isinstance(dataset, str) else ""
+    image = place.seek(row.get("image_id"), _folders(folder), "image_id")
     poly, box = row.get("poly"), row.get("bbox")
     if poly:
         if not isinstance(poly, list):

@@ -2,7 +2,7 @@
 
 A fault belongs to one row and carries a `kind`, so that `on_fault="skip"` can count what it left out:
 
-    json  wrong_type  missing_field  unknown_task  missing_image  unreadable_image  image_tag  conversation
+    json  wrong_type  missing_field  unknown_task  missing_image  unreadable_image  image_tag  conversation  outside
     no_boxes  box_text  box_inverted  box_outside  size_mismatch  choices  not_a_choice  split_index
 
 A row that is sound but asks nothing (an inactive stub, an object without a sentence) is `LeftOut`: counted, no error.
@@ -109,18 +109,54 @@ class Place:
     """Where a file's images lie, and their sizes, read once each.
 
     `root` is the folder the recipe names (`images:`); without it, the folder of the file itself.
+
+    A file that was downloaded must not choose what is read from this disk. So a name in a row stays below the folder
+    that it starts from: no `..` leads out of it, and an absolute path lies below `root`. `absolute` takes any absolute
+    path (our own JSONL, which our own stages write so); `outside`, which only a recipe says, takes everything.
+    Symbolic links are followed: they are this disk's owner's, and the hub's cache consists of them.
     """
 
-    def __init__(self, path: Path, root: str | os.PathLike[str] | None = None):
-        self.path = path
+    def __init__(
+        self, path: Path, root: str | os.PathLike[str] | None = None, outside: bool = False, absolute: bool = False
+    ):
+        self.path, self.outside, self.absolute = path, outside, absolute or outside
         self.given = root is not None
         self.root = Path(root if root is not None else path if path.is_dir() else path.parent).absolute()
         self._at = str(self.root)  # joining texts is an order of magnitude faster than joining Paths
         self._found: dict[tuple[Any, ...], str] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
 
+    def own(self, name: str, field: str = "images") -> str:
+        """A name from a row, if a row may reach that far. Raises: RowFault."""
+        if not self.reaches(name):
+            raise RowFault(
+                "outside",
+                field,
+                show(name),
+                f"a name below {self.root} (`outside: true` at the source lets trusted rows name any file)",
+            )
+        return name
+
+    def check(self, names: Any) -> None:
+        """`own` of each path in a list as rows have it; data URLs, bytes and what is no list at all pass."""
+        for name in names if isinstance(names, list) else ():
+            if isinstance(name, str) and not name.startswith("data:"):
+                self.own(name)
+
+    def reaches(self, name: str) -> bool:
+        """Whether a row may name this file or folder."""
+        if ".." not in name and (self.absolute or not name.startswith("/")):
+            return True
+        plain = os.path.normpath(name)
+        if os.path.isabs(plain):
+            return self.absolute or f"{plain}/".startswith(f"{self._at.rstrip('/')}/")
+        return self.outside or plain.partition("/")[0] != ".."
+
     def find(self, *candidates: str | Path) -> str:
-        """The first candidate that is a file, as an absolute path; relative ones start at `root`."""
+        """The first candidate that is a file, as an absolute path; relative ones start at `root`.
+
+        What of a candidate a row has said went through `own`.
+        """
         found = self._found.get(candidates)
         if found is not None:
             return found
@@ -142,10 +178,11 @@ class Place:
             raise RowFault("wrong_type", field, show(name), "the name of an image file")
         known = (name, folders)
         if (found := self._found.get(known)) is None:
-            found = self._found[known] = self._search(name, folders)
+            found = self._found[known] = self._search(name, folders, field)
         return found
 
-    def _search(self, name: str, folders: tuple[str, ...]) -> str:
+    def _search(self, name: str, folders: tuple[str, ...], field: str) -> str:
+        self.own(name, field)
         places = [os.path.join(folder, name) for folder in ("", *folders)]
         if name.lower().endswith(SUFFIXES):
             return self.find(*places)
@@ -153,13 +190,16 @@ class Place:
         return self.find(*(place + ending for place in places for ending in endings))
 
     def image(self, name: Any) -> str | bytes:
-        """An image as rows have it: a path, `data:…;base64,…`, or encoded bytes (tables)."""
+        """An image as rows have it: a path, `data:…;base64,…`, or encoded bytes (tables).
+
+        An absolute path counts as found already: whoever takes one from a row asks `own`.
+        """
         if isinstance(name, bytes):
             return name
         if not isinstance(name, str):
             raise RowFault("wrong_type", "images", show(name), "a list of paths")
         if not name.startswith("data:"):
-            return self.find(name)
+            return self.find(name if os.path.isabs(name) else self.own(name))
         try:
             return base64.b64decode(name.partition(",")[2], validate=True)
         except (binascii.Error, ValueError) as error:

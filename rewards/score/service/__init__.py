@@ -4,6 +4,7 @@
     stage.py     loads, binds, runs                     client.py    chunks, spreads, retries
     server.py    routes, token, limits                  replicas.py  which replica is asked next
     batching.py  requests → batches of the model
+    connections.py  who is too slow to ask
                          wire.py  the JSON between them
 
 The service replaces that of the published code (one request per completion, no time-out, three failures booked as 0).

@@ -30,6 +30,7 @@ from rewards.score.errors import ScorerRefused, ScorerUnavailable
 from rewards.score.exchange import Exchange
 from rewards.score.service import token, wire
 from rewards.score.service.replicas import Replica, Replicas
+from vlm.addresses import warn_if_open
 from vlm.errors import RecipeError
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class ScoreClient:
         if min(exchanges_per_request, bytes_per_request, requests_per_replica) < 1:
             raise RecipeError("exchanges_per_request, bytes_per_request and requests_per_replica are at least 1")
         self.replicas = Replicas([urls] if isinstance(urls, str) else urls)
+        warn_if_open((replica.url for replica in self.replicas.all), token_variable)
         self.timeout, self.patience, self.model = timeout, patience, model
         self._cut = partial(
             wire.requests_of,

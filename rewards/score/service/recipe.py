@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vlm.addresses import is_loopback
 from vlm.errors import RecipeError
 from vlm.recipe import ImageSection
+
+MOST = 16384
+"""Exchanges or images of a request, whatever a recipe allows: where parsing stops, before anything is counted."""
 
 
 @dataclass
@@ -66,6 +69,10 @@ class LimitsSection:
     "Of the request's body; base64 makes images a third larger."
     exchanges: int = 256
     "In one request."
+    images: int = 1024
+    "In one request; one that several exchanges show counts for each."
+    exchange_images: int = 32
+    "In one exchange: each is worth up to `max_pixels` of visual tokens."
     characters: int = 65536
     "Of all turns of one exchange."
     image_pixels: int = 32 * 2**20
@@ -75,10 +82,20 @@ class LimitsSection:
     connections: int = 512
     "Open at a time, idle ones included (two for each training process); those beyond are told that it is busy."
 
+    receive: float = 60.0
+    "Seconds for a request to arrive, header and body; who is slower is cut off."
+    answer: float = 900.0
+    "Seconds from then until the scores; who waits longer is told that the service is busy."
+
     def check(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
+            if isinstance(value, float) and not 0 < value <= 86400:
+                raise RecipeError(f"{name} = {value}; expected seconds, more than 0 and at most 86400")
+            if isinstance(value, int) and value < 1:
                 raise RecipeError(f"{name} = {value}; expected at least 1")
+        for name, value in (("exchanges", self.exchanges), ("images", self.images)):
+            if value > MOST:
+                raise RecipeError(f"{name} = {value}; expected at most {MOST}")
 
 
 @dataclass
@@ -117,13 +134,3 @@ class ServeRecipe:
                 f"host = {self.host} can be reached by others, and there is no token; write token_variable: "
                 "NADIR_SCORE_TOKEN and put a secret into that variable, or host: 127.0.0.1"
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address: loopback, or the name localhost."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, or empty, which means every interface
-        return False

@@ -5,15 +5,18 @@
     GET  /model    the model's fingerprint (needs the token)
     POST /score    scores of exchanges (needs the token); the JSON is described in wire.py
 
-Errors are JSON, too: {"error": message}. 401 token, 403 path, 413 too large, 415 not JSON, 422 wrong content, 500 the
-model failed, 503 loading, busy or shutting down. The token is looked at before anything of the body is read.
+Errors are JSON, too: {"error": message}. 401 token, 403 path, 408 too slow, 413 too large, 415 not JSON, 422 wrong
+content, 500 the model failed, 503 loading, busy or shutting down. No message tells where things lie on this machine.
+The token is looked at before anything of the body is read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -30,10 +33,12 @@ from rewards.score.service import wire
 from rewards.score.service.batching import Batcher, Busy, Closed
 from rewards.score.service.recipe import BatchingSection, LimitsSection
 from vlm.errors import DataError
+from vlm.redaction import redact
 
 logger = logging.getLogger(__name__)
 
 LOADING = "the model is loading"
+PATH = re.compile(r"(?<![\w./])/(?:[\w.+@-]+/)+[\w.+@-]*")
 GONE = 499
 """nginx's status for "the client went away"; nobody reads it."""
 
@@ -102,9 +107,9 @@ async def score(request: Request) -> Response:
     state = request.app.state
     _check_token(request)
     _check_type(request)
-    body = await _body(request, state.limits.body_bytes)
+    body = await _body(request, state.limits)
     exchanges = await run_in_threadpool(wire.decode, body, state.limits, state.image_root)
-    return _reply(await _scores(state.service.submit(exchanges), request), state.service.model)
+    return _reply(await _scores(state.service.submit(exchanges), request, state.limits.answer), state.service.model)
 
 
 def _reply(scores: list[float], model: str) -> Response:
@@ -122,33 +127,45 @@ def _check_type(request: Request) -> None:
         raise HTTPException(415, "expected Content-Type: application/json")
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    """The body, read no further than the limit, whatever its header says. Raises: Refused 413."""
-    parts, size = [], 0
-    async for part in request.stream():
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            raise wire.Refused(
-                413,
-                f"found a body of more than {limit} bytes, which limits.body_bytes allows; send fewer exchanges at a "
-                "time, or smaller images",
-            )
+async def _body(request: Request, limits: LimitsSection) -> bytes:
+    """The body, read no further and waited for no longer than the limits, whatever its header says.
+
+    Raises: Refused 413, HTTPException 408.
+    """
+    parts, size, limit = [], 0, limits.body_bytes
+    try:
+        async with asyncio.timeout(limits.receive):
+            async for part in request.stream():
+                parts.append(part)
+                size += len(part)
+                if size > limit:
+                    raise wire.Refused(
+                        413,
+                        f"found a body of more than {limit} bytes, which limits.body_bytes allows; send fewer "
+                        "exchanges at a time, or smaller images",
+                    )
+    except TimeoutError as error:
+        raise HTTPException(
+            408, f"the request did not arrive within {limits.receive:g} s (limits.receive)", {"Connection": "close"}
+        ) from error
     return b"".join(parts)
 
 
-async def _scores(future: Future[list[float]], request: Request) -> list[float]:
-    """The scores. Where the client leaves first (its time-out), the request leaves the queue.
+async def _scores(future: Future[list[float]], request: Request, limit: float) -> list[float]:
+    """The scores. Where the client leaves first (its time-out), or after `limit` seconds, the request leaves the queue.
 
     Raises: ClientDisconnect; HTTPException 503 and 500, Refused 422.
     """
     scores = asyncio.wrap_future(future)
     leaving = asyncio.ensure_future(request.receive())  # the body is read, so only a disconnect can come
-    await asyncio.wait({scores, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({scores, leaving}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+    gone = leaving.done()
     leaving.cancel()
     if not scores.done():
         scores.cancel()
-        raise ClientDisconnect
+        if gone:
+            raise ClientDisconnect
+        raise HTTPException(503, f"no scores within {limit:g} s (limits.answer)")
     try:
         return scores.result()
     except Closed as error:
@@ -162,7 +179,16 @@ async def _scores(future: Future[list[float]], request: Request) -> list[float]:
 
 async def _refusal(request: Request, error: Any) -> Response:
     status, message = (error.status_code, error.detail) if isinstance(error, HTTPException) else (error.status, error)
-    return JSONResponse({"error": str(message)}, status, getattr(error, "headers", None))
+    said = _without_paths(str(message), request.app.state.image_root, status)
+    return JSONResponse({"error": redact(said)}, status, getattr(error, "headers", None))
+
+
+def _without_paths(text: str, image_root: str | None, status: int) -> str:
+    """A message without where things lie on this machine: images by the names that were asked for."""
+    if image_root is not None:
+        for root in {str(image_root), str(Path(image_root).resolve())}:
+            text = text.replace(root.rstrip("/") + "/", "")
+    return PATH.sub("[path]", text) if status >= 500 else text
 
 
 async def _gone(request: Request, error: Any) -> Response:

@@ -26,6 +26,7 @@ def serve(recipe: ServeRecipe) -> None:
     """Serve until SIGINT or SIGTERM. Raises: RecipeError for token, address or checkpoint."""
     import uvicorn
 
+    from rewards.score.service.connections import protocol
     from rewards.score.service.server import Service, app
 
     if processes() > 1:
@@ -35,9 +36,11 @@ def serve(recipe: ServeRecipe) -> None:
         )
     token = bearer.read(recipe.token_variable)
     with listen(recipe.host, recipe.port) as listening:
+        bearer.check_strength(token, recipe.host)
         service = Service(recipe.batching)
         settings = uvicorn.Config(
             app(service, recipe.limits, token, recipe.image_root),
+            http=protocol(recipe.limits.receive),
             log_config=None,  # the launcher's
             access_log=False,
             server_header=False,

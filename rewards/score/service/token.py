@@ -5,7 +5,12 @@ from __future__ import annotations
 import hmac
 import os
 
+from vlm.addresses import is_loopback
 from vlm.errors import RecipeError
+from vlm.redaction import keep_secret
+
+SHORTEST = 16
+"""Characters of a token that many may try to guess: 64 bits in hexadecimal."""
 
 
 def read(variable: str | None) -> str | None:
@@ -23,7 +28,16 @@ def read(variable: str | None) -> str | None:
         )
     if not (token.isascii() and token.isprintable() and " " not in token):
         raise RecipeError(f"token_variable: {variable} holds more than printable ASCII without blanks")
-    return token
+    return keep_secret(token)
+
+
+def check_strength(token: str | None, host: str) -> None:
+    """Raises: RecipeError for a token that could be guessed, where others can reach the service and try."""
+    if token is not None and len(token) < SHORTEST and not is_loopback(host):
+        raise RecipeError(
+            f"token_variable: the token has {len(token)} characters, and {host} can be reached by others; expected at "
+            f"least {SHORTEST}, e.g. of openssl rand -hex 32"
+        )
 
 
 def header(token: str | None) -> dict[str, str]:
