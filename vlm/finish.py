@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vlm.checkpoints.beginning import Beginning
 from vlm.dumps import Dumping, DumpSteps
+from vlm.provenance import record
 from vlm.runs import Run
 from vlm.signals import StopOnSignal, watching
 
@@ -14,6 +15,7 @@ def follow(trainer, run: Run, beginning: Beginning) -> None:
     """Train from where the run begins. Raises: Interrupted where a signal stopped it, after a checkpoint."""
     if isinstance(trainer, Dumping):
         trainer.add_callback(DumpSteps(trainer, beginning.recipe.dump))
+    run.note_record(record(trainer, beginning.recipe))
     with watching() as watch:
         trainer.add_callback(StopOnSignal(watch, run))
         trainer.train(resume_from_checkpoint=beginning.path)

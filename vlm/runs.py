@@ -3,6 +3,8 @@
     runs/r1/
       recipe.yaml        the resolved recipe
       environment.json   versions, git revision, hardware, command line
+      changes.diff       what differs from that revision, if anything does
+      record.json        seeds, determinism, the checkpoint it began with (vlm.provenance)
       data.json          the mixture: rows read, kept and repeated, by source and task
       metrics.jsonl      one row per log: {"step": 10, "time": 1760000000.0, "loss": 0.41, "reward": 0.55}
       finished.json      written last, by `finish`
@@ -26,13 +28,14 @@ from typing import Any
 
 import yaml
 
+from vlm import revision
 from vlm.environment import describe
 from vlm.errors import UserError
 from vlm.redaction import redact
 
 RECIPE, ENVIRONMENT, METRICS, FINISHED = "recipe.yaml", "environment.json", "metrics.jsonl", "finished.json"
 DATA = "data.json"
-INTERRUPTED = "interrupted.json"
+INTERRUPTED, RECORD, CHANGES = "interrupted.json", "record.json", revision.CHANGES
 
 
 def is_main_process() -> bool:
@@ -86,7 +89,9 @@ class Run:
             (run.folder / name).unlink(missing_ok=True)
         text = recipe if isinstance(recipe, str) else yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         _write_keeping(run.folder / RECIPE, redact(text))
-        _write_keeping(run.folder / ENVIRONMENT, redact(json.dumps(describe(), indent=2, ensure_ascii=False)) + "\n")
+        git, patch = revision.describe(revision.own_checkout())
+        _write_keeping(run.folder / CHANGES, patch)
+        _write_keeping(run.folder / ENVIRONMENT, redact(json.dumps(describe(git), indent=2, ensure_ascii=False)) + "\n")
         _mend_tail(run.metrics)
         return run
 
@@ -113,6 +118,11 @@ class Run:
         """Writes data.json: {"train": {…}, "eval": {…}}, each as `vlm.mixture.Mixture.to_dict` has it."""
         if self.main:
             _replace(self.folder / DATA, json.dumps(roles, indent=2, ensure_ascii=False) + "\n")
+
+    def note_record(self, record: dict[str, Any]) -> None:
+        """Writes record.json (`vlm.provenance`); one that differs is kept under a number."""
+        if self.main:
+            _write_keeping(self.folder / RECORD, redact(json.dumps(record, indent=2, ensure_ascii=False)) + "\n")
 
     def rewind(self, step: int) -> None:
         """Drops the rows after `step`, which a resumed training will measure again; at the step itself the summary of a
@@ -194,7 +204,7 @@ def _refuse_to_overwrite(folder: Path) -> None:
 
 
 def _delete_records(folder: Path) -> None:
-    for pattern in ("recipe*.yaml", "environment*.json", DATA, METRICS, FINISHED, INTERRUPTED):
+    for pattern in ("recipe*.yaml", "environment*.json", "record*.json", "changes*.diff", DATA, METRICS, FINISHED, INTERRUPTED):
         for path in folder.glob(pattern):
             path.unlink()
     for path in (*folder.glob("checkpoint-*"), folder / ".unfinished", folder / "completions", folder / "dumps"):
@@ -203,13 +213,14 @@ def _delete_records(folder: Path) -> None:
 
 
 def _write_keeping(path: Path, text: str) -> None:
-    """Writes `text`; an earlier, different file is kept as name.1.suffix, name.2.suffix, …"""
+    """Writes `text`, if there is any; an earlier, different file is kept as name.1.suffix, name.2.suffix, …"""
     if path.exists() and path.read_text(encoding="utf-8") != text:
         number = 1
         while (kept := path.with_suffix(f".{number}{path.suffix}")).exists():
             number += 1
         path.rename(kept)
-    _replace(path, text)
+    if text:
+        _replace(path, text)
 
 
 def _mend_tail(path: Path) -> None:
