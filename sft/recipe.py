@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vlm.dump_section import DumpSection
 from vlm.errors import RecipeError
-from vlm.recipe import DumpSection, TrainingRecipe
+from vlm.recipe import TrainingRecipe
 from vlm.training import OWNED
 
 

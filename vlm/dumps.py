@@ -33,7 +33,7 @@ from transformers import TrainerCallback
 from vlm.agreement import anywhere, everyone_is_here
 from vlm.checkpoints.folders import is_full
 from vlm.checkpoints.packing import pack
-from vlm.recipe import DumpSection
+from vlm.dump_section import DumpSection
 from vlm.runs import RECIPE
 
 logger = logging.getLogger(__name__)

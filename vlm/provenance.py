@@ -69,7 +69,9 @@ def libraries() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "hip": torch.version.hip,
         "cudnn": torch.backends.cudnn.version() if gpu else None,
-        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if gpu and torch.distributed.is_nccl_available() else None,
+        "nccl": ".".join(map(str, torch.cuda.nccl.version()))
+        if gpu and torch.distributed.is_nccl_available()
+        else None,
     }
 
 

@@ -204,7 +204,16 @@ def _refuse_to_overwrite(folder: Path) -> None:
 
 
 def _delete_records(folder: Path) -> None:
-    for pattern in ("recipe*.yaml", "environment*.json", "record*.json", "changes*.diff", DATA, METRICS, FINISHED, INTERRUPTED):
+    for pattern in (
+        "recipe*.yaml",
+        "environment*.json",
+        "record*.json",
+        "changes*.diff",
+        DATA,
+        METRICS,
+        FINISHED,
+        INTERRUPTED,
+    ):
         for path in folder.glob(pattern):
             path.unlink()
     for path in (*folder.glob("checkpoint-*"), folder / ".unfinished", folder / "completions", folder / "dumps"):
