@@ -1,4 +1,4 @@
-"""Launching on several nodes: the Slurm script with stand-ins for Slurm and accelerate, and the commands in the page."""
+"""Launching on several nodes: the Slurm script with stand-ins for Slurm and accelerate, and docs/clusters.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
 FAKES = {
     # each node runs the command, as srun does; a signal that the script should have had ignored ends it
     "srun": 'shift; for rank in 0 1; do SLURM_PROCID=$rank "$@" || exit $?; done',
-    "accelerate": 'kill -USR1 $$; printf "%s\\n" $SLURM_PROCID "$@" > "$LOGS/accelerate-$SLURM_PROCID"; exit ${CODE:-0}',
+    "accelerate": 'kill -USR1 $$; printf "%s\\n" $SLURM_PROCID "$@" > "$LOGS/node-$SLURM_PROCID"; exit ${CODE:-0}',
     "scontrol": 'if [ "$1" = show ]; then printf "node-7\\nnode-8\\n"; else echo "$*" > "$LOGS/scontrol"; fi',
 }
 
@@ -57,7 +57,7 @@ def test_the_script_is_a_script():
 def test_what_accelerate_gets_on_each_node(submit, tmp_path):
     assert submit("grpo", "recipes/r1.yaml", "runs/r1", "seed=3", "model.path=a folder") == 0
     for rank in range(2):
-        said, launch, *words = (tmp_path / f"accelerate-{rank}").read_text().splitlines()
+        said, launch, *words = (tmp_path / f"node-{rank}").read_text().splitlines()
         found = accelerate(words)
         assert (said, launch) == (str(rank), "launch")
         assert (found.num_machines, found.num_processes, found.machine_rank) == (2, 16, rank)
