@@ -55,6 +55,11 @@ class GRPORecipe(TrainingRecipe):
             raise RecipeError(
                 "training.use_transformers_continuous_batching: transformers has it for text models only; use use_vllm"
             )
+        if self.training.get("sync_ref_model") and self.sharding.zero:
+            raise RecipeError(
+                "training.sync_ref_model with sharding.zero: a checkpoint would lack the reference's weights, so no "
+                "run could go on from it; write sharding.zero: 0, or leave sync_ref_model out"
+            )
         if "generation_batch_size" not in self.training:
             self._check_batch(group, processes())
 

@@ -45,8 +45,13 @@ class ResumableRollouts(Dumping, Resumable):
             "seen": self._seen,
             "table": self._table() if self.accelerator.is_main_process else None,
             "rewards": [reward.state_dict() if remembers(reward) else None for reward in self.reward_funcs],
-            "reference": self.ref_model.state_dict() if self.args.sync_ref_model else None,
+            "reference": self.ref_model.state_dict() if self._reference_moves() else None,
         }
+
+    def _reference_moves(self) -> bool:
+        """Whether the reference follows the policy, so that its weights must be kept, too; not under DeepSpeed, where a
+        recipe that asks for it is refused (`rl.recipe`)."""
+        return self.args.sync_ref_model and not self.is_deepspeed_enabled
 
     def take_state(self, state: dict[str, Any]) -> None:
         self._step = state["step"]
@@ -62,7 +67,7 @@ class ResumableRollouts(Dumping, Resumable):
         for reward, remembered in zip(self.reward_funcs, state["rewards"], strict=True):
             if remembered is not None:
                 reward.load_state_dict(remembered)
-        if state["reference"] is not None:
+        if self._reference_moves():
             self.ref_model.load_state_dict(state["reference"])
 
     def _table(self) -> dict[str, Any]:

@@ -29,13 +29,18 @@ TRAINING = {
     "warmup_steps": 0,
 }
 STAGES = {"ddp": 0, "zero2": 2, "zero3": 3}
+SAVING = ("training.save_strategy=steps", "training.save_steps=1", "training.save_total_limit=2")
 TOLERANCE = 1e-5
 """Of weights and relative of metrics, in float32; measured 2e-7. The weights themselves move by 4e-2."""
 
 LETTERS = """
+import os, signal
 def letters(completions, **columns):
+    if os.environ.get("STOP") == os.environ["RANK"]:
+        os.kill(os.getppid(), signal.SIGTERM)
     return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]
 """
+"""STOP: the process that ends the launcher in its first rollout, as a scheduler does."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +52,7 @@ def trained(tiny_model, demo_data, tmp_path_factory):
     results = {}
     for name, zero in STAGES.items():
         settings = [f"training.{key}={value}" for key, value in TRAINING.items()]
-        argv = grpo(tiny_model, demo_data, folder / name, *settings, f"rewards=[{{use: {reward}:letters}}]")
+        argv = grpo(tiny_model, demo_data, folder / name, *settings, f"rewards=[{{use: {reward}:letters}}]", *SAVING)
         script = ROOT / ("tests/support/zero_cpu.py" if zero else "launch/grpo.py")
         done = run([*two_processes(), script, *argv, f"sharding.zero={zero}"], cwd=folder)
         results[name] = folder / name, done.stdout + done.stderr
@@ -172,6 +177,29 @@ def test_published_names(trained, tiny_model):
     assert "model.embed_tokens.weight" in start and "visual.patch_embed.proj.weight" in start
     for folder, _ in trained.values():
         assert names(folder / "final") == start
+
+
+@pytest.mark.parametrize("name", ["zero2", "zero3"])
+def test_resumed_inside_of_a_block(trained, tiny_model, demo_data, tmp_path, name):
+    """From the checkpoint after the first update, whose rollouts serve the second one too. Under ZeRO-3 the run itself
+    is stopped there, by a SIGTERM to the launcher while it samples: both processes save at the same step."""
+    plain, _ = trained[name]
+    settings = [f"training.{key}={value}" for key, value in TRAINING.items()]
+    settings += [f"rewards=[{{use: {plain.parent}/letters.py:letters}}]", f"sharding.zero={STAGES[name]}"]
+    command = [*two_processes(), ROOT / "tests/support/zero_cpu.py"]
+    argv = grpo(tiny_model, demo_data, tmp_path / "run", *settings, "training.save_strategy=no")
+    resume = f"resume={plain}/checkpoint-1"
+    if name == "zero3":
+        resume = "resume=auto"
+        stopped = run([*command, *argv, resume], cwd=tmp_path, expect=1, STOP="1")
+        assert "stopped by SIGTERM after step 1" in stopped.stderr
+        told = json.loads((tmp_path / "run/interrupted.json").read_text())
+        assert (told["step"], told["exit_code"]) == (1, 75)
+    run([*command, *argv, resume], cwd=tmp_path)
+    assert [row["step"] for row in metrics(tmp_path / "run")][-1] == 2
+    assert metrics(tmp_path / "run")[-1]["loss"] == pytest.approx(metrics(plain)[-1]["loss"], rel=TOLERANCE, abs=1e-6)
+    found, expected = state(tmp_path / "run/final"), state(plain / "final")
+    assert max((found[tensor] - expected[tensor]).abs().max().item() for tensor in expected) < TOLERANCE
 
 
 def test_dry_run_counts_the_processes(tiny_model, demo_data, tmp_path):

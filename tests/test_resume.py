@@ -106,14 +106,17 @@ def test_grpo_goes_on_from_any_step(grpo, whole_grpo, step):
     check_equal(snapshot(trainer), expected)
 
 
-@pytest.mark.parametrize("way", ["plain path", "lora"])
+@pytest.mark.parametrize("way", ["plain path", "lora", "moving reference"])
 def test_other_ways_to_train(grpo, tiny_model, way):
-    """Without shared prefixes, where TRL splits the batches; adapters with dropout. Stopped and resumed in a block."""
+    """Without shared prefixes, where TRL splits the batches; adapters with dropout; a reference that follows the
+    policy. Stopped and resumed in a block."""
 
     def made(name, **training):
         given = {"max_steps": 7, "save_steps": 6, **training}
         if way == "plain path":
             return grpo(name, share_prefix=False, **given)
+        if way == "moving reference":
+            return grpo(name, sync_ref_model=True, ref_model_sync_steps=2, **given)
         torch.manual_seed(1)  # of the adapters
         lora = LoraSection(r=4, alpha=8, dropout=0.2)
         return grpo(name, apply_lora(load_model(section(tiny_model)), lora), **given)

@@ -21,8 +21,7 @@ from typing import Any
 from vlm import config
 from vlm.agreement import everyone_is_here
 from vlm.checkpoints import folders, manifest
-from vlm.checkpoints.manifest import Checkpoint
-from vlm.checkpoints.resumable import check_resumable
+from vlm.checkpoints.manifest import Checkpoint, check_resumable
 from vlm.errors import RecipeError
 from vlm.recipe import TrainingRecipe
 from vlm.runs import FINISHED, METRICS, RECIPE, Run, processes

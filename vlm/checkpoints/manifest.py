@@ -109,6 +109,30 @@ def folders(run: Path) -> list[Path]:
     return sorted(named, key=lambda path: int(STEP.fullmatch(path.name)[1]))
 
 
+def check_resumable(checkpoint: Checkpoint, processes: int) -> None:
+    """Raises: UserError where this many processes cannot go on from the checkpoint; warns of other versions."""
+    if not checkpoint.resumable:
+        raise UserError(
+            f"{checkpoint.path} holds the model only (training.save_only_model), so training cannot go on from it; "
+            "take it as model.path of a new run"
+        )
+    if checkpoint.processes != processes:
+        raise UserError(
+            f"{checkpoint.path} was written by {checkpoint.processes} processes, and this run has {processes}. Each "
+            "has random states, rows and rollouts of its own, which no other number can continue: start "
+            f"{checkpoint.processes} (--num_processes {checkpoint.processes}), or a new run with model.path="
+            f"{checkpoint.path} and the same completions or rows a step (per_device_train_batch_size × "
+            "gradient_accumulation_steps × processes), whose optimiser and schedule begin anew"
+        )
+    here = packages()
+    for name, version in checkpoint.packages.items():
+        if here.get(name) != version:
+            logger.warning(
+                "%s was written with %s %s, here is %s: the steps to come may differ in rounding",
+                checkpoint.path.name, name, version, here.get(name, "none"),
+            )  # fmt: skip
+
+
 def packages() -> dict[str, str]:
     """Versions that decide what a step computes."""
     found = {}

@@ -86,7 +86,7 @@ class Resumable:
         checkpoint = manifest.latest(Path(run)) if asked is True else manifest.read(Path(asked))
         if checkpoint is None:
             raise UserError(f"{run} holds no whole checkpoint to go on from")
-        check_resumable(checkpoint, self.args.world_size)
+        manifest.check_resumable(checkpoint, self.args.world_size)
         if self.args.ignore_data_skip:
             raise UserError("training.ignore_data_skip would show rows again after a resume; leave it out")
         return checkpoint
@@ -270,36 +270,14 @@ class Resumable:
             engine.save = plain
 
 
-def check_resumable(checkpoint: Checkpoint, processes: int) -> None:
-    """Raises: UserError where this many processes cannot go on from the checkpoint; warns of other versions."""
-    if not checkpoint.resumable:
-        raise UserError(
-            f"{checkpoint.path} holds the model only (training.save_only_model), so training cannot go on from it; "
-            "take it as model.path of a new run"
-        )
-    if checkpoint.processes != processes:
-        raise UserError(
-            f"{checkpoint.path} was written by {checkpoint.processes} processes, and this run has {processes}. Each "
-            "has random states, rows and rollouts of its own, which no other number can continue: start "
-            f"{checkpoint.processes} (--num_processes {checkpoint.processes}), or a new run with model.path="
-            f"{checkpoint.path} and the same completions or rows a step (per_device_train_batch_size × "
-            "gradient_accumulation_steps × processes), whose optimiser and schedule begin anew"
-        )
-    here = manifest.packages()
-    for name, version in checkpoint.packages.items():
-        if here.get(name) != version:
-            logger.warning(
-                "%s was written with %s %s, here is %s: the steps to come may differ in rounding",
-                checkpoint.path.name, name, version, here.get(name, "none"),
-            )  # fmt: skip
-
-
 def catch_up(loader, epoch: int) -> None:
     """Bring the sampler of a fresh data loader to where it stood when this epoch began."""
     from accelerate.data_loader import SeedableRandomSampler
     from trl.trainer.utils import RepeatSampler
 
     batches = loader.batch_sampler
+    if batches is None:  # a stream: transformers reads it on to where it was
+        return
     while "batch_sampler" in vars(batches):  # accelerate's wrappers: a process's share, and what is skipped
         batches = batches.batch_sampler
     sampler = batches.sampler if isinstance(batches, BatchSampler) else None

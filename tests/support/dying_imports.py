@@ -1,0 +1,14 @@
+"""What the server of `tests.support.dying` imports before it forks."""
+
+from vlm import telemetry
+
+telemetry.quiet()
+
+import deepspeed  # noqa: E402, F401
+import matplotlib.pyplot  # noqa: E402, F401
+import torch  # noqa: E402
+
+import vlm.curves  # noqa: E402, F401
+import vlm.finish  # noqa: E402, F401
+
+torch.set_num_threads(1)
