@@ -15,9 +15,9 @@ from tests.support.commands import ROOT
 SCRIPT = ROOT / "recipes/slurm/train.sh"
 PAGE = (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
 FAKES = {
-    # each node runs the command, as srun does; a signal that the script should have had ignored ends it
+    # each node runs the command, as srun does
     "srun": 'shift; for rank in 0 1; do SLURM_PROCID=$rank "$@" || exit $?; done',
-    "accelerate": 'kill -USR1 $$; printf "%s\\n" $SLURM_PROCID "$@" > "$LOGS/node-$SLURM_PROCID"; exit ${CODE:-0}',
+    "accelerate": 'printf "%s\\n" $SLURM_PROCID $PET_SIGNALS_TO_HANDLE $TORCH_ELASTIC_SHUTDOWN_TIMEOUT "$@" > "$LOGS/node-$SLURM_PROCID"; exit ${CODE:-0}',
     "scontrol": 'if [ "$1" = show ]; then printf "node-7\\nnode-8\\n"; else echo "$*" > "$LOGS/scontrol"; fi',
 }
 
@@ -57,15 +57,27 @@ def test_the_script_is_a_script():
 def test_what_accelerate_gets_on_each_node(submit, tmp_path):
     assert submit("grpo", "recipes/r1.yaml", "runs/r1", "seed=3", "model.path=a folder") == 0
     for rank in range(2):
-        said, launch, *words = (tmp_path / f"node-{rank}").read_text().splitlines()
+        said, signals, patience, launch, *words = (tmp_path / f"node-{rank}").read_text().splitlines()
         found = accelerate(words)
         assert (said, launch) == (str(rank), "launch")
+        assert (signals, patience) == ("SIGTERM,SIGINT,SIGUSR1", "800")
         assert (found.num_machines, found.num_processes, found.machine_rank) == (2, 16, rank)
         assert (found.main_process_ip, found.main_process_port, found.multi_gpu) == ("node-7", 24711, True)
         assert found.training_script == "launch/grpo.py" and (ROOT / found.training_script).is_file()
         overrides = ["output=runs/r1", "resume=auto", "seed=3", "model.path=a folder"]
         assert found.training_script_args == ["recipes/r1.yaml", *overrides]
     assert not (tmp_path / "scontrol").exists()
+
+
+def test_the_launcher_hands_on_the_signals(monkeypatch):
+    """By the variables that the script exports, which accelerate's launcher takes from torch's."""
+    from accelerate.utils.launch import _filter_args
+    from torch.distributed.run import get_args_parser
+
+    found = accelerate(["--multi_gpu", "launch/sft.py"])
+    assert _filter_args(found, get_args_parser()).signals_to_handle == "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
+    monkeypatch.setenv("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGUSR1")
+    assert _filter_args(found, get_args_parser()).signals_to_handle == "SIGTERM,SIGINT,SIGUSR1"
 
 
 def test_the_overrides_are_a_recipe_s(monkeypatch):

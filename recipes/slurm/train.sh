@@ -23,11 +23,13 @@ port=$((20000 + SLURM_JOB_ID % 20000))
 gpus=${SLURM_GPUS_ON_NODE:-8}
 processes=$((SLURM_JOB_NUM_NODES * gpus))
 
-# 15 minutes before the limit (--signal above) every process gets USR1: training ends its step and writes a checkpoint.
-# accelerate itself would die of the signal; ignored here, it is ignored there, while training has a handler of its own.
+# 15 minutes before the limit (--signal above), and before a pre-emption: training ends its step, writes a checkpoint.
+# The launcher hands on these signals, and then waits so many seconds; by itself it would die of USR1, and wait for 30.
+export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGUSR1 TORCH_ELASTIC_SHUTDOWN_TIMEOUT=800
+
 # sharding.zero in the recipe sets DeepSpeed up, so nothing about it stands here.
 status=0
-srun --kill-on-bad-exit=1 bash -c 'trap "" USR1; exec accelerate launch --machine_rank "$SLURM_PROCID" "$@"' launch \
+srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch --machine_rank "$SLURM_PROCID" "$@"' launch \
     --multi_gpu --num_machines "$SLURM_JOB_NUM_NODES" --num_processes "$processes" \
     --main_process_ip "${nodes[0]}" --main_process_port "$port" --mixed_precision no --dynamo_backend no \
     "launch/$stage.py" "$recipe" "output=$output" resume=auto "$@" || status=$?
