@@ -17,7 +17,8 @@ PAGE = (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
 FAKES = {
     # each node runs the command, as srun does
     "srun": 'shift; for rank in 0 1; do SLURM_PROCID=$rank "$@" || exit $?; done',
-    "accelerate": 'printf "%s\\n" $SLURM_PROCID $PET_SIGNALS_TO_HANDLE $TORCH_ELASTIC_SHUTDOWN_TIMEOUT "$@" > "$LOGS/node-$SLURM_PROCID"; exit ${CODE:-0}',
+    "accelerate": 'printf "%s\\n" $SLURM_PROCID $PET_SIGNALS_TO_HANDLE $TORCH_ELASTIC_SHUTDOWN_TIMEOUT "$@" '
+    '> "$LOGS/node-$SLURM_PROCID"; exit ${CODE:-0}',
     "scontrol": 'if [ "$1" = show ]; then printf "node-7\\nnode-8\\n"; else echo "$*" > "$LOGS/scontrol"; fi',
 }
 
@@ -75,9 +76,9 @@ def test_the_launcher_hands_on_the_signals(monkeypatch):
     from torch.distributed.run import get_args_parser
 
     found = accelerate(["--multi_gpu", "launch/sft.py"])
-    assert _filter_args(found, get_args_parser()).signals_to_handle == "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
+    assert _filter_args(found, get_args_parser(), ["--module", "x"]).signals_to_handle == "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
     monkeypatch.setenv("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGUSR1")
-    assert _filter_args(found, get_args_parser()).signals_to_handle == "SIGTERM,SIGINT,SIGUSR1"
+    assert _filter_args(found, get_args_parser(), ["--module", "x"]).signals_to_handle == "SIGTERM,SIGINT,SIGUSR1"
 
 
 def test_the_overrides_are_a_recipe_s(monkeypatch):
