@@ -76,7 +76,9 @@ def test_the_launcher_hands_on_the_signals(monkeypatch):
     from torch.distributed.run import get_args_parser
 
     found = accelerate(["--multi_gpu", "launch/sft.py"])
-    assert _filter_args(found, get_args_parser(), ["--module", "x"]).signals_to_handle == "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
+    assert (
+        _filter_args(found, get_args_parser(), ["--module", "x"]).signals_to_handle == "SIGTERM,SIGINT,SIGHUP,SIGQUIT"
+    )
     monkeypatch.setenv("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGUSR1")
     assert _filter_args(found, get_args_parser(), ["--module", "x"]).signals_to_handle == "SIGTERM,SIGINT,SIGUSR1"
 

@@ -7,6 +7,8 @@ A step of GRPO has 12 completions of 3 prompts: one process computes them in two
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 
 import pandas
 import pytest
@@ -33,6 +35,7 @@ def jobs(tiny_model, demo_data, folder, accumulation: int) -> list:
     common = [f"training.{key}" for key in (*SGD, f"gradient_accumulation_steps={accumulation}")]
     rollouts = ["num_generations=4", "per_device_train_batch_size=6", "num_iterations=2", "beta=0.1"]
     rollouts = [f"training.{key}" for key in rollouts] + [f"rewards=[{{use: {reward}:letters}}]"]
+    rollouts += ["dump.steps=[2]", "dump.weights=true"]
     return [
         ["grpo", grpo(tiny_model, demo_data, folder / f"grpo-{accumulation}", *common, *rollouts)],
         ["sft", sft(tiny_model, demo_data, folder / f"sft-{accumulation}", *common)],
@@ -84,3 +87,13 @@ def test_a_group_in_two_processes_has_the_advantages_of_one(folder):
     groups = one.groupby("prompt")["letters"]
     expected = (one["letters"] - groups.transform("mean")) / (groups.transform("std") + 1e-4)
     assert one["advantage"].to_list() == pytest.approx(expected.to_list(), rel=1e-4, abs=1e-5)
+
+
+def test_a_step_of_two_processes_is_replayed_in_one(folder, monkeypatch, capsys, log_levels):
+    monkeypatch.setattr(sys, "argv", ["replay.py", str(folder / "grpo-1"), "--step", "2"])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_path(str(ROOT / "launch/replay.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert done.value.code == 0 and "rank 1, micro-batch 0" in said and "reproduced, bit by bit" in said
+    row = next(row for row in metrics(folder / "grpo-1") if row["step"] == 2)
+    assert float(said.partition("gradient norm ")[2].split()[0]) == pytest.approx(row["grad_norm"], rel=1e-6)
