@@ -18,6 +18,7 @@ from vlm.cli import launch  # noqa: E402
 
 def resolved(recipe: GRPORecipe) -> list:
     """The recipe's rewards as callables; a notation that an option does not set is the prompt's."""
+    from rewards.guarded import Limits, guard
     from rewards.score.stopping import learned
 
     found = []
@@ -25,20 +26,21 @@ def resolved(recipe: GRPORecipe) -> list:
         options = dict(reward.options)
         if "notation" in rewards.options_of(reward.use):
             options.setdefault("notation", recipe.prompt.notation)
-        found.append(rewards.resolve(reward.use, **options))
+        found.append(guard(rewards.resolve(reward.use, **options), Limits.of(reward)))
     for score in learned(found):
         score.check(recipe.sharding.zero)
     return found
 
 
 def train(recipe: GRPORecipe) -> None:
+    from rewards.guarded import guarded_in
     from rewards.score.stopping import StopOnFailures, learned
 
     found = resolved(recipe)
     scores = learned(found)
     for score in scores:
         score.prepare()
-    stage.train(recipe, found, rewards.check_tasks, [StopOnFailures(scores)] if scores else [])
+    stage.train(recipe, found, rewards.check_tasks, [StopOnFailures([*scores, *guarded_in(found)])])
 
 
 def plan(recipe: GRPORecipe) -> None:

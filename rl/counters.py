@@ -32,6 +32,7 @@ import torch
 
 from vlm.adapters import part_of
 from vlm.gpus import peak_flops
+from vlm.guards.progress import phase
 
 GIB = 2**30
 
@@ -48,7 +49,8 @@ class Counters:
     def timed(self, name: str) -> Iterator[None]:
         start = now()
         try:
-            yield
+            with phase(name):
+                yield
         finally:
             self.sums[f"time/{name}"] += now() - start
 

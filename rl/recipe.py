@@ -22,6 +22,28 @@ class RewardSection:
     "Its factor in the sum."
     options: dict[str, Any] = field(default_factory=dict)
     "Keyword options of the reward."
+    timeout: float | None = None
+    "Seconds for one call, which is then abandoned; null for no limit."
+    slow: float | None = 60.0
+    "Seconds after which a call is named in the log, with its rows."
+    retries: int = 1
+    "How often a row whose call failed is tried again before it is masked."
+    alone: bool = True
+    "After a failed call each row may be called alone; false for a reward that compares the rows of a batch."
+    max_failures: float = 0.1
+    "The run ends when more than this share of the last `failure_window` rows failed; `score` has options for that."
+    failure_window: int = 256
+    "Rows that the share is of."
+
+    def check(self) -> None:
+        for key in ("timeout", "slow"):
+            if (seconds := getattr(self, key)) is not None and not seconds > 0:
+                raise RecipeError(f"{key} = {seconds}; expected seconds above 0, or null for no limit")
+        if self.retries < 0 or not 0 <= self.max_failures < 1 or self.failure_window < 1:
+            raise RecipeError(
+                f"retries = {self.retries}, max_failures = {self.max_failures}, failure_window = {self.failure_window};"
+                " expected retries ≥ 0, 0 ≤ max_failures < 1 and failure_window ≥ 1"
+            )
 
 
 @dataclass

@@ -8,12 +8,38 @@ from typing import Any
 
 from rl.recipe import GRPORecipe
 from vlm import mixture
+from vlm.guards.out_of_memory import advised
+from vlm.plan import Job, Plan, training
+from vlm.planned import common
 from vlm.resizing import Resizing
 from vlm.rows import prompt_rows
 
 Reward = Callable[..., list[float | None]]
+ANY_NUMBER = 2**30
+"""Of rows: what is asked of the plan then does not depend on it."""
 
 
+def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[str] = ()) -> Plan:
+    """The plan of a recipe with so many training rows; the others as in `plan`."""
+    asked: dict[str, Any] = recipe.training
+    job = Job(
+        stage="grpo",
+        samples=rows,
+        group=asked.get("num_generations", 8),
+        beta=asked.get("beta", 0.0),
+        completion_tokens=asked.get("max_completion_length", 256),
+        steps_per_generation=asked.get("steps_per_generation"),
+        iterations=asked.get("num_iterations", 1),
+        external_rollout=bool(asked.get("use_vllm")) and asked.get("vllm_mode", "colocate") == "server",
+        resident=resident,
+        share_prefix=recipe.share_prefix,
+        remarks=tuple(remarks),
+        **common(recipe),
+    )
+    return training(job)
+
+
+@advised(lambda recipe: lambda changed: planned(changed, ANY_NUMBER))
 def train(
     recipe: GRPORecipe,
     rewards: Sequence[Reward],
@@ -53,14 +79,14 @@ def train(
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
     run = beginning.open(args)
     mixture.show_and_note(run, data)
-    model = trainable_model(recipe.model, recipe.sharding)
+    faults = recipe.data.on_fault
     sizes, held_out = Resizing(recipe.images, recipe.seed, train=True), Resizing(recipe.images)
     trainer = GRPOTrainer(
-        model,
+        trainable_model(recipe.model, recipe.sharding),
         list(rewards),
         args,
-        train_dataset=prompt_rows(data["train"].samples, recipe.prompt, sizes),
-        eval_dataset=prompt_rows(data["eval"].samples, recipe.prompt, held_out) if "eval" in data else None,
+        train_dataset=prompt_rows(data["train"].samples, recipe.prompt, sizes, faults),
+        eval_dataset=prompt_rows(data["eval"].samples, recipe.prompt, held_out, faults) if "eval" in data else None,
         processing_class=processor,
         callbacks=[PassCallback(sizes), *callbacks],
         share_prefix=recipe.share_prefix,
@@ -80,24 +106,6 @@ def plan(recipe: GRPORecipe, resident: int = 0, remarks: Sequence[str] = ()) -> 
 
     resident: bytes on each GPU that score models take. remarks: said under the plan.
     """
-    from vlm.plan import Job, training
-    from vlm.planned import common
-
-    asked: dict[str, Any] = recipe.training
     data = mixture.count(recipe.data, "train", recipe.seed)
     data.show()
-    job = Job(
-        stage="grpo",
-        samples=data.rows,
-        group=asked.get("num_generations", 8),
-        beta=asked.get("beta", 0.0),
-        completion_tokens=asked.get("max_completion_length", 256),
-        steps_per_generation=asked.get("steps_per_generation"),
-        iterations=asked.get("num_iterations", 1),
-        external_rollout=bool(asked.get("use_vllm")) and asked.get("vllm_mode", "colocate") == "server",
-        resident=resident,
-        share_prefix=recipe.share_prefix,
-        remarks=tuple(remarks),
-        **common(recipe),
-    )
-    training(job).render()
+    planned(recipe, data.rows, resident, remarks).render()

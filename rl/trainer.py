@@ -22,6 +22,7 @@ What differs from trl 1.16.0
 
 - A run that was stopped anywhere goes on as if it had not been (`rl.resuming`, `vlm.checkpoints`).
 - What a step was computed from can be kept, to compute it again (`vlm.dumps`).
+- A step whose loss or gradient is not finite does not happen (`vlm.guards.finite`); batches tell their rows.
 
 Overridden: `__init__` (arguments only), `_calculate_rewards` (adds columns, then TRL's), `log` (text for the table);
 `_generate_and_score_completions` (TRL's; pictures of the table from all processes); for sharing `_tokenize_prompts`
@@ -42,17 +43,19 @@ from accelerate.utils import gather_object
 from rl import sharing
 from rl.arguments import ban, banned_tokens, default_processor, name_of, safetensors_only
 from rl.counters import Counters
-from rl.resuming import ResumableRollouts
+from rl.resuming import ResumableRollouts, as_stored
 from rl.rollout import shared_prefill
 from rl.table import LOGGED_COLUMNS, as_text, pictures_of
+from vlm.guards.finite import ROWS, FiniteSteps
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
 from vlm.rollout import choose, first_places
+from vlm.unreadable import row_name
 
 logger = logging.getLogger(__name__)
 
 
-class GRPOTrainer(ResumableRollouts, trl.GRPOTrainer):
+class GRPOTrainer(FiniteSteps, ResumableRollouts, trl.GRPOTrainer):
     """See the module's docstring; `model` is a Qwen2-VL or Qwen2.5-VL: loaded (PEFT too), a folder or a hub id.
 
     share_prefix: compute each prompt once; False is TRL's own path. check_sharing: compare the two on the first batch.
@@ -149,7 +152,10 @@ class GRPOTrainer(ResumableRollouts, trl.GRPOTrainer):
             self.log_multimodal = self.log_multimodal or ours
         if ours and {"image", "images"} & inputs[0].keys():
             self._logs["images"].extend(gather_object([pictures_of(row) for row in inputs]))
-        return output
+        return {**output, ROWS: [row_name(row) for row in inputs]}
+
+    def as_dumped(self, inputs):
+        return as_stored(inputs)
 
     # each prompt once
 

@@ -6,10 +6,19 @@ from pathlib import Path
 
 from sft.recipe import SFTRecipe
 from vlm import mixture
+from vlm.guards.out_of_memory import advised
+from vlm.plan import Job, Plan, training
+from vlm.planned import common
 from vlm.resizing import Resizing
 from vlm.rows import chat_rows
 
 
+def planned(recipe: SFTRecipe, rows: int) -> Plan:
+    """The plan of a recipe with so many training rows."""
+    return training(Job(stage="sft", samples=rows, **common(recipe)))
+
+
+@advised(lambda recipe: lambda changed: planned(changed, rows=1))
 def train(recipe: SFTRecipe) -> Path:
     """Train; returns the folder of the trained model (`output/final`). Bad data is found before weights load."""
     from trl import SFTConfig
@@ -28,7 +37,8 @@ def train(recipe: SFTRecipe) -> Path:
         return Path(recipe.output) / "final"
     data = mixture.draw_all(recipe)
     sizes = {"train": Resizing(recipe.images, recipe.seed, train=True), "eval": Resizing(recipe.images)}
-    rows = {role: chat_rows(found.samples, recipe.prompt, sizes[role]) for role, found in data.items()}
+    faults = recipe.data.on_fault
+    rows = {role: chat_rows(found.samples, recipe.prompt, sizes[role], faults) for role, found in data.items()}
     args = arguments(
         SFTConfig,
         recipe,
@@ -60,9 +70,6 @@ def train(recipe: SFTRecipe) -> Path:
 
 def plan(recipe: SFTRecipe) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
-    from vlm.plan import Job, training
-    from vlm.planned import common
-
     data = mixture.count(recipe.data, "train", recipe.seed)
     data.show()
-    training(Job(stage="sft", samples=data.rows, **common(recipe))).render()
+    planned(recipe, data.rows).render()

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, resumed exactly (`vlm.checkpoints`), with steps that can be computed again (`vlm.dumps`)."""
+"""TRL's SFTTrainer, resumed exactly (`vlm.checkpoints`), its steps guarded (`vlm.guards`) and kept (`vlm.dumps`)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,28 @@ import trl
 
 from vlm.checkpoints.resumable import Resumable
 from vlm.dumps import Dumping
+from vlm.guards.finite import FiniteSteps, Named
 
 
-class SFTTrainer(Dumping, Resumable, trl.SFTTrainer):
-    """A drop-in for TRL's. Overridden: what `Resumable` and `Dumping` say; kept are TRL's sums until the next log and
-    its count of tokens."""
+class SFTTrainer(Dumping, FiniteSteps, Resumable, trl.SFTTrainer):
+    """A drop-in for TRL's.
+
+    Overridden: `__init__` (batches tell their rows), and what the bases say; kept are TRL's sums until the next log and its
+    count of tokens.
+    """
 
     _tag_names = ["trl", "sft", "nadir"]
 
+    def __init__(self, *positional: Any, **named: Any):
+        super().__init__(*positional, **named)
+        self.data_collator = Named(self.data_collator)
+
     def kept_state(self) -> dict[str, Any]:
-        return {"metrics": dict(self._metrics["train"]), "tokens": self._total_train_tokens}
+        own = {"metrics": dict(self._metrics["train"]), "tokens": self._total_train_tokens}
+        return super().kept_state() | own
 
     def take_state(self, state: dict[str, Any]) -> None:
+        super().take_state(state)
         self._metrics["train"].clear()
         self._metrics["train"].update(state["metrics"])
         self._total_train_tokens = state["tokens"]

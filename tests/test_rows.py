@@ -66,8 +66,9 @@ def test_chat_rows_end_in_the_reference(samples):
         user("Where is the dam?"),
         {"role": "assistant", "content": "<answer>(1,2),(3,4)</answer>"},
     ]
-    assert set(first) == {"messages", "images"} and first["images"][0].size == (20, 10)
-    assert second == {"messages": [user("2 + 2?"), {"role": "assistant", "content": "4"}], "images": []}
+    assert set(first) == {"messages", "images", "source", "id"} and first["images"][0].size == (20, 10)
+    turns = [user("2 + 2?"), {"role": "assistant", "content": "4"}]
+    assert second == {"messages": turns, "images": [], "source": samples[1].source, "id": "8"}
 
 
 def test_training_and_asking_use_the_same_prompt(demo_data):

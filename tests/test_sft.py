@@ -1,5 +1,6 @@
 """The supervised stage: what is learnt, token by token, and what is trained."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,7 @@ def test_the_loss_is_the_mean_over_those_tokens(run, tiny_model):
 
     trainer = run(train=False)
     batch = trainer.data_collator([trainer.train_dataset[n] for n in range(3)])
-    got = trainer.compute_loss(trainer.model.eval(), {key: value.clone() for key, value in batch.items()}).item()
+    got = trainer.compute_loss(trainer.model.eval(), copy.deepcopy(dict(batch))).item()
     model = load_model(ModelSection(tiny_model, dtype="float32", attention="eager")).eval()
     terms = []
     for row, name in enumerate(ROWS):

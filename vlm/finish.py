@@ -6,17 +6,26 @@ from pathlib import Path
 
 from vlm.checkpoints.beginning import Beginning
 from vlm.dumps import Dumping, DumpSteps
+from vlm.guards import peers, watchdog
+from vlm.guards.progress import here
 from vlm.provenance import record
 from vlm.runs import Run
 from vlm.signals import StopOnSignal, watching
 
 
 def follow(trainer, run: Run, beginning: Beginning) -> None:
-    """Train from where the run begins. Raises: Interrupted where a signal stopped it, after a checkpoint."""
+    """Train from where the run begins, guarded as its recipe says. Raises: Interrupted where a signal stopped it, after
+    a checkpoint."""
+    recipe, rank = beginning.recipe, trainer.args.process_index
+    trainer.guards = recipe.guards
     if isinstance(trainer, Dumping):
-        trainer.add_callback(DumpSteps(trainer, beginning.recipe.dump))
-    run.note_record(record(trainer, beginning.recipe))
-    with watching() as watch:
+        trainer.add_callback(DumpSteps(trainer, recipe.dump))
+    run.note_record(record(trainer, recipe))
+    with (
+        watching() as watch,
+        watchdog.watching(recipe.watchdog, run.folder, rank, trainer),
+        peers.watched(rank, here),
+    ):
         trainer.add_callback(StopOnSignal(watch, run))
         trainer.train(resume_from_checkpoint=beginning.path)
 

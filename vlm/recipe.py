@@ -11,6 +11,7 @@ from typing import Literal
 from vlm import mixture
 from vlm.boxes import check_notation
 from vlm.errors import RecipeError
+from vlm.guards.sections import GuardSection, WatchdogSection
 from vlm.prompts import check_wording
 from vlm.samples import FORMATS, TASKS
 
@@ -112,10 +113,8 @@ class ImageSection:
 
     def check(self) -> None:
         if not 0 < self.min_pixels <= self.max_pixels:
-            raise RecipeError(
-                f"min_pixels = {self.min_pixels}, max_pixels = {self.max_pixels}; "
-                "expected 0 < min_pixels ≤ max_pixels (pixels in all, not per side)"
-            )
+            found = f"min_pixels = {self.min_pixels}, max_pixels = {self.max_pixels}"
+            raise RecipeError(f"{found}; expected 0 < min_pixels ≤ max_pixels (pixels in all, not per side)")
         if self.max_pixels < PIXELS_PER_TOKEN:
             raise RecipeError(
                 f"max_pixels = {self.max_pixels} is less than one visual token's {PIXELS_PER_TOKEN} pixels "
@@ -280,6 +279,10 @@ class TrainingRecipe(StageRecipe):
     "Dashboards."
     resume: str | None = None
     "`auto`: go on from the last whole checkpoint in `output`, if there is one; or the folder of a checkpoint."
+    guards: GuardSection = field(default_factory=GuardSection)
+    "Steps that are not finite."
+    watchdog: WatchdogSection | None = field(default_factory=WatchdogSection)
+    "Tells who stands still; null for none."
     gpus: str | None = None
     "Target of `--dry-run`, e.g. 8xA100-80G."
 

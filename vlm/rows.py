@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from vlm import prompts
 from vlm.boxes import NOTATIONS, write_boxes, write_quads
@@ -18,8 +18,11 @@ from vlm.images import load
 from vlm.recipe import PromptSection
 from vlm.resizing import Resizing
 from vlm.samples import Sample
+from vlm.unreadable import Readable
 
 CACHED_IMAGES = 64
+OnFault = Literal["error", "skip"]
+"""The recipe's `data.on_fault`, here for pictures that can no longer be read (`vlm.unreadable`)."""
 
 
 @lru_cache(maxsize=CACHED_IMAGES)
@@ -100,7 +103,9 @@ def _columns(sample: Sample) -> dict[str, Any]:
     }
 
 
-def prompt_rows(samples: Iterable[Sample], section: PromptSection, sizes: Resizing | None = None):
+def prompt_rows(
+    samples: Iterable[Sample], section: PromptSection, sizes: Resizing | None = None, on_fault: OnFault = "error"
+):
     """Rows for GRPO: `prompt` (conversation), `images` (decoded), the sample's fields, `copy`, and with ``sizes`` also
     `resized`, [w, h] of the first picture as the model sees it.
 
@@ -109,21 +114,20 @@ def prompt_rows(samples: Iterable[Sample], section: PromptSection, sizes: Resizi
 
     Raises: DataError for a picture that the model cannot take.
     """
-    from datasets import Dataset
-
     rows, copies = [], Counter()
     for number, sample in enumerate(samples):
         _check_strip(sample, sizes)
         prompt = prompts.prompt(sample, section.style, section.system, section.wording)
         name = (sample.source, sample.id)
-        row = {"prompt": prompt, **_columns(sample), "copy": copies[name]}
-        rows.append(row | ({} if sizes is None else {"row": number}))
+        rows.append({"prompt": prompt, **_columns(sample), "copy": copies[name], "row": number})
         copies[name] += 1
-    return Dataset.from_list(rows).with_transform(Pictures(sizes))
+    return _table(rows, Pictures(sizes), on_fault)
 
 
-def chat_rows(samples: Iterable[Sample], section: PromptSection, sizes: Resizing | None = None):
-    """Rows for SFT: `messages` ending in the assistant's turn, and `images` (decoded).
+def chat_rows(
+    samples: Iterable[Sample], section: PromptSection, sizes: Resizing | None = None, on_fault: OnFault = "error"
+):
+    """Rows for SFT: `messages` ending in the assistant's turn, `images` (decoded), `source` and `id`.
 
     Where the conversation has no such turn but the sample has boxes, and the style is `direct`, it is written: the
     boxes in `prompt.notation`, following the size at which the picture is seen (``sizes``). The style `r1` needs a
@@ -132,8 +136,6 @@ def chat_rows(samples: Iterable[Sample], section: PromptSection, sizes: Resizing
     Raises: DataError for a row without anything to learn from, for one whose text cannot follow a drawn size, and for
     a picture that the model cannot take.
     """
-    from datasets import Dataset
-
     rows = []
     for number, sample in enumerate(samples):
         _check_strip(sample, sizes)
@@ -147,10 +149,20 @@ def chat_rows(samples: Iterable[Sample], section: PromptSection, sizes: Resizing
         if truth is not None and (sizes is None or not sample.images):
             messages.append(reference(truth, section.notation, None))
             truth = None
-        rows.append({"messages": messages, "images": sample.images})
+        names = {"source": sample.source, "id": sample.id, "row": number}
+        rows.append({"messages": messages, "images": sample.images, **names})
         if sizes is not None:
-            rows[-1] |= {"row": number, "truth": truth}
-    return Dataset.from_list(rows).with_transform(Pictures(sizes, section.notation))
+            rows[-1]["truth"] = truth
+    return _table(rows, Pictures(sizes, section.notation), on_fault)
+
+
+def _table(rows: list[dict[str, Any]], pictures: Pictures, on_fault: OnFault):
+    from datasets import Dataset
+
+    table, readable = Dataset.from_list(rows), Readable(pictures, on_fault)
+    shown = table.with_transform(readable)
+    readable.table = table  # not before: datasets hashes a transform with all that it holds
+    return shown
 
 
 def _truth(sample: Sample, section: PromptSection, sizes: Resizing | None) -> dict[str, Any]:

@@ -11,6 +11,8 @@
       interrupted.json   a signal has stopped it: to be resumed
       checkpoint-*/      whole ones (vlm.checkpoints)
       dumps/             single steps, to be computed again (vlm.dumps)
+      nonfinite/         batches of steps that were skipped (vlm.guards.finite)
+      heartbeats/        what each process does, while it runs (vlm.guards.watchdog)
 
 Only the main process writes; in every other process the same calls do nothing.
 """
@@ -34,8 +36,10 @@ from vlm.errors import UserError
 from vlm.redaction import redact
 
 RECIPE, ENVIRONMENT, METRICS, FINISHED = "recipe.yaml", "environment.json", "metrics.jsonl", "finished.json"
-DATA = "data.json"
-INTERRUPTED, RECORD, CHANGES = "interrupted.json", "record.json", revision.CHANGES
+DATA, INTERRUPTED, RECORD, CHANGES = "data.json", "interrupted.json", "record.json", revision.CHANGES
+
+FOLDERS = ("completions", "nonfinite", "heartbeats", "dumps")
+"""What a run writes beside its checkpoints."""
 
 
 def is_main_process() -> bool:
@@ -216,7 +220,7 @@ def _delete_records(folder: Path) -> None:
     ):
         for path in folder.glob(pattern):
             path.unlink()
-    for path in (*folder.glob("checkpoint-*"), folder / ".unfinished", folder / "completions", folder / "dumps"):
+    for path in (*folder.glob("checkpoint-*"), folder / ".unfinished", *map(folder.joinpath, FOLDERS)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
 

@@ -93,9 +93,11 @@ def scorer_shape(recipe: ScoreRecipe, section) -> Shape:
     return dataclasses.replace(sizes, parameters=parameters, trainable=trained, head_trainable=False)
 
 
-def plan(recipe: ScoreRecipe) -> Plan:
-    """The plan of a recipe. Raises RecipeError for data that is not here, impossible batches, LoRA, or checkpoints."""
-    data = survey(recipe.data.train)
+def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
+    """The plan of a recipe; data: what `survey` has found, where it has looked already.
+
+    Raises RecipeError for data that is not here, impossible batches, LoRA, or checkpoints."""
+    data = data or survey(recipe.data.train)
     job = Job(stage="sft", samples=data.records, images_per_sample=data.images, **common(recipe))
     fleet = parse_gpus(job.gpus) if job.gpus else None
     processes = fleet.count if fleet else job.processes or 1

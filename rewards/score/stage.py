@@ -12,15 +12,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rewards.score import metrics
+from rewards.score import metrics, planned
 from rewards.score.preferences import Preference, collect
 from rewards.score.recipe import ScoreRecipe
 from vlm.errors import RecipeError
+from vlm.guards.out_of_memory import advised
 from vlm.runs import processes
 
 logger = logging.getLogger(__name__)
 
 
+def planner(recipe: ScoreRecipe):
+    """For `vlm.guards.out_of_memory`: the data is read once."""
+    data = planned.survey(recipe.data.train)
+    return lambda changed: planned.plan(changed, data)
+
+
+@advised(planner)
 def train(recipe: ScoreRecipe) -> Path:
     """Train; returns the folder of the trained model (`output/final`). Bad data is found before weights load.
 
@@ -121,6 +129,4 @@ def report(measured: dict[str, metrics.Metric], folder: Path) -> None:
 
 def plan(recipe: ScoreRecipe) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
-    from rewards.score.planned import plan
-
-    plan(recipe).render()
+    planned.plan(recipe).render()

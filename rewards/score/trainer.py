@@ -27,6 +27,8 @@ from rewards.score import metrics
 from rewards.score.exchange import encode
 from rewards.score.preferences import Preference
 from vlm.checkpoints.resumable import Resumable
+from vlm.guards.finite import ROWS, FiniteSteps
+from vlm.unreadable import row_name
 
 
 def ordered_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,10 +86,10 @@ class Rows(torch.utils.data.Dataset):
         return self.places[item], self.records[item]
 
 
-class PreferenceTrainer(Resumable, Trainer):
+class PreferenceTrainer(FiniteSteps, Resumable, Trainer):
     """Trains and measures a score model; its arguments are a TRL `RewardConfig`.
 
-    Overridden: `compute_loss`, `prediction_step`, `evaluate`, `log`, and what `Resumable` says.
+    Overridden: `compute_loss`, `prediction_step`, `evaluate`, `log`, and what `FiniteSteps` and `Resumable` say.
 
     Logged while training: `loss`, `pair_accuracy`, `score/margin` (mean s⁺ - s⁻), `score/mean`, `score/std`. By an
     evaluation: every metric of `rewards.score.metrics` behind `eval_`, and `eval_loss`.
@@ -112,13 +114,16 @@ class PreferenceTrainer(Resumable, Trainer):
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        inputs = dict(inputs)
+        given, inputs = inputs, dict(inputs)
         inputs.pop("index")
         candidates, margins = inputs.pop("candidates").tolist(), inputs.pop("margin")
         scores = model(**inputs).logits.squeeze(-1)
         loss = preference_loss(scores, candidates, margins, self.args.center_rewards_coefficient or 0.0)
         if model.training:
             self._note(scores.detach().float(), candidates)
+            records = [self.train_dataset.records[place] for place in given["index"].tolist()]
+            names = [row_name({"source": record.source, "id": record.id}) for record in records]
+            loss = self.observed({**given, ROWS: names}, loss)
         return (loss, scores) if return_outputs else loss
 
     def _note(self, scores: Tensor, candidates: Sequence[int]) -> None:
@@ -141,9 +146,10 @@ class PreferenceTrainer(Resumable, Trainer):
         super().log(logs, start_time)
 
     def kept_state(self) -> dict[str, Any]:
-        return {"logged": dict(self._logged)}
+        return super().kept_state() | {"logged": dict(self._logged)}
 
     def take_state(self, state: dict[str, Any]) -> None:
+        super().take_state(state)
         self._logged.clear()
         self._logged.update(state["logged"])
 

@@ -1,0 +1,292 @@
+"""A reward that fails, hangs or is slow: what becomes of its rows, and of the run.
+
+    rewards:
+      - {use: judge.py:ask, timeout: 60, retries: 2}
+
+`guard` puts `Guarded` around every reward of a recipe (around each task's, inside of `gated`). A healthy reward notices
+nothing: one call for the batch, its values as they are.
+
+- A call that raises is made again for each row alone, so that one bad row costs no other its reward, and for a bad row
+  again `retries` times. A row that still fails is None, never 0, and so are the other rows of its group: beside other
+  rewards TRL would book a single missing one as 0 (`rewards.score.faults`). NaN and infinities are failures, too, but
+  not tried again.
+- `alone: false` for a reward that compares the rows of a batch: then the batch is called again, or lost, as a whole.
+- `timeout`: seconds for one call. It then runs in a thread of its own. Python cannot end a thread: a call that takes
+  longer is abandoned, runs on unseen, and may hold what it holds; the warning says so. Calls of one reward may then
+  overlap. Without a time-out (the default) a call runs where it always has, for as long as it takes; the watchdog
+  (`vlm.guards.watchdog`) says where it hangs.
+- `slow`: seconds after which a call still under way is named, with its rows and, in a thread of its own, its line.
+- Past `max_failures` of the last `failure_window` rows the run ends, with a checkpoint and the last cause
+  (`rewards.score.stopping`). A UserError of the reward ends it at once: it is the recipe's or the data's fault.
+
+Logged: `reward_faults/<name>`, rows of a call that failed (mean over the processes), before their groups are masked.
+
+Not guarded: `score`, which does all this itself; asynchronous rewards, whose loop is TRL's, and modules. What a reward
+logs (`log_metric`, `log_extra`) in a call that failed is dropped. With several processes every one makes each call.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from rewards.gated import Gated
+from rewards.registry import Reward, _name, collective
+from rewards.score import together
+from rewards.score.faults import Failures, ScoringFailed
+from rewards.score.reward import Score
+from rewards.timed import timed
+from vlm.errors import RecipeError, UserError
+from vlm.stateful import Stateful
+from vlm.unreadable import row_name
+
+logger = logging.getLogger(__name__)
+
+WHOLE = ("trainer_state", "log_metric", "log_extra")
+"""What TRL gives a call as one object; everything else has one value for each row."""
+NAMED = 4
+"""Rows in a message."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The keys of a recipe's reward, by their names there."""
+
+    timeout: float | None = None
+    slow: float | None = 60.0
+    retries: int = 1
+    alone: bool = True
+    max_failures: float = 0.1
+    failure_window: int = 256
+
+    @classmethod
+    def of(cls, section: Any) -> Limits:
+        """section: a recipe's reward (`rl.recipe.RewardSection`)."""
+        return cls(**{field.name: getattr(section, field.name) for field in fields(cls)})
+
+
+class RewardFailed(ScoringFailed):
+    """Too many rows of a reward failed; the message names the share and the last cause."""
+
+
+class RowFailures(Failures):
+    """`Failures` of a reward of any name."""
+
+    def __init__(self, name: str, share: float, window: int) -> None:
+        super().__init__(share, window)
+        self.name = name
+
+    def add(self, failed: int, scored: int, cause: str = "", refused: bool = False) -> None:
+        self._rows.extend([True] * failed + [False] * scored)
+        self.total += failed
+        if failed:
+            self._cause = cause
+            logger.warning("reward %s: %d of %d rows failed: %s", self.name, failed, failed + scored, cause)
+        if self.exceeded and not self.watched:
+            raise self.error()
+
+    def error(self) -> RewardFailed:
+        if not self.exceeded:
+            return RewardFailed(f"the reward {self.name!r} failed in another process of this run; its message says why")
+        return RewardFailed(
+            f"the reward {self.name!r} failed on {sum(self._rows)} of its last {len(self._rows)} rows; allowed are "
+            f"max_failures · failure_window = {self.share} · {self.window} rows. Last cause: {self._cause}. Mend it "
+            "and resume from the last checkpoint (resume=auto); failed rows were masked, none was booked as 0"
+        )
+
+
+class Guarded:
+    """See the module's docstring. Called by TRL, or by `gated`, like the reward within."""
+
+    def __init__(self, reward: Reward, name: str, limits: Limits, run: Callable[..., Any] = timed) -> None:
+        """run: `rewards.timed.timed`, or what stands for it in a test."""
+        self.reward, self.limits, self.run = reward, limits, run
+        self.__name__ = _name(reward)  # TRL's metrics stay as they are
+        self.name = name
+        self.failures = RowFailures(name, limits.max_failures, limits.failure_window)
+
+    @property
+    def collective(self) -> bool:
+        """With several processes: a group may lie in two, and is masked in both."""
+        return collective(self.reward) or together.size() > 1
+
+    def __call__(
+        self,
+        completions: Sequence[Any] = (),
+        log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        columns["completions"] = completions
+        count, notes = len(completions), Notes(len(completions))
+        values: list[float | None] = []
+        causes: dict[int, str] = {}
+        if count or collective(self.reward):
+            values, causes = self._values(columns, count, notes)
+        notes.hand_on(log_metric, log_extra)
+        if log_metric is not None:
+            log_metric(f"reward_faults/{self.name}", float(len(causes)))
+        masked = self._groups_of(causes, columns, count)
+        self.failures.add(len(causes), count - len(causes), next(iter(causes.values()), ""))
+        return [None if row in masked else value for row, value in enumerate(values)]
+
+    def _values(self, columns: dict[str, Any], count: int, notes: Notes) -> tuple[list[float | None], dict[int, str]]:
+        """(values, cause by row that failed)."""
+        try:
+            return _checked(self._call(columns, range(count), notes), range(count))
+        except UserError:
+            raise
+        except Exception as cause:  # whatever a user's reward raises: which rows it is for, the calls below find
+            if collective(self.reward):
+                raise  # the others would wait for a second call
+            found = f"{type(cause).__name__}: {cause} ({self._named(columns, range(count))})"
+            logger.warning("reward %s: a call for %d rows failed (%s)", self.name, count, found)
+        if count == 1 or not self.limits.alone:
+            return self._again(columns, range(count), notes, self.limits.retries, found)
+        values: list[float | None] = []
+        causes: dict[int, str] = {}
+        for row in range(count):
+            one, why = self._again(columns, [row], notes, self.limits.retries + 1, found)
+            values += one
+            causes |= why
+        return values, causes
+
+    def _again(
+        self, columns: dict[str, Any], rows: Sequence[int], notes: Notes, tries: int, cause: str
+    ) -> tuple[list[float | None], dict[int, str]]:
+        """`_values` of these rows, in so many tries; causes by row of the batch."""
+        for _ in range(tries):
+            try:
+                return _checked(self._call(columns, rows, notes), rows)
+            except UserError:
+                raise
+            except Exception as error:  # as above
+                cause = f"{type(error).__name__}: {error} ({self._named(columns, rows)})"
+        return [None] * len(rows), dict.fromkeys(rows, cause)
+
+    def _call(self, columns: dict[str, Any], rows: Sequence[int], notes: Notes) -> list[float | None]:
+        """The reward's own values for these rows, within the limits. Raises what it raises, and Overdue."""
+        part = {
+            name: value if name in WHOLE or value is None else [value[row] for row in rows]
+            for name, value in columns.items()
+        }
+        attempt = Notes(notes.count)
+        part |= {"log_metric": attempt.metric, "log_extra": lambda column, found: attempt.extra(column, rows, found)}
+
+        def slow(where: str) -> None:
+            told = f"{self.limits.slow:g} s and still under way{f', at {where}' if where else ''}"
+            logger.warning("reward %s: %s; %s", self.name, told, self._named(columns, rows))
+
+        values = self.run(lambda: self.reward(**part), self.limits.timeout, self.limits.slow, slow)
+        if len(values) != len(rows):
+            raise ValueError(f"{len(values)} values for {len(rows)} rows")
+        notes.take(attempt)
+        return list(values)
+
+    def _named(self, columns: Mapping[str, Any], rows: Sequence[int]) -> str:
+        if columns.get("source") is None or columns.get("id") is None:
+            return f"row {', '.join(str(row) for row in rows[:NAMED])} of the batch"
+        named = [row_name({"source": columns["source"][row], "id": columns["id"][row]}) for row in rows]
+        different = list(dict.fromkeys(named))
+        more = len(different) - NAMED
+        return ", ".join(different[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+    def _groups_of(self, causes: Mapping[int, str], columns: Mapping[str, Any], count: int) -> set[int]:
+        """The rows whose group has a failed one, in any process."""
+        given = [columns.get(name) for name in ("source", "id", "copy")]
+        if given[1] is None:
+            keys = [repr((columns.get("prompts") or range(count))[row]) for row in range(count)]
+        else:
+            keys = [repr([values and values[row] for values in given]) for row in range(count)]
+        failed = {key for part in together.gather([keys[row] for row in causes]) for key in part}
+        return {row for row, key in enumerate(keys) if key in failed}
+
+    def state_dict(self) -> dict[str, Any]:
+        inner = self.reward.state_dict() if isinstance(self.reward, Stateful) else None
+        return {"reward": inner, "failures": self.failures.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["reward"] is not None:
+            self.reward.load_state_dict(state["reward"])
+        self.failures.load_state_dict(state["failures"])
+
+
+class Notes:
+    """What a reward logs in a call, kept until the call has gone well."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.metrics: list[tuple[str, float]] = []
+        self.columns: dict[str, list[Any]] = {}
+
+    def metric(self, name: str, value: float) -> None:
+        self.metrics.append((name, value))
+
+    def extra(self, column: str, rows: Sequence[int], values: Sequence[Any]) -> None:
+        held = self.columns.setdefault(column, [None] * self.count)
+        for row, value in zip(rows, values, strict=True):
+            held[row] = value
+
+    def take(self, other: Notes) -> None:
+        self.metrics += other.metrics
+        for column, values in other.columns.items():
+            held = self.columns.setdefault(column, [None] * self.count)
+            for row, value in enumerate(values):
+                held[row] = held[row] if value is None else value
+
+    def hand_on(self, log_metric: Any, log_extra: Any) -> None:
+        for name, value in self.metrics if log_metric is not None else ():
+            log_metric(name, value)
+        for column, values in self.columns.items() if log_extra is not None else ():
+            log_extra(column, values)
+
+
+def guard(reward: Reward, limits: Limits) -> Reward:
+    """The reward, guarded; in a `gated` each task's is (the object stays, for others look into it).
+
+    Raises: RecipeError where limits are stated for a reward that cannot have them.
+    """
+    if isinstance(reward, Gated):
+        for task, inner in reward.task_rewards.items():
+            reward.task_rewards[task] = inner if isinstance(inner, Score) else Guarded(inner, task, limits)
+        return reward
+    if not (own := _guards_itself(reward)):
+        return Guarded(reward, _name(reward), limits)
+    if limits != Limits():
+        raise RecipeError(f"reward {_name(reward)!r}: {own}; leave timeout, slow, retries, alone and max_failures out")
+    return reward
+
+
+def guarded_in(rewards: Iterable[Reward]) -> list[Guarded]:
+    """Those among `rewards`, and inside of `gated` ones, for `rewards.score.stopping.StopOnFailures`."""
+    inner = [r for reward in rewards for r in (reward.task_rewards.values() if isinstance(reward, Gated) else [reward])]
+    return [reward for reward in inner if isinstance(reward, Guarded)]
+
+
+def _guards_itself(reward: Reward) -> str:
+    """Why a reward is left as it is, or nothing."""
+    import torch
+
+    if isinstance(reward, Score):
+        return "it has limits of its own among its options (service, max_failures, …)"
+    if isinstance(reward, torch.nn.Module):
+        return "TRL calls modules in its own way"
+    called = reward.func if isinstance(reward, functools.partial) else reward
+    if inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(getattr(called, "__call__", None)):  # noqa: B004
+        return "it is asynchronous, and limits its own waiting (asyncio.wait_for)"
+    return ""
+
+
+def _checked(values: list[float | None], rows: Sequence[int]) -> tuple[list[float | None], dict[int, str]]:
+    """(values, cause by row) where NaN and infinities are failures."""
+    causes = {
+        row: f"the value is {value}"
+        for row, value in zip(rows, values, strict=True)
+        if value is not None and not math.isfinite(value)
+    }
+    return [None if row in causes else value for row, value in zip(rows, values, strict=True)], causes
