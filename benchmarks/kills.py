@@ -39,7 +39,14 @@ PHASES = (
     ("__init__", "building the trainer"),
 )  # fmt: skip
 """Function on the stack → phase; the first that is found counts."""
-SAVING = ("training.save_strategy=steps", "training.save_steps=2", "training.save_total_limit=2")
+STEPS = 12
+SAVING = (
+    "training.save_strategy=steps",
+    "training.save_steps=2",
+    "training.save_total_limit=2",
+    f"training.max_steps={STEPS}",
+    "training.logging_steps=1",
+)
 
 
 @dataclass
@@ -47,8 +54,15 @@ class Stage:
     name: str
     argv: list[str]
     plain: Path
+    first: float = 0.0
+    "Seconds until the uninterrupted run had measured its first step."
     seconds: float = 0.0
-    "Of the uninterrupted run."
+    "Seconds until its end."
+
+    def moment(self, steps: int, draw: random.Random) -> float:
+        """Seconds to let a run live that goes on from this step: mostly into what is left of its training."""
+        left = (1 - steps / STEPS) * (self.seconds - self.first)
+        return draw.uniform(0.9 * self.first, self.first + left)
 
 
 def command(stage: Stage, output: Path, trace: Path) -> list[str]:
@@ -86,6 +100,19 @@ def kill_once(stage: Stage, output: Path, folder: Path, delay: float) -> tuple[s
         return phase(trace), True
 
 
+def uninterrupted(stage: Stage, folder: Path) -> None:
+    """Run it, and note how long it takes."""
+    begun = time.monotonic()
+    process = start(stage, stage.plain, folder / "trace.txt", folder / "log.txt")
+    while process.poll() is None:
+        time.sleep(0.1)
+        if not stage.first and (stage.plain / "metrics.jsonl").exists():
+            stage.first = time.monotonic() - begun
+    if process.returncode:
+        sys.exit(f"{stage.name}: the uninterrupted run failed; see {folder}/log.txt")
+    stage.seconds = time.monotonic() - begun
+
+
 def same(output: Path, plain: Path) -> bool:
     found, expected = (load_file(path / "final/model.safetensors") for path in (output, plain))
     return found.keys() == expected.keys() and all(found[name].equal(expected[name]) for name in expected)
@@ -97,14 +124,15 @@ def torment(stage: Stage, kills: int, draw: random.Random, folder: Path, table: 
     while done < kills:
         turn += 1
         output = folder / f"{stage.name}-{turn}"
-        alive = True
+        alive, last = True, 0
         while alive:
-            delay = draw.uniform(0.25, 1.0) * stage.seconds if done < kills else 10 * stage.seconds + 600
+            delay = stage.moment(last, draw) if done < kills else 10 * stage.seconds + 600
             at, alive = kill_once(stage, output, folder, delay)
             done += alive
             paths = manifest.folders(output)
             whole = all(manifest.read(path) for path in paths)  # raises where one is not
-            steps = ", ".join(path.name.rpartition("-")[2] for path in paths) or "none"
+            numbers = [int(path.name.rpartition("-")[2]) for path in paths]
+            last, steps = max(numbers, default=0), ", ".join(map(str, numbers)) or "none"
             if alive:
                 table.add_row(stage.name, str(done), f"{delay:.1f}", at, steps, "yes" if whole else "NO")
                 print(f"{stage.name}: kill {done} after {delay:.1f} s in {at}; checkpoints {steps}", flush=True)
@@ -116,14 +144,14 @@ def torment(stage: Stage, kills: int, draw: random.Random, folder: Path, table: 
 
 
 def stages(folder: Path) -> list[Stage]:
-    """The demo's data, SFT of 16 steps, GRPO of 12 steps: blocks of 4 micro-batches, each used twice."""
+    """The demo's data, SFT and GRPO of STEPS steps; GRPO in blocks of 4 micro-batches, each used twice."""
     data = folder / "data"
     if not data.exists():
         subprocess.run(
             [sys.executable, "-m", "demo.dataset", str(data), "--prompts", "64", "--test", "4"], cwd=ROOT, check=True
         )
     sft = [str(ROOT / "recipes/demo/sft.yaml"), f"data.train.0.path={data}/sft/traces.json", *SAVING]
-    block = {"per_device_train_batch_size": 16, "steps_per_generation": 4, "num_iterations": 2, "max_steps": 12}
+    block = {"per_device_train_batch_size": 16, "steps_per_generation": 4, "num_iterations": 2}
     grpo = [
         str(ROOT / "recipes/demo/grpo.yaml"), f"data.train.0.path={data}/grpo/prompts.jsonl",
         f"model.path={folder}/sft-plain/final", *SAVING, *(f"training.{key}={value}" for key, value in block.items()),
@@ -144,10 +172,7 @@ def main() -> int:
     )
     well = True
     for stage in stages(folder):
-        begun = time.monotonic()
-        if start(stage, stage.plain, folder / "trace.txt", folder / "log.txt").wait():
-            sys.exit(f"{stage.name}: the uninterrupted run failed; see {folder}/log.txt")
-        stage.seconds = time.monotonic() - begun
+        uninterrupted(stage, folder)
         well = torment(stage, arguments.kills, random.Random(arguments.seed), folder, table) and well
     Console(width=110).print(table)
     return 0 if well else 1
