@@ -14,8 +14,8 @@ from vlm.guards.finite import FiniteSteps, Named
 class SFTTrainer(Dumping, FiniteSteps, Resumable, trl.SFTTrainer):
     """A drop-in for TRL's.
 
-    Overridden: `__init__` (batches tell their rows), and what the bases say; kept are TRL's sums until the next log and its
-    count of tokens.
+    Overridden: `__init__` (batches tell their rows), and what the bases say; kept are TRL's sums until the next log and
+    its count of tokens.
     """
 
     _tag_names = ["trl", "sft", "nadir"]

@@ -20,7 +20,7 @@ from vlm.runs import read_metrics
 
 TOLERANCE = 1e-5
 """Of weights, which move by more than a thousand times as much; relative of metrics."""
-SGD = ["optim=sgd", "learning_rate=0.5", "lr_scheduler_type=constant", "warmup_steps=0", "max_steps=3"]
+SGD = ["optim=sgd", "learning_rate=0.5", "lr_scheduler_type=constant", "warmup_steps=0", "max_steps=2"]
 """An update linear in the gradient; Adam's first step is its sign, which rounding can turn."""
 LETTERS = """
 def letters(completions, **columns):
