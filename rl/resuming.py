@@ -13,14 +13,25 @@ import torch
 from rl.sharing import Rows
 from rl.table import as_text
 from vlm.checkpoints.resumable import Resumable
+from vlm.dumps import Dumping
 from vlm.stateful import Stateful
 
 TRACKERS = {"wandb", "trackio"}
 """Those that TRL's table of completions goes to with its pictures."""
 
 
-class ResumableRollouts(Resumable):
-    """`Resumable` for `rl.GRPOTrainer`; each process keeps its own."""
+class ResumableRollouts(Dumping, Resumable):
+    """`Resumable` and `Dumping` for `rl.GRPOTrainer`; each process keeps its own."""
+
+    def stored_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return as_stored(inputs)
+
+    def held_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return as_held(inputs)
+
+    def loss_state(self) -> dict[str, Any]:
+        """What adapts itself from step to step."""
+        return {"entropy_coef": self.entropy_coef, "_last_world_entropy": self._last_world_entropy}
 
     def kept_state(self) -> dict[str, Any]:
         """Place and rollouts of the block, sums until the next log, rewards' own state, a reference that moves."""

@@ -21,6 +21,7 @@ What differs from trl 1.16.0
   a run is computed both ways and compared (`check_sharing`).
 
 - A run that was stopped anywhere goes on as if it had not been (`rl.resuming`, `vlm.checkpoints`).
+- What a step was computed from can be kept, to compute it again (`vlm.dumps`).
 - A step whose loss or gradient is not finite does not happen (`vlm.guards.finite`); batches tell their rows.
 
 Overridden: `__init__` (arguments only), `_calculate_rewards` (adds columns, then TRL's), `log` (text for the table);

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, resumed exactly (`vlm.checkpoints`), its steps guarded (`vlm.guards`)."""
+"""TRL's SFTTrainer, resumed exactly (`vlm.checkpoints`), its steps guarded (`vlm.guards`) and kept (`vlm.dumps`)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 import trl
 
 from vlm.checkpoints.resumable import Resumable
+from vlm.dumps import Dumping
 from vlm.guards.finite import FiniteSteps, Named
 
 
-class SFTTrainer(FiniteSteps, Resumable, trl.SFTTrainer):
+class SFTTrainer(Dumping, FiniteSteps, Resumable, trl.SFTTrainer):
     """A drop-in for TRL's.
 
-    Overridden: `__init__` (batches tell their rows), and what `FiniteSteps` and `Resumable` say; kept are TRL's sums
-    until the next log and its count of tokens.
+    Overridden: `__init__` (batches tell their rows), and what the bases say; kept are TRL's sums until the next log and
+    its count of tokens.
     """
 
     _tag_names = ["trl", "sft", "nadir"]

@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -183,7 +184,10 @@ def test_what_a_run_keeps_of_it(files, tmp_path, capsys):
     show_and_note(run, {"train": found})
     task = {"read": 7, "kept": 7, "repeated": 7, "rows": 14, "share": 1.0}
     source = {"path": files[2], "rows": 14, "faulty": 0, "left_out": 0, "tasks": {"vqa": task}}
-    assert json.loads((tmp_path / "run/data.json").read_text()) == {"train": {"rows": 14, "sources": [source]}}
+    kept = json.loads((tmp_path / "run/data.json").read_text())
+    told_apart = {name: kept["train"]["sources"][0].pop(name) for name in ("bytes", "sha256", "used_sha256")}
+    assert kept == {"train": {"rows": 14, "sources": [source]}}
+    assert told_apart["bytes"] == Path(files[2]).stat().st_size and len(told_apart["sha256"]) == 64
     assert "Rows of data.train" in capsys.readouterr().out
 
 

@@ -19,6 +19,7 @@ import rl
 from sft.trainer import SFTTrainer
 from tests.support.tiny_checkpoints import section
 from tests.test_grpo import LIMITS, dataset, recipe
+from vlm import mixture
 from vlm.adapters import apply_lora
 from vlm.checkpoints import manifest
 from vlm.checkpoints.resumable import Resumable
@@ -140,14 +141,12 @@ def test_a_checkpoint_of_the_last_step_is_not_trained_on(grpo, whole_grpo):
 @pytest.fixture(scope="module")
 def sft(tiny_model, demo_data, tmp_path_factory):
     """(run name, training keys) → an SFT trainer: 16 rows, 4 steps an epoch, 7 steps."""
-    from sft.recipe import SFTRecipe
-    from vlm.recipe import PromptSection, SourceSection
-    from vlm.rows import chat_rows, collect
+    from vlm.recipe import DataSection, PromptSection, SourceSection
+    from vlm.rows import chat_rows
 
     folder = tmp_path_factory.mktemp("sft")
     source = [SourceSection(str(demo_data / "sft/traces.json"))]
-    made = SFTRecipe(section(tiny_model), "x")
-    data = chat_rows(collect(source, made.data, "train"), PromptSection(system="Think."))
+    data = chat_rows(mixture.draw(DataSection(train=source), "train", 0).samples, PromptSection(system="Think."))
 
     def make(name, cls=SFTTrainer, **training):
         made = recipe(tiny_model, folder / name)
@@ -237,7 +236,7 @@ def test_the_best_checkpoint_is_the_model_in_the_end(sft):
     assert all(value.equal(trainer.seen[2][name]) for name, value in trainer.model.state_dict().items())
     assert trainer.state.best_model_checkpoint == f"{trainer.args.output_dir}/checkpoint-2"
     kept = [path.name for path in manifest.folders(Path(trainer.args.output_dir))]
-    assert kept == ["checkpoint-2", "checkpoint-7"]  # transformers saves the last step too
+    assert kept == ["checkpoint-2", "checkpoint-7"]  # transformers saves the last step, too
 
 
 def test_another_number_of_processes_is_refused(sft, plain_sft, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from vlm import environment
+from vlm import revision
 from vlm.errors import UserError
 from vlm.runs import Run, read_metrics
 
@@ -114,7 +114,8 @@ def test_overwrite_deletes_records_and_checkpoints_only(tmp_path):
     (tmp_path / "completions" / "completions_00001.parquet").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("mine")
     Run.create(tmp_path, {"seed": 2}, overwrite=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["environment.json", "notes.txt", "recipe.yaml"]
+    left = {path.name for path in tmp_path.iterdir()} - {"changes.diff"}  # where this checkout has changes
+    assert left == {"environment.json", "notes.txt", "recipe.yaml"}
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == {"seed": 2}
 
 
@@ -147,11 +148,11 @@ def test_other_ranks_write_nothing(tmp_path, monkeypatch):
 
 def test_git_revision_of_this_and_of_no_repository(tmp_path):
     (tmp_path / "a").write_text("1")
-    assert environment.git_revision(tmp_path) is None
+    assert revision.git_revision(tmp_path) is None
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t"]
     for arguments in (["init", "-q"], ["add", "a"], ["commit", "-qm", "a"]):
         subprocess.run(git + arguments, check=True)
-    revision = environment.git_revision(tmp_path)
-    assert len(revision["revision"]) == 40 and revision["changed"] is False
+    first = revision.git_revision(tmp_path)
+    assert len(first["revision"]) == 40 and first["changed"] is False
     (tmp_path / "a").write_text("2")
-    assert environment.git_revision(tmp_path) == {"revision": revision["revision"], "changed": True}
+    assert revision.git_revision(tmp_path) == {"revision": first["revision"], "changed": True}

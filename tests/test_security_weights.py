@@ -159,7 +159,9 @@ def test_an_adapter_cannot_have_a_module_imported(adapter, trace, monkeypatch):
 def bring_code(source, target: Path, trace: Path) -> Path:
     """A copy of a checkpoint that comes with a tokenizer of its own, whose import makes the file `trace`."""
     folder = Path(shutil.copytree(source, target))
-    (folder / "own.py").write_text(f"open({str(trace)!r}, 'w')\nfrom transformers import Qwen2Tokenizer as Own\n")
+    # a class of its own: transformers marks the class that it loads, and would mark its stock one for all later tests
+    code = f"open({str(trace)!r}, 'w')\nfrom transformers import Qwen2Tokenizer\nclass Own(Qwen2Tokenizer):\n    pass\n"
+    (folder / "own.py").write_text(code)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

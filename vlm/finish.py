@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlm.checkpoints.beginning import Beginning
+from vlm.dumps import Dumping, DumpSteps
 from vlm.guards import peers, watchdog
 from vlm.guards.progress import here
+from vlm.provenance import record
 from vlm.runs import Run
 from vlm.signals import StopOnSignal, watching
 
@@ -16,6 +18,9 @@ def follow(trainer, run: Run, beginning: Beginning) -> None:
     a checkpoint."""
     recipe, rank = beginning.recipe, trainer.args.process_index
     trainer.guards = recipe.guards
+    if isinstance(trainer, Dumping):
+        trainer.add_callback(DumpSteps(trainer, recipe.dump))
+    run.note_record(record(trainer, recipe))
     with (
         watching() as watch,
         watchdog.watching(recipe.watchdog, run.folder, rank, trainer),

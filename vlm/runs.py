@@ -3,11 +3,14 @@
     runs/r1/
       recipe.yaml        the resolved recipe
       environment.json   versions, git revision, hardware, command line
+      changes.diff       what differs from that revision, if anything does
+      record.json        seeds, determinism, the checkpoint it began with (vlm.provenance)
       data.json          the mixture: rows read, kept and repeated, by source and task
       metrics.jsonl      one row per log: {"step": 10, "time": 1760000000.0, "loss": 0.41, "reward": 0.55}
       finished.json      written last, by `finish`
       interrupted.json   a signal has stopped it: to be resumed
       checkpoint-*/      whole ones (vlm.checkpoints)
+      dumps/             single steps, to be computed again (vlm.dumps)
       nonfinite/         batches of steps that were skipped (vlm.guards.finite)
       heartbeats/        what each process does, while it runs (vlm.guards.watchdog)
 
@@ -27,14 +30,15 @@ from typing import Any
 
 import yaml
 
+from vlm import revision
 from vlm.environment import describe
 from vlm.errors import UserError
 from vlm.redaction import redact
 
 RECIPE, ENVIRONMENT, METRICS, FINISHED = "recipe.yaml", "environment.json", "metrics.jsonl", "finished.json"
-DATA, INTERRUPTED = "data.json", "interrupted.json"
+DATA, INTERRUPTED, RECORD, CHANGES = "data.json", "interrupted.json", "record.json", revision.CHANGES
 
-FOLDERS = ("completions", "nonfinite", "heartbeats")
+FOLDERS = ("completions", "nonfinite", "heartbeats", "dumps")
 """What a run writes beside its checkpoints."""
 
 
@@ -89,7 +93,9 @@ class Run:
             (run.folder / name).unlink(missing_ok=True)
         text = recipe if isinstance(recipe, str) else yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         _write_keeping(run.folder / RECIPE, redact(text))
-        _write_keeping(run.folder / ENVIRONMENT, redact(json.dumps(describe(), indent=2, ensure_ascii=False)) + "\n")
+        git, patch = revision.describe(revision.own_checkout())
+        _write_keeping(run.folder / CHANGES, patch)
+        _write_keeping(run.folder / ENVIRONMENT, redact(json.dumps(describe(git), indent=2, ensure_ascii=False)) + "\n")
         _mend_tail(run.metrics)
         return run
 
@@ -116,6 +122,11 @@ class Run:
         """Writes data.json: {"train": {…}, "eval": {…}}, each as `vlm.mixture.Mixture.to_dict` has it."""
         if self.main:
             _replace(self.folder / DATA, json.dumps(roles, indent=2, ensure_ascii=False) + "\n")
+
+    def note_record(self, record: dict[str, Any]) -> None:
+        """Writes record.json (`vlm.provenance`); one that differs is kept under a number."""
+        if self.main:
+            _write_keeping(self.folder / RECORD, redact(json.dumps(record, indent=2, ensure_ascii=False)) + "\n")
 
     def rewind(self, step: int) -> None:
         """Drops the rows after `step`, which a resumed training will measure again; at the step itself the summary of a
@@ -197,7 +208,16 @@ def _refuse_to_overwrite(folder: Path) -> None:
 
 
 def _delete_records(folder: Path) -> None:
-    for pattern in ("recipe*.yaml", "environment*.json", DATA, METRICS, FINISHED, INTERRUPTED):
+    for pattern in (
+        "recipe*.yaml",
+        "environment*.json",
+        "record*.json",
+        "changes*.diff",
+        DATA,
+        METRICS,
+        FINISHED,
+        INTERRUPTED,
+    ):
         for path in folder.glob(pattern):
             path.unlink()
     for path in (*folder.glob("checkpoint-*"), folder / ".unfinished", *map(folder.joinpath, FOLDERS)):
@@ -206,13 +226,14 @@ def _delete_records(folder: Path) -> None:
 
 
 def _write_keeping(path: Path, text: str) -> None:
-    """Writes `text`; an earlier, different file is kept as name.1.suffix, name.2.suffix, …"""
+    """Writes `text`, if there is any; an earlier, different file is kept as name.1.suffix, name.2.suffix, …"""
     if path.exists() and path.read_text(encoding="utf-8") != text:
         number = 1
         while (kept := path.with_suffix(f".{number}{path.suffix}")).exists():
             number += 1
         path.rename(kept)
-    _replace(path, text)
+    if text:
+        _replace(path, text)
 
 
 def _mend_tail(path: Path) -> None:

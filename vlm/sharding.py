@@ -55,10 +55,17 @@ def launched_stage() -> int | None:
 
 
 def check_launch(section: ShardingSection) -> None:
-    """Refuse a launch configuration that says something else than the recipe.
+    """Refuse a launch configuration that says something else than the recipe, and FSDP.
 
+    FSDP2 with two processes on the CPU gave DDP's first update, and other gradients from the second one on, lm_head's
+    most of all; its checkpoints bear other names. Until that is understood a run under it would be a wrong one.
     Raises: RecipeError naming both and what to change.
     """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true"):
+        raise RecipeError(
+            "accelerate was launched with FSDP, under which gradients were wrong from the second update on; "
+            "sharding.zero=3 splits weights, gradients and optimiser the same way: launch without FSDP"
+        )
     stage = launched_stage()
     if stage is not None and stage != section.zero:
         raise RecipeError(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from vlm.errors import DataError, RecipeError
+from vlm.fingerprints import of_rows
 from vlm.mixture.check import quotas_of, sections_of, wanted_tasks
 from vlm.mixture.record import Line, Mixture, Part, Role
 from vlm.mixture.shares import draw_key, drawn, percentage
@@ -122,13 +125,22 @@ def draw(data: DataSection, role: Role, seed: int) -> Mixture:
         rows = list(source)
         uses = source.uses(quota)
         mixture.samples += [rows[number] for number in uses.tolist()]
-        mixture.parts.append(source.part(uses))
+        mixture.parts.append(_told_apart(source.part(uses), rows, uses))
         if source.faults.skipped:
             logger.warning("%s: %s", source.section.path, source.faults)
     if not mixture.rows:
         paths = [section.path for section in sections]
         raise DataError(f"data.{role}: no rows left; sources {paths}, tasks {data.tasks or 'all'}")
     return mixture
+
+
+def _told_apart(part: Part, rows: list[Sample], uses: np.ndarray) -> Part:
+    """The part with what tells its content apart. rows: all that passed; uses: numbers of those that are used."""
+    path = Path(part.path)
+    folder = (path if path.is_dir() else path.parent).absolute()
+    used = hashlib.sha256(uses.astype("<i8").tobytes()).hexdigest()
+    size = path.stat().st_size if path.is_file() else None
+    return replace(part, bytes=size, digest=of_rows(rows, folder), used=used)
 
 
 def draw_all(recipe: StageRecipe) -> dict[Role, Mixture]:

@@ -36,6 +36,12 @@ class Part:
     "Rows left out because they are faulty."
     left_out: int = 0
     "Rows that ask nothing (`vlm.samples.Faults`)."
+    bytes: int | None = None
+    "Of the file, where the source is one."
+    digest: str | None = None
+    "Of the rows that were read and passed, in their order (`vlm.fingerprints`)."
+    used: str | None = None
+    "Of which of them the mixture uses, in its order."
 
     @property
     def rows(self) -> int:
@@ -81,6 +87,13 @@ class Mixture:
             sources.append({"path": part.path, **counts, "tasks": tasks})
         return {"rows": self.rows, "sources": sources}
 
+    def record(self) -> dict[str, Any]:
+        """`to_dict`, and of each source what tells its content apart: "bytes", "sha256" and "used_sha256"."""
+        found = self.to_dict()
+        for source, part in zip(found["sources"], self.parts, strict=True):
+            source |= {"bytes": part.bytes, "sha256": part.digest, "used_sha256": part.used}
+        return found
+
     def table(self):
         """A `rich.table.Table` with a line for each source and task."""
         from rich.table import Table
@@ -119,4 +132,4 @@ def show_and_note(run: Run, mixtures: Mapping[Role, Mixture]) -> None:
     """Print the mixtures at the start of a run, and keep their counts in its folder."""
     for mixture in mixtures.values():
         mixture.show()
-    run.note_data({role: mixture.to_dict() for role, mixture in mixtures.items()})
+    run.note_data({role: mixture.record() for role, mixture in mixtures.items()})

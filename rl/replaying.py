@@ -1,0 +1,40 @@
+"""The trainer with which a GRPO step is computed again (`vlm.replaying`): no data, no rewards, no reference model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rl.recipe import GRPORecipe
+from vlm.replaying import alone
+
+
+def trainer(recipe: GRPORecipe, model: Any, device: str):
+    """recipe: the run's; model: with the weights before the step; device: "cpu" to leave a GPU alone."""
+    from datasets import Dataset
+    from trl import GRPOConfig
+
+    from rl.trainer import GRPOTrainer
+    from vlm.loading import load_processor
+    from vlm.training import arguments
+
+    args = arguments(GRPOConfig, alone(recipe, device))
+    processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
+    row = {"prompt": [{"role": "user", "content": "-"}]}
+    made = GRPOTrainer(
+        model,
+        [_unused],
+        args,
+        train_dataset=Dataset.from_list([row]),
+        processing_class=processor,
+        share_prefix=recipe.share_prefix,
+        check_sharing=False,
+    )
+    # what a loss reads of them; the constructor would load a reference model, and start vLLM
+    made.beta = float(recipe.training.get("beta", args.beta))
+    made.use_vllm = bool(recipe.training.get("use_vllm", False))
+    made.vllm_importance_sampling_correction = recipe.training.get("vllm_importance_sampling_correction", True)
+    return made
+
+
+def _unused(**_: Any) -> list[None]:
+    raise AssertionError("a replay computes no rewards: the advantages are in the dump")

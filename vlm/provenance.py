@@ -1,0 +1,100 @@
+"""What a training began with, beside recipe and machine: record.json in the run folder.
+
+Two runs whose records, data.json and environment.json agree (but for times, host and folders) computed the same. Kept:
+
+    seeds          as the trainer has them
+    processes      how many, how they talk, what is sharded
+    determinism    the switches that decide whether a GPU adds in one order
+    libraries      CUDA, cuDNN and NCCL as torch was built with
+    model          class, attention, precision, parameters; `sampled` is a digest of its weights (vlm.dumps)
+    checkpoint     what it was loaded from (vlm.fingerprints)
+    plugins        SHA-256 of each `file.py:function` that the recipe names
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlm import config
+from vlm.dumps import digest
+from vlm.fingerprints import of_checkpoint, of_file
+
+
+def record(trainer: Any, recipe: Any) -> dict[str, Any]:
+    """recipe: of the stage; the trainer's model is the one it begins with."""
+    return {
+        "seeds": {"seed": trainer.args.seed, "data_seed": trainer.args.data_seed},
+        "processes": processes(trainer),
+        "determinism": determinism(trainer.args.full_determinism),
+        "libraries": libraries(),
+        "model": model(trainer),
+        "checkpoint": of_checkpoint(recipe.model.path, recipe.model.revision),
+        "plugins": {path: of_file(Path(path)) for path in sorted(set(plugins(config.to_dict(recipe))))},
+    }
+
+
+def processes(trainer: Any) -> dict[str, Any]:
+    talking = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return {
+        "world_size": trainer.args.world_size,
+        "type": trainer.accelerator.distributed_type.value,
+        "backend": torch.distributed.get_backend() if talking else None,
+        "device": trainer.args.device.type,
+        "mixed_precision": trainer.accelerator.mixed_precision,
+    }
+
+
+def determinism(full: bool) -> dict[str, Any]:
+    """full: `training.full_determinism`."""
+    return {
+        "full_determinism": full,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        "python_hash_seed": os.environ.get("PYTHONHASHSEED"),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def libraries() -> dict[str, Any]:
+    gpu = torch.cuda.is_available()
+    return {
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "cudnn": torch.backends.cudnn.version() if gpu else None,
+        "nccl": ".".join(map(str, torch.cuda.nccl.version()))
+        if gpu and torch.distributed.is_nccl_available()
+        else None,
+    }
+
+
+def model(trainer: Any) -> dict[str, Any]:
+    """Under ZeRO-3 each process holds a part of the weights, so they are not sampled there."""
+    sharded = any(hasattr(weight, "ds_id") for weight in trainer.model.parameters())
+    sizes = [(weight.ds_numel if sharded else weight.numel(), weight) for weight in trainer.model.parameters()]
+    return {
+        "class": type(trainer.model).__name__,
+        "attention": trainer.model.config._attn_implementation,
+        "dtypes": sorted({str(weight.dtype).removeprefix("torch.") for _, weight in sizes}),
+        "parameters": sum(size for size, _ in sizes),
+        "trained": sum(size for size, weight in sizes if weight.requires_grad),
+        "sampled": None if sharded else digest(trainer.model),
+    }
+
+
+def plugins(value: Any) -> Iterator[str]:
+    """Files of all `path/file.py:function` in nested plain values."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from plugins(inner)
+    elif isinstance(value, str) and ".py:" in value:
+        path = Path(value.rpartition(":")[0]).expanduser()
+        if path.suffix == ".py" and path.is_file():
+            yield str(path)
