@@ -65,6 +65,10 @@ class Dumping:
         """Attributes of the trainer beside weights and recipe that the loss depends on, by name."""
         return {}
 
+    def _accumulation(self) -> int:
+        """Micro-batches of this step; a trainer that has not begun to train has the argument alone."""
+        return getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not torch.is_grad_enabled():
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -72,12 +76,12 @@ class Dumping:
             "inputs": dict(inputs),
             "random": random_states(self.args.device),
             "items": num_items_in_batch,
-            "accumulation": self.current_gradient_accumulation_steps,
+            "accumulation": self._accumulation(),
             "state": self.loss_state(),
         }
         found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         entry["loss"] = (found[0] if return_outputs else found).detach()
-        full = self._window and len(self._window) >= self.current_gradient_accumulation_steps
+        full = self._window and len(self._window) >= self._accumulation()
         if self._window is None or full or self._window_step != self.state.global_step + 1:
             self._window, self._window_step = [], self.state.global_step + 1
         self._window.append(entry)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vlm import images
 from vlm.errors import UserError
 
 BYTES, PICTURE = "<bytes>", "<picture>"
@@ -54,9 +55,7 @@ def unpack(value: Any, tensor: Callable[[torch.Tensor], torch.Tensor] = lambda f
         if value.keys() == {BYTES}:
             return value[BYTES].numpy().tobytes()
         if value.keys() == {PICTURE}:
-            picture = Image.open(io.BytesIO(unpack({BYTES: value[PICTURE]})))
-            picture.load()
-            return picture
+            return images.load(unpack({BYTES: value[PICTURE]}))
         return {key: unpack(inner, tensor) for key, inner in value.items()}
     if isinstance(value, tuple):
         return tuple(unpack(inner, tensor) for inner in value)
