@@ -6,10 +6,24 @@ Here it is given gloo, and the launcher runs as it is. Each DeepSpeed engine say
 
 import os
 import runpy
+import time
 from pathlib import Path
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 ROOT = Path(__file__).parents[2]
+
+
+STALE = 240
+"""Seconds after which a lock of a build is what a killed process left; building takes one minute."""
+
+
+def unlock_builds():
+    """torch waits without end for the lock of a build that was killed."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()).glob("**/lock"):
+        if time.time() - lock.stat().st_mtime > STALE:
+            lock.unlink(missing_ok=True)
 
 
 def give_gloo():
@@ -40,6 +54,7 @@ def announce_engines():
 if __name__ == "__main__":
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # as the launcher does, which comes after these imports here
     os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"
+    unlock_builds()
     give_gloo()
     announce_engines()
     runpy.run_path(str(ROOT / "launch/grpo.py"), run_name="__main__")
