@@ -19,10 +19,11 @@ from typing import Any
 
 from evals.bootstrap import Statistic, interval, means
 from evals.predictions import Prediction
-from evals.reading import Inside
+from evals.reading import Inside, Reading
 from evals.report import LEVEL, Metric, as_dict
 from vlm import answers, boxes
 from vlm.errors import DataError
+from vlm.samples import kinds_of
 
 OPEN = ("open_ended", "caption")
 """Tasks without a closed answer."""
@@ -81,7 +82,7 @@ def judge(prediction: Prediction, notation: str, inside: Inside) -> Judgement:
     elif task in ("vqa", "classification"):
         said, truth = answers.normalise(text), answers.normalise(_truth(prediction, "answer"))
         correct = said != "" and said == truth
-    kinds = tuple(kind.strip() for kind in (prediction.kind or "").split(",") if kind.strip())
+    kinds = tuple(kinds_of(prediction.kind))
     gold = prediction.gold if task in OPEN else None
     return Judgement(prediction.key, task, kinds, overlap, correct, gold, well_formed)
 
@@ -193,9 +194,8 @@ class Report:
         text = CONVENTIONS[name.partition("[")[0]]
         if name in ("format", "open_ended/gold"):
             return text
-        whole = "the one <answer>" if self.inside == "answer" else "the whole completion"
         boxes = f"; boxes written as {self.notation}" if name.startswith("grounding") else ""
-        return f"{text}; read from {whole}{boxes}"
+        return f"{text}; {Reading(self.notation, self.inside).convention}{boxes}"
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """{metric: {value, low, high, level, n, convention}}, for JSON."""

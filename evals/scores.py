@@ -20,6 +20,7 @@ from evals.reading import Reading
 from evals.report import Scores
 from vlm import answers
 from vlm.errors import DataError
+from vlm.samples import kinds_of
 
 FAILED = "unparsable, inverted or wrong number of boxes = IoU 0 (the true area as union), kept in the denominator"
 
@@ -109,7 +110,7 @@ class Grounding:
         for prediction in predictions:
             if self.sizes:
                 found[size_class(_truth(prediction, "boxes")[0])].append(prediction.key)
-            for kind in _kinds(prediction) if self.kinds else ():
+            for kind in kinds_of(prediction.kind) if self.kinds else ():
                 found.setdefault(kind, []).append(prediction.key)
         return {name: keys for name, keys in found.items() if keys}
 
@@ -145,7 +146,9 @@ class Choice:
     tasks: tuple[str, ...] = ("choice",)
 
     def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:
-        named = [replace(p, kind=",".join(self.names.get(kind, kind) for kind in _kinds(p))) for p in predictions]
+        named = [
+            replace(p, kind=",".join(self.names.get(kind, kind) for kind in kinds_of(p.kind))) for p in predictions
+        ]
         return _taken(metrics.evaluate(named, reading.notation, reading.inside), "choice/")
 
 
@@ -189,10 +192,6 @@ def _taken(report: metrics.Report, prefix: str) -> Scores:
         if name.startswith(prefix):
             out.add(name, report.statistic(name), metric.convention)
     return out
-
-
-def _kinds(prediction: Prediction) -> list[str]:
-    return [kind.strip() for kind in (prediction.kind or "").split(",") if kind.strip()]
 
 
 def _truth(prediction: Prediction, name: str):

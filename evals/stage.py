@@ -14,7 +14,7 @@ from evals.benchmarks import find
 from evals.reading import Reading
 from evals.recipe import EvalRecipe
 from evals.report import Report, as_dict
-from vlm import answers, config, mixture
+from vlm import config, mixture
 from vlm.errors import RecipeError, UserError
 from vlm.resizing import seen
 from vlm.runs import FINISHED, Run, is_main_process, processes
@@ -176,7 +176,7 @@ def picture(row: predictions.Prediction, reading: Reading):
     from vlm.drawing import Picture
 
     judged = metrics.judge(row, reading.notation, reading.inside)
-    said = answers.parse(row.completion).answer if reading.inside == "answer" else row.completion
+    said = reading.text(row)
     found = reading.boxes(row) if said and row.boxes and row.size else None
     return Picture(
         image=row.image,

@@ -30,7 +30,7 @@ from typing import Any
 from rewards.registry import Reward, collective, nearest, options_of, register, resolve
 from rewards.rules import format as format_reward
 from vlm.errors import RecipeError
-from vlm.samples import TASKS
+from vlm.samples import TASKS, kinds_of
 from vlm.stateful import Stateful
 
 DEFAULT_TASKS: dict[str, str | dict[str, Any]] = {
@@ -130,7 +130,7 @@ class Gated:
 
     def _entry(self, task: str, kind: str | None) -> str:
         """The entry that a row belongs to: that of its first kind that has one, else its task's."""
-        own = (f"{task}/{one.strip()}" for one in (kind or "").split(","))
+        own = (f"{task}/{one}" for one in kinds_of(kind))
         return next((name for name in own if name in self.entries), task)
 
     def _task_rewards(self, names: Sequence[str], per_row: dict[str, Any]) -> list[float | None]:

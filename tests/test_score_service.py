@@ -16,7 +16,7 @@ from rewards.score import Exchange
 from rewards.score.service.recipe import BatchingSection, LimitsSection, ServeRecipe
 from rewards.score.service.server import LOADING
 from tests.support.commands import ROOT
-from tests.support.score_servers import LIMIT, Running, png, until
+from tests.support.score_servers import LIMIT, Running, png, services, until
 from vlm import config
 from vlm.errors import RecipeError
 
@@ -27,15 +27,8 @@ SHIP = 7.0  # characters of the answer
 @pytest.fixture
 def serve():
     """Starts services that end with the test."""
-    started = []
-
-    def start(**options) -> Running:
-        started.append(Running(**options))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.kill()
+    with services() as start:
+        yield start
 
 
 def post(server: Running, body, **headers) -> tuple[int, dict]:

@@ -13,7 +13,7 @@ import pytest
 from rewards.score.exchange import Exchange
 from rewards.score.service import token, wire
 from rewards.score.service.recipe import MOST, LimitsSection
-from tests.support.score_servers import LIMIT, Lengths, Running, png
+from tests.support.score_servers import LIMIT, Lengths, Running, png, services
 from vlm.errors import DataError, RecipeError
 from vlm.images import load
 
@@ -24,15 +24,8 @@ SECRET = "w0rd-of-the-service-that-nobody-guesses"
 
 @pytest.fixture
 def serve():
-    started = []
-
-    def start(**options) -> Running:
-        started.append(Running(**options))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.kill()
+    with services() as start:
+        yield start
 
 
 def ask(server: Running, content: bytes = BODY, **headers) -> tuple[int, str]:

@@ -87,13 +87,18 @@ def launch(
     return guarded(work)
 
 
+def log_to_stderr() -> None:
+    """Log entries from warnings on, with secrets struck out."""
+    written = logging.StreamHandler()
+    written.setFormatter(redaction.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[written])
+
+
 def guarded(work: Callable[[], None]) -> int:
     """Do the work with our logging on and errors shown as messages; returns the exit code as `launch` does."""
     # TRL still writes the old name of this option; the user can do nothing about it
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)
-    written = logging.StreamHandler()
-    written.setFormatter(redaction.Formatter("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[written])
+    log_to_stderr()
     for ours in ("vlm", "rewards", "sft", "rl", "evals"):
         logging.getLogger(ours).setLevel(logging.INFO if is_main_process() else logging.ERROR)
     try:

@@ -58,4 +58,4 @@ class Resizing:
 
     def seen(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) at which a picture of ``size`` reaches the model."""
-        return smart_resize(size, self.images.min_pixels, self.images.max_pixels)
+        return seen(size, self.images)

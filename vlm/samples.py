@@ -28,7 +28,7 @@ from vlm.readers.rows import LeftOut, Place, RowFault
 
 log = logging.getLogger(__name__)
 
-__all__ = ["FORMATS", "TASKS", "Faults", "Sample", "image_name", "read", "write"]
+__all__ = ["FORMATS", "TASKS", "Faults", "Sample", "image_name", "kinds_of", "read", "write"]
 
 
 @dataclass(slots=True)
@@ -57,6 +57,11 @@ class Sample:
     "Unique within its source: the row's own, else its number in the file."
     kind: str | None = None
     'The question type within the task ("count"); several are separated by commas.'
+
+
+def kinds_of(kind: str | None) -> list[str]:
+    """The question types that a `kind` names; none for None."""
+    return [one.strip() for one in (kind or "").split(",") if one.strip()]
 
 
 @dataclass(slots=True)

@@ -8,7 +8,8 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from PIL import Image
@@ -35,6 +36,22 @@ def until(condition: Callable[[], object], limit: float = LIMIT) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.01)
+
+
+@contextmanager
+def services() -> Iterator[Callable[..., Running]]:
+    """Starts services, which end with the block."""
+    started = []
+
+    def start(**options) -> Running:
+        started.append(Running(**options))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for server in started:
+            server.kill()
 
 
 def exchanges(*answers: str, images: tuple = ()) -> list[Exchange]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vlm.cli import EXIT_USER_ERROR, report, say
+from vlm.cli import EXIT_USER_ERROR, log_to_stderr, report, say
 from vlm.doctor.examine import examine
 from vlm.doctor.report import Report
 from vlm.doctor.subject import Subject, subject
@@ -24,7 +23,7 @@ def command(recipe_of: Callable[..., Any], given: Namespace) -> int:
 
     recipe_of: `recipe_of(path, overrides=())` loads a recipe. given: the launcher's options.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     try:
         recipe = recipe_of(given.recipe, given.overrides)
         if given.workers < 1:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vlm.doctor.gallery import Gallery
 from vlm.doctor.subject import Ruler
-from vlm.samples import Sample
+from vlm.samples import Sample, kinds_of
 from vlm.shapes import smart_resize
 
 TINY = 4.0
@@ -71,8 +71,8 @@ class Rows:
         name = f"{sample.source}/{sample.id}"
         self.names.append(name)
         self.places.append(place)
-        for kind in (sample.kind or "").split(","):
-            self.kinds[place, sample.task, kind.strip()] += 1
+        for kind in kinds_of(sample.kind) or [""]:
+            self.kinds[place, sample.task, kind] += 1
         for picture in sample.images:
             self.pictures.append(self.gallery.add(picture, role, name))
         self.ends.append(len(self.pictures))
