@@ -228,6 +228,9 @@ class Notes:
         self.metrics.append((name, value))
 
     def extra(self, column: str, rows: Sequence[int], values: Sequence[Any]) -> None:
+        if len(values) != len(rows):  # what is only shown costs no reward
+            logger.warning("log_extra %r: %d values for %d rows; left out", column, len(values), len(rows))
+            return
         held = self.columns.setdefault(column, [None] * self.count)
         for row, value in zip(rows, values, strict=True):
             held[row] = value

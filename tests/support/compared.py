@@ -25,6 +25,8 @@ UNEVEN = {0: ["a ship", "two tanks", "a plane", "", "a court"], 1: ["a long answ
 
 
 class Compared:
+    collective = True
+
     def __init__(self, model: str, folder: str) -> None:
         self.__name__ = "compared"
         self.path = Path(folder)
