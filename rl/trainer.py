@@ -43,10 +43,11 @@ from accelerate.utils import gather_object
 from rl import sharing
 from rl.arguments import ban, banned_tokens, default_processor, name_of, safetensors_only
 from rl.counters import Counters
-from rl.resuming import ResumableRollouts, as_stored
+from rl.resuming import ResumableRollouts
 from rl.rollout import shared_prefill
 from rl.table import LOGGED_COLUMNS, as_text, pictures_of
-from vlm.guards.finite import ROWS, FiniteSteps
+from vlm.dumps import ROWS
+from vlm.guards.finite import FiniteSteps
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
 from vlm.rollout import choose, first_places
@@ -153,9 +154,6 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, trl.GRPOTrainer):
         if ours and {"image", "images"} & inputs[0].keys():
             self._logs["images"].extend(gather_object([pictures_of(row) for row in inputs]))
         return {**output, ROWS: [row_name(row) for row in inputs]}
-
-    def as_dumped(self, inputs):
-        return as_stored(inputs)
 
     # each prompt once
 

@@ -10,8 +10,7 @@
       finished.json      written last, by `finish`
       interrupted.json   a signal has stopped it: to be resumed
       checkpoint-*/      whole ones (vlm.checkpoints)
-      dumps/             single steps, to be computed again (vlm.dumps)
-      nonfinite/         batches of steps that were skipped (vlm.guards.finite)
+      dumps/             single steps, and those that were skipped, to be computed again (vlm.dumps)
       heartbeats/        what each process does, while it runs (vlm.guards.watchdog)
 
 Only the main process writes; in every other process the same calls do nothing.
@@ -38,7 +37,7 @@ from vlm.redaction import redact
 RECIPE, ENVIRONMENT, METRICS, FINISHED = "recipe.yaml", "environment.json", "metrics.jsonl", "finished.json"
 DATA, INTERRUPTED, RECORD, CHANGES = "data.json", "interrupted.json", "record.json", revision.CHANGES
 
-FOLDERS = ("completions", "nonfinite", "heartbeats", "dumps")
+FOLDERS = ("completions", "heartbeats", "dumps")
 """What a run writes beside its checkpoints."""
 
 
