@@ -1,7 +1,7 @@
 """One step of a run computed again from its dump (`vlm.dumps`), in one process, whatever number made it.
 
 The same device, versions and precision give the same loss, to the bit on the CPU in float32; the report says how far it
-is off. A step of ZeRO is replayed without it, in the weights' precision, which nobody has tried yet.
+is off. A step of ZeRO is replayed from the gathered weights, unsharded.
 """
 
 from __future__ import annotations
