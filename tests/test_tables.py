@@ -55,7 +55,7 @@ def test_seeds_with_other_questions_are_nested():
     runs = {"r1": {"0": {"": report([1, 1])}, "1": {"": report([0, 0, 0], first=2)}}}
     (row,) = rows.means(runs, [METRIC])
     assert (row.scheme, row.n_items, row.value) == ("nested", 5, 0.5)
-    with pytest.raises(DataError, match="r1 against base, vqa/exact: 3 questions are in one run only"):
+    with pytest.raises(DataError, match="r1 against base, vqa/exact: 5 questions are in one run only"):
         rows.differences(runs | {"base": {"any-seed": {"": report([1, 1])}}}, [("base", "r1")], [METRIC])
 
 
