@@ -14,7 +14,7 @@ from rewards.select import bon, candidates, report, stage
 from rewards.select.recipe import BonRecipe
 from tests.support.sample_rows import dump
 from vlm import config, samples
-from vlm.best_of import rank_weights
+from vlm.best_of import rank_weights, sizes
 from vlm.errors import DataError, RecipeError
 
 
@@ -65,7 +65,7 @@ def test_rank_weights_are_probabilities_and_refuse_more_than_were_drawn():
     for n in (0, 5):
         with pytest.raises(ValueError, match="expected 1 to 4"):
             rank_weights(4, n)
-    assert bon.sizes(64) == [1, 2, 4, 8, 16, 32, 64] and bon.sizes(1) == [1]
+    assert sizes(64) == [1, 2, 4, 8, 16, 32, 64] and sizes(1) == [1]
 
 
 def agree(labels):

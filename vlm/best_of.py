@@ -17,6 +17,16 @@ from math import comb
 import numpy as np
 
 
+def sizes(drawn: int) -> list[int]:
+    """N along the curve: 1, 2, 4 … up to the number drawn, which is always the last.
+
+    >>> sizes(12)
+    [1, 2, 4, 8, 12]
+    """
+    powers = [2**k for k in range(drawn.bit_length()) if 2**k <= drawn]
+    return powers if powers[-1] == drawn else [*powers, drawn]
+
+
 @lru_cache(maxsize=256)
 def rank_weights(drawn: int, n: int) -> np.ndarray:
     """(M,) probability that the k-th best of M = `drawn` is the best of a random n-subset, best first; the sum is 1."""

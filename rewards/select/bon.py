@@ -20,16 +20,6 @@ TIED = 1e-9
 """Votes that differ by less are tied: sums of the same IoUs in another order differ by rounding."""
 
 
-def sizes(drawn: int) -> list[int]:
-    """N along the curve: 1, 2, 4 … up to the number drawn, which is always the last.
-
-    >>> sizes(12)
-    [1, 2, 4, 8, 12]
-    """
-    powers = [2**k for k in range(drawn.bit_length()) if 2**k <= drawn]
-    return powers if powers[-1] == drawn else [*powers, drawn]
-
-
 def oracle(quality: np.ndarray, n: int) -> float:
     """Expected quality of the truly best among n of M: pass@n where quality is 0 or 1. No selector can be better."""
     return best_by_score(quality, quality, n)

@@ -25,6 +25,7 @@ from rewards.select.recipe import BonRecipe
 from rewards.select.selectors import agreement, readable, score_answers
 from rewards.select.team import Team
 from vlm import config, mixture
+from vlm.best_of import sizes
 from vlm.errors import DataError
 from vlm.resizing import seen
 from vlm.runs import FINISHED, Run
@@ -170,7 +171,7 @@ def curve(
     judged: Judged,
 ) -> list[report.Point]:
     """Every metric, selector and N."""
-    ns = bon.sizes(len(said[0]))
+    ns = sizes(len(said[0]))
     values: dict[tuple[str, str, int], list[float]] = {}
     for number, (sample, found) in enumerate(zip(samples, judged, strict=True)):
         if found is None:
