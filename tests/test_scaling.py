@@ -1,6 +1,7 @@
 """studies.scaling: curves against enumeration, fits against known coefficients, files as the stages write them."""
 
 import json
+import sys
 from itertools import combinations
 from math import e, exp, inf, log
 
@@ -12,6 +13,7 @@ from scipy.special import xlogy
 from studies.scaling import best_of_n, command, figure, forms, grpo, summary
 from studies.scaling.best_of_n import BonCurve, best_of_kl, bon_curve, fit_bon
 from studies.scaling.grpo import GrpoCurve, fit_rl
+from tests.support.commands import ROOT, run
 from vlm.errors import DataError, UserError
 from vlm.runs import Run
 
@@ -231,8 +233,10 @@ def test_the_command_writes_what_reports_embed(chosen, tmp_path, capsys):
     assert [len(one["d"]) for one in second["gold"]["series"]] == [60, 60] and second["gold"]["std"] == 0.5
     assert second["gold"]["start"] == pytest.approx(0.3) and second["gold"]["fit"]["peak_measured"]
     text = (tmp_path / "out/scaling.svg").read_text()
-    assert "GRPO (GRPO)" in text and "bon (best of n)" in text and "gold is highest" in text
+    assert ">GRPO<" in text and "bon (best of n)" in text and "gold is highest" in text
     assert (tmp_path / "out/scaling.png").stat().st_size > 10_000
     assert command.main([str(tmp_path / "nowhere")]) == 2 and "holds no metrics.jsonl" in capsys.readouterr().err
+    done = run([sys.executable, ROOT / "launch/scaling.py", chosen], cwd=tmp_path)
+    assert "| bon | gold | d(α − βd) |" in done.stdout
     with pytest.raises(ValueError, match="no curves"):
         figure.draw([], tmp_path / "x.png")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -15,6 +16,7 @@ from evals.metrics import Judgement, evaluate
 from evals.metrics import Report as Evaluated
 from studies.tables import command, figure, layout, rows, text
 from studies.tables.rows import Row
+from tests.support.commands import ROOT, run
 from tests.support.scored import ask, said
 from vlm.errors import DataError, UserError
 
@@ -120,6 +122,10 @@ def test_markdown_by_hand():
     assert "- † published, not measured here: ScoreRS, arXiv 2503.00743" in third
 
 
+def test_nothing_is_minus_nothing():
+    assert text.written(Row("difference", "", METRIC, "a", -1e-9, -0.0004, 0.0, 0.95)) == ("+0.0", "[+0.0, +0.0]")
+
+
 def test_latex_escapes_every_sign():
     assert text.escaped(r"a_b & 50% $x$ #1 {y} ~ ^ \z") == (
         r"a\_b \& 50\% \$x\$ \#1 \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}z"
@@ -157,6 +163,19 @@ def test_csv_gives_the_rows_back():
         text.read_csv(told.replace("0.54321,0.5,", "0.54321,x,"))
     with pytest.raises(DataError, match="columns are .'a'.; expected kind, benchmark"):
         text.read_csv("a\n1\n")
+
+
+def test_published_figures_are_renamed_apart():
+    """In the table under the paper's names; in the picture they may join an arm of ours."""
+    names = {"base": "Base", "R1": "R1-with"}
+    assert [row.label for row in rows.renamed(ROWS, names)][2:] == ["Base", "r1_no_score", "SFT", "R1"]
+    assert rows.renamed(ROWS, names)[3].against == "Base"
+    assert [row.label for row in rows.renamed(ROWS, names, published=True)][2:] == [
+        "base",
+        "r1_no_score",
+        "SFT",
+        "R1-with",
+    ]
 
 
 def test_arms_as_labels_tell_them():
@@ -240,3 +259,14 @@ def test_the_command_writes_table_and_figure(study, tmp_path, capsys):
     assert (tmp_path / "out/f.png").exists() and (tmp_path / "out/f.svg").exists()
     assert command.main([str(study), "--labels", "x"], load, figures) == 2
     assert "no run is called 'x'; there are r1, sft" in capsys.readouterr().err
+
+
+def test_the_launcher_scores_predictions_afresh(study, tmp_path):
+    """From another folder, as a user types it, with the recipe that an evaluation leaves beside its predictions."""
+    for folder in study.glob("*/seed-*/eval"):
+        (folder / "recipe.yaml").write_text(
+            f"model: {{path: m}}\noutput: {folder}\ndata: {{eval: [{{path: {folder}/q.jsonl}}]}}\n"
+        )
+    done = run([sys.executable, ROOT / "launch/table.py", study, "--metrics", METRIC], cwd=tmp_path)
+    assert "| sft | 75.0 [0.0, 100.0] | 2 |" in done.stdout and "| sft − r1 | -50.0 [-100.0, +0.0] | 1 |" in done.stdout
+    assert "r1/seed-10 is left out" in done.stderr

@@ -66,7 +66,8 @@ def _panel(axis, record: dict[str, Any]) -> None:
             axis.plot(fit["line"]["d"], line / unit, "--", color=colour, linewidth=1.6)
             if which == "gold" and fit["peak_measured"]:
                 axis.axvline(fit["peak"]["value"], color=colour, linestyle=":", linewidth=1.4)
-    dress(axis, f"{record['label']} ({TITLES[record['method']]})")
+    label, method = record["label"], TITLES[record["method"]]
+    dress(axis, label if label.casefold() == method.casefold() else f"{label} ({method})")
     axis.set_xlabel(
         "√KL from the start, nats" + (", upper bound" if record["method"] == "best-of-n" else ""), fontsize=9
     )

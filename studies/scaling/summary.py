@@ -33,7 +33,7 @@ def of_bon(curve: BonCurve, label: str, *, level: float = LEVEL, count: int = 20
         "label": label,
         "form": SAID["best-of-n"],
         "notes": [
-            f"best of n: exact means over all subsets of the answers drawn, {len(curve.gold)} prompts; KL is the upper "
+            f"exact means over all subsets of the answers drawn, {len(curve.gold)} prompts; KL is the upper "
             "bound log n − (n − 1)/n (Beirami et al. 2024, arXiv 2401.01879), too high where many answers are equal"
         ],
     }
@@ -53,7 +53,7 @@ def of_bon(curve: BonCurve, label: str, *, level: float = LEVEL, count: int = 20
 
 def of_grpo(curves: Sequence[GrpoCurve], label: str, *, level: float = LEVEL, count: int = 2000) -> dict[str, Any]:
     """The runs of one experiment with the two fits to all of them."""
-    said = "GRPO: each point is a logged row, a mean over its completions; KL is that of whole completions"
+    said = "each point is a logged row, a mean over its completions; KL is that of whole completions"
     record = {
         "method": "grpo",
         "label": label,

@@ -34,7 +34,12 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--pair", action="append", metavar="A:B", help="compare B with A instead; may be repeated")
     beside = "put published figures beside, marked as such: of the same benchmarks, or of this one"
     out.add_argument("--published", nargs="?", const="", metavar="BENCHMARK", help=beside)
-    out.add_argument("--rename", action="append", metavar="OLD=NEW", help="how a label is shown; may be repeated")
+    out.add_argument(
+        "--rename",
+        action="append",
+        metavar="OLD=NEW",
+        help="how a label is shown (a published one: in the figure); may be repeated",
+    )
     out.add_argument(
         "--format", choices=FORMATS, default="md", help="Markdown, LaTeX (booktabs), or CSV with every digit"
     )
@@ -75,7 +80,9 @@ def show(arguments: argparse.Namespace, load: Load, published: Callable[[str], I
         sys.stdout.write(said)
     if arguments.figure:
         arguments.figure.parent.mkdir(parents=True, exist_ok=True)
-        figure.draw(found, arguments.figure, title=arguments.title)
+        # in the table a published figure keeps the name it has in its paper; here it may stand with one of ours
+        shown = rows.renamed(found, _names(arguments), published=True)
+        figure.draw(shown, arguments.figure, title=arguments.title)
 
 
 def table(runs: Runs, arguments: argparse.Namespace, published: Callable[[str], Iterable[Figure]]) -> list[Row]:
@@ -94,7 +101,11 @@ def table(runs: Runs, arguments: argparse.Namespace, published: Callable[[str], 
                 "benchmark that has some, such as vg-dior, and a metric that they are of"
             )
         found += told
-    return rows.renamed(found, dict(_split(one, "=", "--rename") for one in arguments.rename or ()))
+    return rows.renamed(found, _names(arguments))
+
+
+def _names(arguments: argparse.Namespace) -> dict[str, str]:
+    return dict(_split(one, "=", "--rename") for one in arguments.rename or ())
 
 
 def _list(text: str) -> list[str]:

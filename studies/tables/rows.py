@@ -161,10 +161,12 @@ def published(figures: Iterable[Figure], metrics: Iterable[str] | None = None) -
     ]
 
 
-def renamed(rows: Iterable[Row], names: Mapping[str, str]) -> list[Row]:
-    """Rows under other labels."""
+def renamed(rows: Iterable[Row], names: Mapping[str, str], published: bool = False) -> list[Row]:
+    """Rows under other labels: those that were measured here, or the published ones alone."""
     return [
         dataclasses.replace(row, label=names.get(row.label, row.label), against=names.get(row.against, row.against))
+        if (row.kind == "published") is published
+        else row
         for row in rows
     ]
 

@@ -20,7 +20,10 @@ def written(row: Row) -> tuple[str, str]:
     if row.kind == "published":
         return f"{100 * row.value:.2f}", ""
     sign = "+" if row.kind == "difference" else ""
-    value, *ends = (f"{100 * number:{sign}.1f}" for number in (row.value, row.low, row.high) if number is not None)
+    numbers = (
+        round(100 * number, 1) + 0.0 for number in (row.value, row.low, row.high) if number is not None
+    )  # no -0.0
+    value, *ends = (f"{number:{sign}.1f}" for number in numbers)
     return value, f"[{', '.join(ends)}]" if ends else ""
 
 
