@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from evals.bootstrap import Statistic, means
 from evals.predictions import Prediction
 from evals.reading import Reading
 from evals.report import Scores
+from vlm.bootstrap import Statistic, means
 from vlm.errors import DataError
 
 NAMES = ("caption/bleu1", "caption/bleu2", "caption/bleu3", "caption/bleu4", "caption/rouge_l", "caption/cider")

@@ -1,4 +1,4 @@
-"""Is one run better than another? Paired bootstrap over the same questions (`evals.bootstrap`), and tables of reports.
+"""Is one run better than another? Paired bootstrap over the same questions (`vlm.bootstrap`), and tables of reports.
 
 Pairing matters: most questions are answered alike by both runs, so the interval of the difference is much
 narrower than the two runs' own intervals suggest (Koehn 2004, "Statistical significance tests for machine
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-import numpy as np
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from evals.bootstrap import Statistic, quantiles, resamples
 from evals.metrics import CONVENTIONS
 from evals.report import LEVEL, Report
+from vlm.bootstrap import quantiles, replicates
 from vlm.errors import DataError
 
 
@@ -60,20 +60,16 @@ def paired(
     a and b are one report each, or one per training seed, in the same order; a single report stands against
     all of the other side (one base, three fine-tuned runs). All must hold the same questions. Each resample
     draws questions with replacement, the same ones for every seed and both sides, and, with several seeds,
-    seeds with replacement too, as the outer level. (With S seeds that level shows (S-1)/S of the variance
-    between seeds.)
+    pairs of seeds with replacement too (`vlm.bootstrap`: with few seeds the interval is too narrow).
 
     Raises: DataError where the questions differ or the metric applies to none.
     """
     left, right = ([report.statistic(metric) for report in side] for side in _broadcast(_list(a), _list(b)))
-    for statistic in [*left, *right]:
-        _same_questions(left[0], statistic, metric)
-    rng = np.random.default_rng(seed)
-    draws = [
-        _differences(left, right, drawn, rng) for drawn in resamples(rng, len(left[0].keys), min(count, left[0].most))
-    ]
-    low, high = quantiles(np.concatenate(draws), level)
-    before, after = (float(np.mean([one.value for one in side])) for side in (left, right))
+    try:
+        low, high = quantiles(replicates(right, left, count=count, seed=seed), level)
+    except DataError as error:
+        raise DataError(f"{metric}: {error}") from error
+    before, after = (fmean(one.value for one in side) for side in (left, right))
     return Difference(
         metric=metric,
         a=before,
@@ -87,18 +83,6 @@ def paired(
     )
 
 
-def _differences(
-    left: Sequence[Statistic], right: Sequence[Statistic], drawn: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Differences (R,) of resamples `drawn` (R, N): the mean over the pairs of runs, which are drawn as well."""
-    per_seed = np.stack([after.of(drawn) - before.of(drawn) for before, after in zip(left, right, strict=True)], 1)
-    seeds = per_seed.shape[1]  # (R, S)
-    if seeds == 1:
-        return per_seed[:, 0]
-    repeats = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(drawn))  # (R, S)
-    return (per_seed * repeats).sum(axis=1) / seeds
-
-
 def _list(reports: Report | Sequence[Report]) -> list[Report]:
     return list(reports) if isinstance(reports, Sequence) else [reports]
 
@@ -108,16 +92,6 @@ def _broadcast(left: list[Report], right: list[Report]) -> tuple[list[Report], l
     if not left or not right or {len(left), len(right)} - {1, count}:
         raise DataError(f"found {len(left)} runs against {len(right)}, expected as many on both sides (or one)")
     return left * (count // len(left)), right * (count // len(right))
-
-
-def _same_questions(first: Statistic, other: Statistic, metric: str) -> None:
-    if odd := sorted(set(first.keys) ^ set(other.keys)):
-        raise DataError(
-            f"{metric}: {len(odd)} questions are in one run only (such as {odd[0]!r}); a paired comparison "
-            "needs the same questions in all"
-        )
-    if not np.array_equal(first.design, other.design):
-        raise DataError(f"{metric}: the runs give the same questions different types")
 
 
 def rows(reports: Mapping[str, Report]) -> tuple[list[list[str]], list[str]]:

@@ -27,11 +27,11 @@ from functools import cached_property
 
 import numpy as np
 
-from evals.bootstrap import Statistic, each, ratio
 from evals.predictions import Prediction
 from evals.reading import Reading
 from evals.report import Scores
 from evals.scores import class_key
+from vlm.bootstrap import Statistic, each, ratio
 from vlm.boxes import quad_ious
 from vlm.errors import DataError
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from evals.bootstrap import Statistic, interval, means
 from evals.predictions import Prediction
 from evals.reading import Inside, Reading
 from evals.report import LEVEL, Metric, as_dict
 from vlm import answers, boxes
+from vlm.bootstrap import Statistic, interval, means
 from vlm.errors import DataError
 from vlm.samples import kinds_of
 
@@ -132,7 +132,7 @@ class Report:
     """The judgements of one run and the metrics over them.
 
     Every metric is a mean over groups of the mean within the group: one group of all its questions, or (for
-    `mean_of_kinds`) one per question type. `evals.bootstrap` resamples the questions of the same groups.
+    `mean_of_kinds`) one per question type. `vlm.bootstrap` resamples the questions of the same groups.
     """
 
     judgements: list[Judgement]

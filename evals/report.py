@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-from evals.bootstrap import Statistic, interval
+from vlm.bootstrap import Statistic, interval
 from vlm.errors import DataError
 
 LEVEL = 0.95

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from evals import metrics
-from evals.bootstrap import means, ratio
 from evals.overlap import CONVENTIONS, SIZES, quad_parts, size_class
 from evals.predictions import Prediction
 from evals.reading import Reading
 from evals.report import Scores
 from vlm import answers
+from vlm.bootstrap import means, ratio
 from vlm.errors import DataError
 from vlm.samples import kinds_of
 

@@ -14,6 +14,7 @@ from rewards.select import bon, candidates, report, stage
 from rewards.select.recipe import BonRecipe
 from tests.support.sample_rows import dump
 from vlm import config, samples
+from vlm.best_of import rank_weights, sizes
 from vlm.errors import DataError, RecipeError
 
 
@@ -59,12 +60,12 @@ def test_oracle_is_pass_at_n(right):
 
 
 def test_rank_weights_are_probabilities_and_refuse_more_than_were_drawn():
-    assert bon.rank_weights(4, 2) == pytest.approx([3 / 6, 2 / 6, 1 / 6, 0])
-    assert bon.rank_weights(64, 32).sum() == pytest.approx(1)
+    assert rank_weights(4, 2) == pytest.approx([3 / 6, 2 / 6, 1 / 6, 0])
+    assert rank_weights(64, 32).sum() == pytest.approx(1)
     for n in (0, 5):
         with pytest.raises(ValueError, match="expected 1 to 4"):
-            bon.rank_weights(4, n)
-    assert bon.sizes(64) == [1, 2, 4, 8, 16, 32, 64] and bon.sizes(1) == [1]
+            rank_weights(4, n)
+    assert sizes(64) == [1, 2, 4, 8, 16, 32, 64] and sizes(1) == [1]
 
 
 def agree(labels):
@@ -171,11 +172,14 @@ def test_stage_by_hand(questions, tmp_path, served):
     assert found["score", 1] == found["majority", 1] == pytest.approx(found["random", 1])
     folder = tmp_path / "run"
     assert {path.name for path in folder.glob("*.*")} - {"changes.diff"} == {
-        "completions.jsonl", "curve.csv", "curve.png", "data.json", "environment.json", "finished.json", "picks.jsonl",
-        "recipe.yaml", "table.md",
+        "completions.jsonl", "curve.csv", "curve.png", "data.json", "environment.json", "finished.json", "judged.jsonl",
+        "picks.jsonl", "recipe.yaml", "table.md",
     }  # fmt: skip
     picks = [json.loads(line)["picks"] for line in (folder / "picks.jsonl").read_text().splitlines()]
     assert [pick["score"] for pick in picks] == [1, 1, 1] and [pick["majority"] for pick in picks[:2]] == [0, 0]
+    judged = [json.loads(line) for line in (folder / "judged.jsonl").read_text().splitlines()]
+    assert [row["quality"] for row in judged] == [[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0]]  # in the order of the rows
+    assert [row["scores"] for row in judged] == [{"score": [3, 4, 1, 4]}] * 2 + [{"score": [None, 4, 1, 4]}]
     table = (folder / "table.md").read_text()
     assert "| vqa/exact (%), 3 questions | N = 1 | N = 2 | N = 4 |" in table and "| oracle | 25.0 |" in table
     with Image.open(folder / "curve.png") as picture:

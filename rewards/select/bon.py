@@ -1,59 +1,23 @@
 """The arithmetic of best-of-N: how good is the answer that a selector picks out of N, expected over which N were drawn.
 
-M answers to a question were drawn once. For every N ≤ M the curve is the mean over *all* subsets of N of them, which
-is unbiased for N fresh draws and far less noisy than the first N. A selector that ranks the M answers has a closed
-form: in a random N-subset the k-th best of all is the best with probability
-
-    C(M - k, N - 1) / C(M, N),    k = 1 … M,
-
-because the N - 1 others come from the M - k worse ones. Ranked by the truth itself this is the oracle, pass@N (for
-right or wrong answers the estimator of Chen et al. 2021, arXiv 2107.03374, section 2.1). A vote depends on who else is
-in the subset and has no such form: its subsets are enumerated where they are few, and drawn by a seed where they are
-many.
+M answers to a question were drawn once. For every N ≤ M the curve is the mean over *all* subsets of N of them. A
+selector that ranks the M answers has a closed form (`vlm.best_of`); ranked by the truth itself this is the oracle,
+pass@N (for right or wrong answers the estimator of Chen et al. 2021, arXiv 2107.03374, section 2.1). A vote depends on
+who else is in the subset and has no such form: its subsets are enumerated where they are few, and drawn by a seed where
+they are many.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import combinations
 from math import comb
 
 import numpy as np
 
+from vlm.best_of import best_by_score
+
 TIED = 1e-9
 """Votes that differ by less are tied: sums of the same IoUs in another order differ by rounding."""
-
-
-def sizes(drawn: int) -> list[int]:
-    """N along the curve: 1, 2, 4 … up to the number drawn, which is always the last.
-
-    >>> sizes(12)
-    [1, 2, 4, 8, 12]
-    """
-    powers = [2**k for k in range(drawn.bit_length()) if 2**k <= drawn]
-    return powers if powers[-1] == drawn else [*powers, drawn]
-
-
-@lru_cache(maxsize=256)
-def rank_weights(drawn: int, n: int) -> np.ndarray:
-    """(M,) probability that the k-th best of M = `drawn` is the best of a random n-subset, best first; the sum is 1."""
-    if not 1 <= n <= drawn:
-        raise ValueError(f"n = {n}; expected 1 to {drawn}, the number drawn")
-    return np.array([comb(drawn - k, n - 1) / comb(drawn, n) for k in range(1, drawn + 1)])
-
-
-def best_by_score(scores: np.ndarray, quality: np.ndarray, n: int) -> float:
-    """Expected quality of the answer with the highest score among n of M; among equal scores each is as likely.
-
-    scores: (M,), -inf for an answer that is only chosen where there is no other. quality: (M,).
-    """
-    scores, quality = np.asarray(scores, dtype=float), np.asarray(quality, dtype=float)
-    if scores.shape != quality.shape or np.isnan(scores).any():
-        raise ValueError(f"found {scores.shape} scores for {quality.shape} answers, or NaN among them")
-    order = np.argsort(-scores, kind="stable")
-    _, block = np.unique(-scores[order], return_inverse=True)  # 0 for the best, the same number for equal scores
-    mean = np.bincount(block, quality[order]) / np.bincount(block)
-    return float(rank_weights(len(scores), n) @ mean[block])
 
 
 def oracle(quality: np.ndarray, n: int) -> float:

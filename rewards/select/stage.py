@@ -2,6 +2,7 @@
 
 <output>/completions.jsonl   the drawn answers, one row per question
 <output>/curve.csv, table.md, curve.png
+<output>/judged.jsonl        each answer's quality and scores, for launch/scaling.py
 <output>/picks.jsonl         which answer each selector takes out of all
 <output>/parts/              what the processes wrote as they went; makes the run resumable
 """
@@ -24,6 +25,7 @@ from rewards.select.recipe import BonRecipe
 from rewards.select.selectors import agreement, readable, score_answers
 from rewards.select.team import Team
 from vlm import config, mixture
+from vlm.best_of import sizes
 from vlm.errors import DataError
 from vlm.resizing import seen
 from vlm.runs import FINISHED, Run
@@ -74,7 +76,9 @@ def run(
     team.wait()
     if not team.main:
         return []
-    points = curve(recipe, samples, completions, said, scored, judge)
+    judged = judge_all(samples, completions, judge)
+    save_judged(samples, judged, scored, folder / "judged.jsonl")
+    points = curve(recipe, samples, said, scored, judged)
     report.save(points, folder, recipe)
     save_picks(recipe, samples, said, scored, folder / "picks.jsonl")
     record.finish(**{f"{p.metric}/{p.selector}@{p.n}": p.value for p in points if p.n == len(completions[0])})
@@ -118,26 +122,61 @@ def score_all(
     return [np.array(row) for row in rows]
 
 
+Judged = list[tuple[str, np.ndarray] | None]
+"""Of each question: its metric and the quality (M,) of its answers, None where no metric applies."""
+
+
+def judge_all(samples: Sequence[Sample], completions: Sequence[Sequence[str]], judge: Judge) -> Judged:
+    """Raises: DataError where the judge gives what is no quality, or no question can be judged."""
+    found: Judged = []
+    for sample, texts in zip(samples, completions, strict=True):
+        judged = judge(sample, texts)
+        if judged is not None:
+            quality = np.array(judged[1], dtype=float)
+            if quality.shape != (len(texts),) or not np.isfinite(quality).all():
+                raise DataError(f"{key(sample)}: the judge gave {judged[1]!r}, expected a finite number per completion")
+            judged = judged[0], quality
+        found.append(judged)
+    if unjudged := found.count(None):
+        logger.warning("%d of %d questions have no metric and are left out of the curve", unjudged, len(samples))
+    if unjudged == len(found):
+        raise DataError("no question can be judged: captions and open questions need `gold:` in the recipe")
+    return found
+
+
+def save_judged(samples: Sequence[Sample], judged: Judged, scored: dict[str, list[np.ndarray]], path: Path) -> None:
+    """judged.jsonl, a row a question:
+
+    {"source": "caption", "id": "7", "metric": "open_ended/gold", "quality": [0.5, …], "scores": {"score": [1.2, …]}}
+
+    A score is null where the answer cannot be read.
+    """
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for number, (sample, found) in enumerate(zip(samples, judged, strict=True)):
+            if found is None:
+                continue
+            scores = {
+                name: [None if score == -math.inf else float(score) for score in rows[number]]
+                for name, rows in scored.items()
+            }
+            row = {"source": sample.source, "id": sample.id, "metric": found[0], "quality": found[1].tolist()}
+            file.write(json.dumps(row | {"scores": scores}) + "\n")
+
+
 def curve(
     recipe: BonRecipe,
     samples: Sequence[Sample],
-    completions: Sequence[Sequence[str]],
     said: Sequence[Sequence[str | None]],
     scored: dict[str, list[np.ndarray]],
-    judge: Judge,
+    judged: Judged,
 ) -> list[report.Point]:
-    """Every metric, selector and N. Raises: DataError where no question can be judged."""
-    ns = bon.sizes(len(completions[0]))
+    """Every metric, selector and N."""
+    ns = sizes(len(said[0]))
     values: dict[tuple[str, str, int], list[float]] = {}
-    unjudged = 0
-    for number, sample in enumerate(samples):
-        judged = judge(sample, completions[number])
-        if judged is None:
-            unjudged += 1
+    for number, (sample, found) in enumerate(zip(samples, judged, strict=True)):
+        if found is None:
             continue
-        metric, quality = judged[0], np.array(judged[1], dtype=float)
-        if quality.shape != (len(completions[number]),) or not np.isfinite(quality).all():
-            raise DataError(f"{key(sample)}: the judge gave {judged[1]!r}, expected a finite number per completion")
+        metric, quality = found
         agreed = _agreement(recipe, sample, said[number]) if "majority" in recipe.selectors else None
         rng = np.random.default_rng([recipe.seed, number])
         for n in ns:
@@ -150,10 +189,6 @@ def curve(
                     value = bon.best_by_score(scored[selector][number], quality, n)
                 values.setdefault((metric, selector, n), []).append(value)
             values.setdefault((metric, report.ORACLE, n), []).append(bon.oracle(quality, n))
-    if unjudged:
-        logger.warning("%d of %d questions have no metric and are left out of the curve", unjudged, len(samples))
-    if not values:
-        raise DataError("no question can be judged: captions and open questions need `gold:` in the recipe")
     return [report.Point.of(metric, selector, n, found) for (metric, selector, n), found in values.items()]
 
 

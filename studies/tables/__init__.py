@@ -1,0 +1,1 @@
+"""Several seeds of several runs as one table: means with intervals, paired differences, published figures beside."""
