@@ -12,14 +12,15 @@ HEAD = """# What a run logs
 Generated from the registry in `vlm/metrics/` by `python -m vlm.metrics > docs/metrics.md`: change it there. A test finds
 every name that small runs of all stages log, and has every entry logged by one of them.
 
-Each row of `metrics.jsonl` in the run folder is one log; dashboards get the same names behind `train/` and `eval/`. Under a
-name stand its unit and, where it is not in every log of a training step, where it is: `eval_…` in evaluations, *end* in the
-last row. *Healthy* is a range only where there is one that holds in general, by definition, from the literature or from what
-[LOG.md](../LOG.md) measured; otherwise it says why there is none, and ↓ or ↑ which way is a bad sign in the course of a run.
+Each row of `metrics.jsonl` in the run folder is one log; dashboards get the same names behind `train/` and `eval/`. Under
+a name stand its unit and, where it is not in every log of a training step, where it is: `eval_…` in evaluations, *end* in
+the last row. *Healthy* is a range only where one holds in general, by definition, from the literature or from what
+[LOG.md](../LOG.md) measured; otherwise it says why there is none. ↓ or ↑: which way is a bad sign in the course of a run.
 A range that is left once is a question, not a verdict.
 
 `training.…` are the keys of TRL's configuration (`python launch/grpo.py --keys` lists every key with its meaning),
-`score:variant` is the option `variant` of the reward `score`. In code: `vlm.metrics.find("eval_kl").healthy`.
+`score:variant` is the option `variant` of the reward `score`. In code: `vlm.metrics.find("eval_kl").healthy`. What a
+reward of yours logs under a name of its own (`log_metric`) is not here.
 """
 
 SECTIONS = {
@@ -54,6 +55,8 @@ def where(key: str, metric: Metric) -> str | None:
     section = found[3] or found[1]
     if section == "training":
         return STAGES[metric.stages[0]] if len(metric.stages) == 1 else "vlm/training.py"
+    if section == "data" and metric.stages == ("score",):
+        return STAGES["score"]
     return SECTIONS.get(section)
 
 

@@ -87,7 +87,8 @@ POLICY = Group(
         Metric(
             "loss",
             "the clipped policy loss, plus `training.beta` × `kl`, less the entropy bonus if there is one, as "
-            "`training.loss_type` averages it; mean over processes, sum over the micro-batches of a step, mean over steps",
+            "`training.loss_type` averages it; mean over processes, sum over the micro-batches of a step, mean over "
+            "steps",
             "",
             None,
             "its value says nothing: where a batch is used once every ratio is 1 and advantages cancel within groups, "
@@ -98,9 +99,9 @@ POLICY = Group(
         ),
         Metric(
             "kl",
-            "KL divergence of the policy from the reference, by the estimator exp(d) - d - 1 with d the log-probability "
-            "of a token under the reference less that under the policy (k3, never negative; GRPO, arXiv 2402.03300, "
-            "eq. 4), mean over tokens",
+            "KL divergence of the policy from the reference, by the estimator exp(d) - d - 1 with d the "
+            "log-probability of a token under the reference less that under the policy (k3, never negative; GRPO, "
+            "arXiv 2402.03300, eq. 4), mean over tokens",
             "nats/token",
             None,
             "what a reward bears before it is gamed depends on the reward (Gao et al., arXiv 2210.10760), so no number "
@@ -114,13 +115,13 @@ POLICY = Group(
         ),
         Metric(
             "entropy",
-            "entropy of the policy's next-token distribution at `training.temperature`, over the whole vocabulary, mean "
-            "over tokens",
+            "entropy of the policy's next-token distribution at `training.temperature`, over the whole vocabulary, "
+            "mean over tokens",
             "nats/token",
             None,
             "depends on model, task and temperature; it falls in most runs, and reward is bought with it (Cui et al., "
-            "arXiv 2505.22617). In the demo's 50 steps it falls from 0.41 to 0.55 to 0.27 to 0.45 (the runs of LOG.md 12 "
-            "to 14)",
+            "arXiv 2505.22617). In the demo's 50 steps it falls from 0.41 to 0.55 to 0.27 to 0.45 (the runs of LOG.md "
+            "12 to 14)",
             "Falling towards 0: groups become alike (`frac_reward_zero_std`); raise `training.temperature`, "
             "`training.epsilon_high` (DAPO's clip-higher) or `training.entropy_coef`, lower `training.learning_rate`. "
             "Rising without end: the policy dissolves; lower the rate, raise `training.beta`.",
@@ -240,18 +241,19 @@ POLICY = Group(
 SAMPLER = Group(
     "The sampler of vLLM",
     "Logged by TRL's GRPOTrainer where vLLM generates and the difference is corrected "
-    "(`training.vllm_importance_sampling_correction`, on by default). vLLM and the trainer compute log-probabilities of "
-    "the same tokens with other kernels; these say by how much they differ, over the completion tokens of a generation "
-    "batch (the completions, with a sequence-level `training.vllm_importance_sampling_mode`). `mean` is a mean over processes of each one's mean.",
+    "(`training.vllm_importance_sampling_correction`, on by default). vLLM and the trainer compute log-probabilities "
+    "of the same tokens with other kernels; these say by how much they differ, over the completion tokens of a "
+    "generation batch (the completions, with a sequence-level `training.vllm_importance_sampling_mode`). `mean` is a "
+    "mean over processes of each one's mean.",
     tuple(
         Metric(
             f"sampling/{name}/{which}",
-            f"{ {'min': 'least', 'mean': 'mean', 'max': 'greatest'}[which]} {what}",
+            f"{ {'min': 'least', 'mean': 'mean', 'max': 'greatest'}[which] } {what}",
             unit,
             None,
             why,
-            "Growing: is the same precision on both sides (`model.dtype`), and are weights handed over after each step? "
-            "A mean that leaves 1 or 0 for good trains on another policy's samples; generate without vLLM "
+            "Growing: is the same precision on both sides (`model.dtype`), and are weights handed over after each "
+            "step? A mean that leaves 1 or 0 for good trains on another policy's samples; generate without vLLM "
             "(`training.use_vllm`) to see whether it is vLLM.",
             GRPO,
             rows=BOTH,
