@@ -23,8 +23,8 @@ GAMED = (
 def correlation(name: str, what: str, healthy: Range | None, why: str, advice: str, when: str = "") -> Metric:
     return Metric(
         f"score/corr_{name}",
-        f"Pearson correlation of {what}, each less its group's mean, over the last 512 rows that this process (the "
-        "mean over processes) has seen, evaluations included; null where either never varies within a group",
+        f"Pearson correlation of {what}, each less its group's mean, over the last 512 rows that a process has "
+        "seen, evaluations included, mean over processes; null where either never varies within a group",
         "",
         healthy,
         why,
@@ -150,8 +150,8 @@ SCORES = Group(
             "length",
             "score and length of the answer in characters",
             None,
-            "no number tells good from bad: in the demo 0.48 to 0.84 where the truth of captions rose (LOG.md 14), "
-            "where there was more to tell, and 0.0 to 0.74 where it fell (LOG.md 13). Length is the first thing that "
+            "no number tells good from bad: in the demo 0.48 to 0.84 where the truth of captions rose, for there was "
+            "more to tell, and 0.0 to 0.8 where it fell (the runs of LOG.md 14 and 13). Length is the first thing that "
             "a learned reward is gamed by (Singhal et al., arXiv 2310.03716)",
             "Rising together with `completions/mean_length`, but not with the rule rewards: length is paid for. "
             f"{GAMED}",
@@ -159,9 +159,10 @@ SCORES = Group(
         correlation(
             "format",
             "reward (not score) and keeping the format",
-            Range(low=0),
-            "an answer out of format is worth 0 and any other at least that, so it cannot be negative",
-            "Negative: a fault of ours; please report it with the run folder.",
+            None,
+            "not negative by construction (but with `score:variant` raw). With `score:variant` rank 0.8 to 0.9 when "
+            "the demo's runs began and 0.3 to 0.5 when they had learned the format (the runs of LOG.md 13 and 14)",
+            "Near 1 for good: the reward pays for nothing but the format; see `score/zero_spread_groups`.",
         ),
         correlation(
             "<rule>",
@@ -178,7 +179,7 @@ SCORES = Group(
             "share",
             None,
             "0 in the first pass over the data, 1 after it; only speed depends on it",
-            "Staying at 0 after a pass: do the references differ at each drawing (`images.random_resize`)?",
+            "Staying at 0 after a pass: are pictures of another size in each (`images.random_resize`)?",
             GRPO,
             rows=BOTH,
             when="`score:variant` reference",
@@ -234,7 +235,7 @@ PROBES = Group(
             Range(low=ROUNDING, open=True),
             "0, but for rounding as above, is a score model that does not see. 3.0 to 6.9 in the demo (the runs of "
             "LOG.md 13 and 14)",
-            "The score model does not look: are `images.min_pixels` and `images.max_pixels` as it was trained, is it a "
+            "The score model does not look: are `score:min_pixels` and `score:max_pixels` as it was trained, is it a "
             "Qwen2-VL score model (`score:model`)? Its own `eval_image_gain` says whether it ever did.",
             GRPO,
             rows=BOTH,

@@ -56,7 +56,7 @@ REWARDS = Group(
             "reward",
             None,
             "depends on the reward",
-            "0 over many steps: this reward tells nothing apart; look at it with `launch/replay.py`, or leave it out.",
+            "0 over many steps: this reward tells nothing apart; look at its column in `completions/` or leave it out.",
             GRPO,
             rows=BOTH,
         ),
