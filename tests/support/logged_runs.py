@@ -101,10 +101,13 @@ def grpo_rows(model: str, data: Path, out: Path, *changes: str) -> list[dict[str
 
     launcher = runpy.run_path(str(ROOT / "launch/grpo.py"), run_name="launcher")
     held_out = f"data.eval=[{{path: {data}/grpo/prompts.jsonl, limit: 2}}]"
-    path, *common = grpo(model, data, out, held_out, "training.per_device_eval_batch_size=4", *ONCE, *changes)
+    common = ("training.per_device_eval_batch_size=4", "check_sharing=false", *ONCE)
+    path, *common = grpo(model, data, out, held_out, *common, *changes)
     return _rows(config.load(path, GRPORecipe, common), launcher["train"])
 
 
 def _rows(recipe: Any, train: Callable[[Any], Any]) -> list[dict[str, Any]]:
-    train(recipe)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vlm.curves.draw", lambda *_, **__: None)
+        train(recipe)
     return read_metrics(Path(recipe.output) / "metrics.jsonl")
