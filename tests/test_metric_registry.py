@@ -31,7 +31,7 @@ UNREACHABLE = {  # where this machine and metrics.jsonl end
     "profiling/Time taken: <method>": "dashboard",
     "global_step": "dashboard",
 }
-WORDS = {"gated", "score", "iou", "task/kind", "input_ids", "--dry-run", "nonfinite/", "completions/", "time/…"}
+WORDS = {"gated", "score", "iou", "task/kind", "input_ids", "--dry-run", "completions/", "time/…"}
 WORDS |= {"terminated", "mean", *PHASES}
 """What entries have in backticks beside keys, options, metrics and files."""
 
