@@ -1,5 +1,6 @@
 # make demo      the whole road on this machine: data, SFT, GRPO, evaluation, table (about 15 minutes on 2 cores)
 # make demo-score  after it: the score model in GRPO, best-of-N and curation (about as long)
+# make ablation  {Zero, SFT, R1} with and without the score model, three seeds (about 40 minutes); again: goes on
 # make test      lint and tests
 # make lint      ruff, without changing anything;   make format  lets ruff change it
 # make clean     removes the environment and caches; runs/ stays
@@ -7,11 +8,12 @@
 # Each target first makes .venv and installs what it needs; nothing but Python >= 3.11, pip and make is assumed.
 #   PYTHON=/path/to/python3.12 make demo     chooses the interpreter
 #   DEMO_ARGS="--seed 1" make demo           is handed to demo/road.py
+#   ABLATION_ARGS="--dry-run" make ablation  is handed to launch/ablate.py
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo demo-score test lint format clean
+.PHONY: demo demo-score ablation test lint format clean
 .DEFAULT_GOAL := demo
 
 VENV := .venv
@@ -19,6 +21,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?=
 DEMO_ARGS ?=
+ABLATION_ARGS ?=
 TEST_ARGS ?=
 WORKERS ?= 2
 
@@ -32,6 +35,9 @@ demo: $(STAMP)
 
 demo-score: $(STAMP)
 	$(BIN)/python -m demo.learned $(DEMO_ARGS)
+
+ablation: $(STAMP)
+	$(BIN)/python launch/ablate.py recipes/demo/ablation.yaml --jobs 2 $(ABLATION_ARGS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TEST_ARGS)

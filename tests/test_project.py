@@ -27,6 +27,7 @@ STAGES = {
     "prefer": "rewards.prefer.recipe:PreferRecipe",
     "bon": "rewards.select.recipe:BonRecipe",
     "curate": "rewards.curate.recipe:CurateRecipe",
+    "ablation": "studies.matrix.recipe:MatrixRecipe",
 }
 
 

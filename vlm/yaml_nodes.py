@@ -71,6 +71,13 @@ def dump(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
+def dump_line(value: Any) -> str:
+    """The same in one line, as an override on the command line has it: key=VALUE."""
+    # in brackets, where the emitter may use no block and no plain text that runs over a line
+    text = yaml.dump([value], Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9)
+    return text.strip()[1:-1]
+
+
 class _Loader(yaml.SafeLoader):
     """Takes unquoted scalars by YAML 1.2's core schema instead of PyYAML's 1.1."""
 
