@@ -74,7 +74,7 @@ EVERY = Group(
             "a finite model on finite data has none (docs/reliability.md); float16's search for its loss scale does "
             "not count",
             "Look at the rows that the run's output names and at what was kept of them (`guards.dumps`), then lower "
-            "`training.learning_rate` or use `model.dtype` bfloat16. After `guards.skip` in a row the run ends by itself.",
+            "`training.learning_rate` or use `model.dtype` bfloat16. After `guards.skip` in a row the run ends.",
             ALL,
             worse="higher",
         ),
