@@ -131,7 +131,9 @@ def test_resume_keeps_the_earlier_recipe(tmp_path):
 def test_rewind_drops_what_will_be_measured_again(tmp_path):
     run = Run.create(tmp_path, {})
     for step in (0, 5, 10, 15):
-        run.log(step, {"loss": step})
+        run.log(step, {"loss": step, "train_runtime": 1.0})  # as with include_num_input_tokens_seen
+    run.rewind(10)
+    run.log(10, {"train_runtime": 9.0, "train_loss": 5.0})  # the summary of a training that ended here
     run.rewind(10)
     run.log(11, {"loss": 11})
     assert [r["step"] for r in read_metrics(run.metrics)] == [0, 5, 10, 11]

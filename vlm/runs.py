@@ -132,7 +132,7 @@ class Run:
         training that had come to its end."""
         if not self.main or not self.metrics.exists():
             return
-        rows = [(row.get("step", 0), "train_runtime" in row, line) for row, line in _rows(self.metrics)]
+        rows = [(row.get("step", 0), "train_loss" in row, line) for row, line in _rows(self.metrics)]
         kept = [line for at, summary, line in rows if at < step or (at == step and not summary)]
         self.close()
         _replace(self.metrics, "".join(line + "\n" for line in kept))
