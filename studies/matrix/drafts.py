@@ -23,7 +23,7 @@ from studies.matrix.changes import Change
 from studies.matrix.launchers import Launchers
 from studies.matrix.recipe import SEED, MatrixRecipe, StageSection
 from vlm import config
-from vlm.checkpoints.beginning import NEUTRAL
+from vlm.checkpoints.neutral import NEUTRAL
 from vlm.errors import RecipeError
 from vlm.recipe import TrainingRecipe
 from vlm.redaction import redact_command

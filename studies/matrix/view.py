@@ -25,7 +25,7 @@ def runs(plan: Plan) -> Table:
     """Each run, and what has become of its stages."""
     table = Table(title=f"{plan.name}: {len(plan.runs)} runs", title_justify="left")
     for name in ("run", "seed", *plan.matrix.stages):
-        table.add_column(name)
+        table.add_column(name, no_wrap=name == "run")
     for run in plan.runs:
         seed = "any" if run.seed is None else str(run.seed)
         table.add_row(run.label, seed, *(_cell(run, name) for name in plan.matrix.stages))

@@ -22,6 +22,7 @@ from vlm import config
 from vlm.agreement import everyone_is_here
 from vlm.checkpoints import folders, manifest
 from vlm.checkpoints.manifest import Checkpoint, check_resumable
+from vlm.checkpoints.neutral import NEUTRAL
 from vlm.errors import RecipeError
 from vlm.recipe import TrainingRecipe
 from vlm.runs import FINISHED, METRICS, RECIPE, Run, processes
@@ -29,16 +30,6 @@ from vlm.runs import FINISHED, METRICS, RECIPE, Run, processes
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-NEUTRAL = (
-    "output", "overwrite", "resume", "gpus", "tracking", "tracking.*", "check_sharing", "dump", "dump.*",
-    "guards", "guards.*", "watchdog", "watchdog.*", "rewards.*.timeout", "rewards.*.slow", "rewards.*.retries",
-    "rewards.*.max_failures", "rewards.*.failure_window",
-    "training.logging_*", "training.log_*", "training.num_completions_to_print", "training.save_*",
-    "training.dataloader_num_workers", "training.dataloader_prefetch_factor", "training.dataloader_pin_memory",
-    "training.dataloader_persistent_workers", "training.torch_empty_cache_steps", "training.ddp_timeout",
-    "training.skip_memory_metrics",
-)  # fmt: skip
-"""Keys (patterns) that a resumed run may set otherwise."""
 LATER = ("training.max_steps", "training.num_train_epochs")
 """Keys that it may raise."""
 CONSTANT = ("constant", "constant_with_warmup")
