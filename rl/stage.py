@@ -61,6 +61,7 @@ def train(
     from vlm.finish import follow, save_model
     from vlm.loading import load_processor
     from vlm.models import trainable_model
+    from vlm.tracking.attach import samples_of
     from vlm.training import arguments
 
     beginning = begin(recipe)
@@ -93,7 +94,8 @@ def train(
         check_sharing=recipe.check_sharing,
     )
     attach(trainer, run, "grpo")
-    follow(trainer, run, beginning)
+    trainer.samples = samples_of(run, recipe)
+    follow(trainer, run, beginning, trainer.samples)
     final = save_model(trainer, processor, Path(recipe.output) / "final")
     if run.main:
         draw(run.metrics, run.folder / "curves.png", title=f"GRPO · {Path(recipe.output).name}")

@@ -11,9 +11,12 @@ from vlm.guards.progress import here
 from vlm.provenance import record
 from vlm.runs import Run
 from vlm.signals import StopOnSignal, watching
+from vlm.tracking import trackers
+from vlm.tracking.attach import attach
+from vlm.tracking.samples import Samples
 
 
-def follow(trainer, run: Run, beginning: Beginning) -> None:
+def follow(trainer, run: Run, beginning: Beginning, samples: Samples | None = None) -> None:
     """Train from where the run begins, guarded as its recipe says. Raises: Interrupted where a signal stopped it, after
     a checkpoint."""
     recipe, rank = beginning.recipe, trainer.args.process_index
@@ -21,6 +24,9 @@ def follow(trainer, run: Run, beginning: Beginning) -> None:
     if isinstance(trainer, Dumping):
         trainer.add_callback(DumpSteps(trainer, recipe.dump))
     run.note_record(record(trainer, recipe))
+    if run.main:
+        trackers.identify(recipe.tracking, run.folder, resumed=recipe.resume is not None)
+    attach(trainer, run, recipe, samples)
     with (
         watching() as watch,
         watchdog.watching(recipe.watchdog, run.folder, rank, trainer),
