@@ -94,7 +94,7 @@ def train(
         check_sharing=recipe.check_sharing,
     )
     attach(trainer, run, "grpo")
-    trainer.samples = samples_of(run, recipe)
+    trainer.show_samples(samples_of(run, recipe))
     follow(trainer, run, beginning, trainer.samples)
     final = save_model(trainer, processor, Path(recipe.output) / "final")
     if run.main:

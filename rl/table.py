@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from vlm.tracking.table import Batch
@@ -32,18 +31,6 @@ def pictures_of(row: dict[str, Any]) -> list[Any]:
 
 TRACKERS = {"wandb", "trackio"}
 """Those that TRL's table of completions goes to with its pictures."""
-
-
-@contextmanager
-def own_table(args: Any) -> Iterator[None]:
-    """While TRL logs, it believes in no tracker that it would send its table to; its numbers go there all the same, for
-    the trackers' callbacks do not ask `report_to`."""
-    asked = args.report_to
-    args.report_to = [name for name in asked or () if name not in TRACKERS]
-    try:
-        yield
-    finally:
-        args.report_to = asked
 
 
 def batch_of(trainer: Any) -> Batch:

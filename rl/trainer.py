@@ -12,7 +12,7 @@ What differs from trl 1.16.0
 
 - One process may have pictures while another has none: TRL gathers pictures for that table from the former alone, and
   waits without end.
-- With `samples` (`vlm.tracking.samples`; the stage sets it) trackers get a table of a few rows with small pictures
+- After `show_samples` (as the stage does) trackers get a table of a few rows with small pictures (`vlm.tracking`)
   instead of TRL's, which has every row and picture of a batch; TRL's parquet file stays.
 
 - Each prompt is computed once (`share_prefix`, on by default): its pictures are prepared and held once, it is prefilled
@@ -47,7 +47,7 @@ from rl.arguments import ban, banned_tokens, default_processor, name_of, safeten
 from rl.counters import Counters
 from rl.resuming import ResumableRollouts, as_stored
 from rl.rollout import shared_prefill
-from rl.table import LOGGED_COLUMNS, as_text, batch_of, logged, own_table, pictures_of
+from rl.table import LOGGED_COLUMNS, TRACKERS, as_text, batch_of, logged, pictures_of
 from vlm.guards.finite import ROWS, FiniteSteps
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
@@ -132,6 +132,12 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, trl.GRPOTrainer):
         self._noted = set(self._pending_extra_logs)
         return found
 
+    def show_samples(self, samples: Samples) -> None:
+        """This table from now on. TRL asks the arguments where its own goes (and a log of each call that it times), and
+        finds none of these trackers there; their callbacks, which log the numbers, are made already."""
+        self.samples = samples
+        self.args.report_to = [name for name in self.args.report_to or () if name not in TRACKERS]
+
     def _timed(self, phase: str):
         return self._counters.timed(phase) if self.model.training else nullcontext()
 
@@ -146,8 +152,7 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, trl.GRPOTrainer):
             rows = self._logs[column]
             for number, messages in enumerate(rows):
                 rows[number] = as_text(messages)
-        with own_table(self.args) if self.samples is not None else nullcontext():
-            super().log(logs, start_time)
+        super().log(logs, start_time)
 
     def _generate_and_score_completions(self, inputs):
         ours = self.log_multimodal and not (self.tools or self.environment_factories)
