@@ -145,6 +145,10 @@ def test_wandb_knows_group_tags_axes_and_recipe_and_has_the_table(folder):
     (table,) = found.tables
     rows = jsonl(folder / "grpo-1/samples.jsonl")
     for cells, row in zip(table, rows, strict=True):
-        assert [cells[key] for key in ("id", "completion", "advantage")] == [row["id"], row["completion"], row["advantage"]]
+        assert [cells[key] for key in ("id", "completion", "advantage")] == [
+            row["id"],
+            row["completion"],
+            row["advantage"],
+        ]
         assert cells["letters"] == row["rewards"]["letters"] and cells["image"]["path"] in found.files
         assert ("truth" in cells["image"].get("boxes", ())) == (row["task"] == "grounding")

@@ -35,7 +35,7 @@ def tags(tracking: TrackingSection) -> list[str]:
     """The recipe's, and `axis:value` for each axis: a comma would end a tag in wandb's environment variable, and an
     equals sign would not survive the filters of wandb-workspaces."""
     axes = [f"{axis}:{shown(value)}" for axis, value in tracking.axes.items()]
-    made = [tag.replace(",", " ") for tag in [*tracking.tags, *axes]]
+    made = [" ".join(tag.replace(",", " ").split()) for tag in [*tracking.tags, *axes]]
     return [tag if len(tag) <= LONGEST_TAG else tag[: LONGEST_TAG - 1] + "…" for tag in made]
 
 
