@@ -182,7 +182,7 @@ def table(found: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=44, help=f"of which the first {WARM} are not counted")
+    parser.add_argument("--steps", type=int, default=44, help=f"of which the first {WARM} and the last are not counted")
     parser.add_argument("--prompts", type=int, default=400, help="rows of data")
     parser.add_argument("--model", default="demo/base", help="checkpoint")
     parser.add_argument("--tracker", default="wandb", help="wandb, or nothing for the run folder alone")
