@@ -140,7 +140,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     meter, follow, used = Meter(), vlm.finish.follow, {}
 
     def followed(trainer: Any, *rest: Any) -> None:
-        meter.watch(trainer)
+        show = trainer.show_samples
+        trainer.show_samples = lambda samples: (show(samples), meter.watch(trainer))
         follow(trainer, *rest)
         used["outside"] = _outside()
 

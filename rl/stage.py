@@ -61,7 +61,6 @@ def train(
     from vlm.finish import follow, save_model
     from vlm.loading import load_processor
     from vlm.models import trainable_model
-    from vlm.tracking.attach import samples_of
     from vlm.training import arguments
 
     beginning = begin(recipe)
@@ -94,8 +93,7 @@ def train(
         check_sharing=recipe.check_sharing,
     )
     attach(trainer, run, "grpo")
-    trainer.show_samples(samples_of(run, recipe))
-    follow(trainer, run, beginning, trainer.samples)
+    follow(trainer, run, beginning)
     final = save_model(trainer, processor, Path(recipe.output) / "final")
     if run.main:
         draw(run.metrics, run.folder / "curves.png", title=f"GRPO · {Path(recipe.output).name}")

@@ -12,7 +12,7 @@ What differs from trl 1.16.0
 
 - One process may have pictures while another has none: TRL gathers pictures for that table from the former alone, and
   waits without end.
-- After `show_samples` (as the stage does) trackers get a table of a few rows with small pictures (`vlm.tracking`)
+- After `show_samples` (`vlm.tracking.attach`) trackers get a table of a few rows with small pictures (`vlm.tracking`)
   instead of TRL's, which has every row and picture of a batch; TRL's parquet file stays.
 
 - Each prompt is computed once (`share_prefix`, on by default): its pictures are prepared and held once, it is prefilled

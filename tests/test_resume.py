@@ -27,7 +27,7 @@ from vlm.errors import UserError
 from vlm.loading import load_model, load_processor
 from vlm.recipe import LoraSection
 from vlm.runs import Run
-from vlm.tracking.attach import attach, samples_of
+from vlm.tracking.attach import attach
 from vlm.tracking.section import SampleSection
 from vlm.training import arguments
 
@@ -85,8 +85,7 @@ def grpo(tiny_model, tmp_path_factory):
         words = load_processor(tiny_model, LIMITS)
         trainer = rl.GRPOTrainer(model, Moody(), args, data, processing_class=words, share_prefix=shared)
         told.tracking.samples = SampleSection(every=1, rows=4)
-        trainer.show_samples(samples_of(run := Run(folder / name), told))
-        attach(trainer, run, told, trainer.samples)
+        attach(trainer, Run(folder / name), told)
         return trainer
 
     return make

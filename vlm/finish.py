@@ -13,10 +13,9 @@ from vlm.runs import Run
 from vlm.signals import StopOnSignal, watching
 from vlm.tracking import trackers
 from vlm.tracking.attach import attach
-from vlm.tracking.samples import Samples
 
 
-def follow(trainer, run: Run, beginning: Beginning, samples: Samples | None = None) -> None:
+def follow(trainer, run: Run, beginning: Beginning) -> None:
     """Train from where the run begins, guarded as its recipe says. Raises: Interrupted where a signal stopped it, after
     a checkpoint."""
     recipe, rank = beginning.recipe, trainer.args.process_index
@@ -26,7 +25,7 @@ def follow(trainer, run: Run, beginning: Beginning, samples: Samples | None = No
     run.note_record(record(trainer, recipe))
     if run.main:
         trackers.identify(recipe.tracking, run.folder, resumed=recipe.resume is not None)
-    attach(trainer, run, recipe, samples)
+    attach(trainer, run, recipe)
     with (
         watching() as watch,
         watchdog.watching(recipe.watchdog, run.folder, rank, trainer),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from transformers import Trainer, TrainerCallback
 
@@ -19,8 +19,18 @@ def samples_of(run: Run, recipe: Any) -> Samples:
     return Samples(run, recipe.tracking.samples, reading, recipe.tracking.report_to)
 
 
-def attach(trainer: Trainer, run: Run, recipe: Any, samples: Samples | None = None) -> None:
+@runtime_checkable
+class Shows(Protocol):
+    """A trainer that makes completions."""
+
+    def show_samples(self, samples: Samples) -> None: ...
+
+
+def attach(trainer: Trainer, run: Run, recipe: Any) -> None:
     """After the trainer's own callbacks, which open the trackers' runs."""
+    samples = samples_of(run, recipe) if isinstance(trainer, Shows) else None
+    if samples is not None:
+        trainer.show_samples(samples)
     trainer.add_callback(TrackingCallback(run, recipe, samples))
 
 
