@@ -14,6 +14,7 @@ from vlm import telemetry  # noqa: E402
 
 telemetry.quiet()
 
+from rewards.score.recipe import ScoreRecipe  # noqa: E402
 from rl.recipe import GRPORecipe  # noqa: E402
 from sft.recipe import SFTRecipe  # noqa: E402
 from vlm.cli import guarded  # noqa: E402
@@ -21,15 +22,17 @@ from vlm.cli import guarded  # noqa: E402
 
 def run(folder: Path, step: int, device: str | None) -> bool:
     """Whether the step was reproduced. device: "cpu", or None for the one that it was computed on."""
+    import rewards.score.replaying
     import rl.replaying
     import sft.replaying
     from vlm import replaying
 
     replaying.check_alone()
     dump = replaying.read(folder, step)
-    recipe = dump.recipe([GRPORecipe, SFTRecipe])
-    model, weights = replaying.model_of(dump, recipe)
-    stage = rl.replaying if recipe.stage == "grpo" else sft.replaying
+    recipe = dump.recipe([GRPORecipe, SFTRecipe, ScoreRecipe])
+    stages = {"grpo": rl.replaying, "sft": sft.replaying, "score": rewards.score.replaying}
+    stage = stages[recipe.stage]
+    model, weights = replaying.model_of(dump, recipe, stage.untrained)
     trainer = stage.trainer(recipe, model, device or dump.ranks[0]["device"])
     return replaying.report(dump, replaying.replay(trainer, dump), weights, recipe.model.dtype)
 

@@ -8,6 +8,13 @@ from rl.recipe import GRPORecipe
 from vlm.replaying import alone
 
 
+def untrained(recipe: GRPORecipe):
+    """The model that the run began with."""
+    from vlm.models import trainable_model
+
+    return trainable_model(recipe.model, recipe.sharding)
+
+
 def trainer(recipe: GRPORecipe, model: Any, device: str):
     """recipe: the run's; model: with the weights before the step; device: "cpu" to leave a GPU alone."""
     from datasets import Dataset

@@ -57,7 +57,7 @@ def train(
     from rl.trainer import GRPOTrainer
     from vlm.callbacks import PassCallback, attach
     from vlm.checkpoints.beginning import begin
-    from vlm.curves import draw
+    from vlm.curves import draw_run
     from vlm.finish import follow, save_model
     from vlm.loading import load_processor
     from vlm.models import trainable_model
@@ -95,8 +95,7 @@ def train(
     attach(trainer, run, "grpo")
     follow(trainer, run, beginning)
     final = save_model(trainer, processor, Path(recipe.output) / "final")
-    if run.main:
-        draw(run.metrics, run.folder / "curves.png", title=f"GRPO · {Path(recipe.output).name}")
+    draw_run(run, "GRPO")
     run.finish(steps=trainer.state.global_step)
     return final
 

@@ -45,10 +45,11 @@ from accelerate.utils import gather_object
 from rl import sharing
 from rl.arguments import ban, banned_tokens, default_processor, name_of, safetensors_only
 from rl.counters import Counters
-from rl.resuming import ResumableRollouts, as_stored
+from rl.resuming import ResumableRollouts
 from rl.rollout import shared_prefill
 from rl.table import LOGGED_COLUMNS, TRACKERS, as_text, batch_of, logged, pictures_of
-from vlm.guards.finite import ROWS, FiniteSteps
+from vlm.dumps import ROWS
+from vlm.guards.finite import FiniteSteps
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
 from vlm.rollout import choose, first_places
@@ -169,9 +170,6 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, trl.GRPOTrainer):
         elif ours and {"image", "images"} & inputs[0].keys():
             self._logs["images"].extend(gather_object([pictures_of(row) for row in inputs]))
         return {**output, ROWS: [row_name(row) for row in inputs]}
-
-    def as_dumped(self, inputs):
-        return as_stored(inputs)
 
     # each prompt once
 

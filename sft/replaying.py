@@ -8,6 +8,13 @@ from sft.recipe import SFTRecipe
 from vlm.replaying import alone
 
 
+def untrained(recipe: SFTRecipe):
+    """The model that the run began with."""
+    from vlm.models import trainable_model
+
+    return trainable_model(recipe.model, recipe.sharding)
+
+
 def trainer(recipe: SFTRecipe, model: Any, device: str):
     """recipe: the run's; model: with the weights before the step; device: "cpu" to leave a GPU alone."""
     from datasets import Dataset

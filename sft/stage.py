@@ -26,7 +26,7 @@ def train(recipe: SFTRecipe) -> Path:
     from sft.trainer import SFTTrainer
     from vlm.callbacks import PassCallback, attach
     from vlm.checkpoints.beginning import begin
-    from vlm.curves import draw
+    from vlm.curves import draw_run
     from vlm.finish import follow, save_model
     from vlm.loading import load_processor
     from vlm.models import trainable_model
@@ -62,8 +62,7 @@ def train(recipe: SFTRecipe) -> Path:
     attach(trainer, run, "sft")
     follow(trainer, run, beginning)
     final = save_model(trainer, processor, Path(recipe.output) / "final")
-    if run.main:
-        draw(run.metrics, run.folder / "curves.png", title=f"SFT · {Path(recipe.output).name}")
+    draw_run(run, "SFT")
     run.finish(steps=trainer.state.global_step)
     return final
 

@@ -36,6 +36,16 @@ def test_draw_holds_at_most_nine_panels(tmp_path):
     assert len(curves.draw(run.metrics, tmp_path / "curves.png")) == 9
 
 
+def test_a_run_shorter_than_a_logging_interval_has_no_picture(tmp_path, caplog):
+    run = Run.create(tmp_path, {})
+    run.log(1, {"train_runtime": 3.0})
+    curves.draw_run(run, "SFT")
+    assert not (tmp_path / "curves.png").exists() and "training.logging_steps" in caplog.text
+    run.log(2, {"loss": 3.0})
+    curves.draw_run(run, "SFT")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
 def test_draw_without_series_says_so(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "note": "x"}\n')
     with pytest.raises(DataError, match="no series to draw in 1 rows"):

@@ -29,7 +29,7 @@ TRAINING = {
     "warmup_steps": 0,
 }
 STAGES = {"ddp": 0, "zero2": 2, "zero3": 3}
-SAVING = ("training.save_strategy=steps", "training.save_steps=1", "training.save_total_limit=2")
+SAVING = ("training.save_strategy=steps", "training.save_steps=1", "training.save_total_limit=2", "dump.steps=[2]")
 TOLERANCE = 1e-5
 """Of weights and relative of metrics, in float32; measured 2e-7. The weights themselves move by 4e-2."""
 
@@ -177,6 +177,22 @@ def test_published_names(trained, tiny_model):
     assert "model.embed_tokens.weight" in start and "visual.patch_embed.proj.weight" in start
     for folder, _ in trained.values():
         assert names(folder / "final") == start
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_step_is_computed_again_in_one_process(trained, name):
+    """From the dump of both and the gathered weights, without sharding; the norm is that which the engine logged."""
+    from rl import replaying as grpo_step
+    from rl.recipe import GRPORecipe
+    from vlm import replaying
+
+    dump = replaying.read(trained[name][0], 2)
+    recipe = dump.recipe([GRPORecipe])
+    model, weights = replaying.model_of(dump, recipe, grpo_step.untrained)
+    found = replaying.replay(grpo_step.trainer(recipe, model, "cpu"), dump)
+    assert "checkpoint-1" in weights and [loss.rank for loss in found.losses] == [0, 1]
+    assert max(loss.off() for loss in found.losses) < 1e-6
+    assert found.gradient_norm == pytest.approx(metrics(trained[name][0])[1]["grad_norm"], rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["zero2", "zero3"])

@@ -14,12 +14,13 @@ import trl
 from transformers import Trainer, TrainerCallback
 
 import rl
-from rl.resuming import as_held
 from sft.trainer import SFTTrainer
 from tests.support.tiny_checkpoints import section
 from tests.test_grpo import LIMITS, dataset, recipe
-from vlm.guards import dumps
-from vlm.guards.finite import ROWS, FiniteSteps, NonFinite
+from vlm import replaying
+from vlm.checkpoints.packing import unpack
+from vlm.dumps import ROWS, Dumping
+from vlm.guards.finite import FiniteSteps, NonFinite
 from vlm.guards.sections import GuardSection
 from vlm.loading import load_model, load_processor
 from vlm.training import arguments
@@ -33,10 +34,10 @@ class Spoiling:
     bad: dict = {}
     micro = 0
 
-    def observed(self, inputs, loss):
+    def observed(self, loss):
         if self.bad.get((self.state.global_step + 1, self.micro % self.args.gradient_accumulation_steps)) == "loss":
             loss = loss.detach() * math.nan + 0 * loss  # whose own gradient is 0
-        return super().observed(inputs, loss)
+        return super().observed(loss)
 
     def training_step(self, *positional, **named):
         micro = self.micro % self.args.gradient_accumulation_steps
@@ -128,28 +129,36 @@ def test_the_step_does_not_happen(train, caplog, kind, cls):
     assert trainer.state.global_step == 3 and all(v.isfinite().all() for v in trainer.model.state_dict().values())
     assert [row["guards/skipped_steps"] for row in trainer.state.log_history if "loss" in row] == [0, 1, 1]
     (facts,) = dumped(trainer)
-    assert facts["step"] == 2 and facts["weights"] == "as after step 1" and len(facts["rows"]) == 4
+    assert len(facts["rows"]) == 4
     assert facts["loss"][0] == "nan" if kind == "loss" else facts["grad_norm"] in ("inf", "nan")
     assert len(facts["parameters"]) == (1 if kind == "gradient" else len(facts["parameters"])) > 0
     (message,) = [record.getMessage() for record in caplog.records if record.name == "vlm.guards.finite"]
-    assert message.startswith("step 2: loss ") and facts["rows"][0] in message and "step-2-rank-0" in message
+    assert message.startswith("step 2: loss ") and facts["rows"][0] in message and "dumps/step-2" in message
 
 
 def dumped(trainer):
-    return [json.loads(path.read_text()) for path in sorted(Path(trainer.args.output_dir, "nonfinite").glob("*.json"))]
+    """What rank 0 says of each step that was not finite."""
+    headers = [
+        json.loads(path.read_text()) for path in sorted(Path(trainer.args.output_dir).glob("dumps/step-*/dump.json"))
+    ]
+    assert all(header["reason"] == "not finite" for header in headers)
+    return [header["ranks"][0] for header in headers]
 
 
 def test_the_dump_holds_the_batch(train, tmp_path):
-    """Computed again from the files, each micro-batch has the loss that the trainer computes from the batch itself."""
+    """Computed again from the files, each micro-batch has the loss that the trainer computes from the batch itself.
+
+    tests/test_replay.py does it by the command.
+    """
     trainer, _ = train(GRPO, {(1, 1): "loss"}, max_steps=1)
-    facts, batches = dumps.read(tmp_path / "run/nonfinite/step-1-rank-0")
-    assert len(batches) == 2 and facts["loss"][1] == "nan"
+    entries = replaying.read(tmp_path / "run", 1).ranks[0]["micro_batches"]
+    assert [entry["loss"].isfinite().item() for entry in entries] == [True, False]
     trainer.bad = {}
-    held, written = trainer._buffered_inputs, [as_held(batch) for batch in batches]
-    for ours, theirs in zip(held, written, strict=True):
-        assert {key for key, value in ours.items() if value is not None} == set(theirs)
+    held, written = trainer._buffered_inputs, [trainer.held_inputs(unpack(entry)["inputs"]) for entry in entries]
+    for ours, theirs, entry in zip(held, written, entries, strict=True):
+        assert set(ours) - {ROWS} == set(theirs)
         assert all(value.equal(theirs[key]) for key, value in ours.items() if isinstance(value, torch.Tensor))
-        assert ours[ROWS] == theirs[ROWS]
+        assert ours[ROWS] == entry["rows"]
     losses = [[trainer.compute_loss(trainer.model, dict(batch)).item() for batch in found] for found in (held, written)]
     assert losses[0] == losses[1] and all(map(math.isfinite, losses[0]))
 
@@ -163,7 +172,7 @@ def test_after_so_many_in_a_row_it_stops(train, tmp_path):
     )
     with pytest.raises(NonFinite, match=told):
         train(SFT, bad, GuardSection(skip=2, dumps=2), **saving)
-    assert len(list((tmp_path / "run/nonfinite").glob("*.safetensors"))) == 2
+    assert len(list((tmp_path / "run/dumps").iterdir())) == 2
     trainer, _ = train(SFT, {}, finish=False, **saving)
     trainer.train(resume_from_checkpoint=True)  # mended, it goes on from before the step that ended it
     assert trainer.state.global_step == 6 and trainer.skipped == 3
@@ -206,7 +215,7 @@ def test_the_score_models_training_is_guarded(tmp_path, monkeypatch):
     write(tmp_path / "eval.jsonl", asked)
     monkeypatch.setattr("rewards.score.trainer.PreferenceTrainer", Spoiled)
     stage.train(score_recipe(tmp_path, tmp_path / "run", training={"max_steps": 1}))
-    facts = json.loads((tmp_path / "run/nonfinite/step-1-rank-0.json").read_text())
+    (facts,) = json.loads((tmp_path / "run/dumps/step-1/dump.json").read_text())["ranks"]
     assert facts["loss"] == ["nan"] and sorted(facts["rows"]) == ["s: row '0'", "s: row '1'"]
 
 
@@ -222,21 +231,23 @@ def test_float16_finds_its_scale(train):
             return self.scale
 
     trainer.accelerator.scaler = scaler = Scaler()
-    finite, spoiled = ({}, torch.tensor(0.5)), ({}, torch.tensor(math.nan))
-    assert trainer._finds_its_scale([finite, finite]) and not trainer._finds_its_scale([finite, spoiled])
-    scaler.scale = 1.0
-    assert not trainer._finds_its_scale([finite])
+    finite, spoiled = {"loss": torch.tensor(0.5)}, {"loss": torch.tensor(math.nan)}
+    found = []
+    for scaler.scale, trainer._window in ((65536.0, [finite] * 2), (65536.0, [finite, spoiled]), (1.0, [finite])):
+        found.append(trainer._finds_its_scale())
+    assert found == [True, False, False]
 
 
 def test_a_finite_loss_keeps_every_bit():
     """And its gradient; one that is not finite has no finite gradient, whatever it depends on."""
     guard, weight = FiniteSteps(), torch.randn(5, requires_grad=True)
+    guard._window = [{}]
     loss = (weight.sin() * 0.3).sum()
     expected = torch.autograd.grad(loss, weight, retain_graph=True)[0]
-    watched = guard.observed({}, loss)
+    watched = guard.observed(loss)
     assert watched.equal(loss) and torch.autograd.grad(watched, weight)[0].equal(expected)
     for value in (math.nan, math.inf, -math.inf):
-        spoiled = guard.observed({}, (weight * 0).sum() + value)
+        spoiled = guard.observed((weight * 0).sum() + value)
         assert torch.autograd.grad(spoiled, weight)[0].isnan().all()
 
 
@@ -254,7 +265,7 @@ def test_the_upstream_methods_are_as_they_were():
         "log": "(self, logs: dict[str, float], start_time: float | None = None) -> None",
     }.items():
         assert str(inspect.signature(getattr(Trainer, name))) == expected, name
-        assert name in vars(FiniteSteps)
+        assert name in (vars(Dumping) if name == "compute_loss" else vars(FiniteSteps))
     names = ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]
     for trainer in (trl.GRPOTrainer, trl.SFTTrainer):
         assert list(inspect.signature(trainer.compute_loss).parameters) == names

@@ -64,10 +64,10 @@ def test_out_of_memory_in_a_run(tiny_model, demo_data, tmp_path, monkeypatch, ca
     error = torch.OutOfMemoryError(said) if said.startswith("CUDA") else RuntimeError(f"[enforce fail] {said}: can't")
     observed = SFTTrainer.observed
 
-    def full(self, inputs, loss):
+    def full(self, loss):
         if self.state.global_step == 1:
             raise error
-        return observed(self, inputs, loss)
+        return observed(self, loss)
 
     monkeypatch.setattr(SFTTrainer, "observed", full)
     argv = sft_arguments(

@@ -16,11 +16,11 @@ from rl.trainer import GRPOTrainer
 
 observed, state = GRPOTrainer.observed, {}
 
-def spoiled(self, inputs, loss):
+def spoiled(self, loss):
     state["step"] = self.state.global_step + 1
     if state["step"] == 2 and self.args.process_index == 1:
         loss = loss * float("nan")
-    return observed(self, inputs, loss)
+    return observed(self, loss)
 
 GRPOTrainer.observed = spoiled
 
@@ -47,9 +47,11 @@ def test_nan_in_one_process_then_its_death(tiny_model, demo_data, tmp_path, zero
     # skipped in both, and told by both
     rows = [row for row in read_metrics(tmp_path / "run/metrics.jsonl") if "loss" in row]
     assert [row["guards/skipped_steps"] for row in rows] == [0, 1, 1]
-    facts = [json.loads((tmp_path / f"run/nonfinite/step-2-rank-{rank}.json").read_text()) for rank in (0, 1)]
+    facts = json.loads((tmp_path / "run/dumps/step-2/dump.json").read_text())["ranks"]
     assert facts[1]["loss"] == ["nan"] and facts[0]["loss"] != ["nan"]
     assert [found["grad_norm"] for found in facts] == [facts[0]["grad_norm"]] * 2
+    assert "WARNING vlm.guards.finite: step 2" in said
+    assert "WARNING process 1: vlm.guards.finite: step 2: loss nan" in said
     weights = [load_file(tmp_path / f"run/checkpoint-{step}/model.safetensors") for step in (1, 2, 3)]
     assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
     assert any(not value.equal(weights[2][name]) for name, value in weights[0].items())

@@ -188,7 +188,7 @@ def test_box_truth_is_written_at_the_size_drawn(samples):
     for passed in range(3):
         sizes.passed = passed
         for row, sample in zip(table, samples, strict=True):
-            assert set(row) == {"messages", "images"}
+            assert set(row) == {"messages", "images", "source", "id"}
             question, reply = row["messages"]
             resized = row["images"][0].size
             assert question["role"] == "user" and reply["role"] == "assistant"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 import warnings
@@ -23,6 +24,8 @@ from vlm.runs import is_main_process
 from vlm.tracking.trackers import check_installed
 
 EXIT_USER_ERROR = 2
+OF_EACH = ("rewards.guarded", "rewards.score.faults", "vlm.guards", "vlm.unreadable")
+"""Loggers whose warnings are about one process's rows, so that every process is heard."""
 PATIENCE = 20.0
 """Seconds another process waits with its error for the main process to say the same, before it speaks for itself."""
 
@@ -93,7 +96,8 @@ def launch(
 def log_to_stderr() -> None:
     """Log entries from warnings on, with secrets struck out."""
     written = logging.StreamHandler()
-    written.setFormatter(redaction.Formatter("%(levelname)s %(name)s: %(message)s"))
+    place = "" if is_main_process() else f"process {os.environ['RANK']}: "
+    written.setFormatter(redaction.Formatter(f"%(levelname)s {place}%(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[written])
 
 
@@ -104,6 +108,9 @@ def guarded(work: Callable[[], None]) -> int:
     log_to_stderr()
     for ours in ("vlm", "rewards", "sft", "rl", "evals"):
         logging.getLogger(ours).setLevel(logging.INFO if is_main_process() else logging.ERROR)
+    if not is_main_process():
+        for each in OF_EACH:  # what only this process may have seen
+            logging.getLogger(each).setLevel(logging.WARNING)
     try:
         work()
     except UserError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from vlm.errors import DataError
-from vlm.runs import read_metrics
+from vlm.runs import Run, read_metrics
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,16 @@ def draw(metrics: str | Path, png: str | Path, title: str | None = None) -> list
         figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
     figure.savefig(png, dpi=110, facecolor="white")
     return [panel.title for panel, _ in panels]
+
+
+def draw_run(run: Run, stage: str) -> None:
+    """`curves.png` in a run's folder, by its main process. A run shorter than one logging interval has none."""
+    if not run.main:
+        return
+    try:
+        draw(run.metrics, run.folder / "curves.png", title=f"{stage} · {run.folder.name}")
+    except DataError as nothing:
+        logger.warning("no curves.png: %s (was the run shorter than training.logging_steps?)", nothing)
 
 
 def smooth(values: np.ndarray, span: float) -> np.ndarray:

@@ -1,15 +1,17 @@
 """What one training step was computed from, kept in the run folder so that `launch/replay.py` can compute it again.
 
     runs/r1/dumps/step-120/
-      dump.json       {"step": 120, "reason": "asked", "processes": 2, "loss": 0.41, "time": …}; written last
+      dump.json       {"step": 120, "reason": "asked", "processes": 2, "loss": 0.41, "time": …, "ranks": [facts or null
+                      of each process]}; written last
       rank-0.pt       one file a process, read without running code (vlm.checkpoints.packing)
       recipe.yaml     the recipe of the run at that step
       weights/        the weights before the step, where they were asked for
 
     rank-0.pt   {"version": 1, "step", "rank", "processes", "device", "weights": digest or None,
                  "micro_batches": [
-                    {"inputs": {name: tensor, …}, "random": {…}, "loss": tensor, "items": tensor or None,
-                     "accumulation": 2, "state": {…}}, …]}
+                    {"inputs": {name: tensor, …}, "rows": [name, …], "random": {…}, "loss": tensor,
+                     "items": tensor or None, "accumulation": 2, "share": 1.0 (of it in the step's loss),
+                     "state": {…}}, …]}
 
 A dump holds inputs and random states, and not the weights, which are large. Those of step N are in checkpoint-(N-1); at
 step 1 they are the base model's; else the dump must have its own copy.
@@ -28,17 +30,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from vlm.agreement import anywhere, everyone_is_here
 from vlm.checkpoints.folders import is_full
 from vlm.checkpoints.packing import pack
 from vlm.dump_section import DumpSection
+from vlm.errors import UserError
 from vlm.runs import RECIPE
 
 logger = logging.getLogger(__name__)
 
 DUMPS, HEADER, WEIGHTS, VERSION = "dumps", "dump.json", "weights", 1
+ROWS = "row_names"
+"""Key of a batch: which rows of the data it is made of, as texts."""
 SAMPLED = 256
 """Elements of each weight that its digest looks at: all of a 7B model would be read for seconds a step."""
 
@@ -49,9 +55,12 @@ class Dumping:
     Overridden: `compute_loss`. Of a step it holds references to what is on the device anyway.
     """
 
-    _window: list[dict[str, Any]] | None = None
+    dumps = DumpSection()
+    _window: list[dict[str, Any]] | tuple = ()
     "The micro-batches of this step so far."
     _window_step = 0
+    _written: Path | None = None
+    "Of this step."
 
     def stored_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A micro-batch as `vlm.checkpoints.packing.pack` takes it."""
@@ -69,38 +78,56 @@ class Dumping:
         """Micro-batches of this step; a trainer that has not begun to train has the argument alone."""
         return getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
 
+    def _share(self, items: Any) -> float:
+        """Part of a micro-batch's loss in its step's: `Trainer.training_step` divides what is not scaled yet."""
+        scaled = self.loss_is_scaled_for_ga
+        if scaled is None:
+            scaled = self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and items is not None)
+        return 1.0 if scaled else 1 / self._accumulation()
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        names = inputs.get(ROWS)
+        if ROWS in inputs:
+            inputs = {key: value for key, value in inputs.items() if key != ROWS}
         if not torch.is_grad_enabled():
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        step = self.state.global_step + 1
+        if self._window_step != step or len(self._window) >= self._accumulation():
+            self._window, self._window_step, self._written = [], step, None
         entry = {
             "inputs": dict(inputs),
+            "rows": names or [],
             "random": random_states(self.args.device),
             "items": num_items_in_batch,
             "accumulation": self._accumulation(),
+            "share": self._share(num_items_in_batch),
             "state": self.loss_state(),
         }
         found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        entry["loss"] = (found[0] if return_outputs else found).detach()
-        full = self._window and len(self._window) >= self._accumulation()
-        if self._window is None or full or self._window_step != self.state.global_step + 1:
-            self._window, self._window_step = [], self.state.global_step + 1
-        self._window.append(entry)
-        return found
+        self._window = [*self._window, entry]
+        return (self.observed(found[0]), found[1]) if return_outputs else self.observed(found)
+
+    def observed(self, loss: torch.Tensor) -> torch.Tensor:
+        """The loss of a micro-batch that is trained on, noted; what it returns has the gradient that is used."""
+        self._window[-1]["loss"] = loss.detach()
+        return loss
 
     def dump_weights(self) -> None:
         """Keep the weights of the step that begins. Collective. A full disk is a warning."""
         self._dumped(lambda: self.save_model(str(self._dump_folder(self.state.global_step + 1) / WEIGHTS)))
 
-    def dump(self, reason: str) -> Path | None:
+    def dump(self, reason: str, facts: dict[str, Any] | None = None) -> Path | None:
         """Write what is known of the step that is being computed: after its last micro-batch, before the optimiser.
 
-        reason: told by replay, e.g. "asked" or "gradient is NaN". Collective; returns the folder, or None where nothing
-        was computed yet or the disk is full, which is a warning and no end of the run.
+        reason: told by replay, e.g. "asked". facts: of this process, for the header; what JSON can hold. Collective;
+        returns the folder, or None where nothing was computed yet or nothing can be written, which is a warning and no
+        end of the run.
         """
-        if not self._window:
-            return None
-        folder = self._dump_folder(self._window_step)
-        return folder if self._dumped(lambda: self._write_dump(folder)) and self._headed(folder, reason) else None
+        if self._window and self._written is None:
+            folder = self._dump_folder(self._window_step)
+            if self._dumped(lambda: self._write_dump(folder)) and self._headed(folder, reason, facts):
+                self._written = folder
+        return self._written
 
     def _dump_folder(self, step: int) -> Path:
         return Path(self.args.output_dir) / DUMPS / f"step-{step}"
@@ -121,10 +148,11 @@ class Dumping:
         }
         torch.save(pack(content, "dump"), folder / f"rank-{rank}.pt")
 
-    def _headed(self, folder: Path, reason: str) -> bool:
+    def _headed(self, folder: Path, reason: str, facts: dict[str, Any] | None) -> bool:
         """Gather the losses and write the header, by which a dump is known to be whole."""
-        loss = torch.stack([entry["loss"].float() for entry in self._window]).sum()
+        loss = torch.stack([entry["loss"].float() * entry["share"] for entry in self._window]).sum()
         loss = self.accelerator.gather(loss).mean().item()
+        ranks = gather_object([facts])
 
         def write() -> None:
             if not self.is_world_process_zero():
@@ -139,19 +167,20 @@ class Dumping:
                 "micro_batches": len(self._window),
                 "loss": loss if np.isfinite(loss) else str(loss),
                 "time": round(time.time(), 3),
+                "ranks": ranks,
             }
-            (folder / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
+            (folder / HEADER).write_text(json.dumps(header, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             logger.info("dump of step %d (%s): %s", self._window_step, reason, folder)
 
         return self._dumped(write)
 
     def _dumped(self, write) -> bool:
-        """Do it, or warn of a full disk; the same answer in every process."""
+        """Do it, or warn why not; the same answer in every process."""
         fault = None
         try:
             write()
         except Exception as error:
-            if not is_full(error):
+            if not (is_full(error) or isinstance(error, OSError | UserError)):
                 raise
             fault = error
             logger.warning("no dump of this step: %s. Training goes on", error)
@@ -162,16 +191,16 @@ class Dumping:
 class DumpSteps(TrainerCallback):
     """Dumps the steps that the recipe asks for."""
 
-    def __init__(self, trainer: Dumping, section: DumpSection):
-        self.trainer, self.section = trainer, section
+    def __init__(self, trainer: Dumping):
+        self.trainer = trainer
 
     def on_step_begin(self, args, state, control, **kwargs):
         # DeepSpeed updates the weights within the last backward pass
-        if self.section.weights and self.section.due(state.global_step + 1):
+        if self.trainer.dumps.weights and self.trainer.dumps.due(state.global_step + 1):
             self.trainer.dump_weights()
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        if self.section.due(state.global_step + 1):
+        if self.trainer.dumps.due(state.global_step + 1):
             self.trainer.dump("asked")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlm.checkpoints.beginning import Beginning
-from vlm.dumps import Dumping, DumpSteps
+from vlm.dumps import DumpSteps
 from vlm.guards import peers, watchdog
 from vlm.guards.progress import here
 from vlm.provenance import record
@@ -19,9 +19,8 @@ def follow(trainer, run: Run, beginning: Beginning) -> None:
     """Train from where the run begins, guarded as its recipe says. Raises: Interrupted where a signal stopped it, after
     a checkpoint."""
     recipe, rank = beginning.recipe, trainer.args.process_index
-    trainer.guards = recipe.guards
-    if isinstance(trainer, Dumping):
-        trainer.add_callback(DumpSteps(trainer, recipe.dump))
+    trainer.guards, trainer.dumps = recipe.guards, recipe.dump
+    trainer.add_callback(DumpSteps(trainer))
     run.note_record(record(trainer, recipe))
     if run.main:
         trackers.identify(recipe.tracking, run.folder, resumed=recipe.resume is not None)

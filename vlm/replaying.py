@@ -1,7 +1,7 @@
 """One step of a run computed again from its dump (`vlm.dumps`), in one process, whatever number made it.
 
 The same device, versions and precision give the same loss, to the bit on the CPU in float32; the report says how far it
-is off. A step of ZeRO is replayed without it, in the weights' precision, which nobody has tried yet.
+is off. A step of ZeRO is replayed from the gathered weights, unsharded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,6 @@ from vlm.checkpoints.packing import unpack
 from vlm.checkpoints.weights import load_strictly
 from vlm.dumps import DUMPS, HEADER, VERSION, WEIGHTS, digest, set_random_states
 from vlm.errors import UserError
-from vlm.models import trainable_model
 from vlm.recipe import ShardingSection, TrackingSection
 from vlm.runs import RECIPE, processes
 
@@ -72,6 +71,8 @@ class Loss:
     number: int
     recorded: float
     found: float
+    share: float
+    "Of it in the step's loss."
 
     def off(self) -> float:
         """How far the two are apart; 0 where both are the same NaN or infinity."""
@@ -136,10 +137,10 @@ def check_alone() -> None:
         raise UserError("a step is replayed in one process, for all that computed it; start it without a launcher")
 
 
-def model_of(dump: Dump, recipe: Any) -> tuple[Any, str]:
-    """The model before the step, and which weights it has, in words."""
+def model_of(dump: Dump, recipe: Any, untrained: Callable[[Any], Any]) -> tuple[Any, str]:
+    """The model before the step, and which weights it has, in words. untrained: recipe → what the run began with."""
     path, words = weights_of(dump, recipe)
-    model = trainable_model(recipe.model, recipe.sharding)
+    model = untrained(recipe)
     if path is not None:
         load_strictly(model, path)
     return model, words
@@ -179,8 +180,8 @@ def replay(trainer: Any, dump: Dump) -> Replay:
             entries = content["micro_batches"]
             for number, entry in enumerate(entries):
                 loss = _loss(trainer, model, entry, last=number == len(entries) - 1)
-                (loss / len(dump.ranks)).backward()
-                losses.append(Loss(content["rank"], number, entry["loss"].item(), loss.item()))
+                (loss * entry["share"] / len(dump.ranks)).backward()
+                losses.append(Loss(content["rank"], number, entry["loss"].item(), loss.item(), entry["share"]))
     gradients = {name: weight.grad for name, weight in trainer.model.named_parameters() if weight.grad is not None}
     norm = torch.nn.utils.get_total_norm(list(gradients.values())).item()
     return Replay(losses, norm, [name for name, found in gradients.items() if not found.isfinite().all()])
@@ -207,22 +208,30 @@ def as_one_of(count: int) -> Iterator[None]:
         yield
 
 
+def _listed(found: Any) -> str:
+    if not isinstance(found, list):
+        return str(found)
+    return ", ".join(map(str, found[:5])) + (f" and {len(found) - 5} more" if len(found) > 5 else "") or "none"
+
+
 def report(dump: Dump, replayed: Replay, weights: str, dtype: str) -> bool:
     """Print what came out; returns whether the step was reproduced."""
     worst = max(replayed.losses, key=Loss.off)
     close = worst.off() <= TOLERANCE[dtype] * max(1.0, abs(worst.recorded))
     print(f"step {dump.step}, dumped because: {dump.header['reason']}; {dump.header['processes']} processes")
+    for rank, facts in enumerate(dump.header["ranks"]):
+        if facts:
+            print(f"rank {rank} then: " + "; ".join(f"{name} {_listed(found)}" for name, found in facts.items()))
     print(f"weights: {weights}")
     for loss in replayed.losses:
         print(
             f"  rank {loss.rank}, micro-batch {loss.number}: loss {loss.found!r}, recorded {loss.recorded!r}, "
             f"difference {loss.off():.3g}"
         )
-    step = math.fsum(loss.found for loss in replayed.losses) / len(dump.ranks)
+    step = math.fsum(loss.found * loss.share for loss in replayed.losses) / len(dump.ranks)
     print(f"loss of the step {step!r}, recorded {dump.header['loss']!r}; gradient norm {replayed.gradient_norm!r}")
     if replayed.not_finite:
-        names = ", ".join(replayed.not_finite[:5]) + (", …" if len(replayed.not_finite) > 5 else "")
-        print(f"gradients that are not finite: {len(replayed.not_finite)} ({names})")
+        print(f"gradients that are not finite: {len(replayed.not_finite)} ({_listed(replayed.not_finite)})")
     exact = all(loss.off() == 0 for loss in replayed.losses)
     print("reproduced, bit by bit" if exact else "reproduced" if close else "NOT reproduced")
     return close

@@ -13,8 +13,7 @@
       finished.json      written last, by `finish`
       interrupted.json   a signal has stopped it: to be resumed
       checkpoint-*/      whole ones (vlm.checkpoints)
-      dumps/             single steps, to be computed again (vlm.dumps)
-      nonfinite/         batches of steps that were skipped (vlm.guards.finite)
+      dumps/             single steps, and those that were skipped, to be computed again (vlm.dumps)
       heartbeats/        what each process does, while it runs (vlm.guards.watchdog)
 
 Only the main process writes; in every other process the same calls do nothing.
@@ -43,7 +42,7 @@ DATA, INTERRUPTED, RECORD, CHANGES = "data.json", "interrupted.json", "record.js
 
 TRACKED = ("samples.jsonl", "alerts.jsonl", "tracking.json")
 """Files of `vlm.tracking`."""
-FOLDERS = ("completions", "nonfinite", "heartbeats", "dumps", "samples")
+FOLDERS = ("completions", "heartbeats", "dumps", "samples")
 """What a run writes beside its checkpoints."""
 
 

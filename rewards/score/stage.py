@@ -40,7 +40,7 @@ def train(recipe: ScoreRecipe) -> Path:
     from rewards.score.trainer import PreferenceTrainer
     from vlm.callbacks import attach
     from vlm.checkpoints.beginning import begin
-    from vlm.curves import draw
+    from vlm.curves import draw_run
     from vlm.finish import follow
     from vlm.loading import load_processor
     from vlm.training import arguments
@@ -71,7 +71,7 @@ def train(recipe: ScoreRecipe) -> Path:
         trainer.evaluate()
     if run.main:
         report(trainer.measured, run.folder)
-        draw(run.metrics, run.folder / "curves.png", title=f"Score model · {run.folder.name}")
+    draw_run(run, "Score model")
     values = {name: metric.value for name, metric in trainer.measured.items()}
     run.finish(steps=trainer.state.global_step, **values)
     return final

@@ -27,7 +27,8 @@ from rewards.score import metrics
 from rewards.score.exchange import encode
 from rewards.score.preferences import Preference
 from vlm.checkpoints.resumable import Resumable
-from vlm.guards.finite import ROWS, FiniteSteps
+from vlm.dumps import ROWS
+from vlm.guards.finite import FiniteSteps
 from vlm.unreadable import row_name
 
 
@@ -57,7 +58,7 @@ def preference_loss(scores: Tensor, candidates: Sequence[int], margins: Tensor, 
 
 @dataclasses.dataclass
 class Collator:
-    """Records of `Rows` → one batch: `index`, `candidates`, `margin` (records,), and the inputs of `ScoreModel`."""
+    """Records of `Rows` → one batch: `index`, `candidates`, `margin` (records,), the inputs of `ScoreModel`, `ROWS`."""
 
     processor: Any
 
@@ -69,6 +70,7 @@ class Collator:
             "candidates": torch.tensor([len(record.ranked) for record in records]),
             "margin": torch.tensor([record.margin or 0.0 for record in records]),
             **encode(exchanges, self.processor, share_images=True),
+            ROWS: [row_name({"source": record.source, "id": record.id}) for record in records],
         }
 
 
@@ -86,44 +88,21 @@ class Rows(torch.utils.data.Dataset):
         return self.places[item], self.records[item]
 
 
-class PreferenceTrainer(FiniteSteps, Resumable, Trainer):
-    """Trains and measures a score model; its arguments are a TRL `RewardConfig`.
+class PreferenceLoss(Trainer):
+    """The loss of a batch of `Collator`, beneath what guards and keeps the steps of `PreferenceTrainer`."""
 
-    Overridden: `compute_loss`, `prediction_step`, `evaluate`, `log`, and what `FiniteSteps` and `Resumable` say.
-
-    Logged while training: `loss`, `pair_accuracy`, `score/margin` (mean s⁺ - s⁻), `score/mean`, `score/std`. By an
-    evaluation: every metric of `rewards.score.metrics` behind `eval_`, and `eval_loss`.
-    """
-
-    def __init__(self, model, args, processor, train: Sequence[Preference], held_out: Sequence[Preference] = ()):
-        self.held_out = list(held_out)
-        self.measured: dict[str, metrics.Metric] = {}
-        "The last evaluation, by metric."
-        self.measured_at: int | None = None
-        "The optimiser step after which it was."
+    def __init__(self, *positional: Any, **named: Any):
         self._logged: dict[str, list[float]] = defaultdict(list)
-        super().__init__(
-            model,
-            args,
-            data_collator=Collator(processor),
-            train_dataset=Rows(train),
-            eval_dataset=Rows(self.held_out) if self.held_out else None,
-            processing_class=processor,
-        )
-        # The loss is a mean over records, whatever the micro-batch holds: Trainer divides by the accumulation steps.
-        self.model_accepts_loss_kwargs = False
+        super().__init__(*positional, **named)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        given, inputs = inputs, dict(inputs)
+        inputs = dict(inputs)
         inputs.pop("index")
         candidates, margins = inputs.pop("candidates").tolist(), inputs.pop("margin")
         scores = model(**inputs).logits.squeeze(-1)
         loss = preference_loss(scores, candidates, margins, self.args.center_rewards_coefficient or 0.0)
         if model.training:
             self._note(scores.detach().float(), candidates)
-            records = [self.train_dataset.records[place] for place in given["index"].tolist()]
-            names = [row_name({"source": record.source, "id": record.id}) for record in records]
-            loss = self.observed({**given, ROWS: names}, loss)
         return (loss, scores) if return_outputs else loss
 
     def _note(self, scores: Tensor, candidates: Sequence[int]) -> None:
@@ -135,6 +114,34 @@ class PreferenceTrainer(FiniteSteps, Resumable, Trainer):
         total = self.accelerator.reduce(own, reduction="sum")
         for name, value in zip(("pairs", "right", "gap", "scores", "sum", "squares"), total.tolist(), strict=True):
             self._logged[name].append(value)
+
+
+class PreferenceTrainer(FiniteSteps, Resumable, PreferenceLoss):
+    """Trains and measures a score model; its arguments are a TRL `RewardConfig`.
+
+    Overridden: `compute_loss` (`PreferenceLoss`), `prediction_step`, `evaluate`, `log`, and what `FiniteSteps` and
+    `Resumable` say.
+
+    Logged while training: `loss`, `pair_accuracy`, `score/margin` (mean s⁺ - s⁻), `score/mean`, `score/std`. By an
+    evaluation: every metric of `rewards.score.metrics` behind `eval_`, and `eval_loss`.
+    """
+
+    def __init__(self, model, args, processor, train: Sequence[Preference], held_out: Sequence[Preference] = ()):
+        self.held_out = list(held_out)
+        self.measured: dict[str, metrics.Metric] = {}
+        "The last evaluation, by metric."
+        self.measured_at: int | None = None
+        "The optimiser step after which it was."
+        super().__init__(
+            model,
+            args,
+            data_collator=Collator(processor),
+            train_dataset=Rows(train),
+            eval_dataset=Rows(self.held_out) if self.held_out else None,
+            processing_class=processor,
+        )
+        # The loss is a mean over records, whatever the micro-batch holds: Trainer divides by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._logged and "loss" in logs:

@@ -26,17 +26,17 @@ from typing import Any
 
 import torch
 
+from vlm.agreement import anywhere
 from vlm.checkpoints import manifest
+from vlm.dumps import ROWS, Dumping
 from vlm.errors import UserError
-from vlm.guards import dumps
 from vlm.guards.sections import GuardSection
 from vlm.unreadable import row_name
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "nonfinite"
-ROWS = "row_names"
-"""Key of a batch: which rows of the data it is made of, as texts."""
+REASON = "not finite"
+"""Of a dump."""
 SHOWN = 8
 """Names in a message."""
 
@@ -45,11 +45,11 @@ class NonFinite(UserError):
     """Too many steps in a row had a loss or gradient that is not finite."""
 
 
-class FiniteSteps:
+class FiniteSteps(Dumping):
     """Stands before a transformers Trainer among the bases.
 
-    Overridden: `compute_loss` (a subclass with one of its own calls `observed` instead), `_get_grad_norm`, `log`;
-    `kept_state` and `take_state` of `Resumable`.
+    Overridden: `_get_grad_norm`, `log`; `observed` of `Dumping`, which holds the step's micro-batches; `kept_state` and
+    `take_state` of `Resumable`.
 
     Logged: `guards/skipped_steps`, how many steps of the run have been skipped so far.
     """
@@ -59,84 +59,62 @@ class FiniteSteps:
     "Steps in all."
     _in_a_row = 0
     _told_to_skip = False
-    _batches: list[tuple[dict[str, Any], torch.Tensor]] | tuple = ()
-    "(batch, loss) of each micro-batch since the last step; Trainer holds the batches anyway."
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        names = inputs.get(ROWS)
-        given = {key: value for key, value in inputs.items() if key != ROWS} if names else inputs
-        found = super().compute_loss(model, given, return_outputs, num_items_in_batch)
-        if not model.training:
-            return found
-        if return_outputs:
-            return self.observed(inputs, found[0]), found[1]
-        return self.observed(inputs, found)
-
-    def observed(self, inputs: dict[str, Any], loss: torch.Tensor) -> torch.Tensor:
+    def observed(self, loss: torch.Tensor) -> torch.Tensor:
         """The loss of a micro-batch in training, with a gradient of NaN where it is not finite."""
-        self._batches = [*self._batches, (inputs, loss.detach())]
+        loss = super().observed(loss)
         one = torch.ones_like(loss)
         return loss * torch.where(loss.detach().isfinite(), one, one * math.nan)
 
-    def as_dumped(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """A batch as `vlm.guards.dumps.write` takes it."""
-        return dict(inputs)
-
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        batches, self._batches = self._batches, ()
         if self._told_to_skip:
             self.optimizer._is_overflow = self._told_to_skip = False
         if math.isfinite(float(norm)):
             self._in_a_row = 0
-        elif not self._finds_its_scale(batches):
-            self._skip(model, float(norm), batches)
+        elif not self._finds_its_scale():
+            self._skip(model, float(norm))
         return norm
 
-    def _finds_its_scale(self, batches) -> bool:
-        """Whether this is an overflow that the loss scale of float16 answers."""
-        if not self.args.fp16 or not all(loss.isfinite() for _, loss in batches):
+    def _finds_its_scale(self) -> bool:
+        """Whether this is an overflow that the loss scale of float16 answers. Collective."""
+        if not self.args.fp16:
+            return False
+        if anywhere(not all(entry["loss"].isfinite() for entry in self._window), self.args.device):
             return False
         if self.is_deepspeed_enabled:
             return self.model_wrapped.optimizer.loss_scale > 1
         return self.accelerator.scaler.get_scale() > 1
 
-    def _skip(self, model, norm: float, batches) -> None:
+    def _skip(self, model, norm: float) -> None:
         self.skipped += 1
         self._in_a_row += 1
-        losses = [loss.item() for _, loss in batches]
-        rows = [name for batch, _ in batches for name in batch.get(ROWS) or ()]
+        step, losses = self.state.global_step + 1, [entry["loss"].item() for entry in self._window]
+        rows = [name for entry in self._window for name in entry["rows"]]
         parts = []  # DeepSpeed has cleared them
         if not self.is_deepspeed_enabled:
             parts = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
             model.zero_grad()
             self.optimizer._is_overflow = self._told_to_skip = True
-        step = self.state.global_step + 1
-        facts = {
-            "step": step, "rank": self.args.process_index, "loss": list(map(str, losses)), "grad_norm": str(norm),
-            "rows": rows, "parameters": parts, "weights": f"as after step {step - self._in_a_row}",
-        }  # fmt: skip
-        dump = self._dump(step, facts, batches)
+        facts = {"loss": list(map(str, losses)), "grad_norm": str(norm), "rows": rows, "parameters": parts}
         told = (
             f"step {step}: loss {', '.join(f'{loss:.4g}' for loss in losses)}, gradient norm {norm}"
-            f"{f', first in {parts[0]} ({len(parts)} parameters)' if parts else ''}; rows: {_listed(rows)}; {dump}"
+            f"{f', first in {parts[0]} ({len(parts)} parameters)' if parts else ''}; rows: {_listed(rows)}; "
+            f"{self._kept(facts)}"
         )
         if self._in_a_row <= self.guards.skip:
             logger.warning("%s. The step is skipped: weights, optimiser and schedule stay as they were", told)
             return
         raise NonFinite(self._last_words(told))
 
-    def _dump(self, step: int, facts: dict[str, Any], batches) -> str:
-        """Write the batches of this process, if there are not enough dumps yet; returns what to say about it."""
-        folder = Path(self.args.output_dir) / FOLDER
-        path = folder / f"step-{step}-rank-{self.args.process_index}"
-        if len(list(folder.glob(f"step-*-rank-{self.args.process_index}.json"))) >= self.guards.dumps:
+    def _kept(self, facts: dict[str, Any]) -> str:
+        """Dump the step, if there are not enough yet; returns what to say about it."""
+        if self.skipped > self.guards.dumps:
             return f"not dumped (guards.dumps is {self.guards.dumps})"
-        try:
-            dumps.write(path, facts, [self.as_dumped(batch) for batch, _ in batches])
-        except (OSError, UserError) as error:  # a full disk costs the dump, not the run
-            return f"not dumped ({error})"
-        return f"dumped to {path}.json"
+        if self.dumps.weights:
+            self.dump_weights()  # they are those from before the step
+        folder = self.dump(REASON, facts)
+        return f"dumped to {folder}" if folder else "not dumped"
 
     def _last_words(self, told: str) -> str:
         last = manifest.latest(Path(self.args.output_dir))
