@@ -11,13 +11,10 @@ from typing import Any
 import torch
 
 from rl.sharing import Rows
-from rl.table import as_text
+from rl.table import TRACKERS, as_text
 from vlm.checkpoints.resumable import Resumable
 from vlm.dumps import Dumping
 from vlm.stateful import Stateful
-
-TRACKERS = {"wandb", "trackio"}
-"""Those that TRL's table of completions goes to with its pictures."""
 
 
 class ResumableRollouts(Dumping, Resumable):

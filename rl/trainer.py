@@ -12,6 +12,8 @@ What differs from trl 1.16.0
 
 - One process may have pictures while another has none: TRL gathers pictures for that table from the former alone, and
   waits without end.
+- After `show_samples` (`vlm.tracking.attach`) trackers get a table of a few rows with small pictures (`vlm.tracking`)
+  instead of TRL's, which has every row and picture of a batch; TRL's parquet file stays.
 
 - Each prompt is computed once (`share_prefix`, on by default): its pictures are prepared and held once, it is prefilled
   once for all completions that are sampled (`rl.rollout`; vLLM has its own way), and its tokens and pictures go once
@@ -45,12 +47,13 @@ from rl.arguments import ban, banned_tokens, default_processor, name_of, safeten
 from rl.counters import Counters
 from rl.resuming import ResumableRollouts
 from rl.rollout import shared_prefill
-from rl.table import LOGGED_COLUMNS, as_text, pictures_of
+from rl.table import LOGGED_COLUMNS, TRACKERS, as_text, batch_of, logged, pictures_of
 from vlm.dumps import ROWS
 from vlm.guards.finite import FiniteSteps
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
 from vlm.rollout import choose, first_places
+from vlm.tracking.samples import Samples
 from vlm.unreadable import row_name
 
 logger = logging.getLogger(__name__)
@@ -63,6 +66,7 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, trl.GRPOTrainer):
     """
 
     _tag_names = ["trl", "grpo", "nadir"]
+    samples: Samples | None = None
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, trl.GRPOTrainer):
         self._unchecked = self.share_prefix and check_sharing
         self._generation: sharing.Generation | None = None
         self._counters, self._seen = Counters(self.model), 0
+        self._noted: set[str] = set()  # columns that rewards have added to the table of the latest batch
         if self.share_prefix:
             self._set_up_sharing()
 
@@ -124,7 +129,15 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, trl.GRPOTrainer):
             if column in inputs[0]:
                 self._log_completion_extra(column, [row[column] for row in inputs])
         with self._timed("rewards"):
-            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            found = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._noted = set(self._pending_extra_logs)
+        return found
+
+    def show_samples(self, samples: Samples) -> None:
+        """This table from now on. TRL asks the arguments where its own goes (and a log of each call that it times), and
+        finds none of these trackers there; their callbacks, which log the numbers, are made already."""
+        self.samples = samples
+        self.args.report_to = [name for name in self.args.report_to or () if name not in TRACKERS]
 
     def _timed(self, phase: str):
         return self._counters.timed(phase) if self.model.training else nullcontext()
@@ -151,7 +164,10 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, trl.GRPOTrainer):
                 output = made(inputs)
         finally:
             self.log_multimodal = self.log_multimodal or ours
-        if ours and {"image", "images"} & inputs[0].keys():
+        if self.samples is not None:
+            if self.model.training:
+                self.samples.take(batch_of(self), inputs, lambda: logged(self, len(inputs)), gather_object)
+        elif ours and {"image", "images"} & inputs[0].keys():
             self._logs["images"].extend(gather_object([pictures_of(row) for row in inputs]))
         return {**output, ROWS: [row_name(row) for row in inputs]}
 

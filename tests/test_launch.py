@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.support import wandb_files
 from tests.support.commands import ACCELERATE, LIMIT, ROOT, environment, evaluation, grpo, run, sft
 
 QUESTIONS = 16
@@ -69,7 +70,8 @@ def grpo_run(tiny_model, demo_data, tmp_path_factory):
     more = (
         "rewards=[{use: gated}, {use: 'mine.py:letters', weight: 0.5}]",
         "training.warmup_steps=0",
-        "tracking={report_to: [wandb], mode: offline, project: nadir-test, tags: [demo, tiny]}",
+        "tracking={report_to: [wandb], mode: offline, project: nadir-test, tags: [demo, tiny], samples: {every: 1}, "
+        "alerts: {window: 2, patience: 1}}",
     )
     argv = grpo(tiny_model, demo_data, folder / "run", *more)
     home = {"HOME": str(folder / "home"), "WANDB_API_KEY": "", "NETRC": str(folder / "none")}
@@ -121,24 +123,27 @@ def test_completions_table(grpo_run, demo_data):
 def test_wandb_without_an_account(grpo_run):
     """The table of completions with its pictures waits in the run folder, whole, for `wandb sync`."""
     folder, done = grpo_run
-    runs = list((folder / "wandb").glob("offline-run-*/run-*.wandb"))
-    assert len(runs) == 1 and runs[0].stat().st_size > 1000
-    assert b"nadir-test" in runs[0].read_bytes()
-    staged = list((folder / "wandb/artifacts/staging").iterdir())
-    texts = {content for path in staged if (content := path.read_bytes())[:1] == b"{"}
-    tables = [table for table in map(json.loads, texts) if "image" in table.get("columns", ())]
-    assert len(tables) == 2  # one a step (TRL logs the last again when training ends)
-    for table in tables:
-        cells = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-        assert len(cells) == 4
-        for cell in cells:
-            assert [picture["_type"] for picture in cell["image"]] == ["image-file"]
-            with Image.open(cell["image_file"]) as scene:
-                assert (cell["image"][0]["width"], cell["image"][0]["height"]) == scene.size
-    pictures = {Image.open(path).convert("RGB").tobytes() for path in staged if path.read_bytes()[:4] == b"\x89PNG"}
-    shown = {cell for table in tables for cell in (row[table["columns"].index("image_file")] for row in table["data"])}
-    assert pictures == {Image.open(path).convert("RGB").tobytes() for path in shown}
-    assert "api key" not in (done.stdout + done.stderr).lower()
+    found = wandb_files.read(folder)
+    assert (found.run.project, list(found.run.tags)) == ("nadir-test", ["demo", "tiny"])
+    assert len(found.tables) == 2  # one a step
+    rows = jsonl(folder / "samples.jsonl")
+    assert [cell["completion"] for table in found.tables for cell in table] == [row["completion"] for row in rows]
+    for cell, row in zip((cell for table in found.tables for cell in table), rows, strict=True):
+        assert (cell["step"], cell["id"], cell["letters"]) == (row["step"], row["id"], row["rewards"]["letters"])
+        with Image.open(folder / row["image"]) as kept:
+            assert (cell["image"]["width"], cell["image"]["height"]) == kept.size == tuple(row["truth"]["size"])
+        assert found.files[cell["image"]["path"]].read_bytes() == (folder / row["image"]).read_bytes()
+    assert len(rows) == 8 and "api key" not in (done.stdout + done.stderr).lower()
+
+
+def test_alerts_reach_every_place(grpo_run):
+    """A random model comes to no end: its completions are cut off in both steps, a window of two."""
+    folder, done = grpo_run
+    (told,) = jsonl(folder / "alerts.jsonl")
+    assert (told["sign"], told["since"], told["step"]) == ("clipped", 2, 2)
+    (sent,) = wandb_files.read(folder).alerts
+    assert (sent.title, sent.text, sent.level) == (told["title"], told["text"], "WARN")
+    assert f"{told['title']}. {told['text']}" in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 A step of GRPO has 12 completions of 3 prompts: one process computes them in two micro-batches of 6, or two processes
 6 each, so that one group's completions stand in both. A step of SFT has 8 traces: 2 × 4, or 4 in each of two.
+
+The two processes also report to wandb, offline and without an account: what arrives there, and in the run folder.
 """
 
 from __future__ import annotations
@@ -9,11 +11,14 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from pathlib import Path
 
 import pandas
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
+from tests.support import wandb_files
 from tests.support.commands import ROOT, grpo, run, sft, two_processes
 from tests.support.common_numbers import go
 from vlm.runs import read_metrics
@@ -22,6 +27,8 @@ TOLERANCE = 1e-5
 """Of weights, which move by more than a thousand times as much; relative of metrics."""
 SGD = ["optim=sgd", "learning_rate=0.5", "lr_scheduler_type=constant", "warmup_steps=0", "max_steps=2"]
 """An update linear in the gradient; Adam's first step is its sign, which rounding can turn."""
+TRACKING = "samples: {rows: 7, pixels: 2500}, axes: {start: zero, seed: 0}"
+WANDB = f"report_to: [wandb], mode: offline, project: p, group: demo, tags: [tiny], {TRACKING}"
 LETTERS = """
 def letters(completions, **columns):
     return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]
@@ -35,7 +42,7 @@ def jobs(tiny_model, demo_data, folder, accumulation: int) -> list:
     common = [f"training.{key}" for key in (*SGD, f"gradient_accumulation_steps={accumulation}")]
     rollouts = ["num_generations=4", "per_device_train_batch_size=6", "num_iterations=2", "beta=0.1"]
     rollouts = [f"training.{key}" for key in rollouts] + [f"rewards=[{{use: {reward}:letters}}]"]
-    rollouts += ["dump.steps=[2]", "dump.weights=true"]
+    rollouts += ["dump.steps=[2]", "dump.weights=true", f"tracking={{{WANDB if accumulation == 1 else TRACKING}}}"]
     return [
         ["grpo", grpo(tiny_model, demo_data, folder / f"grpo-{accumulation}", *common, *rollouts)],
         ["sft", sft(tiny_model, demo_data, folder / f"sft-{accumulation}", *common)],
@@ -47,7 +54,8 @@ def folder(tiny_model, demo_data, tmp_path_factory):
     """Holds `grpo-2` and `sft-2` of one process, and `grpo-1` and `sft-1` of two."""
     folder = tmp_path_factory.mktemp("processes")
     two = json.dumps(jobs(tiny_model, demo_data, folder, 1))
-    run([*two_processes(), ROOT / "tests/support/common_numbers.py", two], cwd=folder)
+    home = {"HOME": str(folder / "home"), "WANDB_API_KEY": "", "NETRC": str(folder / "none")}
+    run([*two_processes(), ROOT / "tests/support/common_numbers.py", two], cwd=folder, **home)
     go(jobs(tiny_model, demo_data, folder, 2))
     return folder
 
@@ -97,3 +105,50 @@ def test_a_step_of_two_processes_is_replayed_in_one(folder, monkeypatch, capsys,
     assert done.value.code == 0 and "rank 1, micro-batch 0" in said and "reproduced, bit by bit" in said
     row = next(row for row in metrics(folder / "grpo-1") if row["step"] == 2)
     assert float(said.partition("gradient norm ")[2].split()[0]) == pytest.approx(row["grad_norm"], rel=1e-6)
+
+
+def jsonl(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_two_processes_show_the_rows_that_one_shows(folder):
+    """Of 7 rows: two completions of each of the three prompts; the last prompt's stand in the second process. One
+    generation is trained on in both steps."""
+    two, one = (jsonl(folder / name / "samples.jsonl") for name in ("grpo-1", "grpo-2"))
+    places = [(1, 0, 0), (1, 1, 0), (1, 4, 1), (1, 5, 1), (1, 8, 2), (1, 9, 2)]
+    for rows in (one, two):
+        assert [(row["step"], row["row"], row["group"]) for row in rows] == places
+    table = pandas.read_parquet(folder / "grpo-1/completions/completions_00001.parquet")
+    assert len(table) == 12  # TRL's own file stays whole
+    for here, there in zip(two, one, strict=True):
+        numbers = [[row.pop("advantage"), row.pop("rewards")["letters"]] for row in (here, there)]
+        assert here == there and numbers[0] == pytest.approx(numbers[1], rel=1e-5, abs=1e-6)
+        noted = table.iloc[here["row"]]
+        assert (here["prompt"], here["completion"]) == (noted["prompt"], noted["completion"])
+        assert numbers[0] == [noted["advantage"], noted["letters"]]
+        assert here["id"] == Path(noted["image_file"]).stem and here["truth"]["answer"] == noted["answer"]
+        with Image.open(folder / "grpo-1" / here["image"]) as kept, Image.open(noted["image_file"]) as scene:
+            assert kept.size == (50, 50) == tuple(here["image_size"]) and tuple(here["truth"]["size"]) == scene.size
+            small, large = (picture.convert("RGB").resize((1, 1), Image.Resampling.BOX) for picture in (kept, scene))
+            assert small.getpixel((0, 0)) == pytest.approx(large.getpixel((0, 0)), abs=4)
+
+
+def test_wandb_knows_group_tags_axes_and_recipe_and_has_the_table(folder):
+    found = wandb_files.read(folder / "grpo-1")
+    assert (found.run.project, found.run.run_group, found.run.job_type) == ("p", "demo", "grpo")
+    assert list(found.run.tags) == ["tiny", "start:zero", "seed:0"]
+    assert found.run.run_id == json.loads((folder / "grpo-1/tracking.json").read_text())["wandb"]
+    assert found.config["axes"] == {"start": "zero", "seed": 0} and found.config["cell"] == "start=zero"
+    assert found.config["recipe"]["training"]["num_generations"] == 4
+    assert [entry["train/global_step"] for entry in found.history if "train/loss" in entry] == [1, 2]
+    assert not [name for entry in found.history for name in entry if name.startswith("profiling/")]
+    (table,) = found.tables
+    rows = jsonl(folder / "grpo-1/samples.jsonl")
+    for cells, row in zip(table, rows, strict=True):
+        assert [cells[key] for key in ("id", "completion", "advantage")] == [
+            row["id"],
+            row["completion"],
+            row["advantage"],
+        ]
+        assert cells["letters"] == row["rewards"]["letters"] and cells["image"]["path"] in found.files
+        assert ("truth" in cells["image"].get("boxes", ())) == (row["task"] == "grounding")

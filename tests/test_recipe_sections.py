@@ -13,7 +13,6 @@ from tests.support.example_recipe import message, writer
 from vlm import config
 from vlm.recipe import (
     LANGUAGE_MODEL_LINEARS,
-    TRACKERS,
     DataSection,
     ImageSection,
     LoraSection,
@@ -23,6 +22,7 @@ from vlm.recipe import (
     SourceSection,
     TrackingSection,
 )
+from vlm.tracking.section import TRACKERS
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -26,6 +26,9 @@ from vlm.checkpoints.resumable import Resumable
 from vlm.errors import UserError
 from vlm.loading import load_model, load_processor
 from vlm.recipe import LoraSection
+from vlm.runs import Run
+from vlm.tracking.attach import attach
+from vlm.tracking.section import SampleSection
 from vlm.training import arguments
 
 pytestmark = pytest.mark.xdist_group("resume")
@@ -76,11 +79,14 @@ def grpo(tiny_model, tmp_path_factory):
     def make(name, model=None, **training):
         given = {"max_steps": 10, **block, **saving, **training}
         shared = given.pop("share_prefix", True)
-        args = arguments(trl.GRPOConfig, recipe(tiny_model, folder / name, **given), log_completions=True)
+        args = arguments(trl.GRPOConfig, told := recipe(tiny_model, folder / name, **given), log_completions=True)
         args.num_completions_to_print = 0
         model = model or load_model(section(tiny_model))
         words = load_processor(tiny_model, LIMITS)
-        return rl.GRPOTrainer(model, Moody(), args, data, processing_class=words, share_prefix=shared)
+        trainer = rl.GRPOTrainer(model, Moody(), args, data, processing_class=words, share_prefix=shared)
+        told.tracking.samples = SampleSection(every=1, rows=4)
+        attach(trainer, Run(folder / name), told)
+        return trainer
 
     return make
 
@@ -103,8 +109,12 @@ def test_grpo_goes_on_from_any_step(grpo, whole_grpo, step):
     folder, expected = whole_grpo
     torch.manual_seed(step)  # a process that has drawn other numbers
     trainer = grpo(f"from-{step}", save_strategy="no")
+    here, table = Path(trainer.args.output_dir, "samples.jsonl"), Path(folder, "samples.jsonl").read_text()
+    here.write_text(table)  # as far as the run came before it was stopped
     trainer.train(resume_from_checkpoint=f"{folder}/checkpoint-{step}")
     check_equal(snapshot(trainer), expected)
+    assert here.read_text() == table  # once for each generation
+    assert [json.loads(line)["step"] for line in table.splitlines()] == [1] * 4 + [9] * 4
 
 
 @pytest.mark.parametrize("way", ["plain path", "lora", "moving reference"])

@@ -128,12 +128,13 @@ def test_stages_own_their_own_keys_too():
 def test_wandb_is_told_only_when_asked(monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    tracking = TrackingSection(project="p", group="g", tags=["a", "b"], mode="offline")
+    tracking = TrackingSection(project="p", group="g", tags=["a", "b"], axes={"seed": 3}, mode="offline")
     made = recipe(tracking=tracking)
     arguments(trl.GRPOConfig, made)
     assert not [name for name in os.environ if name.startswith("WANDB_")]
     made.tracking.report_to, made.tracking.name = ["wandb"], "named"
-    assert arguments(trl.GRPOConfig, made).run_name == "named"
+    told_trl = arguments(trl.GRPOConfig, made)
+    assert (told_trl.run_name, told_trl.project) == ("named", "p")
     told = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
     for name in told:
         del os.environ[name]  # not by monkeypatch, which would put it back
@@ -143,5 +144,6 @@ def test_wandb_is_told_only_when_asked(monkeypatch, tmp_path):
         "WANDB_DATA_DIR": "runs/some run/wandb",
         "WANDB_PROJECT": "p",
         "WANDB_RUN_GROUP": "g",
-        "WANDB_TAGS": "a,b",
+        "WANDB_TAGS": "a,b,seed:3",
+        "WANDB_JOB_TYPE": "grpo",
     }

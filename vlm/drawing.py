@@ -158,11 +158,11 @@ def _with_boxes(item: Picture, cell: int) -> Image.Image:
             if not all(map(math.isfinite, (x1, y1, x2, y2))):
                 continue
             on_page = [x1 * scale + left, y1 * scale + top, x2 * scale + left, y2 * scale + top]
-            _rectangle(pen, [min(max(edge, 1), cell - 2) for edge in on_page], colour, dash)
+            outline(pen, [min(max(edge, 1), cell - 2) for edge in on_page], colour, dash)
     return square
 
 
-def _rectangle(pen: ImageDraw.ImageDraw, box: Box, colour: str, dash: int | None) -> None:
+def outline(pen: ImageDraw.ImageDraw, box: Box, colour: str, dash: int | None) -> None:
     """A 3-pixel outline on a dark halo (it shows on any ground), solid or dashed every `dash` pixels."""
     x1, y1, x2, y2 = box
     corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)]
@@ -188,7 +188,7 @@ def _head(pen: ImageDraw.ImageDraw, title: str | None, fonts: Fonts) -> None:
         top += 30
     left = float(GAP)
     for word, colour, dash in (("true box", TRUE, None), ("predicted box", PREDICTED, 5)):
-        _rectangle(pen, [left + 1, top + 1, left + 31, top + 16], colour, dash)
+        outline(pen, [left + 1, top + 1, left + 31, top + 16], colour, dash)
         pen.text((left + 40, top), word, font=fonts.text, fill=INK)
         left += 64 + fonts.text.getlength(word)
     for word, colour in (("right", RIGHT), ("wrong", WRONG)):

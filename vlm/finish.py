@@ -11,6 +11,8 @@ from vlm.guards.progress import here
 from vlm.provenance import record
 from vlm.runs import Run
 from vlm.signals import StopOnSignal, watching
+from vlm.tracking import trackers
+from vlm.tracking.attach import attach
 
 
 def follow(trainer, run: Run, beginning: Beginning) -> None:
@@ -20,6 +22,9 @@ def follow(trainer, run: Run, beginning: Beginning) -> None:
     trainer.guards, trainer.dumps = recipe.guards, recipe.dump
     trainer.add_callback(DumpSteps(trainer))
     run.note_record(record(trainer, recipe))
+    if run.main:
+        trackers.identify(recipe.tracking, run.folder, resumed=recipe.resume is not None)
+    attach(trainer, run, recipe)
     with (
         watching() as watch,
         watchdog.watching(recipe.watchdog, run.folder, rank, trainer),

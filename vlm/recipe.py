@@ -14,11 +14,11 @@ from vlm.errors import RecipeError
 from vlm.guards.sections import GuardSection, WatchdogSection
 from vlm.prompts import check_wording
 from vlm.samples import FORMATS, TASKS
+from vlm.tracking.section import TrackingSection
 
 LANGUAGE_MODEL_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PIXELS_PER_TOKEN = 28 * 28
 """Qwen2-VL and Qwen2.5-VL: patches of 14×14 pixels, merged 2×2 into one visual token."""
-TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow", "swanlab", "comet_ml", "clearml", "dvclive")
 
 
 @dataclass
@@ -223,30 +223,6 @@ class ShardingSection:
     def check(self) -> None:
         if self.offload and self.zero == 0:
             raise RecipeError("offload needs DeepSpeed; write zero: 2 or zero: 3, or offload: false")
-
-
-@dataclass
-class TrackingSection:
-    report_to: list[str] = field(default_factory=list)
-    "Where metrics go besides the run folder, e.g. [wandb] or [tensorboard]."
-    project: str | None = None
-    "wandb project."
-    group: str | None = None
-    "wandb group: runs to be compared."
-    tags: list[str] = field(default_factory=list)
-    "wandb tags."
-    name: str | None = None
-    "Name of the run; without it, the output folder's."
-    mode: Literal["online", "offline", "disabled"] = "online"
-    "wandb's mode; `offline` needs no account and no network."
-
-    def check(self) -> None:
-        for tracker in self.report_to:
-            if tracker not in TRACKERS:
-                raise RecipeError(
-                    f"report_to names {tracker!r}; known: {', '.join(TRACKERS)}. Write [] for none; `all` is "
-                    "not offered, for it would report to whatever happens to be installed"
-                )
 
 
 @dataclass

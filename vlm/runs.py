@@ -7,6 +7,9 @@
       record.json        seeds, determinism, the checkpoint it began with (vlm.provenance)
       data.json          the mixture: rows read, kept and repeated, by source and task
       metrics.jsonl      one row per log: {"step": 10, "time": 1760000000.0, "loss": 0.41, "reward": 0.55}
+      samples.jsonl      rows of the table of completions, their pictures in samples/ (vlm.tracking.table)
+      alerts.jsonl       signs of collapse (vlm.tracking.alerts)
+      tracking.json      under which id wandb knows the run
       finished.json      written last, by `finish`
       interrupted.json   a signal has stopped it: to be resumed
       checkpoint-*/      whole ones (vlm.checkpoints)
@@ -37,7 +40,9 @@ from vlm.redaction import redact
 RECIPE, ENVIRONMENT, METRICS, FINISHED = "recipe.yaml", "environment.json", "metrics.jsonl", "finished.json"
 DATA, INTERRUPTED, RECORD, CHANGES = "data.json", "interrupted.json", "record.json", revision.CHANGES
 
-FOLDERS = ("completions", "heartbeats", "dumps")
+TRACKED = ("samples.jsonl", "alerts.jsonl", "tracking.json")
+"""Files of `vlm.tracking`."""
+FOLDERS = ("completions", "heartbeats", "dumps", "samples")
 """What a run writes beside its checkpoints."""
 
 
@@ -167,6 +172,12 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return [{k: _number(v) for k, v in row.items()} for row, _ in _rows(Path(path))]
 
 
+def drop_after(path: Path, step: int) -> None:
+    """Drops the rows of a JSON lines file after `step`, and a torn last line; no file, nothing to do."""
+    if path.exists():
+        _replace(path, "".join(line + "\n" for row, line in _rows(path) if row["step"] <= step))
+
+
 def _rows(path: Path) -> list[tuple[dict, str]]:
     """(row, its line) for each whole line."""
     # Split on "\n" alone: splitlines() would also cut at characters such as U+2028 inside a text.
@@ -216,6 +227,7 @@ def _delete_records(folder: Path) -> None:
         METRICS,
         FINISHED,
         INTERRUPTED,
+        *TRACKED,
     ):
         for path in folder.glob(pattern):
             path.unlink()

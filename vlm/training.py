@@ -17,9 +17,10 @@ import os
 from typing import Any
 
 from vlm.errors import RecipeError
-from vlm.recipe import ModelSection, ShardingSection, TrackingSection
+from vlm.recipe import ModelSection, ShardingSection
 from vlm.runs import processes
 from vlm.sharding import check_launch, deepspeed_config
+from vlm.tracking.trackers import announce
 
 OWNED = {
     "output_dir": "output",
@@ -56,23 +57,6 @@ def check_masters(model: ModelSection, sharding: ShardingSection) -> None:
         )
 
 
-def track(tracking: TrackingSection, output: str) -> None:
-    """Hand the recipe's `tracking:` section to wandb through its environment variables."""
-    if "wandb" not in tracking.report_to:
-        return
-    os.environ["WANDB_MODE"] = tracking.mode
-    os.environ.setdefault("WANDB_DIR", output)
-    # pictures of tables wait here for `wandb sync`; by default in the home folder, away from the run
-    os.environ.setdefault("WANDB_DATA_DIR", os.path.join(output, "wandb"))
-    for name, value in (
-        ("WANDB_PROJECT", tracking.project),
-        ("WANDB_RUN_GROUP", tracking.group),
-        ("WANDB_TAGS", ",".join(tracking.tags)),
-    ):
-        if value:
-            os.environ[name] = value
-
-
 def arguments(config: type, recipe: Any, **forced: Any):
     """TRL's configuration object for a recipe; `forced` are the stage's own settings.
 
@@ -82,7 +66,7 @@ def arguments(config: type, recipe: Any, **forced: Any):
 
     check_launch(recipe.sharding)
     check_masters(recipe.model, recipe.sharding)
-    track(recipe.tracking, recipe.output)
+    announce(recipe.tracking, recipe.output, recipe.stage)
     values = {
         "logging_steps": 1,
         "dataloader_pin_memory": torch.cuda.is_available(),
@@ -98,6 +82,7 @@ def arguments(config: type, recipe: Any, **forced: Any):
         "fp16": recipe.model.dtype == "float16",
         "deepspeed": deepspeed_config(recipe.sharding),
         "report_to": recipe.tracking.report_to or "none",
+        **({"project": recipe.tracking.project} if recipe.tracking.project else {}),  # trackio's
         "run_name": recipe.tracking.name or os.path.basename(os.path.normpath(recipe.output)),
         "use_liger_kernel": recipe.model.liger,
         "remove_unused_columns": False,

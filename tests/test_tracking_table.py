@@ -1,0 +1,206 @@
+"""Which rows a table shows, what they hold, and that nothing grows with the batch."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from rl.table import batch_of, logged
+from vlm import config
+from vlm.errors import RecipeError
+from vlm.runs import Run
+from vlm.tracking import overlays
+from vlm.tracking.pictures import placed, small
+from vlm.tracking.samples import Samples
+from vlm.tracking.section import SampleSection
+from vlm.tracking.table import Asked, Batch, Reading, asked, chosen, due, row
+
+
+def test_tables_at_the_first_step_every_so_many_and_the_last():
+    def steps(every, covers=1, last=25):
+        batches = [Batch(step, covers, last, 2) for step in range(1, last + 1, covers)]
+        return [batch.step for batch in batches if due(batch, every)]
+
+    assert steps(10) == [1, 11, 21, 25]
+    assert steps(1, last=3) == [1, 2, 3]
+    assert steps(10, covers=4) == [1, 13, 21, 25]  # step 11 is trained on the batch of 9 to 12: the next one shows
+    assert steps(100) == [1, 25]
+    assert steps(100, last=1) == [1]
+
+
+def test_rows_are_pairs_of_prompts_spread_over_the_batch():
+    assert chosen(128, 8, 16) == [p * 16 + n for p in range(8) for n in (0, 1)]  # every second of 16 prompts
+    assert chosen(8, 4, 16) == list(range(8))  # fewer completions than rows
+    assert chosen(24, 8, 16) == [0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 16, 17, 18, 19, 20]  # five of each of three
+    assert chosen(24, 8, 1) == [0] and chosen(24, 8, 3) == [0, 1, 2]
+
+
+@given(st.integers(1, 40), st.integers(1, 16), st.integers(1, 64))
+def test_never_more_rows_than_asked_for(prompts, group, rows):
+    found = chosen(prompts * group, group, rows)
+    assert 0 < len(found) <= rows and found == sorted(set(found)) and found[-1] < prompts * group
+    if prompts * group <= rows:
+        assert found == list(range(prompts * group))
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1024, 100_000))
+def test_never_more_pixels_than_asked_for(width, height, pixels):
+    picture = small(Image.new("RGB", (width, height)), pixels)
+    w, h = picture.size
+    assert w * h <= max(pixels, max(w, h))  # a strip keeps one pixel of its short side
+    if width * height <= pixels:
+        assert (w, h) == (width, height)
+    elif min(w, h) > 20:
+        assert w / h == pytest.approx(width / height, rel=0.1) and w * h > 0.8 * pixels
+
+
+def test_a_picture_is_named_by_its_contents():
+    red, blue = (small(Image.new("RGB", (64, 64), colour), 4096) for colour in ("red", "blue"))
+    assert red.name != blue.name and red == small(Image.new("RGB", (64, 64), "red"), 4096)
+
+
+def test_boxes_are_placed_in_the_small_picture_and_cut_to_it():
+    assert placed([100, 50, 200, 150], (400, 200), (100, 50)) == [25, 12, 50, 38]
+    assert placed([-8, 0, 900, 200], (400, 200), (100, 50)) == [0, 0, 100, 50]
+
+
+def inputs(count, **columns):
+    picture = Image.new("RGB", (300, 100), "green")
+    return [{"images": [picture], "id": str(n), "size": [300, 100], **columns} for n in range(count)]
+
+
+def test_each_process_tells_its_own_rows():
+    """Two processes of 12 completions, three groups of 8: the second group stands in both."""
+    here, there = (asked(inputs(12), Batch(1, 1, 9, 8, rank, 2), rows=6, pixels=1200) for rank in (0, 1))
+    assert [one.place for one in here] == [0, 1, 8, 9] and [one.place for one in there] == [16, 17]
+    assert [one.columns["id"] for one in there] == ["4", "5"]
+    assert all(one.pictures[0].size == (60, 20) for one in here + there)  # 1200 of 30,000 pixels: a fifth of each side
+    assert asked([{"prompt": "x"}], Batch(1, 1, 9, 1), 6, 1200)[0].pictures == []
+
+
+def test_a_picture_is_made_small_once_for_its_group(monkeypatch):
+    calls = []
+    monkeypatch.setattr("vlm.tracking.table.small", lambda picture, pixels: calls.append(1) or small(picture, pixels))
+    asked(inputs(8), Batch(1, 1, 9, 4), 8, 4096)
+    assert len(calls) == 1
+
+
+COLUMNS = {"task": "grounding", "source": "s", "id": "1", "resized": None}
+TRUTH = {"answer": None, "boxes": [[10.0, 20.0, 30.0, 40.0]], "quads": None, "size": (200, 100)}
+
+
+def made(completion, reading=None, **columns):
+    one = Asked(3, COLUMNS | TRUTH | columns, [small(Image.new("RGB", (200, 100)), 5000)])
+    return row(one, Batch(7, 1, 9, 2), reading or Reading(), ("Q", completion), {"a": float("inf")}, 0.25)
+
+
+def test_what_a_row_holds():
+    found = made("<think>t</think><answer>(100,200),(200,500)</answer>")
+    assert json.loads(json.dumps(found, allow_nan=False)) == {
+        "step": 7, "row": 3, "group": 1, "task": "grounding", "source": "s", "id": "1", "prompt": "Q",
+        "completion": "<think>t</think><answer>(100,200),(200,500)</answer>", "trace": "t",
+        "answer": "(100,200),(200,500)", "read": [[20.0, 20.0, 40.0, 50.0]], "read_quads": None,
+        "truth": {"answer": None, "boxes": [[10.0, 20.0, 30.0, 40.0]], "quads": None, "size": [200, 100]},
+        "rewards": {"a": None}, "advantage": 0.25,
+        "image": f"samples/{small(Image.new('RGB', (200, 100)), 5000).name}", "image_size": [100, 50], "further": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("completion", "reading", "columns", "read"),
+    [
+        ("(100,200),(200,500)", Reading(), {}, None),  # no answer without tags
+        ("(100,200),(200,500)", Reading(tagged=False), {}, [[20.0, 20.0, 40.0, 50.0]]),
+        ("<answer>the ship</answer>", Reading(), {}, None),
+        ("<answer>(100,200),(200,500)</answer>", Reading(), {"size": None}, None),
+        ("<answer>[[100,200,200,500]]</answer>", Reading("vhm"), {}, [[20.0, 20.0, 40.0, 50.0]]),
+        # pixels of the resized picture, whose size the row tells, or does not
+        ("<answer>50,50,100,100</answer>", Reading("rscovlm"), {"resized": [400, 200]}, [[25.0, 25.0, 50.0, 50.0]]),
+        ("<answer>50,50,100,100</answer>", Reading("rscovlm"), {}, None),
+    ],
+)
+def test_answers_are_read_in_the_recipes_notation(completion, reading, columns, read):
+    assert made(completion, reading, **columns)["read"] == read
+
+
+def test_oriented_answers_keep_their_corners():
+    """10 × 20 pixels about (50, 50), turned by 90°: 20 × 10."""
+    found = made("<answer>50,50,10,20,-90</answer>", Reading("rscovlm_obb"), resized=[200, 100])
+    assert found["read"] == [pytest.approx([40, 45, 60, 55])]
+    (quad,) = found["read_quads"]
+    assert sorted(zip(quad[::2], quad[1::2], strict=True)) == [
+        pytest.approx(corner, abs=1e-9) for corner in ((40, 45), (40, 55), (60, 45), (60, 55))
+    ]
+
+
+def test_the_score_of_a_box_is_its_iou_with_the_true_box_it_covers_best():
+    found = made("<answer>(50,200),(150,400),(500,500),(600,600)</answer>", boxes=[[0, 0, 5, 5], [10, 20, 30, 40]])
+    boxes = overlays.overlays(found)["answer"]["box_data"]
+    assert [box["scores"]["iou"] for box in boxes] == [1.0, 0.0]
+    assert boxes[0]["box_caption"] == "answer, IoU 1.00"
+    assert overlays.overlays(made("nothing", boxes=None)) is None
+
+
+def test_true_texts():
+    assert overlays.truth(made("x", answer="two")) == "two"
+    assert overlays.truth(made("x")) == "10, 20, 30, 40"
+    assert overlays.truth(made("x", boxes=None)) is None
+
+
+def test_lines_and_pictures_in_the_run_folder(tmp_path):
+    """A run that is resumed at step 3 makes what came after anew; a line torn by the kill is gone."""
+    run = Run(tmp_path)
+    samples = Samples(run, SampleSection(rows=2, every=1, pixels=1024))
+    told = lambda: lambda place: (("Q", f"answer {place}"), {"a": 1.0}, 0.0)  # noqa: E731
+    for step in range(1, 6):
+        samples.take(Batch(step, 1, 9, 2), inputs(4), told, lambda rows: rows)
+    path = tmp_path / "samples.jsonl"
+    before = path.read_text()
+    path.write_text(before + '{"step": 6, "ro')
+    samples.rewind(3)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 1, 2, 2, 3, 3]
+    for step in range(4, 6):
+        samples.take(Batch(step, 1, 9, 2), inputs(4), told, lambda rows: rows)
+    assert path.read_text() == before
+    (picture,) = (tmp_path / "samples").iterdir()  # the same at every step
+    assert json.loads(before.splitlines()[0])["image"] == f"samples/{picture.name}"
+    with Image.open(picture) as opened:
+        assert opened.size[0] * opened.size[1] <= 1024
+    run = Run.create(tmp_path, {}, overwrite=True)
+    assert not path.exists() and not picture.exists()
+
+
+def test_no_table_and_other_processes_write_nothing(tmp_path):
+    gathered = []
+    nobody = Samples(Run(tmp_path), None)
+    nobody.take(Batch(1, 1, 9, 2), inputs(2), None, gathered.extend)
+    other = Samples(Run(tmp_path, main=False), SampleSection())
+    other.take(Batch(1, 1, 9, 2, 1, 2), inputs(2), None, lambda rows: gathered.extend(rows) or gathered)
+    assert [one.place for one in gathered] == [2, 3] and not list(tmp_path.iterdir())
+
+
+def test_what_trl_has_noted_is_found_from_the_end():
+    """Two processes, two completions each; columns hold an earlier batch before. One column is an earlier batch's."""
+    logs = {
+        "prompt": ["old"] * 4 + [[{"role": "user", "content": f"p{n}"}] for n in range(4)],
+        "completion": ["old"] * 4 + [f"c{n}" for n in range(4)],
+        "rewards": {"iou": [9.0] * 4 + [0.0, 0.1, 0.2, 0.3]},
+        "advantages": [9.0] * 4 + [-1.0, 0.0, 1.0, 2.0],
+        "extra": {"reward_raw/task": [None] * 4 + [0.5] * 4, "answer": ["x"] * 8, "gone": [1.0] * 4},
+    }
+    accelerator = SimpleNamespace(num_processes=2, process_index=1)
+    trainer = SimpleNamespace(_logs=logs, _noted={"reward_raw/task", "answer"}, accelerator=accelerator)
+    assert logged(trainer, 2)(3) == (("p3", "c3"), {"iou": 0.3, "reward_raw/task": 0.5}, 2.0)
+    args = SimpleNamespace(steps_per_generation=8, gradient_accumulation_steps=4)
+    state = SimpleNamespace(global_step=12, max_steps=100)
+    trainer = SimpleNamespace(args=args, accelerator=accelerator, state=state, num_iterations=3, num_generations=8)
+    assert batch_of(trainer) == Batch(step=13, covers=6, last=100, group=8, rank=1, processes=2)
+
+
+@pytest.mark.parametrize("values", [{"rows": 0}, {"every": 0}, {"pixels": 1000}])
+def test_bounds_that_bound_nothing_are_refused(values):
+    with pytest.raises(RecipeError, match="write `samples: null` for no table"):
+        config.check(SampleSection(**values))

@@ -1,0 +1,162 @@
+"""What trackers are told by the recipe, and a tracker that is not there."""
+
+import importlib.util
+import json
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from rl.recipe import GRPORecipe
+from tests.support.example_recipe import message
+from vlm import cli, config
+from vlm.errors import RecipeError
+from vlm.recipe import ModelSection, TrackingSection
+from vlm.tracking import alerts, samples, trackers
+from vlm.tracking.attach import label
+from vlm.tracking.pictures import small
+from vlm.tracking.section import TRACKERS, AlertSection
+from vlm.tracking.table import Asked, Batch, Reading, row
+
+
+def test_a_tracker_that_is_not_installed_is_an_error_before_anything_loads(monkeypatch):
+    there = {"wandb"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in there or None)
+    recipe = GRPORecipe(ModelSection("nowhere"), "out", tracking=TrackingSection(report_to=["wandb", "trackio"]))
+    with pytest.raises(RecipeError, match=r"trackio, which is not installed: pip install trackio; .*report_to=\[wandb"):
+        cli.check_machine(recipe)
+    with pytest.raises(RecipeError, match="pip install comet-ml"):
+        trackers.check_installed(TrackingSection(report_to=["comet_ml"]))
+    with pytest.raises(RecipeError, match="pip install tensorboard;"):
+        trackers.check_installed(TrackingSection(report_to=["tensorboard"]))
+    there.add("tensorboardX")  # which does as well
+    trackers.check_installed(TrackingSection(report_to=["wandb", "tensorboard"]))
+
+
+def test_tags_of_the_axes():
+    section = TrackingSection(tags=["demo", "a, b"], axes={"reward": "score", "cold": False, "beta": 0.1, "lora": None})
+    assert trackers.tags(section) == ["demo", "a b", "reward:score", "cold:false", "beta:0.1", "lora:null"]
+    (tag,) = trackers.tags(TrackingSection(tags=["x" * 70]))
+    assert tag == "x" * 63 + "…"
+
+
+@pytest.mark.parametrize(
+    ("axes", "cell"),
+    [
+        ({}, None),
+        ({"start": "sft", "score": True, "seed": 3}, "start=sft, score=true"),
+        ({"seed": 3}, "matrix"),  # seeds alone: all runs of the group are one cell
+    ],
+)
+def test_runs_that_differ_by_the_seed_alone_are_one_cell(axes, cell):
+    assert TrackingSection(axes=axes, group="matrix").cell == cell
+
+
+def test_columns_to_group_by():
+    tracking = TrackingSection(group="m", axes={"start": "sft", "seed": 1})
+    recipe = GRPORecipe(ModelSection("nowhere"), "out", seed=1, tracking=tracking)
+    found = trackers.labels(recipe)
+    assert found == {
+        "recipe": config.to_dict(recipe), "axes": {"start": "sft", "seed": 1}, "cell": "start=sft", "group": "m",
+        "stage": "grpo",
+    }  # fmt: skip
+
+
+def test_one_run_of_wandb_has_one_id_however_often_it_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    tracking = TrackingSection(report_to=["wandb"])
+    trackers.identify(tracking, tmp_path, resumed=True)  # from another run's checkpoint: a run of its own
+    first = os.environ["WANDB_RUN_ID"]
+    trackers.identify(tracking, tmp_path, resumed=True)
+    assert os.environ["WANDB_RUN_ID"] == first and os.environ["WANDB_RESUME"] == "allow"
+    assert json.loads((tmp_path / "tracking.json").read_text()) == {"wandb": first}
+    trackers.identify(tracking, tmp_path, resumed=False)
+    assert os.environ["WANDB_RUN_ID"] != first
+    trackers.identify(TrackingSection(), tmp_path / "none", resumed=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("tracking.report_to=[wandb, neptun]", "in `tracking`: report_to names 'neptun'; known: wandb, tensorboard"),
+        ("tracking.axes={a: [1]}", "in `tracking`: axes.a = [1]; expected a number or a text"),
+        ("tracking.alerts.window=1", "in `tracking.alerts`: window = 1, patience = 3; expected at least 2"),
+        ("tracking.alerts.entropy=1.5", "in `tracking.alerts`: entropy = 1.5; expected a share"),
+        ("tracking.alerts.length=1", "in `tracking.alerts`: length = 1.0; expected a number above 1"),
+        ("tracking.samples.pixels=0", "in `tracking.samples`: rows = 16, every = 10, pixels = 0"),
+    ],
+)
+def test_sections_that_cannot_be(override, expected):
+    values = {"model": {"path": "hub/id"}, "output": "out"}
+    assert expected in message(config.build, values, GRPORecipe, [override])
+
+
+def test_what_may_be_switched_off():
+    values = {"model": {"path": "hub/id"}, "output": "out"}
+    made = config.build(values, GRPORecipe, ["tracking={samples: null, alerts: {kl: null, reward: null}}"]).tracking
+    assert made.samples is None and made.alerts == AlertSection(kl=None, reward=None)
+
+
+class Trackio:
+    """The calls of trackio 0.43 that are made, with its own parameters (https://huggingface.co/docs/trackio)."""
+
+    def __init__(self):
+        self.logs, self.alerts, self.config = [], [], {}
+
+    class Image:
+        def __init__(self, value, caption=None):
+            self.value = value
+
+    class Table:
+        def __init__(
+            self, columns=None, data=None, dataframe=None, rows=None, optional=True, allow_mixed_types=False,
+            log_mode="IMMUTABLE",
+        ):  # fmt: skip
+            self.rows = [dict(zip(columns, cells, strict=True)) for cells in data]
+
+    def log(self, metrics, step=None):
+        self.logs.append(metrics)
+
+    def alert(self, title, text=None, level="warn", webhook_url=None):
+        self.alerts.append((title, text))
+
+
+def test_trackio_gets_the_table_with_boxes_drawn(tmp_path, monkeypatch):
+    """A black picture; the true box in green, the answer's in orange."""
+    told = Trackio()
+    monkeypatch.setitem(sys.modules, "trackio", told)
+    monkeypatch.setattr(told, "config", SimpleNamespace(update=lambda d, allow_val_change: told.logs.append(d)))
+    truth = {"answer": None, "boxes": [[100.0, 100.0, 300.0, 300.0]], "quads": None, "size": (400, 400)}
+    columns = {"task": "grounding", "source": "s", "id": "1", "resized": None, **truth}
+    found = Asked(0, columns, [small(Image.new("RGB", (400, 400)), 10_000), small(Image.new("RGB", (40, 40)), 10_000)])
+    (tmp_path / "samples").mkdir()
+    for picture in found.pictures:
+        (tmp_path / "samples" / picture.name).write_bytes(picture.content)
+    line = row(found, Batch(3, 1, 9, 2), Reading(tagged=False), ("Q", "(500,500),(900,900)"), {"iou": 0.1}, 0.0)
+    samples.send("trackio", [line], tmp_path)
+    (cells,) = told.logs[0]["completions"].rows
+    assert (cells["step"], cells["iou"], cells["truth"]) == (3, 0.1, "100, 100, 300, 300")
+    drawn = cells["image"].value  # 100 × 100 pixels: true box from 25 to 75, the answer's from 50 to 90
+    assert drawn.size == (100, 100)
+    red, green, blue = drawn.getpixel((25, 40))
+    assert green > 150 and red < 120
+    assert [drawn.getpixel((x, 90))[0] > 200 for x in (52, 88)] == [True, True]
+    assert sum(drawn.getpixel((10, 10))) < 30 and cells["further images"][0].value.endswith(found.pictures[1].name)
+    alerts.tell("trackio", alerts.Alert(3, "kl", 2, "Far", "Since …"))
+    label("trackio", {"axes": {}})
+    assert told.alerts == [("Far", "Since …")] and told.logs[1] == {"axes": {}}
+
+
+def test_wandb_that_is_disabled_is_left_alone(tmp_path, monkeypatch):
+    import wandb
+
+    monkeypatch.setattr(wandb, "run", None)
+    samples.send("wandb", [{"step": 1}], tmp_path)
+    alerts.tell("wandb", alerts.Alert(3, "kl", 2, "Far", "Since …"))
+    label("wandb", {})
+
+
+def test_every_tracker_has_a_module_to_look_for():
+    assert all(TRACKERS.values())

@@ -1,0 +1,95 @@
+"""The table of completions from all processes to the run folder and to the trackers.
+
+TRL gathers every picture of every generation batch, and sends the whole table at each log. Here a process reduces the
+pictures of those of its rows that are shown, and tells these alone: as much is sent on one GPU as on sixty-four.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm.runs import Run, drop_after
+from vlm.tracking import overlays
+from vlm.tracking.pictures import Small
+from vlm.tracking.section import SampleSection
+from vlm.tracking.table import FOLDER, Asked, Batch, Reading, asked, due, row
+
+FILE = "samples.jsonl"
+NAME = "completions"
+"""Of the table, where trackers show it; TRL calls it so."""
+Gather = Callable[[list], list]
+"""A list of each process → one list, in the order of their ranks."""
+
+
+class Samples:
+    """section: None for no table. report_to: the recipe's; of these wandb and trackio get tables."""
+
+    def __init__(
+        self, run: Run, section: SampleSection | None, reading: Reading | None = None, report_to: Sequence[str] = ()
+    ):
+        self.run, self.section, self.reading = run, section, reading or Reading()
+        self.trackers = [name for name in ("wandb", "trackio") if name in report_to]
+
+    def due(self, batch: Batch) -> bool:
+        return self.section is not None and due(batch, self.section.every)
+
+    def take(
+        self, batch: Batch, inputs: Sequence[Mapping[str, Any]], told: Callable[[], Logged], gather: Gather
+    ) -> None:
+        """Shows a batch, if it is due. Collective: every process calls it for every generation batch.
+
+        inputs: this process's rows of the data set, one for each completion. told: what is known of all completions.
+        """
+        if not self.due(batch):
+            return
+        found: list[Asked] = gather(asked(inputs, batch, self.section.rows, self.section.pixels))
+        if self.run.main:
+            logged = told()
+            self.write([row(one, batch, self.reading, *logged(one.place)) for one in found], found)
+
+    def write(self, rows: list[dict[str, Any]], found: Sequence[Asked]) -> None:
+        """To the run folder: pictures first, then all lines at once, so that no line lacks its picture; then to the
+        trackers."""
+        folder = self.run.folder
+        for picture in {picture.name: picture for one in found for picture in one.pictures}.values():
+            _store(folder / FOLDER, picture)
+        lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        with open(folder / FILE, "ab", buffering=0) as file:
+            file.write(lines.encode())
+        for name in self.trackers:
+            send(name, rows, folder)
+
+    def rewind(self, step: int) -> None:
+        """Drops the rows of steps after this one, which a resumed run will make again."""
+        if self.run.main:
+            drop_after(self.run.folder / FILE, step)
+
+
+Logged = Callable[[int], tuple[tuple[str, str], dict[str, Any], float]]
+"""Place in the batch → (prompt, completion), rewards by name, advantage."""
+
+
+def _store(folder: Path, picture: Small) -> None:
+    path = folder / picture.name
+    if not path.exists():
+        folder.mkdir(exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_bytes(picture.content)
+        part.replace(path)
+
+
+def send(name: str, rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """The rows as a table of the tracker's run, where it has one: `mode: disabled` gives none."""
+    if name == "wandb":
+        import wandb
+
+        if wandb.run is not None:
+            made = overlays.table(rows, wandb, folder, overlaid=True)
+            wandb.log({NAME: made, "train/global_step": rows[0]["step"]})
+        return
+    import trackio
+
+    trackio.log({NAME: overlays.table(rows, trackio, folder, overlaid=False)})

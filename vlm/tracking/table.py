@@ -1,0 +1,147 @@
+"""The table of completions: when there is one, which rows of a generation batch it shows, and what a row holds.
+
+A row, as a line of `samples.jsonl` has it (boxes: x1, y1, x2, y2 in pixels of the original image, whose size is
+`truth.size`; the files lie in the run folder):
+
+    {"step": 11, "row": 8, "group": 1, "task": "grounding", "source": "prompts", "id": "g-00007",
+     "prompt": "system: Think, then answer.\\nuser: <image>Where is the red ship?",
+     "completion": "<think>…</think><answer>(10,20),(90,80)</answer>", "trace": "…", "answer": "(10,20),(90,80)",
+     "read": [[1.1, 2.2, 10.1, 9.0]], "read_quads": null,
+     "truth": {"answer": null, "boxes": [[1.0, 2.0, 10.0, 9.0]], "quads": null, "size": [112, 112]},
+     "rewards": {"gated": 0.93, "reward_raw/format": 1.0}, "advantage": 0.71,
+     "image": "samples/0f3a….jpg", "image_size": [112, 112], "further": []}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vlm.answers import parse
+from vlm.boxes import NOTATIONS, read_boxes, read_quads
+from vlm.errors import DataError
+from vlm.tracking.pictures import Small, small
+
+FOLDER = "samples"
+PAIR = 2
+"""Completions of a prompt that are shown, where there are enough prompts: two can be compared."""
+COLUMNS = ("task", "source", "id")
+TRUTH = ("answer", "boxes", "quads", "size")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A generation batch, seen from one process."""
+
+    step: int
+    "The first step that it is trained on, from 1."
+    covers: int
+    "Steps that it is trained on."
+    last: int
+    "The run's last step."
+    group: int
+    "Completions of a prompt."
+    rank: int = 0
+    processes: int = 1
+
+
+def due(batch: Batch, every: int) -> bool:
+    """Whether there is a table of this batch: the first, the last, and the one by which `every` more steps are done."""
+    ends = batch.step <= batch.last < batch.step + batch.covers
+    return (batch.step - 1) % every < batch.covers or ends
+
+
+def chosen(total: int, group: int, rows: int) -> list[int]:
+    """Places in a batch of `total` completions, `group` of each prompt in a row: two of each of prompts that are
+    spread evenly, more where prompts are few. Ascending, at most `rows`; chance alone decides which completions."""
+    prompts = total // group
+    shown = min(prompts, max(1, rows // min(PAIR, group)))
+    each = min(group, rows // shown)
+    return [number * prompts // shown * group + n for number in range(shown) for n in range(each)]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a process knows of one of its rows, small enough to be told to the main process."""
+
+    place: int
+    columns: dict[str, Any]
+    pictures: list[Small]
+
+
+def asked(inputs: Sequence[Mapping[str, Any]], batch: Batch, rows: int, pixels: int) -> list[Asked]:
+    """The rows of this process that are shown. inputs: its rows of the data set, as many in every process."""
+    first = batch.rank * len(inputs)
+    made: dict[int, Small] = {}  # a group's completions have the same picture, as an object
+    found = []
+    for place in chosen(len(inputs) * batch.processes, batch.group, rows):
+        if not first <= place < first + len(inputs):
+            continue
+        row = inputs[place - first]
+        pictures = row.get("images") or ([row["image"]] if row.get("image") is not None else [])
+        for picture in pictures:
+            if id(picture) not in made:
+                made[id(picture)] = small(picture, pixels)
+        columns = {name: row.get(name) for name in (*COLUMNS, *TRUTH, "resized")}
+        found.append(Asked(place, columns, [made[id(picture)] for picture in pictures]))
+    return found
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How answers are read."""
+
+    notation: str = "qwen2_vl"
+    tagged: bool = True
+    "The answer stands in `<answer>` tags; else it is the whole completion."
+
+    def answer(self, completion: str) -> tuple[str | None, str | None]:
+        """(trace, answer) of a completion."""
+        parsed = parse(completion)
+        return parsed.trace, parsed.answer if self.tagged else completion
+
+    def shapes(self, answer: str | None, columns: Mapping[str, Any]) -> tuple[list | None, list | None]:
+        """Boxes that the answer states; and quadrilaterals, in a notation that has them. In pixels of the original
+        image; None where none can be read, or the image's size is not known."""
+        if answer is None or not columns["size"]:
+            return None, None
+        given = (answer, self.notation, columns["size"], columns["resized"])
+        try:
+            boxes = read_boxes(*given)
+            return boxes, read_quads(*given) if boxes and NOTATIONS[self.notation].shape != "box" else None
+        except DataError:  # the notation counts pixels of a resized image whose size the row does not tell
+            return None, None
+
+
+def row(
+    asked: Asked, batch: Batch, reading: Reading, texts: tuple[str, str], rewards: Mapping[str, Any], advantage: float
+) -> dict[str, Any]:
+    """A row of the table. texts: prompt and completion. rewards: by name; None and NaN where one does not apply."""
+    columns, pictures = asked.columns, asked.pictures
+    trace, answer = reading.answer(texts[1])
+    read, read_quads = reading.shapes(answer, columns)
+    files = [f"{FOLDER}/{picture.name}" for picture in pictures]
+    return {
+        "step": batch.step,
+        "row": asked.place,
+        "group": asked.place // batch.group,
+        **{name: columns[name] for name in COLUMNS},
+        "prompt": texts[0],
+        "completion": texts[1],
+        "trace": trace,
+        "answer": answer,
+        "read": read,
+        "read_quads": read_quads,
+        "truth": {name: columns[name] for name in TRUTH},
+        "rewards": {name: finite(value) for name, value in rewards.items()},
+        "advantage": finite(advantage),
+        "image": files[0] if files else None,
+        "image_size": list(pictures[0].size) if pictures else None,
+        "further": files[1:],
+    }
+
+
+def finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
