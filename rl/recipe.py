@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vlm.dump_section import DumpSection
 from vlm.errors import RecipeError
 from vlm.recipe import TrainingRecipe
 from vlm.runs import processes
@@ -58,8 +57,6 @@ class GRPORecipe(TrainingRecipe):
     "Compute each prompt once for all its completions; false is TRL's own path, with the same results."
     check_sharing: bool = True
     "Compute the first batch both ways, and stop where they differ by more than rounding."
-    dump: DumpSection = field(default_factory=DumpSection)
-    "Steps to be kept for `launch/replay.py`."
     training: dict[str, Any] = field(
         default_factory=dict,
         metadata={"keys_of": "trl:GRPOConfig", "owned": {**OWNED, "reward_weights": "rewards"}},

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vlm.dump_section import DumpSection
 from vlm.errors import RecipeError
 from vlm.recipe import TrainingRecipe
 from vlm.training import OWNED
@@ -17,8 +16,6 @@ class SFTRecipe(TrainingRecipe):
 
     stage: Literal["sft"] = "sft"
     "Which launcher the recipe is for."
-    dump: DumpSection = field(default_factory=DumpSection)
-    "Steps to be kept for `launch/replay.py`."
     training: dict[str, Any] = field(
         default_factory=dict,
         metadata={

@@ -113,12 +113,12 @@ def test_the_list_of_commands(here, capfd):
         assert found.output == f"out/{key}" and found.resume == "auto"
         assert found.rewards == stages[key].recipe.rewards and found.training == stages[key].recipe.training
         assert found.tracking.group == "out" and found.tracking.name == key
-    tags = {
-        key: config.load("base.yaml", FakeRecipe, overrides(stage, plan())).tracking.tags
+    axes = {
+        key: config.load("base.yaml", FakeRecipe, overrides(stage, plan())).tracking.axes
         for key, stage in stages.items()
     }
-    assert tags["R1-without/seed-0/grpo"] == ["road=R1", "score=without", "seed=0", "stage=grpo"]
-    assert tags["SFT/seed-0/sft"] == ["seed=0", "stage=sft"]  # what those that share it have in common
+    assert axes["R1-without/seed-0/grpo"] == {"road": "R1", "score": "without", "seed": "0", "stage": "grpo"}
+    assert axes["SFT/seed-0/sft"] == {"seed": "0", "stage": "sft"}  # what those that share it have in common
 
 
 @pytest.mark.parametrize("configuration", [None, "recipes/accelerate/cpu2.yaml"])

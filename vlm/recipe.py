@@ -10,6 +10,7 @@ from typing import Literal
 
 from vlm import mixture
 from vlm.boxes import check_notation
+from vlm.dump_section import DumpSection
 from vlm.errors import RecipeError
 from vlm.guards.sections import GuardSection, WatchdogSection
 from vlm.prompts import check_wording
@@ -259,6 +260,8 @@ class TrainingRecipe(StageRecipe):
     "Steps that are not finite."
     watchdog: WatchdogSection | None = field(default_factory=WatchdogSection)
     "Tells who stands still; null for none."
+    dump: DumpSection = field(default_factory=DumpSection)
+    "Steps to be kept for `launch/replay.py`."
     gpus: str | None = None
     "Target of `--dry-run`, e.g. 8xA100-80G."
 

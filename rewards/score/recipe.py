@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vlm.adapters import PARTS
-from vlm.dump_section import DumpSection
 from vlm.errors import RecipeError
 from vlm.recipe import LANGUAGE_MODEL_LINEARS, PromptSection, TrainingRecipe
 from vlm.training import OWNED
@@ -83,8 +82,6 @@ class ScoreRecipe(TrainingRecipe):
         },
     )
     "TRL's RewardConfig, key by key (learning_rate, center_rewards_coefficient, eval_strategy, …)."
-    dump: DumpSection = field(default_factory=DumpSection)
-    "Steps to be kept for `launch/replay.py`."
 
     @property
     def frozen(self) -> list[str]:

@@ -39,9 +39,9 @@ def overrides(stage: Stage, plan: Plan) -> list[str]:
     """Of the recipe: what the run changes, and what follows from its place in the matrix."""
     recipe, added = stage.recipe, {"output": str(stage.folder)}  # folders are there already: no text has {…} to fill
     if hasattr(recipe, "tracking"):
-        tags = [f"{axis}={value}" for axis, value in _common(stage).items() if value is not None]
+        axes = {axis: value for axis, value in _common(stage).items() if value is not None}
         added["tracking.group"], added["tracking.name"] = plan.name, stage.key
-        added["tracking.tags"] = [*recipe.tracking.tags, *tags]
+        added["tracking.axes"] = recipe.tracking.axes | axes
     if hasattr(recipe, "resume"):
         added["resume"] = "auto"
     if recipe.overwrite:  # a second run of the matrix would lose what the first one did

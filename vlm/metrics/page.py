@@ -25,13 +25,14 @@ What a reward of yours logs under a name of its own (`log_metric`) is not here.
 
 SECTIONS = {
     "guards": "vlm/guards/sections.py",
+    "tracking": "vlm/tracking/section.py",
     "watchdog": "vlm/guards/sections.py",
     "rewards": "rl/recipe.py",
     "share_prefix": "rl/recipe.py",
     "train": "rewards/score/recipe.py",
     "score:": "rewards/score/reward.py",
     "gated:": "rewards/gated.py",
-} | dict.fromkeys(("model", "images", "prompt", "data", "sharding", "tracking"), "vlm/recipe.py")
+} | dict.fromkeys(("model", "images", "prompt", "data", "sharding"), "vlm/recipe.py")
 """First part of a recipe's key → the file that says what it does; `training` is the stage's own."""
 STAGES = {"sft": "sft/recipe.py", "grpo": "rl/recipe.py", "score": "rewards/score/recipe.py"}
 CODE = re.compile(r"`([^`]+)`")
