@@ -1,0 +1,131 @@
+"""From runs to what the page draws: thinned lines with bands, panel by panel, and the plane of score against gold.
+
+    {"title": "Reward", "note": "…", "unit": "", "key": "reward", "lines": [
+        {"label": 0, "name": "", "runs": 3, "raw": {"x": […], "y": […], "lo": […], "hi": […]}, "smooth": {…} | null}]}
+
+`label` is the number of the curve. `lo` and `hi` are there where a label has several runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from studies.report.bands import Kind, band
+from studies.report.folders import Folder, Series
+from studies.report.labels import Curve
+from studies.report.panels import Panel, placed
+from studies.report.thinning import kept, rounded
+from vlm.curves import smooth
+
+POINTS = 300_000
+"""Of all lines together; with two numbers each they take about 4 MB."""
+COLUMNS = (40, 500)
+"""Fewest and most columns of pixels that a line is thinned to."""
+SPANS = 12
+"""A smoothed line averages over about the 12th part of a run, as in curves.png."""
+FEWEST = 8
+"""Points below which nothing is smoothed: an evaluation's, most likely."""
+TOGETHER = 7
+"""Lines of one label in a panel; more cannot be told apart, and each then has its own."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How lines are made. columns: of pixels that they are thinned to."""
+
+    band: Kind = "range"
+    columns: int = COLUMNS[1]
+
+
+def look(curves: Sequence[Curve], kind: Kind) -> Look:
+    """Columns so that all lines together stay within POINTS: of each a raw one with up to six points a column and a
+    smoothed one with about as many."""
+    lines = sum(len({key for run in curve.runs for key in run.series}) for curve in curves)
+    return Look(kind, int(np.clip(POINTS // (8 * max(lines, 1)), *COLUMNS)))
+
+
+def sections(curves: Sequence[Curve], how: Look) -> list[dict[str, Any]]:
+    """All chapters of curves."""
+    keys = [key for curve in curves for run in curve.runs for key in run.series]
+    several = len(curves) > 1 or any(len(curve.runs) > 1 for curve in curves)
+    made = []
+    for section, panels in placed(keys):
+        drawn = []
+        for panel, names in panels:
+            alone = len(names) > 1 and (several or len(names) > TOGETHER)
+            for group in [{key: name} for key, name in names.items()] if alone else [names]:
+                if lines := [line for key, name in group.items() for line in _lines(curves, key, name, how, alone)]:
+                    drawn.append(_panel(panel, group, lines, alone))
+        if drawn:
+            made.append({"name": section.name, "title": section.title, "note": section.note, "panels": drawn})
+    return made
+
+
+def _panel(panel: Panel, keys: dict[str, str], lines: list[dict[str, Any]], alone: bool) -> dict[str, Any]:
+    title = f"{panel.title}: {next(iter(keys.values())) or next(iter(keys))}" if alone else panel.title
+    return {"title": title, "note": panel.note, "unit": panel.unit, "keys": list(keys), "lines": lines}
+
+
+def _lines(curves: Sequence[Curve], key: str, name: str, how: Look, alone: bool) -> list[dict[str, Any]]:
+    found = []
+    for number, curve in enumerate(curves):
+        measured = [run.series[key] for run in curve.runs if key in run.series]
+        if measured:
+            line = {"label": number, "name": "" if alone else name, "runs": len(measured)}
+            found.append(line | {"raw": _points(measured, how), "smooth": _smoothed(measured, how)})
+    return found
+
+
+def _smoothed(measured: Sequence[Series], how: Look) -> dict[str, Any] | None:
+    """Each run is smoothed by itself; the band is of the smoothed runs."""
+    if min(len(steps) for steps, _ in measured) < FEWEST:
+        return None
+    return _points([(steps, smooth(values, len(values) / SPANS)) for steps, values in measured], how)
+
+
+def _points(measured: Sequence[Series], how: Look) -> dict[str, Any]:
+    if len(measured) == 1:
+        steps, values = measured[0]
+        places = kept(steps, how.columns, values)
+        return {"x": steps[places].tolist(), "y": rounded(values[places])}
+    made = band(measured, how.band)
+    places = kept(made.steps, how.columns, made.low, made.high)
+    return {
+        "x": made.steps[places].tolist(),
+        "y": rounded(made.mean[places]),
+        "lo": rounded(made.low[places]),
+        "hi": rounded(made.high[places]),
+    }
+
+
+def planes(curves: Sequence[Curve], x: str, y: str, how: Look) -> dict[str, Any] | None:
+    """Two metrics against each other, a path a run: smoothed, at the steps that both were logged. None where no run
+    has both. `r` is Pearson's correlation over those steps as they were logged."""
+    paths = [
+        {"label": number, "run": run.name, **path}
+        for number, curve in enumerate(curves)
+        for run in curve.runs
+        if (path := _path(run, x, y, how))
+    ]
+    return {"x": x, "y": y, "paths": paths} if paths else None
+
+
+def _path(run: Folder, x: str, y: str, how: Look) -> dict[str, Any] | None:
+    if x not in run.series or y not in run.series:
+        return None
+    (at, across), (others, up) = run.series[x], run.series[y]
+    steps, left, right = np.intersect1d(at, others, return_indices=True)
+    if len(steps) < 2:
+        return None
+    across, up = across[left], up[right]
+    varies = across.std() > 0 and up.std() > 0
+    correlation = float(np.corrcoef(across, up)[0, 1]) if varies else None
+    if len(steps) >= FEWEST:
+        across, up = (smooth(values, len(values) / SPANS) for values in (across, up))
+    places = kept(steps, how.columns // 4, across, up)
+    found = {"step": steps[places].tolist(), "x": rounded(across[places]), "y": rounded(up[places])}
+    return found | {"r": None if correlation is None else round(correlation, 3), "n": len(steps)}

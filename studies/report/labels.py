@@ -1,0 +1,116 @@
+"""Which runs are one curve: those of one label.
+
+Given on the command line as `label=folder[,folder…]`; else, with `--compare`, runs whose recipes are equal but for the
+seed and what follows from it (names and folders, numbers behind the word "seed" in paths).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studies.report import folders
+from studies.report.folders import Folder
+from vlm.errors import DataError
+
+OWN = ("output", "seed", "overwrite", "resume", "tracking", "pictures")
+"""Keys of a recipe that say which run it is rather than what it does."""
+SEED = re.compile(r"[-_.]?seed[-_.=]?\d+|[-_.]s\d+$", re.IGNORECASE)
+
+
+@dataclass
+class Curve:
+    """A label and its runs, at least one."""
+
+    label: str
+    runs: list[Folder]
+
+
+def curves(asked: Sequence[str], compare: bool) -> list[Curve]:
+    """From the command line's words, in their order. Raises: DataError for a folder that is no run, a label without
+    folders, and labels that are given twice."""
+    found: list[Curve] = []
+    for word in asked:
+        label, equals, paths = word.partition("=")
+        if equals and not Path(word).exists():
+            named = [path for part in paths.split(",") if part for path in folders.find(Path(part))]
+            if not label or not named:
+                raise DataError(f"found {word!r}, expected label=folder[,folder…]")
+            if label in [curve.label for curve in found]:
+                raise DataError(f"the label {label!r} is given twice; write {label}=folder,folder")
+            found.append(Curve(label, [folders.read(path) for path in named]))
+        else:
+            paths = folders.find(Path(word))
+            names = _names([path.resolve() for path in paths], Path(word).resolve())
+            read = [folders.read(path, name) for path, name in zip(paths, names, strict=True)]
+            found += grouped(read) if compare else [Curve(run.name, [run]) for run in read]
+    if compare:
+        found = _joined(found, asked)
+    return _distinct(found)
+
+
+def _names(paths: Sequence[Path], root: Path) -> list[str]:
+    """Names relative to the folder that was asked for; the last part alone where that tells them apart."""
+    short = [path.name for path in paths]
+    if len(set(short)) == len(short):
+        return short
+    return [str(path.relative_to(root)) if path != root else path.name for path in paths]
+
+
+def grouped(runs: Iterable[Folder]) -> list[Curve]:
+    """Runs that differ by seed alone, together."""
+    found: dict[str, Curve] = {}
+    for run in runs:
+        key = json.dumps(seedless(run.recipe), sort_keys=True) if run.recipe else str(run.path)
+        found.setdefault(key, Curve("", [])).runs.append(run)
+    for curve in found.values():
+        curve.label = shared([run.name for run in curve.runs])
+    return list(found.values())
+
+
+def _joined(found: list[Curve], asked: Sequence[str]) -> list[Curve]:
+    """Runs that were named one by one and differ by seed alone, together; labels that were given stay as they are."""
+    given = {word.partition("=")[0] for word in asked if "=" in word and not Path(word).exists()}
+    loose = grouped(run for curve in found if curve.label not in given for run in curve.runs)
+    return [curve for curve in found if curve.label in given] + loose
+
+
+def seedless(recipe: dict[str, Any]) -> Any:
+    """What a recipe does, whatever its seed."""
+    return _without_numbers({key: value for key, value in recipe.items() if key not in OWN})
+
+
+def _without_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_numbers(inner) for inner in value]
+    if isinstance(value, str) and os.sep in value:
+        return re.sub(r"(seed[-_.=]?)\d+", r"\1*", value, flags=re.IGNORECASE)
+    return value
+
+
+def shared(names: Sequence[str]) -> str:
+    """What runs are called together: `score-seed0`, `score-seed1` → `score`; one alone keeps its name."""
+    if len(names) == 1:
+        return names[0]
+    bare = {SEED.sub("", name) for name in names}
+    if len(bare) == 1 and (name := bare.pop()):
+        return name
+    prefix = os.path.commonprefix(list(names)).rstrip("-_./= ")
+    return prefix if len(prefix) > 2 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _distinct(found: list[Curve]) -> list[Curve]:
+    """No label twice: a later one gets a number."""
+    seen: dict[str, int] = {}
+    for curve in found:
+        seen[curve.label] = seen.get(curve.label, 0) + 1
+        if seen[curve.label] > 1:
+            curve.label += f" ({seen[curve.label]})"
+    return found
