@@ -223,9 +223,8 @@ class Plane extends Chart {
     const title = "Learned score and truth";
     const said = plane.paths.filter((path) => path.r !== null).map((path) => `${path.run} r = ${short(path.r, 2)}`);
     const note =
-      `Across: ${plane.x}; up: ${plane.y}. Each run goes from the hollow mark to the filled one: to the upper right the ` +
-      "score leads to what is true, to the lower right it is being gamed. " +
-      (said.length > 4 ? "" : `Correlation over steps: ${said.join(", ") || "none"}.`);
+      `${plane.x} across, ${plane.y} up, from the hollow mark to the filled one. Towards the lower right the score is ` +
+      "being gamed." + (said.length && said.length < 5 ? ` Over steps: ${said.join(", ")}.` : "");
     super({ title, note, unit: "", keys: [plane.x, plane.y], lines: [] }, labels, "label", height);
     this.plane = plane;
     this.element.classList.add("plane");
@@ -267,7 +266,7 @@ class Plane extends Chart {
   way(one, x, y) {
     const [xs, ys] = [one.x.map(x), one.y.map(y)];
     const colour = `c${one.label % COLOURS}`;
-    const told = draw("title", {}, `${one.run}: steps ${one.step[0]} to ${one.step.at(-1)}, r = ${short(one.r, 2)} over ${one.n} steps`);
+    const told = draw("title", {}, `${one.run}: to step ${one.step[0]}, …, ${one.step.at(-1)}, r = ${short(one.r, 2)} over ${one.n} steps`);
     this.picture.append(
       draw("path", { class: `line ${colour}`, d: path(xs, ys) }, told),
       mark(one.label, xs[0], ys[0], 4.5, { class: `mark hollow ${colour}` }),

@@ -29,6 +29,8 @@ SPANS = 12
 """A smoothed line averages over about the 12th part of a run, as in curves.png."""
 FEWEST = 8
 """Points below which nothing is smoothed: an evaluation's, most likely."""
+PARTS = 12
+"""Points of a run's way through a plane."""
 TOGETHER = 7
 """Lines of one label in a panel; more cannot be told apart, and each then has its own."""
 
@@ -50,33 +52,48 @@ def look(curves: Sequence[Curve], kind: Kind) -> Look:
 
 def sections(curves: Sequence[Curve], how: Look) -> list[dict[str, Any]]:
     """All chapters of curves."""
-    keys = [key for curve in curves for run in curve.runs for key in run.series]
-    several = len(curves) > 1 or any(len(curve.runs) > 1 for curve in curves)
+    keys = [key for curve in curves for run in curve.trained for key in run.series]
+    several = len(curves) > 1 or any(len(curve.trained) > 1 for curve in curves)
+    stages = list(dict.fromkeys(curve.stage for curve in curves if curve.trained))
     made = []
     for section, panels in placed(keys):
-        drawn = []
+        drawn: list[dict[str, Any]] = []
         for panel, names in panels:
             alone = len(names) > 1 and (several or len(names) > TOGETHER)
             for group in [{key: name} for key, name in names.items()] if alone else [names]:
-                if lines := [line for key, name in group.items() for line in _lines(curves, key, name, how, alone)]:
-                    drawn.append(_panel(panel, group, lines, alone))
-        if drawn:
-            made.append({"name": section.name, "title": section.title, "note": section.note, "panels": drawn})
+                lines = {stage: _lines(curves, stage, group, how, alone) for stage in stages}
+                lines = {stage: found for stage, found in lines.items() if found}
+                for stage, found in lines.items():
+                    drawn.append(_panel(panel, group, found, alone, stage if len(lines) > 1 else ""))
+        moving = [panel for panel in drawn if _constant(panel) is None]
+        still = [{"title": p["title"], "keys": p["keys"], "value": _constant(p)} for p in drawn if p not in moving]
+        made.append({"name": section.name, "title": section.title, "note": section.note})
+        made[-1] |= {"panels": moving, "constant": still}
     return made
 
 
-def _panel(panel: Panel, keys: dict[str, str], lines: list[dict[str, Any]], alone: bool) -> dict[str, Any]:
+def _panel(panel: Panel, keys: dict[str, str], lines: list[dict[str, Any]], alone: bool, stage: str) -> dict[str, Any]:
     title = f"{panel.title}: {next(iter(keys.values())) or next(iter(keys))}" if alone else panel.title
+    title += f" ({stage})" if stage else ""
     return {"title": title, "note": panel.note, "unit": panel.unit, "keys": list(keys), "lines": lines}
 
 
-def _lines(curves: Sequence[Curve], key: str, name: str, how: Look, alone: bool) -> list[dict[str, Any]]:
+def _constant(panel: dict[str, Any]) -> float | None:
+    """The one value that all lines of a panel have throughout; such a panel is told in words."""
+    values = {value for line in panel["lines"] for part in ("y", "lo", "hi") for value in line["raw"].get(part, [])}
+    return values.pop() if len(values) == 1 else None
+
+
+def _lines(
+    curves: Sequence[Curve], stage: str, keys: dict[str, str], how: Look, alone: bool
+) -> list[dict[str, Any]]:
     found = []
-    for number, curve in enumerate(curves):
-        measured = [run.series[key] for run in curve.runs if key in run.series]
-        if measured:
-            line = {"label": number, "name": "" if alone else name, "runs": len(measured)}
-            found.append(line | {"raw": _points(measured, how), "smooth": _smoothed(measured, how)})
+    for key, name in keys.items():
+        for number, curve in enumerate(curves):
+            measured = [run.series[key] for run in curve.runs if key in run.series]
+            if measured and curve.stage == stage:
+                line = {"label": number, "name": "" if alone else name, "runs": len(measured)}
+                found.append(line | {"raw": _points(measured, how), "smooth": _smoothed(measured, how)})
     return found
 
 
@@ -102,19 +119,19 @@ def _points(measured: Sequence[Series], how: Look) -> dict[str, Any]:
     }
 
 
-def planes(curves: Sequence[Curve], x: str, y: str, how: Look) -> dict[str, Any] | None:
-    """Two metrics against each other, a path a run: smoothed, at the steps that both were logged. None where no run
-    has both. `r` is Pearson's correlation over those steps as they were logged."""
+def planes(curves: Sequence[Curve], x: str, y: str) -> dict[str, Any] | None:
+    """Two metrics against each other, a path a run: means over PARTS equal parts of the steps at which both were
+    logged. None where no run has both. `r` is Pearson's correlation over those steps as they were logged."""
     paths = [
         {"label": number, "run": run.name, **path}
         for number, curve in enumerate(curves)
         for run in curve.runs
-        if (path := _path(run, x, y, how))
+        if (path := _path(run, x, y))
     ]
     return {"x": x, "y": y, "paths": paths} if paths else None
 
 
-def _path(run: Folder, x: str, y: str, how: Look) -> dict[str, Any] | None:
+def _path(run: Folder, x: str, y: str) -> dict[str, Any] | None:
     if x not in run.series or y not in run.series:
         return None
     (at, across), (others, up) = run.series[x], run.series[y]
@@ -124,8 +141,7 @@ def _path(run: Folder, x: str, y: str, how: Look) -> dict[str, Any] | None:
     across, up = across[left], up[right]
     varies = across.std() > 0 and up.std() > 0
     correlation = float(np.corrcoef(across, up)[0, 1]) if varies else None
-    if len(steps) >= FEWEST:
-        across, up = (smooth(values, len(values) / SPANS) for values in (across, up))
-    places = kept(steps, how.columns // 4, across, up)
-    found = {"step": steps[places].tolist(), "x": rounded(across[places]), "y": rounded(up[places])}
+    parts = np.array_split(np.arange(len(steps)), min(PARTS, len(steps)))
+    means = [[values[part].mean() for part in parts] for values in (across, up)]
+    found = {"step": [int(steps[part[-1]]) for part in parts], "x": rounded(means[0]), "y": rounded(means[1])}
     return found | {"r": None if correlation is None else round(correlation, 3), "n": len(steps)}

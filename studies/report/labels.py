@@ -25,10 +25,19 @@ SEED = re.compile(r"[-_.]?seed[-_.=]?\d+|[-_.]s\d+$", re.IGNORECASE)
 
 @dataclass
 class Curve:
-    """A label and its runs, at least one."""
+    """A label and its runs, at least one; evaluations of their models are among them."""
 
     label: str
     runs: list[Folder]
+
+    @property
+    def trained(self) -> list[Folder]:
+        """Those that have curves."""
+        return [run for run in self.runs if run.series]
+
+    @property
+    def stage(self) -> str:
+        return next((run.stage for run in self.trained), self.runs[0].stage)
 
 
 def curves(asked: Sequence[str], compare: bool) -> list[Curve]:
@@ -51,7 +60,7 @@ def curves(asked: Sequence[str], compare: bool) -> list[Curve]:
             found += grouped(read) if compare else [Curve(run.name, [run]) for run in read]
     if compare:
         found = _joined(found, asked)
-    return _distinct(found)
+    return _distinct(_with_evaluations(found))
 
 
 def _names(paths: Sequence[Path], root: Path) -> list[str]:
@@ -78,6 +87,21 @@ def _joined(found: list[Curve], asked: Sequence[str]) -> list[Curve]:
     given = {word.partition("=")[0] for word in asked if "=" in word and not Path(word).exists()}
     loose = grouped(run for curve in found if curve.label not in given for run in curve.runs)
     return [curve for curve in found if curve.label in given] + loose
+
+
+def _with_evaluations(found: list[Curve]) -> list[Curve]:
+    """An evaluation goes to the label whose run made the model that it asked."""
+    places = {run.path.resolve(): curve for curve in found for run in curve.trained}
+    kept = []
+    for curve in found:
+        stay = []
+        for run in curve.runs:
+            model = Path(str((run.recipe.get("model") or {}).get("path", ""))).resolve()
+            made = next((places[above] for above in (model, *model.parents) if above in places), curve)
+            (stay if run.series or made is curve else made.runs).append(run)
+        curve.runs = stay
+        kept += [curve] if stay else []
+    return kept
 
 
 def seedless(recipe: dict[str, Any]) -> Any:

@@ -28,7 +28,7 @@ PART = 10
 
 
 def ends(curves: Sequence[Curve], kind: Kind) -> list[dict[str, Any]]:
-    """Rows {"key", "cells": [text of each label]}: `0.41 → 0.78`, of several seeds `0.41 → 0.78 [0.75, 0.80]`."""
+    """Rows {"key", "cells": [text of each curve]}: `0.41 → 0.78`, of several seeds `0.41 → 0.78 [0.75, 0.80]`."""
     keys = dict.fromkeys(key for curve in curves for run in curve.runs for key in run.series)
     told = [key for pattern in TOLD for key in keys if re.fullmatch(pattern, trained(key))]
     return [{"key": key, "cells": [_ended(curve, key, kind) for curve in curves]} for key in told]
@@ -67,7 +67,7 @@ def evaluations(curves: Sequence[Curve]) -> dict[str, Any] | None:
 
     One evaluation has its interval over questions, several seeds the least and greatest of them.
     """
-    holding = [(curve.label, [run.evaluation for run in curve.runs if run.evaluation]) for curve in curves]
+    holding = [(curve.label, [_named(run) for run in curve.runs if run.evaluation]) for curve in curves]
     holding = [(label, found) for label, found in holding if found]
     if not holding:
         return None
@@ -80,6 +80,12 @@ def evaluations(curves: Sequence[Curve]) -> dict[str, Any] | None:
         cells = [_measured(group) for group in metrics]
         rows.append({"key": name, "n": " / ".join(counts), "cells": cells, "convention": " | ".join(conventions)})
     return {"labels": [label for label, _ in holding], "rows": rows}
+
+
+def _named(run: Folder) -> dict[str, dict[str, Any]]:
+    """Metrics with the benchmark before them, for a run may have been asked several."""
+    benchmark = run.recipe.get("benchmark")
+    return {f"{benchmark}: {name}" if benchmark else name: found for name, found in run.evaluation.items()}
 
 
 def _measured(found: Sequence[dict[str, Any]]) -> str:
@@ -112,7 +118,7 @@ def overview(curve: Curve, run: Folder) -> dict[str, str]:
         "hardware": (f"{len(gpus)} × {gpus[0]}" if gpus else hardware.get("cpu") or "–")
         + (f", {processes} processes" if processes and processes > 1 else ""),
         "commit": commit or "–",
-        "started": str(run.environment.get("started", "–")),
+        "started": str(run.environment.get("started", "–"))[:16].replace("T", " "),
     }
 
 

@@ -1,16 +1,11 @@
 "use strict";
-// Puts the parts of the page together. Charts and cards are made when they come near the screen, and all for printing.
+// Puts the parts of the page together. Charts are drawn when the page has time, cards when they come near
+// the screen.
 
 function start() {
   const figures = payload("figures");
   const several = figures.labels.length > 1 || figures.labels.some((label) => label.runs.length > 1);
-  const coming = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      coming.unobserve(entry.target);
-      entry.target.chart.draw();
-    }
-  }, { rootMargin: "400px" });
+  const waiting = [];
   const resized = new ResizeObserver((entries) => {
     for (const { target } of entries) if (target.chart.drawn) target.chart.draw();
   });
@@ -18,7 +13,7 @@ function start() {
     view.charts.add(chart);
     chart.element.chart = chart;
     grid.append(chart.element);
-    coming.observe(chart.element);
+    waiting.push(chart);
     resized.observe(chart.element);
   };
   for (const element of document.querySelectorAll("section.charts")) {
@@ -27,6 +22,11 @@ function start() {
     if (section.name === "score") for (const plane of figures.planes) place(new Plane(plane, figures.labels), grid);
     for (const panel of section.panels) place(new Chart(panel, figures.labels, several ? "label" : "name"), grid);
   }
+  whenIdle(() => {
+    const chart = waiting.shift();
+    if (chart && !chart.drawn) chart.draw();
+    return waiting.length > 0;
+  });
   const tools = document.getElementById("tools");
   if (tools) toolbar(tools, figures, several);
   const samples = document.getElementById("samples");
@@ -34,6 +34,17 @@ function start() {
   window.addEventListener("beforeprint", () => {
     for (const chart of view.charts) chart.draw();
   });
+}
+
+/** Does work in pieces, between which the page answers; `piece` tells whether there is more. */
+function whenIdle(piece) {
+  const later = window.requestIdleCallback || ((work) => setTimeout(() => work({ timeRemaining: () => 10 }), 1));
+  const go = (deadline) => {
+    let more = true;
+    do more = piece(); while (more && deadline.timeRemaining() > 4);
+    if (more) later(go, { timeout: 300 });
+  };
+  later(go, { timeout: 100 });
 }
 
 function whenNear(element, work) {
@@ -49,6 +60,7 @@ function whenNear(element, work) {
 function toolbar(tools, figures, several) {
   if (several) {
     figures.labels.forEach((label, number) => {
+      if (!label.runs.length) return; // it was evaluated only
       const seeds = label.runs.length > 1 ? ` (${label.runs.length} runs)` : "";
       const button = make("button", { type: "button", class: "label", "aria-pressed": "true", title: label.runs.join(", ") },
         make("i", { class: `swatch s${number % COLOURS}` }), label.name + seeds);

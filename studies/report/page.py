@@ -69,8 +69,9 @@ def html(asked: Asked) -> str:
         "notes": notes + missing,
         "alerts": [alert for _, run in runs for alert in alerts(run)],
         "evaluations": numbers.evaluations(curves),
-        "ends": numbers.ends(curves, asked.band),
-        "banded": any(len(curve.runs) > 1 for curve in curves),
+        "ends": numbers.ends([curve for curve in curves if curve.trained], asked.band),
+        "trained": [(number, curve.label) for number, curve in enumerate(curves) if curve.trained],
+        "banded": any(len(curve.trained) > 1 for curve in curves),
         "band": SAID[asked.band],
         "figures": drawn,
         "samples": shown,
@@ -110,7 +111,7 @@ def _drawn(asked: Asked, how: figures.Look) -> tuple[dict[str, Any], list[str]]:
     """The figures, and what has to be said about them."""
     curves = asked.curves
     drawn = {
-        "labels": [{"name": curve.label, "runs": [run.name for run in curve.runs]} for curve in curves],
+        "labels": [{"name": curve.label, "runs": [run.name for run in curve.trained]} for curve in curves],
         "band": SAID[asked.band],
         "sections": figures.sections(curves, how),
         "planes": [],
@@ -119,13 +120,12 @@ def _drawn(asked: Asked, how: figures.Look) -> tuple[dict[str, Any], list[str]]:
     gold = asked.gold or next((found for curve in curves for run in curve.runs if (found := gold_of(run))), None)
     score = next((key for key in LEARNED if key in keys), None)
     if gold in keys and score:
-        plane = figures.planes(curves, score, gold, how)
+        plane = figures.planes(curves, score, gold)
         drawn["planes"] = [plane] if plane else []
     notes = [f"--gold {asked.gold}: no run logged it"] if asked.gold and asked.gold not in keys else []
     for curve in curves:
-        lasts = {run.last_step for run in curve.runs if run.series}
-        if len(lasts) > 1:
-            ended = ", ".join(f"{run.name} at step {run.last_step:,}" for run in curve.runs)
+        if len({run.last_step for run in curve.trained}) > 1:
+            ended = ", ".join(f"{run.name} at step {run.last_step:,}" for run in curve.trained)
             notes.append(f"{curve.label}: runs end at different steps ({ended}); each curve goes on over the others")
     if drawn["planes"] and "score" not in [section["name"] for section in drawn["sections"]]:
         drawn["planes"] = []
@@ -167,7 +167,7 @@ def _shown(curves: Sequence[Curve], rows: int) -> tuple[dict[str, Any], Pictures
 
 
 def _samples_note(shown: dict[str, Any]) -> str:
-    said = sum(len(one["said"]) for one in shown["asked"])
+    said = sum(said["times"] for one in shown["asked"] for said in one["said"])
     return (
         f"{said:,} completions of {len(shown['asked']):,} prompts, spread evenly over the runs. Boxes: the truth is "
         "green and solid, what was answered orange and dashed."
@@ -179,7 +179,7 @@ def _subtitle(curves: Sequence[Curve], kind: Kind) -> str:
     said = f"{runs} run{'s' * (runs > 1)}"
     if len(curves) > 1:
         said += f", {len(curves)} labels"
-    if runs > len(curves):
+    if any(len(curve.trained) > 1 for curve in curves):
         said += f"; curves are means over seeds, bands the {SAID[kind]}"
     return said
 

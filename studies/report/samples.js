@@ -2,6 +2,7 @@
 // The browser of samples: a card for each prompt, its picture with boxes, and what was said to it and paid for it.
 
 const PAGE = 12; // cards that are made at a time
+const ENDS = 2; // completions at either end of a group that are shown at once
 
 class Samples {
   constructor(section, labels) {
@@ -70,7 +71,7 @@ class Samples {
       if (overlay) boxes(overlay, one, one.said[number]);
     };
     const rows = one.said.map((said, number) => completion(said, () => choose(number)));
-    text.append(make("ol", { class: "said" }, ...rows));
+    text.append(...folded(rows));
     choose(0);
     return make("article", { class: "card" }, this.picture(one, overlay), make("div", { class: "body" }, head, text));
   }
@@ -84,9 +85,21 @@ class Samples {
   }
 }
 
+/** Best and worst completions, those between them to be opened. */
+function folded(rows) {
+  const list = (some) => make("ol", { class: "said" }, ...some);
+  if (rows.length <= ENDS * 2 + 1) return [list(rows)];
+  const between = rows.slice(ENDS, -ENDS);
+  return [
+    list(rows.slice(0, ENDS)),
+    make("details", { class: "between" }, make("summary", { class: "quiet" }, `${between.length} completions between`), list(between)),
+    list(rows.slice(-ENDS)),
+  ];
+}
+
 /** What the completions of a prompt were paid: TRL's advantage tells less, for it is centred. */
 function paid(one) {
-  return one.said.map((said) => Object.values(said.rewards)[0]).filter((value) => value !== null && value !== undefined);
+  return one.said.flatMap((said) => Array(said.times).fill(Object.values(said.rewards)[0])).filter((value) => value !== null && value !== undefined);
 }
 
 function mean(values) {
@@ -100,6 +113,7 @@ function spread(values) {
 /** A completion: its numbers and answer; opened, its trace and the whole text. */
 function completion(said, choose) {
   const numbers = make("span", { class: "numbers" });
+  if (said.times > 1) numbers.append(make("span", { class: "tag" }, make("b", {}, `${said.times} ×`)));
   for (const [name, value] of Object.entries(said.rewards)) {
     if (value !== null) numbers.append(make("span", { class: "tag" }, `${name} `, make("b", {}, short(value))));
   }

@@ -41,6 +41,8 @@ class Said:
     "Quadrilaterals or boxes that the answer states, pixels of the original image."
     rewards: dict[str, float | None] = field(default_factory=dict)
     advantage: float | None = None
+    times: int = 1
+    "How many completions of the group are this one."
 
 
 @dataclass
@@ -68,8 +70,22 @@ def read(folder: Folder, rows: int) -> list[Asked]:
     elif (folder.path / PREDICTIONS).is_file():
         found = _predicted(folder)
     else:
-        return _completed(folder, rows)
-    return spread(found, rows)
+        found = _completed(folder, rows)
+    found = spread(found, rows)
+    for one in found:
+        one.said = ranked(one.said)
+    return found
+
+
+def ranked(said: Sequence[Said]) -> list[Said]:
+    """Equal completions once, the best paid first (by the advantage, where there is one)."""
+    different: dict[str, Said] = {}
+    for one in said:
+        if one.text in different:
+            different[one.text].times += 1
+        else:
+            different[one.text] = one
+    return sorted(different.values(), key=lambda one: -(one.advantage or 0))
 
 
 def spread(found: Sequence[Asked], rows: int) -> list[Asked]:
@@ -161,7 +177,7 @@ def _completed(folder: Folder, rows: int) -> list[Asked]:
                 groups[key] = _asked(row, folder)
             groups[key].said.append(_said(row, groups[key], folder))
         found += groups.values()
-    return spread(found, rows)
+    return found
 
 
 def _asked(row: dict[str, Any], folder: Folder) -> Asked:
