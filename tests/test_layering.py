@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = {"vlm", "rewards", "sft", "rl", "evals", "demo", "launch", "benchmarks", "tests"}
+OURS = {"vlm", "rewards", "sft", "rl", "evals", "studies", "demo", "launch", "benchmarks", "tests"}
 # Only what is listed may be imported of ours. launch/, benchmarks/ and tests/ may import anything.
 ALLOWED = {
     "vlm": {"vlm"},
@@ -14,6 +14,7 @@ ALLOWED = {
     "sft": {"sft", "vlm"},
     "rl": {"rl", "vlm"},
     "evals": {"evals", "vlm"},
+    "studies": {"studies", "vlm"},
     "demo": {"demo", "vlm"},  # demo/road.py joins the stages by running their commands
 }
 LIGHT = ["vlm/config.py", "vlm/boxes", "vlm/answers.py", "vlm/samples.py", "vlm/prompts.py", "rewards"]
