@@ -44,9 +44,13 @@ def main() -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--out", type=Path, help="the file; by default report.html in the first folder")
     parser.add_argument("--compare", action="store_true", help="runs that differ by their seed alone are one curve")
-    parser.add_argument("--band", choices=["range", "bootstrap"], default="range", help="least and greatest of the seeds")
+    parser.add_argument(
+        "--band", choices=["range", "bootstrap"], default="range", help="least and greatest of the seeds"
+    )
     parser.add_argument("--rows", type=int, default=300, help="completions in the browser of samples")
-    parser.add_argument("--gold", metavar="METRIC", help="what tells the truth, against which the learned score is drawn")
+    parser.add_argument(
+        "--gold", metavar="METRIC", help="what tells the truth, against which the learned score is drawn"
+    )
     parser.add_argument("--title", default="")
     asked = parser.parse_args()
     return guarded(lambda: write(asked))

@@ -1,1 +1,1 @@
-"""Many runs looked at together: reports, tables, matrices. Reads run folders; imports only `vlm`."""
+"""Many runs: ablation matrices. Imports only vlm; launch/ hands in what it needs to know of the stages."""

@@ -61,9 +61,11 @@ class Chart {
     const logarithmic = view.logarithmic && lines.every((line) => extent([line.raw.y])[0] > 0);
     const across = extent(lines.map((line) => line.raw.x));
     const up = this.range(lines, logarithmic);
+    this.bounds = this.panel.known?.length === 1 || this.panel.keys.length === 1 ? this.panel.known?.[0] : null;
     const x = scale(...(across[0] === across[1] ? [across[0] - 1, across[1] + 1] : across), MARGIN.left, width - MARGIN.right);
     const y = scale(...up, this.height - MARGIN.bottom, MARGIN.top, logarithmic);
     this.axes(width, across, up, x, y, logarithmic);
+    this.healthy(width, up, y);
     for (const line of lines) this.line(line, x, y);
     this.cursor = draw("g", { class: "cursor" });
     this.picture.append(this.cursor);
@@ -102,6 +104,20 @@ class Chart {
       );
     }
     this.picture.append(draw("line", { class: "axis", x1: MARGIN.left, x2: width - MARGIN.right, y1: bottom, y2: bottom }));
+  }
+
+  /** Where a value is unhealthy, if that is in sight: shaded, with the bound as a dashed line. */
+  healthy(width, up, y) {
+    const [low, high] = [this.bounds?.low ?? null, this.bounds?.high ?? null];
+    const [right, top, bottom] = [width - MARGIN.right, MARGIN.top, this.height - MARGIN.bottom];
+    for (const [bound, from, to] of [[low, bound => y(bound), () => bottom], [high, () => top, bound => y(bound)]]) {
+      if (bound === null || bound <= up[0] || bound >= up[1]) continue;
+      const [start, stop] = [from(bound), to(bound)];
+      this.picture.append(
+        draw("rect", { class: "unhealthy", x: MARGIN.left, width: right - MARGIN.left, y: start, height: Math.max(0, stop - start) }),
+        draw("line", { class: "bound", x1: MARGIN.left, x2: right, y1: y(bound), y2: y(bound) }),
+      );
+    }
   }
 
   line(line, x, y) {
@@ -202,7 +218,10 @@ function enlarged(chart) {
   const height = Math.max(260, Math.min(620, window.innerHeight - 220));
   const big = chart instanceof Plane ? new Plane(chart.plane, chart.labels, height) : new Chart(chart.panel, chart.labels, chart.coloured, height);
   const close = make("button", { type: "button", class: "close" }, "Close");
-  const dialog = make("dialog", { class: "enlarged", "aria-label": chart.panel.title }, big.element, close);
+  const told = (chart.panel.known ?? []).map((one) =>
+    make("p", { class: "known" }, make("code", {}, one.key), ` – ${one.meaning}. `, one.healthy ? make("b", {}, `Healthy: ${one.healthy}. `) : null, one.advice),
+  );
+  const dialog = make("dialog", { class: "enlarged", "aria-label": chart.panel.title }, big.element, ...told, close);
   close.addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   dialog.addEventListener("close", () => {

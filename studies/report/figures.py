@@ -1,9 +1,9 @@
 """From runs to what the page draws: thinned lines with bands, panel by panel, and the plane of score against gold.
 
-    {"title": "Reward", "note": "…", "unit": "", "key": "reward", "lines": [
+    {"title": "Reward", "note": "…", "unit": "", "keys": ["reward"], "known": [{"key": "reward", "meaning": …}], "lines": [
         {"label": 0, "name": "", "runs": 3, "raw": {"x": […], "y": […], "lo": […], "hi": […]}, "smooth": {…} | null}]}
 
-`label` is the number of the curve. `lo` and `hi` are there where a label has several runs.
+`label` is the number of the curve. `lo` and `hi` are there where a label has several runs. `known`: `health.explained`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from studies.report.bands import Kind, band
 from studies.report.folders import Folder, Series
+from studies.report.health import explained
 from studies.report.labels import Curve
 from studies.report.panels import Panel, placed
 from studies.report.thinning import kept, rounded
@@ -61,10 +62,12 @@ def sections(curves: Sequence[Curve], how: Look) -> list[dict[str, Any]]:
         for panel, names in panels:
             alone = len(names) > 1 and (several or len(names) > TOGETHER)
             for group in [{key: name} for key, name in names.items()] if alone else [names]:
-                lines = {stage: _lines(curves, stage, group, how, alone) for stage in stages}
+                lines = {stage: _lines(curves, stage, group, how, alone, panel.noisy) for stage in stages}
                 lines = {stage: found for stage, found in lines.items() if found}
                 for stage, found in lines.items():
-                    drawn.append(_panel(panel, group, found, alone, stage if len(lines) > 1 else ""))
+                    title = _title(panel, group, alone) + (f" ({stage})" if len(lines) > 1 else "")
+                    told = {"title": title, "note": panel.note, "unit": panel.unit, "keys": list(group)}
+                    drawn.append({**told, "known": explained(group, stage), "lines": found})
         moving = [panel for panel in drawn if _constant(panel) is None]
         still = [{"title": p["title"], "keys": p["keys"], "value": _constant(p)} for p in drawn if p not in moving]
         made.append({"name": section.name, "title": section.title, "note": section.note})
@@ -72,10 +75,8 @@ def sections(curves: Sequence[Curve], how: Look) -> list[dict[str, Any]]:
     return made
 
 
-def _panel(panel: Panel, keys: dict[str, str], lines: list[dict[str, Any]], alone: bool, stage: str) -> dict[str, Any]:
-    title = f"{panel.title}: {next(iter(keys.values())) or next(iter(keys))}" if alone else panel.title
-    title += f" ({stage})" if stage else ""
-    return {"title": title, "note": panel.note, "unit": panel.unit, "keys": list(keys), "lines": lines}
+def _title(panel: Panel, keys: dict[str, str], alone: bool) -> str:
+    return f"{panel.title}: {next(iter(keys.values())) or next(iter(keys))}" if alone else panel.title
 
 
 def _constant(panel: dict[str, Any]) -> float | None:
@@ -85,7 +86,7 @@ def _constant(panel: dict[str, Any]) -> float | None:
 
 
 def _lines(
-    curves: Sequence[Curve], stage: str, keys: dict[str, str], how: Look, alone: bool
+    curves: Sequence[Curve], stage: str, keys: dict[str, str], how: Look, alone: bool, noisy: bool
 ) -> list[dict[str, Any]]:
     found = []
     for key, name in keys.items():
@@ -93,7 +94,9 @@ def _lines(
             measured = [run.series[key] for run in curve.runs if key in run.series]
             if measured and curve.stage == stage:
                 line = {"label": number, "name": "" if alone else name, "runs": len(measured)}
-                found.append(line | {"raw": _points(measured, how), "smooth": _smoothed(measured, how)})
+                found.append(
+                    line | {"raw": _points(measured, how), "smooth": _smoothed(measured, how) if noisy else None}
+                )
     return found
 
 

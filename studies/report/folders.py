@@ -103,11 +103,11 @@ def read(path: Path, name: str | None = None) -> Folder:
     if (path / runs.METRICS).is_file():
         folder.series, folder.summary = columns(runs.read_metrics(path / runs.METRICS))
     for name, where in ((runs.ENVIRONMENT, "environment"), (runs.RECORD, "record"), (runs.DATA, "data")):
-        setattr(folder, where, _json(path / name))
-    folder.evaluation = _json(path / EVALUATED)
+        setattr(folder, where, of_json(path / name))
+    folder.evaluation = of_json(path / EVALUATED)
     if (path / runs.FINISHED).is_file():
         folder.state = "finished"
-        folder.summary |= _json(path / runs.FINISHED)
+        folder.summary |= of_json(path / runs.FINISHED)
     elif (path / runs.INTERRUPTED).is_file():
         folder.state = "interrupted"
     if (path / runs.CHANGES).is_file():
@@ -135,7 +135,8 @@ def columns(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, Series], dict[str
     return series, summary
 
 
-def _json(path: Path) -> dict[str, Any]:
+def of_json(path: Path) -> dict[str, Any]:
+    """A file's object; empty where there is no such file. Raises: DataError."""
     if not path.is_file():
         return {}
     try:

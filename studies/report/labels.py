@@ -1,7 +1,8 @@
 """Which runs are one curve: those of one label.
 
-Given on the command line as `label=folder[,folder…]`; else, with `--compare`, runs whose recipes are equal but for the
-seed and what follows from it (names and folders, numbers behind the word "seed" in paths).
+Given on the command line as `label=folder[,folder…]`; else by the matrix that they are of (study.json, as
+launch/ablate.py writes it); else, with `--compare`, runs whose recipes are equal but for the seed and what follows from
+it (names and folders, numbers behind the word "seed" in paths).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studies.report import folders
+from studies.report import folders, study
 from studies.report.folders import Folder
 from vlm.errors import DataError
 
@@ -53,6 +54,8 @@ def curves(asked: Sequence[str], compare: bool) -> list[Curve]:
             if label in [curve.label for curve in found]:
                 raise DataError(f"the label {label!r} is given twice; write {label}=folder,folder")
             found.append(Curve(label, [folders.read(path) for path in named]))
+        elif (Path(word) / study.FILE).is_file():
+            found += [Curve(name, runs) for name, runs in study.read(Path(word)).items()]
         else:
             paths = folders.find(Path(word))
             names = _names([path.resolve() for path in paths], Path(word).resolve())

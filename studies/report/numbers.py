@@ -40,7 +40,7 @@ def _ended(curve: Curve, key: str, kind: Kind) -> str:
         return "–"
     first, last = (
         np.array([values[place].mean() for values, place in zip(measured, places, strict=True)])
-        for places in zip(*(_tenths(len(values)) for values in measured), strict=True)
+        for places in zip(*(tenths(len(values)) for values in measured), strict=True)
     )
     text = f"{number(first.mean())} → {number(last.mean())}"
     if len(last) == 1:
@@ -49,7 +49,8 @@ def _ended(curve: Curve, key: str, kind: Kind) -> str:
     return f"{text} [{number(made.low[0])}, {number(made.high[0])}]"
 
 
-def _tenths(count: int) -> tuple[slice, slice]:
+def tenths(count: int) -> tuple[slice, slice]:
+    """The first and the last tenth of so many values, at least one each."""
     size = max(1, count // PART)
     return slice(0, size), slice(count - size, count)
 

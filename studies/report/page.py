@@ -20,7 +20,7 @@ from typing import Any
 
 import jinja2
 
-from studies.report import figures, numbers, panels, recipes, samples
+from studies.report import figures, health, numbers, panels, recipes, samples
 from studies.report.bands import SAID, Kind
 from studies.report.folders import Folder, natural
 from studies.report.labels import Curve
@@ -68,6 +68,7 @@ def html(asked: Asked) -> str:
         "labels": [curve.label for curve in curves],
         "notes": notes + missing,
         "alerts": [alert for _, run in runs for alert in alerts(run)],
+        "outside": health.outside(curves),
         "evaluations": numbers.evaluations(curves),
         "ends": numbers.ends([curve for curve in curves if curve.trained], asked.band),
         "trained": [(number, curve.label) for number, curve in enumerate(curves) if curve.trained],
@@ -240,9 +241,9 @@ def alerts(run: Folder) -> list[dict[str, str]]:
 
 def _chapters(context: dict[str, Any]) -> Iterable[tuple[str, str]]:
     yield "runs", "Runs"
-    for name in ("alerts", "evaluations"):
+    for name, text in (("alerts", "Alerts"), ("outside", "Unhealthy"), ("evaluations", "Evaluations")):
         if context[name]:
-            yield name, name.capitalize()
+            yield name, text
     if context["ends"]:
         yield "ends", "Numbers"
     for section in context["figures"]["sections"]:

@@ -15,6 +15,8 @@ class Panel:
     pattern: str
     note: str = ""
     unit: str = ""
+    noisy: bool = True
+    "Whether a smoothed line helps."
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ TRAINING = (
     Panel("Spread of the reward", r"reward_std", "Standard deviation of rewards."),
     Panel("Gradient norm", r"grad_norm", "Before clipping."),
     Panel("Clipped by the trust region", r"clip_ratio/(?P<name>\w+)", "Share of tokens; 0 where a batch is used once."),
-    Panel("Learning rate", r"learning_rate"),
+    Panel("Learning rate", r"learning_rate", noisy=False),
     Panel("Steps skipped", r"guards/skipped_steps", "Steps whose loss or gradient was not finite."),
 )
 REWARDS = (
@@ -85,9 +87,7 @@ LEARNED = (
 )
 COST = (
     Panel("Seconds of a step", r"(?P<name>step_time)|time/(?P<phase>.+)", "Whole, and by phase.", "s"),
-    Panel(
-        "Tokens computed", r"tokens/(?P<name>.+)", "Beside the least possible, if each prompt came once, unpadded."
-    ),
+    Panel("Tokens computed", r"tokens/(?P<name>.+)", "Beside the least possible, if each prompt came once, unpadded."),
     Panel("Padding", r"padding/(?P<name>.+)", "Share of places that hold no token."),
     Panel("Pictures encoded", r"images/(?P<name>.+)", "Through the vision tower, beside the least possible."),
     Panel("Tokens a second", r"throughput/tokens", "Of prompts and completions."),

@@ -8,10 +8,12 @@ that the run had, the difference is to the defaults, and the report says which o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from studies.report.folders import Folder
 from studies.report.labels import OWN, Curve
@@ -99,21 +101,37 @@ def _changes(before: Any, after: Any) -> dict[str, tuple[str, str]]:
 
 def between(curves: Sequence[Curve]) -> dict[str, list[str]]:
     """Dotted key → the value of each label, for keys in which the labels' first runs differ; `–` where one lacks it."""
-    flat = [dict(_flat({k: v for k, v in curve.runs[0].recipe.items() if k not in OWN}, "")) for curve in curves]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    table = {key: [shown(one[key]) if key in one else "–" for one in flat] for key in keys}
-    return {key: values for key, values in table.items() if len(set(values)) > 1}
+    values = [{key: value for key, value in curve.runs[0].recipe.items() if key not in OWN} for curve in curves]
+    return dict(_apart(values, ""))
 
 
-def _flat(value: Any, key: str) -> list[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        return [pair for name, inner in value.items() for pair in _flat(inner, f"{key}.{name}" if key else name)]
-    if isinstance(value, list) and value and all(isinstance(inner, dict) for inner in value):
-        return [pair for number, inner in enumerate(value) for pair in _flat(inner, f"{key}.{number}")]
-    return [(key, value)]
+def _apart(values: Sequence[Any], key: str) -> Iterable[tuple[str, list[str]]]:
+    """Goes down where all are mappings, or lists; what some lack altogether is one row."""
+    if all(value == values[0] for value in values):
+        return
+    if all(isinstance(value, dict) for value in values):
+        names: Iterable[Any] = dict.fromkeys(name for value in values for name in value)
+        inner = [[value.get(name, config.ABSENT) for value in values] for name in names]
+    elif all(isinstance(value, list) for value in values):
+        names = range(max(map(len, values)))
+        inner = [[value[n] if n < len(value) else config.ABSENT for value in values] for n in names]
+    else:
+        yield key, [shown(value) for value in values]
+        return
+    for name, below in zip(names, inner, strict=True):
+        yield from _apart(below, f"{key}.{name}" if key else str(name))
 
 
 def shown(value: Any) -> str:
-    """A value in one line of YAML."""
-    line = " ".join(dump(value).removesuffix("...\n").split())
+    """A value in one line of YAML, what is null left out of mappings; `–` for one that is absent."""
+    if value == config.ABSENT:
+        return "–"
+    text = yaml.safe_dump(_said(value), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
+    line = " ".join(text.removesuffix("...\n").split())
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+
+
+def _said(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _said(inner) for key, inner in value.items() if inner is not None}
+    return [_said(inner) for inner in value] if isinstance(value, list) else value

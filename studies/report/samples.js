@@ -64,7 +64,7 @@ class Samples {
     const where = [one.step === null ? null : `step ${one.step.toLocaleString("en")}`, one.task, one.name].filter(Boolean).join(" · ");
     const head = make("p", { class: "where quiet" }, make("i", { class: `swatch s${one.label % COLOURS}` }), `${one.run}${where ? " · " + where : ""}`);
     const overlay = one.size && (one.boxes.length || one.said.some((said) => said.read)) ? draw("svg", { viewBox: `0 0 ${one.size[0]} ${one.size[1]}`, "aria-hidden": "true" }) : null;
-    const text = make("div", { class: "text" }, make("p", { class: "prompt" }, one.prompt));
+    const text = make("div", { class: "text" }, ...asking(one.prompt));
     if (one.truth !== null) text.append(make("p", { class: "truth" }, make("span", { class: "tag" }, "truth"), one.truth));
     const choose = (number) => {
       rows.forEach((row, place) => row.classList.toggle("chosen", place === number && rows.length > 1));
@@ -83,6 +83,14 @@ class Samples {
     const image = make("img", { src: this.pictures[one.image], alt: `Picture of ${one.name || "a sample"}`, decoding: "async", loading: "lazy", width: size[0], height: size[1] });
     return make("div", { class: "picture" }, make("div", { class: "under" }, image, overlay));
   }
+}
+
+/** A prompt: the user's last words, and the whole to be opened where there is more (a system prompt, earlier turns). */
+function asking(prompt) {
+  const last = prompt.split(/\n(?=(?:user|assistant|system): )/).at(-1);
+  const words = last.replace(/^user: /, "").replace(/^(?:<image>)+/, "");
+  const whole = make("details", { class: "trace" }, make("summary", {}, "whole prompt"), make("p", {}, prompt));
+  return [make("p", { class: "prompt" }, words), words === prompt ? null : whole].filter(Boolean);
 }
 
 /** Best and worst completions, those between them to be opened. */

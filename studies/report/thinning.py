@@ -30,9 +30,7 @@ def kept(steps: np.ndarray, columns: int, *values: np.ndarray) -> np.ndarray:
     chosen = [starts, stops - 1]
     for one in values:
         for place in (np.argmin, np.argmax):
-            chosen.append(
-                np.array([start + place(one[start:stop]) for start, stop in zip(starts, stops, strict=True)])
-            )
+            chosen.append(np.array([start + place(one[start:stop]) for start, stop in zip(starts, stops, strict=True)]))
     return np.unique(np.concatenate(chosen))
 
 

@@ -1,8 +1,8 @@
 """Chromium without a window, over the pipe of its devtools protocol: no package, no port.
 
-    with Browser() as browser:
-        page = browser.open(path)           # waits until it is loaded
-        page.evaluate("document.title"); page.screenshot("a.png"); page.faults; page.requests
+with Browser() as browser:
+    page = browser.open(path)           # waits until it is loaded
+    page.evaluate("document.title"); page.screenshot("a.png"); page.faults; page.requests
 """
 
 from __future__ import annotations
@@ -83,9 +83,7 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.send(f"{domain}.enable")
         phone = width < 600
-        page.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
-        )
+        page.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         page.send(
             "Emulation.setEmulatedMedia",
             features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
