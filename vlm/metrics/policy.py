@@ -246,7 +246,7 @@ SAMPLER = Group(
     tuple(
         Metric(
             f"sampling/{name}/{which}",
-            f"{ {'min': 'least', 'mean': 'mean', 'max': 'greatest'}[which] } {what}",
+            f"{ {'min': 'least', 'mean': 'mean', 'max': 'greatest'}[which]} {what}",
             unit,
             None,
             why,
