@@ -4,9 +4,9 @@
     python launch/report.py score=runs/a,runs/b rules=runs/c --compare --band bootstrap
     python launch/report.py runs/ablation --compare          # a folder of runs
 
-RUN is a run folder (training or evaluation), a folder that holds some, or label=folder,folder. With --compare, runs that
-differ by their seed alone are one curve with a band. The file holds everything, scripts and pictures too, and asks the
-network for nothing.
+RUN is a run folder (training or evaluation), a folder that holds some, the output folder of launch/ablate.py, or
+label=folder,folder. With --compare, runs that differ by their seed alone are one curve with a band. The file holds
+everything, scripts and pictures too, and asks the network for nothing.
 """
 
 import argparse
@@ -44,13 +44,9 @@ def main() -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--out", type=Path, help="the file; by default report.html in the first folder")
     parser.add_argument("--compare", action="store_true", help="runs that differ by their seed alone are one curve")
-    parser.add_argument(
-        "--band", choices=["range", "bootstrap"], default="range", help="least and greatest of the seeds"
-    )
-    parser.add_argument("--rows", type=int, default=300, help="completions in the browser of samples")
-    parser.add_argument(
-        "--gold", metavar="METRIC", help="what tells the truth, against which the learned score is drawn"
-    )
+    parser.add_argument("--band", choices=["range", "bootstrap"], default="range", help="what a band shows")
+    parser.add_argument("--rows", type=int, default=300, help="completions to look at; 0 for none")
+    parser.add_argument("--gold", metavar="METRIC", help="what tells the truth; the learned score is drawn against it")
     parser.add_argument("--title", default="")
     asked = parser.parse_args()
     return guarded(lambda: write(asked))

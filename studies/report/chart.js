@@ -88,7 +88,7 @@ class Chart {
 
   axes(width, across, up, x, y, logarithmic) {
     const bottom = this.height - MARGIN.bottom;
-    const rows = logarithmic ? powers(...up, 5) : ticks(...up, Math.max(3, Math.round(this.height / 48)));
+    const rows = logarithmic ? powers(...up, 5) : ticks(...up, Math.max(3, Math.min(8, Math.round(this.height / 48))));
     for (const value of rows) {
       const at = y(value).toFixed(1);
       this.picture.append(
@@ -242,8 +242,7 @@ class Plane extends Chart {
     const title = "Learned score and truth";
     const said = plane.paths.filter((path) => path.r !== null).map((path) => `${path.run} r = ${short(path.r, 2)}`);
     const note =
-      `${plane.x} across, ${plane.y} up, from the hollow mark to the filled one. Towards the lower right the score is ` +
-      "being gamed." + (said.length && said.length < 5 ? ` Over steps: ${said.join(", ")}.` : "");
+      "Each run from the hollow mark to the filled one. Towards the lower right the score is being gamed." + (said.length && said.length < 5 ? ` Over steps: ${said.join(", ")}.` : "");
     super({ title, note, unit: "", keys: [plane.x, plane.y], lines: [] }, labels, "label", height);
     this.plane = plane;
     this.element.classList.add("plane");
@@ -272,6 +271,11 @@ class Plane extends Chart {
     const y = scale(...bounds[1], this.height - MARGIN.bottom, MARGIN.top);
     this.axes(width, bounds[0], bounds[1], x, y, false);
     for (const path of paths) this.way(path, x, y);
+    const [right, bottom] = [width - MARGIN.right, this.height - MARGIN.bottom];
+    this.picture.append(
+      draw("text", { class: "tick name", x: right, y: bottom - 6, "text-anchor": "end" }, `${this.plane.x} →`),
+      draw("text", { class: "tick name", x: MARGIN.left + 4, y: MARGIN.top + 8 }, `↑ ${this.plane.y}`),
+    );
   }
 
   axes(width, across, up, x, y) {

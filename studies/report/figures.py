@@ -1,6 +1,6 @@
 """From runs to what the page draws: thinned lines with bands, panel by panel, and the plane of score against gold.
 
-    {"title": "Reward", "note": "…", "unit": "", "keys": ["reward"], "known": [{"key": "reward", "meaning": …}], "lines": [
+    {"title": "Reward", "note": "…", "unit": "", "keys": ["reward"], "known": [{"key": "reward", …}], "lines": [
         {"label": 0, "name": "", "runs": 3, "raw": {"x": […], "y": […], "lo": […], "hi": […]}, "smooth": {…} | null}]}
 
 `label` is the number of the curve. `lo` and `hi` are there where a label has several runs. `known`: `health.explained`.

@@ -42,28 +42,33 @@ class Curve:
 
 
 def curves(asked: Sequence[str], compare: bool) -> list[Curve]:
-    """From the command line's words, in their order. Raises: DataError for a folder that is no run, a label without
-    folders, and labels that are given twice."""
-    found: list[Curve] = []
+    """From the command line's words: labels that are given, then the others, in their order.
+
+    Raises: DataError for a folder that is no run, a label without folders, and a label that is given twice.
+    """
+    named: list[Curve] = []
+    loose: list[Folder] = []
     for word in asked:
         label, equals, paths = word.partition("=")
         if equals and not Path(word).exists():
-            named = [path for part in paths.split(",") if part for path in folders.find(Path(part))]
-            if not label or not named:
-                raise DataError(f"found {word!r}, expected label=folder[,folder…]")
-            if label in [curve.label for curve in found]:
-                raise DataError(f"the label {label!r} is given twice; write {label}=folder,folder")
-            found.append(Curve(label, [folders.read(path) for path in named]))
+            named.append(Curve(label, [folders.read(path) for path in _listed(word, paths)]))
+            if not label or label in [curve.label for curve in named[:-1]]:
+                raise DataError(f"found {word!r}, expected a label of its own; write label=folder,folder")
         elif (Path(word) / study.FILE).is_file():
-            found += [Curve(name, runs) for name, runs in study.read(Path(word)).items()]
+            named += [Curve(name, runs) for name, runs in study.read(Path(word)).items()]
         else:
-            paths = folders.find(Path(word))
-            names = _names([path.resolve() for path in paths], Path(word).resolve())
-            read = [folders.read(path, name) for path, name in zip(paths, names, strict=True)]
-            found += grouped(read) if compare else [Curve(run.name, [run]) for run in read]
-    if compare:
-        found = _joined(found, asked)
-    return _distinct(_with_evaluations(found))
+            found = folders.find(Path(word))
+            names = _names([path.resolve() for path in found], Path(word).resolve())
+            loose += [folders.read(path, name) for path, name in zip(found, names, strict=True)]
+    others = grouped(loose) if compare else [Curve(run.name, [run]) for run in loose]
+    return _distinct(_with_evaluations(named + others))
+
+
+def _listed(word: str, paths: str) -> list[Path]:
+    found = [path for part in paths.split(",") if part for path in folders.find(Path(part))]
+    if not found:
+        raise DataError(f"found {word!r}, expected label=folder[,folder…]")
+    return found
 
 
 def _names(paths: Sequence[Path], root: Path) -> list[str]:
@@ -83,13 +88,6 @@ def grouped(runs: Iterable[Folder]) -> list[Curve]:
     for curve in found.values():
         curve.label = shared([run.name for run in curve.runs])
     return list(found.values())
-
-
-def _joined(found: list[Curve], asked: Sequence[str]) -> list[Curve]:
-    """Runs that were named one by one and differ by seed alone, together; labels that were given stay as they are."""
-    given = {word.partition("=")[0] for word in asked if "=" in word and not Path(word).exists()}
-    loose = grouped(run for curve in found if curve.label not in given for run in curve.runs)
-    return [curve for curve in found if curve.label in given] + loose
 
 
 def _with_evaluations(found: list[Curve]) -> list[Curve]:

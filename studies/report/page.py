@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import markupsafe
 
 from studies.report import figures, health, numbers, panels, recipes, samples
 from studies.report.bands import SAID, Kind
@@ -56,6 +58,7 @@ def html(asked: Asked) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_file), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
+    environment.filters["breakable"] = _breakable
     style, script = _file("page.css"), "".join(_file(name) for name in SCRIPTS)
     context = {
         "title": asked.title or " · ".join(curve.label for curve in curves[:4]) + (" …" if len(curves) > 4 else ""),
@@ -94,6 +97,11 @@ def embedded(value: Any) -> str:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def _breakable(key: str) -> markupsafe.Markup:
+    """A key that a narrow table may break after its dots, slashes and underscores."""
+    return markupsafe.Markup("<wbr>").join(part for part in re.split(r"(?<=[./_])", key))
 
 
 def _file(name: str) -> str:
@@ -146,7 +154,7 @@ def gold_of(run: Folder) -> str | None:
 def _shown(curves: Sequence[Curve], rows: int) -> tuple[dict[str, Any], Pictures, list[str]]:
     """The rows of the browser, their pictures, and how many of these are not to be had."""
     runs = [(number, run) for number, curve in enumerate(curves) for run in curve.runs]
-    found = [(n, run, samples.read(run, max(1, rows // len(runs)))) for n, run in runs]
+    found = [(n, run, samples.read(run, max(1, rows // len(runs)))) for n, run in runs] if rows > 0 else []
     pictures = Pictures()
     numbers = pictures.add(one.image for _, _, asked in found for one in asked if one.image)
     rows_shown = []

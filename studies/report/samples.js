@@ -67,7 +67,7 @@ class Samples {
     const text = make("div", { class: "text" }, ...asking(one.prompt));
     if (one.truth !== null) text.append(make("p", { class: "truth" }, make("span", { class: "tag" }, "truth"), one.truth));
     const choose = (number) => {
-      rows.forEach((row, place) => row.classList.toggle("chosen", place === number && rows.length > 1));
+      rows.forEach((row, place) => row.classList.toggle("chosen", place === number && overlay !== null && rows.length > 1));
       if (overlay) boxes(overlay, one, one.said[number]);
     };
     const rows = one.said.map((said, number) => completion(said, () => choose(number)));

@@ -205,9 +205,7 @@ def _predicted(folder: Folder) -> list[Asked]:
     found = []
     for row, where in lines(folder.path / PREDICTIONS):
         if missing := {"id", "source", "task", "completion"} - row.keys():
-            raise DataError(
-                f"{where}: has no {', '.join(sorted(missing))}; expected a prediction as launch/eval.py has"
-            )
+            raise DataError(f"{where}: has no {', '.join(sorted(missing))}; expected a row of launch/eval.py")
         trace, answer = _parts(row["completion"], folder)
         true = row.get("quads") or row.get("boxes") or []
         read = _shapes(answer, row.get("size"), row.get("resized"), folder) if true else None

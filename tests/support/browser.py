@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +22,11 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage")
 PATIENCE = 60.0
+START = """import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for end, place in zip(ends, (3, 4)):  # where the protocol is spoken: to it, and from it
+    os.dup2(end, place)
+os.execv(sys.argv[3], sys.argv[3:])"""
 
 
 def chromium() -> str | None:
@@ -32,9 +38,8 @@ class Browser:
     def __enter__(self) -> Browser:
         self.home = tempfile.TemporaryDirectory(prefix="browser")
         (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
-        # the protocol is spoken on file descriptors 3 (to it) and 4 (from it)
-        shell = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh"]
-        command = [*shell, chromium(), *FLAGS, "--remote-debugging-pipe", f"--user-data-dir={self.home.name}"]
+        start = [sys.executable, "-c", START, str(theirs_in), str(theirs_out)]
+        command = [*start, chromium(), *FLAGS, "--remote-debugging-pipe", f"--user-data-dir={self.home.name}"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen([*command, "about:blank"], pass_fds=(theirs_in, theirs_out), **quiet)
         os.close(theirs_in)
