@@ -36,7 +36,8 @@ def write(asked: argparse.Namespace) -> None:
     text = page.html(page.Asked(curves, asked.title, asked.band, asked.rows, asked.gold, classes))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
-    print(f"{out}: {sum(len(curve.runs) for curve in curves)} runs, {len(text.encode()) / 1e6:.1f} MB")
+    count = sum(len(curve.runs) for curve in curves)
+    print(f"{out}: {count} run{'s' * (count > 1)}, {len(text.encode()) / 1e6:.1f} MB")
 
 
 def main() -> int:

@@ -202,6 +202,6 @@ def test_the_command_writes_the_file_and_refuses_what_is_no_run(tmp_path):
     asked = [*command, "mine=runs", "--compare", "--out", str(out)]
     done = subprocess.run(asked, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "1 runs" in done.stdout and "mine" in Parsed(out.read_text(encoding="utf-8")).said
+    assert ": 1 run, " in done.stdout and "mine" in Parsed(out.read_text(encoding="utf-8")).said
     refused = subprocess.run([*command, "deep"], capture_output=True, text=True, cwd=tmp_path)
     assert refused.returncode == 2 and "expected a run folder" in refused.stderr
