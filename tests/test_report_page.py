@@ -130,6 +130,21 @@ def test_tables_stand_in_the_page_without_the_script(runs):
         assert words in said, words
 
 
+def test_alerts_stand_in_the_page(tmp_path):
+    folder = training(tmp_path / "a", curve([1.0]))
+    alert = {
+        "step": 240,
+        "sign": "entropy",
+        "since": 237,
+        "title": "Entropy has collapsed",
+        "text": f"Since 237 {EVIL}",
+    }
+    (folder / "alerts.jsonl").write_text(json.dumps(alert) + "\n")
+    parsed = Parsed(html(folder))
+    assert f"240 Entropy has collapsed – Since 237 {EVIL}" in parsed.said
+    assert ("a", {"href": "#alerts"}) in parsed.elements
+
+
 def test_kept_samples_are_read_with_boxes_and_pictures_of_their_own_folder(tmp_path):
     folder = training(tmp_path / "a", curve([1.0]))
     picture(folder / "samples" / "p.jpg"), picture(tmp_path / "secret.png")

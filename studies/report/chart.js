@@ -126,12 +126,15 @@ class Chart {
     const ys = points.y.map(y);
     const colour = `c${line.colour % COLOURS}`;
     if (points !== line.raw && !line.raw.lo) {
-      this.picture.append(draw("path", { class: `faint ${colour}`, d: path(line.raw.x.map(x), line.raw.y.map(y)) }));
+      const dense = line.raw.x.length > 400 ? "dense " : "";
+      this.picture.append(draw("path", { class: `faint ${dense}${colour}`, d: path(line.raw.x.map(x), line.raw.y.map(y)) }));
     }
     if (points.lo) {
       this.picture.append(draw("path", { class: `band ${colour}`, d: path(xs, points.hi.map(y), points.lo.map(y)) }));
     }
-    this.picture.append(draw("path", { class: `line ${colour}`, d: path(xs, ys) }));
+    const way = path(xs, ys);
+    if (points !== line.raw) this.picture.append(draw("path", { class: "under", d: way }));
+    this.picture.append(draw("path", { class: `line ${colour}`, d: way }));
     const few = points.x.length < 12;
     const count = few ? points.x.length : this.lines.length > 1 ? MARKS : 0;
     for (let n = 0; n < count; n++) {

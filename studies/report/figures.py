@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,12 @@ from studies.report.panels import Panel, placed
 from studies.report.thinning import kept, rounded
 from vlm.curves import smooth
 
-POINTS = 300_000
-"""Of all lines together; with two numbers each they take about 4 MB."""
+NUMBERS = 850_000
+"""Of all lines together; as JSON they take about 6 MB."""
 COLUMNS = (40, 500)
 """Fewest and most columns of pixels that a line is thinned to."""
+SMOOTH_COLUMNS = 60
+"""Enough for a smoothed line, whose bends are a SPANS-th of its run wide."""
 SPANS = 12
 """A smoothed line averages over about the 12th part of a run, as in curves.png."""
 FEWEST = 8
@@ -45,15 +47,20 @@ class Look:
 
 
 def look(curves: Sequence[Curve], kind: Kind) -> Look:
-    """Columns so that all lines together stay within POINTS: of each a raw one with up to six points a column and a
-    smoothed one with about as many."""
-    lines = sum(len({key for run in curve.runs for key in run.series}) for curve in curves)
-    return Look(kind, int(np.clip(POINTS // (8 * max(lines, 1)), *COLUMNS)))
+    """As many columns as NUMBERS allows. A column of a line has up to four points of two numbers, or with a band up to
+    six of four."""
+    cost = sum((24 if len(curve.trained) > 1 else 8) * len(_keys(curve)) for curve in curves)
+    room = NUMBERS / max(cost, 1) - SMOOTH_COLUMNS
+    return Look(kind, int(np.clip(room, *COLUMNS)))
+
+
+def _keys(curve: Curve) -> list[str]:
+    return list(dict.fromkeys(key for run in curve.trained for key in run.series))
 
 
 def sections(curves: Sequence[Curve], how: Look) -> list[dict[str, Any]]:
     """All chapters of curves."""
-    keys = [key for curve in curves for run in curve.trained for key in run.series]
+    keys = [key for curve in curves for key in _keys(curve)]
     several = len(curves) > 1 or any(len(curve.trained) > 1 for curve in curves)
     stages = list(dict.fromkeys(curve.stage for curve in curves if curve.trained))
     made = []
@@ -104,7 +111,8 @@ def _smoothed(measured: Sequence[Series], how: Look) -> dict[str, Any] | None:
     """Each run is smoothed by itself; the band is of the smoothed runs."""
     if min(len(steps) for steps, _ in measured) < FEWEST:
         return None
-    return _points([(steps, smooth(values, len(values) / SPANS)) for steps, values in measured], how)
+    smoothed = [(steps, smooth(values, len(values) / SPANS)) for steps, values in measured]
+    return _points(smoothed, replace(how, columns=min(how.columns, SMOOTH_COLUMNS)))
 
 
 def _points(measured: Sequence[Series], how: Look) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -118,21 +117,30 @@ def read(path: Path, name: str | None = None) -> Folder:
 def columns(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, Series], dict[str, Any]]:
     """Rows of metrics.jsonl as series, and the trainer's summary. A value that is not a finite number is left out; of
     a step that was logged twice the later value stays."""
-    points: dict[str, dict[int, float]] = {}
+    points: dict[str, tuple[list[int], list[float]]] = {}
     summary: dict[str, Any] = {}
     for row in rows:
         if "train_runtime" in row:
             summary |= {key: value for key, value in row.items() if key not in ("step", "time", "epoch")}
             continue
+        step = row["step"]
         for key, value in row.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if number and key not in ("step", "time"):
-                points.setdefault(key, {})[row["step"]] = value
-    series = {}
-    for key, values in points.items():
-        steps = sorted(values)
-        series[key] = np.array(steps), np.array([values[step] for step in steps], dtype=float)
-    return series, summary
+            if type(value) is float or type(value) is int:  # no bool; a matrix holds tens of millions of values
+                steps, values = points.setdefault(key, ([], []))
+                steps.append(step)
+                values.append(value)
+    for key in ("step", "time"):
+        points.pop(key, None)
+    made = {key: _series(*both) for key, both in points.items()}
+    return {key: both for key, both in made.items() if len(both[0])}, summary
+
+
+def _series(steps: list[int], values: list[float]) -> Series:
+    at, measured = np.array(steps), np.array(values, dtype=float)
+    finite = np.isfinite(measured)
+    at, measured = at[finite], measured[finite]
+    unique, last = np.unique(at[::-1], return_index=True)  # the first from behind is the last
+    return unique, measured[::-1][last]
 
 
 def of_json(path: Path) -> dict[str, Any]:

@@ -242,7 +242,7 @@ def alerts(run: Folder) -> list[dict[str, str]]:
         return []
     found = []
     for row, _ in samples.lines(path):
-        text = " – ".join(str(row[key]) for key in ("title", "sign", "text", "message") if row.get(key))
+        text = " – ".join(str(row[key]) for key in ("title", "text") if row.get(key))
         found.append({"run": run.name, "step": str(row.get("step", "")), "text": redact(text)})
     return sorted(found, key=lambda one: natural(one["step"]))
 

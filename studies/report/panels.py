@@ -58,7 +58,7 @@ REWARDS = (
     Panel("Failed rewards", r"reward_faults/(?P<name>.+)", "Rows whose reward raised or timed out: masked, never 0."),
 )
 LEARNED = (
-    Panel("Learned score", r"score/(?:mean|margin)", "Raw score of the answers: up is what it is trained for."),
+    Panel("Learned score", r"score/(?P<name>mean|margin)", "Raw score of the answers: up is what it is trained for."),
     Panel(
         "Shuffled-image control",
         r"score/shuffled_won",
