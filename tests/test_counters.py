@@ -11,6 +11,7 @@ from tests.support.tiny_checkpoints import section
 from vlm.adapters import apply_lora, freeze, part_of
 from vlm.gpus import CARDS, peak_flops
 from vlm.loading import load_model
+from vlm.metrics import find
 from vlm.recipe import LoraSection
 
 
@@ -80,6 +81,7 @@ def test_utilisation_of_a_gpu(model, monkeypatch):
     found = counters.take([2.0], seen=10)
     assert found["throughput/mfu"] == pytest.approx(0.25) and found["memory/peak_gib"] == 3 and resets
     assert Counters(model).peak == 312e12
+    assert all(find(name, "grpo") for name in found)
 
 
 @pytest.mark.parametrize(

@@ -138,8 +138,9 @@ SPEED = Group(
         ),
         Metric(
             "throughput/mfu",
-            "model FLOPs of the tokens and pictures computed, over this GPU's dense bfloat16 peak and `step_time`; what "
-            "is recomputed by checkpointing does not count, nor does attention (PaLM, arXiv 2204.02311, appendix B)",
+            "model FLOPs of the tokens and pictures computed, over this GPU's dense bfloat16 peak and `step_time`; "
+            "what is recomputed by checkpointing does not count, nor does attention (PaLM, arXiv 2204.02311, appendix "
+            "B)",
             "share",
             None,
             "0.46 is PaLM's in pre-training; sampling is bound by memory and not by FLOPs, so a step of GRPO lies far "
@@ -178,8 +179,8 @@ SPEED = Group(
 
 MEMORY = Group(
     "Memory and dashboards",
-    "Logged by `rl/counters.py`, by transformers when `training.skip_memory_metrics` is false, and by TRL to dashboards "
-    "(`tracking.report_to`) beside what stands in metrics.jsonl.",
+    "Logged by `rl/counters.py`, by transformers when `training.skip_memory_metrics` is false, and by TRL to "
+    "dashboards (`tracking.report_to`) beside what stands in metrics.jsonl.",
     (
         Metric(
             "memory/peak_gib",

@@ -29,7 +29,7 @@ class Range:
             raise ValueError(f"no number lies from {self.low} to {self.high}")
 
     def holds(self, value: float) -> bool:
-        """Whether `value` is healthy; NaN never is. What was logged as null has no value, and is for nobody to judge."""
+        """Whether `value` is healthy; NaN never is. (What was logged as null has no value to be judged.)"""
         if math.isnan(value):
             return False
         if self.open:

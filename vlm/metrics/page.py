@@ -9,17 +9,18 @@ from vlm.metrics.metric import Group, Metric
 
 HEAD = """# What a run logs
 
-Generated from the registry in `vlm/metrics/` by `python -m vlm.metrics > docs/metrics.md`: change it there. A test finds
-every name that small runs of all stages log, and has every entry logged by one of them.
+Generated from the registry in `vlm/metrics/` by `python -m vlm.metrics > docs/metrics.md`: change it there. A test
+finds every name that small runs of all stages log, and has every entry logged by one of them.
 
-Each row of `metrics.jsonl` in the run folder is one log; dashboards get the same names behind `train/` and `eval/`. Under a
-name stand its unit and, where it is not in every log of a training step, where it is: `eval_…` in evaluations, *end* in the
-last row. *Healthy* is a range only where there is one that holds in general, by definition, from the literature or from what
-[LOG.md](../LOG.md) measured; otherwise it says why there is none, and ↓ or ↑ which way is a bad sign in the course of a run.
-A range that is left once is a question, not a verdict.
+Each row of `metrics.jsonl` in the run folder is one log; dashboards get the same names behind `train/` and `eval/`.
+Under a name stand its unit and in which rows it is, where those are not the rows of training steps alone. *Healthy* is
+a range only where one holds in general, by definition, from the literature or from what [LOG.md](../LOG.md) measured;
+otherwise it says why there is none. ↓ or ↑: which way is a bad sign in the course of a run. A range that is left once
+is a question, not a verdict.
 
-`training.…` are the keys of TRL's configuration (`python launch/grpo.py --keys` lists every key with its meaning),
-`score:variant` is the option `variant` of the reward `score`. In code: `vlm.metrics.find("eval_kl").healthy`.
+`training.…` are the keys of TRL's GRPOConfig, SFTConfig and RewardConfig; `python launch/grpo.py --keys` lists the
+others. `score:variant` is the option `variant` of the reward `score`. In code: `vlm.metrics.find("eval_kl").healthy`.
+What a reward of yours logs under a name of its own (`log_metric`) is not here.
 """
 
 SECTIONS = {
@@ -36,7 +37,11 @@ STAGES = {"sft": "sft/recipe.py", "grpo": "rl/recipe.py", "score": "rewards/scor
 CODE = re.compile(r"`([^`]+)`")
 KEY = re.compile(r"(\w+)(\.\w+)*|(score:|gated:)\w+")
 NEEDS = {"cuda": "on a GPU only", "vllm": "under vLLM only", "dashboard": "not in metrics.jsonl"}
-ROWS = {"eval": "`eval_…`", "end": "*end*"}
+ROWS = {
+    ("step", "eval"): "also `eval_…`",
+    ("step", "end"): "every row",
+    ("end",): "last row only",
+}
 
 
 def page(groups: Iterable[Group]) -> str:
@@ -54,6 +59,8 @@ def where(key: str, metric: Metric) -> str | None:
     section = found[3] or found[1]
     if section == "training":
         return STAGES[metric.stages[0]] if len(metric.stages) == 1 else "vlm/training.py"
+    if section == "data" and metric.stages == ("score",):
+        return STAGES["score"]
     return SECTIONS.get(section)
 
 
@@ -69,10 +76,9 @@ def _table(group: Group) -> list[str]:
 
 def _name(metric: Metric) -> str:
     """The name, with unit, rows and conditions below it."""
-    alone = metric.rows == ("eval",)
-    where_else = [] if alone else [ROWS[row] for row in metric.rows if row != "step"]
-    below = [metric.unit, ", ".join(where_else), _linked(metric.when, metric), NEEDS.get(metric.needs, "")]
-    return "<br>".join([f"`{'eval_' * alone}{metric.name}`", *filter(None, below)])
+    evaluated = metric.rows == ("eval",)
+    below = [metric.unit, ROWS.get(metric.rows, ""), _linked(metric.when, metric), NEEDS.get(metric.needs, "")]
+    return "<br>".join([f"`{'eval_' * evaluated}{metric.name}`", *filter(None, below)])
 
 
 def _healthy(metric: Metric) -> str:

@@ -8,11 +8,15 @@ GRPO = ("grpo",)
 BOTH = ("step", "eval")
 CLIPPING = (
     "no general range: at two or more updates of one generation batch a little is normal, and sequence-level clipping "
-    "(GSPO, arXiv 2507.18071) does well with a hundred times more than token-level. Exactly 0 where each batch is used "
+    "(GSPO, arXiv 2507.18071) does well with a hundred times more than token-level. 0 where each batch is used "
     "once (`training.num_iterations` 1 and no more `training.steps_per_generation` than accumulation)"
 )
 MOVE_LESS = "High and rising: lower `training.learning_rate` or `training.num_iterations`."
 CLIPPED = "a loss that clips: `training.loss_type` dapo (the default), grpo, bnpo, dr_grpo or luspo"
+DIFFERS = (
+    "Moving away from that: is the precision the same on both sides (`model.dtype`), and are weights handed over after "
+    "each step? Then training is on another policy's samples; generate without vLLM (`training.use_vllm`) to compare."
+)
 LENGTHS = "depends on task and model. What counts is its course"
 SHORTER = (
     "Running up to `training.max_completion_length`, or down to nothing: a reward pays for length; read completions, "
@@ -31,8 +35,8 @@ COMPLETIONS = Group(
                 f"{what} length of the completions",
                 "tokens",
                 None,
-                LENGTHS,
-                SHORTER,
+                LENGTHS if which == "mean" else "as `completions/mean_length`",
+                SHORTER if which == "mean" else "As `completions/mean_length`.",
                 GRPO,
                 rows=BOTH,
             )
@@ -58,8 +62,8 @@ COMPLETIONS = Group(
                 f"{what} length of those that ended by themselves; 0 where none did",
                 "tokens",
                 None,
-                LENGTHS,
-                SHORTER,
+                "as `completions/mean_length`",
+                "As `completions/mean_length`.",
                 GRPO,
                 rows=BOTH,
             )
@@ -87,7 +91,8 @@ POLICY = Group(
         Metric(
             "loss",
             "the clipped policy loss, plus `training.beta` × `kl`, less the entropy bonus if there is one, as "
-            "`training.loss_type` averages it; mean over processes, sum over the micro-batches of a step, mean over steps",
+            "`training.loss_type` averages it; mean over processes, sum over the micro-batches of a step, mean over "
+            "steps",
             "",
             None,
             "its value says nothing: where a batch is used once every ratio is 1 and advantages cancel within groups, "
@@ -98,9 +103,9 @@ POLICY = Group(
         ),
         Metric(
             "kl",
-            "KL divergence of the policy from the reference, by the estimator exp(d) - d - 1 with d the log-probability "
-            "of a token under the reference less that under the policy (k3, never negative; GRPO, arXiv 2402.03300, "
-            "eq. 4), mean over tokens",
+            "KL divergence of the policy from the reference, by the estimator exp(d) - d - 1 with d the "
+            "log-probability of a token under the reference less that under the policy (k3, never negative; GRPO, "
+            "arXiv 2402.03300, eq. 4), mean over tokens",
             "nats/token",
             None,
             "what a reward bears before it is gamed depends on the reward (Gao et al., arXiv 2210.10760), so no number "
@@ -114,13 +119,13 @@ POLICY = Group(
         ),
         Metric(
             "entropy",
-            "entropy of the policy's next-token distribution at `training.temperature`, over the whole vocabulary, mean "
-            "over tokens",
+            "entropy of the policy's next-token distribution at `training.temperature`, over the whole vocabulary, "
+            "mean over tokens",
             "nats/token",
             None,
             "depends on model, task and temperature; it falls in most runs, and reward is bought with it (Cui et al., "
-            "arXiv 2505.22617). In the demo's 50 steps it falls from 0.41 to 0.55 to 0.27 to 0.45 (the runs of LOG.md 12 "
-            "to 14)",
+            "arXiv 2505.22617). In the demo's 50 steps it falls from 0.41–0.55 to 0.27–0.45 (the runs of LOG.md "
+            "12 to 14)",
             "Falling towards 0: groups become alike (`frac_reward_zero_std`); raise `training.temperature`, "
             "`training.epsilon_high` (DAPO's clip-higher) or `training.entropy_coef`, lower `training.learning_rate`. "
             "Rising without end: the policy dissolves; lower the rate, raise `training.beta`.",
@@ -136,57 +141,57 @@ POLICY = Group(
             "share",
             None,
             CLIPPING,
-            MOVE_LESS,
+            "As `clip_ratio/low_mean`.",
             GRPO,
             rows=BOTH,
             worse="higher",
-            when=CLIPPED,
+            when="as `clip_ratio/low_mean`",
         ),
         Metric(
             "clip_ratio/high_mean",
             "the same with a positive advantage and above 1 + `training.epsilon_high`",
             "share",
             None,
-            CLIPPING,
-            f"{MOVE_LESS} If only this side clips while `entropy` falls, raise `training.epsilon_high`.",
+            "as `clip_ratio/low_mean`",
+            "As `clip_ratio/low_mean`. If only this side clips while `entropy` falls, raise `training.epsilon_high`.",
             GRPO,
             rows=BOTH,
             worse="higher",
-            when=CLIPPED,
+            when="as `clip_ratio/low_mean`",
         ),
         Metric(
             "clip_ratio/region_mean",
             "the sum of the two",
             "share",
             None,
-            CLIPPING,
-            MOVE_LESS,
+            "as `clip_ratio/low_mean`",
+            "As `clip_ratio/low_mean`.",
             GRPO,
             rows=BOTH,
             worse="higher",
-            when=CLIPPED,
+            when="as `clip_ratio/low_mean`",
         ),
         Metric(
             "clip_ratio/low_min",
             "the least share clipped low in any one completion of a micro-batch, despite the name no ratio",
             "share",
             None,
-            f"{CLIPPING}; one untouched completion makes it 0",
+            "one untouched completion makes it 0",
             "Read `clip_ratio/low_mean`.",
             GRPO,
             rows=BOTH,
-            when=CLIPPED,
+            when="as `clip_ratio/low_mean`",
         ),
         Metric(
             "clip_ratio/high_max",
             "the greatest share clipped high in any one completion of a micro-batch",
             "share",
             None,
-            CLIPPING,
-            MOVE_LESS,
+            "as `clip_ratio/low_mean`",
+            "As `clip_ratio/low_mean`.",
             GRPO,
             rows=BOTH,
-            when=CLIPPED,
+            when="as `clip_ratio/low_mean`",
         ),
         Metric(
             "cispo_clip_ratio",
@@ -195,7 +200,7 @@ POLICY = Group(
             "share",
             None,
             "no general range; 0 where each generation batch is used once",
-            MOVE_LESS,
+            "As `clip_ratio/low_mean`.",
             GRPO,
             rows=BOTH,
             when="`training.loss_type` cispo",
@@ -206,7 +211,7 @@ POLICY = Group(
             "",
             None,
             "1 where each generation batch is used once; how far from it is still well is not known",
-            MOVE_LESS,
+            "Leaving 1: lower `training.learning_rate` or `training.num_iterations`.",
             GRPO,
             rows=BOTH,
             when="`training.loss_type` vespo",
@@ -240,19 +245,18 @@ POLICY = Group(
 SAMPLER = Group(
     "The sampler of vLLM",
     "Logged by TRL's GRPOTrainer where vLLM generates and the difference is corrected "
-    "(`training.vllm_importance_sampling_correction`, on by default). vLLM and the trainer compute log-probabilities of "
-    "the same tokens with other kernels; these say by how much they differ, over the completion tokens of a generation "
-    "batch (the completions, with a sequence-level `training.vllm_importance_sampling_mode`). `mean` is a mean over processes of each one's mean.",
+    "(`training.vllm_importance_sampling_correction`, on by default). vLLM and the trainer compute log-probabilities "
+    "of the same tokens with other kernels; these say by how much they differ, over the completion tokens of a "
+    "generation batch (the completions, with a sequence-level `training.vllm_importance_sampling_mode`). `mean` is a "
+    "mean over processes of each one's mean.",
     tuple(
         Metric(
             f"sampling/{name}/{which}",
-            f"{ {'min': 'least', 'mean': 'mean', 'max': 'greatest'}[which]} {what}",
+            f"{ {'min': 'least', 'mean': 'mean', 'max': 'greatest'}[which] } {what}",
             unit,
             None,
             why,
-            "Growing: is the same precision on both sides (`model.dtype`), and are weights handed over after each step? "
-            "A mean that leaves 1 or 0 for good trains on another policy's samples; generate without vLLM "
-            "(`training.use_vllm`) to see whether it is vLLM.",
+            DIFFERS if which == "mean" else f"As `sampling/{name}/mean`.",
             GRPO,
             rows=BOTH,
             when="`training.use_vllm`",

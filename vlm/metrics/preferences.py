@@ -10,14 +10,14 @@ SCALE = "scores of a Bradley-Terry model have no zero and no scale of their own"
 CHANCE = "1/2 is chance"
 NAMED = "Each dimension that some pair is about has a name of its own."
 UNSEEN = (
-    "Does a row show its picture (`data.train.images`, `data.train.text_only`)? Is the vision tower trained (`train`)? Do "
-    "text-only tricks tell the pairs apart (length, one wording)? Then make pairs that only the picture decides."
+    "Does a row show its picture (`data.train.images`, `data.train.text_only`)? Is the vision tower trained (`train`)? "
+    "Do text-only tricks tell the pairs apart (length, one wording)? Then make pairs that only the picture decides."
 )
 
 TRAINED = Group(
     "Training of a score model",
-    "Logged by `rewards/score/trainer.py` over everything trained on since the log before, in all processes. A record of "
-    "n ranked candidates holds n(n - 1)/2 pairs of a better and a worse one.",
+    "Logged by `rewards/score/trainer.py` over everything trained on since the log before, in all processes. A record "
+    "of n ranked candidates holds n(n - 1)/2 pairs of a better and a worse one.",
     (
         Metric(
             "loss",
@@ -38,10 +38,10 @@ TRAINED = Group(
             "held-out pairs, `eval_pair_accuracy[<dimension>]` over those about one dimension",
             "share",
             Range(low=0.5, open=True),
-            f"{CHANCE}. The published model has 0.93 on its held-out pairs (ScoreRS, arXiv 2503.00743), the demo's 0.90 "
-            "(demo/score/README.md)",
-            "At chance: are better and worse mixed up in the data (`launch/data.py` does not read preferences; look at a "
-            "few rows)? Above it in training and not held out: fewer `training.num_train_epochs`, more pairs.",
+            f"{CHANCE}. The published model has 0.93 on its held-out pairs (ScoreRS, arXiv 2503.00743), the demo's "
+            "0.90 (demo/score/README.md)",
+            "At chance: are better and worse mixed up in the data? Above it in training and not held out: fewer "
+            "`training.num_train_epochs`, more pairs.",
             SCORE,
             rows=("step", "eval"),
             worse="lower",
@@ -80,8 +80,8 @@ TRAINED = Group(
 
 HELD_OUT = Group(
     "Held-out preferences",
-    "Logged by `rewards/score/trainer.py` after each evaluation, over all held-out pairs; those of the final weights are "
-    "in metrics.json too, with the number of pairs.",
+    "Logged by `rewards/score/trainer.py` after each evaluation, over all held-out pairs; those of the final weights "
+    "are in metrics.json too, with the number of pairs.",
     (
         Metric(
             "pair_accuracy[<dimension>]",
@@ -111,7 +111,7 @@ HELD_OUT = Group(
             "mean of -log σ(s⁺ - s⁻) over pairs: what is trained, without margin or centring",
             "nats",
             Range(0, 0.693, open=True),
-            "ln 2 is a score model that knows nothing; above it, it is confidently wrong",
+            "0.693 is ln 2, a score model that knows nothing; above it is one that is sure and wrong",
             "As `eval_calibration/ece` where `eval_pair_accuracy` is good; else as that.",
             SCORE,
             rows=HELD,
@@ -119,8 +119,8 @@ HELD_OUT = Group(
         ),
         Metric(
             "calibration/ece",
-            "expected calibration error: confidence c = σ(|s⁺ - s⁻|) against the share that is right, over 10 equal bins "
-            "of [0.5, 1] weighed by their pairs (Guo et al., arXiv 1706.04599); a tie is half right",
+            "expected calibration error: confidence c = σ(|s⁺ - s⁻|) against the share that is right, over 10 equal "
+            "bins of [0.5, 1] weighed by their pairs (Guo et al., arXiv 1706.04599); a tie is half right",
             "share",
             None,
             "no general range: 0.019 to 0.07 in the demo (the score models of LOG.md 13 and 14). Ranks and advantages "
@@ -135,7 +135,7 @@ HELD_OUT = Group(
             "mean of (1 - σ(s⁺ - s⁻))² over pairs",
             "",
             Range(0, 0.25, open=True),
-            "1/4 knows nothing",
+            "a score model that knows nothing has 1/4",
             "As `eval_nll`.",
             SCORE,
             rows=HELD,
@@ -178,8 +178,8 @@ HELD_OUT = Group(
             f"what looking is worth over the pairs about one dimension. {NAMED}",
             "share",
             None,
-            "above 0 only where the picture decides: in the demo 0.24 in relevance, 0.37 in completeness, 0 in richness, "
-            "which the text alone tells",
+            "above 0 only where the picture decides: in the demo 0.24 in relevance, 0.37 in completeness, 0 in "
+            "richness, which the text alone tells",
             UNSEEN,
             SCORE,
             rows=HELD,

@@ -56,15 +56,15 @@ REWARDS = Group(
             "reward",
             None,
             "depends on the reward",
-            "0 over many steps: this reward tells nothing apart; look at it with `launch/replay.py`, or leave it out.",
+            "0 over many steps: this reward tells nothing apart; look at its column in `completions/` or leave it out.",
             GRPO,
             rows=BOTH,
         ),
         Metric(
             "frac_reward_zero_std",
             "share of groups whose summed rewards are all alike (standard deviation below 1e-8), so that their "
-            "advantages are 0. A group without any reward is not one of them. With `training.scale_rewards` batch, 0 or 1 "
-            "for the whole generation batch",
+            "advantages are 0. A group without any reward is not one of them. With `training.scale_rewards` batch, 0 "
+            "or 1 for the whole generation batch",
             "share",
             Range(0, 0.5),
             "a group without spread has no gradient (DAPO, arXiv 2503.14476, section 3.2), so above a half less than "
@@ -91,8 +91,9 @@ GATED = Group(
             "rows that `gated` is asked for",
             "share",
             Range(0.9, 1),
-            "the gate pays 0 below it, whatever was answered. From a cold start the demo's GRPO begins at 0.72 to 0.81 "
-            "and is at 0.93 or more after 50 steps (the runs of LOG.md 12 to 14): below 0.9 is the beginning, or a fault",
+            "the gate pays 0 below it, whatever was answered. From a cold start the demo's GRPO begins at 0.72 to "
+            "0.81 and is at 0.93 or more after 50 steps (the runs of LOG.md 12 to 14): below 0.9 is the beginning, or "
+            "a fault",
             "Not rising: more traces in the cold start, a longer `training.max_completion_length` (see "
             "`completions/clipped_ratio`), the prompt that the traces had (`prompt.system`). Falling: lower "
             "`training.learning_rate`.",

@@ -71,10 +71,10 @@ EVERY = Group(
             "processes count the same ones",
             "steps",
             Range(0, 0),
-            "a finite model on finite data has none (docs/reliability.md); float16's search for its loss scale does not "
-            "count",
-            "Look at the rows and batches in the run folder's `nonfinite/`, then lower `training.learning_rate` or use "
-            "`model.dtype` bfloat16. After `guards.skip` in a row the run ends by itself.",
+            "a finite model on finite data has none (docs/reliability.md); float16's search for its loss scale does "
+            "not count",
+            "Look at the rows that the run's output names and at what was kept of them (`guards.dumps`), then lower "
+            "`training.learning_rate` or use `model.dtype` bfloat16. After `guards.skip` in a row the run ends.",
             ALL,
             worse="higher",
         ),
