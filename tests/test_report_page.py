@@ -185,8 +185,8 @@ def test_pictures_are_embedded_once_and_within_their_room(tmp_path):
 
 def test_the_difference_to_the_base_is_found_by_the_command(tmp_path):
     write = writer(tmp_path)
-    write("stage: eval\noutput: out\nmodel: {path: demo/base}\ndata: {eval: [{path: a.json}]}\n", "base.yaml")
-    file = write("base: base.yaml\nlimit: 5\n", "mine.yaml")
+    write("model: {path: demo/base}\ndata: {eval: [{path: a.json}]}\n", "base.yaml")
+    file = write("base: base.yaml\nstage: eval\noutput: out\nlimit: 5\n", "mine.yaml")
     folder = evaluation(tmp_path / "run", {"vqa/exact": 0.5})
     from evals.recipe import EvalRecipe
     from vlm import config
@@ -197,7 +197,7 @@ def test_the_difference_to_the_base_is_found_by_the_command(tmp_path):
     (folder / "environment.json").write_text(json.dumps(known | {"command": command, "directory": str(tmp_path)}))
     found = recipes.difference(read(folder), [EvalRecipe])
     assert found.against == "base.yaml, the base of mine.yaml" and found.changes == {"limit": ("null", "5")}
-    write("base: base.yaml\nlimit: 6\n", "mine.yaml")
+    write("base: base.yaml\nstage: eval\noutput: out\nlimit: 6\n", "mine.yaml")
     assert recipes.difference(read(folder), [EvalRecipe]).against.endswith("(which has changed since in limit)")
     file.unlink()
     assert recipes.difference(read(folder), [EvalRecipe]).against == "the defaults of eval"

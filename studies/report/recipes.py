@@ -50,10 +50,11 @@ def difference(run: Folder, classes: Sequence[type]) -> Difference | None:
     base = _base(file) if file else None
     if base is not None:
         try:
-            found = _changes(config.load_any(base, classes), own)
+            # a base need not be a recipe of its own: ours leave `stage` and `output` to what builds on them
+            found = _changes(config.load(base, type(own), [f"output={own.output}"]), own)
             return Difference(f"{base.name}, the base of {file.name}{_since(file, run, own, classes)}", found)
         except UserError:
-            pass  # it is of another stage, or not a recipe of its own: the defaults remain
+            pass  # it is of another stage, or lacks more: the defaults remain
     required = {f.name: getattr(own, f.name) for f in dataclasses.fields(own) if _required(f)}
     return Difference(f"the defaults of {own.stage}", _changes(type(own)(**required), own))
 
