@@ -1,0 +1,141 @@
+"""Which runs are one curve: those of one label.
+
+Given on the command line as `label=folder[,folder…]`; else by the matrix that they are of (study.json, as
+launch/ablate.py writes it); else, with `--compare`, runs whose recipes are equal but for the seed and what follows from
+it (names and folders, numbers behind the word "seed" in paths).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studies.report import folders, study
+from studies.report.folders import Folder
+from vlm.errors import DataError
+
+OWN = ("output", "seed", "overwrite", "resume", "tracking", "pictures")
+"""Keys of a recipe that say which run it is rather than what it does."""
+SEED = re.compile(r"[-_.]?seed[-_.=]?\d+|[-_.]s\d+$", re.IGNORECASE)
+
+
+@dataclass
+class Curve:
+    """A label and its runs, at least one; evaluations of their models are among them."""
+
+    label: str
+    runs: list[Folder]
+
+    @property
+    def trained(self) -> list[Folder]:
+        """Those that have curves."""
+        return [run for run in self.runs if run.series]
+
+    @property
+    def stage(self) -> str:
+        return next((run.stage for run in self.trained), self.runs[0].stage)
+
+
+def curves(asked: Sequence[str], compare: bool) -> list[Curve]:
+    """From the command line's words: labels that are given, then the others, in their order.
+
+    Raises: DataError for a folder that is no run, a label without folders, and a label that is given twice.
+    """
+    named: list[Curve] = []
+    loose: list[Folder] = []
+    for word in asked:
+        label, equals, paths = word.partition("=")
+        if equals and not Path(word).exists():
+            named.append(Curve(label, [folders.read(path) for path in _listed(word, paths)]))
+            if not label or label in [curve.label for curve in named[:-1]]:
+                raise DataError(f"found {word!r}, expected a label of its own; write label=folder,folder")
+        elif (Path(word) / study.FILE).is_file():
+            named += [Curve(name, runs) for name, runs in study.read(Path(word)).items()]
+        else:
+            found = folders.find(Path(word))
+            names = _names([path.resolve() for path in found], Path(word).resolve())
+            loose += [folders.read(path, name) for path, name in zip(found, names, strict=True)]
+    others = grouped(loose) if compare else [Curve(run.name, [run]) for run in loose]
+    return _distinct(_with_evaluations(named + others))
+
+
+def _listed(word: str, paths: str) -> list[Path]:
+    found = [path for part in paths.split(",") if part for path in folders.find(Path(part))]
+    if not found:
+        raise DataError(f"found {word!r}, expected label=folder[,folder…]")
+    return found
+
+
+def _names(paths: Sequence[Path], root: Path) -> list[str]:
+    """Names relative to the folder that was asked for; the last part alone where that tells them apart."""
+    short = [path.name for path in paths]
+    if len(set(short)) == len(short):
+        return short
+    return [str(path.relative_to(root)) if path != root else path.name for path in paths]
+
+
+def grouped(runs: Iterable[Folder]) -> list[Curve]:
+    """Runs that differ by seed alone, together."""
+    found: dict[str, Curve] = {}
+    for run in runs:
+        key = json.dumps(seedless(run.recipe), sort_keys=True) if run.recipe else str(run.path)
+        found.setdefault(key, Curve("", [])).runs.append(run)
+    for curve in found.values():
+        curve.label = shared([run.name for run in curve.runs])
+    return list(found.values())
+
+
+def _with_evaluations(found: list[Curve]) -> list[Curve]:
+    """An evaluation goes to the label whose run made the model that it asked."""
+    places = {run.path.resolve(): curve for curve in found for run in curve.trained}
+    kept = []
+    for curve in found:
+        stay = []
+        for run in curve.runs:
+            model = Path(str((run.recipe.get("model") or {}).get("path", ""))).resolve()
+            made = next((places[above] for above in (model, *model.parents) if above in places), curve)
+            (stay if run.series or made is curve else made.runs).append(run)
+        curve.runs = stay
+        kept += [curve] if stay else []
+    return kept
+
+
+def seedless(recipe: dict[str, Any]) -> Any:
+    """What a recipe does, whatever its seed."""
+    return _without_numbers({key: value for key, value in recipe.items() if key not in OWN})
+
+
+def _without_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_numbers(inner) for inner in value]
+    if isinstance(value, str) and os.sep in value:
+        return re.sub(r"(seed[-_.=]?)\d+", r"\1*", value, flags=re.IGNORECASE)
+    return value
+
+
+def shared(names: Sequence[str]) -> str:
+    """What runs are called together: `score-seed0`, `score-seed1` → `score`; one alone keeps its name."""
+    if len(names) == 1:
+        return names[0]
+    bare = {SEED.sub("", name) for name in names}
+    if len(bare) == 1 and (name := bare.pop()):
+        return name
+    prefix = os.path.commonprefix(list(names)).rstrip("-_./= ")
+    return prefix if len(prefix) > 2 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _distinct(found: list[Curve]) -> list[Curve]:
+    """No label twice: a later one gets a number."""
+    seen: dict[str, int] = {}
+    for curve in found:
+        seen[curve.label] = seen.get(curve.label, 0) + 1
+        if seen[curve.label] > 1:
+            curve.label += f" ({seen[curve.label]})"
+    return found

@@ -1,0 +1,129 @@
+"""Tables of the page: where each metric began and ended, what evaluations found, how the runs went."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from studies.report.bands import Kind, band
+from studies.report.folders import Folder
+from studies.report.labels import Curve
+from studies.report.panels import trained
+
+TOLD = (
+    r"reward|loss|mean_token_accuracy|kl|entropy|grad_norm|frac_reward_zero_std|step_time",
+    r"completions/(?:mean_length|clipped_ratio)",
+    r"rewards/.+/mean|reward_raw/(?!.*_count$).+",
+    r"score/(?:mean|margin|shuffled_won|probe_drift|corr_.+|zero_spread_groups|failed)",
+    r"throughput/.+|memory/peak_gib",
+)
+"""Metrics of the table, in the order of these patterns."""
+PART = 10
+"""Began and ended: means over the first and last tenth of the steps that were logged."""
+
+
+def ends(curves: Sequence[Curve], kind: Kind) -> list[dict[str, Any]]:
+    """Rows {"key", "cells": [text of each curve]}: `0.41 → 0.78`, of several seeds `0.41 → 0.78 [0.75, 0.80]`."""
+    keys = dict.fromkeys(key for curve in curves for run in curve.runs for key in run.series)
+    told = [key for pattern in TOLD for key in keys if re.fullmatch(pattern, trained(key))]
+    return [{"key": key, "cells": [_ended(curve, key, kind) for curve in curves]} for key in told]
+
+
+def _ended(curve: Curve, key: str, kind: Kind) -> str:
+    measured = [run.series[key][1] for run in curve.runs if key in run.series]
+    if not measured:
+        return "–"
+    first, last = (
+        np.array([values[place].mean() for values, place in zip(measured, places, strict=True)])
+        for places in zip(*(tenths(len(values)) for values in measured), strict=True)
+    )
+    text = f"{number(first.mean())} → {number(last.mean())}"
+    if len(last) == 1:
+        return text
+    made = band([(np.array([0]), one[None]) for one in last], kind)
+    return f"{text} [{number(made.low[0])}, {number(made.high[0])}]"
+
+
+def tenths(count: int) -> tuple[slice, slice]:
+    """The first and the last tenth of so many values, at least one each."""
+    size = max(1, count // PART)
+    return slice(0, size), slice(count - size, count)
+
+
+def number(value: float) -> str:
+    """Three significant digits, as tables show them."""
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.2e}".replace("-", "−")
+    digits = max(0, 2 - int(np.floor(np.log10(abs(value))))) if value else 0
+    return f"{value:,.{min(digits, 4)}f}".replace("-", "−")
+
+
+def evaluations(curves: Sequence[Curve]) -> dict[str, Any] | None:
+    """What the evaluations among the runs found, in percent: a column for each label; None where there are none.
+
+    One evaluation has its interval over questions, several seeds the least and greatest of them.
+    """
+    holding = [(curve.label, [_named(run) for run in curve.runs if run.evaluation]) for curve in curves]
+    holding = [(label, found) for label, found in holding if found]
+    if not holding:
+        return None
+    names = dict.fromkeys(name for _, found in holding for one in found for name in one)
+    rows = []
+    for name in names:
+        metrics = [[one[name] for one in found if name in one] for _, found in holding]
+        conventions = dict.fromkeys(m["convention"] for group in metrics for m in group if m.get("convention"))
+        counts = dict.fromkeys(str(m["n"]) for group in metrics for m in group if "n" in m)
+        cells = [_measured(group) for group in metrics]
+        rows.append({"key": name, "n": " / ".join(counts), "cells": cells, "convention": " | ".join(conventions)})
+    return {"labels": [label for label, _ in holding], "rows": rows}
+
+
+def _named(run: Folder) -> dict[str, dict[str, Any]]:
+    """Metrics with the benchmark before them, for a run may have been asked several."""
+    benchmark = run.recipe.get("benchmark")
+    return {f"{benchmark}: {name}" if benchmark else name: found for name, found in run.evaluation.items()}
+
+
+def _measured(found: Sequence[dict[str, Any]]) -> str:
+    values = [100 * one["value"] for one in found if one.get("value") is not None]
+    if not values:
+        return "not computed" if any("not_computed" in one for one in found) else "–"
+    if len(values) > 1:
+        return f"{np.mean(values):.1f} ({min(values):.1f}–{max(values):.1f})".replace("-", "−")
+    low, high = found[0].get("low"), found[0].get("high")
+    interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if low is not None and high is not None else ""
+    return f"{values[0]:.1f}{interval}".replace("-", "−")
+
+
+def overview(curve: Curve, run: Folder) -> dict[str, str]:
+    """A row of the table of runs."""
+    hardware, git = run.environment.get("hardware") or {}, run.environment.get("git") or {}
+    gpus = hardware.get("gpus") or []
+    took = run.summary.get("train_runtime")
+    commit = str(git.get("revision") or "")[:10] + (" + changes" if git.get("changed") else "")
+    processes = (run.record.get("processes") or {}).get("world_size")
+    return {
+        "label": curve.label,
+        "run": run.name,
+        "stage": run.stage,
+        "state": run.state,
+        "seed": str(run.recipe.get("seed", "–")),
+        "steps": f"{run.last_step:,}" if run.series else "–",
+        "time": str(timedelta(seconds=round(took))) if isinstance(took, int | float) else "–",
+        "model": shortened(str((run.recipe.get("model") or {}).get("path", "–"))),
+        "hardware": (f"{len(gpus)} × {gpus[0]}" if gpus else hardware.get("cpu") or "–")
+        + (f", {processes} processes" if processes and processes > 1 else ""),
+        "commit": commit or "–",
+        "started": str(run.environment.get("started", "–"))[:16].replace("T", " "),
+    }
+
+
+def shortened(path: str) -> str:
+    """The last three parts of a path."""
+    parts = Path(path).parts
+    return path if len(parts) <= 3 else "…/" + "/".join(parts[-3:])

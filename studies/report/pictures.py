@@ -1,0 +1,70 @@
+"""Pictures inside the page: each once, small enough that all of them together stay within a bound."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from vlm import images
+from vlm.errors import DataError
+
+SIDE = 448
+"""Most pixels of a side: what a phone shows across, and a desktop in a column."""
+LEAST = 96
+"""Pixels of a side that a picture is never made smaller than for room."""
+QUALITY = 78
+"""Of WebP: 448² pixels of an aerial picture take about 25 KB."""
+ROOM = 8_000_000
+"""Bytes of all pictures; as base64 they are a third more."""
+
+
+class Pictures:
+    """Data URIs by number, and the number of each file that was asked for."""
+
+    def __init__(self, room: int = ROOM):
+        self.room = room
+        self.uris: list[str] = []
+        self.missing: dict[Path, str] = {}
+        "File → why it cannot be shown."
+
+    def add(self, paths: Iterable[Path]) -> dict[Path, int]:
+        """File → number; files with the same pixels have the same. What cannot be decoded goes to `missing`."""
+        wanted = list(dict.fromkeys(paths))
+        encoded = self._encoded(wanted, SIDE)
+        total = sum(map(len, encoded.values()))
+        if total > self.room:  # bytes grow about as the area does, a little slower: hence twice
+            for _ in range(2):
+                side = max(LEAST, int(SIDE * math.sqrt(self.room / total) * 0.97))
+                encoded = self._encoded(encoded, side)
+                if sum(map(len, encoded.values())) <= self.room or side == LEAST:
+                    break
+                total = sum(map(len, encoded.values())) * (SIDE / side) ** 2
+        numbers: dict[bytes, int] = {}
+        found = {}
+        for path, content in encoded.items():
+            digest = hashlib.sha256(content).digest()
+            if digest not in numbers:
+                numbers[digest] = len(self.uris)
+                self.uris.append("data:image/webp;base64," + base64.b64encode(content).decode())
+            found[path] = numbers[digest]
+        return found
+
+    def _encoded(self, paths: Iterable[Path], side: int) -> dict[Path, bytes]:
+        made = {}
+        for path in paths:
+            try:
+                picture = images.load(str(path))
+            except DataError as error:
+                self.missing[path] = str(error)
+                continue
+            picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+            file = io.BytesIO()
+            picture.save(file, "WEBP", quality=QUALITY, method=4)
+            made[path] = file.getvalue()
+        return made

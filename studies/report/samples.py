@@ -1,0 +1,254 @@
+"""Rows to look at: what a run was asked, what it said, what it was paid for it. From whichever of these a folder has:
+
+    samples.jsonl          the table of completions that GRPO keeps, with pictures in samples/ (`tracking.samples`)
+    completions/*.parquet  TRL's own table; without the true boxes, which are read from a grounding row's answer
+    predictions.jsonl      of an evaluation
+
+All of them can be larger than a page may be: steps are taken spread evenly over the run, the first and the last among
+them, and prompts spread evenly over a step, with all their completions that there are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from studies.report.folders import PREDICTIONS, Folder
+from vlm import answers
+from vlm.boxes import NOTATIONS, read_boxes, read_quads
+from vlm.errors import DataError, RecipeError
+
+SAMPLES, COMPLETIONS = "samples.jsonl", "completions"
+KNOWN = ("step", "prompt", "completion", "advantage", "answer", "image_file", "task", "kind", "source", "id", "images")
+"""Columns of TRL's table that are no reward."""
+Boxes = list[list[float]]
+
+
+@dataclass
+class Said:
+    """One completion."""
+
+    text: str
+    answer: str | None = None
+    trace: str | None = None
+    read: Boxes | None = None
+    "Quadrilaterals or boxes that the answer states, pixels of the original image."
+    rewards: dict[str, float | None] = field(default_factory=dict)
+    advantage: float | None = None
+    times: int = 1
+    "How many completions of the group are this one."
+
+
+@dataclass
+class Asked:
+    """One prompt at one step, and its completions."""
+
+    step: int | None
+    prompt: str
+    task: str = ""
+    name: str = ""
+    "source/id of the row."
+    truth: str | None = None
+    boxes: Boxes = field(default_factory=list)
+    "True quadrilaterals or boxes, pixels of the original image."
+    size: Sequence[float] | None = None
+    "Width and height of the original image."
+    image: Path | None = None
+    said: list[Said] = field(default_factory=list)
+
+
+def read(folder: Folder, rows: int) -> list[Asked]:
+    """At most about `rows` completions of a run. Raises: DataError naming file and line or column."""
+    if (folder.path / SAMPLES).is_file():
+        found = _kept(folder.path / SAMPLES)
+    elif (folder.path / PREDICTIONS).is_file():
+        found = _predicted(folder)
+    else:
+        found = _completed(folder, rows)
+    found = spread(found, rows)
+    for one in found:
+        one.said = ranked(one.said)
+    return found
+
+
+def ranked(said: Sequence[Said]) -> list[Said]:
+    """Equal completions once, the best paid first (by the advantage, where there is one)."""
+    different: dict[str, Said] = {}
+    for one in said:
+        if one.text in different:
+            different[one.text].times += 1
+        else:
+            different[one.text] = one
+    return sorted(different.values(), key=lambda one: -(one.advantage or 0))
+
+
+def spread(found: Sequence[Asked], rows: int) -> list[Asked]:
+    """Of all prompts those of evenly spread steps, and of a step evenly spread ones, with at most `rows` completions
+    (but at least one prompt)."""
+    steps: dict[int | None, list[Asked]] = {}
+    for one in found:
+        steps.setdefault(one.step, []).append(one)
+    if not steps:
+        return []
+    per_prompt = max(1.0, float(np.mean([len(one.said) for one in found])))
+    room = max(1, int(rows // per_prompt))
+    per_step = max(1.0, float(np.mean([len(asked) for asked in steps.values()])))
+    wanted = max(min(len(steps), 8, room), int(room // per_step))  # rather part of eight steps than two whole ones
+    chosen = even(list(steps.values()), wanted)
+    share = max(1, room // len(chosen))
+    return [one for asked in chosen for one in even(asked, share)]
+
+
+def even(items: Sequence[Any], count: int) -> list[Any]:
+    """`count` of the items, or all: the first, the last, and between them in equal distances."""
+    if count >= len(items):
+        return list(items)
+    return [items[place] for place in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
+def lines(path: Path) -> Iterable[tuple[dict[str, Any], str]]:
+    """Rows and where they stand; a torn last line is left out, for the run may be writing it."""
+    *lines, _torn = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: expected a JSON row, found {line[:60]!r} ({error})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: found {type(row).__name__}, expected an object")
+        yield row, f"{path}, line {number}"
+
+
+def _kept(path: Path) -> list[Asked]:
+    groups: dict[tuple, Asked] = {}
+    for row, where in lines(path):
+        truth = row.get("truth") or {}
+        try:
+            key = (row["step"], row["group"])
+            if key not in groups:
+                groups[key] = Asked(
+                    step=row["step"],
+                    prompt=row["prompt"],
+                    task=row.get("task") or "",
+                    name=_name(row),
+                    truth=truth.get("answer"),
+                    boxes=truth.get("quads") or truth.get("boxes") or [],
+                    size=truth.get("size") or row.get("image_size"),
+                    image=_inside(path.parent, row.get("image")),
+                )
+            read = row.get("read_quads") or row.get("read")
+            said = Said(row["completion"], row.get("answer"), row.get("trace"), read, row.get("rewards") or {})
+        except KeyError as error:
+            raise DataError(f"{where}: has no {error.args[0]!r}; expected a row as GRPO writes them") from error
+        said.advantage = row.get("advantage")
+        groups[key].said.append(said)
+    return list(groups.values())
+
+
+def _inside(folder: Path, name: str | None) -> Path | None:
+    """A picture of the run folder; what is named outside of it is none of ours."""
+    path = (folder / name).resolve() if name else None
+    return path if path and path.is_relative_to(folder.resolve()) else None
+
+
+def _completed(folder: Folder, rows: int) -> list[Asked]:
+    """TRL's tables: only as many files are read as rows are wanted of."""
+    import pyarrow.parquet
+
+    files = sorted((folder.path / COMPLETIONS).glob("*.parquet"))
+    found: list[Asked] = []
+    for path in even(files, max(1, min(len(files), 8, rows))):
+        try:
+            table = pyarrow.parquet.read_table(path).to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise DataError(f"{path}: cannot be read as parquet ({error}); take it out of the folder") from error
+        groups: dict[tuple, Asked] = {}
+        for row in table:
+            if missing := {"step", "prompt", "completion"} - row.keys():
+                raise DataError(f"{path}: has no column {', '.join(sorted(missing))}; expected TRL's completions")
+            key = (row["step"], row["prompt"], row.get("image_file"), row.get("id"))
+            if key not in groups:
+                groups[key] = _asked(row, folder)
+            groups[key].said.append(_said(row, groups[key], folder))
+        found += groups.values()
+    return found
+
+
+def _asked(row: dict[str, Any], folder: Folder) -> Asked:
+    image = Path(row["image_file"]) if row.get("image_file") else None
+    made = Asked(row["step"], str(row["prompt"]), row.get("task") or "", _name(row), row.get("answer"), image=image)
+    made.size = _size(image)
+    if made.task == "grounding":
+        made.boxes = _shapes(made.truth, made.size, None, folder) or []
+    return made
+
+
+def _said(row: dict[str, Any], asked: Asked, folder: Folder) -> Said:
+    text = str(row["completion"])
+    trace, answer = _parts(text, folder)
+    rewards = {
+        name: value if value is None or math.isfinite(value) else None
+        for name, value in row.items()
+        if name not in KNOWN and (value is None or isinstance(value, int | float))
+    }
+    read = _shapes(answer, asked.size, None, folder) if asked.task == "grounding" else None
+    return Said(text, answer, trace, read, rewards, row.get("advantage"))
+
+
+def _predicted(folder: Folder) -> list[Asked]:
+    found = []
+    for row, where in lines(folder.path / PREDICTIONS):
+        if missing := {"id", "source", "task", "completion"} - row.keys():
+            raise DataError(f"{where}: has no {', '.join(sorted(missing))}; expected a row of launch/eval.py")
+        trace, answer = _parts(row["completion"], folder)
+        true = row.get("quads") or row.get("boxes") or []
+        read = _shapes(answer, row.get("size"), row.get("resized"), folder) if true else None
+        rewards = {"gold": row["gold"]} if row.get("gold") is not None else {}
+        image = Path(row["image"]) if row.get("image") else None
+        said = [Said(row["completion"], answer, trace, read, rewards)]
+        size = row.get("size") or _size(image)
+        asked = Asked(None, row.get("prompt", ""), row["task"], _name(row), row.get("answer"), true, size, image, said)
+        found.append(asked)
+    return found
+
+
+def _parts(text: str, folder: Folder) -> tuple[str | None, str | None]:
+    """Trace and answer of a completion, as the recipe has them read."""
+    if folder.recipe.get("inside") == "text" or _prompt(folder).get("style") == "direct":
+        return None, text.strip()
+    parsed = answers.parse(text)
+    return parsed.trace, parsed.answer
+
+
+def _prompt(folder: Folder) -> dict[str, Any]:
+    return folder.recipe.get("prompt") or {}
+
+
+def _shapes(text: str | None, size: Any, resized: Any, folder: Folder) -> Boxes | None:
+    if not text or not size:
+        return None
+    notation = _prompt(folder).get("notation", "qwen2_vl")
+    try:
+        read = read_quads if NOTATIONS[notation].shape != "box" else read_boxes
+        return read(text, notation, size, resized)
+    except (DataError, RecipeError, KeyError):  # a notation of pixels as the model saw them, or one of another version
+        return None
+
+
+def _size(image: Path | None) -> tuple[int, int] | None:
+    from vlm import images
+
+    try:
+        return images.size(str(image)) if image else None
+    except DataError:  # it is not here any more; the page says so where it would be shown
+        return None
+
+
+def _name(row: dict[str, Any]) -> str:
+    return "/".join(str(row[key]) for key in ("source", "id") if row.get(key) not in (None, ""))
