@@ -28,6 +28,7 @@ import torch
 
 from vlm.checkpoints import manifest
 from vlm.errors import UserError
+from vlm.fsdp import part
 from vlm.guards import dumps
 from vlm.guards.sections import GuardSection
 from vlm.unreadable import row_name
@@ -108,7 +109,8 @@ class FiniteSteps:
         rows = [name for batch, _ in batches for name in batch.get(ROWS) or ()]
         parts = []  # DeepSpeed has cleared them
         if not self.is_deepspeed_enabled:
-            parts = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+            grads = {name: part(weight.grad) for name, weight in model.named_parameters() if weight.grad is not None}
+            parts = [name for name, grad in grads.items() if not grad.isfinite().all()]
             model.zero_grad()
             self.optimizer._is_overflow = self._told_to_skip = True
         step = self.state.global_step + 1
