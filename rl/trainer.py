@@ -22,6 +22,7 @@ What differs from trl 1.16.0
 
 - A run that was stopped anywhere goes on as if it had not been (`rl.resuming`, `vlm.checkpoints`).
 - What a step was computed from can be kept, to compute it again (`vlm.dumps`).
+- Under FSDP2 it trains as under DDP (`vlm.fsdp`); weights are whole while completions are sampled.
 - A step whose loss or gradient is not finite does not happen (`vlm.guards.finite`); batches tell their rows.
 
 Overridden: `__init__` (arguments only), `_calculate_rewards` (adds columns, then TRL's), `log` (text for the table);
@@ -47,6 +48,7 @@ from rl.resuming import ResumableRollouts
 from rl.rollout import shared_prefill
 from rl.table import LOGGED_COLUMNS, as_text, pictures_of
 from vlm.dumps import ROWS
+from vlm.fsdp import FullySharded
 from vlm.guards.finite import FiniteSteps
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
@@ -56,7 +58,7 @@ from vlm.unreadable import row_name
 logger = logging.getLogger(__name__)
 
 
-class GRPOTrainer(FiniteSteps, ResumableRollouts, trl.GRPOTrainer):
+class GRPOTrainer(FiniteSteps, ResumableRollouts, FullySharded, trl.GRPOTrainer):
     """See the module's docstring; `model` is a Qwen2-VL or Qwen2.5-VL: loaded (PEFT too), a folder or a hub id.
 
     share_prefix: compute each prompt once; False is TRL's own path. check_sharing: compare the two on the first batch.
@@ -100,7 +102,6 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, trl.GRPOTrainer):
         for asked, reason in (
             (self.tools or self.environment_factories, "tools may add pictures to completions"),
             (self.aux_loss_enabled, "the load-balancing loss of a mixture of experts counts each completion's tokens"),
-            (self.is_fsdp_enabled, "it was never tried under FSDP"),
             (self.args.torch_compile, "it was never tried under torch_compile"),
         ):
             if asked:
@@ -165,7 +166,8 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, trl.GRPOTrainer):
         elsewhere = self.use_vllm or self.use_transformers_continuous_batching
         shared = self._generation if not elsewhere else None
         model = self.accelerator.unwrap_model(self.model_wrapped)
-        with self._timed("rollout"), shared_prefill(model, shared.prompts) if shared else nullcontext():
+        whole = self.whole() if self.is_fsdp_enabled and not elsewhere else nullcontext()
+        with self._timed("rollout"), whole, shared_prefill(model, shared.prompts) if shared else nullcontext():
             output = super()._generate_single_turn(prompt_ids, images, fields, *rest, **named)
         if self.model.training and not elsewhere:
             unique = (first_places(shared.prompts), len(set(shared.memo.order))) if shared else ()

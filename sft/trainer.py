@@ -7,10 +7,11 @@ from typing import Any
 import trl
 
 from vlm.checkpoints.resumable import Resumable
+from vlm.fsdp import FullySharded
 from vlm.guards.finite import FiniteSteps, Named
 
 
-class SFTTrainer(FiniteSteps, Resumable, trl.SFTTrainer):
+class SFTTrainer(FiniteSteps, Resumable, FullySharded, trl.SFTTrainer):
     """A drop-in for TRL's.
 
     Overridden: `__init__` (batches tell their rows), and what the bases say; kept are TRL's sums until the next log and

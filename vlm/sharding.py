@@ -1,4 +1,6 @@
-"""DeepSpeed ZeRO from the recipe: `sharding.zero` alone decides, whichever way the run is launched.
+"""DeepSpeed ZeRO from the recipe, or FSDP2 from the launcher.
+
+`sharding.zero` alone decides on ZeRO, whichever way the run is launched.
 
 A bare `accelerate launch launch/grpo.py recipe.yaml` gets its stage from the recipe. `--config_file
 recipes/accelerate/zero3.yaml` may say the same; a contradiction between the two is an error, since DeepSpeed would
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +57,68 @@ def launched_stage() -> int | None:
     return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
 
 
-def check_launch(section: ShardingSection) -> None:
-    """Refuse a launch configuration that says something else than the recipe, and FSDP.
+FSDP = {
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",  # else no folder that from_pretrained loads is written
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",  # else reference and score models are empty but in one process
+    "FSDP_OFFLOAD_PARAMS": "false",
+    "FSDP_ACTIVATION_CHECKPOINTING": "false",  # training.gradient_checkpointing does it
+}
+"""What `accelerate launch` hands on under recipes/accelerate/fsdp2.yaml, and must: nothing else is tested."""
+SWITCH = "ACCELERATE_USE_FSDP"
+PRECISION = {"float32": "no", "bfloat16": "bf16"}
+"""Our word → accelerate's."""
 
-    FSDP2 with two processes on the CPU gave DDP's first update, and other gradients from the second one on, lm_head's
-    most of all; its checkpoints bear other names. Until that is understood a run under it would be a wrong one.
+
+def fsdp_launched() -> bool:
+    """Whether `accelerate launch` was configured with FSDP."""
+    return os.environ.get(SWITCH, "false").lower() in ("1", "true")
+
+
+def check_launch(recipe: Any) -> None:
+    """Refuse a launch configuration that says something else than the recipe, or that the recipe cannot be trained under.
+
     Raises: RecipeError naming both and what to change.
     """
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true"):
-        raise RecipeError(
-            "accelerate was launched with FSDP, under which gradients were wrong from the second update on; "
-            "sharding.zero=3 splits weights, gradients and optimiser the same way: launch without FSDP"
-        )
+    section = recipe.sharding
+    if fsdp_launched():
+        return check_fsdp(recipe)
     stage = launched_stage()
     if stage is not None and stage != section.zero:
         raise RecipeError(
             f"sharding.zero is {section.zero} in the recipe, but accelerate was launched with ZeRO stage {stage}; "
             f"write sharding.zero={stage}, or leave --config_file away (the recipe alone sets up DeepSpeed)"
         )
+
+
+def check_fsdp(recipe: Any) -> None:
+    """Raises: RecipeError for what FSDP is not tested with here."""
+    fault = next((fault for wrong, fault in _fsdp_faults(recipe) if wrong), None)
+    if fault:
+        raise RecipeError(f"accelerate was launched with FSDP, and {fault}")
+    found = {name: os.environ.get(name, "unset") for name in FSDP}
+    wrong = [
+        f"{name}={found[name]} (expected {FSDP[name]})" for name in FSDP if found[name].lower() != FSDP[name].lower()
+    ]
+    if wrong:
+        raise RecipeError(
+            f"accelerate was launched with FSDP in a way that is not tested: {', '.join(wrong)}; "
+            "take recipes/accelerate/fsdp2.yaml"
+        )
+
+
+def _fsdp_faults(recipe: Any) -> Iterator[tuple[bool, str]]:
+    """(whether it is so, what is wrong and what to do)."""
+    zero = recipe.sharding.zero
+    yield bool(zero), f"sharding.zero is {zero} in the recipe: write sharding.zero=0, or launch without FSDP"
+    instead = "write sharding.zero=3 and launch without FSDP, which splits the same things"
+    yield recipe.stage == "score", f"score models are not tested under it: {instead}"
+    yield recipe.model.lora is not None, f"model.lora is not tested under it: {instead}"
+    yield recipe.model.dtype == "float16", "model.dtype is float16: write bfloat16 or float32"
+    yield bool(recipe.training.get("sync_ref_model")), "training.sync_ref_model does not work under it: leave it out"
+    launched, own = os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), PRECISION.get(recipe.model.dtype)
+    yield (
+        launched not in ("no", own),
+        f"mixed_precision {launched}, but model.dtype is {recipe.model.dtype}: write 'no'",
+    )

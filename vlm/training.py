@@ -19,7 +19,7 @@ from typing import Any
 from vlm.errors import RecipeError
 from vlm.recipe import ModelSection, ShardingSection, TrackingSection
 from vlm.runs import processes
-from vlm.sharding import check_launch, deepspeed_config
+from vlm.sharding import check_launch, deepspeed_config, fsdp_launched
 
 OWNED = {
     "output_dir": "output",
@@ -80,7 +80,7 @@ def arguments(config: type, recipe: Any, **forced: Any):
     """
     import torch
 
-    check_launch(recipe.sharding)
+    check_launch(recipe)
     check_masters(recipe.model, recipe.sharding)
     track(recipe.tracking, recipe.output)
     values = {
@@ -88,7 +88,8 @@ def arguments(config: type, recipe: Any, **forced: Any):
         "dataloader_pin_memory": torch.cuda.is_available(),
         "save_strategy": "no",
         # several processes without a GPU: accelerate joins them only when told so, else each would train on its own
-        "use_cpu": processes() > 1 and recipe.sharding.zero == 0 and not torch.accelerator.is_available(),
+        "use_cpu": processes() > 1
+        and not (recipe.sharding.zero or fsdp_launched() or torch.accelerator.is_available()),
         **recipe.training,
         **forced,
         "output_dir": recipe.output,

@@ -36,6 +36,7 @@ from vlm.checkpoints.manifest import Checkpoint
 from vlm.checkpoints.packing import pack, unpack
 from vlm.checkpoints.weights import files_of, load_strictly
 from vlm.errors import UserError
+from vlm.fsdp import OPTIMISER, SCHEDULE
 from vlm.runs import RECIPE
 
 logger = logging.getLogger(__name__)
@@ -92,12 +93,10 @@ class Resumable:
         return checkpoint
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        if self.is_fsdp_enabled:
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_strictly(self.model if model is None else model, Path(resume_from_checkpoint))
 
     def _load_best_model(self):
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.is_deepspeed_enabled:
             return super()._load_best_model()
         logger.info("the best checkpoint is loaded: %s", self.state.best_model_checkpoint)
         load_strictly(self.model, Path(self.state.best_model_checkpoint))
@@ -219,11 +218,12 @@ class Resumable:
         expected = ["trainer_state.json", *(STATE.format(rank) for rank in everyone)]
         if complete and self.is_deepspeed_enabled:
             expected += [f"global_step*/*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in everyone]
-        elif complete and not self.is_fsdp_enabled:
-            expected += ["optimizer.pt", "scheduler.pt"]
+        elif complete and self.is_fsdp_enabled:
+            expected += [SCHEDULE, *(OPTIMISER.format(rank) for rank in everyone)]
+        elif complete:
+            expected += ["optimizer.pt", SCHEDULE]
         manifest.expect(folder, expected)
-        if not self.is_fsdp_enabled:
-            files_of(folder, adapter=(folder / "adapter_config.json").is_file())
+        files_of(folder, adapter=(folder / "adapter_config.json").is_file())
         manifest.write(folder, self.state.global_step, self.args.world_size, complete)
         folders.commit(run, folder)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.core_model_loading import revert_weight_conversion
 
 from vlm.errors import UserError
@@ -29,7 +30,7 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 def load_strictly(model, folder: Path) -> int:
     """Copy the weights (or the adapter's) in `folder` into the model, in place; returns how many tensors.
 
-    model: transformers' or PEFT's, not sharded. Raises: UserError where a tensor is missing, too many, or another size.
+    model: transformers' or PEFT's; of FSDP2's each process takes its part. Raises: UserError where a tensor is missing, too many, or another size.
     """
     live = adapter_tensors(model) if _adapted(model) else saved_tensors(model)
     with ExitStack() as stack:
@@ -38,15 +39,28 @@ def load_strictly(model, folder: Path) -> int:
         _check(live, places, folder)
         with torch.no_grad():
             for name, file in places.items():
-                live[name].copy_(file.get_tensor(name))
+                place(file.get_tensor(name), live[name])
     return len(places)
+
+
+def place(stored: torch.Tensor, live: torch.Tensor) -> None:
+    """Copy a whole tensor into a live one, or this process's part of it where it is split."""
+    if isinstance(live, DTensor):
+        stored = stored.to(live.device)
+        stored = distribute_tensor(stored, live.device_mesh, live.placements, src_data_rank=None)  # asks no process
+    live.copy_(stored)
+
+
+def address(tensor: torch.Tensor) -> int:
+    """Where a tensor lies, or this process's part of it: equal for tied ones."""
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).data_ptr()
 
 
 def saved_tensors(model) -> dict[str, torch.Tensor]:
     """Name in a checkpoint → the live tensor; tied tensors under each of their names."""
     found = revert_weight_conversion(model, model.state_dict())
-    own = {tensor.data_ptr() for tensor in model.state_dict().values()}
-    copied = [name for name, tensor in found.items() if tensor.data_ptr() not in own]
+    own = {address(tensor) for tensor in model.state_dict().values()}
+    copied = [name for name, tensor in found.items() if address(tensor) not in own]
     if copied:
         raise UserError(
             f"{type(model).__name__} is saved in another layout than it has in memory ({copied[0]}), so its "
@@ -81,9 +95,9 @@ def _adapted(model) -> bool:
 
 
 def _check(live: dict[str, torch.Tensor], places: dict[str, Any], folder: Path) -> None:
-    there = {live[name].data_ptr() for name in places if name in live}
+    there = {address(live[name]) for name in places if name in live}
     # of tied tensors only one is stored
-    missing = [name for name, tensor in live.items() if name not in places and tensor.data_ptr() not in there]
+    missing = [name for name, tensor in live.items() if name not in places and address(tensor) not in there]
     unknown = [name for name in places if name not in live]
     faults = [
         f"{label} {len(names)} tensors ({', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''})"

@@ -30,6 +30,7 @@ from vlm.agreement import anywhere
 from vlm.checkpoints import manifest
 from vlm.dumps import ROWS, Dumping
 from vlm.errors import UserError
+from vlm.fsdp import part
 from vlm.guards.sections import GuardSection
 from vlm.unreadable import row_name
 
@@ -93,7 +94,8 @@ class FiniteSteps(Dumping):
         rows = [name for entry in self._window for name in entry["rows"]]
         parts = []  # DeepSpeed has cleared them
         if not self.is_deepspeed_enabled:
-            parts = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+            grads = {name: part(weight.grad) for name, weight in model.named_parameters() if weight.grad is not None}
+            parts = [name for name, grad in grads.items() if not grad.isfinite().all()]
             model.zero_grad()
             self.optimizer._is_overflow = self._told_to_skip = True
         facts = {"loss": list(map(str, losses)), "grad_norm": str(norm), "rows": rows, "parameters": parts}
