@@ -10,11 +10,12 @@ accelerate 1.15, trl 1.16 and transformers 5.23, and stands here:
   nothing gathers it. trl takes `weight.full_tensor()`, whose backward pass hands each process the part of its own
   gradient, without the others'. Here the head is gathered with the model's forward pass; its gradient is then averaged
   as every other one is.
-- `generate` takes as many forward passes as a process's longest completion, and no vision tower where there is no
-  picture; a process that has finished leaves the others waiting for its part of the weights, or takes part in another
-  gathering than they. Here all weights are whole while completions are sampled (`whole`).
-- In mixed precision accelerate casts the model's outputs to it, log-probabilities and loss too, and sums gradients in
-  it. Here the outputs stay as they are computed, and gradients are summed in float32.
+- Units are gathered anew for each sampled token; and a process whose prompts have no pictures gathers no vision tower,
+  and takes what the others gather for something else. Here all weights are whole while completions are sampled
+  (`whole`), as trl has it for ZeRO-3.
+- In mixed precision accelerate casts each unit's inputs and the model's outputs to it, the vision tower's sines as well
+  as log-probabilities and loss, and sums gradients in it. Here activations stay as they are computed, and gradients are
+  summed in float32.
 - Checkpoints: transformers writes the weights twice, optimiser states by pickle's metadata, and reads the weights back
   under its own names. Here each process keeps its part of the optimiser's state, and the weights are those of
   model.safetensors (`vlm.checkpoints`).
@@ -43,7 +44,7 @@ OPTIMISER, SCHEDULE = "optimizer_{}.pt", "scheduler.pt"
 class FullySharded:
     """Stands before a transformers Trainer among the bases; does nothing where FSDP is not on.
 
-    Overridden: `create_accelerator_and_postprocess`, `_prepare_for_training`, `_get_grad_norm`,
+    Overridden: `create_accelerator_and_postprocess`, `_prepare_for_training`, `_get_grad_norm`, `_save`,
     `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler`.
     """
 
@@ -53,12 +54,14 @@ class FullySharded:
             return
         if not self.is_fsdp_enabled:
             raise RecipeError(
-                "accelerate was launched with FSDP and did not take it up, as it does without GPUs: the processes would "
-                "train on their own; use recipes/accelerate/cpu2.yaml where there is none"
+                "accelerate was launched with FSDP and did not take it up, as without GPUs: each process would train "
+                "by itself; take recipes/accelerate/cpu2.yaml where there is no GPU"
             )
         plugin = self.accelerator.state.fsdp_plugin
         if (policy := plugin.mixed_precision_policy) is not None:
-            plugin.mixed_precision_policy = MixedPrecisionPolicy(policy.param_dtype, reduce_dtype=torch.float32)
+            plugin.mixed_precision_policy = MixedPrecisionPolicy(
+                policy.param_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+            )
 
     def _prepare_for_training(self, *positional, **named):
         if self.is_fsdp_enabled:
@@ -86,6 +89,12 @@ class FullySharded:
         file = Path(checkpoint) / OPTIMISER.format(self.args.process_index)
         take_part(self.optimizer, torch.load(file, map_location=self.args.device, weights_only=True))
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULE, weights_only=True))
+
+    def _save(self, output_dir=None, state_dict=None):
+        if self.is_fsdp_enabled and state_dict:  # in the process that writes
+            for name, twin in self.model.all_tied_weights_keys.items():
+                state_dict[name] = state_dict[twin]
+        super()._save(output_dir, state_dict)
 
     def whole(self):
         """A context in which all weights are whole in each process, and forward passes are its own affair."""

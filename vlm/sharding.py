@@ -67,7 +67,7 @@ FSDP = {
 }
 """What `accelerate launch` hands on under recipes/accelerate/fsdp2.yaml, and must: nothing else is tested."""
 SWITCH = "ACCELERATE_USE_FSDP"
-PRECISION = {"float32": "no", "bfloat16": "bf16"}
+PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 """Our word → accelerate's."""
 
 
@@ -77,7 +77,7 @@ def fsdp_launched() -> bool:
 
 
 def check_launch(recipe: Any) -> None:
-    """Refuse a launch configuration that says something else than the recipe, or that the recipe cannot be trained under.
+    """Refuse a launch configuration that says something else than the recipe, or that is not tested with it.
 
     Raises: RecipeError naming both and what to change.
     """
@@ -97,10 +97,8 @@ def check_fsdp(recipe: Any) -> None:
     fault = next((fault for wrong, fault in _fsdp_faults(recipe) if wrong), None)
     if fault:
         raise RecipeError(f"accelerate was launched with FSDP, and {fault}")
-    found = {name: os.environ.get(name, "unset") for name in FSDP}
-    wrong = [
-        f"{name}={found[name]} (expected {FSDP[name]})" for name in FSDP if found[name].lower() != FSDP[name].lower()
-    ]
+    found = [(name, os.environ.get(name, "unset"), expected) for name, expected in FSDP.items()]
+    wrong = [f"{name}={value} (expected {expected})" for name, value, expected in found if value != expected]
     if wrong:
         raise RecipeError(
             f"accelerate was launched with FSDP in a way that is not tested: {', '.join(wrong)}; "
@@ -117,8 +115,5 @@ def _fsdp_faults(recipe: Any) -> Iterator[tuple[bool, str]]:
     yield recipe.model.lora is not None, f"model.lora is not tested under it: {instead}"
     yield recipe.model.dtype == "float16", "model.dtype is float16: write bfloat16 or float32"
     yield bool(recipe.training.get("sync_ref_model")), "training.sync_ref_model does not work under it: leave it out"
-    launched, own = os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), PRECISION.get(recipe.model.dtype)
-    yield (
-        launched not in ("no", own),
-        f"mixed_precision {launched}, but model.dtype is {recipe.model.dtype}: write 'no'",
-    )
+    dtype, mixed = recipe.model.dtype, os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    yield mixed not in ("no", PRECISION[dtype]), f"mixed_precision is {mixed}, and model.dtype is {dtype}: write 'no'"

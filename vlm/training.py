@@ -79,17 +79,20 @@ def arguments(config: type, recipe: Any, **forced: Any):
     Raises: RecipeError when TRL or transformers refuse a value or a combination, with their reason.
     """
     import torch
+    from transformers import set_seed
 
     check_launch(recipe)
     check_masters(recipe.model, recipe.sharding)
     track(recipe.tracking, recipe.output)
+    # adapters and new heads are drawn before the trainer seeds anything; in all processes alike, for FSDP asks no other
+    set_seed(recipe.seed)
+    sharded = recipe.sharding.zero > 0 or fsdp_launched()
     values = {
         "logging_steps": 1,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "save_strategy": "no",
         # several processes without a GPU: accelerate joins them only when told so, else each would train on its own
-        "use_cpu": processes() > 1
-        and not (recipe.sharding.zero or fsdp_launched() or torch.accelerator.is_available()),
+        "use_cpu": processes() > 1 and not (sharded or torch.accelerator.is_available()),
         **recipe.training,
         **forced,
         "output_dir": recipe.output,

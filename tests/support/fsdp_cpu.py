@@ -1,4 +1,6 @@
-"""tests/support/common_numbers.py where FSDP trains with several processes and no GPU:  accelerate launch fsdp_cpu.py JOBS
+"""Launchers where FSDP trains with several processes and no GPU:  accelerate launch fsdp_cpu.py JOBS
+
+JOBS and the drawing of tokens: tests/support/common_numbers.py.
 
 Without a GPU accelerate 1.15 finds no process group unless told to use the CPU, and told so it leaves FSDP out. Here it
 is given gloo and the CPU under the name of several GPUs, and the launchers run as they are. Each process says on stdout

@@ -30,7 +30,8 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 def load_strictly(model, folder: Path) -> int:
     """Copy the weights (or the adapter's) in `folder` into the model, in place; returns how many tensors.
 
-    model: transformers' or PEFT's; of FSDP2's each process takes its part. Raises: UserError where a tensor is missing, too many, or another size.
+    model: transformers' or PEFT's; of one that FSDP2 has split each process takes its part.
+    Raises: UserError where a tensor is missing, too many, or another size.
     """
     live = adapter_tensors(model) if _adapted(model) else saved_tensors(model)
     with ExitStack() as stack:
