@@ -123,14 +123,3 @@ def test_the_page_s_commands_are_ones():
     assert torchrun and all((ROOT / one.training_script).is_file() for one in torchrun)
     scripts = [words[-4:] for words in commands("sbatch")]
     assert scripts and all((ROOT / words[0]).is_file() and (ROOT / words[2]).is_file() for words in scripts)
-
-
-def test_fsdp_is_refused(monkeypatch):
-    from vlm.errors import RecipeError
-    from vlm.recipe import ShardingSection
-    from vlm.sharding import check_launch
-
-    check_launch(ShardingSection())
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(RecipeError, match="sharding.zero=3 splits"):
-        check_launch(ShardingSection())

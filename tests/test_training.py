@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import trl
 
 from rl.recipe import GRPORecipe
@@ -71,6 +72,17 @@ def test_dtype_means_computation(monkeypatch):
         Config, recipe(training={"max_length": 3, "logging_steps": 7}), loss_type="bnpo", log_completions=1
     )
     assert (forced.loss_type, forced.log_completions, forced.logging_steps) == ("bnpo", 1, 7)
+
+
+def test_what_is_drawn_before_the_trainer_follows_the_recipe_s_seed():
+    """Adapters are; torch alone begins elsewhere in each process."""
+    drawn = []
+    for seed in (5, 5, 6):
+        arguments(trl.SFTConfig, recipe(seed=seed))
+        drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
+    torch.manual_seed(5)
+    assert drawn[0] == torch.rand(3).tolist()
 
 
 @pytest.mark.parametrize("zero", [1, 2, 3])

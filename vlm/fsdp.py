@@ -93,7 +93,8 @@ class FullySharded:
     def _save(self, output_dir=None, state_dict=None):
         if self.is_fsdp_enabled and state_dict:  # in the process that writes
             for name, twin in self.model.all_tied_weights_keys.items():
-                state_dict[name] = state_dict[twin]
+                if name in state_dict:
+                    state_dict[name] = state_dict[twin]
         super()._save(output_dir, state_dict)
 
     def whole(self):

@@ -15,12 +15,13 @@ LIMIT = 300
 """Seconds after which a command counts as hung; the slowest takes half a minute on two free cores."""
 
 
-def two_processes() -> list:
-    """`accelerate launch` with two processes on the CPU, which meet at a free port."""
+def two_processes(config: str = "cpu2") -> list:
+    """`accelerate launch` with two processes on the CPU, which meet at a free port. config: of recipes/accelerate."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    return [*ACCELERATE, "--config_file", ROOT / "recipes/accelerate/cpu2.yaml", "--main_process_port", port]
+    file = ROOT / f"recipes/accelerate/{config}.yaml"
+    return [*ACCELERATE, "--config_file", file, "--num_processes", 2, "--main_process_port", port]
 
 
 def environment(**more: str) -> dict[str, str]:
