@@ -39,10 +39,10 @@ SPOILING = """
 from rl.trainer import GRPOTrainer
 observed = GRPOTrainer.observed
 
-def spoiled(self, inputs, loss):
+def spoiled(self, loss):
     if self.state.global_step == 2 and self.args.process_index == 1:
         loss = loss * float("nan")
-    return observed(self, inputs, loss)
+    return observed(self, loss)
 
 GRPOTrainer.observed = spoiled
 """
@@ -171,7 +171,7 @@ def test_a_resumed_run_ends_as_the_whole_one(trained):
 def test_nan_in_one_process_is_skipped_in_both(trained):
     folder = trained[0] / "spoiled-2"
     assert [row["guards/skipped_steps"] for row in metrics(folder)] == [0, 0, 1, 1]
-    facts = [json.loads((folder / f"nonfinite/step-3-rank-{rank}.json").read_text()) for rank in (0, 1)]
+    facts = json.loads((folder / "dumps/step-3/dump.json").read_text())["ranks"]
     assert facts[1]["loss"] == ["nan"] and facts[0]["loss"] != ["nan"]
     assert all(len(found["parameters"]) > 30 for found in facts)
     second, third, last = (weights(folder / f"checkpoint-{step}") for step in (2, 3, 4))
