@@ -16,9 +16,10 @@ accelerate 1.15, trl 1.16 and transformers 5.23, and stands here:
 - In mixed precision accelerate casts each unit's inputs and the model's outputs to it, the vision tower's sines as well
   as log-probabilities and loss, and sums gradients in it. Here activations stay as they are computed, and gradients are
   summed in float32.
-- Checkpoints: transformers writes the weights twice, optimiser states by pickle's metadata, and reads the weights back
-  under its own names. Here each process keeps its part of the optimiser's state, and the weights are those of
-  model.safetensors (`vlm.checkpoints`).
+- transformers finds the published names of weights by the model's class, which `fully_shard` renames, and tied weights
+  by their place in memory, of which gathered ones have two. Here it is told both.
+- Its checkpoints hold the weights twice, and it does not read them strictly. Here each process keeps its part of the
+  optimiser's state, and the weights are those of model.safetensors (`vlm.checkpoints`).
 """
 
 from __future__ import annotations
