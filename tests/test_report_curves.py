@@ -169,7 +169,7 @@ def test_what_leaves_its_healthy_range_is_listed(tmp_path):
 
 def test_a_folder_holds_what_the_run_wrote(tmp_path):
     rows = [{"step": 1, "loss": 1.0, "kl": float("nan"), "note": "x"}, {"step": 2, "loss": 0.5}]
-    rows += [{"step": 2, "train_runtime": 3.5}]
+    rows += [{"step": 2, "train_runtime": 3.5, "train_loss": 0.5}]
     read = folders.read(training(tmp_path / "a", rows, seed=3))
     assert {key: values.tolist() for key, (_, values) in read.series.items()} == {"loss": [1.0, 0.5]}
     assert read.summary["train_runtime"] == 3.5 and read.state == "finished" and read.recipe["seed"] == 3

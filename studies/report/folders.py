@@ -120,7 +120,7 @@ def columns(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, Series], dict[str
     points: dict[str, tuple[list[int], list[float]]] = {}
     summary: dict[str, Any] = {}
     for row in rows:
-        if "train_runtime" in row:
+        if "train_loss" in row:  # others may have a train_runtime, too
             summary |= {key: value for key, value in row.items() if key not in ("step", "time", "epoch")}
             continue
         step = row["step"]

@@ -22,7 +22,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from studies.report import figures, health, numbers, panels, recipes, samples
+from studies.report import figures, health, numbers, optimisation, panels, recipes, samples
 from studies.report.bands import SAID, Kind
 from studies.report.folders import Folder, natural
 from studies.report.labels import Curve
@@ -78,6 +78,7 @@ def html(asked: Asked) -> str:
         "banded": any(len(curve.trained) > 1 for curve in curves),
         "band": SAID[asked.band],
         "figures": drawn,
+        "optimisation": optimisation.chapter(curves, _gold(asked)),
         "samples": shown,
         "samples_note": _samples_note(shown),
         "between": recipes.between(curves) if len(curves) > 1 else {},
@@ -126,7 +127,7 @@ def _drawn(asked: Asked, how: figures.Look) -> tuple[dict[str, Any], list[str]]:
         "planes": [],
     }
     keys = dict.fromkeys(key for curve in curves for run in curve.runs for key in run.series)
-    gold = asked.gold or next((found for curve in curves for run in curve.runs if (found := gold_of(run))), None)
+    gold = _gold(asked)
     score = next((key for key in LEARNED if key in keys), None)
     if gold in keys and score:
         plane = figures.planes(curves, score, gold)
@@ -139,6 +140,10 @@ def _drawn(asked: Asked, how: figures.Look) -> tuple[dict[str, Any], list[str]]:
     if drawn["planes"] and "score" not in [section["name"] for section in drawn["sections"]]:
         drawn["planes"] = []
     return drawn, notes
+
+
+def _gold(asked: Asked) -> str | None:
+    return asked.gold or next((found for curve in asked.curves for run in curve.runs if (found := gold_of(run))), None)
 
 
 def gold_of(run: Folder) -> str | None:
@@ -256,6 +261,8 @@ def _chapters(context: dict[str, Any]) -> Iterable[tuple[str, str]]:
         yield "ends", "Numbers"
     for section in context["figures"]["sections"]:
         yield section["name"], {"others": "Others", "score": "Learned reward"}.get(section["name"], section["title"])
+    if context["optimisation"]:
+        yield "optimisation", "Over-optimisation"
     if context["samples"]["asked"]:
         yield "samples", "Samples"
     yield "recipes", "Recipes"

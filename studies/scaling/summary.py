@@ -93,12 +93,12 @@ def _known(std: float) -> float | None:
     return std if math.isfinite(std) and std > 0 else None
 
 
-def markdown(records: Sequence[dict[str, Any]]) -> str:
-    """The fits as a table, notes below."""
-    table = [
-        ["curve", "of", "form", "α", "β", "peak at d*", "gained there", "rms error"],
-        ["---", "---", "---", "---:", "---:", "---:", "---:", "---:"],
-    ]
+HEAD = ("curve", "of", "form", "α", "β", "peak at d*", "gained there", "rms error")
+
+
+def table(records: Sequence[dict[str, Any]]) -> tuple[list[list[str]], list[str]]:
+    """The fits as rows of texts below HEAD, and the notes that belong to them."""
+    rows = []
     for record in records:
         for which in WHICH:
             fit = record[which]["fit"]
@@ -106,7 +106,7 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
                 cells = [_number(fit[name]) for name in ("alpha", "beta", "peak", "height")]
                 if fit["peak"]["value"] is not None and not fit["peak_measured"]:
                     cells[2] += " beyond what was measured"
-                table.append([record["label"], which, record["form"], *cells, f"{fit['rms_error']:.3g}"])
+                rows.append([record["label"], which, record["form"], *cells, f"{fit['rms_error']:.3g}"])
     notes = list(dict.fromkeys(f"{record['label']}: {note}" for record in records for note in record["notes"]))
     overs = {
         f"intervals ({100 * record[which]['fit']['level']:g}%) of {record['label']} by resampling "
@@ -115,9 +115,16 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
         for which in WHICH
         if record[which]["fit"]
     }
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    said = ["d = √KL in nats; rewards in their own units, gained since the start", *sorted(overs), *notes]
-    return "\n".join([*lines, "", *(f"- {note}" for note in said)]) + "\n"
+    said = "d = √KL in nats; rewards in their own units, gained since the start"
+    return rows, [said, *sorted(overs), *notes]
+
+
+def markdown(records: Sequence[dict[str, Any]]) -> str:
+    """The fits as a table, notes below."""
+    rows, notes = table(records)
+    rule = ["---"] * 3 + ["---:"] * 5
+    lines = ["| " + " | ".join(row) + " |" for row in (HEAD, rule, *rows)]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
 
 
 def _number(found: dict[str, float | None]) -> str:
