@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from rewards.score import stage
 from rewards.score.preferences import Preference, read, write
 from rewards.score.recipe import ScoreRecipe
 from rewards.score.trainer import Collator, Rows, preference_loss
-from tests.support.commands import ROOT, run
+from tests.support.commands import ROOT
 from vlm import config
 from vlm.errors import RecipeError
 from vlm.runs import read_metrics
@@ -262,13 +261,13 @@ def test_accumulated_batches_are_one_batch(colours, tmp_path):
     assert not (tmp_path / "1/metrics.json").exists()  # nothing was held out
 
 
-def test_dry_run(colours, tmp_path):
+def test_dry_run(colours, tmp_path, started):
     """A plan without weights: the base is a name that can't be reached, 32 records of two candidates in 4 steps."""
     recipe(colours, tmp_path / "run")
     changes = ["model.path=Qwen/Qwen2-VL-7B-Instruct", "train=[head]", "training.max_steps=-1", "gpus=1xA100-80G"]
-    command = ["launch/score.py", colours / "recipe.yaml", *changes, "training.num_train_epochs=1", "--dry-run"]
-    done = run([sys.executable, *command])
-    lines = {parts[1].strip(): parts[2].strip() for line in done.stdout.splitlines() if (parts := line.split("│"))[1:]}
+    more = ["training.num_train_epochs=1", "--dry-run"]
+    said = started("launch/score.py", colours / "recipe.yaml", *changes, *more)
+    lines = {parts[1].strip(): parts[2].strip() for line in said.splitlines() if (parts := line.split("│"))[1:]}
     assert lines["rows in the data"] == "32" and lines["steps in all"] == "4"
     assert lines["language_model"] == "7,070,622,720"  # Qwen2-VL-7B without its LM head, with 3,584 weights of ours
-    assert "16 exchanges a GPU in one forward pass" in done.stdout and not (tmp_path / "run").exists()
+    assert "16 exchanges a GPU in one forward pass" in said and not (tmp_path / "run").exists()

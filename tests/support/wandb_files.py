@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from wandb.proto import wandb_internal_pb2 as records
 
+LIMIT = 60
+"""Seconds."""
 HEADER, BLOCK = b":W&B", 32768
 FULL, FIRST, LAST = 1, 2, 4
 
@@ -30,12 +33,14 @@ class Offline:
 
 
 def read(folder: Path) -> Offline:
-    """The one offline run below `folder`, the run folder of a training."""
+    """The one offline run below `folder`, the run folder of a training; waits until wandb's own process has ended it."""
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + LIMIT
+    while not (written := _written(path)) or written[-1].WhichOneof("record_type") != "exit":
+        assert time.monotonic() < deadline, f"{path} has no end"
+        time.sleep(0.05)
     found = Offline()
-    for content in _records(path.read_bytes()):
-        record = records.Record()
-        record.ParseFromString(content)
+    for record in written:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             found.run = record.run
@@ -55,6 +60,14 @@ def read(folder: Path) -> Offline:
     return found
 
 
+def _written(path: Path) -> list[Any]:
+    found = []
+    for content in _records(path.read_bytes()):
+        found.append(records.Record())
+        found[-1].ParseFromString(content)
+    return found
+
+
 def _update(config: dict[str, Any], record: Any) -> None:
     for item in record.update:
         config[".".join(item.nested_key) or item.key] = json.loads(item.value_json)
@@ -63,13 +76,15 @@ def _update(config: dict[str, Any], record: Any) -> None:
 def _records(data: bytes) -> Iterator[bytes]:
     """LevelDB's log format (https://github.com/google/leveldb/blob/main/doc/log_format.md) behind seven bytes: blocks
     of 32 KiB; in them checksum, length, type and a record or a part of one."""
-    assert data[:4] == HEADER
+    assert data[:4] == HEADER or len(data) < 7
     place, record = 7, b""
     while place + 7 <= len(data):
         if BLOCK - place % BLOCK < 7:  # too short for a record: filled up
             place += BLOCK - place % BLOCK
             continue
         _, length, kind = struct.unpack_from("<IHB", data, place)
+        if place + 7 + length > len(data):
+            return  # being written
         part, place = data[place + 7 : place + 7 + length], place + 7 + length
         record = part if kind in (FULL, FIRST) else record + part
         if kind in (FULL, LAST):
