@@ -33,7 +33,7 @@ class Offline:
 
 
 def read(folder: Path) -> Offline:
-    """The one offline run below `folder`, the run folder of a training; waits until wandb's own process has ended it."""
+    """The one offline run below `folder`, a training's; waits until wandb's own process has ended it."""
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     deadline = time.monotonic() + LIMIT
     while not (written := _written(path)) or written[-1].WhichOneof("record_type") != "exit":
