@@ -143,9 +143,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         show = trainer.show_samples
         trainer.show_samples = lambda samples: (show(samples), meter.watch(trainer))
         follow(trainer, *rest)
-        used["outside"] = _outside()
+        used["outside"] = _outside(before)
 
     functions = [rewards.resolve(reward.use, **reward.options) for reward in recipe.rewards]
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
     begun = time.process_time()
     with mock.patch.object(vlm.finish, "follow", followed):
         stage.train(recipe, functions, rewards.check_tasks)
@@ -156,9 +157,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return found | {"tables": lines // recipe.tracking.samples.rows, "logs": logs}
 
 
-def _outside() -> float:
-    """CPU seconds of the processes that this one has started."""
-    return sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children(recursive=True))
+def _outside(before: set[int]) -> float:
+    """CPU seconds of the processes that this one has started since it had those of `before`."""
+    children = psutil.Process().children(recursive=True)
+    return sum(sum(child.cpu_times()[:2]) for child in children if child.pid not in before)
 
 
 def table(found: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from studies.matrix import marks, study
 from tests.support import matrices
 from tests.support.commands import LIMIT, ROOT, environment
 from tests.support.matrices import main, plan, started
+from tests.support.score_servers import until
 
 SMALL = """
 stage: ablation
@@ -150,10 +151,17 @@ def test_killed_with_its_stage_left_running(here):
 def test_gpus_are_shared_out(here):
     os.mkfifo(here / "ready")  # both are under way at the same time before either ends
     waits = f"stages.grpo.set={{training.wait: {here / 'ready'}}}"
-    reader = threading.Thread(target=lambda: [(here / "ready").open().close() for _ in range(2)])
+    journal, held = here / "journal", []
+
+    def let_go() -> None:
+        until(lambda: journal.exists() and journal.read_text().count("\n") == 3)
+        held.append((here / "ready").open())  # stays open, so that neither waits for a reader of its own
+
+    reader = threading.Thread(target=let_go, daemon=True)
     reader.start()
     assert main("matrix.yaml", "per_run=1", "stages.sft.accelerate=null", waits, "--gpus", "3,5") == 0
-    reader.join()
+    reader.join(LIMIT)
+    held[0].close()
     lines = started(here / "journal")
     assert lines[0]["gpus"] == "3" and sorted(line["gpus"] for line in lines[1:]) == ["3", "5"]
 
