@@ -125,7 +125,7 @@ class Run:
     def note_data(self, roles: dict[str, dict[str, Any]]) -> None:
         """Writes data.json: {"train": {…}, "eval": {…}}, each as `vlm.mixture.Mixture.to_dict` has it."""
         if self.main:
-            _replace(self.folder / DATA, json.dumps(roles, indent=2, ensure_ascii=False) + "\n")
+            replace(self.folder / DATA, json.dumps(roles, indent=2, ensure_ascii=False) + "\n")
 
     def note_record(self, record: dict[str, Any]) -> None:
         """Writes record.json (`vlm.provenance`); one that differs is kept under a number."""
@@ -140,7 +140,7 @@ class Run:
         rows = [(row.get("step", 0), "train_loss" in row, line) for row, line in _rows(self.metrics)]
         kept = [line for at, summary, line in rows if at < step or (at == step and not summary)]
         self.close()
-        _replace(self.metrics, "".join(line + "\n" for line in kept))
+        replace(self.metrics, "".join(line + "\n" for line in kept))
 
     def finish(self, **summary: Any) -> None:
         """Marks the run as finished; `summary` (numbers, texts) goes into finished.json."""
@@ -154,7 +154,7 @@ class Run:
         self.close()
         if self.main:
             content = {"time": round(time.time(), 3)} | {k: _plain(v) for k, v in summary.items()}
-            _replace(self.folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            replace(self.folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
         """Closes metrics.jsonl; a later `log` opens it again."""
@@ -175,7 +175,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 def drop_after(path: Path, step: int) -> None:
     """Drops the rows of a JSON lines file after `step`, and a torn last line; no file, nothing to do."""
     if path.exists():
-        _replace(path, "".join(line + "\n" for row, line in _rows(path) if row["step"] <= step))
+        replace(path, "".join(line + "\n" for row, line in _rows(path) if row["step"] <= step))
 
 
 def _rows(path: Path) -> list[tuple[dict, str]]:
@@ -244,7 +244,7 @@ def _write_keeping(path: Path, text: str) -> None:
             number += 1
         path.rename(kept)
     if text:
-        _replace(path, text)
+        replace(path, text)
 
 
 def _mend_tail(path: Path) -> None:
@@ -256,8 +256,8 @@ def _mend_tail(path: Path) -> None:
             os.truncate(path, len(whole))
 
 
-def _replace(path: Path, text: str) -> None:
-    """Writes a file that is at every moment either the old one or the new one."""
-    temporary = path.with_name(path.name + ".part")
+def replace(path: Path, text: str) -> None:
+    """Writes a file that is at every moment either the old one or the new one, whoever else writes it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

@@ -72,14 +72,7 @@ def record(stage: Stage) -> dict[str, Any]:
 def write(stage: Stage, content: dict[str, Any]) -> None:
     path = beside(stage, ".json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file that is at every moment either the old one or the new one."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    runs.replace(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def ended(stage: Stage) -> float | None:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studies.matrix import marks
 from studies.matrix.planning import Plan
-from vlm import config
+from vlm import config, runs
 from vlm.errors import UserError
 
 FILE = "study.json"
@@ -68,7 +67,7 @@ def write(plan: Plan, axes: dict[str, list[str]]) -> Path:
     path = output / FILE
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         output.mkdir(parents=True, exist_ok=True)
-        marks.replace(path, text)
+        runs.replace(path, text)
     return path
 
 

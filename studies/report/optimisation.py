@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import logging
-import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
+from studies import sheet
 from studies.report.folders import Folder
 from studies.report.labels import Curve
 from studies.scaling import best_of_n, figure, grpo, summary
@@ -29,7 +28,9 @@ def chapter(curves: Sequence[Curve], gold: str | None) -> dict[str, Any] | None:
     if not records:
         return None
     rows, notes = summary.table(records)
-    return {"picture": _picture(records), "head": summary.HEAD, "rows": rows, "notes": notes}
+    content = sheet.svg(figure.drawn(records))
+    picture = "data:image/svg+xml;base64," + base64.b64encode(content).decode()
+    return {"picture": picture, "head": summary.HEAD, "rows": rows, "notes": notes}
 
 
 def _of(curve: Curve, gold: str | None) -> Iterable[dict[str, Any]]:
@@ -52,11 +53,3 @@ def _of(curve: Curve, gold: str | None) -> Iterable[dict[str, Any]]:
 def _measured(run: Folder, gold: str) -> bool:
     """Whether a run logged all that the curve needs; most do not, for TRL measures the KL only with a beta."""
     return {grpo.LEARNED, grpo.KL, grpo.LENGTH, gold} <= set(run.series)
-
-
-def _picture(records: Sequence[dict[str, Any]]) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "scaling.svg"
-        figure.draw(records, path)
-        content = path.read_bytes()
-    return "data:image/svg+xml;base64," + base64.b64encode(content).decode()

@@ -53,7 +53,8 @@ def html(asked: Asked) -> str:
     curves = asked.curves
     runs = [(curve, run) for curve in curves for run in curve.runs]
     how = figures.look(curves, asked.band)
-    drawn, notes = _drawn(asked, how)
+    gold = _gold(asked)
+    drawn, notes = _drawn(asked, how, gold)
     shown, pictures, missing = _shown(curves, asked.rows)
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_file), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -78,7 +79,7 @@ def html(asked: Asked) -> str:
         "banded": any(len(curve.trained) > 1 for curve in curves),
         "band": SAID[asked.band],
         "figures": drawn,
-        "optimisation": optimisation.chapter(curves, _gold(asked)),
+        "optimisation": optimisation.chapter(curves, gold),
         "samples": shown,
         "samples_note": _samples_note(shown),
         "between": recipes.between(curves) if len(curves) > 1 else {},
@@ -117,7 +118,7 @@ def _policy(style: str, script: str) -> str:
     return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
 
 
-def _drawn(asked: Asked, how: figures.Look) -> tuple[dict[str, Any], list[str]]:
+def _drawn(asked: Asked, how: figures.Look, gold: str | None) -> tuple[dict[str, Any], list[str]]:
     """The figures, and what has to be said about them."""
     curves = asked.curves
     drawn = {
@@ -127,7 +128,6 @@ def _drawn(asked: Asked, how: figures.Look) -> tuple[dict[str, Any], list[str]]:
         "planes": [],
     }
     keys = dict.fromkeys(key for curve in curves for run in curve.runs for key in run.series)
-    gold = _gold(asked)
     score = next((key for key in LEARNED if key in keys), None)
     if gold in keys and score:
         plane = figures.planes(curves, score, gold)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from studies import sheet
 from vlm.curves import dress
 
 LOOKS = {"learned": ("#D55E00", "s"), "gold": ("#0072B2", "o")}  # Okabe & Ito's; markers differ as well
@@ -16,26 +17,22 @@ INK = "#444444"
 
 
 def draw(records: Sequence[dict[str, Any]], path: str | Path, title: str = "") -> None:
-    """Write the picture as PNG and as SVG, whichever of them `path` names. records: of `studies.scaling.summary`.
+    """Write `drawn` as PNG and as SVG, whichever of them `path` names."""
+    sheet.save(drawn(records, title), path)
+
+
+def drawn(records: Sequence[dict[str, Any]], title: str = "") -> Any:
+    """The matplotlib figure. records: of `studies.scaling.summary`.
 
     Gains are in standard deviations of the start's answers, so that both rewards share an axis; where one was not
     logged, in the reward's own unit. Raises: ValueError where there is nothing to draw.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     if not records:
         raise ValueError("no curves to draw")
-    columns = min(3, len(records))
-    lines = -(-len(records) // columns)
-    figure = Figure(figsize=(max(5.0, 4.4 * columns), 3.5 * lines + 0.7), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for axis in axes[len(records) :]:
-        axis.remove()
-    for axis, record in zip(axes, records, strict=False):
+    figure, axes = sheet.sheet(len(records), min(3, len(records)), (4.4, 3.5), least=5.0, margin=0.7)
+    for axis, record in zip(axes, records, strict=True):
         _panel(axis, record)
     handles = [
         Line2D([], [], color=colour, marker=marker, markersize=5, linewidth=0, label=which)
@@ -45,13 +42,8 @@ def draw(records: Sequence[dict[str, Any]], path: str | Path, title: str = "") -
     if any(record["gold"]["fit"] and record["gold"]["fit"]["peak_measured"] for record in records):
         handles.append(Line2D([], [], color=LOOKS["gold"][0], linestyle=":", linewidth=1.4, label="gold is highest"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
-    figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)
-    if title:
-        figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
-    for suffix in (".png", ".svg"):
-        with rc_context({"svg.hashsalt": "scaling", "svg.fonttype": "none"}):  # the same bytes each time; text is text
-            figure.savefig(Path(path).with_suffix(suffix), dpi=150, facecolor="white",
-                           metadata={"Date": None} if suffix == ".svg" else None)  # fmt: skip
+    sheet.title(figure, title)
+    return figure
 
 
 def _panel(axis, record: dict[str, Any]) -> None:

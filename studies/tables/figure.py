@@ -7,13 +7,13 @@ as well, so the picture can be printed in grey.
 
 from __future__ import annotations
 
-import math
 import re
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from studies import sheet
 from studies.tables.rows import Row
 from vlm.curves import dress
 
@@ -57,37 +57,23 @@ def draw(
     of: groups and variants (default: `arms` of the labels). plain: how the legend calls arms without a variant.
     Raises: ValueError where there is nothing to draw.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown = [row for row in rows if row.kind != "difference"]
     panels = list(dict.fromkeys((row.benchmark, row.metric) for row in shown))
     if not panels:
         raise ValueError("no means to draw")
     columns = min(3, len(panels)) if len(panels) != 4 else 2
-    lines = math.ceil(len(panels) / columns)
     arm = of or arms(list(dict.fromkeys(row.label for row in shown)))
     looks = _looks(arm)
-    figure = Figure(figsize=(max(4.6, 3.9 * columns), 3.3 * lines + 0.75), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for axis in axes[len(panels) :]:
-        axis.remove()
-    for axis, (benchmark, metric) in zip(axes, panels, strict=False):
+    figure, axes = sheet.sheet(len(panels), columns, (3.9, 3.3), least=4.6, margin=0.75)
+    for axis, (benchmark, metric) in zip(axes, panels, strict=True):
         here = [row for row in shown if (row.benchmark, row.metric) == (benchmark, metric)]
         told = " (published)" if all(row.kind == "published" for row in here) else ""
         dress(axis, (f"{benchmark}: {metric}" if benchmark else metric) + told)
         _panel(axis, here, arm, looks)
         axis.set_ylabel("percent", fontsize=9)
     _legend(figure, shown, looks, plain)
-    figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)
-    if title:
-        figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
-    for suffix in (".png", ".svg"):
-        with rc_context({"svg.hashsalt": "tables", "svg.fonttype": "none"}):  # the same bytes each time; text is text
-            figure.savefig(Path(path).with_suffix(suffix), dpi=150, facecolor="white",
-                           metadata={"Date": None} if suffix == ".svg" else None)  # fmt: skip
+    sheet.title(figure, title)
+    sheet.save(figure, path)
 
 
 def _looks(arm: Arms) -> Looks:
