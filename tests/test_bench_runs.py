@@ -8,7 +8,7 @@ import pytest
 
 from evals import ranks, sidebyside, stage
 from evals.benchmarks import session
-from tests.support import benchmark_folders
+from tests.support import benchmark_folders, forked
 from tests.support.commands import ROOT, errors, run, two_processes
 from vlm import mixture
 from vlm.errors import UserError
@@ -92,7 +92,7 @@ def test_two_processes_one_of_which_is_killed(whole, tiny_model, data, tmp_path,
     script.write_text(KILLED)
     words = command(tiny_model, data, out)
     words[1] = "aid,vg-dior"
-    done = run([*two_processes(), script, ROOT, *words], cwd=tmp_path, expect=1)
+    done = forked.run([*two_processes(), script, ROOT, *words], cwd=tmp_path, expect=1)
     assert done.stdout.count("│ classification/accuracy") == 1  # the main process speaks
     assert answers(out) == {"aid": answers(whole)["aid"]} and (out / "aid" / FINISHED).exists()
     left = (out / "vg-dior/predictions.rank1-of-2.jsonl").read_text()

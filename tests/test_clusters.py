@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import stat
 import subprocess
 
 import pytest
 
+from tests.support import stand_ins
 from tests.support.commands import ROOT
 
 SCRIPT = ROOT / "recipes/slurm/train.sh"
@@ -26,19 +26,9 @@ FAKES = {
 @pytest.fixture
 def submit(tmp_path):
     """(arguments, variables) → the script's exit code, run as a job of two nodes in `tmp_path`."""
-    for name, body in FAKES.items():
-        path = tmp_path / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/bash\n{body}\n")
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-    def go(*arguments: str, **variables: str) -> int:
-        job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node-[7-8]", **variables}
-        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-        environment = {**os.environ, **job, "PATH": path, "LOGS": str(tmp_path)}
-        return subprocess.run(["bash", SCRIPT, *arguments], cwd=tmp_path, env=environment, check=False).returncode
-
-    return go
+    job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node-[7-8]"}
+    run = stand_ins.install(tmp_path, FAKES)
+    return lambda *arguments, **variables: run(SCRIPT, *arguments, **{**job, **variables})
 
 
 def accelerate(words: list[str]):

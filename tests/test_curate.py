@@ -13,6 +13,7 @@ from PIL import Image
 
 from rewards.curate import stage
 from rewards.curate.recipe import CurateRecipe
+from tests.support import forked
 from tests.support.commands import ROOT, run, two_processes
 from tests.support.sample_rows import dump, turns
 from vlm import config, samples
@@ -239,12 +240,12 @@ def test_two_processes_score_what_one_would(folder):
     for rank, part in enumerate(parts):
         rows = [row for line in part.read_text().splitlines() for row in json.loads(line)["rows"]]
         assert rows == [row for row in range(1, 31) if row % 2 == rank]
-    done = run([sys.executable, ROOT / "launch/curate.py", *argv, f"output={folder}/alone"])
+    done = forked.run([sys.executable, ROOT / "launch/curate.py", *argv, f"output={folder}/alone"])
     assert "kept share" in done.stdout
     assert (folder / "alone/kept/captions.json").read_bytes() == (folder / "run/kept/captions.json").read_bytes()
-    again = run([sys.executable, ROOT / "launch/curate.py", *argv], expect=2)
+    again = forked.run([sys.executable, ROOT / "launch/curate.py", *argv], expect=2)
     assert "holds a finished run" in again.stderr
-    done = run([sys.executable, ROOT / "launch/curate.py", *argv, "--dry-run"])
+    done = forked.run([sys.executable, ROOT / "launch/curate.py", *argv, "--dry-run"])
     assert "30 rows to score by random; kept, if no row is faulty: 9" in done.stdout
 
 

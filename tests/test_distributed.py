@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import ROOT, grpo, run, two_processes
+from tests.support import commands, forked
+from tests.support.commands import ROOT, grpo, two_processes
 
 TRAINING = {
     "per_device_train_batch_size": 2,  # one group of 4 in two processes
@@ -54,6 +55,7 @@ def trained(tiny_model, demo_data, tmp_path_factory):
         argv = grpo(tiny_model, demo_data, folder / name, *settings, f"rewards=[{{use: {reward}:letters}}]", *SAVING)
         script = ROOT / ("tests/support/zero_cpu.py" if zero else "launch/grpo.py")
         command = [*two_processes(), script, *argv, f"sharding.zero={zero}", "resume=auto"]
+        run = forked.run if zero else commands.run
         if zero == 3:  # stopped by a SIGTERM to the launcher while it samples; all else holds of the run that went on
             stopped = run(command, cwd=folder, expect=1, STOP="1")
             results["stopped"] = json.loads((folder / name / "interrupted.json").read_text()), stopped.stderr
@@ -79,7 +81,7 @@ def mixed(tiny_model, demo_data, tmp_path_factory):
         more = ["data.shuffle=false", f"sharding.zero={STAGES[name]}", f"rewards=[{{use: {reward}:letters}}]"]
         argv = grpo(tiny_model, demo_data, folder / name, *settings, *more, f"data.train.0.path={folder}/rows.jsonl")
         script = ROOT / ("tests/support/zero_cpu.py" if STAGES[name] else "launch/grpo.py")
-        run([*two_processes(), script, *argv], cwd=folder)
+        forked.run([*two_processes(), script, *argv], cwd=folder)
     return folder
 
 
@@ -214,7 +216,7 @@ def test_resumed_inside_of_a_block(trained, tiny_model, demo_data, tmp_path):
     settings = [f"training.{key}={value}" for key, value in TRAINING.items()]
     settings += [f"rewards=[{{use: {plain.parent}/letters.py:letters}}]", "sharding.zero=2"]
     argv = grpo(tiny_model, demo_data, tmp_path / "run", *settings, f"resume={plain}/checkpoint-1")
-    run([*two_processes(), ROOT / "tests/support/zero_cpu.py", *argv], cwd=tmp_path)
+    forked.run([*two_processes(), ROOT / "tests/support/zero_cpu.py", *argv], cwd=tmp_path)
     assert [row["step"] for row in metrics(tmp_path / "run")] == [2]
     assert metrics(tmp_path / "run")[-1]["loss"] == pytest.approx(metrics(plain)[-1]["loss"], rel=TOLERANCE, abs=1e-6)
     found, expected = state(tmp_path / "run/final"), state(plain / "final")

@@ -18,7 +18,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer
 from trl.trainer.utils import add_fused_lm_head
 
-from tests.support.commands import ROOT, grpo, run, sft, two_processes
+from tests.support import forked
+from tests.support.commands import ROOT, grpo, sft, two_processes
 from tests.support.common_numbers import go
 from tests.test_distributed import SAVING, TRAINING, state
 from vlm.errors import RecipeError
@@ -95,7 +96,7 @@ def trained(tiny_model, demo_data, tmp_path_factory):
     """Folder of the runs `JOB-1` and `JOB-2`, and what those of two processes said."""
     folder = tmp_path_factory.mktemp("fsdp")
     orders = json.dumps(jobs(tiny_model, demo_data, folder, 2))
-    done = run([*two_processes("fsdp2"), ROOT / "tests/support/fsdp_cpu.py", orders], cwd=folder)
+    done = forked.run([*two_processes("fsdp2"), ROOT / "tests/support/fsdp_cpu.py", orders], cwd=folder)
     go(jobs(tiny_model, demo_data, folder, 1))
     return folder, done.stdout
 

@@ -7,7 +7,8 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from tests.support.commands import ROOT, errors, grpo, run, two_processes
+from tests.support import forked
+from tests.support.commands import ROOT, errors, grpo, two_processes
 from vlm.runs import read_metrics
 
 FAULTS = """
@@ -42,7 +43,7 @@ def test_nan_in_one_process_then_its_death(tiny_model, demo_data, tmp_path, zero
     ]  # fmt: skip
     argv = grpo(tiny_model, demo_data, tmp_path / "run", *settings)
     script = ROOT / ("tests/support/zero_cpu.py" if zero else "launch/grpo.py")
-    done = run([*two_processes(), script, *argv], cwd=tmp_path, expect=1)
+    done = forked.run([*two_processes(), script, *argv], cwd=tmp_path, expect=1)
     said = done.stdout + done.stderr
     # skipped in both, and told by both
     rows = [row for row in read_metrics(tmp_path / "run/metrics.jsonl") if "loss" in row]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support import wandb_files
+from tests.support import forked, wandb_files
 from tests.support.commands import ACCELERATE, LIMIT, ROOT, environment, evaluation, grpo, run, sft
 
 QUESTIONS = 16
@@ -209,18 +209,18 @@ def test_evaluation_folder(evaluated):
         assert name in text and name in (folder / "table.md").read_text()
     with Image.open(folder / "pictures.png") as grid:
         assert min(grid.size) > 200
-    again = run([sys.executable, "launch/eval.py", *argv], expect=2)
+    again = forked.run([sys.executable, "launch/eval.py", *argv], expect=2)
     assert again.stderr.splitlines()[-1].startswith("error: ") and "holds a finished run" in again.stderr
 
 
 def test_compare_command(evaluated, tmp_path):
     _, folder, _ = evaluated
-    done = run([sys.executable, "launch/compare.py", f"base={folder}", f"sft={folder}", "--out", tmp_path])
+    done = forked.run([sys.executable, "launch/compare.py", f"base={folder}", f"sft={folder}", "--out", tmp_path])
     # a model beside itself: no difference, and an interval of no width
     assert "base → sft: vqa/exact" in done.stdout and "+0.0 points [+0.0, +0.0]" in done.stdout
     table = (tmp_path / "table.md").read_text()
     assert "base" in table and "sft" in table and "grounding/acc@0.5" in table
-    wrong = run([sys.executable, "launch/compare.py", f"base={tmp_path}"], expect=2)
+    wrong = forked.run([sys.executable, "launch/compare.py", f"base={tmp_path}"], expect=2)
     assert wrong.stderr.startswith("error: ") and "predictions.jsonl" in wrong.stderr
 
 

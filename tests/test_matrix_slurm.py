@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 
 from studies.matrix import cost, slurm
 from studies.matrix.commands import overrides, words
-from tests.support import matrices
+from tests.support import matrices, stand_ins
 from tests.support.commands import ROOT
 from tests.support.fake_launcher import FakeRecipe
 from tests.support.matrices import FAKE, main, plan
@@ -44,18 +42,8 @@ def here(tmp_path, monkeypatch, log_levels):
 @pytest.fixture
 def job(here):
     """Runs the script in `here` with stand-ins for Slurm: variables → exit code."""
-    for name, body in FAKES.items():
-        path = here / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/bash\n{body}\n")
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-    def go(**variables: str) -> int:
-        path = f"{here / 'bin'}:{os.environ['PATH']}"
-        own = {**os.environ, **variables, "PATH": path, "LOGS": str(here), "PYTHONPATH": str(ROOT)}
-        return subprocess.run(["bash", "jobs/jobs.sh"], cwd=here, env=own, check=False).returncode
-
-    return go
+    run = stand_ins.install(here, FAKES)
+    return lambda **variables: run("jobs/jobs.sh", PYTHONPATH=str(ROOT), **variables)
 
 
 def test_the_waves(here):

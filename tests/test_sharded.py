@@ -7,7 +7,8 @@ import json
 import pytest
 
 from rewards.score.model import ScoreModel
-from tests.support.commands import ROOT, grpo, run, two_processes
+from tests.support import forked
+from tests.support.commands import ROOT, grpo, two_processes
 
 TRAINING = {"per_device_train_batch_size": 2, "num_generations": 4, "max_steps": 3, "beta": 0.1}
 
@@ -22,7 +23,7 @@ def found(tiny_model, demo_data, tmp_path_factory):
     reward = f"{{use: {ROOT / 'tests/support/compared.py'}:Compared, options: {{model: {model}, folder: {folder}}}}}"
     argv = grpo(tiny_model, demo_data, folder / "run", f"data.train.0.path={demo_data}/grpo/captions.jsonl")
     argv += [*settings, f"rewards=[{reward}]", "sharding.zero=3"]
-    done = run([*two_processes(), ROOT / "tests/support/zero_cpu.py", *argv], cwd=folder, PYTHONPATH=str(ROOT))
+    done = forked.run([*two_processes(), ROOT / "tests/support/zero_cpu.py", *argv], cwd=folder, PYTHONPATH=str(ROOT))
     assert done.stdout.count("engine: ZeRO-3 on 2 processes") == 2 * 4  # policy, reference, and two score models
     return [json.loads((folder / f"process{rank}.json").read_text()) for rank in (0, 1)]
 

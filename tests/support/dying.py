@@ -1,15 +1,16 @@
 """A training stage in a process of its own that dies by SIGKILL at a chosen place, or is told to stop there.
 
-The processes are forked from a server that has imported what is slow and trained nothing, so each starts in a moment.
+The processes are forked (`tests.support.forked`), so each starts in a moment.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
 from typing import Any
+
+from tests.support.forked import context
 
 PLACES = {
     "rollout": ("rl.trainer.GRPOTrainer._generate_single_turn", "after"),
@@ -26,13 +27,6 @@ PLACES = {
     "final": ("vlm.runs.Run.finish", "before"),
 }
 """Name → (what is called there, whether the process dies before or after the call)."""
-
-
-def context():
-    """Processes forked from the server."""
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["tests.support.dying_imports"])
-    return made
 
 
 def run(stage: str, argv: list[str], place: str | None = None, call: int = 1, send: int = signal.SIGKILL) -> int:

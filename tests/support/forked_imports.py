@@ -1,4 +1,4 @@
-"""What the server of `tests.support.dying` imports before it forks."""
+"""What the server of `tests.support.forked` imports before it forks."""
 
 from vlm import telemetry
 
