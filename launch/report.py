@@ -33,7 +33,8 @@ def write(asked: argparse.Namespace) -> None:
     curves = labels.curves(asked.runs, asked.compare)
     out = asked.out or Path(asked.runs[0] if asked.runs[0].count("=") == 0 else ".") / "report.html"
     classes = [GRPORecipe, SFTRecipe, ScoreRecipe, EvalRecipe]
-    text = page.html(page.Asked(curves, asked.title, asked.band, asked.rows, asked.gold, classes))
+    title = asked.title or labels.title(asked.runs)
+    text = page.html(page.Asked(curves, title, asked.band, asked.rows, asked.gold, classes))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     count = sum(len(curve.runs) for curve in curves)

@@ -1,5 +1,6 @@
 """Curves of the HTML report: labels, bands by hand, thinning that loses no peak, what a folder holds."""
 
+import base64
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.report import figures, folders, health, labels, numbers, panels
+from studies.report import evaluations, figures, folders, health, labels, numbers, panels
 from studies.report.bands import band
 from studies.report.thinning import kept, rounded
 from tests.support.run_folders import curve, evaluation, training
@@ -93,9 +94,29 @@ def test_an_evaluation_goes_to_the_label_whose_model_it_asked(tmp_path):
     training(tmp_path / "r1", curve([1.0]))
     evaluation(tmp_path / "eval-r1", {"vqa/exact": 0.5}, model=str(tmp_path / "r1" / "final"))
     evaluation(tmp_path / "eval-base", {"vqa/exact": 0.25})
-    found = numbers.evaluations(labels.curves([str(tmp_path)], compare=True))
+    found = evaluations.table(labels.curves([str(tmp_path)], compare=True))
     assert found["labels"] == ["eval-base", "r1"]
     assert found["rows"][0]["cells"] == ["25.0 [15.0, 35.0]", "50.0 [40.0, 60.0]"]
+
+
+def test_the_picture_of_evaluations_has_labels_seeds_and_intervals(tmp_path):
+    for label, values in {"base": [0.25], "r1": [0.5, 0.6]}.items():
+        for seed, value in enumerate(values):
+            evaluation(tmp_path / f"{label}-{seed}", {"vqa/exact": value, "vqa/exact[count]": 0.1})
+    asked = [f"base={tmp_path}/base-0", f"r1={tmp_path}/r1-0,{tmp_path}/r1-1"]
+    found = labels.curves(asked, compare=True)
+    rows = {row.label: row for curve in found for row in evaluations._rows(curve)}
+    assert {label: (row.metric, row.value, row.low, row.high) for label, row in rows.items()} == {
+        "base": ("vqa/exact", 0.25, pytest.approx(0.15), 0.35),
+        "r1": ("vqa/exact", pytest.approx(0.55), None, None),
+    }
+    assert rows["r1"].per_seed == (0.5, 0.6)
+    start = "data:image/svg+xml;base64,"
+    picture = evaluations.picture(found)
+    drawn = base64.b64decode(picture.removeprefix(start)).decode()
+    for text in ("vqa/exact", "base", "r1", "25.0", "55.0", "95% interval", "each seed"):
+        assert f">{text}<" in drawn, text
+    assert "[count]" not in drawn and evaluations.picture(found[:1]) == ""
 
 
 def test_a_matrix_has_its_labels_and_shared_stages_once(tmp_path):
@@ -114,6 +135,11 @@ def test_a_matrix_has_its_labels_and_shared_stages_once(tmp_path):
         "SFT": ["SFT/seed-0/sft"],
         "R1": ["R1/seed-0/grpo", "R1/seed-1/grpo", "R1/seed-0/eval"]
     }  # fmt: skip
+    # the matrix's seed, whatever the recipe of a stage that draws nothing says
+    (r1,) = (one for one in found if one.label == "R1")
+    assert [run.seed for run in r1.runs] == ["0", "1", "0"] and r1.runs[1].recipe["seed"] == 0
+    assert labels.title([str(tmp_path)]) == tmp_path.name
+    assert labels.title([f"{tmp_path}/SFT/seed-0/sft"]) == labels.title([f"a={tmp_path}"]) == ""
 
 
 def test_every_metric_stands_in_one_panel():

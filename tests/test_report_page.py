@@ -130,6 +130,15 @@ def test_tables_stand_in_the_page_without_the_script(runs):
         assert words in said, words
 
 
+def test_many_runs_are_folded_behind_what_became_of_them(tmp_path):
+    for seed in range(page.LISTED + 1):
+        training(tmp_path / f"r1-seed{seed}", curve([1.0]), seed=seed)
+    assert f"<summary>{page.LISTED + 1} runs: {page.LISTED + 1} finished</summary>" in html(tmp_path)
+    (tmp_path / "r1-seed0/finished.json").unlink()
+    assert f" runs: {page.LISTED} finished, 1 unfinished</summary>" in html(tmp_path)
+    assert "<summary>2 runs" not in html(tmp_path / "r1-seed1", tmp_path / "r1-seed2")
+
+
 def test_alerts_stand_in_the_page(tmp_path):
     folder = training(tmp_path / "a", curve([1.0]))
     alert = {

@@ -127,7 +127,7 @@ def replicates(
     """
     everything = [*runs, *against]
     count, rng = min(count, *(statistic.most for statistic in everything)), np.random.default_rng(seed)
-    fault = same_questions(everything)
+    fault = differing_questions(everything)
     if fault and against:
         raise DataError(f"{fault}; a paired comparison needs the same questions in all")
     if fault:
@@ -159,7 +159,7 @@ def over_seeds(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (values * rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=rows)).sum(axis=1) / seeds
 
 
-def same_questions(statistics: Sequence[Statistic]) -> str | None:
+def differing_questions(statistics: Sequence[Statistic]) -> str | None:
     """None where all are over the same questions in the same groups, else what differs."""
     first, *others = statistics
     for other in others:

@@ -42,6 +42,8 @@ DATA, INTERRUPTED, RECORD, CHANGES = "data.json", "interrupted.json", "record.js
 
 TRACKED = ("samples.jsonl", "alerts.jsonl", "tracking.json")
 """Files of `vlm.tracking`."""
+SUMMARY = "train_loss"
+"""What the trainer's last row alone has, which sums up the run; others may have a train_runtime, too."""
 FOLDERS = ("completions", "heartbeats", "dumps", "samples")
 """What a run writes beside its checkpoints."""
 
@@ -137,7 +139,7 @@ class Run:
         training that had come to its end."""
         if not self.main or not self.metrics.exists():
             return
-        rows = [(row.get("step", 0), "train_loss" in row, line) for row, line in _rows(self.metrics)]
+        rows = [(row.get("step", 0), SUMMARY in row, line) for row, line in _rows(self.metrics)]
         kept = [line for at, summary, line in rows if at < step or (at == step and not summary)]
         self.close()
         replace(self.metrics, "".join(line + "\n" for line in kept))

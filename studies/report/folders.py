@@ -47,6 +47,8 @@ class Folder:
     "metrics.json of an evaluation: metric → value, low, high, level, n, convention."
     changes: str = ""
     "changes.diff, cut to LONGEST_DIFF."
+    seed: str = "–"
+    "The recipe's; of a matrix its own, for an evaluation that draws nothing has none to be told apart by."
 
     @property
     def stage(self) -> str:
@@ -99,6 +101,7 @@ def read(path: Path, name: str | None = None) -> Folder:
     folder = Folder(path, name or path.resolve().name)
     if (path / runs.RECIPE).is_file():
         folder.recipe = _recipe(path / runs.RECIPE)
+        folder.seed = str(folder.recipe.get("seed", "–"))
     if (path / runs.METRICS).is_file():
         folder.series, folder.summary = columns(runs.read_metrics(path / runs.METRICS))
     for name, where in ((runs.ENVIRONMENT, "environment"), (runs.RECORD, "record"), (runs.DATA, "data")):
@@ -120,7 +123,7 @@ def columns(rows: Iterable[dict[str, Any]]) -> tuple[dict[str, Series], dict[str
     points: dict[str, tuple[list[int], list[float]]] = {}
     summary: dict[str, Any] = {}
     for row in rows:
-        if "train_loss" in row:  # others may have a train_runtime, too
+        if runs.SUMMARY in row:
             summary |= {key: value for key, value in row.items() if key not in ("step", "time", "epoch")}
             continue
         step = row["step"]

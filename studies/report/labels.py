@@ -64,6 +64,12 @@ def curves(asked: Sequence[str], compare: bool) -> list[Curve]:
     return _distinct(_with_evaluations(named + others))
 
 
+def title(asked: Sequence[str]) -> str:
+    """The name of the one folder of runs that was asked for; "" where it is a run itself, or not the only one."""
+    folder = Path(asked[0])
+    return folder.resolve().name if len(asked) == 1 and folder.is_dir() and not folders.is_run(folder) else ""
+
+
 def _listed(word: str, paths: str) -> list[Path]:
     found = [path for part in paths.split(",") if part for path in folders.find(Path(part))]
     if not found:

@@ -1,8 +1,9 @@
-"""Tables of the page: where each metric began and ended, what evaluations found, how the runs went."""
+"""Tables of the page: where each metric began and ended, how the runs went."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -63,41 +64,10 @@ def number(value: float) -> str:
     return f"{value:,.{min(digits, 4)}f}".replace("-", "−")
 
 
-def evaluations(curves: Sequence[Curve]) -> dict[str, Any] | None:
-    """What the evaluations among the runs found, in percent: a column for each label; None where there are none.
-
-    One evaluation has its interval over questions, several seeds the least and greatest of them.
-    """
-    holding = [(curve.label, [_named(run) for run in curve.runs if run.evaluation]) for curve in curves]
-    holding = [(label, found) for label, found in holding if found]
-    if not holding:
-        return None
-    names = dict.fromkeys(name for _, found in holding for one in found for name in one)
-    rows = []
-    for name in names:
-        metrics = [[one[name] for one in found if name in one] for _, found in holding]
-        conventions = dict.fromkeys(m["convention"] for group in metrics for m in group if m.get("convention"))
-        counts = dict.fromkeys(str(m["n"]) for group in metrics for m in group if "n" in m)
-        cells = [_measured(group) for group in metrics]
-        rows.append({"key": name, "n": " / ".join(counts), "cells": cells, "convention": " | ".join(conventions)})
-    return {"labels": [label for label, _ in holding], "rows": rows}
-
-
-def _named(run: Folder) -> dict[str, dict[str, Any]]:
-    """Metrics with the benchmark before them, for a run may have been asked several."""
-    benchmark = run.recipe.get("benchmark")
-    return {f"{benchmark}: {name}" if benchmark else name: found for name, found in run.evaluation.items()}
-
-
-def _measured(found: Sequence[dict[str, Any]]) -> str:
-    values = [100 * one["value"] for one in found if one.get("value") is not None]
-    if not values:
-        return "not computed" if any("not_computed" in one for one in found) else "–"
-    if len(values) > 1:
-        return f"{np.mean(values):.1f} ({min(values):.1f}–{max(values):.1f})".replace("-", "−")
-    low, high = found[0].get("low"), found[0].get("high")
-    interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if low is not None and high is not None else ""
-    return f"{values[0]:.1f}{interval}".replace("-", "−")
+def states(runs: Sequence[Folder]) -> str:
+    """`30 runs: 29 finished, 1 interrupted`."""
+    counted = Counter(run.state for run in runs)
+    return f"{len(runs)} runs: " + ", ".join(f"{count} {state}" for state, count in counted.most_common())
 
 
 def overview(curve: Curve, run: Folder) -> dict[str, str]:
@@ -112,7 +82,7 @@ def overview(curve: Curve, run: Folder) -> dict[str, str]:
         "run": run.name,
         "stage": run.stage,
         "state": run.state,
-        "seed": str(run.recipe.get("seed", "–")),
+        "seed": run.seed,
         "steps": f"{run.last_step:,}" if run.series else "–",
         "time": str(timedelta(seconds=round(took))) if isinstance(took, int | float) else "–",
         "model": shortened(str((run.recipe.get("model") or {}).get("path", "–"))),

@@ -22,7 +22,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from studies.report import figures, health, numbers, optimisation, panels, recipes, samples
+from studies.report import evaluations, figures, health, numbers, optimisation, panels, recipes, samples
 from studies.report.bands import SAID, Kind
 from studies.report.folders import Folder, natural
 from studies.report.labels import Curve
@@ -32,6 +32,8 @@ from vlm.redaction import redact
 SCRIPTS = ("draw.js", "chart.js", "samples.js", "page.js")
 ALERTS = "alerts.jsonl"
 LEARNED = ("score/mean", "score/margin")
+LISTED = 12
+"""Runs above which the table of them is folded behind what became of them."""
 
 
 @dataclass
@@ -68,12 +70,15 @@ def html(asked: Asked) -> str:
         "style": style,
         "script": script,
         "overview": [numbers.overview(curve, run) for curve, run in runs],
+        "folded": len(runs) > LISTED,
+        "states": numbers.states([run for _, run in runs]),
         "swatches": {curve.label: number for number, curve in enumerate(curves)},
         "labels": [curve.label for curve in curves],
         "notes": notes + missing,
         "alerts": [alert for _, run in runs for alert in alerts(run)],
         "outside": health.outside(curves),
-        "evaluations": numbers.evaluations(curves),
+        "evaluations": evaluations.table(curves),
+        "evaluations_picture": evaluations.picture(curves),
         "ends": numbers.ends([curve for curve in curves if curve.trained], asked.band),
         "trained": [(number, curve.label) for number, curve in enumerate(curves) if curve.trained],
         "banded": any(len(curve.trained) > 1 for curve in curves),
@@ -102,8 +107,8 @@ def embedded(value: Any) -> str:
 
 
 def _breakable(key: str) -> markupsafe.Markup:
-    """A key that a narrow table may break after its dots, slashes and underscores."""
-    return markupsafe.Markup("<wbr>").join(part for part in re.split(r"(?<=[./_])", key))
+    """A key that a narrow table may break after dots, slashes and underscores, and before a bracket."""
+    return markupsafe.Markup("<wbr>").join(part for part in re.split(r"(?<=[./_])|(?=\[)", key))
 
 
 def _file(name: str) -> str:

@@ -33,24 +33,26 @@ def read(folder: Path) -> dict[str, list[Folder]]:
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: expected runs with label and stages, and the matrix's stages ({error!r})") from error
     found: dict[str, list[Folder]] = {}
-    for place, name in placed.items():
+    for place, (name, seed) in placed.items():
         if folders.is_run(folder / place):
-            found.setdefault(name, []).append(folders.read(folder / place, place))
+            run = folders.read(folder / place, place)
+            run.seed = run.seed if seed is None else str(seed)
+            found.setdefault(name, []).append(run)
     if not found:
         raise DataError(f"{folder}: none of the runs of {FILE} has begun; start them with launch/ablate.py")
     return found
 
 
-def _places(content: dict[str, Any]) -> dict[str, str]:
-    """Folder of a stage → the name of its curve."""
+def _places(content: dict[str, Any]) -> dict[str, tuple[str, int | None]]:
+    """Folder of a stage → the name of its curve, and the matrix's seed."""
     kinds = {name: section.get("launch") for name, section in content["matrix"]["stages"].items()}
-    mains: dict[str, str] = {}
-    others: dict[str, str] = {}
+    mains: dict[str, tuple[str, int | None]] = {}
+    others: dict[str, tuple[str, int | None]] = {}
     for run in content["runs"]:
         trained = [name for name in run["stages"] if kinds.get(name) in TRAINERS]
         for name, place in run["stages"].items():
             if trained and name == trained[-1]:
-                mains.setdefault(place, run["label"])
+                mains.setdefault(place, (run["label"], run.get("seed")))
             else:
-                others.setdefault(place, name if name in trained else run["label"])
-    return {**mains, **{place: name for place, name in others.items() if place not in mains}}
+                others.setdefault(place, (name if name in trained else run["label"], run.get("seed")))
+    return {**mains, **{place: found for place, found in others.items() if place not in mains}}

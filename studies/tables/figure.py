@@ -12,6 +12,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from studies import sheet
 from studies.tables.rows import Row
@@ -52,7 +53,12 @@ def arms(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
 def draw(
     rows: Sequence[Row], path: str | Path, of: Arms | None = None, title: str = "", plain: str = "as named"
 ) -> None:
-    """Write the picture as PNG and as SVG, whichever of them `path` names: a panel for each benchmark and metric.
+    """Write the picture (`drawn`) as PNG and as SVG, whichever of them `path` names."""
+    sheet.save(drawn(rows, of, title, plain), path)
+
+
+def drawn(rows: Sequence[Row], of: Arms | None = None, title: str = "", plain: str = "as named") -> Any:
+    """The picture as matplotlib's figure: a panel for each benchmark and metric.
 
     of: groups and variants (default: `arms` of the labels). plain: how the legend calls arms without a variant.
     Raises: ValueError where there is nothing to draw.
@@ -73,7 +79,7 @@ def draw(
         axis.set_ylabel("percent", fontsize=9)
     _legend(figure, shown, looks, plain)
     sheet.title(figure, title)
-    sheet.save(figure, path)
+    return figure
 
 
 def _looks(arm: Arms) -> Looks:
@@ -113,7 +119,7 @@ def _point(axis, place: float, row: Row, colour: str, marker: str) -> None:
     fill = "white" if told else colour
     axis.plot(place, 100 * row.value, marker, markersize=7.5, color=colour, markerfacecolor=fill, markeredgewidth=1.4)
     said = f"{100 * row.value:.2f}" if told else f"{100 * row.value:.1f}"
-    top, gap = (row.value, 7) if row.high is None else (row.high, 3)
+    top, gap = (max((row.value, *row.per_seed)), 7) if row.high is None else (row.high, 3)
     axis.annotate(said, (place, 100 * top), (0, gap), textcoords="offset points", fontsize=8, ha="center", color=INK)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from vlm.bootstrap import Statistic, quantiles, replicates, same_questions
+from vlm.bootstrap import Statistic, differing_questions, quantiles, replicates
 from vlm.errors import DataError, UserError
 
 LEVEL = 0.95
@@ -186,7 +186,7 @@ def _statistics(runs: Runs, label: str, benchmark: str, metric: str) -> dict[str
 def _scheme(found: Sequence[Statistic]) -> Literal["items", "crossed", "nested"]:
     if len(found) == 1:
         return "items"
-    return "nested" if same_questions(found) else "crossed"
+    return "nested" if differing_questions(found) else "crossed"
 
 
 def _paired(

@@ -1,0 +1,83 @@
+"""What the evaluations among the runs found: the table of the page, and the same as a picture."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from studies import sheet
+from studies.report.folders import Folder
+from studies.report.labels import Curve
+from studies.tables import figure
+from studies.tables.rows import Row
+
+PANELS = 12
+"""Metrics of the picture; the table has all."""
+
+
+def table(curves: Sequence[Curve]) -> dict[str, Any] | None:
+    """What the evaluations among the runs found, in percent: a column for each label; None where there are none.
+
+    One evaluation has its interval over questions, several seeds the least and greatest of them.
+    """
+    holding = [(curve.label, [_named(run) for run in curve.runs if run.evaluation]) for curve in curves]
+    holding = [(label, found) for label, found in holding if found]
+    if not holding:
+        return None
+    names = dict.fromkeys(name for _, found in holding for one in found for name in one)
+    rows = []
+    for name in names:
+        metrics = [[one[name] for one in found if name in one] for _, found in holding]
+        conventions = dict.fromkeys(m["convention"] for group in metrics for m in group if m.get("convention"))
+        counts = dict.fromkeys(str(m["n"]) for group in metrics for m in group if "n" in m)
+        cells = [_measured(group) for group in metrics]
+        rows.append({"key": name, "n": " / ".join(counts), "cells": cells, "convention": " | ".join(conventions)})
+    return {"labels": [label for label, _ in holding], "rows": rows}
+
+
+def _named(run: Folder) -> dict[str, dict[str, Any]]:
+    """Metrics with the benchmark before them, for a run may have been asked several."""
+    benchmark = run.recipe.get("benchmark")
+    return {f"{benchmark}: {name}" if benchmark else name: found for name, found in run.evaluation.items()}
+
+
+def _measured(found: Sequence[dict[str, Any]]) -> str:
+    values = [one["value"] for one in found if one.get("value") is not None]
+    if not values:
+        return "not computed" if any("not_computed" in one for one in found) else "–"
+    if len(values) > 1:
+        return f"{100 * fmean(values):.1f} ({100 * min(values):.1f}–{100 * max(values):.1f})".replace("-", "−")
+    low, high = found[0].get("low"), found[0].get("high")
+    interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if low is not None and high is not None else ""
+    return f"{100 * values[0]:.1f}{interval}".replace("-", "−")
+
+
+def picture(curves: Sequence[Curve]) -> str:
+    """Each label's mean with its seeds, or the interval of a single run, as an SVG data URI; "" for one label alone.
+
+    The first PANELS metrics, without those of single question types.
+    """
+    rows = [row for curve in curves for row in _rows(curve)]
+    shown = list(dict.fromkeys((row.benchmark, row.metric) for row in rows))[:PANELS]
+    rows = [row for row in rows if (row.benchmark, row.metric) in shown]
+    if len({row.label for row in rows}) < 2:
+        return ""
+    content = sheet.svg(figure.drawn(rows))
+    return "data:image/svg+xml;base64," + base64.b64encode(content).decode()
+
+
+def _rows(curve: Curve) -> list[Row]:
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in curve.runs:
+        for metric, one in run.evaluation.items():
+            if "[" not in metric and one.get("value") is not None:
+                found.setdefault((run.recipe.get("benchmark") or "", metric), []).append(one)
+    made = []
+    for (benchmark, metric), several in found.items():
+        own = tuple(one["value"] for one in several)
+        ends = (several[0].get(end) if len(own) == 1 else None for end in ("low", "high", "level"))
+        row = Row("measured", benchmark, metric, curve.label, fmean(own), *ends, n_seeds=len(own), per_seed=own)
+        made.append(row)
+    return made
