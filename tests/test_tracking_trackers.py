@@ -35,6 +35,45 @@ def test_a_tracker_that_is_not_installed_is_an_error_before_anything_loads(monke
     trackers.check_installed(TrackingSection(report_to=["wandb", "tensorboard"]))
 
 
+@pytest.fixture
+def anew():
+    """wandb as a process finds it at its start: it reads its environment once."""
+    import wandb
+
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def test_wandb_online_needs_an_account_before_anything_loads(monkeypatch, tmp_path, anew):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = GRPORecipe(ModelSection("nowhere"), "out", tracking=TrackingSection(report_to=["wandb"]))
+    with pytest.raises(RecipeError, match=r"no account here: run `wandb login`.* tracking.mode=offline"):
+        cli.check_machine(recipe)
+    monkeypatch.setenv("RANK", "1")  # the main process says it
+    cli.check_machine(recipe)
+    monkeypatch.delenv("RANK")
+    monkeypatch.setenv("WANDB_MODE", "offline")  # where the recipe has none
+    cli.check_machine(recipe)
+    with pytest.raises(RecipeError, match="no account here"):
+        trackers.check_account(TrackingSection(report_to=["wandb"], mode="online"))
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 2 + "01234567")
+    trackers.check_account(TrackingSection(report_to=["wandb"], mode="online"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "variable", "found"),
+    [("offline", "online", "offline"), (None, "offline", "offline"), (None, None, "online")],
+)
+def test_the_recipe_s_mode_goes_before_the_environment_s(monkeypatch, mode, variable, found):
+    monkeypatch.setattr(os, "environ", {"WANDB_MODE": variable} if variable else {})
+    trackers.announce(TrackingSection(report_to=["wandb"], mode=mode), "out", "grpo")
+    assert os.environ["WANDB_MODE"] == found
+
+
 def test_tags_of_the_axes():
     section = TrackingSection(tags=["demo", "a, b"], axes={"reward": "score", "cold": False, "beta": 0.1, "lora": None})
     assert trackers.tags(section) == ["demo", "a b", "reward:score", "cold:false", "beta:0.1", "lora:null"]

@@ -21,7 +21,7 @@ from vlm import config, redaction
 from vlm.errors import RESUMABLE, Interrupted, UserError
 from vlm.loading import resolve_attention
 from vlm.runs import is_main_process
-from vlm.tracking.trackers import check_installed
+from vlm.tracking.trackers import check_account, check_installed
 
 EXIT_USER_ERROR = 2
 OF_EACH = ("rewards.guarded", "rewards.score.faults", "vlm.guards", "vlm.unreadable")
@@ -56,6 +56,7 @@ def check_machine(recipe: Any) -> None:
         resolve_attention(recipe.model.attention, recipe.model.dtype)
     if hasattr(recipe, "tracking"):
         check_installed(recipe.tracking)
+        check_account(recipe.tracking)
 
 
 def launch(

@@ -96,8 +96,8 @@ class TrackingSection:
     "Axis of an ablation → this run's value on it: tags `axis:value`, and columns to group by; `seed` is averaged over."
     name: str | None = None
     "Name of the run; without it, the output folder's."
-    mode: Literal["online", "offline", "disabled"] = "online"
-    "wandb's mode; `offline` needs no account and no network."
+    mode: Literal["online", "offline", "disabled"] | None = None
+    "wandb's mode; null: as WANDB_MODE says, else online. `offline` needs no account and no network."
     samples: SampleSection | None = field(default_factory=SampleSection)
     "GRPO: the table of completions; null for none."
     alerts: AlertSection | None = field(default_factory=AlertSection)

@@ -1,4 +1,4 @@
-"""The recipe's `tracking:` for the trackers: whether they are installed; project, group, tags, columns to group by."""
+"""The recipe's `tracking:` for the trackers: whether they can be used here; project, group, tags, columns."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from vlm import config
 from vlm.errors import RecipeError
+from vlm.runs import is_main_process
 from vlm.tracking.section import TRACKERS, TrackingSection, shown
 
 LONGEST_TAG = 64
@@ -29,6 +30,23 @@ def check_installed(tracking: TrackingSection) -> None:
                 f"tracking.report_to names {name}, which is not installed: pip install {modules[0].replace('_', '-')}; "
                 f"or tracking.report_to=[{', '.join(rest)}]"
             )
+
+
+def check_account(tracking: TrackingSection) -> None:
+    """Refuse wandb's mode `online` without an account, as wandb would once weights are loaded. Raises: RecipeError."""
+    if "wandb" not in tracking.report_to or _mode(tracking) != "online" or not is_main_process():
+        return
+    import wandb
+
+    if not wandb.login(prompt=False, verify=False):
+        raise RecipeError(
+            "tracking.report_to names wandb, which has no account here: run `wandb login`, or set WANDB_API_KEY; or "
+            "tracking.mode=offline, which keeps all in the run folder for `wandb sync`"
+        )
+
+
+def _mode(tracking: TrackingSection) -> str:
+    return tracking.mode or os.environ.get("WANDB_MODE") or "online"
 
 
 def tags(tracking: TrackingSection) -> list[str]:
@@ -58,7 +76,7 @@ def announce(tracking: TrackingSection, output: str, stage: str) -> None:
     check_installed(tracking)
     if "wandb" not in tracking.report_to:
         return
-    os.environ["WANDB_MODE"] = tracking.mode
+    os.environ["WANDB_MODE"] = _mode(tracking)
     os.environ.setdefault("WANDB_DIR", output)
     # pictures of tables wait here for `wandb sync`; by default in the home folder, away from the run
     os.environ.setdefault("WANDB_DATA_DIR", os.path.join(output, "wandb"))
