@@ -3,11 +3,8 @@
 import importlib.util
 import json
 import os
-import sys
-from types import SimpleNamespace
 
 import pytest
-from PIL import Image
 
 from rl.recipe import GRPORecipe
 from tests.support.example_recipe import message
@@ -16,9 +13,7 @@ from vlm.errors import RecipeError
 from vlm.recipe import ModelSection, TrackingSection
 from vlm.tracking import alerts, samples, trackers
 from vlm.tracking.attach import label
-from vlm.tracking.pictures import small
 from vlm.tracking.section import TRACKERS, AlertSection
-from vlm.tracking.table import Asked, Batch, Reading, row
 
 
 def test_a_tracker_that_is_not_installed_is_an_error_before_anything_loads(monkeypatch):
@@ -136,56 +131,6 @@ def test_what_may_be_switched_off():
     values = {"model": {"path": "hub/id"}, "output": "out"}
     made = config.build(values, GRPORecipe, ["tracking={samples: null, alerts: {kl: null, reward: null}}"]).tracking
     assert made.samples is None and made.alerts == AlertSection(kl=None, reward=None)
-
-
-class Trackio:
-    """The calls of trackio 0.43 that are made, with its own parameters (https://huggingface.co/docs/trackio)."""
-
-    def __init__(self):
-        self.logs, self.alerts, self.config = [], [], {}
-
-    class Image:
-        def __init__(self, value, caption=None):
-            self.value = value
-
-    class Table:
-        def __init__(
-            self, columns=None, data=None, dataframe=None, rows=None, optional=True, allow_mixed_types=False,
-            log_mode="IMMUTABLE",
-        ):  # fmt: skip
-            self.rows = [dict(zip(columns, cells, strict=True)) for cells in data]
-
-    def log(self, metrics, step=None):
-        self.logs.append(metrics)
-
-    def alert(self, title, text=None, level="warn", webhook_url=None):
-        self.alerts.append((title, text))
-
-
-def test_trackio_gets_the_table_with_boxes_drawn(tmp_path, monkeypatch):
-    """A black picture; the true box in green, the answer's in orange."""
-    told = Trackio()
-    monkeypatch.setitem(sys.modules, "trackio", told)
-    monkeypatch.setattr(told, "config", SimpleNamespace(update=lambda d, allow_val_change: told.logs.append(d)))
-    truth = {"answer": None, "boxes": [[100.0, 100.0, 300.0, 300.0]], "quads": None, "size": (400, 400)}
-    columns = {"task": "grounding", "source": "s", "id": "1", "resized": None, **truth}
-    found = Asked(0, columns, [small(Image.new("RGB", (400, 400)), 10_000), small(Image.new("RGB", (40, 40)), 10_000)])
-    (tmp_path / "samples").mkdir()
-    for picture in found.pictures:
-        (tmp_path / "samples" / picture.name).write_bytes(picture.content)
-    line = row(found, Batch(3, 1, 9, 2), Reading(tagged=False), ("Q", "(500,500),(900,900)"), {"iou": 0.1}, 0.0)
-    samples.send("trackio", [line], tmp_path)
-    (cells,) = told.logs[0]["completions"].rows
-    assert (cells["step"], cells["iou"], cells["truth"]) == (3, 0.1, "100, 100, 300, 300")
-    drawn = cells["image"].value  # 100 × 100 pixels: true box from 25 to 75, the answer's from 50 to 90
-    assert drawn.size == (100, 100)
-    red, green, blue = drawn.getpixel((25, 40))
-    assert green > 150 and red < 120
-    assert [drawn.getpixel((x, 90))[0] > 200 for x in (52, 88)] == [True, True]
-    assert sum(drawn.getpixel((10, 10))) < 30 and cells["further images"][0].value.endswith(found.pictures[1].name)
-    alerts.tell("trackio", alerts.Alert(3, "kl", 2, "Far", "Since …"))
-    label("trackio", {"axes": {}})
-    assert told.alerts == [("Far", "Since …")] and told.logs[1] == {"axes": {}}
 
 
 def test_wandb_that_is_disabled_is_left_alone(tmp_path, monkeypatch):

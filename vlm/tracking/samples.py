@@ -92,4 +92,5 @@ def send(name: str, rows: Sequence[dict[str, Any]], folder: Path) -> None:
         return
     import trackio
 
-    trackio.log({NAME: overlays.table(rows, trackio, folder, overlaid=False)})
+    made = overlays.table(rows, trackio, folder, overlaid=False)
+    trackio.log({NAME: made, "train/global_step": rows[0]["step"]})
