@@ -1,6 +1,6 @@
-# make demo      the whole road on this machine: data, SFT, GRPO, evaluation, table (about 15 minutes on 2 cores)
+# make demo      the whole road on this machine: data, SFT, GRPO, evaluation, table (9 minutes on 2 cores)
 # make demo-score  after it: the score model in GRPO, best-of-N and curation (about as long)
-# make ablation  {Zero, SFT, R1} with and without the score model, three seeds (estimated 40 minutes); again: goes on
+# make ablation  {Zero, SFT, R1} with and without the score model, three seeds (27 minutes); again: goes on
 # make test      lint and tests
 # make lint      ruff, without changing anything;   make format  lets ruff change it
 # make clean     removes the environment and caches; runs/ stays
