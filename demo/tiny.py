@@ -157,7 +157,7 @@ def processor(words):
     """Tokenizer, image processor (112 × 112 pixels: 16 visual tokens) and chat template."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    from vlm.processing import Processor
+    from vlm.pictures.processing import Processor
 
     images = Qwen2VLImageProcessorPil(min_pixels=PIXELS, max_pixels=PIXELS)
     return Processor(image_processor=images, tokenizer=words, chat_template=CHAT_TEMPLATE)

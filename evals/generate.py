@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from evals.recipe import GenerationSection
 from vlm import prompts
-from vlm.images import load
+from vlm.pictures.images import load
 from vlm.recipe import PromptSection
 from vlm.samples import Sample
 

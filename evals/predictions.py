@@ -69,7 +69,7 @@ def from_sample(
 ) -> Prediction:
     """A completion beside its sample's truth; `prompt` defaults to the text of the last user turn.
 
-    resized: size at which the model saw the first picture (`vlm.resizing.seen`).
+    resized: size at which the model saw the first picture (`vlm.pictures.resizing.seen`).
     """
     asked = [turn["content"] for turn in sample.messages if turn["role"] == "user"]
     first = sample.images[0] if sample.images else None

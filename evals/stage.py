@@ -16,7 +16,7 @@ from evals.recipe import EvalRecipe
 from evals.report import Report, as_dict
 from vlm import config, mixture
 from vlm.errors import RecipeError, UserError
-from vlm.resizing import seen
+from vlm.pictures.resizing import seen
 from vlm.runs import FINISHED, Run, is_main_process, processes
 from vlm.samples import Sample
 
@@ -155,7 +155,7 @@ def save(report: Report, recipe: EvalRecipe, folder: Path) -> None:
     (folder / "table.md").write_text(compare.markdown({name: report}))
     Console().print(compare.table({name: report}, title=recipe.benchmark))
     if recipe.pictures:
-        from vlm.drawing import grid
+        from vlm.pictures.drawing import grid
 
         chosen = pick(predictions.read(folder / ranks.FILE), recipe.pictures)
         reading = Reading(recipe.prompt.notation, recipe.inside)
@@ -173,7 +173,7 @@ def pick(rows: list[predictions.Prediction], count: int) -> list[predictions.Pre
 
 def picture(row: predictions.Prediction, reading: Reading):
     """A prediction as a cell of the picture grid."""
-    from vlm.drawing import Picture
+    from vlm.pictures.drawing import Picture
 
     judged = metrics.judge(row, reading.notation, reading.inside)
     said = reading.text(row)

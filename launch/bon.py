@@ -20,7 +20,7 @@ from rewards.select.recipe import BonRecipe  # noqa: E402
 from rewards.select.team import device  # noqa: E402
 from vlm.cli import launch  # noqa: E402
 from vlm.loading import load_model, load_processor  # noqa: E402
-from vlm.resizing import seen  # noqa: E402
+from vlm.pictures.resizing import seen  # noqa: E402
 
 
 def drawer(recipe: BonRecipe) -> stage.Draw:

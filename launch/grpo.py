@@ -46,7 +46,7 @@ def train(recipe: GRPORecipe) -> None:
 def plan(recipe: GRPORecipe) -> None:
     from rewards.score.planned import resident
     from rewards.score.stopping import learned
-    from vlm.gpus import parse_gpus
+    from vlm.planning.gpus import parse_gpus
     from vlm.runs import processes
 
     found = resolved(recipe)  # a plugin that does not import is an error in a dry run, too

@@ -25,7 +25,7 @@ def run(folder: Path, step: int, device: str | None) -> bool:
     import rewards.score.replaying
     import rl.replaying
     import sft.replaying
-    from vlm import replaying
+    from vlm.replay import replaying
 
     replaying.check_alone()
     dump = replaying.read(folder, step)

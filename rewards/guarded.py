@@ -42,8 +42,8 @@ from rewards.score.faults import Failures, ScoringFailed
 from rewards.score.reward import Score
 from rewards.timed import timed
 from vlm.errors import RecipeError, UserError
+from vlm.pictures.unreadable import row_name
 from vlm.stateful import Stateful
-from vlm.unreadable import row_name
 
 logger = logging.getLogger(__name__)
 

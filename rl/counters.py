@@ -31,8 +31,8 @@ from contextlib import contextmanager
 import torch
 
 from vlm.adapters import part_of
-from vlm.gpus import peak_flops
 from vlm.guards.progress import phase
+from vlm.planning.gpus import peak_flops
 
 GIB = 2**30
 

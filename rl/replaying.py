@@ -1,11 +1,11 @@
-"""The trainer with which a GRPO step is computed again (`vlm.replaying`): no data, no rewards, no reference model."""
+"""The trainer with which a GRPO step is computed again (`vlm.replay`): no data, no rewards, no reference model."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rl.recipe import GRPORecipe
-from vlm.replaying import alone
+from vlm.replay.replaying import alone
 
 
 def untrained(recipe: GRPORecipe):

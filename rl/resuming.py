@@ -13,7 +13,7 @@ import torch
 from rl.sharing import Rows
 from rl.table import TRACKERS, as_text
 from vlm.checkpoints.resumable import Resumable
-from vlm.dumps import Dumping
+from vlm.replay.dumps import Dumping
 from vlm.stateful import Stateful
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from rl.recipe import GRPORecipe
 from vlm import mixture
 from vlm.guards.out_of_memory import advised
-from vlm.plan import Job, Plan, training
-from vlm.planned import common
-from vlm.resizing import Resizing
+from vlm.pictures.resizing import Resizing
+from vlm.planning.plan import Job, Plan, training
+from vlm.planning.planned import common
 from vlm.rows import prompt_rows
 
 Reward = Callable[..., list[float | None]]

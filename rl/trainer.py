@@ -23,8 +23,8 @@ What differs from trl 1.16.0
   a run is computed both ways and compared (`check_sharing`).
 
 - A run that was stopped anywhere goes on as if it had not been (`rl.resuming`, `vlm.checkpoints`).
-- What a step was computed from can be kept, to compute it again (`vlm.dumps`).
-- Under FSDP2 it trains as under DDP (`vlm.fsdp`); weights are whole while completions are sampled.
+- What a step was computed from can be kept, to compute it again (`vlm.replay.dumps`).
+- Under FSDP2 it trains as under DDP (`vlm.parallel.fsdp`); weights are whole while completions are sampled.
 - A step whose loss or gradient is not finite does not happen (`vlm.guards.finite`); batches tell their rows.
 
 Overridden: `__init__` (arguments only), `_calculate_rewards` (adds columns, then TRL's), `log` (text for the table);
@@ -49,14 +49,14 @@ from rl.counters import Counters
 from rl.resuming import ResumableRollouts
 from rl.rollout import shared_prefill
 from rl.table import LOGGED_COLUMNS, TRACKERS, as_text, batch_of, logged, pictures_of
-from vlm.dumps import ROWS
-from vlm.fsdp import FullySharded
 from vlm.guards.finite import FiniteSteps
+from vlm.parallel.fsdp import FullySharded
+from vlm.pictures.unreadable import row_name
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
+from vlm.replay.dumps import ROWS
 from vlm.rollout import choose, first_places
 from vlm.tracking.samples import Samples
-from vlm.unreadable import row_name
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
-"""The trainer with which an SFT step is computed again (`vlm.replaying`): no data."""
+"""The trainer with which an SFT step is computed again (`vlm.replay.replaying`): no data."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from sft.recipe import SFTRecipe
-from vlm.replaying import alone
+from vlm.replay.replaying import alone
 
 
 def untrained(recipe: SFTRecipe):

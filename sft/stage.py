@@ -7,9 +7,9 @@ from pathlib import Path
 from sft.recipe import SFTRecipe
 from vlm import mixture
 from vlm.guards.out_of_memory import advised
-from vlm.plan import Job, Plan, training
-from vlm.planned import common
-from vlm.resizing import Resizing
+from vlm.pictures.resizing import Resizing
+from vlm.planning.plan import Job, Plan, training
+from vlm.planning.planned import common
 from vlm.rows import chat_rows
 
 

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, resumed exactly (`vlm.checkpoints`), its steps guarded (`vlm.guards`) and kept (`vlm.dumps`)."""
+"""TRL's SFTTrainer, resumed exactly (`vlm.checkpoints`), its steps guarded (`vlm.guards`) and kept (`vlm.replay`)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import trl
 
 from vlm.checkpoints.resumable import Resumable
-from vlm.fsdp import FullySharded
 from vlm.guards.finite import FiniteSteps, Named
+from vlm.parallel.fsdp import FullySharded
 
 
 class SFTTrainer(FiniteSteps, Resumable, FullySharded, trl.SFTTrainer):

@@ -9,9 +9,9 @@ from rl import sharing
 from rl.counters import Counters, costs
 from tests.support.tiny_checkpoints import section
 from vlm.adapters import apply_lora, freeze, part_of
-from vlm.gpus import CARDS, peak_flops
 from vlm.loading import load_model
 from vlm.metrics import find
+from vlm.planning.gpus import CARDS, peak_flops
 from vlm.recipe import LoraSection
 
 

@@ -12,9 +12,10 @@ from demo import corpus, dataset, tiny
 from demo.render import render
 from demo.tasks import ask
 from demo.world import SPLIT_SEEDS, place, scene
-from vlm import answers, images, samples
+from vlm import answers, samples
 from vlm.boxes import iou, read_boxes
 from vlm.loading import load_processor
+from vlm.pictures import images
 from vlm.prompts import options_text
 from vlm.recipe import ImageSection, ModelSection
 

@@ -191,7 +191,7 @@ def test_a_step_is_computed_again_in_one_process(trained, name):
     """From the dump of both and the gathered weights, without sharding; the norm is that which the engine logged."""
     from rl import replaying as grpo_step
     from rl.recipe import GRPORecipe
-    from vlm import replaying
+    from vlm.replay import replaying
 
     dump = replaying.read(trained[name][0], 2)
     recipe = dump.recipe([GRPORecipe])

@@ -16,7 +16,7 @@ from vlm.doctor import leaks
 from vlm.doctor.examine import examine
 from vlm.doctor.gallery import Gallery, Look
 from vlm.doctor.subject import Ruler, Subject, subject
-from vlm.perceptual import BITS, perceptual_hash
+from vlm.pictures.perceptual import BITS, perceptual_hash
 from vlm.recipe import DataSection, ImageSection, PromptSection, SourceSection
 from vlm.samples import read
 
@@ -117,8 +117,8 @@ def test_rows_are_as_long_as_the_processor_makes_them(several, stage):
     from trl.data_utils import prepare_multimodal_messages
 
     from vlm import prompts
-    from vlm.images import load
     from vlm.loading import load_processor
+    from vlm.pictures.images import load
 
     limits = "images={min_pixels: 3136, max_pixels: 12544}"
     patient, report = examined(several, stage, limits, "data.eval=[]")
@@ -136,7 +136,7 @@ def test_rows_are_as_long_as_the_processor_makes_them(several, stage):
 def test_boxes_that_training_writes_count(tmp_path):
     """SFT asked directly writes the reference of a row with boxes: tokens as of the rows that it trains on."""
     from vlm.loading import load_processor
-    from vlm.resizing import Resizing
+    from vlm.pictures.resizing import Resizing
     from vlm.rows import chat_rows
 
     put_data(tmp_path)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageColor, ImageFont
 
-from vlm.drawing import GAP, PREDICTED, TRUE, Picture, grid, verdict, wrap
+from vlm.pictures.drawing import GAP, PREDICTED, TRUE, Picture, grid, verdict, wrap
 
 FONT = ImageFont.load_default(15)
 

@@ -17,12 +17,12 @@ import rl
 from sft.trainer import SFTTrainer
 from tests.support.tiny_checkpoints import section
 from tests.test_grpo import LIMITS, dataset, recipe
-from vlm import replaying
 from vlm.checkpoints.packing import unpack
-from vlm.dumps import ROWS, Dumping
 from vlm.guards.finite import FiniteSteps, NonFinite
 from vlm.guards.sections import GuardSection
 from vlm.loading import load_model, load_processor
+from vlm.replay import replaying
+from vlm.replay.dumps import ROWS, Dumping
 from vlm.training import arguments
 
 pytestmark = pytest.mark.xdist_group("finite")

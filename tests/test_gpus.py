@@ -2,8 +2,8 @@
 
 import pytest
 
-from vlm import gpus
 from vlm.errors import RecipeError
+from vlm.planning import gpus
 
 
 @pytest.mark.parametrize(

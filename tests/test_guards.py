@@ -14,13 +14,14 @@ from sft import stage as sft
 from sft.recipe import SFTRecipe
 from tests.support.commands import ROOT
 from tests.support.commands import sft as sft_arguments
-from vlm import config, rows, unreadable
+from vlm import config, rows
 from vlm.cli import EXIT_USER_ERROR, launch
 from vlm.errors import DataError
 from vlm.guards import out_of_memory
-from vlm.memory import GIB
+from vlm.pictures import unreadable
+from vlm.pictures.resizing import Resizing
+from vlm.planning.memory import GIB
 from vlm.recipe import ImageSection, PromptSection
-from vlm.resizing import Resizing
 from vlm.samples import Sample
 
 pytestmark = pytest.mark.xdist_group("sft")

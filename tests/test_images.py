@@ -1,4 +1,4 @@
-"""vlm.images: the same upright 8-bit picture for every stage, and its size from the header alone."""
+"""vlm.pictures.images: the same upright 8-bit picture for every stage, and its size from the header alone."""
 
 import contextlib
 import io
@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vlm import images
 from vlm.errors import DataError
+from vlm.pictures import images
 
 # A 3 x 2 picture with six different grey values; rows from the top.
 STORED = np.array([[10, 20, 30], [40, 50, 60]], dtype=np.uint8)

@@ -8,7 +8,8 @@ import os
 import pytest
 
 from tests.support.layouts import build
-from vlm import images, samples
+from vlm import samples
+from vlm.pictures import images
 from vlm.samples import Faults
 
 

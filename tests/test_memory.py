@@ -9,9 +9,10 @@ from demo import tiny
 from tests.support.plan_jobs import SEVEN_B, job, model_section
 from tests.support.saved import saved_bytes
 from tests.support.tiny_checkpoints import qwen2_5_vl_config
-from vlm import loading, memory, plan, shapes
+from vlm import loading, shapes
 from vlm.adapters import apply_lora
-from vlm.memory import Setup
+from vlm.planning import memory, plan
+from vlm.planning.memory import Setup
 from vlm.recipe import LoraSection
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.support.plan_jobs import SEVEN_B, job, model_section
-from vlm import loading, plan
+from vlm import loading
 from vlm.errors import RecipeError
-from vlm.memory import GIB
+from vlm.planning import plan
+from vlm.planning.memory import GIB
 from vlm.recipe import LoraSection, ShardingSection
 
 

@@ -8,9 +8,10 @@ import torch
 from demo import tiny
 from tests.support.plan_jobs import job, model_section
 from tests.support.saved import saved_bytes
-from vlm import loading, memory, plan, shapes
-from vlm.job import prompts_of
-from vlm.memory import Setup
+from vlm import loading, shapes
+from vlm.planning import memory, plan
+from vlm.planning.job import prompts_of
+from vlm.planning.memory import Setup
 from vlm.prefix import enable, pack, rope_positions
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from vlm import environment, fingerprints, provenance, revision
+from vlm.origins import environment, fingerprints, provenance, revision
 from vlm.samples import Sample
 
 RECORDS = ("record.json", "data.json", "environment.json", "recipe.yaml")

@@ -9,8 +9,9 @@ from PIL import Image
 
 import rewards
 from evals import metrics, predictions
-from vlm import answers, images
+from vlm import answers
 from vlm.boxes import convert, read_boxes, write_boxes
+from vlm.pictures import images
 
 SIZE = (800, 800)
 BOX, OTHER = [80.0, 160, 400, 640], [480.0, 80, 720, 240]

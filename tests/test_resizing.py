@@ -17,8 +17,8 @@ from vlm.boxes import NOTATIONS, quad_from_obb, read_boxes, write_boxes, write_q
 from vlm.callbacks import PassCallback
 from vlm.errors import DataError, RecipeError
 from vlm.loading import load_processor
+from vlm.pictures.resizing import Resizing, seen
 from vlm.recipe import ImageSection, PromptSection, ResizeSection
-from vlm.resizing import Resizing, seen
 from vlm.samples import Sample
 
 SIDE = 28

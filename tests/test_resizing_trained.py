@@ -16,8 +16,8 @@ from sft.recipe import SFTRecipe
 from tests.support.tiny_checkpoints import section
 from vlm.callbacks import PassCallback
 from vlm.loading import load_model, load_processor
+from vlm.pictures.resizing import Resizing
 from vlm.recipe import DataSection, ImageSection, ModelSection, PromptSection, ResizeSection, SourceSection
-from vlm.resizing import Resizing
 from vlm.rows import prompt_rows
 from vlm.samples import Sample
 from vlm.training import arguments

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from vlm import revision
 from vlm.errors import UserError
+from vlm.origins import revision
 from vlm.runs import Run, read_metrics
 
 ROOT = Path(__file__).parents[1]

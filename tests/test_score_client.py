@@ -15,8 +15,8 @@ from rewards.score.errors import ScorerRefused, ScorerUnavailable
 from rewards.score.service import ScoreClient, client, replicas
 from rewards.score.service.recipe import LimitsSection
 from tests.support.score_servers import LIMIT, Lengths, Running, Warned, exchanges, png, until, unused_url
-from vlm import images as pictures
 from vlm.errors import DataError, RecipeError
+from vlm.pictures import images as pictures
 
 ANSWERS = ["a", "bb", "ccc", "dddd", "eeeee", "ffffff", "ggggggg"]
 SCORES = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]

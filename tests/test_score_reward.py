@@ -240,7 +240,7 @@ def test_a_refusal_stops_at_once_unless_somebody_will_save_first():
 def _agree(rank, meeting_place, answers):
     import torch
 
-    from vlm.agreement import anywhere
+    from vlm.parallel.agreement import anywhere
 
     torch.distributed.init_process_group("gloo", f"file://{meeting_place}", rank=rank, world_size=2)
     answers.put([anywhere(step == 1 and rank == 1, torch.device("cpu")) for step in range(3)])

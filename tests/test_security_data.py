@@ -15,8 +15,9 @@ from rewards.prefer.recipe import CandidateSource
 from rewards.prefer.rows import collect as candidates
 from rewards.score import preferences
 from tests.support.commands import ROOT
-from vlm import images, samples
+from vlm import samples
 from vlm.errors import DataError
+from vlm.pictures import images
 from vlm.readers.rows import Place
 
 TURNS = [{"from": "human", "value": "<image>What is it?"}, {"from": "gpt", "value": "A ship."}]
@@ -217,7 +218,7 @@ def test_every_picture_goes_through_the_one_place():
                 safe = any(word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in call.keywords)
                 if name in dangerous and not safe or name in ("eval", "exec"):
                     found.setdefault(str(path.relative_to(ROOT)), []).append(name)
-    assert found == {"vlm/images.py": ["Image.open"]}
+    assert found == {"vlm/pictures/images.py": ["Image.open"]}
 
 
 LAUGHS = '<!DOCTYPE a [<!ENTITY x0 "lol">' + "".join(f'<!ENTITY x{n} "{f"&x{n - 1};" * 10}">' for n in range(1, 10))

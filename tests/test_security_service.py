@@ -15,7 +15,7 @@ from rewards.score.service import token, wire
 from rewards.score.service.recipe import MOST, LimitsSection
 from tests.support.score_servers import LIMIT, Lengths, Running, png, services
 from vlm.errors import DataError, RecipeError
-from vlm.images import load
+from vlm.pictures.images import load
 
 TALK = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A ship."}]
 BODY = json.dumps({"exchanges": [{"messages": TALK, "images": []}]}).encode()

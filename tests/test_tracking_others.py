@@ -15,7 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from tests.support import forked
 from tests.support.commands import ROOT, grpo
-from vlm.drawing import PREDICTED, TRUE
+from vlm.pictures.drawing import PREDICTED, TRUE
 from vlm.runs import read_metrics
 from vlm.tracking import overlays
 from vlm.tracking.pictures import small

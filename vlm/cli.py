@@ -24,7 +24,7 @@ from vlm.runs import is_main_process
 from vlm.tracking.trackers import check_account, check_installed
 
 EXIT_USER_ERROR = 2
-OF_EACH = ("rewards.guarded", "rewards.score.faults", "vlm.guards", "vlm.unreadable")
+OF_EACH = ("rewards.guarded", "rewards.score.faults", "vlm.guards", "vlm.pictures.unreadable")
 """Loggers whose warnings are about one process's rows, so that every process is heard."""
 PATIENCE = 20.0
 """Seconds another process waits with its error for the main process to say the same, before it speaks for itself."""

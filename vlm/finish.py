@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlm.checkpoints.beginning import Beginning
-from vlm.dumps import DumpSteps
 from vlm.guards import peers, watchdog
 from vlm.guards.progress import here
-from vlm.provenance import record
+from vlm.origins.provenance import record
+from vlm.replay.dumps import DumpSteps
 from vlm.runs import Run
 from vlm.signals import StopOnSignal, watching
 from vlm.tracking import trackers

@@ -140,13 +140,13 @@ def load_processor(path: str, images, revision: str | None = None, trust_remote_
         revision: branch, tag or commit on the hub.
 
     Returns:
-        A `vlm.processing` processor; padding side and the like are left as the tokenizer has them.
+        A `vlm.pictures.processing` processor; padding side and the like are left as the tokenizer has them.
     """
     from transformers import AutoTokenizer
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
     from transformers.processing_utils import ProcessorMixin
 
-    from vlm.processing import PROCESSORS
+    from vlm.pictures.processing import PROCESSORS
 
     _check_pixels(images)
     kind = architecture(path, revision)

@@ -81,7 +81,7 @@ def prompt(
     """The conversation up to the assistant's last turn: what the model is asked.
 
     The first user turn is worded by task; later turns stand as they are. Contents are plain strings: TRL and
-    `vlm.processing` put the image placeholders before the text of the first user turn.
+    `vlm.pictures.processing` put the image placeholders before the text of the first user turn.
     """
     turns = sample.messages
     if turns and turns[-1]["role"] == "assistant":

@@ -10,10 +10,10 @@ from typing import Literal
 
 from vlm import mixture
 from vlm.boxes import check_notation
-from vlm.dump_section import DumpSection
 from vlm.errors import RecipeError
 from vlm.guards.sections import GuardSection, WatchdogSection
 from vlm.prompts import check_wording
+from vlm.replay.dump_section import DumpSection
 from vlm.samples import FORMATS, TASKS
 from vlm.tracking.section import TrackingSection
 
@@ -83,7 +83,7 @@ class ModelSection:
 
 @dataclass
 class ResizeSection:
-    """Training rows reach the model at sizes drawn anew in each pass (RSCoVLM); see `vlm.resizing`."""
+    """Training rows reach the model at sizes drawn anew in each pass (RSCoVLM); see `vlm.pictures.resizing`."""
 
     min_pixels: int = 224 * 224
     "The smallest."

@@ -14,15 +14,15 @@ from typing import Any, Literal
 from vlm import prompts
 from vlm.boxes import NOTATIONS, write_boxes, write_quads
 from vlm.errors import DataError
-from vlm.images import load
+from vlm.pictures.images import load
+from vlm.pictures.resizing import Resizing
+from vlm.pictures.unreadable import Readable
 from vlm.recipe import PromptSection
-from vlm.resizing import Resizing
 from vlm.samples import Sample
-from vlm.unreadable import Readable
 
 CACHED_IMAGES = 64
 OnFault = Literal["error", "skip"]
-"""The recipe's `data.on_fault`, here for pictures that can no longer be read (`vlm.unreadable`)."""
+"""The recipe's `data.on_fault`, here for pictures that can no longer be read (`vlm.pictures.unreadable`)."""
 
 
 @lru_cache(maxsize=CACHED_IMAGES)

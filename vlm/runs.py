@@ -4,7 +4,7 @@
       recipe.yaml        the resolved recipe
       environment.json   versions, git revision, hardware, command line
       changes.diff       what differs from that revision, if anything does
-      record.json        seeds, determinism, the checkpoint it began with (vlm.provenance)
+      record.json        seeds, determinism, the checkpoint it began with (vlm.origins.provenance)
       data.json          the mixture: rows read, kept and repeated, by source and task
       metrics.jsonl      one row per log: {"step": 10, "time": 1760000000.0, "loss": 0.41, "reward": 0.55}
       samples.jsonl      rows of the table of completions, their pictures in samples/ (vlm.tracking.table)
@@ -13,7 +13,7 @@
       finished.json      written last, by `finish`
       interrupted.json   a signal has stopped it: to be resumed
       checkpoint-*/      whole ones (vlm.checkpoints)
-      dumps/             single steps, and those that were skipped, to be computed again (vlm.dumps)
+      dumps/             single steps, and those that were skipped, to be computed again (vlm.replay.dumps)
       heartbeats/        what each process does, while it runs (vlm.guards.watchdog)
 
 Only the main process writes; in every other process the same calls do nothing.
@@ -32,9 +32,9 @@ from typing import Any
 
 import yaml
 
-from vlm import revision
-from vlm.environment import describe
 from vlm.errors import UserError
+from vlm.origins import revision
+from vlm.origins.environment import describe
 from vlm.redaction import redact
 
 RECIPE, ENVIRONMENT, METRICS, FINISHED = "recipe.yaml", "environment.json", "metrics.jsonl", "finished.json"
@@ -130,7 +130,7 @@ class Run:
             replace(self.folder / DATA, json.dumps(roles, indent=2, ensure_ascii=False) + "\n")
 
     def note_record(self, record: dict[str, Any]) -> None:
-        """Writes record.json (`vlm.provenance`); one that differs is kept under a number."""
+        """Writes record.json (`vlm.origins.provenance`); one that differs is kept under a number."""
         if self.main:
             _write_keeping(self.folder / RECORD, redact(json.dumps(record, indent=2, ensure_ascii=False)) + "\n")
 

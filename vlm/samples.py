@@ -36,7 +36,7 @@ class Sample:
     """One question about one or more images, with its reference."""
 
     images: list[str | bytes]
-    "Absolute paths or encoded bytes, decoded by `vlm.images`; they stand before the first user text."
+    "Absolute paths or encoded bytes, decoded by `vlm.pictures.images`; they stand before the first user text."
     messages: list[dict[str, str]]
     'Turns {"role", "content"}: user and assistant in turn, perhaps a system turn first; no "<image>" tags.'
     task: str

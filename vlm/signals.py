@@ -20,8 +20,8 @@ from types import FrameType
 
 from transformers import TrainerCallback
 
-from vlm.agreement import anywhere
 from vlm.errors import RESUMABLE, Interrupted
+from vlm.parallel.agreement import anywhere
 from vlm.runs import Run
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

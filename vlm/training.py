@@ -17,9 +17,9 @@ import os
 from typing import Any
 
 from vlm.errors import RecipeError
+from vlm.parallel.sharding import check_launch, deepspeed_config, fsdp_launched
 from vlm.recipe import ModelSection, ShardingSection
 from vlm.runs import processes
-from vlm.sharding import check_launch, deepspeed_config, fsdp_launched
 from vlm.tracking.trackers import announce
 
 OWNED = {

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from rewards.curate.report import Example, Report, rule
-from vlm import images
-from vlm.drawing import CARD, GAP, INK, LINE, PADDING, PALE, PAPER, RIGHT, WRONG, Fonts, wrap
+from vlm.pictures import images
+from vlm.pictures.drawing import CARD, GAP, INK, LINE, PADDING, PALE, PAPER, RIGHT, WRONG, Fonts, wrap
 
 GREY, BLUE = "#c3c8cd", "#2563a8"
 SCORERS = {"score": "the score model", "clip": "CLIP", "random": "chance"}

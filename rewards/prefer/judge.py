@@ -19,7 +19,7 @@ from rewards.prefer import prompts
 from rewards.prefer.endpoint import Endpoint
 from rewards.prefer.prompts import DIMENSIONS, HIGHEST, LOWEST
 from rewards.prefer.rows import Item
-from vlm import images
+from vlm.pictures import images
 
 Ratings = dict[str, int]
 """Dimension → 1 to 5, in the order of `DIMENSIONS`."""

@@ -20,8 +20,8 @@ from typing import Any
 
 from PIL import Image
 
-from vlm import images as pictures
 from vlm.errors import DataError, RecipeError
+from vlm.pictures import images as pictures
 from vlm.prompts import options_text
 from vlm.samples import Sample
 

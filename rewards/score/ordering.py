@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 from PIL import Image
 
 from rewards.score.exchange import Exchange
-from vlm import images as pictures
+from vlm.pictures import images as pictures
 
 CHARACTERS_PER_TOKEN = 4
 """Of English text, about; a wrong guess costs padding only."""

@@ -1,8 +1,9 @@
-"""`--dry-run` of a score-model recipe: `vlm.plan`'s tables for a model without LM head that reads whole records.
+"""`--dry-run` of a score-model recipe: `vlm.planning.plan` for a model without LM head that reads whole records.
 
 A sample is a record, and its candidates stand in one forward pass: two exchanges or more a record. Memory follows
-`vlm.memory`; what differs: no loss over the vocabulary, and where the head alone trains, nothing is kept for a backward
-pass. The vision tower is planned for every exchange, though candidates share their pictures: a little too much.
+`vlm.planning.memory`; what differs: no loss over the vocabulary, and where the head alone trains, nothing is kept
+for a backward pass. The vision tower is planned for every exchange, though candidates share their pictures: a little
+too much.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from rewards.score.placement import Loaded, Served
 from rewards.score.preferences import read
 from rewards.score.recipe import PreferenceSource, ScoreRecipe
 from rewards.score.sharded import Sharded
-from vlm import memory
 from vlm.adapters import PARTS
 from vlm.errors import RecipeError
-from vlm.gpus import parse_gpus
-from vlm.plan import DTYPE_BYTES, Job, Plan, batches, memory_setup
-from vlm.planned import common
+from vlm.planning import memory
+from vlm.planning.gpus import parse_gpus
+from vlm.planning.plan import DTYPE_BYTES, Job, Plan, batches, memory_setup
+from vlm.planning.planned import common
 from vlm.recipe import ModelSection
 from vlm.samples import Faults
 from vlm.shapes import Shape, known, shape, visual_range

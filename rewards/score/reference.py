@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 
 from rewards.score.exchange import Exchange
-from vlm import images as pictures
+from vlm.pictures import images as pictures
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
-"""The trainer with which a step of the score model is computed again (`vlm.replaying`): no data."""
+"""The trainer with which a step of the score model is computed again (`vlm.replay.replaying`): no data."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rewards.score.recipe import ScoreRecipe
-from vlm.replaying import alone
+from vlm.replay.replaying import alone
 
 
 def untrained(recipe: ScoreRecipe):

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from rewards.gated import Gated
 from rewards.score.faults import Failures
 from rewards.score.reward import Score
-from vlm.agreement import anywhere
+from vlm.parallel.agreement import anywhere
 
 
 def learned(rewards: Iterable[Any]) -> list[Score]:

@@ -27,9 +27,9 @@ from rewards.score import metrics
 from rewards.score.exchange import encode
 from rewards.score.preferences import Preference
 from vlm.checkpoints.resumable import Resumable
-from vlm.dumps import ROWS
 from vlm.guards.finite import FiniteSteps
-from vlm.unreadable import row_name
+from vlm.pictures.unreadable import row_name
+from vlm.replay.dumps import ROWS
 
 
 def ordered_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from rewards.score.exchange import Exchange, key_of
-from vlm import images as pictures
 from vlm.errors import DataError, RecipeError
 from vlm.loading import source
+from vlm.pictures import images as pictures
 from vlm.weights import check_files, damaged
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from rewards.select.team import Team
 from vlm import config, mixture
 from vlm.best_of import sizes
 from vlm.errors import DataError
-from vlm.resizing import seen
+from vlm.pictures.resizing import seen
 from vlm.runs import FINISHED, Run
 from vlm.samples import Sample
 

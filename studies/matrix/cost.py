@@ -12,8 +12,8 @@ from studies.matrix import marks
 from studies.matrix.planning import Plan, Stage
 from vlm import mixture
 from vlm.errors import UserError
-from vlm.job import Batch, Job, batches
-from vlm.planned import common
+from vlm.planning.job import Batch, Job, batches
+from vlm.planning.planned import common
 
 
 @dataclass(frozen=True)

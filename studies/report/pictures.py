@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from vlm import images
 from vlm.errors import DataError
+from vlm.pictures import images
 
 SIDE = 448
 """Most pixels of a side: what a phone shows across, and a desktop in a column."""

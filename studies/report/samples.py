@@ -242,7 +242,7 @@ def _shapes(text: str | None, size: Any, resized: Any, folder: Folder) -> Boxes 
 
 
 def _size(image: Path | None) -> tuple[int, int] | None:
-    from vlm import images
+    from vlm.pictures import images
 
     try:
         return images.size(str(image)) if image else None

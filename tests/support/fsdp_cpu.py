@@ -26,7 +26,7 @@ def announce_units():
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
-    from vlm.fsdp import FullySharded
+    from vlm.parallel.fsdp import FullySharded
 
     prepare = FullySharded._prepare_for_training
 

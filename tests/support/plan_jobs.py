@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlm import plan
+from vlm.planning import plan
 from vlm.recipe import ImageSection, ModelSection, ShardingSection
 
 SEVEN_B = 8_291_375_616

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from PIL import Image
 
-from vlm import images as pictures
+from vlm.pictures import images as pictures
 
 
 class FakeScorer:

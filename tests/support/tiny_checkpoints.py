@@ -44,7 +44,7 @@ def qwen2_5_vl(tmp_path_factory, checkpoint):
     """A tiny Qwen2.5-VL with the tokenizer and image processor of the tiny Qwen2-VL, tied embeddings."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from vlm.processing import Qwen2_5_VLProcessor
+    from vlm.pictures.processing import Qwen2_5_VLProcessor
 
     folder = tmp_path_factory.mktemp("qwen2_5_vl")
     vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 96, "num_heads": 2}

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from vlm import config
-from vlm.agreement import everyone_is_here
 from vlm.checkpoints import folders, manifest
 from vlm.checkpoints.manifest import Checkpoint, check_resumable
 from vlm.checkpoints.neutral import NEUTRAL
 from vlm.errors import RecipeError
+from vlm.parallel.agreement import everyone_is_here
 from vlm.recipe import TrainingRecipe
 from vlm.runs import FINISHED, METRICS, RECIPE, Run, processes
 

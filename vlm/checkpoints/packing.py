@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vlm import images
 from vlm.errors import UserError
+from vlm.pictures import images
 
 BYTES, PICTURE = "<bytes>", "<picture>"
 """Stand as the only key of a dict before the tensor that holds the content."""

@@ -30,13 +30,13 @@ import torch
 from torch.utils.data import BatchSampler
 from transformers.trainer_utils import SaveStrategy
 
-from vlm.agreement import anywhere, everyone_is_here
 from vlm.checkpoints import folders, manifest
 from vlm.checkpoints.manifest import Checkpoint
 from vlm.checkpoints.packing import pack, unpack
 from vlm.checkpoints.weights import files_of, load_strictly
 from vlm.errors import UserError
-from vlm.fsdp import OPTIMISER, SCHEDULE
+from vlm.parallel.agreement import anywhere, everyone_is_here
+from vlm.parallel.fsdp import OPTIMISER, SCHEDULE
 from vlm.runs import RECIPE
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vlm.errors import DataError
-from vlm.images import load
-from vlm.perceptual import perceptual_hash
+from vlm.pictures.images import load
+from vlm.pictures.perceptual import perceptual_hash
 
 BATCH = 16
 """Pictures handed to a worker at a time."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from vlm import prompts
 from vlm.errors import DataError, RecipeError
+from vlm.pictures.resizing import seen
 from vlm.recipe import DataSection, ImageSection, PromptSection
-from vlm.resizing import seen
 from vlm.rows import reference
 from vlm.samples import Sample
 

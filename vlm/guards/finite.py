@@ -26,13 +26,13 @@ from typing import Any
 
 import torch
 
-from vlm.agreement import anywhere
 from vlm.checkpoints import manifest
-from vlm.dumps import ROWS, Dumping
 from vlm.errors import UserError
-from vlm.fsdp import part
 from vlm.guards.sections import GuardSection
-from vlm.unreadable import row_name
+from vlm.parallel.agreement import anywhere
+from vlm.parallel.fsdp import part
+from vlm.pictures.unreadable import row_name
+from vlm.replay.dumps import ROWS, Dumping
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Out of memory: which changes to this recipe would help most, computed by its plan (`vlm.plan`, `vlm.memory`).
+"""Out of memory: which changes to this recipe would help most, computed by its plan (`vlm.planning`).
 
     @advised(planner)
     def train(recipe): …
@@ -18,8 +18,8 @@ from typing import Any
 from vlm import config
 from vlm.errors import RecipeError, UserError
 from vlm.guards.progress import here
-from vlm.memory import GIB
-from vlm.plan import Plan
+from vlm.planning.memory import GIB
+from vlm.planning.plan import Plan
 
 MIB = 1024**2
 NAMED = 3

@@ -14,7 +14,7 @@ class GuardSection:
     skip: int = 5
     "Such a step changes no weight; the run ends when more than so many come one after another. 0: at the first."
     dumps: int = 3
-    "Dump the first so many of them (`vlm.dumps`), to be computed again by `launch/replay.py`."
+    "Dump the first so many of them (`vlm.replay.dumps`), to be computed again by `launch/replay.py`."
 
     def check(self) -> None:
         if self.skip < 0 or self.dumps < 0:

@@ -148,7 +148,7 @@ SPEED = Group(
             "See which phase of `time/…` is long.",
             GRPO,
             worse="lower",
-            when="a GPU whose peak is known (`vlm/gpus.py`)",
+            when="a GPU whose peak is known (`vlm/planning/gpus.py`)",
             needs="cuda",
         ),
         Metric(

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from vlm.errors import DataError, RecipeError
-from vlm.fingerprints import of_rows
 from vlm.mixture.check import quotas_of, sections_of, wanted_tasks
 from vlm.mixture.record import Line, Mixture, Part, Role
 from vlm.mixture.shares import draw_key, drawn, percentage
+from vlm.origins.fingerprints import of_rows
 from vlm.samples import Faults, Sample, read
 
 if TYPE_CHECKING:

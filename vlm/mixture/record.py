@@ -39,7 +39,7 @@ class Part:
     bytes: int | None = None
     "Of the file, where the source is one."
     digest: str | None = None
-    "Of the rows that were read and passed, in their order (`vlm.fingerprints`)."
+    "Of the rows that were read and passed, in their order (`vlm.origins.fingerprints`)."
     used: str | None = None
     "Of which of them the mixture uses, in its order."
 

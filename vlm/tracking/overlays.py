@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from vlm.boxes import ious
-from vlm.drawing import PREDICTED, TRUE, outline
-from vlm.images import load
+from vlm.pictures.drawing import PREDICTED, TRUE, outline
+from vlm.pictures.images import load
 from vlm.tracking.pictures import placed
 
 CLASSES = {0: "truth", 1: "answer"}
@@ -60,7 +60,7 @@ def _best(read: Sequence | None, truth: Sequence | None) -> list[float]:
 
 
 def drawn(row: dict[str, Any], folder: Path) -> Image.Image:
-    """The picture with its boxes, true ones solid, the answer's dashed, in the colours of `vlm.drawing`."""
+    """The picture with its boxes, true ones solid, the answer's dashed, in the colours of `vlm.pictures.drawing`."""
     picture = load(str(folder / row["image"]))
     pen = ImageDraw.Draw(picture)
     for kind, boxes in boxes_of(row).items():

@@ -26,8 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 
 from rewards.score.exchange import Exchange
 from rewards.score.service.recipe import MOST, LimitsSection
-from vlm import images as pictures
 from vlm.errors import DataError
+from vlm.pictures import images as pictures
 
 
 class _Model(BaseModel):

@@ -1,4 +1,4 @@
-"""What a recipe says about dumps; apart from `vlm.dumps`, which imports torch."""
+"""What a recipe says about dumps; apart from `vlm.replay.dumps`, which imports torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vlm.errors import RecipeError
 
 @dataclass
 class DumpSection:
-    """Steps whose inputs and random states are kept for `launch/replay.py` to compute them again (`vlm.dumps`)."""
+    """Steps whose inputs and random states are kept for `launch/replay.py` to compute again (`vlm.replay.dumps`)."""
 
     steps: list[int] = field(default_factory=list)
     "These steps; the first is 1."

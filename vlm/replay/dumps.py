@@ -33,11 +33,11 @@ import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
-from vlm.agreement import anywhere, everyone_is_here
 from vlm.checkpoints.folders import is_full
 from vlm.checkpoints.packing import pack
-from vlm.dump_section import DumpSection
 from vlm.errors import UserError
+from vlm.parallel.agreement import anywhere, everyone_is_here
+from vlm.replay.dump_section import DumpSection
 from vlm.runs import RECIPE
 
 logger = logging.getLogger(__name__)

@@ -36,7 +36,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange
 
 from vlm.errors import RecipeError, UserError
-from vlm.sharding import fsdp_launched
+from vlm.parallel.sharding import fsdp_launched
 
 OPTIMISER, SCHEDULE = "optimizer_{}.pt", "scheduler.pt"
 """In a checkpoint: one of the first for each process."""

@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vlm.origins.revision import run
 from vlm.redaction import is_secret_name, redact_command
-from vlm.revision import run
 
 # fmt: off
 PACKAGES = [
@@ -30,7 +30,7 @@ BEGINNINGS = ["ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "NCCL_", "GLOO_", "
 
 
 def describe(git: dict[str, Any] | None) -> dict[str, Any]:
-    """JSON-able description; `gpus` is [] where there are none. Imports no library. git: of `vlm.revision.describe`."""
+    """JSON-able description; `gpus` is [] where there are none. Imports no library. git: of `revision.describe`."""
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": redact_command([sys.executable, *sys.argv]),

@@ -10,7 +10,7 @@ from vlm.training import load_dtype
 
 
 def common(recipe: Any) -> dict[str, Any]:
-    """Fields of `vlm.plan.Job` that stand in the same place of every training recipe."""
+    """Fields of `vlm.planning.plan.Job` that stand in the same place of every training recipe."""
     asked = recipe.training
     return {
         "model": dataclasses.replace(recipe.model, dtype=load_dtype(recipe.model, recipe.sharding)),

@@ -1,4 +1,4 @@
-"""One step of a run computed again from its dump (`vlm.dumps`), in one process, whatever number made it.
+"""One step of a run computed again from its dump (`vlm.replay.dumps`), in one process, whatever number made it.
 
 The same device, versions and precision give the same loss, to the bit on the CPU in float32; the report says how far it
 is off. A step of ZeRO is replayed from the gathered weights, unsharded.
@@ -24,9 +24,9 @@ from vlm import config
 from vlm.checkpoints import manifest
 from vlm.checkpoints.packing import unpack
 from vlm.checkpoints.weights import load_strictly
-from vlm.dumps import DUMPS, HEADER, VERSION, WEIGHTS, digest, set_random_states
 from vlm.errors import UserError
 from vlm.recipe import ShardingSection, TrackingSection
+from vlm.replay.dumps import DUMPS, HEADER, VERSION, WEIGHTS, digest, set_random_states
 from vlm.runs import RECIPE, processes
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}

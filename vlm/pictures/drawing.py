@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from vlm.boxes import match_ious
-from vlm.images import load
+from vlm.pictures.images import load
 
 Box = Sequence[float]  # x1, y1, x2, y2 in pixels of the original image, y down
 Font = ImageFont.FreeTypeFont

@@ -1,0 +1,1 @@
+"""What a run came from: machine and versions, commit and changes, data and model, seeds."""

@@ -1,0 +1,1 @@
+"""Single training steps, kept in the run folder and computed again."""
