@@ -4,43 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import defaultdict
 
 import pytest
 
 import rewards
 from rewards.gated import gate
-from vlm.boxes import write_boxes
+from tests.support.completions import BOX, LEFT_HALF, SIZE, Logs, grounded, r1
 from vlm.errors import RecipeError
-
-SIZE = (100, 200)
-BOX = [10, 20, 60, 120]  # (100,100),(600,600) per mille of SIZE
-LEFT_HALF = [10, 20, 35, 120]  # IoU .5 with BOX
-
-
-def r1(answer: str) -> list[dict[str, str]]:
-    """A TRL completion that keeps the format."""
-    return [{"role": "assistant", "content": f"<think>t</think>\n<answer>{answer}</answer>"}]
-
-
-def grounded(*boxes) -> list[dict[str, str]]:
-    return r1(write_boxes(boxes, "qwen2_vl", SIZE))
-
-
-class Logs:
-    """TRL's log_metric and log_extra (GRPOTrainer._log_metric, _log_completion_extra), one process."""
-
-    def __init__(self):
-        self.metrics, self.extra = defaultdict(list), defaultdict(list)
-
-    def log_metric(self, name, value):
-        self.metrics[name].append(value)
-
-    def log_extra(self, column, values):
-        self.extra[column].extend(values)
-
-    def means(self):
-        return {name: sum(values) / len(values) for name, values in self.metrics.items()}
 
 
 def gated_batch():

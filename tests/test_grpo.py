@@ -13,6 +13,7 @@ from PIL import Image
 import rewards
 import rl
 from rl.recipe import GRPORecipe
+from tests.support.scripted import Scripted
 from tests.support.tiny_checkpoints import section
 from vlm.loading import load_model, load_processor
 from vlm.recipe import ImageSection, ModelSection, PromptSection
@@ -60,17 +61,6 @@ def build(tiny_model, tmp_path):
         return cls(model, functions, args, dataset(tmp_path), processing_class=processor)
 
     return make
-
-
-class Scripted(rl.GRPOTrainer):
-    """Completions come from `script`, a text for each, instead of the model."""
-
-    script: list[str]
-
-    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-        ids = self._tokenizer([f"{text}<|im_end|>" for text in self.script]).input_ids
-        assert len(ids) == len(prompt_ids)
-        return ids, None
 
 
 # the upstream it stands on

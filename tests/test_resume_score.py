@@ -12,7 +12,8 @@ import rewards
 from rewards.score import stage
 from rewards.score.reward import Score
 from rl.resuming import remembers
-from tests.support.score_fakes import BLUE, GREEN, RED, FakeScorer, Logs, bare, batch, r1
+from tests.support.completions import Logs, r1
+from tests.support.score_fakes import BLUE, GREEN, RED, FakeScorer, bare, batch
 from tests.test_score_training import colours, recipe  # noqa: F401 (a fixture)
 from vlm.checkpoints.packing import pack, unpack
 from vlm.runs import read_metrics

@@ -10,21 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rewards
+from tests.support.completions import BOX, LEFT_HALF, SIZE, grounded, r1
 from vlm.boxes import NOTATIONS, iou, write_boxes
 from vlm.errors import DataError, RecipeError
-
-SIZE = (100, 200)
-BOX = [10, 20, 60, 120]  # (100,100),(600,600) per mille of SIZE
-LEFT_HALF = [10, 20, 35, 120]  # IoU .5 with BOX
-
-
-def r1(answer: str) -> list[dict[str, str]]:
-    """A TRL completion that keeps the format."""
-    return [{"role": "assistant", "content": f"<think>t</think>\n<answer>{answer}</answer>"}]
-
-
-def grounded(*boxes) -> list[dict[str, str]]:
-    return r1(write_boxes(boxes, "qwen2_vl", SIZE))
 
 
 def iou_of(completion, truth=(BOX,), **options) -> float | None:

@@ -13,7 +13,6 @@ import trl
 from transformers import TrainerCallback
 
 import rewards
-import rl
 from rewards.score.errors import ScorerUnavailable
 from rewards.score.exchange import Exchange
 from rewards.score.faults import ScoringFailed
@@ -23,8 +22,10 @@ from rewards.score.reward import Score
 from rewards.score.service import client
 from rewards.score.service.fingerprint import fingerprint
 from rewards.score.stopping import StopOnFailures, learned
-from tests.support.score_fakes import RED, FakeScorer, Logs, batch, r1
+from tests.support.completions import Logs, r1
+from tests.support.score_fakes import RED, FakeScorer, batch
 from tests.support.score_servers import LIMIT, Running, Warned
+from tests.support.scripted import Scripted
 from tests.support.tiny_checkpoints import picture, section
 from vlm.loading import load_model, load_processor
 from vlm.recipe import ImageSection, PromptSection
@@ -53,17 +54,6 @@ def samples(tmp_path):
         turns = [{"role": "user", "content": question}]
         found.append(Sample([str(path)], turns, "open_ended", answer=REFERENCE, source="scenes", id=str(n)))
     return found
-
-
-class Scripted(rl.GRPOTrainer):
-    """Completions come from `script`, a text for each, instead of the model."""
-
-    script: list[str]
-
-    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-        ids = self._tokenizer([f"{text}<|im_end|>" for text in self.script]).input_ids
-        assert len(ids) == len(prompt_ids)
-        return ids, None
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 from rewards.score.errors import ScorerUnavailable
 from rewards.score.health import WithinGroups
 from rewards.score.reward import Score
-from tests.support.score_fakes import BLUE, GREEN, RED, FakeScorer, Logs, bare, batch, r1
+from tests.support.completions import Logs, r1
+from tests.support.score_fakes import BLUE, GREEN, RED, FakeScorer, bare, batch
 
 TABLE = {"ref": 1.0, "aa": 2.0, "aaaa": 4.0, "b": 0.0, "bbb": 0.0}
 

@@ -10,7 +10,8 @@ from rewards.score.errors import ScorerUnavailable
 from rewards.score.exchange import Exchange
 from rewards.score.reference import ImageKeys, ReferenceScores, exchange_key
 from rewards.score.reward import Score
-from tests.support.score_fakes import BLUE, RED, FakeScorer, batch, picture, r1
+from tests.support.completions import r1
+from tests.support.score_fakes import BLUE, RED, FakeScorer, batch, picture
 
 TABLE = {"ref": 1.0, "other ref": 2.0, "good": 3.0, "bad": -1.0}
 

@@ -13,7 +13,8 @@ from rewards.score.exchange import Exchange
 from rewards.score.faults import Failures, ScoringFailed, attempt
 from rewards.score.reward import Score
 from rewards.score.shaping import flatten, shape
-from tests.support.score_fakes import BLUE, RED, FakeScorer, bare, batch, picture, r1
+from tests.support.completions import r1
+from tests.support.score_fakes import BLUE, RED, FakeScorer, bare, batch, picture
 from vlm.errors import DataError, RecipeError
 
 TABLE = {"ref": 1.0, "good": 3.0, "better": 6.0, "bad": -1.0}

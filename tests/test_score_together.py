@@ -17,8 +17,9 @@ from rewards.score.passes import passes
 from rewards.score.planned import resident
 from rewards.score.reward import Score
 from rewards.score.sharded import PassFailed, Sharded
+from tests.support.completions import Logs, r1
 from tests.support.ranks import as_processes
-from tests.support.score_fakes import BLUE, RED, FakeScorer, Logs, batch, r1
+from tests.support.score_fakes import BLUE, RED, FakeScorer, batch
 from tests.support.tiny_checkpoints import picture as noise
 from vlm.errors import RecipeError, UserError
 from vlm.loading import load_processor

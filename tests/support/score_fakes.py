@@ -37,27 +37,6 @@ def opened(image):
     return image if isinstance(image, Image.Image) else pictures.load(image)
 
 
-class Logs:
-    """TRL's log_metric and log_extra (GRPOTrainer._log_metric, _log_completion_extra), one process."""
-
-    def __init__(self):
-        self.metrics, self.extra = defaultdict(list), defaultdict(list)
-
-    def log_metric(self, name, value):
-        self.metrics[name].append(value)
-
-    def log_extra(self, column, values):
-        self.extra[column].extend(values)
-
-    def mean(self, name):
-        return sum(self.metrics[name]) / len(self.metrics[name])
-
-
-def r1(answer, trace="t"):
-    """A completion that keeps the format."""
-    return [{"role": "assistant", "content": f"<think>{trace}</think>\n<answer>{answer}</answer>"}]
-
-
 def bare(text):
     return [{"role": "assistant", "content": text}]
 
