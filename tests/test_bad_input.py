@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import commands
+from tests.support import commands, forked
 from tests.support.commands import ROOT, errors
 
 ARGUMENTS = {"sft": commands.sft, "grpo": commands.grpo, "eval": commands.evaluation}
@@ -226,7 +226,7 @@ def test_messages_reach_a_real_terminal(demo_data, shell, tmp_path):
 def test_two_processes_give_one_message(demo_data, shell, tmp_path):
     """`accelerate launch` adds its own report of the exit code; ours is there once, and the command fails."""
     argv = commands.sft(shell, demo_data, tmp_path / "run", "data.train.0.path=nowhere.json")
-    done = commands.run([*commands.two_processes(), ROOT / "launch/sft.py", *argv], cwd=tmp_path, expect=1)
+    done = forked.run([*commands.two_processes(), ROOT / "launch/sft.py", *argv], cwd=tmp_path, expect=1)
     assert len(errors(done.stderr)) == 1 and "nowhere.json" in errors(done.stderr)[0]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import commands, forked
+from tests.support import forked
 from tests.support.commands import ROOT, grpo, two_processes
 
 TRAINING = {
@@ -55,11 +55,10 @@ def trained(tiny_model, demo_data, tmp_path_factory):
         argv = grpo(tiny_model, demo_data, folder / name, *settings, f"rewards=[{{use: {reward}:letters}}]", *SAVING)
         script = ROOT / ("tests/support/zero_cpu.py" if zero else "launch/grpo.py")
         command = [*two_processes(), script, *argv, f"sharding.zero={zero}", "resume=auto"]
-        run = forked.run if zero else commands.run
         if zero == 3:  # stopped by a SIGTERM to the launcher while it samples; all else holds of the run that went on
-            stopped = run(command, cwd=folder, expect=1, STOP="1")
+            stopped = forked.run(command, cwd=folder, expect=1, STOP="1")
             results["stopped"] = json.loads((folder / name / "interrupted.json").read_text()), stopped.stderr
-        done = run(command, cwd=folder)
+        done = forked.run(command, cwd=folder)
         results[name] = folder / name, done.stdout + done.stderr
     return results
 
