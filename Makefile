@@ -1,5 +1,5 @@
 # make demo      the whole road on this machine: data, SFT, GRPO, evaluation, table (9 minutes on 2 cores)
-# make demo-score  after it: the score model in GRPO, best-of-N and curation (about as long)
+# make demo-score  after it: the score model in GRPO, best-of-N and curation (11 minutes)
 # make ablation  {Zero, SFT, R1} with and without the score model, three seeds (27 minutes); again: goes on
 # make test      lint and tests
 # make lint      ruff, without changing anything;   make format  lets ruff change it

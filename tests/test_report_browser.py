@@ -101,8 +101,17 @@ def test_filters_choose_rows_and_a_click_its_boxes(browser, file):
     assert opened.evaluate("document.querySelectorAll('.card').length") == 0
 
 
-def test_it_prints(browser, file, tmp_path):
-    opened = browser.open(file)
+def test_it_prints(browser, file, tmp_path, monkeypatch):
+    """With what lies off the screen: samples, and the runs where they are folded."""
+    monkeypatch.setattr(page, "LISTED", 1)
+    folded = tmp_path / "folded.html"
+    folded.write_text(page.html(page.Asked(labels.curves([str(file.parent)], True))), encoding="utf-8")
+    opened = browser.open(folded, height=200)
     opened.settle()
+    cards, runs = "document.querySelectorAll('article.card').length", "document.querySelector('#runs details').open"
+    assert (opened.evaluate(cards), opened.evaluate(runs)) == (0, False)
     opened.pdf(tmp_path / "r.pdf")
+    assert (opened.evaluate(cards), opened.evaluate(runs)) == (2, True)
+    opened.evaluate("document.getElementById('samples').scrollIntoView(); new Promise((done) => setTimeout(done, 300))")
+    assert opened.evaluate(cards) == 2  # not once more
     assert (tmp_path / "r.pdf").read_bytes().startswith(b"%PDF") and opened.faults == []

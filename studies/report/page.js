@@ -30,9 +30,11 @@ function start() {
   const tools = document.getElementById("tools");
   if (tools) toolbar(tools, figures, several);
   const samples = document.getElementById("samples");
-  if (samples) whenNear(samples, () => new Samples(samples, figures.labels));
+  const browse = samples ? whenNear(samples, () => new Samples(samples, figures.labels)) : () => {};
   window.addEventListener("beforeprint", () => {
     for (const chart of view.charts) chart.draw();
+    for (const folded of document.querySelectorAll("#runs details")) folded.open = true;
+    browse();
   });
 }
 
@@ -47,13 +49,19 @@ function whenIdle(piece) {
   later(go, { timeout: 100 });
 }
 
+/** Does work once: when the element comes near the screen, or when what is returned is called. */
 function whenNear(element, work) {
-  const observer = new IntersectionObserver((entries) => {
-    if (!entries.some((entry) => entry.isIntersecting)) return;
+  let done = false;
+  const now = () => {
     observer.disconnect();
-    work();
+    if (!done) work();
+    done = true;
+  };
+  const observer = new IntersectionObserver((entries) => {
+    if (entries.some((entry) => entry.isIntersecting)) now();
   }, { rootMargin: "800px" });
   observer.observe(element);
+  return now;
 }
 
 /** Labels to be hidden and shown, and how curves are drawn. */
