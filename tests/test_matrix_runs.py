@@ -50,7 +50,9 @@ def test_every_stage_once_and_a_second_time_nothing(here, capfd):
     assert outputs(here) == [SFT, WITH, WITHOUT]
     assert main("matrix.yaml") == 0
     assert len(outputs(here)) == 3
-    assert "all stages have finished" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert said.count("all stages have finished") == 2 and said.count("nothing is left to do") == 1
+    assert said.endswith("next: python launch/report.py out --compare; python launch/table.py out\n")
     log = Path(f"{WITHOUT}.log").read_text()
     assert "resume=auto" in log and f"model.path={SFT}/final" in log and "rewards=[rules]" in log
     record = json.loads(Path(f"{WITHOUT}.json").read_text())

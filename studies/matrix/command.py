@@ -80,7 +80,10 @@ def main(arguments: argparse.Namespace, launchers: Launchers) -> int:
         arguments.slurm.write_text(text, encoding="utf-8")
         print(f"written: {arguments.slurm}; submit with: bash {shlex.quote(str(arguments.slurm))}")
         return 0
-    return report(Runner(asked.slots, command, lambda line: print(line, flush=True)).run(asked.stages))
+    code = report(Runner(asked.slots, command, lambda line: print(line, flush=True)).run(asked.stages))
+    if code == 0 and asked.stages == plan.stages:
+        print(f"next: python launch/report.py {matrix.output} --compare; python launch/table.py {matrix.output}")
+    return code
 
 
 def selected(plan: Plan, labels: Sequence[str] | None, key: str | None) -> list[Stage]:

@@ -70,7 +70,7 @@ def remarks(plan: Plan, found: list[cost.Kind], at_once: int) -> list[str]:
     todo = sum(kind.stages - kind.finished for kind in found)
     seconds = cost.left(plan, found, at_once)
     if not todo:
-        lines.append("all stages have finished")
+        lines.append("nothing is left to do")
     elif seconds is None:
         lines.append(f"{todo} stages to do, {at_once} at a time; how long is known when one of each kind has finished")
     else:
