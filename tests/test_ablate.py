@@ -18,7 +18,8 @@ from studies.matrix import planning
 from studies.matrix.commands import overrides
 from studies.matrix.drafts import essence
 from studies.matrix.recipe import MatrixRecipe
-from tests.support.commands import LIMIT, ROOT, environment, run
+from tests.support.commands import LIMIT, ROOT, environment
+from tests.support.forked import run
 from vlm import config
 
 LABELS = ["Zero-with", "Zero-without", "SFT", "R1-with", "R1-without"]

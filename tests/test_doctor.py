@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.support.commands import ROOT, run
+from tests.support.commands import ROOT
 from tests.support.doctored import asked, doctor, put_data, texture
 from tests.support.example_recipe import message
+from tests.support.forked import run
 from tests.support.sample_rows import dump
 from vlm import config
 from vlm.doctor import gallery

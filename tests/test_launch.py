@@ -177,7 +177,7 @@ def interrupted(tiny_model, demo_data, tmp_path_factory):
 def evaluated(interrupted):
     """The folder of the evaluation, finished by a second run; with what that run printed."""
     argv, folder, *_ = interrupted
-    return argv, folder, run([*ACCELERATE, "launch/eval.py", *argv])
+    return argv, folder, forked.run([sys.executable, "launch/eval.py", *argv])
 
 
 def test_ctrl_c_and_again(interrupted, evaluated, demo_data):

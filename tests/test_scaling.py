@@ -13,7 +13,8 @@ from scipy.special import xlogy
 from studies.scaling import best_of_n, command, figure, forms, grpo, summary
 from studies.scaling.best_of_n import BonCurve, best_of_kl, bon_curve, fit_bon
 from studies.scaling.grpo import GrpoCurve, fit_rl
-from tests.support.commands import ROOT, run
+from tests.support.commands import ROOT
+from tests.support.forked import run
 from vlm.errors import DataError, UserError
 from vlm.runs import Run
 

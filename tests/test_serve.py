@@ -18,7 +18,8 @@ from rewards.score import Exchange, ScoreModel
 from rewards.score.service import ScoreClient, client, stage
 from rewards.score.service.fingerprint import fingerprint
 from rewards.score.service.recipe import ServeRecipe
-from tests.support.commands import LIMIT, ROOT, environment, errors, run
+from tests.support.commands import LIMIT, ROOT, environment, errors
+from tests.support.forked import run
 from tests.support.score_servers import Warned, png, until
 from tests.support.tiny_checkpoints import picture
 from vlm import cli

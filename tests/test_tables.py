@@ -16,7 +16,8 @@ from evals.metrics import Judgement, evaluate
 from evals.metrics import Report as Evaluated
 from studies.tables import command, figure, layout, rows, text
 from studies.tables.rows import Row
-from tests.support.commands import ROOT, run
+from tests.support.commands import ROOT
+from tests.support.forked import run
 from tests.support.scored import ask, said
 from vlm.errors import DataError, UserError
 
