@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,11 @@ def save(figure: Any, path: str | Path) -> None:
     """As PNG and as SVG, whichever of them `path` names."""
     figure.savefig(Path(path).with_suffix(".png"), dpi=150, facecolor="white")
     Path(path).with_suffix(".svg").write_bytes(svg(figure))
+
+
+def uri(figure: Any) -> str:
+    """As an SVG that stands in a page itself."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg(figure)).decode()
 
 
 def svg(figure: Any) -> bytes:

@@ -34,7 +34,7 @@ BLOCK = ("gradient_accumulation_steps=2", "steps_per_generation=4", "num_iterati
 CHAINS = {
     # the place, and the call at which this process dies there; each process makes some progress
     "grpo": [
-        ("rewards", 1), ("backward", 3), ("writing", 2), ("rollout", 1), ("deleting", 3), ("final", 1),
+        ("rewards", 1), ("backward", 3), ("writing", 2), ("renaming", 1), ("rollout", 1), ("deleting", 3), ("final", 1),
     ],
     "sft": [("optimiser", 2), ("manifest", 2), ("renamed", 1), ("log", 1)],
 }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -64,8 +63,7 @@ def picture(curves: Sequence[Curve]) -> str:
     rows = [row for row in rows if (row.benchmark, row.metric) in shown]
     if len({row.label for row in rows}) < 2:
         return ""
-    content = sheet.svg(figure.drawn(rows))
-    return "data:image/svg+xml;base64," + base64.b64encode(content).decode()
+    return sheet.uri(figure.drawn(rows))
 
 
 def _rows(curve: Curve) -> list[Row]:

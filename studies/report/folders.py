@@ -48,7 +48,7 @@ class Folder:
     changes: str = ""
     "changes.diff, cut to LONGEST_DIFF."
     seed: str = "–"
-    "The recipe's; of a matrix its own, for an evaluation that draws nothing has none to be told apart by."
+    "The recipe's; of a matrix the matrix's, which is that of an evaluation's model, too."
 
     @property
     def stage(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -28,9 +27,7 @@ def chapter(curves: Sequence[Curve], gold: str | None) -> dict[str, Any] | None:
     if not records:
         return None
     rows, notes = summary.table(records)
-    content = sheet.svg(figure.drawn(records))
-    picture = "data:image/svg+xml;base64," + base64.b64encode(content).decode()
-    return {"picture": picture, "head": summary.HEAD, "rows": rows, "notes": notes}
+    return {"picture": sheet.uri(figure.drawn(records)), "head": summary.HEAD, "rows": rows, "notes": notes}
 
 
 def _of(curve: Curve, gold: str | None) -> Iterable[dict[str, Any]]:

@@ -36,7 +36,8 @@ def read(folder: Path) -> dict[str, list[Folder]]:
     for place, (name, seed) in placed.items():
         if folders.is_run(folder / place):
             run = folders.read(folder / place, place)
-            run.seed = run.seed if seed is None else str(seed)
+            if seed is not None:
+                run.seed = str(seed)
             found.setdefault(name, []).append(run)
     if not found:
         raise DataError(f"{folder}: none of the runs of {FILE} has begun; start them with launch/ablate.py")

@@ -10,7 +10,6 @@ that other numbers fall to a row where others stand beside it.
 from __future__ import annotations
 
 import json
-import os
 import random
 import runpy
 import sys
@@ -74,6 +73,8 @@ def go(jobs: list) -> None:
 
 
 if __name__ == "__main__":
-    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}  # before what is imported here
     sys.path.insert(0, str(ROOT))
+    from vlm import telemetry
+
+    telemetry.quiet()  # before what is imported here
     go(json.loads(sys.argv[1]))

@@ -10,7 +10,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from tests.support.forked import context
+from tests.support.commands import ROOT
+from tests.support.forked import context, program
 
 PLACES = {
     "rollout": ("rl.trainer.GRPOTrainer._generate_single_turn", "after"),
@@ -42,18 +43,9 @@ def run(stage: str, argv: list[str], place: str | None = None, call: int = 1, se
 
 
 def _train(stage: str, argv: list[str], place: str | None, call: int, send: int) -> None:
-    import runpy
-    import sys
-    from pathlib import Path
-
-    import torch
-
-    torch.set_num_threads(1)
     if place is not None:
         _arm(*PLACES[place], call, send)
-    launcher = Path(__file__).parents[2] / f"launch/{stage}.py"
-    sys.argv = [str(launcher), *argv]
-    runpy.run_path(str(launcher), run_name="__main__")
+    program([str(ROOT / f"launch/{stage}.py"), *argv])
 
 
 def _arm(target: str, when: str, call: int, send: int) -> None:

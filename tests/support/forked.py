@@ -18,9 +18,10 @@ import tempfile
 from pathlib import Path
 
 from tests.support.commands import ACCELERATE, LIMIT, ROOT, environment
+from vlm import telemetry
 
-QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
-"""What `vlm.telemetry.quiet` had set when the server imported what reads it."""
+QUIET = {name: telemetry.DEFAULTS[name] for name in telemetry.READ_AT_IMPORT}
+"""What the server's imports have read already."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 
 
@@ -53,7 +54,7 @@ def run(command: list, cwd: Path = ROOT, expect: int = 0, **more: str) -> subpro
 class Forked:
     """What the elastic agent needs of `subprocess.Popen`: a worker forked from the agent, in a session of its own."""
 
-    def __init__(self, handler, words: tuple, env: dict[str, str]) -> None:
+    def __init__(self, words: list[str], env: dict[str, str]) -> None:
         self._process = multiprocessing.get_context("fork").Process(target=_begin, args=(words[1:], os.getcwd(), env))
         self._process.start()
         self.pid = self._process.pid
@@ -79,13 +80,14 @@ def _begin(words: list[str], cwd: str, env: dict[str, str], *said: str) -> None:
     os.environ.clear()
     os.environ.update(env)
     try:
-        _python(list(words))
+        program(words)
     finally:
         sys.stdout.flush()
         atexit._run_exitfuncs()  # multiprocessing leaves them out
 
 
-def _python(words: list[str]) -> None:
+def program(words: list[str]) -> None:
+    """The script, or `accelerate launch`, that `python WORDS` would run, in this process."""
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -102,6 +104,6 @@ def _accelerate(words: list[str]) -> None:
     from accelerate.commands import launch
     from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
-    SubprocessHandler._popen = lambda self, args, env: Forked(self, args, env)
+    SubprocessHandler._popen = lambda _, words, env: Forked(list(words), env)
     sys.argv = ["accelerate", *words]
     launch.main()

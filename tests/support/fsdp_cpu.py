@@ -41,7 +41,9 @@ def announce_units():
 
 
 if __name__ == "__main__":
-    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}  # before what is imported here
+    from vlm import telemetry
+
+    telemetry.quiet()  # before what is imported here
     give_gloo()
     announce_units()
     from tests.support.common_numbers import go

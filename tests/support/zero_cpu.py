@@ -6,6 +6,7 @@ Here it is given gloo, and the launcher runs as it is. Each DeepSpeed engine say
 
 import os
 import runpy
+import sys
 import time
 from pathlib import Path
 
@@ -52,8 +53,10 @@ def announce_engines():
 
 
 if __name__ == "__main__":
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # as the launcher does, which comes after these imports here
-    os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"
+    sys.path.insert(0, str(ROOT))
+    from vlm import telemetry
+
+    telemetry.quiet()  # as the launcher does, which comes after these imports here
     unlock_builds()
     give_gloo()
     announce_engines()
