@@ -25,7 +25,7 @@ ABLATION_ARGS ?=
 TEST_ARGS ?=
 WORKERS ?= 2
 
-# Nothing phones home unless the user says so (vlm/telemetry.py does the same for the launchers).
+# Nothing phones home unless the user says so (vlm/common/telemetry.py does the same for the launchers).
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export WANDB_ERROR_REPORTING ?= false
 export TOKENIZERS_PARALLELISM ?= false

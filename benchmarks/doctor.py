@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.common import ROOT
+from benchmarks.support.common import ROOT
 
 SIDE = 256
 BASES = 64

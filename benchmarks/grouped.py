@@ -25,7 +25,7 @@ from torch.nn.functional import pad
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from benchmarks.trainers import Scripted
+from benchmarks.support.trainers import Scripted
 from vlm.prefix import rope_positions
 from vlm.prefix.attention import language_model
 from vlm.rollout import choose

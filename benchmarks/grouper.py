@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks import common, grouped, grpo_step, report, worlds
-from benchmarks.trainers import Side, quiet, sides
+from benchmarks import grouped, grpo_step, report
+from benchmarks.support import common, worlds
+from benchmarks.support.trainers import Side, quiet, sides
 
 PHASES = ("reference", "update", "reference + update")
 NAME = "prefix_grouper"

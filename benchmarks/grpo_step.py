@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from benchmarks import common, report, worlds
-from benchmarks.trainers import Side, quiet, sides
+from benchmarks import report
+from benchmarks.support import common, worlds
+from benchmarks.support.trainers import Side, quiet, sides
 
 PHASES = ("rollout", "rewards", "reference", "update", "reference + update", "total")
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
-from vlm.checkpoints import manifest
+from stage.checkpoints import manifest
 
 ROOT = Path(__file__).parents[1]
 # Before it is killed a process writes where it is; the handler runs at once, whatever the process does.

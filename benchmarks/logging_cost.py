@@ -27,7 +27,7 @@ from unittest import mock
 
 import psutil
 
-from benchmarks.common import ROOT, machine
+from benchmarks.support.common import ROOT, machine
 
 WARM = 4
 """First steps that are not counted: the shared path is checked, caches fill, wandb starts."""
@@ -110,9 +110,9 @@ def figures(steps: Sequence[Step], rates: dict[str, int]) -> dict[str, Any]:
 def recipe_of(options: argparse.Namespace, folder: Path) -> tuple[Any, dict[str, int]]:
     """The demo's recipe, logging everything at each step; and the rates that it would log at."""
     from demo import dataset
-    from demo.world import SPLIT_SEEDS
+    from demo.world.scene import SPLIT_SEEDS
     from rl.recipe import GRPORecipe
-    from vlm import config
+    from stage.recipe import config
 
     dataset.prompts(folder / "data/grpo", SPLIT_SEEDS["grpo"], options.prompts)
     given = [
@@ -133,11 +133,11 @@ def recipe_of(options: argparse.Namespace, folder: Path) -> tuple[Any, dict[str,
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import rewards
-    import vlm.finish
+    import stage.trainer.finish
     from rl import stage
 
     recipe, rates = recipe_of(options, folder)
-    meter, follow, used = Meter(), vlm.finish.follow, {}
+    meter, follow, used = Meter(), stage.trainer.finish.follow, {}
 
     def followed(trainer: Any, *rest: Any) -> None:
         show = trainer.show_samples
@@ -148,7 +148,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     functions = [rewards.resolve(reward.use, **reward.options) for reward in recipe.rewards]
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     begun = time.process_time()
-    with mock.patch.object(vlm.finish, "follow", followed):
+    with mock.patch.object(stage.trainer.finish, "follow", followed):
         stage.train(recipe, functions, rewards.check_tasks)
     used["trainer"] = time.process_time() - begun
     found = figures(meter.steps, rates) | {"outside": used["outside"] / used["trainer"], "rates": rates}

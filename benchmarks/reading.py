@@ -3,7 +3,7 @@
     python -m benchmarks.reading --rows 100000
 
 Every layout is written once with `rows` questions about a tenth as many images. Then two ways take turns, in an order
-that alternates: `json.loads` (or pyarrow, or the XML parser) on every row, and `vlm.samples.read`. The overhead is the
+that alternates: `json.loads` (or pyarrow, or the XML parser) on every row, and `samples.read`. The overhead is the
 difference in the process's CPU time, in microseconds a row:
 
     named     format given, image headers not opened
@@ -30,7 +30,7 @@ from typing import Any
 
 from PIL import Image
 
-from vlm import samples
+import samples
 
 ROOT = Path(__file__).parents[1]
 QUESTION, ANSWER = "How many ships lie at the pier near the red building?", "There are two of them at the left pier."

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import Ways, cases, machine, peak
+from benchmarks.support.common import Ways, cases, machine, peak
 
 INKS = ("#2563a8", "#8fb4d9")
 

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.doctor import picture, terrains
-from studies.report import labels, page
+from stage.runs import Run
+from studies.report import page
+from studies.report.runs import labels
 from tests.support.browser import Browser, chromium
 from tests.support.run_folders import recipe, sample, samples
-from vlm.runs import Run
 
 NAMES = [
     "loss", "grad_norm", "learning_rate", "reward", "reward_std", "frac_reward_zero_std", "kl", "entropy", "step_time",

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, Qwen2VLForConditionalGeneration
 
-from benchmarks import common, report, worlds
+from benchmarks import report
+from benchmarks.support import common, worlds
 from vlm import rollout
 
 

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks import common, report, worlds
+from benchmarks import report
+from benchmarks.support import common, worlds
 from rewards.score import Exchange, ScoreModel, encode
 
 BATCH = 8

@@ -24,10 +24,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from demo.render import render
-from demo.tasks import ask, describe, sentences_about, sighting
 from demo.tiny import SYSTEM, WORDING
-from demo.world import SIDE, SPLIT_SEEDS, Scene, Thing, scene
+from demo.world.render import render
+from demo.world.scene import SIDE, SPLIT_SEEDS, Scene, Thing, scene
+from demo.world.tasks import ask, describe, sentences_about, sighting
 
 MISSING, LOOSE, TURNS = 0.35, 0.4, 3
 WORDY = {"count": 0.75, "comparison": 0.75, "presence": 0.3, "color": 0.3}

@@ -8,7 +8,7 @@
     test/vg_test.json      VG-DIOR: grounding, boxes in pixels of the original image
     test/vqa_test.jsonl    Nadir's JSONL: VQA of four kinds
     test/choice_test.jsonl Nadir's JSONL: multiple choice
-    test/caption_test.jsonl Nadir's JSONL: scenes to be described (judged by `demo.captions`)
+    test/caption_test.jsonl Nadir's JSONL: scenes to be described (judged by `demo.world.captions`)
     */images/*.jpg
 
 Splits come from disjoint scene seeds; the test split is the same for every seed.
@@ -22,13 +22,13 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from demo.render import render
-from demo.tasks import Item, ask
 from demo.tiny import WORDING
-from demo.world import SIDE, SPLIT_SEEDS, Scene, scene
+from demo.world.render import render
+from demo.world.scene import SIDE, SPLIT_SEEDS, Scene, scene
+from demo.world.tasks import Item, ask
+from samples import Sample, write
 from vlm.boxes import write_boxes
 from vlm.prompts import user_text
-from vlm.samples import Sample, write
 
 SEED_STRIDE = 100_000
 MIX = {"grounding": 0.35, "vqa": 0.47, "choice": 0.18}

@@ -6,7 +6,7 @@
     python -m demo.judged runs/demo/judged/grpo/captions.jsonl runs/demo/judged/preferences.jsonl \
         runs/demo/judged/drawn/completions.jsonl
 
-The captions of a scene that differ in their gold (`demo.captions`) are ranked by it, one for each value. Several files
+The captions of a scene that differ in their gold (`demo.world.captions`) are ranked by it, one for each value. Several files
 of completions give a list each: those of the SFT policy, and of one that GRPO with an earlier score model has led
 astray (model.path=runs/demo/grpo_score/final above), so that the next one is not fooled in the same way.
 """
@@ -19,9 +19,10 @@ import os
 import random
 from pathlib import Path
 
-from demo.captions import QUESTION, gold
-from demo.world import scene
-from vlm import answers, samples
+import samples
+from demo.world.captions import QUESTION, gold
+from demo.world.scene import scene
+from vlm import answers
 
 
 def ranked(completions: list[str], seed: int) -> list[str]:
@@ -35,7 +36,7 @@ def ranked(completions: list[str], seed: int) -> list[str]:
 
 
 def rows(prompts: Path, completions: Path, folder: Path):
-    """Records of `rewards.score.preferences`, images relative to `folder`."""
+    """Records of `rewards.score.training.preferences`, images relative to `folder`."""
     images = {sample.id: sample.images[0] for sample in samples.read(prompts)}
     for line in completions.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)

@@ -13,10 +13,10 @@ import json
 import random
 from pathlib import Path
 
-from demo.captions import QUESTION, caption, truth
 from demo.dataset import SEED_STRIDE, save_image
 from demo.preferences import falsify, invent
-from demo.world import Scene, scene
+from demo.world.captions import QUESTION, caption, truth
+from demo.world.scene import Scene, scene
 
 FIRST = 600_000_000
 TRUE = 1 / 3

@@ -2,7 +2,7 @@
 
     python -m demo.preferences runs/demo/preferences --train 18000 --test 1000
 
-    {train,test}.jsonl   rows of `rewards.score.preferences`: images, question, ranked (best first), dimensions
+    {train,test}.jsonl   rows of `rewards.score.training.preferences`: images, question, ranked (best first), dimensions
     {train,test}/images/*.jpg
 
 What each dimension spoils. Only an eye on the image tells the first two; the texts alone tell the others.
@@ -26,10 +26,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from demo.captions import QUESTION, Facts, caption, truth
 from demo.dataset import SEED_STRIDE, save_image
-from demo.shapes import CLASSES, COLORS
-from demo.world import PLACES, Scene, scene
+from demo.world.captions import QUESTION, Facts, caption, truth
+from demo.world.scene import PLACES, Scene, scene
+from demo.world.shapes import CLASSES, COLORS
 
 FIRST = {"train": 400_000_000, "test": 500_000_000}
 """First scene seed of the two files; no other split of the demo reaches them."""

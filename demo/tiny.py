@@ -12,9 +12,9 @@ import json
 import random
 from pathlib import Path
 
-from demo.shapes import COLORS
-from demo.tasks import TASKS, ask
-from demo.world import scene
+from demo.world.scene import scene
+from demo.world.shapes import COLORS
+from demo.world.tasks import TASKS, ask
 
 VOCABULARY = 640
 PIXELS = 112 * 112

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from evals import ranks
 from evals.recipe import EvalRecipe
-from vlm.errors import RecipeError
-from vlm.recipe import ModelSection
-from vlm.runs import processes
-from vlm.samples import Sample
+from samples import Sample
+from stage.runs import processes
+from vlm.common.errors import RecipeError
+from vlm.sections import ModelSection
 
 Pairs = Iterator[tuple[Sample, str]]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from evals.recipe import GenerationSection
+from samples import Sample
 from vlm import prompts
 from vlm.pictures.images import load
-from vlm.recipe import PromptSection
-from vlm.samples import Sample
+from vlm.sections import PromptSection
 
 
 def conversation(sample: Sample, section: PromptSection) -> list[dict]:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm.errors import DataError
-from vlm.samples import TASKS, Sample
+from samples import TASKS, Sample
+from vlm.common.errors import DataError
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Prediction:
     source: str
     "The dataset, as in `Sample.source`."
     task: str
-    "One of `vlm.samples.TASKS`."
+    "One of `samples.TASKS`."
     completion: str
     "The generated text, whole."
     prompt: str = ""

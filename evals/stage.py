@@ -8,17 +8,19 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from evals import compare, metrics, predictions, ranks
+from evals import predictions, ranks
 from evals.answering import Answerer, answerer, check
 from evals.benchmarks import find
-from evals.reading import Reading
+from evals.comparing import compare
 from evals.recipe import EvalRecipe
-from evals.report import Report, as_dict
-from vlm import config, mixture
-from vlm.errors import RecipeError, UserError
+from evals.scoring import metrics
+from evals.scoring.reading import Reading
+from evals.scoring.report import Report, as_dict
+from samples import Sample, mixture
+from stage.recipe import config
+from stage.runs import FINISHED, Run, is_main_process, processes
+from vlm.common.errors import RecipeError, UserError
 from vlm.pictures.resizing import seen
-from vlm.runs import FINISHED, Run, is_main_process, processes
-from vlm.samples import Sample
 
 logger = logging.getLogger(__name__)
 

@@ -11,20 +11,20 @@ from pathlib import Path
 # Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vlm import telemetry  # noqa: E402
+from vlm.common import telemetry  # noqa: E402
 
 telemetry.quiet()
 
 import rewards  # noqa: E402
 from evals.recipe import EvalRecipe  # noqa: E402
 from rewards.curate.recipe import CurateRecipe  # noqa: E402
-from rewards.score.recipe import ScoreRecipe  # noqa: E402
+from rewards.score.training.recipe import ScoreRecipe  # noqa: E402
 from rewards.select.recipe import BonRecipe  # noqa: E402
 from rl.recipe import GRPORecipe  # noqa: E402
 from sft.recipe import SFTRecipe  # noqa: E402
+from stage.cli import guarded  # noqa: E402
 from studies.matrix import command  # noqa: E402
 from studies.matrix.launchers import Launcher  # noqa: E402
-from vlm.cli import guarded  # noqa: E402
 
 
 def resolve_rewards(recipe: GRPORecipe) -> None:

@@ -7,18 +7,19 @@ from pathlib import Path
 # Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vlm import telemetry  # noqa: E402
+from vlm.common import telemetry  # noqa: E402
 
 telemetry.quiet()
 
-from evals import metrics, predictions  # noqa: E402
+from evals import predictions  # noqa: E402
 from evals.generate import complete  # noqa: E402
 from evals.recipe import GenerationSection  # noqa: E402
+from evals.scoring import metrics  # noqa: E402
 from rewards import gold  # noqa: E402
 from rewards.select import stage  # noqa: E402
 from rewards.select.recipe import BonRecipe  # noqa: E402
 from rewards.select.team import device  # noqa: E402
-from vlm.cli import launch  # noqa: E402
+from stage.cli import launch  # noqa: E402
 from vlm.loading import load_model, load_processor  # noqa: E402
 from vlm.pictures.resizing import seen  # noqa: E402
 

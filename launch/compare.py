@@ -12,8 +12,8 @@ from pathlib import Path
 # Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evals.sidebyside import show  # noqa: E402
-from vlm.errors import UserError  # noqa: E402
+from evals.comparing.sidebyside import show  # noqa: E402
+from vlm.common.errors import UserError  # noqa: E402
 
 
 def main() -> int:

@@ -22,18 +22,18 @@ def recipe_of(path: str, overrides: Sequence[str] = ()):
     from rewards.select.recipe import BonRecipe
     from rl.recipe import GRPORecipe
     from sft.recipe import SFTRecipe
-    from vlm import config
+    from stage.recipe import config
 
     return config.load_any(path, [SFTRecipe, GRPORecipe, EvalRecipe, BonRecipe, CurateRecipe], overrides)
 
 
 def main() -> int:
     # not at the top: the processes that decode images import this file, too, and need none of it
-    from vlm import telemetry
+    from vlm.common import telemetry
 
     telemetry.quiet()
 
-    from vlm.doctor.command import command
+    from samples.doctor.command import command
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="YAML recipe")

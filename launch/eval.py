@@ -12,7 +12,7 @@ from pathlib import Path
 # Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vlm import telemetry  # noqa: E402
+from vlm.common import telemetry  # noqa: E402
 
 telemetry.quiet()
 
@@ -20,7 +20,7 @@ from evals import stage  # noqa: E402
 from evals.benchmarks import session  # noqa: E402
 from evals.recipe import EvalRecipe  # noqa: E402
 from rewards import gold  # noqa: E402
-from vlm.cli import launch  # noqa: E402
+from stage.cli import launch  # noqa: E402
 
 
 def run(recipe: EvalRecipe) -> None:

@@ -6,20 +6,20 @@ from pathlib import Path
 # Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vlm import telemetry  # noqa: E402
+from vlm.common import telemetry  # noqa: E402
 
 telemetry.quiet()
 
 import rewards  # noqa: E402
 from rl import stage  # noqa: E402
 from rl.recipe import GRPORecipe  # noqa: E402
-from vlm.cli import launch  # noqa: E402
+from stage.cli import launch  # noqa: E402
 
 
 def resolved(recipe: GRPORecipe) -> list:
     """The recipe's rewards as callables; a notation that an option does not set is the prompt's."""
     from rewards.guarded import Limits, guard
-    from rewards.score.stopping import learned
+    from rewards.score.reward.stopping import learned
 
     found = []
     for reward in recipe.rewards:
@@ -34,7 +34,7 @@ def resolved(recipe: GRPORecipe) -> list:
 
 def train(recipe: GRPORecipe) -> None:
     from rewards.guarded import guarded_in
-    from rewards.score.stopping import StopOnFailures, learned
+    from rewards.score.reward.stopping import StopOnFailures, learned
 
     found = resolved(recipe)
     scores = learned(found)
@@ -44,10 +44,10 @@ def train(recipe: GRPORecipe) -> None:
 
 
 def plan(recipe: GRPORecipe) -> None:
-    from rewards.score.planned import resident
-    from rewards.score.stopping import learned
-    from vlm.planning.gpus import parse_gpus
-    from vlm.runs import processes
+    from rewards.score.reward.stopping import learned
+    from rewards.score.training.planned import resident
+    from stage.planning.gpus import parse_gpus
+    from stage.runs import processes
 
     found = resolved(recipe)  # a plugin that does not import is an error in a dry run, too
     count = parse_gpus(recipe.gpus).count if recipe.gpus else processes()

@@ -10,27 +10,27 @@ from pathlib import Path
 # Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vlm import telemetry  # noqa: E402
+from vlm.common import telemetry  # noqa: E402
 
 telemetry.quiet()
 
-from rewards.score.recipe import ScoreRecipe  # noqa: E402
+from rewards.score.training.recipe import ScoreRecipe  # noqa: E402
 from rl.recipe import GRPORecipe  # noqa: E402
 from sft.recipe import SFTRecipe  # noqa: E402
-from vlm.cli import guarded  # noqa: E402
+from stage.cli import guarded  # noqa: E402
 
 
 def run(folder: Path, step: int, device: str | None) -> bool:
     """Whether the step was reproduced. device: "cpu", or None for the one that it was computed on."""
-    import rewards.score.replaying
+    import rewards.score.training.replaying
     import rl.replaying
     import sft.replaying
-    from vlm.replay import replaying
+    from stage.replay import replaying
 
     replaying.check_alone()
     dump = replaying.read(folder, step)
     recipe = dump.recipe([GRPORecipe, SFTRecipe, ScoreRecipe])
-    stages = {"grpo": rl.replaying, "sft": sft.replaying, "score": rewards.score.replaying}
+    stages = {"grpo": rl.replaying, "sft": sft.replaying, "score": rewards.score.training.replaying}
     stage = stages[recipe.stage]
     model, weights = replaying.model_of(dump, recipe, stage.untrained)
     trainer = stage.trainer(recipe, model, device or dump.ranks[0]["device"])

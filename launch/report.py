@@ -16,19 +16,20 @@ from pathlib import Path
 # Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vlm import telemetry  # noqa: E402
+from vlm.common import telemetry  # noqa: E402
 
 telemetry.quiet()
 
-from vlm.cli import guarded  # noqa: E402
+from stage.cli import guarded  # noqa: E402
 
 
 def write(asked: argparse.Namespace) -> None:
     from evals.recipe import EvalRecipe
-    from rewards.score.recipe import ScoreRecipe
+    from rewards.score.training.recipe import ScoreRecipe
     from rl.recipe import GRPORecipe
     from sft.recipe import SFTRecipe
-    from studies.report import labels, page
+    from studies.report import page
+    from studies.report.runs import labels
 
     curves = labels.curves(asked.runs, asked.compare)
     out = asked.out or Path(asked.runs[0] if asked.runs[0].count("=") == 0 else ".") / "report.html"

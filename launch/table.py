@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evals.benchmarks.published import figures  # noqa: E402
-from evals.sidebyside import evaluations  # noqa: E402
+from evals.comparing.sidebyside import evaluations  # noqa: E402
 from studies.tables import command  # noqa: E402
 
 if __name__ == "__main__":

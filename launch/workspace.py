@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from studies import workspace  # noqa: E402
-from vlm.errors import UserError  # noqa: E402
+from vlm.common.errors import UserError  # noqa: E402
 
 
 def main() -> int:

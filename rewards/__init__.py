@@ -12,7 +12,7 @@ Built in: ``format``, ``exact_match``, ``choice``, ``label_set``, ``numeric``, `
 from rewards.gated import Gated, check_tasks
 from rewards.registry import names, options_of, register, resolve
 from rewards.rules import choice, count, exact_match, format, iou, label_set, numeric
-from rewards.score.reward import Score
+from rewards.score.reward.score import Score
 
 __all__ = [
     "Gated",

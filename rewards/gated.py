@@ -29,9 +29,9 @@ from typing import Any
 
 from rewards.registry import Reward, collective, nearest, options_of, register, resolve
 from rewards.rules import format as format_reward
-from vlm.errors import RecipeError
-from vlm.samples import TASKS, kinds_of
-from vlm.stateful import Stateful
+from samples import TASKS, kinds_of
+from stage.checkpoints.stateful import Stateful
+from vlm.common.errors import RecipeError
 
 DEFAULT_TASKS: dict[str, str | dict[str, Any]] = {
     "grounding": "iou",
@@ -120,7 +120,7 @@ class Gated:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What the task rewards have to remember (`vlm.stateful`), by task."""
+        """What the task rewards have to remember (`stage.checkpoints.stateful`), by task."""
         rewards = self.task_rewards.items()
         return {task: reward.state_dict() for task, reward in rewards if isinstance(reward, Stateful)}
 

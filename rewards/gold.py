@@ -1,6 +1,6 @@
 """A reward as a judge of completions where no closed answer says how good they are (captions, open questions).
 
-gold: demo.captions:reward        # any reward spec: a built-in, my.py:function, package.module:function
+gold: demo.world.captions:reward        # any reward spec: a built-in, my.py:function, package.module:function
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from rewards.registry import Reward, resolve
-from vlm.errors import DataError
-from vlm.samples import Sample
+from samples import Sample
+from vlm.common.errors import DataError
 
 Judge = Callable[[Sample, Sequence[str]], list[float] | None]
 """`judge(sample, completions)` → one value per completion; None where it does not apply to the sample."""

@@ -8,16 +8,16 @@ nothing: one call for the batch, its values as they are.
 
 - A call that raises is made again for each row alone, so that one bad row costs no other its reward, and for a bad row
   again `retries` times. A row that still fails is None, never 0, and so are the other rows of its group: beside other
-  rewards TRL would book a single missing one as 0 (`rewards.score.faults`). NaN and infinities are failures, too, but
+  rewards TRL would book a single missing one as 0 (`rewards.score.reward.faults`). NaN and infinities are failures, too, but
   not tried again.
 - `alone: false` for a reward that compares the rows of a batch: then the batch is called again, or lost, as a whole.
 - `timeout`: seconds for one call. It then runs in a thread of its own. Python cannot end a thread: a call that takes
   longer is abandoned, runs on unseen, and may hold what it holds; the warning says so. Calls of one reward may then
   overlap. Without a time-out (the default) a call runs where it always has, for as long as it takes; the watchdog
-  (`vlm.guards.watchdog`) says where it hangs.
+  (`stage.guards.watchdog`) says where it hangs.
 - `slow`: seconds after which a call still under way is named, with its rows and, in a thread of its own, its line.
 - Past `max_failures` of the last `failure_window` rows the run ends, with a checkpoint and the last cause
-  (`rewards.score.stopping`). A UserError of the reward ends it at once: it is the recipe's or the data's fault.
+  (`rewards.score.reward.stopping`). A UserError of the reward ends it at once: it is the recipe's or the data's fault.
 
 Logged: `reward_faults/<name>`, rows of a call that failed (mean over the processes), before their groups are masked.
 
@@ -38,12 +38,12 @@ from typing import Any
 from rewards.gated import Gated
 from rewards.registry import Reward, _name, collective
 from rewards.score import together
-from rewards.score.faults import Failures, ScoringFailed
-from rewards.score.reward import Score
+from rewards.score.reward.faults import Failures, ScoringFailed
+from rewards.score.reward.score import Score
 from rewards.timed import timed
-from vlm.errors import RecipeError, UserError
+from stage.checkpoints.stateful import Stateful
+from vlm.common.errors import RecipeError, UserError
 from vlm.pictures.unreadable import row_name
-from vlm.stateful import Stateful
 
 logger = logging.getLogger(__name__)
 
@@ -266,7 +266,7 @@ def guard(reward: Reward, limits: Limits) -> Reward:
 
 
 def guarded_in(rewards: Iterable[Reward]) -> list[Guarded]:
-    """Those among `rewards`, and inside of `gated` ones, for `rewards.score.stopping.StopOnFailures`."""
+    """Those among `rewards`, and inside of `gated` ones, for `rewards.score.reward.stopping.StopOnFailures`."""
     inner = [r for reward in rewards for r in (reward.task_rewards.values() if isinstance(reward, Gated) else [reward])]
     return [reward for reward in inner if isinstance(reward, Guarded)]
 

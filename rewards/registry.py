@@ -28,14 +28,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vlm.errors import RecipeError, UserError
-from vlm.samples import Sample
+from samples import Sample
+from vlm.common.errors import RecipeError, UserError
 
 Reward = Callable[..., list[float | None]]
 
 ENTRY_POINTS = "nadir.rewards"
 
-# What TRL passes by keyword: its own arguments, the columns that `vlm.rows` adds, and the Sample's fields. No option
+# What TRL passes by keyword: its own arguments, the columns that `samples.rows` adds, and the Sample's fields. No option
 # may carry such a name, because TRL's keyword would silently replace the bound option on every call.
 _TRL = "prompts completions completion_ids trainer_state log_extra log_metric environments prompt image"
 _ROWS = "image_file resized"

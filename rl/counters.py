@@ -30,9 +30,9 @@ from contextlib import contextmanager
 
 import torch
 
+from stage.guards.progress import phase
+from stage.planning.gpus import peak_flops
 from vlm.adapters import part_of
-from vlm.guards.progress import phase
-from vlm.planning.gpus import peak_flops
 
 GIB = 2**30
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vlm.errors import RecipeError
-from vlm.recipe import TrainingRecipe
-from vlm.runs import processes
-from vlm.training import OWNED
+from stage.recipe.sections import TrainingRecipe
+
+from stage.runs import processes
+from stage.trainer.arguments import OWNED
+from vlm.common.errors import RecipeError
 
 
 @dataclass

@@ -1,16 +1,16 @@
-"""The trainer with which a GRPO step is computed again (`vlm.replay`): no data, no rewards, no reference model."""
+"""The trainer with which a GRPO step is computed again (`stage.replay`): no data, no rewards, no reference model."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rl.recipe import GRPORecipe
-from vlm.replay.replaying import alone
+from stage.replay.replaying import alone
 
 
 def untrained(recipe: GRPORecipe):
     """The model that the run began with."""
-    from vlm.models import trainable_model
+    from stage.trainer.models import trainable_model
 
     return trainable_model(recipe.model, recipe.sharding)
 
@@ -21,8 +21,8 @@ def trainer(recipe: GRPORecipe, model: Any, device: str):
     from trl import GRPOConfig
 
     from rl.trainer import GRPOTrainer
+    from stage.trainer.arguments import arguments
     from vlm.loading import load_processor
-    from vlm.training import arguments
 
     args = arguments(GRPOConfig, alone(recipe, device))
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)

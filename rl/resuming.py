@@ -12,9 +12,9 @@ import torch
 
 from rl.sharing import Rows
 from rl.table import TRACKERS, as_text
-from vlm.checkpoints.resumable import Resumable
-from vlm.replay.dumps import Dumping
-from vlm.stateful import Stateful
+from stage.checkpoints.resumable import Resumable
+from stage.checkpoints.stateful import Stateful
+from stage.replay.dumps import Dumping
 
 
 class ResumableRollouts(Dumping, Resumable):

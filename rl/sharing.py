@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import pad
 
-from vlm.errors import UserError
+from stage.runs import processes
+from vlm.common.errors import UserError
 from vlm.prefix import Packed, multimodal, pack, rope_positions
 from vlm.prefix.pictures import Contents, ImageMemo, blank_picture
 from vlm.rollout import PICTURES, choose, first_places, row_numbers
-from vlm.runs import processes
 
 TOLERANCE = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.1}
 """Of the parity check, in nats. float32: of the largest difference of any token; summing in another order gives some

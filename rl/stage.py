@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rl.recipe import GRPORecipe
-from vlm import mixture
-from vlm.guards.out_of_memory import advised
+from samples import mixture
+from samples.rows import prompt_rows
+from stage.guards.out_of_memory import advised
+from stage.planning.plan import Job, Plan, training
+from stage.planning.planned import common
 from vlm.pictures.resizing import Resizing
-from vlm.planning.plan import Job, Plan, training
-from vlm.planning.planned import common
-from vlm.rows import prompt_rows
 
 Reward = Callable[..., list[float | None]]
 ANY_NUMBER = 2**30
@@ -55,13 +55,13 @@ def train(
     from trl import GRPOConfig
 
     from rl.trainer import GRPOTrainer
-    from vlm.callbacks import PassCallback, attach
-    from vlm.checkpoints.beginning import begin
-    from vlm.curves import draw_run
-    from vlm.finish import follow, save_model
+    from stage.checkpoints.beginning import begin
+    from stage.curves import draw_run
+    from stage.trainer.arguments import arguments
+    from stage.trainer.callbacks import PassCallback, attach
+    from stage.trainer.finish import follow, save_model
+    from stage.trainer.models import trainable_model
     from vlm.loading import load_processor
-    from vlm.models import trainable_model
-    from vlm.training import arguments
 
     beginning = begin(recipe)
     if beginning.finished is not None:

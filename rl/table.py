@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vlm.tracking.table import Batch
+from stage.tracking.table import Batch
 
 LOGGED_COLUMNS = ("image_file", "task", "answer")
 """Of the data set, that the table shows."""

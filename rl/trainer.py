@@ -12,7 +12,7 @@ What differs from trl 1.16.0
 
 - One process may have pictures while another has none: TRL gathers pictures for that table from the former alone, and
   waits without end.
-- After `show_samples` (`vlm.tracking.attach`) trackers get a table of a few rows with small pictures (`vlm.tracking`)
+- After `show_samples` (`stage.tracking.attach`) trackers get a table of a few rows with small pictures (`stage.tracking`)
   instead of TRL's, which has every row and picture of a batch; TRL's parquet file stays.
 
 - Each prompt is computed once (`share_prefix`, on by default): its pictures are prepared and held once, it is prefilled
@@ -22,10 +22,10 @@ What differs from trl 1.16.0
   and cut. Where it can't be done a line in the log says why, and the plain path is taken. The first training batch of
   a run is computed both ways and compared (`check_sharing`).
 
-- A run that was stopped anywhere goes on as if it had not been (`rl.resuming`, `vlm.checkpoints`).
-- What a step was computed from can be kept, to compute it again (`vlm.replay.dumps`).
-- Under FSDP2 it trains as under DDP (`vlm.parallel.fsdp`); weights are whole while completions are sampled.
-- A step whose loss or gradient is not finite does not happen (`vlm.guards.finite`); batches tell their rows.
+- A run that was stopped anywhere goes on as if it had not been (`rl.resuming`, `stage.checkpoints`).
+- What a step was computed from can be kept, to compute it again (`stage.replay.dumps`).
+- Under FSDP2 it trains as under DDP (`stage.parallel.fsdp`); weights are whole while completions are sampled.
+- A step whose loss or gradient is not finite does not happen (`stage.guards.finite`); batches tell their rows.
 
 Overridden: `__init__` (arguments only), `_calculate_rewards` (adds columns, then TRL's), `log` (text for the table);
 `_generate_and_score_completions` (TRL's; pictures of the table from all processes); for sharing `_tokenize_prompts`
@@ -49,14 +49,14 @@ from rl.counters import Counters
 from rl.resuming import ResumableRollouts
 from rl.rollout import shared_prefill
 from rl.table import LOGGED_COLUMNS, TRACKERS, as_text, batch_of, logged, pictures_of
-from vlm.guards.finite import FiniteSteps
-from vlm.parallel.fsdp import FullySharded
+from stage.guards.finite import FiniteSteps
+from stage.parallel.fsdp import FullySharded
+from stage.replay.dumps import ROWS
+from stage.tracking.samples import Samples
 from vlm.pictures.unreadable import row_name
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
-from vlm.replay.dumps import ROWS
 from vlm.rollout import choose, first_places
-from vlm.tracking.samples import Samples
 
 logger = logging.getLogger(__name__)
 

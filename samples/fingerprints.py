@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vlm.samples import Sample
+from samples import Sample
 
 WORDS = (".json", ".jinja", ".txt", ".model")
 """Ends of a checkpoint's files that are read whole: configuration, tokenizer, chat template."""

@@ -5,7 +5,7 @@ Our own JSONL holds one Sample per line, images relative to the file's folder or
     {"images": ["images/3.png"], "task": "grounding", "boxes": [[10, 20, 90, 80]], "size": [112, 112],
      "messages": [{"role": "user", "content": "the red ship near the pier"}], "id": "3"}
 
-Other layouts: `vlm.readers.formats`. Every row is checked; the kinds of faults: `vlm.readers.rows`.
+Other layouts: `samples.readers.formats`. Every row is checked; the kinds of faults: `samples.readers.rows`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vlm.errors import DataError
-from vlm.readers.checks import TASKS, checked
-from vlm.readers.formats import FORMATS, Format, detect, listed
-from vlm.readers.look import Look
-from vlm.readers.rows import LeftOut, Place, RowFault
+from samples.readers.checks import TASKS, checked
+from samples.readers.formats import FORMATS, Format, detect, listed
+from samples.readers.look import Look
+from samples.readers.rows import LeftOut, Place, RowFault
+from vlm.common.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def read(
     on_fault: "skip" leaves faulty rows out and counts them in `faults`. verify_images: open every image's header,
     which also fills `size`; without it only where boxes need a size that the row does not state. split: which part of a
     folder or a hub dataset, where there are several. outside: rows may name images anywhere on this disk; otherwise
-    only below their folder, and by absolute paths in our own JSONL (`vlm.readers.rows.Place`).
+    only below their folder, and by absolute paths in our own JSONL (`samples.readers.rows.Place`).
 
     Raises: DataError, at once for the file, its format or an unknown task; while iterating for a faulty row
     (naming file, row and field) and for a file that breaks off, or at the end where no row was good.

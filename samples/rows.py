@@ -11,14 +11,14 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Literal
 
+from samples import Sample
 from vlm import prompts
 from vlm.boxes import NOTATIONS, write_boxes, write_quads
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 from vlm.pictures.images import load
 from vlm.pictures.resizing import Resizing
 from vlm.pictures.unreadable import Readable
-from vlm.recipe import PromptSection
-from vlm.samples import Sample
+from vlm.sections import PromptSection
 
 CACHED_IMAGES = 64
 OnFault = Literal["error", "skip"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vlm.errors import RecipeError
-from vlm.recipe import TrainingRecipe
-from vlm.training import OWNED
+from stage.recipe.sections import TrainingRecipe
+
+from stage.trainer.arguments import OWNED
+from vlm.common.errors import RecipeError
 
 
 @dataclass

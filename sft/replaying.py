@@ -1,16 +1,16 @@
-"""The trainer with which an SFT step is computed again (`vlm.replay.replaying`): no data."""
+"""The trainer with which an SFT step is computed again (`stage.replay.replaying`): no data."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from sft.recipe import SFTRecipe
-from vlm.replay.replaying import alone
+from stage.replay.replaying import alone
 
 
 def untrained(recipe: SFTRecipe):
     """The model that the run began with."""
-    from vlm.models import trainable_model
+    from stage.trainer.models import trainable_model
 
     return trainable_model(recipe.model, recipe.sharding)
 
@@ -21,8 +21,8 @@ def trainer(recipe: SFTRecipe, model: Any, device: str):
     from trl import SFTConfig
 
     from sft.trainer import SFTTrainer
+    from stage.trainer.arguments import arguments
     from vlm.loading import load_processor
-    from vlm.training import arguments
 
     args = arguments(SFTConfig, alone(recipe, device), assistant_only_loss=True, max_length=None)
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)

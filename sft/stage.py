@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from samples import mixture
+from samples.rows import chat_rows
 from sft.recipe import SFTRecipe
-from vlm import mixture
-from vlm.guards.out_of_memory import advised
+from stage.guards.out_of_memory import advised
+from stage.planning.plan import Job, Plan, training
+from stage.planning.planned import common
 from vlm.pictures.resizing import Resizing
-from vlm.planning.plan import Job, Plan, training
-from vlm.planning.planned import common
-from vlm.rows import chat_rows
 
 
 def planned(recipe: SFTRecipe, rows: int) -> Plan:
@@ -24,13 +24,13 @@ def train(recipe: SFTRecipe) -> Path:
     from trl import SFTConfig
 
     from sft.trainer import SFTTrainer
-    from vlm.callbacks import PassCallback, attach
-    from vlm.checkpoints.beginning import begin
-    from vlm.curves import draw_run
-    from vlm.finish import follow, save_model
+    from stage.checkpoints.beginning import begin
+    from stage.curves import draw_run
+    from stage.trainer.arguments import arguments
+    from stage.trainer.callbacks import PassCallback, attach
+    from stage.trainer.finish import follow, save_model
+    from stage.trainer.models import trainable_model
     from vlm.loading import load_processor
-    from vlm.models import trainable_model
-    from vlm.training import arguments
 
     beginning = begin(recipe)
     if beginning.finished is not None:

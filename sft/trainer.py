@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, resumed exactly (`vlm.checkpoints`), its steps guarded (`vlm.guards`) and kept (`vlm.replay`)."""
+"""TRL's SFTTrainer, resumed exactly (`stage.checkpoints`), its steps guarded (`stage.guards`) and kept (`stage.replay`)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import trl
 
-from vlm.checkpoints.resumable import Resumable
-from vlm.guards.finite import FiniteSteps, Named
-from vlm.parallel.fsdp import FullySharded
+from stage.checkpoints.resumable import Resumable
+from stage.guards.finite import FiniteSteps, Named
+from stage.parallel.fsdp import FullySharded
 
 
 class SFTTrainer(FiniteSteps, Resumable, FullySharded, trl.SFTTrainer):

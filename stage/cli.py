@@ -17,14 +17,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from vlm import config, redaction
-from vlm.errors import RESUMABLE, Interrupted, UserError
+from stage.recipe import config
+from stage.runs import is_main_process
+from stage.tracking.trackers import check_account, check_installed
+from vlm.common import redaction
+from vlm.common.errors import RESUMABLE, Interrupted, UserError
 from vlm.loading import resolve_attention
-from vlm.runs import is_main_process
-from vlm.tracking.trackers import check_account, check_installed
 
 EXIT_USER_ERROR = 2
-OF_EACH = ("rewards.guarded", "rewards.score.faults", "vlm.guards", "vlm.pictures.unreadable")
+OF_EACH = ("rewards.guarded", "rewards.score.reward.faults", "stage.guards", "vlm.pictures.unreadable")
 """Loggers whose warnings are about one process's rows, so that every process is heard."""
 PATIENCE = 20.0
 """Seconds another process waits with its error for the main process to say the same, before it speaks for itself."""
@@ -67,7 +68,7 @@ def launch(
 ) -> int:
     """Run a stage from the command line; returns the exit code.
 
-    0 done, 2 the user's error, 75 stopped by a signal with a checkpoint (vlm.signals), 130 Ctrl-C without one.
+    0 done, 2 the user's error, 75 stopped by a signal with a checkpoint (stage.signals), 130 Ctrl-C without one.
 
     train: does the work of a resolved recipe. plan: prints what it would do (`--dry-run`), without weights.
     """

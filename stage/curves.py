@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vlm.errors import DataError
-from vlm.runs import Run, read_metrics
+from stage.runs import Run, read_metrics
+from vlm.common.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -4,17 +4,17 @@
       recipe.yaml        the resolved recipe
       environment.json   versions, git revision, hardware, command line
       changes.diff       what differs from that revision, if anything does
-      record.json        seeds, determinism, the checkpoint it began with (vlm.origins.provenance)
+      record.json        seeds, determinism, the checkpoint it began with (stage.origins.provenance)
       data.json          the mixture: rows read, kept and repeated, by source and task
       metrics.jsonl      one row per log: {"step": 10, "time": 1760000000.0, "loss": 0.41, "reward": 0.55}
-      samples.jsonl      rows of the table of completions, their pictures in samples/ (vlm.tracking.table)
-      alerts.jsonl       signs of collapse (vlm.tracking.alerts)
+      samples.jsonl      rows of the table of completions, their pictures in samples/ (stage.tracking.table)
+      alerts.jsonl       signs of collapse (stage.tracking.alerts)
       tracking.json      under which id wandb knows the run
       finished.json      written last, by `finish`
       interrupted.json   a signal has stopped it: to be resumed
-      checkpoint-*/      whole ones (vlm.checkpoints)
-      dumps/             single steps, and those that were skipped, to be computed again (vlm.replay.dumps)
-      heartbeats/        what each process does, while it runs (vlm.guards.watchdog)
+      checkpoint-*/      whole ones (stage.checkpoints)
+      dumps/             single steps, and those that were skipped, to be computed again (stage.replay.dumps)
+      heartbeats/        what each process does, while it runs (stage.guards.watchdog)
 
 Only the main process writes; in every other process the same calls do nothing.
 """
@@ -32,16 +32,16 @@ from typing import Any
 
 import yaml
 
-from vlm.errors import UserError
-from vlm.origins import revision
-from vlm.origins.environment import describe
-from vlm.redaction import redact
+from stage.origins import revision
+from stage.origins.environment import describe
+from vlm.common.errors import UserError
+from vlm.common.redaction import redact
 
 RECIPE, ENVIRONMENT, METRICS, FINISHED = "recipe.yaml", "environment.json", "metrics.jsonl", "finished.json"
 DATA, INTERRUPTED, RECORD, CHANGES = "data.json", "interrupted.json", "record.json", revision.CHANGES
 
 TRACKED = ("samples.jsonl", "alerts.jsonl", "tracking.json")
-"""Files of `vlm.tracking`."""
+"""Files of `stage.tracking`."""
 SUMMARY = "train_loss"
 """What the trainer's last row alone has, which sums up the run; others may have a train_runtime, too."""
 FOLDERS = ("completions", "heartbeats", "dumps", "samples")
@@ -125,12 +125,12 @@ class Run:
         self._file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def note_data(self, roles: dict[str, dict[str, Any]]) -> None:
-        """Writes data.json: {"train": {…}, "eval": {…}}, each as `vlm.mixture.Mixture.to_dict` has it."""
+        """Writes data.json: {"train": {…}, "eval": {…}}, each as `samples.mixture.Mixture.to_dict` has it."""
         if self.main:
             replace(self.folder / DATA, json.dumps(roles, indent=2, ensure_ascii=False) + "\n")
 
     def note_record(self, record: dict[str, Any]) -> None:
-        """Writes record.json (`vlm.origins.provenance`); one that differs is kept under a number."""
+        """Writes record.json (`stage.origins.provenance`); one that differs is kept under a number."""
         if self.main:
             _write_keeping(self.folder / RECORD, redact(json.dumps(record, indent=2, ensure_ascii=False)) + "\n")
 

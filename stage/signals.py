@@ -20,9 +20,9 @@ from types import FrameType
 
 from transformers import TrainerCallback
 
-from vlm.errors import RESUMABLE, Interrupted
-from vlm.parallel.agreement import anywhere
-from vlm.runs import Run
+from stage.parallel.agreement import anywhere
+from stage.runs import Run
+from vlm.common.errors import RESUMABLE, Interrupted
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 DOUBLE = 1.0

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlm.errors import UserError
-from vlm.samples import TASKS
+from samples import TASKS
+from vlm.common.errors import UserError
 
 STEP = "train/global_step"
 INSTALL = "pip install 'nadir-rl[dashboards]', or in a checkout pip install -e '.[dashboards]'"

@@ -99,7 +99,7 @@ def demo_data(tmp_path_factory):
     choice_test.jsonl,caption_test.jsonl}.
     """
     from demo import dataset
-    from demo.world import SPLIT_SEEDS
+    from demo.world.scene import SPLIT_SEEDS
 
     folder = tmp_path_factory.mktemp("demo_data")
     dataset.traces(folder / "sft", SPLIT_SEEDS["sft"], 16)

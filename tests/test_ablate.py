@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stage.recipe import config
 from studies.matrix import planning
 from studies.matrix.commands import overrides
 from studies.matrix.drafts import essence
 from studies.matrix.recipe import MatrixRecipe
 from tests.support.commands import LIMIT, ROOT, environment
 from tests.support.forked import run
-from vlm import config
 
 LABELS = ["Zero-with", "Zero-without", "SFT", "R1-with", "R1-without"]
 TINY = """

@@ -10,7 +10,7 @@ import torch
 
 from tests.support.tiny_checkpoints import forward, pixels, qwen2_5_vl, qwen2_vl, section
 from vlm import adapters, loading
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 LANGUAGE_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -173,7 +173,7 @@ def test_two_words_on_zero(launch, monkeypatch):
 
 @pytest.mark.parametrize("stage", ["sft", "grpo", "eval"])
 def test_run_folder_in_use(launch, stage, tmp_path):
-    from vlm.runs import Run
+    from stage.runs import Run
 
     folder = tmp_path / "used"
     run = Run.create(folder, "stage: earlier\n")

@@ -11,12 +11,12 @@ import sys
 import pytest
 
 from sft.recipe import SFTRecipe
+from stage.checkpoints import folders, manifest
+from stage.checkpoints.beginning import begin
+from stage.recipe import config
+from stage.signals import watching
 from tests.support.commands import ROOT
-from vlm import config
-from vlm.checkpoints import folders, manifest
-from vlm.checkpoints.beginning import begin
-from vlm.errors import RecipeError, UserError
-from vlm.signals import watching
+from vlm.common.errors import RecipeError, UserError
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_a_signal_is_noted_and_the_handlers_come_back():
 
 def test_a_second_interrupt_leaves_at_once(monkeypatch):
     clock = iter([10.0, 10.4, 11.5])
-    monkeypatch.setattr("vlm.signals.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("stage.signals.time.monotonic", lambda: next(clock))
     with watching(), pytest.raises(KeyboardInterrupt):  # noqa: PT012 (the last of the three raises)
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -161,7 +161,7 @@ def test_workers_of_the_data_loader_go_on():
     """A forked process inherits the handler, and leaves the decision to its owner."""
     code = """
 import os, signal
-from vlm.signals import watching
+from stage.signals import watching
 with watching() as watch:
     if not (pid := os.fork()):
         signal.raise_signal(signal.SIGINT)

@@ -6,15 +6,16 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 from PIL import Image
+from samples.sections import DataSection, SourceSection
 
 from evals import predictions, ranks
 from evals.answering import VLLM, answerer
 from evals.predictions import Prediction
 from evals.recipe import EvalRecipe, GenerationSection
-from vlm import config
-from vlm.errors import RecipeError
-from vlm.recipe import DataSection, ImageSection, ModelSection, PromptSection, SourceSection
-from vlm.samples import Sample
+from samples import Sample
+from stage.recipe import config
+from vlm.common.errors import RecipeError
+from vlm.sections import ImageSection, ModelSection, PromptSection
 
 
 def row(number):

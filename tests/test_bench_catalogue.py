@@ -4,12 +4,12 @@ import pytest
 
 from evals.benchmarks import BENCHMARKS, find, session
 from evals.benchmarks.published import FIGURES, figures
-from evals.scores import Answers, Choice, Classes, Grounding
+from evals.scoring.scores import Answers, Choice, Classes, Grounding
+from samples import FORMATS, TASKS
 from tests.support import benchmark_folders
 from tests.support.commands import ROOT
-from vlm.errors import RecipeError, UserError
-from vlm.recipe import PromptSection
-from vlm.samples import FORMATS, TASKS
+from vlm.common.errors import RecipeError, UserError
+from vlm.sections import PromptSection
 
 WANTED = (
     "vg-dior dior-rsvg rsvg vrsbench-refer vrsbench-vqa vrsbench-caption rsvqa-lr rsvqa-hr lhrs-bench aid nwpu "

@@ -1,10 +1,10 @@
-"""evals.chart: as many panels as benchmarks, marks where the numbers are."""
+"""evals.comparing.chart: as many panels as benchmarks, marks where the numbers are."""
 
 import pytest
 from matplotlib.figure import Figure
 
-from evals import chart
-from evals.chart import Mark, Panel
+from evals.comparing import chart
+from evals.comparing.chart import Mark, Panel
 
 
 @pytest.fixture

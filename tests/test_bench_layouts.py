@@ -4,11 +4,12 @@ import shutil
 
 import pytest
 
-from evals import captions, predictions, stage
+from evals import predictions, stage
 from evals.benchmarks import BENCHMARKS, session
-from evals.reading import Reading
+from evals.scoring import captions
+from evals.scoring.reading import Reading
+from samples import mixture
 from tests.support import layouts
-from vlm import mixture
 from vlm.boxes import write_boxes, write_quads
 
 NOTATION = "rscovlm_quad"

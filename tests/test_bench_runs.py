@@ -6,13 +6,14 @@ import sys
 
 import pytest
 
-from evals import ranks, sidebyside, stage
+from evals import ranks, stage
 from evals.benchmarks import session
+from evals.comparing import sidebyside
+from samples import mixture
+from stage.runs import FINISHED
 from tests.support import benchmark_folders, forked
 from tests.support.commands import ROOT, errors, run, two_processes
-from vlm import mixture
-from vlm.errors import UserError
-from vlm.runs import FINISHED
+from vlm.common.errors import UserError
 
 NAMES = "vg-dior,aid,lhrs-bench,dota"
 SMALL = ["generation.max_new_tokens=6", "generation.batch_size=2", "model.dtype=float32", "pictures=2"]

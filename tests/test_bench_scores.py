@@ -6,13 +6,14 @@ import shutil
 import numpy as np
 import pytest
 
-from evals import captions, compare
-from evals.captions import Captions
+from evals.comparing import compare
 from evals.predictions import Prediction
-from evals.reading import Reading
-from evals.scores import Answers, Choice, Classes, class_key, formatted
+from evals.scoring import captions
+from evals.scoring.captions import Captions
+from evals.scoring.reading import Reading
+from evals.scoring.scores import Answers, Choice, Classes, class_key, formatted
 from tests.support.scored import ask, said
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 TEXT, TAGS = Reading("qwen2_vl", "text"), Reading("qwen2_vl", "answer")
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2VLForConditionalGeneration
 
-from benchmarks import common, worlds
+from benchmarks.support import common, worlds
 from tests.test_layering import ROOT
 
 SMALL = ["--prompt", "40", "--visual", "4", "--answer", "3", "--group", "2", "--prompts", "2", "--repeats", "1"]

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import samples
 from rewards.select import bon, candidates, report, stage
 from rewards.select.recipe import BonRecipe
+from stage.recipe import config
 from tests.support.sample_rows import dump
-from vlm import config, samples
-from vlm.best_of import rank_weights, sizes
-from vlm.errors import DataError, RecipeError
+from vlm.common.best_of import rank_weights, sizes
+from vlm.common.errors import DataError, RecipeError
 
 
 def enumerated(choose, quality, n):

@@ -1,13 +1,13 @@
-"""vlm.bootstrap: intervals against enumeration and the normal approximation."""
+"""vlm.common.bootstrap: intervals against enumeration and the normal approximation."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from evals.metrics import evaluate
+from evals.scoring.metrics import evaluate
 from tests.support.scored import GROUNDING, ask, said
-from vlm.bootstrap import (
+from vlm.common.bootstrap import (
     CELLS,
     SLOW,
     Statistic,
@@ -20,7 +20,7 @@ from vlm.bootstrap import (
     resamples,
     seeds_alone,
 )
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 
 def enumerated(number, values, level):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vlm.runs import Run, read_metrics
+from stage.runs import Run, read_metrics
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def train():
 
 @pytest.mark.parametrize("disable_tqdm", [False, True])
 def test_attach_replaces_the_displays_and_logs_each_row(tmp_path, train, capfd, disable_tqdm):
-    from vlm.callbacks import attach
+    from stage.trainer.callbacks import attach
 
     run = Run.create(tmp_path / "run", {})
     trainer = train(tmp_path / "out", disable_tqdm=disable_tqdm, eval_strategy="steps", eval_steps=6)
@@ -60,7 +60,7 @@ def test_attach_replaces_the_displays_and_logs_each_row(tmp_path, train, capfd, 
 
 
 def test_resumed_training_leaves_one_clean_series(tmp_path, train):
-    from vlm.callbacks import attach
+    from stage.trainer.callbacks import attach
 
     first = train(tmp_path / "run", save_strategy="steps", save_steps=4, logging_steps=1)
     attach(first, Run.create(tmp_path / "run", {}))
@@ -80,7 +80,7 @@ class Terminal(io.StringIO):
 
 
 def test_bar_on_a_terminal_shows_the_reward():
-    from vlm.callbacks import BarCallback
+    from stage.trainer.callbacks import BarCallback
 
     screen = Terminal()
     bar = BarCallback("grpo", stream=screen)
@@ -94,7 +94,7 @@ def test_bar_on_a_terminal_shows_the_reward():
 
 
 def test_lines_off_a_terminal_come_every_n_seconds_and_only_from_rank_0(monkeypatch):
-    from vlm import callbacks
+    from stage.trainer import callbacks
 
     clock = iter([100.0, 100.0, 100.0, 110.0, 131.0, 131.0, 140.0])
     monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: next(clock)))

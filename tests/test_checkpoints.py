@@ -20,11 +20,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
+from stage.checkpoints import folders, manifest
+from stage.checkpoints.packing import pack, unpack
 from tests.support.tiny_checkpoints import section
 from tests.test_grpo import LIMITS, dataset, recipe
-from vlm.checkpoints import folders, manifest
-from vlm.checkpoints.packing import pack, unpack
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 
 pytestmark = pytest.mark.xdist_group("resume")
 
@@ -168,8 +168,8 @@ def small_disk(tmp_path):
 
 def trainer_at(tiny_model, data, output, **training):
     from sft.trainer import SFTTrainer
+    from stage.trainer.arguments import arguments
     from vlm.loading import load_model, load_processor
-    from vlm.training import arguments
 
     made = recipe(tiny_model, output)
     made.training = {"max_steps": 4, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 1}
@@ -207,7 +207,7 @@ def test_a_full_disk_leaves_the_run_alive(tiny_model, chats, small_disk, tmp_pat
     with caplog.at_level(logging.WARNING, "vlm"):
         trainer.train()
     assert trainer.state.global_step == 4
-    told = [record.getMessage() for record in caplog.records if record.name.startswith("vlm.checkpoints")]
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("stage.checkpoints")]
     assert [message.partition(":")[0] for message in told] == [f"no checkpoint at step {n}" for n in (1, 3, 4)]
     assert all("could not be written" in told[n] for n in (0, 2)) and "bytes are free" in told[1]
     assert "there is none yet" in told[0] and f"the last one is {small_disk}/run/checkpoint-2" in told[2]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from rewards.score.exchange import Exchange
+from rewards.score.model.exchange import Exchange
 from rewards.select import scorers
 from rewards.select.clip import ClipScorer
 from tests.support import tiny_clip
-from vlm.errors import DataError, RecipeError
+from vlm.common.errors import DataError, RecipeError
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def test_the_launcher_hands_on_the_signals(monkeypatch):
 
 def test_the_overrides_are_a_recipe_s(monkeypatch):
     from rl.recipe import GRPORecipe
-    from vlm import config
+    from stage.recipe import config
 
     monkeypatch.chdir(ROOT)
     found = config.load("recipes/r1.yaml", GRPORecipe, ["output=runs/r1", "resume=auto", "gpus=8xA100-80G"])

@@ -1,4 +1,4 @@
-"""evals.compare: the paired bootstrap against closed forms and enumeration, and the tables."""
+"""evals.comparing.compare: the paired bootstrap against closed forms and enumeration, and the tables."""
 
 import io
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from evals import compare
-from evals.metrics import Judgement, Report, evaluate
+from evals.comparing import compare
+from evals.scoring.metrics import Judgement, Report, evaluate
 from tests.support.scored import GROUNDING
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 
 def run(values, kinds=None):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from stage.recipe import config
 from tests.support.example_recipe import Foreign, Inner, Recipe, Reward, loader, message, writer
-from vlm import config
-from vlm.recipe import ModelSection
+from vlm.sections import ModelSection
 
 
 @pytest.fixture

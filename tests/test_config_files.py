@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from samples.sections import DataSection
 
+from stage.recipe import config
 from tests.support.example_recipe import Inner, Recipe, loader, message, writer
-from vlm import config
-from vlm.recipe import DataSection
 
 
 @pytest.fixture

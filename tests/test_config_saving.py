@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stage.recipe import config
 from tests.support.example_recipe import Inner, Recipe, Reward, loader, writer
-from vlm import config
 
 
 @pytest.fixture

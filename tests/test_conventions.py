@@ -1,15 +1,15 @@
-"""evals.overlap and the grounding metrics: the same predictions under each project's convention, by hand."""
+"""evals.scoring.overlap and the grounding metrics: the same predictions under each project's convention, by hand."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.overlap import CONVENTIONS, quad_parts, size_class
 from evals.predictions import Prediction
-from evals.reading import Reading
-from evals.scores import Grounding
+from evals.scoring.overlap import CONVENTIONS, quad_parts, size_class
+from evals.scoring.reading import Reading
+from evals.scoring.scores import Grounding
 from vlm.boxes import iou, quad_from_obb
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 SIZE = (100, 100)  # pixels are percents, and per mille are tenths of pixels
 TEXT = Reading("qwen2_vl", "text")

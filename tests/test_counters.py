@@ -7,12 +7,12 @@ import torch
 
 from rl import sharing
 from rl.counters import Counters, costs
+from stage.metrics import find
+from stage.planning.gpus import CARDS, peak_flops
 from tests.support.tiny_checkpoints import section
 from vlm.adapters import apply_lora, freeze, part_of
 from vlm.loading import load_model
-from vlm.metrics import find
-from vlm.planning.gpus import CARDS, peak_flops
-from vlm.recipe import LoraSection
+from vlm.sections import LoraSection
 
 
 @pytest.fixture

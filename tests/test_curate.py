@@ -11,13 +11,14 @@ import pytest
 import yaml
 from PIL import Image
 
+import samples
 from rewards.curate import stage
 from rewards.curate.recipe import CurateRecipe
+from stage.recipe import config
 from tests.support import forked
 from tests.support.commands import ROOT, run, two_processes
 from tests.support.sample_rows import dump, turns
-from vlm import config, samples
-from vlm.errors import DataError, UserError
+from vlm.common.errors import DataError, UserError
 
 
 class Numbers:

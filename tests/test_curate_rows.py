@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from samples.sections import SourceSection
 
 from rewards.curate import corpus, keep, rows
 from rewards.curate.recipe import CurateRecipe, KeepSection
 from rewards.curate.store import LEFT_OUT, Scores
 from rewards.select.journal import Part
+from samples.readers.rows import Rows
+from stage.recipe import config
 from tests.support.sample_rows import dump, put_images, turns
-from vlm import config
-from vlm.errors import DataError, RecipeError, UserError
-from vlm.readers.rows import Rows
-from vlm.recipe import SourceSection
+from vlm.common.errors import DataError, RecipeError, UserError
 
 
 @pytest.mark.parametrize("name", ["x.json", "x.jsonl"])

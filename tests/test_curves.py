@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlm import curves
-from vlm.errors import DataError
-from vlm.runs import Run
+from stage import curves
+from stage.runs import Run
+from vlm.common.errors import DataError
 
 
 def test_smooth_is_the_bias_corrected_average():

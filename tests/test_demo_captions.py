@@ -7,10 +7,10 @@ import re
 import pytest
 
 from demo import judged, preferences
-from demo.captions import Facts, caption, gold, read, reward, truth
-from demo.render import render
-from demo.tasks import ask
-from demo.world import Scene, Thing, scene
+from demo.world.captions import Facts, caption, gold, read, reward, truth
+from demo.world.render import render
+from demo.world.scene import Scene, Thing, scene
+from demo.world.tasks import ask
 
 
 def thing(name: str, color: str, x: float, y: float) -> Thing:

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import samples
 from demo import corpus, dataset, tiny
-from demo.render import render
-from demo.tasks import ask
-from demo.world import SPLIT_SEEDS, place, scene
-from vlm import answers, samples
+from demo.world.render import render
+from demo.world.scene import SPLIT_SEEDS, place, scene
+from demo.world.tasks import ask
+from vlm import answers
 from vlm.boxes import iou, read_boxes
 from vlm.loading import load_processor
 from vlm.pictures import images
 from vlm.prompts import options_text
-from vlm.recipe import ImageSection, ModelSection
+from vlm.sections import ImageSection, ModelSection
 
 BASE = Path(__file__).parents[1] / "demo" / "base"
 

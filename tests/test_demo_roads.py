@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+import samples
 from demo import learned, noisy, road
-from demo.captions import gold
-from demo.world import scene
+from demo.world.captions import gold
+from demo.world.scene import scene
+from stage.recipe import config
 from tests.support.commands import ROOT
 from tests.test_project import STAGES
-from vlm import config, samples
 
 
 def below_root(path: str) -> Path:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from demo import tasks
-from demo.render import render
-from demo.shapes import CLASSES, COLORS
-from demo.world import SIDE, SPLIT_SEEDS, Scene, Thing, place, scene
+from demo.world import tasks
+from demo.world.render import render
+from demo.world.scene import SIDE, SPLIT_SEEDS, Scene, Thing, place, scene
+from demo.world.shapes import CLASSES, COLORS
 
 SCENES = 2000
 FIRST = SPLIT_SEEDS["sft"]

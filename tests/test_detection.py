@@ -1,4 +1,4 @@
-"""evals.detection: AP without scores against hand-worked curves and a second implementation."""
+"""evals.scoring.detection: AP without scores against hand-worked curves and a second implementation."""
 
 import itertools
 
@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.benchmarks.questions import every_class
-from evals.detection import Detection, Hits, hits, labels, voc07
 from evals.predictions import Prediction, from_sample
-from evals.reading import Reading
+from evals.scoring.detection import Detection, Hits, hits, labels, voc07
+from evals.scoring.reading import Reading
+from samples import read
 from tests.support import benchmark_folders
 from vlm.boxes import Object, corners
-from vlm.errors import DataError
-from vlm.samples import read
+from vlm.common.errors import DataError
 
 SQUARES = {name: corners((x, 0, x + 10, 10)) for name, x in (("a", 0), ("b", 30), ("c", 60))}
 

@@ -86,7 +86,7 @@ def mixed(tiny_model, demo_data, tmp_path_factory):
 
 def metrics(folder) -> list[dict]:
     """The rows of the two updates."""
-    from vlm.runs import read_metrics
+    from stage.runs import read_metrics
 
     return [row for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
 
@@ -94,7 +94,7 @@ def metrics(folder) -> list[dict]:
 def state(folder, **changes):
     """The weights of a folder, read as the next stage reads them: strictly."""
     from vlm.loading import load_model
-    from vlm.recipe import ModelSection
+    from vlm.sections import ModelSection
 
     return load_model(ModelSection(str(folder), dtype="float32", attention="sdpa", **changes)).state_dict()
 
@@ -190,7 +190,7 @@ def test_a_step_is_computed_again_in_one_process(trained, name):
     """From the dump of both and the gathered weights, without sharding; the norm is that which the engine logged."""
     from rl import replaying as grpo_step
     from rl.recipe import GRPORecipe
-    from vlm.replay import replaying
+    from stage.replay import replaying
 
     dump = replaying.read(trained[name][0], 2)
     recipe = dump.recipe([GRPORecipe])

@@ -11,17 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from samples.sections import DataSection, SourceSection
 
+from samples.doctor import gallery
+from samples.doctor.examine import examine
+from samples.doctor.subject import Ruler, Subject
+from stage.recipe import config
 from tests.support.commands import ROOT
 from tests.support.doctored import asked, doctor, put_data, texture
 from tests.support.example_recipe import message
 from tests.support.forked import run
 from tests.support.sample_rows import dump
-from vlm import config
-from vlm.doctor import gallery
-from vlm.doctor.examine import examine
-from vlm.doctor.subject import Ruler, Subject
-from vlm.recipe import DataSection, ImageSection, PromptSection, SourceSection
+from vlm.sections import ImageSection, PromptSection
 
 PIXELS = ImageSection(12544, 12544)
 
@@ -114,7 +115,7 @@ def another_format(folder):
     ],
 )
 def test_faults_make_data_unfit(folder, spoil, fault, capsys, monkeypatch):
-    monkeypatch.setattr("vlm.doctor.figure.draw", lambda *_: None)
+    monkeypatch.setattr("samples.doctor.figure.draw", lambda *_: None)
     spoil(folder)
     assert doctor(folder) == 1
     report = found(folder)
@@ -253,7 +254,7 @@ def test_ctrl_c_has_its_code(folder, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vlm.doctor.command.examine", interrupted)
+    monkeypatch.setattr("samples.doctor.command.examine", interrupted)
     assert doctor(folder) == 130
     assert "interrupted" in capsys.readouterr().err
 

@@ -7,18 +7,19 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
+from samples.sections import DataSection, SourceSection
 
+from samples import read
+from samples.doctor import leaks
+from samples.doctor.examine import examine
+from samples.doctor.gallery import Gallery, Look
+from samples.doctor.subject import Ruler, Subject, subject
+from stage.recipe import config
 from tests.support.commands import ROOT
 from tests.support.doctored import asked, put_data, texture
 from tests.support.sample_rows import dump
-from vlm import config
-from vlm.doctor import leaks
-from vlm.doctor.examine import examine
-from vlm.doctor.gallery import Gallery, Look
-from vlm.doctor.subject import Ruler, Subject, subject
 from vlm.pictures.perceptual import BITS, perceptual_hash
-from vlm.recipe import DataSection, ImageSection, PromptSection, SourceSection
-from vlm.samples import read
+from vlm.sections import ImageSection, PromptSection
 
 
 def test_hashes_survive_compression_and_tell_pictures_apart():
@@ -135,9 +136,9 @@ def test_rows_are_as_long_as_the_processor_makes_them(several, stage):
 
 def test_boxes_that_training_writes_count(tmp_path):
     """SFT asked directly writes the reference of a row with boxes: tokens as of the rows that it trains on."""
+    from samples.rows import chat_rows
     from vlm.loading import load_processor
     from vlm.pictures.resizing import Resizing
-    from vlm.rows import chat_rows
 
     put_data(tmp_path)
     boxes = [[1, 2, 33, 44], [5, 6, 60, 61]]

@@ -15,15 +15,15 @@ from transformers import Trainer, TrainerCallback
 
 import rl
 from sft.trainer import SFTTrainer
+from stage.checkpoints.packing import unpack
+from stage.guards.finite import FiniteSteps, NonFinite
+from stage.guards.sections import GuardSection
+from stage.replay import replaying
+from stage.replay.dumps import ROWS, Dumping
+from stage.trainer.arguments import arguments
 from tests.support.tiny_checkpoints import section
 from tests.test_grpo import LIMITS, dataset, recipe
-from vlm.checkpoints.packing import unpack
-from vlm.guards.finite import FiniteSteps, NonFinite
-from vlm.guards.sections import GuardSection
 from vlm.loading import load_model, load_processor
-from vlm.replay import replaying
-from vlm.replay.dumps import ROWS, Dumping
-from vlm.training import arguments
 
 pytestmark = pytest.mark.xdist_group("finite")
 
@@ -108,9 +108,9 @@ def train(tiny_model, tmp_path):
 
 
 def chats(folder):
-    from vlm.recipe import PromptSection
-    from vlm.rows import chat_rows
-    from vlm.samples import Sample
+    from samples import Sample
+    from samples.rows import chat_rows
+    from vlm.sections import PromptSection
 
     turns = [[{"role": "user", "content": f"ship {n}?"}, {"role": "assistant", "content": "yes" * n}] for n in (1, 2)]
     samples = [
@@ -122,7 +122,7 @@ def chats(folder):
 @pytest.mark.parametrize(("cls", "kind"), [(GRPO, "loss"), (GRPO, "gradient"), (SFT, "loss")])
 def test_the_step_does_not_happen(train, caplog, kind, cls):
     """Step 2 is spoiled, in the first of its two micro-batches. Nothing moves in it, and everything in the others."""
-    with caplog.at_level(logging.WARNING, "vlm.guards.finite"):
+    with caplog.at_level(logging.WARNING, "stage.guards.finite"):
         trainer, seen = train(cls, {(2, 0): kind})
     assert unchanged(seen[1], seen[2]) == [True, True, True]
     assert unchanged(seen[2], seen[3]) == [False, False, False]
@@ -132,7 +132,7 @@ def test_the_step_does_not_happen(train, caplog, kind, cls):
     assert len(facts["rows"]) == 4
     assert facts["loss"][0] == "nan" if kind == "loss" else facts["grad_norm"] in ("inf", "nan")
     assert len(facts["parameters"]) == (1 if kind == "gradient" else len(facts["parameters"])) > 0
-    (message,) = [record.getMessage() for record in caplog.records if record.name == "vlm.guards.finite"]
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "stage.guards.finite"]
     assert message.startswith("step 2: loss ") and facts["rows"][0] in message and "dumps/step-2" in message
 
 
@@ -201,9 +201,9 @@ def test_the_score_models_training_is_guarded(tmp_path, monkeypatch):
     """And its dump names the preferences."""
     from PIL import Image
 
-    from rewards.score import stage
-    from rewards.score.preferences import Preference, write
-    from rewards.score.trainer import PreferenceTrainer
+    from rewards.score.training import stage
+    from rewards.score.training.preferences import Preference, write
+    from rewards.score.training.trainer import PreferenceTrainer
     from tests.test_score_training import recipe as score_recipe
 
     class Spoiled(Spoiling, PreferenceTrainer):
@@ -213,7 +213,7 @@ def test_the_score_models_training_is_guarded(tmp_path, monkeypatch):
     asked = [Preference([str(tmp_path / "a.png")], "Which?", ["red", "blue"], source="s", id=str(n)) for n in range(2)]
     write(tmp_path / "train.jsonl", asked)
     write(tmp_path / "eval.jsonl", asked)
-    monkeypatch.setattr("rewards.score.trainer.PreferenceTrainer", Spoiled)
+    monkeypatch.setattr("rewards.score.training.trainer.PreferenceTrainer", Spoiled)
     stage.train(score_recipe(tmp_path, tmp_path / "run", training={"max_steps": 1}))
     (facts,) = json.loads((tmp_path / "run/dumps/step-1/dump.json").read_text())["ranks"]
     assert facts["loss"] == ["nan"] and sorted(facts["rows"]) == ["s: row '0'", "s: row '1'"]
@@ -252,7 +252,7 @@ def test_a_finite_loss_keeps_every_bit():
 
 
 def test_the_upstream_methods_are_as_they_were():
-    """What `vlm.guards.finite` overrides or relies on; raise the pins only with this test."""
+    """What `stage.guards.finite` overrides or relies on; raise the pins only with this test."""
     from accelerate.optimizer import AcceleratedOptimizer
     from accelerate.scheduler import AcceleratedScheduler
     from accelerate.utils import DeepSpeedOptimizerWrapper

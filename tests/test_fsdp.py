@@ -14,19 +14,19 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from stage.recipe.sections import ShardingSection
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer
 from trl.trainer.utils import add_fused_lm_head
 
+from stage.parallel.fsdp import FullySharded
+from stage.parallel.sharding import check_launch
+from stage.runs import read_metrics
 from tests.support import forked
 from tests.support.commands import ROOT, grpo, sft, two_processes
 from tests.support.common_numbers import go
 from tests.test_distributed import SAVING, TRAINING, state
-from vlm.errors import RecipeError
-from vlm.parallel.fsdp import FullySharded
-from vlm.parallel.sharding import check_launch
-from vlm.recipe import ShardingSection
-from vlm.runs import read_metrics
+from vlm.common.errors import RecipeError
 
 TOLERANCE = 1e-5
 """Of weights, and relative of metrics, in float32; measured 1.2e-7. Weights move by more than 1e-2."""
@@ -272,7 +272,7 @@ def test_bfloat16_is_for_computing_alone(launched):
 
 
 def test_the_upstream_methods_are_as_they_were():
-    """What `vlm.parallel.fsdp` overrides or relies on; raise the pins only with this test."""
+    """What `stage.parallel.fsdp` overrides or relies on; raise the pins only with this test."""
     for name, expected in {
         "create_accelerator_and_postprocess": "(self) -> None",
         "_prepare_for_training": "(self, max_steps, train_dataloader, resume_from_checkpoint)",

@@ -10,7 +10,7 @@ import pytest
 import rewards
 from rewards.gated import gate
 from tests.support.completions import BOX, LEFT_HALF, SIZE, Logs, grounded, r1
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 
 def gated_batch():

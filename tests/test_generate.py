@@ -6,18 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from samples.sections import DataSection, SourceSection
 
-from evals import predictions, sidebyside, stage
+from evals import predictions, stage
+from evals.comparing import sidebyside
 from evals.generate import complete, conversation
 from evals.recipe import EvalRecipe, GenerationSection
+from samples import Sample
+from stage.recipe import config
+from stage.runs import FINISHED
 from tests.support.scored import said
 from tests.support.tiny_checkpoints import section
-from vlm import config
-from vlm.errors import RecipeError, UserError
+from vlm.common.errors import RecipeError, UserError
 from vlm.loading import load_model, load_processor
-from vlm.recipe import DataSection, ImageSection, ModelSection, PromptSection, SourceSection
-from vlm.runs import FINISHED
-from vlm.samples import Sample
+from vlm.sections import ImageSection, ModelSection, PromptSection
 
 RECIPE = Path(__file__).parents[1] / "recipes/demo/eval.yaml"
 LIMITS = ImageSection(min_pixels=112 * 112, max_pixels=112 * 112)

@@ -4,13 +4,14 @@ import math
 
 import pytest
 
-from evals import metrics, predictions, stage
+from evals import predictions, stage
 from evals.recipe import EvalRecipe
+from evals.scoring import metrics
 from rewards import gold
+from samples import Sample
+from stage.recipe import config
 from tests.support.commands import ROOT
-from vlm import config
-from vlm.errors import DataError, RecipeError
-from vlm.samples import Sample
+from vlm.common.errors import DataError, RecipeError
 
 
 def sample(task="open_ended"):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vlm.errors import RecipeError
-from vlm.planning import gpus
+from stage.planning import gpus
+from vlm.common.errors import RecipeError
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from PIL import Image
 import rewards
 import rl
 from rl.recipe import GRPORecipe
+from samples import Sample
+from samples.rows import prompt_rows
+from stage.trainer.arguments import arguments
 from tests.support.scripted import Scripted
 from tests.support.tiny_checkpoints import section
 from vlm.loading import load_model, load_processor
-from vlm.recipe import ImageSection, ModelSection, PromptSection
-from vlm.rows import prompt_rows
-from vlm.samples import Sample
-from vlm.training import arguments
+from vlm.sections import ImageSection, ModelSection, PromptSection
 
 pytestmark = pytest.mark.xdist_group("grpo")
 LIMITS = ImageSection(min_pixels=112 * 112, max_pixels=112 * 112)

@@ -8,10 +8,10 @@ import pytest
 from rewards import resolve
 from rewards.gated import Gated
 from rewards.guarded import Guarded, Limits, RewardFailed, guard, guarded_in
-from rewards.score.reward import Score
-from rewards.score.stopping import learned
+from rewards.score.reward.score import Score
+from rewards.score.reward.stopping import learned
 from rewards.timed import Overdue, timed
-from vlm.errors import RecipeError, UserError
+from vlm.common.errors import RecipeError, UserError
 
 
 def rows(count, group=2, **more):

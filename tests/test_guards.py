@@ -10,19 +10,19 @@ from PIL import Image
 
 from rl import stage as grpo
 from rl.recipe import GRPORecipe
+from samples import Sample, rows
 from sft import stage as sft
 from sft.recipe import SFTRecipe
+from stage.cli import EXIT_USER_ERROR, launch
+from stage.guards import out_of_memory
+from stage.planning.memory import GIB
+from stage.recipe import config
 from tests.support.commands import ROOT
 from tests.support.commands import sft as sft_arguments
-from vlm import config, rows
-from vlm.cli import EXIT_USER_ERROR, launch
-from vlm.errors import DataError
-from vlm.guards import out_of_memory
+from vlm.common.errors import DataError
 from vlm.pictures import unreadable
 from vlm.pictures.resizing import Resizing
-from vlm.planning.memory import GIB
-from vlm.recipe import ImageSection, PromptSection
-from vlm.samples import Sample
+from vlm.sections import ImageSection, PromptSection
 
 pytestmark = pytest.mark.xdist_group("sft")
 

@@ -7,9 +7,9 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from stage.runs import read_metrics
 from tests.support import forked
 from tests.support.commands import ROOT, errors, grpo, two_processes
-from vlm.runs import read_metrics
 
 FAULTS = """
 import os, signal
@@ -51,8 +51,8 @@ def test_nan_in_one_process_then_its_death(tiny_model, demo_data, tmp_path, zero
     facts = json.loads((tmp_path / "run/dumps/step-2/dump.json").read_text())["ranks"]
     assert facts[1]["loss"] == ["nan"] and facts[0]["loss"] != ["nan"]
     assert [found["grad_norm"] for found in facts] == [facts[0]["grad_norm"]] * 2
-    assert "WARNING vlm.guards.finite: step 2" in said
-    assert "WARNING process 1: vlm.guards.finite: step 2: loss nan" in said
+    assert "WARNING stage.guards.finite: step 2" in said
+    assert "WARNING process 1: stage.guards.finite: step 2: loss nan" in said
     weights = [load_file(tmp_path / f"run/checkpoint-{step}/model.safetensors") for step in (1, 2, 3)]
     assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
     assert any(not value.equal(weights[2][name]) for name, value in weights[0].items())

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 from vlm.pictures import images
 
 # A 3 x 2 picture with six different grey values; rows from the top.

@@ -1,4 +1,4 @@
-"""vlm.readers.json_list: lists are streamed, and what is read is what `json.loads` reads."""
+"""samples.readers.json_list: lists are streamed, and what is read is what `json.loads` reads."""
 
 import json
 import tracemalloc
@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import samples
+from samples.readers import json_list, rows
+from samples.readers.rows import RowFault, Rows
 from tests.support.sample_rows import dump, turns
-from vlm import samples
-from vlm.errors import DataError
-from vlm.readers import json_list, rows
-from vlm.readers.rows import RowFault, Rows
+from vlm.common.errors import DataError
 
 TRICKY = [
     {"a": 1, "b": 1.5e-7, "c": 12345678901234567890123, "d": [None, True, {"x": "]"}]},

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from stage.checkpoints import manifest
+from stage.runs import read_metrics
 from tests.support import commands
 from tests.support.dying import run
-from vlm.checkpoints import manifest
-from vlm.runs import read_metrics
 
 pytestmark = pytest.mark.xdist_group("kills")
 LETTERS = """

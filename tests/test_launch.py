@@ -26,9 +26,9 @@ def jsonl(path: Path) -> list[dict]:
 
 def check_trained(folder: Path, recipe_class: type, overrides: dict, tiny_model: str) -> None:
     """What SFT and GRPO leave behind: records that can be read again, and a model that differs from its start."""
-    from vlm import config
+    from stage.recipe import config
     from vlm.loading import load_model, load_processor
-    from vlm.recipe import ImageSection, ModelSection
+    from vlm.sections import ImageSection, ModelSection
 
     recipe = config.load(folder / "recipe.yaml", recipe_class)
     told = config.to_dict(recipe)
@@ -198,7 +198,7 @@ def test_ctrl_c_and_again(interrupted, evaluated, demo_data):
 def test_evaluation_folder(evaluated):
     """Metrics, table and pictures; and a finished evaluation is refused, not repeated."""
     from evals.recipe import EvalRecipe
-    from vlm import config
+    from stage.recipe import config
 
     argv, folder, _ = evaluated
     recipe = config.load(folder / "recipe.yaml", EvalRecipe)

@@ -7,10 +7,10 @@ import os
 
 import pytest
 
+import samples
+from samples import Faults
 from tests.support.layouts import build
-from vlm import samples
 from vlm.pictures import images
-from vlm.samples import Faults
 
 
 @pytest.fixture(scope="module")

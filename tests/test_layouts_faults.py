@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import samples
+from samples import Faults
+from samples.readers import lhrs_bench, rsvqa, scenes
 from tests.support.layouts import build
-from vlm import samples
-from vlm.errors import DataError
-from vlm.readers import lhrs_bench, rsvqa, scenes
-from vlm.samples import Faults
+from vlm.common.errors import DataError
 
 
 @pytest.fixture(scope="module")

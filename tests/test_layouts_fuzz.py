@@ -7,10 +7,10 @@ import shutil
 
 import pytest
 
+import samples
+from samples import Faults
 from tests.support.layouts import build
-from vlm import samples
-from vlm.errors import DataError
-from vlm.samples import Faults
+from vlm.common.errors import DataError
 
 ODD = [
     None, True, False, 0, -1, 3, 10**400, 1e308, float("nan"), float("inf"), "", " ", "\ud800", "\x00", "<image>",

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.support.tiny_checkpoints import forward, pixels, qwen2_5_vl, qwen2_vl, section
 from vlm import loading
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stage.recipe.yaml_nodes import dump_line, parse
 from studies.matrix import changes, planning
 from studies.matrix.changes import Change
 from tests.support import matrices
 from tests.support.matrices import plan
-from vlm.errors import RecipeError, UserError
-from vlm.yaml_nodes import dump_line, parse
+from vlm.common.errors import RecipeError, UserError
 
 
 @pytest.fixture
@@ -109,7 +109,8 @@ def test_what_is_only_watched_is_the_same_work(here):
 
 def test_earlier_work_is_found_under_another_label(here):
     """An axis is added, and a run before it shares its stage: the finished work stays where it is."""
-    from vlm import config, runs
+    from stage import runs
+    from stage.recipe import config
 
     before = plan("axes=null", "axes={}", "seeds=[0]")
     for stage in before.stages:
@@ -121,7 +122,8 @@ def test_earlier_work_is_found_under_another_label(here):
 
 
 def test_other_work_in_its_place_is_refused_key_by_key(here):
-    from vlm import config, runs
+    from stage import runs
+    from stage.recipe import config
 
     stage = plan("seeds=[0]").runs[3].stages["grpo"]
     runs.Run.create(stage.folder, config.to_dict(stage.recipe)).finish()

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from stage.recipe import config
 from studies.matrix import cost, slurm
 from studies.matrix.commands import overrides, words
 from tests.support import matrices, stand_ins
 from tests.support.commands import ROOT
 from tests.support.fake_launcher import FakeRecipe
 from tests.support.matrices import FAKE, main, plan
-from vlm import config
 
 WAVES = [
     # seed 0 first in each wave

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from demo import tiny
+from stage.planning import memory, plan
+from stage.planning.memory import Setup
 from tests.support.plan_jobs import SEVEN_B, job, model_section
 from tests.support.saved import saved_bytes
 from tests.support.tiny_checkpoints import qwen2_5_vl_config
 from vlm import loading, shapes
 from vlm.adapters import apply_lora
-from vlm.planning import memory, plan
-from vlm.planning.memory import Setup
-from vlm.recipe import LoraSection
+from vlm.sections import LoraSection
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import pytest
 
 import rewards
+from samples import TASKS
+from stage.metrics import GROUPS, METRICS, Range, find
+from stage.metrics.finding import PHASES, pattern
+from stage.metrics.page import page, where
 from tests.support import logged_runs
 from tests.support.commands import ROOT, run
-from vlm.metrics import GROUPS, METRICS, Range, find
-from vlm.metrics.finding import PHASES, pattern
-from vlm.metrics.page import page, where
-from vlm.samples import TASKS
 
 pytestmark = pytest.mark.xdist_group("metrics")
 UNREACHABLE = {  # where this machine and metrics.jsonl end
@@ -187,9 +187,9 @@ def test_ranges_that_hold_nothing_are_refused(bounds):
 
 
 def test_the_page_is_up_to_date():
-    made = run([sys.executable, "-m", "vlm.metrics"]).stdout
+    made = run([sys.executable, "-m", "stage.metrics"]).stdout
     assert made == page(GROUPS)
-    assert made == (ROOT / "docs/metrics.md").read_text(encoding="utf-8"), "python -m vlm.metrics > docs/metrics.md"
+    assert made == (ROOT / "docs/metrics.md").read_text(encoding="utf-8"), "python -m stage.metrics > docs/metrics.md"
 
 
 @pytest.fixture(scope="module")
@@ -197,10 +197,10 @@ def keys() -> dict[str, set[str]]:
     """Of each stage's recipe, without places in lists; TRL's under `training` too."""
     from trl import GRPOConfig, RewardConfig, SFTConfig
 
-    from rewards.score.recipe import ScoreRecipe
+    from rewards.score.training.recipe import ScoreRecipe
     from rl.recipe import GRPORecipe
     from sft.recipe import SFTRecipe
-    from vlm.schema import describe
+    from stage.recipe.schema import describe
 
     found = {}
     for stage, recipe, trl in (

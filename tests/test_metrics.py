@@ -1,13 +1,13 @@
-"""evals.metrics: numbers worked out by hand."""
+"""evals.scoring.metrics: numbers worked out by hand."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals import metrics
-from evals.metrics import CONVENTIONS, evaluate
+from evals.scoring import metrics
+from evals.scoring.metrics import CONVENTIONS, evaluate
 from tests.support.scored import GROUNDING, ask, ground, said
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 
 def test_grounding_by_hand():

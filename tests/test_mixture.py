@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from samples.sections import DataSection, SourceSection
 
+from samples import Sample
+from samples.mixture import count, draw, show_and_note
+from samples.mixture.shares import draw_key, drawn, percentage, quotas
+from stage.recipe import config
+from stage.runs import Run
 from tests.support.example_recipe import message
 from tests.support.sample_rows import dump
-from vlm import config
-from vlm.errors import DataError
-from vlm.mixture import count, draw, show_and_note
-from vlm.mixture.shares import draw_key, drawn, percentage, quotas
-from vlm.recipe import DataSection, SourceSection
-from vlm.runs import Run
-from vlm.samples import Sample
+from vlm.common.errors import DataError
 
 SHARES = st.integers(1, 10_000).map(lambda n: n / 100)
 
@@ -230,9 +230,9 @@ def test_curation_takes_no_mixture(tmp_path):
 
 def test_a_repeated_row_is_a_prompt_and_a_group_of_its_own(files):
     """Two copies of a row beside each other, two completions of each: two groups, not one of four."""
-    from rewards.score.candidates import Reader
-    from vlm.recipe import PromptSection
-    from vlm.rows import prompt_rows
+    from rewards.score.reward.candidates import Reader
+    from samples.rows import prompt_rows
+    from vlm.sections import PromptSection
 
     found = draw(DataSection([SourceSection(files[2], limit=1, repeat=2)]), "train", 0)
     rows = list(prompt_rows(found.samples, PromptSection()))

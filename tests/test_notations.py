@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vlm.boxes import NOTATIONS, check_notation, quad_from_obb, read_boxes, read_objects, read_quads, write_boxes
 from vlm.boxes.notations import write_quads
-from vlm.errors import DataError, RecipeError
+from vlm.common.errors import DataError, RecipeError
 
 SIZE, RESIZED = (800, 400), (1120, 560)  # the model sees every pixel of the original 1.4 times
 BOXES = [[80, 100, 400, 400], [0, 0, 8, 4]]

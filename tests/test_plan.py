@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from stage.recipe.sections import ShardingSection
 
+from stage.planning import plan
+from stage.planning.memory import GIB
 from tests.support.plan_jobs import SEVEN_B, job, model_section
 from vlm import loading
-from vlm.errors import RecipeError
-from vlm.planning import plan
-from vlm.planning.memory import GIB
-from vlm.recipe import LoraSection, ShardingSection
+from vlm.common.errors import RecipeError
+from vlm.sections import LoraSection
 
 
 @pytest.fixture(autouse=True)

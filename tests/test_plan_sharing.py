@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from demo import tiny
+from stage.planning import memory, plan
+from stage.planning.job import prompts_of
+from stage.planning.memory import Setup
 from tests.support.plan_jobs import job, model_section
 from tests.support.saved import saved_bytes
 from vlm import loading, shapes
-from vlm.planning import memory, plan
-from vlm.planning.job import prompts_of
-from vlm.planning.memory import Setup
 from vlm.prefix import enable, pack, rope_positions
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from samples.sections import DataSection, SourceSection
 
 from rl import stage
 from rl.recipe import GRPORecipe
+from samples.mixture import count, draw
+from stage.cli import launch
 from tests.support.commands import ROOT
-from vlm.cli import launch
-from vlm.errors import RecipeError
-from vlm.mixture import count, draw
-from vlm.recipe import DataSection, SourceSection
+from vlm.common.errors import RecipeError
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 
 import rewards
 from rewards.registry import _REGISTERED, COLUMNS
-from vlm.errors import RecipeError
-from vlm.samples import Sample
+from samples import Sample
+from vlm.common.errors import RecipeError
 
 PLUGIN = """
 import dataclasses

@@ -6,9 +6,9 @@ import pytest
 
 from evals import predictions
 from evals.predictions import Prediction
+from samples import Sample
 from tests.support.scored import GROUNDING, ask
-from vlm.errors import DataError
-from vlm.samples import Sample
+from vlm.common.errors import DataError
 
 
 def test_predictions_round_trip(tmp_path):

@@ -17,7 +17,7 @@ from rewards.prefer.embeddings import Clip, ngram_vectors, perceptual_hashes
 from rewards.prefer.recipe import CandidateSource, DedupSection, SimilaritySection
 from tests.support import tiny_clip
 from tests.support.fake_judge import put_rows
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 
 def brute_force(vectors, threshold):
@@ -79,8 +79,8 @@ def encoded(picture, **options):
 
 @pytest.fixture(scope="module")
 def scenes():
-    from demo.render import render
-    from demo.world import scene
+    from demo.world.render import render
+    from demo.world.scene import scene
 
     return [render(scene(seed)) for seed in range(20)]
 

@@ -13,7 +13,7 @@ from rewards.prefer.cost import estimate, price, refuse_above
 from rewards.prefer.endpoint import Endpoint, EndpointError, Unanswered, retry_after
 from rewards.prefer.recipe import CandidateSource, CostSection, JudgeSection
 from tests.support.fake_judge import FakeJudge, completion, error, put_rows
-from vlm.errors import RecipeError, UserError
+from vlm.common.errors import RecipeError, UserError
 
 HELLO = [{"role": "user", "content": "hello"}]
 

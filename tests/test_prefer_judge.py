@@ -14,9 +14,9 @@ from rewards.prefer import pairs, prompts, rows, truth
 from rewards.prefer.endpoint import Endpoint
 from rewards.prefer.judge import Malformed, data_url, limited, parse, rate, shown_order
 from rewards.prefer.recipe import CandidateSource, ClosedSection
+from samples import Faults
 from tests.support.fake_judge import NAMES, FakeJudge, asked, completion, put_rows, quoted
-from vlm.errors import DataError, RecipeError
-from vlm.samples import Faults
+from vlm.common.errors import DataError, RecipeError
 
 GOOD = dict.fromkeys(NAMES, 3)
 
@@ -39,7 +39,7 @@ def rated(judge, item, seed=0, **section):
 
 
 def test_dimensions_are_those_of_the_score_model():
-    from rewards.score.preferences import DIMENSIONS
+    from rewards.score.training.preferences import DIMENSIONS
 
     assert tuple(prompts.DIMENSIONS) == DIMENSIONS == NAMES
     assert all(name in prompts.SYSTEM for name in NAMES)

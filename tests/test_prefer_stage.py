@@ -13,12 +13,12 @@ import yaml
 from rewards.prefer import stage
 from rewards.prefer.endpoint import EndpointError
 from rewards.prefer.recipe import PreferRecipe
-from rewards.score import preferences
+from rewards.score.training import preferences
+from stage.recipe import config
+from stage.runs import FINISHED
 from tests.support.commands import ROOT, environment, errors, run
 from tests.support.fake_judge import NAMES, FakeJudge, completion, error, put_rows, right
-from vlm import config
-from vlm.errors import DataError, RecipeError, UserError
-from vlm.runs import FINISHED
+from vlm.common.errors import DataError, RecipeError, UserError
 
 OPEN = [
     ["11111 poor", "55555 good", "33333 fair"],

@@ -13,7 +13,7 @@ from tests.support.tiny_checkpoints import picture, qwen2_5_vl, section
 from vlm.loading import load_model, load_processor
 from vlm.prefix import attention, enable, obstacle, pack, rope_positions
 from vlm.prefix.pictures import Contents, remembering
-from vlm.recipe import ImageSection
+from vlm.sections import ImageSection
 
 LAYOUTS = [
     ([5], [[3, 3]]),

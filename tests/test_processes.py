@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from stage.runs import read_metrics
 from tests.support import wandb_files
 from tests.support.commands import ROOT, grpo, run, sft, two_processes
 from tests.support.common_numbers import go
-from vlm.runs import read_metrics
 
 TOLERANCE = 1e-5
 """Of weights, which move by more than a thousand times as much; relative of metrics."""

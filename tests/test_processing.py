@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.support.tiny_checkpoints import picture, pixels, qwen2_5_vl, qwen2_vl
 from vlm import loading
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ STAGES = {
     "sft": "sft.recipe:SFTRecipe",
     "grpo": "rl.recipe:GRPORecipe",
     "eval": "evals.recipe:EvalRecipe",
-    "score": "rewards.score.recipe:ScoreRecipe",
+    "score": "rewards.score.training.recipe:ScoreRecipe",
     "serve": "rewards.score.service.recipe:ServeRecipe",
     "prefer": "rewards.prefer.recipe:PreferRecipe",
     "bon": "rewards.select.recipe:BonRecipe",
@@ -41,7 +41,7 @@ def stage_of(path: Path) -> str | None:
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in ACCELERATE])
 def test_recipe_loads(name, monkeypatch):
-    from vlm import config
+    from stage.recipe import config
 
     monkeypatch.chdir(ROOT)
     stage = stage_of(ROOT / name)
@@ -149,9 +149,9 @@ def test_readme_pictures_exist():
 def test_readme_recipe_for_own_data_works(tmp_path):
     """The five lines of "Bring your own data", on a folder in DIOR-RSVG's layout."""
     from rl.recipe import GRPORecipe
+    from samples.mixture import draw
+    from stage.recipe import config
     from tests.support import layouts
-    from vlm import config
-    from vlm.mixture import draw
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (lines,) = re.findall(r"```yaml\n(base: .*?)```", text, re.DOTALL)

@@ -2,9 +2,9 @@
 
 import pytest
 
+from samples import TASKS, Sample
 from vlm import prompts
-from vlm.errors import RecipeError
-from vlm.samples import TASKS, Sample
+from vlm.common.errors import RecipeError
 
 
 def sample(task="vqa", question="How many ships?", *turns, **fields):

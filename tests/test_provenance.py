@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from vlm.origins import environment, fingerprints, provenance, revision
-from vlm.samples import Sample
+from samples import Sample, fingerprints
+from stage.origins import environment, provenance, revision
 
 RECORDS = ("record.json", "data.json", "environment.json", "recipe.yaml")
 
@@ -21,8 +21,8 @@ def made(tiny_model, demo_data, tmp_path_factory):
     """(name, overrides) → the records of an SFT run of one step in a folder of that name, by file."""
     from sft import stage
     from sft.recipe import SFTRecipe
+    from stage.recipe import config
     from tests.support.commands import sft
-    from vlm import config
 
     folder = tmp_path_factory.mktemp("records")
 
@@ -141,7 +141,7 @@ def test_changes_since_the_commit(checkout):
 
 
 def test_changes_lie_in_the_run_folder(checkout, tmp_path_factory, monkeypatch):
-    from vlm.runs import Run
+    from stage.runs import Run
 
     monkeypatch.setattr(revision, "own_checkout", lambda: checkout)
     folder = tmp_path_factory.mktemp("run")

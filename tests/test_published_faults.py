@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 import rewards
-from evals import metrics, predictions
+from evals import predictions
+from evals.scoring import metrics
 from vlm import answers
 from vlm.boxes import convert, read_boxes, write_boxes
 from vlm.pictures import images

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from rewards.score.preferences import Preference, write
+from rewards.score.training.preferences import Preference, write
+from stage.guards.finite import NonFinite
+from stage.runs import read_metrics
 from tests.support.commands import ROOT, grpo, sft
-from vlm.guards.finite import NonFinite
-from vlm.runs import read_metrics
 
 COMMON = [
     "training.max_steps=3", "training.gradient_accumulation_steps=2", "training.learning_rate=1e-2",
@@ -39,7 +39,7 @@ def launcher(name: str):
 
 
 def train(stage: str, argv: list[str]) -> None:
-    from vlm import config
+    from stage.recipe import config
 
     module = launcher(stage)
     classes = {"grpo": "GRPORecipe", "sft": "SFTRecipe", "score": "ScoreRecipe"}

@@ -2,7 +2,8 @@
 
 import pytest
 
-from studies.report import labels, page
+from studies.report import page
+from studies.report.runs import labels
 from tests.support.browser import Browser, chromium
 from tests.support.run_folders import completions, curve, group, picture, training
 

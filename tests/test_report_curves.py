@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.report import evaluations, figures, folders, health, labels, numbers, panels
+from studies.report import evaluations, figures, health, numbers, panels
 from studies.report.bands import band
+from studies.report.runs import folders, labels
 from studies.report.thinning import kept, rounded
 from tests.support.run_folders import curve, evaluation, training
-from vlm.errors import DataError, UserError
+from vlm.common.errors import DataError, UserError
 
 
 def series(steps, values):

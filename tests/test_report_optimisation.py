@@ -5,10 +5,11 @@ import base64
 import numpy as np
 import pytest
 
-from studies.report import labels, optimisation, page
+from studies.report import optimisation, page
+from studies.report.runs import labels
 from tests.support.run_folders import training
 
-GOLD = {"rewards": [{"use": "gated", "weight": 1.0}, {"use": "demo.captions:reward", "weight": 0}]}
+GOLD = {"rewards": [{"use": "gated", "weight": 1.0}, {"use": "demo.world.captions:reward", "weight": 0}]}
 
 
 def rows(alpha, beta):

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from studies.report import labels, page, recipes, samples
-from studies.report.folders import read
+from studies.report import page
 from studies.report.pictures import LEAST, Pictures
+from studies.report.runs import labels, recipes, samples
+from studies.report.runs.folders import read
 from tests.support.example_recipe import writer
 from tests.support.run_folders import completions, curve, evaluation, group, picture, sample, training
 from tests.support.run_folders import samples as keep
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 EVIL = "</script><img src=x onerror=\"document.title='owned'\"><!--<script>"
@@ -198,7 +199,7 @@ def test_the_difference_to_the_base_is_found_by_the_command(tmp_path):
     file = write("base: base.yaml\nstage: eval\noutput: out\nlimit: 5\n", "mine.yaml")
     folder = evaluation(tmp_path / "run", {"vqa/exact": 0.5})
     from evals.recipe import EvalRecipe
-    from vlm import config
+    from stage.recipe import config
 
     config.save(config.load(file, EvalRecipe, ["seed=3", "pictures=7"]), folder / "recipe.yaml")
     known = json.loads((folder / "environment.json").read_text())

@@ -10,16 +10,16 @@ import pytest
 from PIL import Image
 
 import rewards
-from evals import metrics, predictions
+from evals import predictions
+from evals.scoring import metrics
 from rewards.select.selectors import agreement
-from vlm import rows
+from samples import Sample, rows
+from stage.trainer.callbacks import PassCallback
 from vlm.boxes import NOTATIONS, quad_from_obb, read_boxes, write_boxes, write_quads
-from vlm.callbacks import PassCallback
-from vlm.errors import DataError, RecipeError
+from vlm.common.errors import DataError, RecipeError
 from vlm.loading import load_processor
 from vlm.pictures.resizing import Resizing, seen
-from vlm.recipe import ImageSection, PromptSection, ResizeSection
-from vlm.samples import Sample
+from vlm.sections import ImageSection, PromptSection, ResizeSection
 
 SIDE = 28
 LIMITS = ImageSection(min_pixels=56 * 56, max_pixels=560 * 560)

@@ -8,19 +8,20 @@ import pytest
 import torch
 import trl
 from PIL import Image
+from samples.sections import DataSection, SourceSection
 
 import rl
 from rl.recipe import GRPORecipe
+from samples import Sample
+from samples.rows import prompt_rows
 from sft import stage
 from sft.recipe import SFTRecipe
+from stage.trainer.arguments import arguments
+from stage.trainer.callbacks import PassCallback
 from tests.support.tiny_checkpoints import section
-from vlm.callbacks import PassCallback
 from vlm.loading import load_model, load_processor
 from vlm.pictures.resizing import Resizing
-from vlm.recipe import DataSection, ImageSection, ModelSection, PromptSection, ResizeSection, SourceSection
-from vlm.rows import prompt_rows
-from vlm.samples import Sample
-from vlm.training import arguments
+from vlm.sections import ImageSection, ModelSection, PromptSection, ResizeSection
 
 pytestmark = pytest.mark.xdist_group("resizing")
 DRAWN = ImageSection(56 * 56, 168 * 168, ResizeSection(56 * 56, 168 * 168))

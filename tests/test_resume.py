@@ -16,20 +16,20 @@ from transformers import Trainer
 from trl.trainer.utils import RepeatSampler
 
 import rl
+from samples import mixture
 from sft.trainer import SFTTrainer
+from stage.checkpoints import manifest
+from stage.checkpoints.resumable import Resumable
+from stage.runs import Run
+from stage.tracking.attach import attach
+from stage.tracking.section import SampleSection
+from stage.trainer.arguments import arguments
 from tests.support.tiny_checkpoints import section
 from tests.test_grpo import LIMITS, dataset, recipe
-from vlm import mixture
 from vlm.adapters import apply_lora
-from vlm.checkpoints import manifest
-from vlm.checkpoints.resumable import Resumable
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 from vlm.loading import load_model, load_processor
-from vlm.recipe import LoraSection
-from vlm.runs import Run
-from vlm.tracking.attach import attach
-from vlm.tracking.section import SampleSection
-from vlm.training import arguments
+from vlm.sections import LoraSection
 
 pytestmark = pytest.mark.xdist_group("resume")
 CLOCK = ("time/", "throughput/", "train_", "step_time")
@@ -151,8 +151,10 @@ def test_a_checkpoint_of_the_last_step_is_not_trained_on(grpo, whole_grpo):
 @pytest.fixture(scope="module")
 def sft(tiny_model, demo_data, tmp_path_factory):
     """(run name, training keys) → an SFT trainer: 16 rows, 4 steps an epoch, 7 steps."""
-    from vlm.recipe import DataSection, PromptSection, SourceSection
-    from vlm.rows import chat_rows
+    from samples.sections import DataSection, SourceSection
+
+    from samples.rows import chat_rows
+    from vlm.sections import PromptSection
 
     folder = tmp_path_factory.mktemp("sft")
     source = [SourceSection(str(demo_data / "sft/traces.json"))]
@@ -268,7 +270,7 @@ def test_a_model_without_its_optimiser_is_refused(sft):
 
 
 def test_the_upstream_methods_are_as_they_were():
-    """What `vlm.checkpoints.resumable` overrides; raise transformers' pin only with this test."""
+    """What `stage.checkpoints.resumable` overrides; raise transformers' pin only with this test."""
     for name, expected in {
         "train": "(self, resume_from_checkpoint: str | bool | None = None, trial: 'optuna.Trial | dict[str, Any] | "
         "None' = None, ignore_keys_for_eval: list[str] | None = None) -> transformers.trainer_utils.TrainOutput",

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 import rewards
-from rewards.score import stage
-from rewards.score.reward import Score
+from rewards.score.reward.score import Score
+from rewards.score.training import stage
 from rl.resuming import remembers
+from stage.checkpoints.packing import pack, unpack
+from stage.runs import read_metrics
 from tests.support.completions import Logs, r1
 from tests.support.score_fakes import BLUE, GREEN, RED, FakeScorer, bare, batch
 from tests.test_score_training import colours, recipe  # noqa: F401 (a fixture)
-from vlm.checkpoints.packing import pack, unpack
-from vlm.runs import read_metrics
 
 pytestmark = pytest.mark.xdist_group("score")
 

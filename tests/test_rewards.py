@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import rewards
 from tests.support.completions import BOX, LEFT_HALF, SIZE, grounded, r1
 from vlm.boxes import NOTATIONS, iou, write_boxes
-from vlm.errors import DataError, RecipeError
+from vlm.common.errors import DataError, RecipeError
 
 
 def iou_of(completion, truth=(BOX,), **options) -> float | None:

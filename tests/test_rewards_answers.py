@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rewards
-from vlm.errors import DataError, RecipeError
+from vlm.common.errors import DataError, RecipeError
 
 
 def r1(answer: str) -> str:

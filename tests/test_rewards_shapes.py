@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import rewards
 from vlm.boxes import NOTATIONS, hull, quad_from_obb, quad_iou, write_boxes, write_quads
-from vlm.errors import DataError, RecipeError
+from vlm.common.errors import DataError, RecipeError
 
 SIZE, RESIZED = (400, 400), (560, 560)
 QUAD = quad_from_obb(200, 160, 160, 40, 30)

@@ -10,12 +10,12 @@ import rl
 from evals.generate import complete
 from evals.recipe import GenerationSection
 from rl.rollout import first_rows, shared_prefill
+from samples import Sample
+from samples.rows import prompt_rows
 from tests.support import tiny_checkpoints as tiny
 from vlm import loading, rollout
 from vlm.adapters import apply_lora
-from vlm.recipe import LoraSection, PromptSection
-from vlm.rows import prompt_rows
-from vlm.samples import Sample
+from vlm.sections import LoraSection, PromptSection
 
 G = 4
 

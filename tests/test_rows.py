@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from samples.sections import DataSection, SourceSection
 
-from vlm import rows
-from vlm.errors import DataError
-from vlm.mixture import draw
-from vlm.recipe import DataSection, PromptSection, SourceSection
-from vlm.samples import Sample
+from samples import Sample, rows
+from samples.mixture import draw
+from vlm.common.errors import DataError
+from vlm.sections import PromptSection
 
 PROMPT = PromptSection(style="direct", wording={"vqa": "{question}", "grounding": "Where is {question}?"})
 

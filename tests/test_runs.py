@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
-from vlm.errors import UserError
-from vlm.origins import revision
-from vlm.runs import Run, read_metrics
+from stage.origins import revision
+from stage.runs import Run, read_metrics
+from vlm.common.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,7 +58,7 @@ def test_tensors_are_numbers(tmp_path):
 
 def test_rows_survive_kill(tmp_path):
     code = (
-        "import os, signal\nfrom vlm.runs import Run\n"
+        "import os, signal\nfrom stage.runs import Run\n"
         f"run = Run.create({str(tmp_path)!r}, {{}})\n"
         "for step in range(50): run.log(step, {'loss': 1 / (step + 1)})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

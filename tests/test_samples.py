@@ -1,11 +1,11 @@
-"""vlm.samples: every layout becomes the same record."""
+"""samples: every layout becomes the same record."""
 
 import pytest
 
+import samples
+from samples import Sample
 from tests.support.sample_rows import dump, put_images, row, turns
-from vlm import samples
-from vlm.errors import DataError
-from vlm.samples import Sample
+from vlm.common.errors import DataError
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
-"""vlm.samples: faulty rows are named or counted, never passed on."""
+"""samples: faulty rows are named or counted, never passed on."""
 
 import json
 
 import pytest
 
+import samples
+from samples import Faults
 from tests.support.sample_rows import dump, put_images, row
-from vlm import samples
-from vlm.errors import DataError
-from vlm.samples import Faults
+from vlm.common.errors import DataError
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""vlm.samples: write → read gives the same, and no row, however odd, gives anything but a sample or a fault."""
+"""samples: write → read gives the same, and no row, however odd, gives anything but a sample or a fault."""
 
 import contextlib
 import io
@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import samples
+from samples import Faults, Sample
 from tests.support.sample_rows import dump, put_images, row, turns
-from vlm import samples
-from vlm.errors import DataError
-from vlm.samples import Faults, Sample
+from vlm.common.errors import DataError
 
 
 @pytest.fixture
@@ -137,6 +137,6 @@ def test_fuzzed_rows_give_samples_or_data_errors(folder, rows, format, task):
 
 
 def test_importing_samples_is_cheap():
-    code = "import sys, vlm.samples, evals.compare; print({'torch', 'transformers', 'trl'} & set(sys.modules))"
+    code = "import sys, samples, evals.comparing.compare; print({'torch', 'transformers', 'trl'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

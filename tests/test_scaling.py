@@ -10,13 +10,13 @@ import pytest
 from scipy.optimize import curve_fit, minimize_scalar
 from scipy.special import xlogy
 
+from stage.runs import Run
 from studies.scaling import best_of_n, command, figure, forms, grpo, summary
 from studies.scaling.best_of_n import BonCurve, best_of_kl, bon_curve, fit_bon
 from studies.scaling.grpo import GrpoCurve, fit_rl
 from tests.support.commands import ROOT
 from tests.support.forked import run
-from vlm.errors import DataError, UserError
-from vlm.runs import Run
+from vlm.common.errors import DataError, UserError
 
 
 def enumerated(score, value, n):
@@ -155,7 +155,7 @@ def test_a_run_that_went_nowhere_tells_nothing():
 
 def logged(tmp_path, name="grpo", rewards=None, **changes):
     """A run folder as GRPO leaves it: per-token KL, mean length, and gold as the reward of weight 0."""
-    rewards = rewards or [{"use": "gated"}, {"use": "demo.captions:reward", "weight": 0}]
+    rewards = rewards or [{"use": "gated"}, {"use": "demo.world.captions:reward", "weight": 0}]
     run = Run.create(tmp_path / name, {"rewards": rewards, "training": {"beta": 1e-6}})
     true = run_of(0.4, 0.25)
     for step, (kl, gold) in enumerate(zip(true.kl, true.gold, strict=True), 1):

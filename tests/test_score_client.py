@@ -15,7 +15,7 @@ from rewards.score.errors import ScorerRefused, ScorerUnavailable
 from rewards.score.service import ScoreClient, client, replicas
 from rewards.score.service.recipe import LimitsSection
 from tests.support.score_servers import LIMIT, Lengths, Running, Warned, exchanges, png, until, unused_url
-from vlm.errors import DataError, RecipeError
+from vlm.common.errors import DataError, RecipeError
 from vlm.pictures import images as pictures
 
 ANSWERS = ["a", "bb", "ccc", "dddd", "eeeee", "ffffff", "ggggggg"]

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 
 from rewards.score import Exchange, ScoreModel, encode, render
-from rewards.score.ordering import batches
+from rewards.score.model.ordering import batches
+from samples import Sample
 from tests.support.tiny_checkpoints import picture, pixels
-from vlm.errors import DataError, RecipeError
+from vlm.common.errors import DataError, RecipeError
 from vlm.loading import load_processor
-from vlm.samples import Sample
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"

@@ -14,23 +14,23 @@ from transformers import TrainerCallback
 
 import rewards
 from rewards.score.errors import ScorerUnavailable
-from rewards.score.exchange import Exchange
-from rewards.score.faults import ScoringFailed
-from rewards.score.model import ScoreModel
+from rewards.score.model.exchange import Exchange
+from rewards.score.model.fingerprint import fingerprint
+from rewards.score.model.score_model import ScoreModel
 from rewards.score.placement import InProcess, random_state_kept, unsharded
-from rewards.score.reward import Score
+from rewards.score.reward.faults import ScoringFailed
+from rewards.score.reward.score import Score
+from rewards.score.reward.stopping import StopOnFailures, learned
 from rewards.score.service import client
-from rewards.score.service.fingerprint import fingerprint
-from rewards.score.stopping import StopOnFailures, learned
+from samples import Sample
+from samples.rows import prompt_rows
 from tests.support.completions import Logs, r1
 from tests.support.score_fakes import RED, FakeScorer, batch
 from tests.support.score_servers import LIMIT, Running, Warned
 from tests.support.scripted import Scripted
 from tests.support.tiny_checkpoints import picture, section
 from vlm.loading import load_model, load_processor
-from vlm.recipe import ImageSection, PromptSection
-from vlm.rows import prompt_rows
-from vlm.samples import Sample
+from vlm.sections import ImageSection, PromptSection
 
 pytestmark = pytest.mark.xdist_group("score_grpo")
 LIMITS = ImageSection(min_pixels=112 * 112, max_pixels=112 * 112)

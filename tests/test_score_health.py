@@ -8,8 +8,8 @@ import math
 import pytest
 
 from rewards.score.errors import ScorerUnavailable
-from rewards.score.health import WithinGroups
-from rewards.score.reward import Score
+from rewards.score.reward.health import WithinGroups
+from rewards.score.reward.score import Score
 from tests.support.completions import Logs, r1
 from tests.support.score_fakes import BLUE, GREEN, RED, FakeScorer, bare, batch
 

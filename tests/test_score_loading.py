@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from rewards.score import Exchange, ScoreModel
 from tests.support.tiny_checkpoints import picture, qwen2_5_vl
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 CHECKPOINT = Path(__file__).parent / "golden" / "scorers" / "checkpoint"
 EXCHANGES = [Exchange.of("How many?", "Two.", [picture(80, 60)]), Exchange.of("Where?", "In Rome.")]
@@ -106,7 +106,7 @@ def test_pickles_are_never_opened(saved, tmp_path):
 
 
 def test_positions(saved, tiny_model, caplog):
-    with caplog.at_level(logging.INFO, logger="rewards.score.layout"):
+    with caplog.at_level(logging.INFO, logger="rewards.score.model.layout"):
         assert ScoreModel.from_pretrained(CHECKPOINT).config.positions == "sequential"
         assert "does not say its positions; taking 'sequential'" in caplog.text
         caplog.clear()

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from rewards.score.metrics import CONVENTIONS, derange, dimensions, evaluate, markdown
-from rewards.score.preferences import Preference
-from vlm.errors import DataError
+from rewards.score.training.metrics import CONVENTIONS, derange, dimensions, evaluate, markdown
+from rewards.score.training.preferences import Preference
+from vlm.common.errors import DataError
 
 
 def pair(*about, images=(), source="s", ranked=("good", "bad"), **more):

@@ -11,7 +11,7 @@ import torch
 
 from rewards.score import Exchange, ScoreModel, encode
 from tests.support.tiny_checkpoints import picture, qwen2_5_vl
-from vlm.errors import DataError, RecipeError
+from vlm.common.errors import DataError, RecipeError
 
 GOLDEN = Path(__file__).parent / "golden" / "scorers"
 

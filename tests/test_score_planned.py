@@ -2,9 +2,9 @@
 
 import pytest
 
-from rewards.score.planned import resident
-from rewards.score.reward import Score
-from vlm.recipe import ModelSection
+from rewards.score.reward.score import Score
+from rewards.score.training.planned import resident
+from vlm.sections import ModelSection
 
 POLICY = ModelSection("Qwen/Qwen2-VL-7B-Instruct", dtype="bfloat16", attention="sdpa")
 BACKBONE_7B = 8_291_375_616 - 152_064 * 3_584 + 3_584

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from rewards.score.preferences import Preference, collect, read, write
-from rewards.score.recipe import PreferenceSource
+from rewards.score.training.preferences import Preference, collect, read, write
+from rewards.score.training.recipe import PreferenceSource
+from samples import Faults
 from tests.support.sample_rows import dump
-from vlm.errors import DataError
-from vlm.samples import Faults
+from vlm.common.errors import DataError
 
 SHIPS = {"question": "How many ships?", "chosen": "Two ships.", "rejected": "Five.", "image_name": "a.png"}
 

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from rewards.score import Exchange, ScoreModel, encode, prefixes
-from rewards.score.exchange import render
-from rewards.score.ordering import batches
-from rewards.score.passes import Forward, Pass, passes, run
+from rewards.score import Exchange, ScoreModel, encode
+from rewards.score.model import prefixes
+from rewards.score.model.exchange import render
+from rewards.score.model.ordering import batches
+from rewards.score.model.passes import Forward, Pass, passes, run
+from rewards.score.model.prefixes import packed, share, sharing
 from rewards.score.placement import InProcess
-from rewards.score.prefixes import packed, share, sharing
-from rewards.score.reward import Score
+from rewards.score.reward.score import Score
 from rewards.score.sharded import NOTHING
 from tests.support.tiny_checkpoints import picture, qwen2_5_vl
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 from vlm.prefix.pictures import blank_picture
 
 GOLDEN = Path(__file__).parent / "golden" / "scorers"
@@ -228,7 +229,7 @@ def test_no_picture_is_left_out(model):
 def test_a_model_that_cannot_share_says_so_once(tiny_model, model, caplog):
     prefixes._tell.cache_clear()
     eager = ScoreModel.from_backbone(tiny_model, dtype="float32", attention="eager")
-    with caplog.at_level(logging.WARNING, "rewards.score.prefixes"):
+    with caplog.at_level(logging.WARNING, "rewards.score.model.prefixes"):
         found = exchanges(ANSWERS[:2])
         scores = [eager.score(found) for _ in range(2)]
     assert [record.getMessage() for record in caplog.records] == [

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 from rewards.score.errors import ScorerUnavailable
-from rewards.score.exchange import Exchange
-from rewards.score.reference import ImageKeys, ReferenceScores, exchange_key
-from rewards.score.reward import Score
+from rewards.score.model.exchange import Exchange
+from rewards.score.reward.reference import ImageKeys, ReferenceScores, exchange_key
+from rewards.score.reward.score import Score
 from tests.support.completions import r1
 from tests.support.score_fakes import BLUE, RED, FakeScorer, batch, picture
 
@@ -92,7 +92,7 @@ def test_a_line_cut_short_costs_its_own_score_only(tmp_path, caplog):
 def test_two_processes_share_a_file(tmp_path):
     path = tmp_path / "references.jsonl"
     work = (
-        "import sys; from rewards.score.reference import ReferenceScores\n"
+        "import sys; from rewards.score.reward.reference import ReferenceScores\n"
         "scores = ReferenceScores(sys.argv[1], lambda: 'm')\n"
         "for n in range(200): scores.add({f'{sys.argv[2]}{n}' + 'x' * 500: float(n)})\n"
     )

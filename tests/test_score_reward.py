@@ -9,13 +9,13 @@ import pytest
 
 import rewards
 from rewards.score.errors import ScorerRefused, ScorerUnavailable
-from rewards.score.exchange import Exchange
-from rewards.score.faults import Failures, ScoringFailed, attempt
-from rewards.score.reward import Score
-from rewards.score.shaping import flatten, shape
+from rewards.score.model.exchange import Exchange
+from rewards.score.reward.faults import Failures, ScoringFailed, attempt
+from rewards.score.reward.score import Score
+from rewards.score.reward.shaping import flatten, shape
 from tests.support.completions import r1
 from tests.support.score_fakes import BLUE, RED, FakeScorer, bare, batch, picture
-from vlm.errors import DataError, RecipeError
+from vlm.common.errors import DataError, RecipeError
 
 TABLE = {"ref": 1.0, "good": 3.0, "better": 6.0, "bad": -1.0}
 
@@ -241,7 +241,7 @@ def test_a_refusal_stops_at_once_unless_somebody_will_save_first():
 def _agree(rank, meeting_place, answers):
     import torch
 
-    from vlm.parallel.agreement import anywhere
+    from stage.parallel.agreement import anywhere
 
     torch.distributed.init_process_group("gloo", f"file://{meeting_place}", rank=rank, world_size=2)
     answers.put([anywhere(step == 1 and rank == 1, torch.device("cpu")) for step in range(3)])
@@ -249,7 +249,7 @@ def _agree(rank, meeting_place, answers):
 
 def test_processes_agree_to_stop(tmp_path):
     """The second of two has failures, the first none: both hear of it, at the same step."""
-    import rewards.score.stopping  # noqa: F401 (before the fork: torch takes long to import)
+    import rewards.score.reward.stopping  # noqa: F401 (before the fork: torch takes long to import)
 
     fork = multiprocessing.get_context("fork")
     answers = fork.Queue()

@@ -15,10 +15,10 @@ import pytest
 from rewards.score import Exchange
 from rewards.score.service.recipe import BatchingSection, LimitsSection, ServeRecipe
 from rewards.score.service.server import LOADING
+from stage.recipe import config
 from tests.support.commands import ROOT
 from tests.support.score_servers import LIMIT, Running, png, services, until
-from vlm import config
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 ONE = [{"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A ship."}], "images": []}]
 SHIP = 7.0  # characters of the answer

@@ -11,20 +11,20 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 import rewards
 from rewards.score import together
-from rewards.score.exchange import Exchange
-from rewards.score.faults import attempt
-from rewards.score.passes import passes
-from rewards.score.planned import resident
-from rewards.score.reward import Score
+from rewards.score.model.exchange import Exchange
+from rewards.score.model.passes import passes
+from rewards.score.reward.faults import attempt
+from rewards.score.reward.score import Score
 from rewards.score.sharded import PassFailed, Sharded
+from rewards.score.training.planned import resident
 from tests.support.completions import Logs, r1
 from tests.support.ranks import as_processes
 from tests.support.score_fakes import BLUE, RED, FakeScorer, batch
 from tests.support.tiny_checkpoints import picture as noise
-from vlm.errors import RecipeError, UserError
+from vlm.common.errors import RecipeError, UserError
 from vlm.loading import load_processor
 from vlm.prefix.pictures import blank_picture
-from vlm.recipe import ImageSection, ModelSection
+from vlm.sections import ImageSection, ModelSection
 
 TABLE = {"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0, "ref": 0.0, "broken": math.nan}
 NO_ROWS = {"prompts": [], "completions": [], "task": [], "answer": [], "images": [], "source": [], "id": []}

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from rewards.score import stage
-from rewards.score.preferences import Preference, read, write
-from rewards.score.recipe import ScoreRecipe
-from rewards.score.trainer import Collator, Rows, preference_loss
+from rewards.score.training import stage
+from rewards.score.training.preferences import Preference, read, write
+from rewards.score.training.recipe import ScoreRecipe
+from rewards.score.training.trainer import Collator, Rows, preference_loss
+from stage.recipe import config
+from stage.runs import read_metrics
 from tests.support.commands import ROOT
-from vlm import config
-from vlm.errors import RecipeError
-from vlm.runs import read_metrics
+from vlm.common.errors import RecipeError
 
 pytestmark = pytest.mark.xdist_group("score")
 BASE = str(ROOT / "demo/base")
@@ -116,7 +116,7 @@ def recipe(colours, output, model=BASE, **more) -> ScoreRecipe:
 
 def processor():
     from vlm.loading import load_processor
-    from vlm.recipe import ImageSection
+    from vlm.sections import ImageSection
 
     return load_processor(BASE, ImageSection(12544, 12544))
 
@@ -220,7 +220,7 @@ def changed(before: dict, after: dict) -> set[str]:
 def weights(folder) -> dict:
     """A checkpoint's tensors by their names in transformers 5."""
     from rewards.score import ScoreModel
-    from rewards.score.trainable import is_score_model
+    from rewards.score.training.trainable import is_score_model
 
     load = ScoreModel.from_pretrained if is_score_model(str(folder)) else ScoreModel.from_backbone
     return load(folder, "mrope").state_dict()

@@ -11,14 +11,14 @@ import zlib
 import pytest
 from PIL import Image
 
+import samples
 from rewards.prefer.recipe import CandidateSource
 from rewards.prefer.rows import collect as candidates
-from rewards.score import preferences
+from rewards.score.training import preferences
+from samples.readers.rows import Place
 from tests.support.commands import ROOT
-from vlm import samples
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 from vlm.pictures import images
-from vlm.readers.rows import Place
 
 TURNS = [{"from": "human", "value": "<image>What is it?"}, {"from": "gpt", "value": "A ship."}]
 ASKED = [{"role": "user", "content": "What is it?"}]

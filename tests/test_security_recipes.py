@@ -9,11 +9,11 @@ import pytest
 
 from rewards import resolve
 from rl.recipe import GRPORecipe
+from stage.recipe import config, yaml_nodes
+from stage.recipe.yaml_nodes import parse
 from tests.support.commands import ROOT
-from vlm import config, yaml_nodes
-from vlm.errors import RecipeError
-from vlm.redaction import holds_secret
-from vlm.yaml_nodes import parse
+from vlm.common.errors import RecipeError
+from vlm.common.redaction import holds_secret
 
 
 def laughs(levels: int, width: int = 9) -> str:

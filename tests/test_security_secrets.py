@@ -13,11 +13,13 @@ from rewards.prefer.recipe import JudgeSection
 from rewards.score.service import token
 from rewards.score.service.client import ScoreClient
 from sft.recipe import SFTRecipe
+from stage import cli
+from stage.recipe import config
+from stage.runs import Run
 from tests.support.commands import ROOT
 from tests.support.sample_rows import dump
-from vlm import cli, config, redaction
-from vlm.redaction import redact, redact_command
-from vlm.runs import Run
+from vlm.common import redaction
+from vlm.common.redaction import redact, redact_command
 
 ENVIRONMENT = {
     "HF_TOKEN": "hf_" + "Q7x" * 11,

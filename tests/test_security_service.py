@@ -10,11 +10,11 @@ import time
 import httpx2
 import pytest
 
-from rewards.score.exchange import Exchange
+from rewards.score.model.exchange import Exchange
 from rewards.score.service import token, wire
 from rewards.score.service.recipe import MOST, LimitsSection
 from tests.support.score_servers import LIMIT, Lengths, Running, png, services
-from vlm.errors import DataError, RecipeError
+from vlm.common.errors import DataError, RecipeError
 from vlm.pictures.images import load
 
 TALK = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A ship."}]

@@ -18,7 +18,7 @@ from rl.arguments import safetensors_only
 from tests.support import tiny_clip
 from tests.support.tiny_checkpoints import pixels, section
 from vlm import adapters, loading
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 
 class Payload:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rewards.score.exchange import Exchange
+from rewards.score.model.exchange import Exchange
 from rewards.select import bon, journal, scorers
 from rewards.select.recipe import ClipSection, ScorerSection
 from rewards.select.selectors import agreement, readable, score_answers
-from vlm.errors import DataError, RecipeError
-from vlm.recipe import ImageSection
-from vlm.samples import Sample
+from samples import Sample
+from vlm.common.errors import DataError, RecipeError
+from vlm.sections import ImageSection
 
 
 def asked(task="vqa", **fields):

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from rewards.score import Exchange, ScoreModel
+from rewards.score.model.fingerprint import fingerprint
 from rewards.score.service import ScoreClient, client, stage
-from rewards.score.service.fingerprint import fingerprint
 from rewards.score.service.recipe import ServeRecipe
+from stage import cli
 from tests.support.commands import LIMIT, ROOT, environment, errors
 from tests.support.forked import run
 from tests.support.score_servers import Warned, png, until
 from tests.support.tiny_checkpoints import picture
-from vlm import cli
 
 RECIPE = str(ROOT / "recipes/score/serve.yaml")
 TOKEN = {"NADIR_TEST_TOKEN": "open-sesame-4711"}

@@ -9,9 +9,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sft.recipe import SFTRecipe
+from stage.recipe import config
+from stage.runs import read_metrics
 from tests.support.sample_rows import dump
-from vlm import config
-from vlm.runs import read_metrics
 
 pytestmark = pytest.mark.xdist_group("sft")
 RECIPE = Path(__file__).parents[1] / "recipes/demo/sft.yaml"
@@ -61,7 +61,7 @@ def recipe(model, data, output, *overrides) -> SFTRecipe:
 def run(tiny_model, rows, tmp_path, monkeypatch):
     """Run the stage on the rows; returns its trainer, with the run folder as `folder`."""
     from sft import stage
-    from vlm import finish
+    from stage.trainer import finish
 
     kept, save = [], finish.save_model
     monkeypatch.setattr(finish, "save_model", lambda trainer, *rest: kept.append(trainer) or save(trainer, *rest))
@@ -70,7 +70,7 @@ def run(tiny_model, rows, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             if not train:
                 patch.setattr("trl.SFTTrainer.train", lambda self, *_: None)
-                patch.setattr("vlm.curves.draw", lambda *_, **__: None)
+                patch.setattr("stage.curves.draw", lambda *_, **__: None)
             stage.train(recipe(tiny_model, data, tmp_path / "run", *overrides))
         trainer = kept[-1]
         trainer.folder = tmp_path / "run"
@@ -125,7 +125,7 @@ def test_the_loss_counts_the_assistants_tokens_only(run, names):
 def test_the_loss_is_the_mean_over_those_tokens(run, tiny_model):
     """Computed from the logits of a model loaded anew, one row at a time, without padding."""
     from vlm.loading import load_model
-    from vlm.recipe import ModelSection
+    from vlm.sections import ModelSection
 
     trainer = run(train=False)
     batch = trainer.data_collator([trainer.train_dataset[n] for n in range(3)])

@@ -12,8 +12,8 @@ from demo import tiny
 from tests.support.plan_jobs import SEVEN_B, model_section
 from vlm import loading, shapes
 from vlm.adapters import apply_lora, freeze, part_of
-from vlm.errors import RecipeError
-from vlm.recipe import ImageSection, LoraSection
+from vlm.common.errors import RecipeError
+from vlm.sections import ImageSection, LoraSection
 
 
 @pytest.fixture(autouse=True)

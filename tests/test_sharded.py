@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rewards.score.model import ScoreModel
+from rewards.score.model.score_model import ScoreModel
 from tests.support import forked
 from tests.support.commands import ROOT, grpo, two_processes
 

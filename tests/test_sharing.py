@@ -10,13 +10,13 @@ from datasets import Dataset
 import rl
 from rl import sharing
 from rl.recipe import GRPORecipe
+from stage.trainer.arguments import arguments
 from tests.support.groups import batch, gradients, plain, policy
 from tests.support.tiny_checkpoints import picture, qwen2_5_vl, section
 from vlm.adapters import apply_lora, freeze
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 from vlm.loading import load_model, load_processor
-from vlm.recipe import ImageSection, LoraSection, ModelSection
-from vlm.training import arguments
+from vlm.sections import ImageSection, LoraSection, ModelSection
 
 pytestmark = pytest.mark.xdist_group("grpo")
 LIMITS = ImageSection(min_pixels=56 * 56, max_pixels=112 * 112)

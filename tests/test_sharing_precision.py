@@ -7,7 +7,7 @@ import torch
 
 from rl import sharing
 from tests.support.groups import batch, gradients, plain, policy
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 
 GROUPS = [(7, (1,), (9, 8, 12, 5)), (9, (0, 2), (14, 11))]
 

@@ -12,14 +12,14 @@ from PIL import Image
 
 from evals import predictions
 from evals.benchmarks.published import figures
-from evals.metrics import Judgement, evaluate
-from evals.metrics import Report as Evaluated
+from evals.scoring.metrics import Judgement, evaluate
+from evals.scoring.metrics import Report as Evaluated
 from studies.tables import command, figure, layout, rows, text
 from studies.tables.rows import Row
 from tests.support.commands import ROOT
 from tests.support.forked import run
 from tests.support.scored import ask, said
-from vlm.errors import DataError, UserError
+from vlm.common.errors import DataError, UserError
 
 METRIC = "vqa/exact"
 

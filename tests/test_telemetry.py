@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vlm import telemetry
+from vlm.common import telemetry
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,7 +40,7 @@ def test_quiet_too_late_is_an_error(monkeypatch):
 def test_the_libraries_honour_what_quiet_sets():
     """In a fresh process, as in a launcher; and the installed sources still ask for these very names."""
     code = (
-        "from vlm.telemetry import quiet; quiet()\n"
+        "from vlm.common.telemetry import quiet; quiet()\n"
         "import huggingface_hub.constants as hub, datasets.config as data, wandb.env as wandb\n"
         "from transformers.utils.import_utils import is_env_variable_true\n"
         "print(hub.HF_HUB_DISABLE_TELEMETRY, data.HF_UPDATE_DOWNLOAD_COUNTS)\n"

@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 from demo import tiny
-from demo.render import render
-from demo.world import scene
+from demo.world.render import render
+from demo.world.scene import scene
 from vlm.boxes import read_boxes, write_boxes
 from vlm.loading import load_model, load_processor
-from vlm.recipe import ImageSection, ModelSection
+from vlm.sections import ImageSection, ModelSection
 
 LIMITS = ImageSection(min_pixels=112 * 112, max_pixels=112 * 112)
 

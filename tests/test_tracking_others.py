@@ -13,14 +13,14 @@ import pytest
 from PIL import Image, ImageColor
 from tensorboardX.proto.event_pb2 import Event
 
+from stage.runs import read_metrics
+from stage.tracking import overlays
+from stage.tracking.pictures import small
+from stage.tracking.samples import NAME
+from stage.tracking.table import Asked, Batch, Reading, row
 from tests.support import forked
 from tests.support.commands import ROOT, grpo
 from vlm.pictures.drawing import PREDICTED, TRUE
-from vlm.runs import read_metrics
-from vlm.tracking import overlays
-from vlm.tracking.pictures import small
-from vlm.tracking.samples import NAME
-from vlm.tracking.table import Asked, Batch, Reading, row
 
 TRACKING = (
     "tracking={report_to: [trackio, tensorboard], project: rewards, name: first, group: g, "

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from vlm.runs import Run
-from vlm.tracking.alerts import Alerts, Watch
-from vlm.tracking.attach import TrackingCallback
-from vlm.tracking.section import AlertSection, TrackingSection
-from vlm.tracking.signs import SIGNS, WITNESSES, History, beyond_chance
+from stage.runs import Run
+from stage.tracking.alerts import Alerts, Watch
+from stage.tracking.attach import TrackingCallback
+from stage.tracking.section import AlertSection, TrackingSection
+from stage.tracking.signs import SIGNS, WITNESSES, History, beyond_chance
 
 FOUR = AlertSection(window=4, patience=1)
 GOOD = [1.0, 1.2, 1.0, 1.2]
@@ -164,7 +164,7 @@ def test_a_resumed_run_tells_nothing_twice_and_forgets_what_it_will_do_again(tmp
         rows = [json.loads(line) for line in (folder / "alerts.jsonl").read_text().splitlines()]
         return [(row["step"], row["sign"], row["since"], row["text"]) for row in rows]
 
-    with caplog.at_level(logging.WARNING, "vlm.tracking"):
+    with caplog.at_level(logging.WARNING, "stage.tracking"):
         whole = go(tmp_path / "whole", [])
     assert [row[:3] for row in whole] == [(3, "kl", 2), (7, "clipped", 6)]
     assert [record.message for record in caplog.records] == [

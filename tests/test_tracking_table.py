@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rl.table import batch_of, logged
-from vlm import config
-from vlm.errors import RecipeError
-from vlm.runs import Run
-from vlm.tracking import overlays
-from vlm.tracking.pictures import placed, small
-from vlm.tracking.samples import Samples
-from vlm.tracking.section import SampleSection
-from vlm.tracking.table import Asked, Batch, Reading, asked, chosen, due, row
+from stage.recipe import config
+from stage.runs import Run
+from stage.tracking import overlays
+from stage.tracking.pictures import placed, small
+from stage.tracking.samples import Samples
+from stage.tracking.section import SampleSection
+from stage.tracking.table import Asked, Batch, Reading, asked, chosen, due, row
+from vlm.common.errors import RecipeError
 
 
 def test_tables_at_the_first_step_every_so_many_and_the_last():
@@ -83,7 +83,7 @@ def test_each_process_tells_its_own_rows():
 
 def test_a_picture_is_made_small_once_for_its_group(monkeypatch):
     calls = []
-    monkeypatch.setattr("vlm.tracking.table.small", lambda picture, pixels: calls.append(1) or small(picture, pixels))
+    monkeypatch.setattr("stage.tracking.table.small", lambda picture, pixels: calls.append(1) or small(picture, pixels))
     asked(inputs(8), Batch(1, 1, 9, 4), 8, 4096)
     assert len(calls) == 1
 

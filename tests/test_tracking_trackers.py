@@ -7,13 +7,15 @@ import os
 import pytest
 
 from rl.recipe import GRPORecipe
+from stage import cli
+from stage.recipe import config
+from stage.tracking import alerts, samples, trackers
+from stage.tracking.attach import label
+from stage.tracking.section import TRACKERS, AlertSection
 from tests.support.example_recipe import message
-from vlm import cli, config
-from vlm.errors import RecipeError
-from vlm.recipe import ModelSection, TrackingSection
-from vlm.tracking import alerts, samples, trackers
-from vlm.tracking.attach import label
-from vlm.tracking.section import TRACKERS, AlertSection
+from vlm.common.errors import RecipeError
+from vlm.recipe import TrackingSection
+from vlm.sections import ModelSection
 
 
 def test_a_tracker_that_is_not_installed_is_an_error_before_anything_loads(monkeypatch):

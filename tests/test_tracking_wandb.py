@@ -6,14 +6,14 @@ import json
 import pytest
 from PIL import Image
 
+from stage.runs import Run
+from stage.tracking import alerts
+from stage.tracking.alerts import Alert
+from stage.tracking.pictures import small
+from stage.tracking.samples import Samples
+from stage.tracking.section import SampleSection
+from stage.tracking.table import Asked, Batch, Reading, row
 from tests.support import wandb_files
-from vlm.runs import Run
-from vlm.tracking import alerts
-from vlm.tracking.alerts import Alert
-from vlm.tracking.pictures import small
-from vlm.tracking.samples import Samples
-from vlm.tracking.section import SampleSection
-from vlm.tracking.table import Asked, Batch, Reading, row
 
 BATCH = Batch(step=21, covers=1, last=100, group=2)
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 import trl
+from stage.recipe.sections import ShardingSection
 
 from rl.recipe import GRPORecipe
 from sft.recipe import SFTRecipe
-from vlm import config
-from vlm.errors import RecipeError
-from vlm.recipe import LoraSection, ModelSection, ShardingSection, TrackingSection
-from vlm.training import OWNED, arguments, check_masters, load_dtype
+from stage.recipe import config
+from stage.trainer.arguments import OWNED, arguments, check_masters, load_dtype
+from vlm.common.errors import RecipeError
+from vlm.recipe import TrackingSection
+from vlm.sections import LoraSection, ModelSection
 
 pytestmark = pytest.mark.xdist_group("grpo")
 ROOT = Path(__file__).parents[1]

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from vlm.errors import RESUMABLE, RecipeError
-from vlm.guards import peers, watchdog
-from vlm.guards.progress import Progress
-from vlm.guards.sections import GuardSection, WatchdogSection
+from stage.guards import peers, watchdog
+from stage.guards.progress import Progress
+from stage.guards.sections import GuardSection, WatchdogSection
+from vlm.common.errors import RESUMABLE, RecipeError
 
 
 class Clock:

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
+from stage.tracking.section import TrackingSection
 from studies import workspace
 from studies.workspace import CHAPTERS, COMPARED, STEP, View
 from tests.test_layering import ROOT
-from vlm.errors import UserError
-from vlm.tracking.section import TrackingSection
+from vlm.common.errors import UserError
 
 
 def dry_run(monkeypatch, capsys, *words: str) -> dict:
@@ -68,8 +68,8 @@ def test_axes_instead_of_cells_and_every_stage(monkeypatch, capsys):
 def test_what_runs_are_grouped_by_is_what_they_say_of_themselves():
     """The configuration's keys, and the job type."""
     from rl.recipe import GRPORecipe
-    from vlm.recipe import ModelSection
-    from vlm.tracking.trackers import labels
+    from stage.tracking.trackers import labels
+    from vlm.sections import ModelSection
 
     tracking = TrackingSection(group="m", axes={"reward": "score"})
     found = labels(GRPORecipe(ModelSection("nowhere"), "out", tracking=tracking))
@@ -83,7 +83,7 @@ def test_every_metric_that_is_shown_is_one_that_is_logged():
     from trl.trainer import grpo_trainer
 
     from rewards import gated
-    from rewards.score import health, probes
+    from rewards.score.reward import health, probes
     from rl import counters
 
     modules = (grpo_trainer, transformers.trainer, counters, health, probes, gated)

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def main() -> int:
     import argparse
     import sys
 
-    from vlm.errors import UserError
+    from vlm.common.errors import UserError
 
     parser = argparse.ArgumentParser(description="Merge a LoRA adapter into its base and save a whole checkpoint.")
     parser.add_argument("adapter", help="folder with adapter_config.json")

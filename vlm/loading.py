@@ -17,8 +17,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from vlm.errors import RecipeError
-from vlm.recipe import ImageSection
+from vlm.common.errors import RecipeError
+from vlm.sections import ImageSection
 from vlm.weights import check_files, reading
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ import string
 from collections.abc import Mapping
 from typing import Literal
 
-from vlm.errors import RecipeError
-from vlm.samples import TASKS, Sample
+from samples import TASKS, Sample
+from vlm.common.errors import RecipeError
 
 R1_SYSTEM = (
     "You answer questions about remote sensing images. First reason about what the image shows, step by step. "

@@ -8,14 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vlm import mixture
+from samples import FORMATS, TASKS, mixture
+from stage.guards.sections import GuardSection, WatchdogSection
+from stage.replay.dump_section import DumpSection
+from stage.tracking.section import TrackingSection
 from vlm.boxes import check_notation
-from vlm.errors import RecipeError
-from vlm.guards.sections import GuardSection, WatchdogSection
+from vlm.common.errors import RecipeError
 from vlm.prompts import check_wording
-from vlm.replay.dump_section import DumpSection
-from vlm.samples import FORMATS, TASKS
-from vlm.tracking.section import TrackingSection
 
 LANGUAGE_MODEL_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PIXELS_PER_TOKEN = 28 * 28
@@ -147,7 +146,7 @@ class PromptSection:
 
 @dataclass
 class SourceSection:
-    """One data file or folder, and which of its rows are used how often (`vlm.mixture`)."""
+    """One data file or folder, and which of its rows are used how often (`samples.mixture`)."""
 
     path: str = field(metadata={"path": True})
     "A file, a published folder, or a dataset of the hub: hub:OWNER/NAME."

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vlm.adapters import PARTS, freeze, lora_targets, part_of
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 _QWEN2_7B = {
     "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,

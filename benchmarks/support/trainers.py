@@ -26,9 +26,9 @@ from transformers import Qwen2VLForConditionalGeneration
 
 import rewards
 import rl
-from benchmarks import worlds
-from benchmarks.common import Clock
 from benchmarks.score import Ours, Plain, score_model
+from benchmarks.support import worlds
+from benchmarks.support.common import Clock
 
 
 def vowels(completions, **_: Any) -> list[float]:

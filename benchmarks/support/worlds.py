@@ -18,7 +18,7 @@ from torch import nn
 import demo
 from demo import tiny
 from vlm.loading import load_processor, resolve_attention
-from vlm.recipe import ImageSection
+from vlm.sections import ImageSection
 from vlm.shapes import KNOWN
 
 SYSTEM = "Think."

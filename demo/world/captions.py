@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from demo.shapes import CLASSES, COLORS
-from demo.world import PLACES, Scene, Thing, place, scene
+from demo.world.scene import PLACES, Scene, Thing, place, scene
+from demo.world.shapes import CLASSES, COLORS
 from vlm import answers
 
 QUESTION = "Describe the image."
@@ -84,7 +84,7 @@ def _agreeing(said: Facts, known: Facts) -> int:
 
 
 def reward(completions: Sequence[Any], id: Sequence[str], task: Sequence[str], **columns: Any) -> list[float | None]:
-    """`gold` of the answers, as a reward or a judge by TRL's signature: `demo.captions:reward` in a recipe.
+    """`gold` of the answers, as a reward or a judge by TRL's signature: `demo.world.captions:reward` in a recipe.
 
     Rows of other tasks get None. A completion with tags is read inside its one <answer>; without, it is read whole.
     """

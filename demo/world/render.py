@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from demo.shapes import PARTS, RGB, to_pixels
-from demo.world import SIDE, Scene, Thing
+from demo.world.scene import SIDE, Scene, Thing
+from demo.world.shapes import PARTS, RGB, to_pixels
 
 GLOW = 120.0
 _RAMP = np.linspace(-0.5, 0.5, SIDE, dtype=np.float32)

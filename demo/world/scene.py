@@ -1,6 +1,6 @@
 """Procedural aerial scenes: things of six classes and six colours on land or water, lit by a slanting glow.
 
-`scene(seed)` is a pure function of its seed: same seed, same things, same pixels (`demo.render`). Splits take disjoint
+`scene(seed)` is a pure function of its seed: same seed, same things, same pixels (`demo.world.render`). Splits take disjoint
 seed ranges, so that no scene is ever in two of them, and a range never runs out: nothing can be memorised.
 
 Frame: pixels of the 224 × 224 image, x to the right, y down, boxes x1, y1, x2, y2.
@@ -12,7 +12,7 @@ import math
 import random
 from dataclasses import dataclass, field
 
-from demo.shapes import CLASSES, COLORS, SIZES, bounds
+from demo.world.shapes import CLASSES, COLORS, SIZES, bounds
 
 SIDE = 224
 

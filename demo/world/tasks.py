@@ -16,8 +16,8 @@ import random
 import string
 from dataclasses import dataclass
 
-from demo.shapes import CLASSES, COLORS
-from demo.world import PLACES, Scene, Thing, place
+from demo.world.scene import PLACES, Scene, Thing, place
+from demo.world.shapes import CLASSES, COLORS
 
 TASKS = ("grounding", "vqa", "choice", "caption")
 VQA_KINDS = ("presence", "count", "color", "comparison")

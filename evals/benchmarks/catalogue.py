@@ -10,10 +10,10 @@ import difflib
 
 from evals.benchmarks.questions import every_class
 from evals.benchmarks.spec import Benchmark, Source
-from evals.captions import Captions
-from evals.detection import Detection
-from evals.scores import Answers, Choice, Classes, Grounding
-from vlm.errors import UserError
+from evals.scoring.captions import Captions
+from evals.scoring.detection import Detection
+from evals.scoring.scores import Answers, Choice, Classes, Grounding
+from vlm.common.errors import UserError
 
 PHRASE = "{question}\nAnswer the question using a single word or phrase."
 """LLaVA-1.5's wording (arXiv 2310.03744), which GeoChat, VHM and VRSBench took over."""

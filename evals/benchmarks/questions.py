@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from evals.detection import labels
-from vlm.samples import Sample
+from evals.scoring.detection import labels
+from samples import Sample
 
 
 def every_class(samples: list[Sample]) -> list[Sample]:

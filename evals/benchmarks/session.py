@@ -17,16 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evals import compare, stage
+from evals import stage
 from evals.answering import answerer
 from evals.benchmarks import BENCHMARKS, find
 from evals.benchmarks.catalogue import GROUNDING
+from evals.comparing import compare
 from evals.recipe import EvalRecipe
-from evals.report import Report, as_dict
-from vlm import config, mixture
-from vlm.cli import check_machine, guarded, say
-from vlm.errors import UserError
-from vlm.runs import FINISHED, is_main_process
+from evals.scoring.report import Report, as_dict
+from samples import mixture
+from stage.cli import check_machine, guarded, say
+from stage.recipe import config
+from stage.runs import FINISHED, is_main_process
+from vlm.common.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evals.predictions import Prediction
-from evals.reading import Reading
-from evals.report import Scores
-from evals.scores import formatted
-from vlm.errors import UserError
-from vlm.samples import Sample
+from evals.scoring.reading import Reading
+from evals.scoring.report import Scores
+from evals.scoring.scores import formatted
+from samples import Sample
+from vlm.common.errors import UserError
 
 Score = Callable[[Sequence[Prediction], Reading], Scores]
 Prepare = Callable[[list[Sample]], list[Sample]]

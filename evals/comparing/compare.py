@@ -1,4 +1,4 @@
-"""Is one run better than another? Paired bootstrap over the same questions (`vlm.bootstrap`), and tables of reports.
+"""Is one run better than another? Paired bootstrap over the same questions (`vlm.common.bootstrap`), and tables of reports.
 
 Pairing matters: most questions are answered alike by both runs, so the interval of the difference is much
 narrower than the two runs' own intervals suggest (Koehn 2004, "Statistical significance tests for machine
@@ -15,10 +15,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from evals.metrics import CONVENTIONS
-from evals.report import LEVEL, Report
-from vlm.bootstrap import quantiles, replicates
-from vlm.errors import DataError
+from evals.scoring.metrics import CONVENTIONS
+from evals.scoring.report import LEVEL, Report
+from vlm.common.bootstrap import quantiles, replicates
+from vlm.common.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def paired(
     a and b are one report each, or one per training seed, in the same order; a single report stands against
     all of the other side (one base, three fine-tuned runs). All must hold the same questions. Each resample
     draws questions with replacement, the same ones for every seed and both sides, and, with several seeds,
-    pairs of seeds with replacement too (`vlm.bootstrap`: with few seeds the interval is too narrow).
+    pairs of seeds with replacement too (`vlm.common.bootstrap`: with few seeds the interval is too narrow).
 
     Raises: DataError where the questions differ or the metric applies to none.
     """

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from evals import chart, compare, stage
+from evals import stage
 from evals.benchmarks import find
 from evals.benchmarks.published import figures
+from evals.comparing import chart, compare
 from evals.ranks import FILE
 from evals.recipe import EvalRecipe
-from evals.report import Report
-from vlm import config
-from vlm.errors import UserError
+from evals.scoring.report import Report
+from stage.recipe import config
+from vlm.common.errors import UserError
 
 COMPARED = ("grounding/acc@0.5", "grounding/miou", "vqa/exact", "choice/accuracy", "format")
 Runs = dict[str, list[Report]]

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from evals.predictions import Prediction
-from evals.reading import Reading
-from evals.report import Scores
-from vlm.bootstrap import Statistic, means
-from vlm.errors import DataError
+from evals.scoring.reading import Reading
+from evals.scoring.report import Scores
+from vlm.common.bootstrap import Statistic, means
+from vlm.common.errors import DataError
 
 NAMES = ("caption/bleu1", "caption/bleu2", "caption/bleu3", "caption/bleu4", "caption/rouge_l", "caption/cider")
 METEOR = "caption/meteor"

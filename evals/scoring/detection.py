@@ -28,12 +28,12 @@ from functools import cached_property
 import numpy as np
 
 from evals.predictions import Prediction
-from evals.reading import Reading
-from evals.report import Scores
-from evals.scores import class_key
-from vlm.bootstrap import Statistic, each, ratio
+from evals.scoring.reading import Reading
+from evals.scoring.report import Scores
+from evals.scoring.scores import class_key
 from vlm.boxes import quad_ious
-from vlm.errors import DataError
+from vlm.common.bootstrap import Statistic, each, ratio
+from vlm.common.errors import DataError
 
 ORDERS = 20
 POINTS = np.linspace(0, 1, 11)

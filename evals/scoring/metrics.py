@@ -18,12 +18,12 @@ from functools import cached_property
 from typing import Any
 
 from evals.predictions import Prediction
-from evals.reading import Inside, Reading
-from evals.report import LEVEL, Metric, as_dict
+from evals.scoring.reading import Inside, Reading
+from evals.scoring.report import LEVEL, Metric, as_dict
+from samples import kinds_of
 from vlm import answers, boxes
-from vlm.bootstrap import Statistic, interval, means
-from vlm.errors import DataError
-from vlm.samples import kinds_of
+from vlm.common.bootstrap import Statistic, interval, means
+from vlm.common.errors import DataError
 
 OPEN = ("open_ended", "caption")
 """Tasks without a closed answer."""
@@ -132,7 +132,7 @@ class Report:
     """The judgements of one run and the metrics over them.
 
     Every metric is a mean over groups of the mean within the group: one group of all its questions, or (for
-    `mean_of_kinds`) one per question type. `vlm.bootstrap` resamples the questions of the same groups.
+    `mean_of_kinds`) one per question type. `vlm.common.bootstrap` resamples the questions of the same groups.
     """
 
     judgements: list[Judgement]

@@ -8,7 +8,7 @@ from typing import Literal
 from evals.predictions import Prediction
 from vlm import answers, boxes
 from vlm.boxes import Object
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 Inside = Literal["answer", "text"]
 NOTHING = ("there are none", "none", "[]")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-from vlm.bootstrap import Statistic, interval
-from vlm.errors import DataError
+from vlm.common.bootstrap import Statistic, interval
+from vlm.common.errors import DataError
 
 LEVEL = 0.95
 

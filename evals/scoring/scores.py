@@ -1,6 +1,6 @@
 """The metrics of one task each, as benchmarks put them together: `Grounding(...)(predictions, reading)` → `Scores`.
 
-Names are those of `evals.metrics` where the number is the same. A number by another convention has its name behind a
+Names are those of `evals.scoring.metrics` where the number is the same. A number by another convention has its name behind a
 colon (`grounding/acc@0.5:rscovlm`), one over part of the questions has the part in brackets (`vqa/exact[count]`).
 """
 
@@ -12,15 +12,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from evals import metrics
-from evals.overlap import CONVENTIONS, SIZES, quad_parts, size_class
 from evals.predictions import Prediction
-from evals.reading import Reading
-from evals.report import Scores
+from evals.scoring import metrics
+from evals.scoring.overlap import CONVENTIONS, SIZES, quad_parts, size_class
+from evals.scoring.reading import Reading
+from evals.scoring.report import Scores
+from samples import kinds_of
 from vlm import answers
-from vlm.bootstrap import means, ratio
-from vlm.errors import DataError
-from vlm.samples import kinds_of
+from vlm.common.bootstrap import means, ratio
+from vlm.common.errors import DataError
 
 FAILED = "unparsable, inverted or wrong number of boxes = IoU 0 (the true area as union), kept in the denominator"
 
@@ -43,7 +43,7 @@ class Grounding:
     """Accuracy at IoU thresholds, mean IoU (failures 0) and cIoU, the sum of intersections over the sum of unions."""
 
     conventions: tuple[str, ...] = ("plain",)
-    "Of `evals.overlap.CONVENTIONS`; the first gives the plain names, mean IoU and cIoU, others accuracies beside it."
+    "Of `evals.scoring.overlap.CONVENTIONS`; the first gives the plain names, mean IoU and cIoU, others accuracies beside it."
     thresholds: tuple[float, ...] = (0.5, 0.7)
     sizes: bool = False
     "Also by the true box's area: S, M, L."

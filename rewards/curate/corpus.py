@@ -8,15 +8,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rewards.score.exchange import Exchange
+from samples.sections import SourceSection
+
+from rewards.score.model.exchange import Exchange
+from samples import Sample
+from samples.readers.checks import checked
+from samples.readers.formats import FORMATS, detect
+from samples.readers.look import Look
+from samples.readers.rows import Place, RowFault, Rows
 from vlm.boxes import write_boxes
-from vlm.errors import DataError
-from vlm.readers.checks import checked
-from vlm.readers.formats import FORMATS, detect
-from vlm.readers.look import Look
-from vlm.readers.rows import Place, RowFault, Rows
-from vlm.recipe import SourceSection
-from vlm.samples import Sample
+from vlm.common.errors import DataError
 
 
 class Source:
@@ -42,7 +43,7 @@ class Source:
         yield from islice(self.rows, self.section.limit)
 
     def sample(self, number: int, row: dict[str, Any] | RowFault) -> Sample:
-        """A row, checked as `vlm.samples.read` does. Raises: RowFault. Image files must exist; they are not opened."""
+        """A row, checked as `samples.read` does. Raises: RowFault. Image files must exist; they are not opened."""
         if isinstance(row, RowFault):
             raise row
         # A Place remembers the size of every image it saw: one for the whole corpus would hold all their names.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rewards.curate.recipe import KeepSection
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 
 
 def quota(scored: int, keep: KeepSection) -> int:

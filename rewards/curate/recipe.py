@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from samples.sections import DataSection
+
 from rewards.select.recipe import ClipSection, ScorerSection, need_path
 from vlm.boxes import check_notation
-from vlm.errors import RecipeError
-from vlm.recipe import DataSection
+from vlm.common.errors import RecipeError
 
 
 @dataclass

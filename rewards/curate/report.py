@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from samples.sections import SourceSection
 
 from rewards.curate.recipe import CurateRecipe
-from rewards.score.exchange import Exchange
-from vlm.recipe import SourceSection
-from vlm.samples import Faults
+from rewards.score.model.exchange import Exchange
+from samples import Faults
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from typing import Any
 from rewards.curate.corpus import Source, exchange
 from rewards.curate.recipe import CurateRecipe
 from rewards.curate.store import Scores
-from rewards.score.exchange import Exchange
+from rewards.score.model.exchange import Exchange
 from rewards.score.placement import Scorer
 from rewards.select.journal import Part
 from rewards.select.scorers import note_truncation
 from rewards.select.selectors import check_scores
 from rewards.select.team import Team
-from vlm.errors import DataError
-from vlm.readers.rows import RowFault
-from vlm.samples import Sample
+from samples import Sample
+from samples.readers.rows import RowFault
+from vlm.common.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -26,10 +26,10 @@ from rewards.score.placement import Scorer
 from rewards.select import scorers
 from rewards.select.journal import Part, fingerprint, state_of_file
 from rewards.select.team import Team
-from vlm import config
-from vlm.errors import DataError
-from vlm.readers.rows import RowFault
-from vlm.runs import FINISHED, Run
+from samples.readers.rows import RowFault
+from stage.recipe import config
+from stage.runs import FINISHED, Run
+from vlm.common.errors import DataError
 
 logger = logging.getLogger(__name__)
 

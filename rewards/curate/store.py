@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from rewards.select.journal import records
-from vlm.errors import DataError
-from vlm.samples import Faults
+from samples import Faults
+from vlm.common.errors import DataError
 
 UNKNOWN = math.nan
 LEFT_OUT = -math.inf

@@ -11,7 +11,7 @@ from rewards.prefer.journal import Journal, asked_as
 from rewards.prefer.judge import Malformed, Ratings, rate
 from rewards.prefer.recipe import PreferRecipe
 from rewards.prefer.rows import Item
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 
 async def ask_all(

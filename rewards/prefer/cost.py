@@ -10,7 +10,7 @@ from rewards.prefer import prompts
 from rewards.prefer.judge import limited
 from rewards.prefer.recipe import CostSection, JudgeSection
 from rewards.prefer.rows import Item
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 
 MILLION = 1_000_000
 

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import sparse
 
 from vlm.answers import normalise
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 from vlm.pictures.images import load
 from vlm.pictures.perceptual import BITS, perceptual_hash
 

@@ -24,9 +24,9 @@ from typing import Any
 import httpx2
 
 from rewards.prefer.recipe import JudgeSection
-from vlm.addresses import warn_if_open
-from vlm.errors import RecipeError, UserError
-from vlm.redaction import keep_secret
+from vlm.common.addresses import warn_if_open
+from vlm.common.errors import RecipeError, UserError
+from vlm.common.redaction import keep_secret
 
 REPEATED = (408, 409, 429)
 """Statuses below 500 that may pass: time-out, conflict, too many requests."""

@@ -17,7 +17,7 @@ from typing import Any
 from rewards.prefer.judge import Malformed, Ratings, parse
 from rewards.prefer.recipe import PreferRecipe
 from rewards.prefer.rows import Item
-from vlm.errors import DataError, UserError
+from vlm.common.errors import DataError, UserError
 
 JUDGED, FAILURES = "judged.jsonl", "failures.jsonl"
 DECISIVE = ("model", "rating", "max_pixels", "request")

@@ -1,4 +1,4 @@
-"""From ratings, or values of comparison with the truth, to preferences (`rewards.score.preferences`)."""
+"""From ratings, or values of comparison with the truth, to preferences (`rewards.score.training.preferences`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rewards.prefer.judge import Ratings
 from rewards.prefer.prompts import DIMENSIONS
 from rewards.prefer.rows import Item
-from rewards.score.preferences import Preference
+from rewards.score.training.preferences import Preference
 
 ROUNDING = 1e-9
 """Means of whole numbers differ by multiples of 0.2, which floats do not hold exactly."""

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from samples.readers.checks import TASKS
 from vlm.boxes import check_notation
-from vlm.errors import RecipeError
-from vlm.readers.checks import TASKS
+from vlm.common.errors import RecipeError
 
 OWNED = ("model", "messages", "max_tokens", "max_completion_tokens", "stream", "n")
 """Fields of a request that are not for `judge.request` to set."""

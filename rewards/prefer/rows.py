@@ -1,4 +1,4 @@
-"""Rows with candidates: our own JSONL (`vlm.samples`) with a list of texts to be compared.
+"""Rows with candidates: our own JSONL (`samples`) with a list of texts to be compared.
 
     {"images": ["a.png"], "task": "caption", "question": "", "candidates": ["Two ships …", "A harbour …"], "id": "3"}
     {"images": ["b.png"], "task": "vqa", "question": "How many planes?", "answer": "4", "candidates": ["4", "five"]}
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from rewards.prefer.recipe import CandidateSource
-from vlm.errors import DataError
+from samples import Faults, Sample
+from samples.readers.checks import checked
+from samples.readers.rows import Place, RowFault, Rows, show
+from vlm.common.errors import DataError
 from vlm.prompts import options_text
-from vlm.readers.checks import checked
-from vlm.readers.rows import Place, RowFault, Rows, show
-from vlm.samples import Faults, Sample
 
 logger = logging.getLogger(__name__)
 

@@ -24,10 +24,10 @@ from rewards.prefer.journal import FAILURES, JUDGED, Journal, asked_as
 from rewards.prefer.judge import Ratings
 from rewards.prefer.recipe import DedupSection, PreferRecipe
 from rewards.prefer.rows import Item
-from rewards.score.preferences import line
-from vlm import config
-from vlm.errors import RecipeError, UserError
-from vlm.runs import Run, processes
+from rewards.score.training.preferences import line
+from stage.recipe import config
+from stage.runs import Run, processes
+from vlm.common.errors import RecipeError, UserError
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import rewards
 from rewards.prefer.recipe import ClosedSection
 from rewards.prefer.rows import Item
 from rewards.registry import Reward
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 
 def comparisons(section: ClosedSection) -> dict[str, Reward]:

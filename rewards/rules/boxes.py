@@ -8,7 +8,7 @@ from typing import Any, Literal
 from rewards.registry import register
 from rewards.rules.rows import Column, Inside, given, name_of, per_row
 from vlm import boxes as vlm_boxes
-from vlm.errors import DataError, RecipeError
+from vlm.common.errors import DataError, RecipeError
 
 Notation = Literal[
     "qwen2_vl", "qwen2_5_vl", "vhm", "geochat", "internvl", "lhrs", "rscovlm", "rscovlm_obb", "rscovlm_quad"
@@ -47,7 +47,7 @@ def iou(
     steps: "continuous": the IoU; "graduated": 0.5, 0.6, 0.7, 1.0 for IoU > .5, .6, .7, .8, else 0 (ScoreRS,
     arXiv 2503.00743, appendix D.5); "threshold": 1 for IoU >= ``threshold`` (in (0, 1]), else 0.
     notation: how the answer writes boxes (vlm.boxes.NOTATIONS). Those that count pixels of the resized image need
-    the column ``resized``, which vlm.rows adds: the size at which the model saw the picture.
+    the column ``resized``, which samples.rows adds: the size at which the model saw the picture.
     """
     if not 0 < threshold <= 1:
         raise RecipeError(f"reward 'iou': threshold is {threshold}; expected a number in (0, 1]")
@@ -63,7 +63,7 @@ def iou(
         if frame == "resized" and (resized is None or resized[row] is None):
             raise DataError(
                 f"{name_of(row, columns)}: the notation {notation} counts pixels of the resized image, and the row has "
-                "no column 'resized' with its [width, height]; rows made by vlm.rows have it"
+                "no column 'resized' with its [width, height]; rows made by samples.rows have it"
             )
         (truth,) = (column[row] for column in truths.values())
         found = read(said, notation, size[row], None if resized is None else resized[row])

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rewards.registry import register
 from rewards.rules.rows import Column, Inside, per_row
 from vlm import numerals
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 
 @register("numeric")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from vlm import answers
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 Inside = Literal["answer", "text"]
 Column = Sequence[Any] | None

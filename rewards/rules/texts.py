@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rewards.registry import register
 from rewards.rules.rows import Column, Inside, given, name_of, per_row, text_of
 from vlm import answers
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 
 @register("format")

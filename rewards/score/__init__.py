@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rewards.score.exchange import Exchange, encode, render
+from rewards.score.model.exchange import Exchange, encode, render
 
 if TYPE_CHECKING:
-    from rewards.score.model import ScoreModel
+    from rewards.score.model.score_model import ScoreModel
 
 __all__ = ["Exchange", "ScoreModel", "encode", "render"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "ScoreModel":
-        from rewards.score.model import ScoreModel
+        from rewards.score.model.score_model import ScoreModel
 
         return ScoreModel
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

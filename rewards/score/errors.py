@@ -3,7 +3,7 @@
 A failure is never a score: whoever catches one of these masks the row or stops, and books no 0.
 """
 
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 
 
 class ScorerUnavailable(UserError):

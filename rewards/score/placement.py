@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rewards.registry import nearest
-from rewards.score.exchange import Exchange
-from vlm.errors import RecipeError
+from rewards.score.model.exchange import Exchange
+from vlm.common.errors import RecipeError
 from vlm.loading import raw_config
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ class InProcess(Loaded):
 
     def fingerprint(self) -> str:
         """Of the loaded model: the one that a service with the same model shows."""
-        from rewards.score.service.fingerprint import fingerprint
+        from rewards.score.model.fingerprint import fingerprint
 
         return fingerprint(self._loaded())
 
     def _loaded(self) -> Any:
         if self._model is None:
-            from rewards.score.model import ScoreModel
+            from rewards.score.model.score_model import ScoreModel
 
             with unsharded(), random_state_kept():
                 self._model = ScoreModel.from_pretrained(self.path, device=_device(), **self.options)

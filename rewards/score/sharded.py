@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from rewards.score import together
 from rewards.score.errors import ScorerUnavailable
-from rewards.score.exchange import Exchange
+from rewards.score.model.exchange import Exchange
 from rewards.score.placement import Loaded, random_state_kept
-from vlm.errors import RecipeError, UserError
+from vlm.common.errors import RecipeError, UserError
 
 if TYPE_CHECKING:
-    from rewards.score.passes import Pass
+    from rewards.score.model.passes import Pass
 
 NOTHING = Exchange.of("", "")
 
@@ -48,7 +48,7 @@ class Sharded(Loaded):
         Raises: DataError naming an image that cannot be read, and UserError in the other processes; ScorerUnavailable
         where these exchanges could not be prepared for another reason, while the others get their scores; PassFailed.
         """
-        from rewards.score.passes import passes
+        from rewards.score.model.passes import passes
 
         module = self._loaded().module
         processor = module.scorer.processor
@@ -69,13 +69,13 @@ class Sharded(Loaded):
 
     def fingerprint(self) -> str:
         """Of the loaded model: the one that a service with the same model shows. Collective, as `score` is."""
-        from rewards.score.service.fingerprint import fingerprint
+        from rewards.score.model.fingerprint import fingerprint
 
         return fingerprint(self._loaded().module.scorer)
 
     def _padded(self, mine: list[Pass], processor, config) -> list[Pass]:
         """As many passes as every process makes, each with a picture where any process has one."""
-        from rewards.score.passes import passes
+        from rewards.score.model.passes import passes
         from vlm.prefix.pictures import blank_picture
 
         plans = together.gather((len(mine), any(one.keys for one in mine)))
@@ -136,9 +136,9 @@ class Sharded(Loaded):
         from accelerate.state import AcceleratorState
         from trl.models.utils import prepare_deepspeed
 
-        from rewards.score.model import ScoreModel
-        from rewards.score.passes import Forward
-        from rewards.score.prefixes import sharing
+        from rewards.score.model.passes import Forward
+        from rewards.score.model.prefixes import sharing
+        from rewards.score.model.score_model import ScoreModel
 
         with random_state_kept():
             model = Forward(ScoreModel.from_pretrained(self.path, **self.options | {"dtype": dtype}))

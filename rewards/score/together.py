@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 
 T = TypeVar("T")
 

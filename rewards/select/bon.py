@@ -1,7 +1,7 @@
 """The arithmetic of best-of-N: how good is the answer that a selector picks out of N, expected over which N were drawn.
 
 M answers to a question were drawn once. For every N ≤ M the curve is the mean over *all* subsets of N of them. A
-selector that ranks the M answers has a closed form (`vlm.best_of`); ranked by the truth itself this is the oracle,
+selector that ranks the M answers has a closed form (`vlm.common.best_of`); ranked by the truth itself this is the oracle,
 pass@N (for right or wrong answers the estimator of Chen et al. 2021, arXiv 2107.03374, section 2.1). A vote depends on
 who else is in the subset and has no such form: its subsets are enumerated where they are few, and drawn by a seed where
 they are many.
@@ -14,7 +14,7 @@ from math import comb
 
 import numpy as np
 
-from vlm.best_of import best_by_score
+from vlm.common.best_of import best_by_score
 
 TIED = 1e-9
 """Votes that differ by less are tied: sums of the same IoUs in another order differ by rounding."""

@@ -15,8 +15,8 @@ from typing import Any
 
 from rewards.select.journal import Part, fingerprint, records
 from rewards.select.team import Team
-from vlm.errors import DataError
-from vlm.samples import Sample
+from samples import Sample
+from vlm.common.errors import DataError
 
 Draw = Callable[[Sample, int], list[str]]
 """`draw(sample, seed)` → completions of one question."""

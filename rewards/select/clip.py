@@ -10,8 +10,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from rewards.score.exchange import Exchange, key_of
-from vlm.errors import DataError, RecipeError
+from rewards.score.model.exchange import Exchange, key_of
+from vlm.common.errors import DataError, RecipeError
 from vlm.loading import source
 from vlm.pictures import images as pictures
 from vlm.weights import check_files, damaged

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 EDGE = 1 << 20
 """Bytes at either end of a data file that stand for its content: corpora are too large to be read once more."""

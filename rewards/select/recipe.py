@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vlm.errors import RecipeError
-from vlm.recipe import ImageSection, StageRecipe
+from stage.recipe.sections import StageRecipe
+
+from vlm.common.errors import RecipeError
+from vlm.sections import ImageSection
 
 SELECTORS = ("score", "clip", "majority", "random")
 

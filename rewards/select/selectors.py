@@ -12,11 +12,11 @@ from typing import Literal
 
 import numpy as np
 
-from rewards.score.exchange import Exchange
+from rewards.score.model.exchange import Exchange
 from rewards.score.placement import Scorer
+from samples import Sample
 from vlm import answers, boxes
-from vlm.errors import DataError
-from vlm.samples import Sample
+from vlm.common.errors import DataError
 
 Inside = Literal["answer", "text"]
 

@@ -24,12 +24,12 @@ from rewards.select.journal import Part, fingerprint, records, state_of_checkpoi
 from rewards.select.recipe import BonRecipe
 from rewards.select.selectors import agreement, readable, score_answers
 from rewards.select.team import Team
-from vlm import config, mixture
-from vlm.best_of import sizes
-from vlm.errors import DataError
+from samples import Sample, mixture
+from stage.recipe import config
+from stage.runs import FINISHED, Run
+from vlm.common.best_of import sizes
+from vlm.common.errors import DataError
 from vlm.pictures.resizing import seen
-from vlm.runs import FINISHED, Run
-from vlm.samples import Sample
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vlm.cli import EXIT_USER_ERROR, log_to_stderr, report, say
-from vlm.doctor.examine import examine
-from vlm.doctor.report import Report
-from vlm.doctor.subject import Subject, subject
-from vlm.errors import RecipeError, UserError
+from samples.doctor.examine import examine
+from samples.doctor.report import Report
+from samples.doctor.subject import Subject, subject
+from stage.cli import EXIT_USER_ERROR, log_to_stderr, report, say
+from vlm.common.errors import RecipeError, UserError
 
 FIT, NOT_FIT, INTERRUPTED = 0, 1, 130
 
@@ -63,8 +63,8 @@ def write(found: Report, folder: Path, title: str, strict: bool) -> None:
     """report.json and data.png; the summary goes to the terminal."""
     from rich.console import Console
 
-    from vlm.doctor.figure import draw
-    from vlm.doctor.view import render
+    from samples.doctor.figure import draw
+    from samples.doctor.view import render
 
     (folder / "report.json").write_text(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n")
     draw(found, folder / "data.png", title)

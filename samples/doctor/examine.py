@@ -10,15 +10,15 @@ from typing import TextIO
 
 import numpy as np
 
-from vlm.doctor.gallery import Gallery
-from vlm.doctor.leaks import leaks
-from vlm.doctor.report import Report, SourceCounts
-from vlm.doctor.rows import Rows
-from vlm.doctor.subject import Subject
-from vlm.errors import DataError
-from vlm.mixture import Mixture, Role, Source
-from vlm.mixture.check import quotas_of, sections_of
-from vlm.samples import Faults
+from samples import Faults
+from samples.doctor.gallery import Gallery
+from samples.doctor.leaks import leaks
+from samples.doctor.report import Report, SourceCounts
+from samples.doctor.rows import Rows
+from samples.doctor.subject import Subject
+from samples.mixture import Mixture, Role, Source
+from samples.mixture.check import quotas_of, sections_of
+from vlm.common.errors import DataError
 from vlm.shapes import visual_tokens
 
 Told = Callable[[int, int, int], None]

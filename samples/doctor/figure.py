@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vlm.curves import COLOURS, dress
-from vlm.doctor.report import Report
+from samples.doctor.report import Report
+from stage.curves import COLOURS, dress
 
 BINS = 40
 ROLE_COLOURS = {"train": COLOURS[0], "eval": COLOURS[1]}

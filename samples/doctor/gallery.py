@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 from vlm.pictures.images import load
 from vlm.pictures.perceptual import perceptual_hash
 

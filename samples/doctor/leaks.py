@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm.doctor.gallery import EVAL, TRAIN, Gallery
+from samples.doctor.gallery import EVAL, TRAIN, Gallery
 from vlm.pictures.perceptual import BITS
 
 NEAR = 24

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vlm.doctor.leaks import CERTAIN, Leak
-from vlm.doctor.rows import Findings
-from vlm.mixture import Mixture
-from vlm.samples import Faults
+from samples import Faults
+from samples.doctor.leaks import CERTAIN, Leak
+from samples.doctor.rows import Findings
+from samples.mixture import Mixture
 
 LISTED = 1000
 """Leaks that the JSON report names; all are counted."""

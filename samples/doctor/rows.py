@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vlm.doctor.gallery import Gallery
-from vlm.doctor.subject import Ruler
-from vlm.samples import Sample, kinds_of
+from samples import Sample, kinds_of
+from samples.doctor.gallery import Gallery
+from samples.doctor.subject import Ruler
 from vlm.shapes import smart_resize
 
 TINY = 4.0

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from vlm.doctor.leaks import Leak
-from vlm.doctor.report import Report, SourceCounts, summary
-from vlm.mixture.record import short
+from samples.doctor.leaks import Leak
+from samples.doctor.report import Report, SourceCounts, summary
+from samples.mixture.record import short
 
 SHOWN = 5
 """Examples of each finding; report.json has more."""

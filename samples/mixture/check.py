@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vlm.errors import RecipeError
-from vlm.mixture.record import Role
-from vlm.mixture.shares import quotas
+from samples.mixture.record import Role
+from samples.mixture.shares import quotas
+from vlm.common.errors import RecipeError
 
 if TYPE_CHECKING:
-    from vlm.recipe import DataSection, SourceSection
+    from samples.sections import DataSection, SourceSection
 
 
 def sections_of(data: DataSection, role: Role) -> list[SourceSection]:

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vlm.errors import DataError, RecipeError
-from vlm.mixture.check import quotas_of, sections_of, wanted_tasks
-from vlm.mixture.record import Line, Mixture, Part, Role
-from vlm.mixture.shares import draw_key, drawn, percentage
-from vlm.origins.fingerprints import of_rows
-from vlm.samples import Faults, Sample, read
+from samples import Faults, Sample, read
+from samples.fingerprints import of_rows
+from samples.mixture.check import quotas_of, sections_of, wanted_tasks
+from samples.mixture.record import Line, Mixture, Part, Role
+from samples.mixture.shares import draw_key, drawn, percentage
+from vlm.common.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from vlm.recipe import DataSection, SourceSection, StageRecipe
+    from samples.sections import DataSection, SourceSection
+    from stage.recipe.sections import StageRecipe
 
 logger = logging.getLogger(__name__)
 

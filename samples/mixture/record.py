@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vlm.runs import Run, is_main_process
-from vlm.samples import Sample
+from samples import Sample
+from stage.runs import Run, is_main_process
 
 Role = Literal["train", "eval"]
 
@@ -35,11 +35,11 @@ class Part:
     faulty: int = 0
     "Rows left out because they are faulty."
     left_out: int = 0
-    "Rows that ask nothing (`vlm.samples.Faults`)."
+    "Rows that ask nothing (`samples.Faults`)."
     bytes: int | None = None
     "Of the file, where the source is one."
     digest: str | None = None
-    "Of the rows that were read and passed, in their order (`vlm.origins.fingerprints`)."
+    "Of the rows that were read and passed, in their order (`samples.fingerprints`)."
     used: str | None = None
     "Of which of them the mixture uses, in its order."
 

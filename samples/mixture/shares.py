@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from vlm.samples import Sample
+from samples import Sample
 
 
 def percentage(percent: float, count: int) -> int:

@@ -1,16 +1,16 @@
 """What every row must satisfy, whatever its layout.
 
-A `record` is a dictionary with the keys of `vlm.samples.Sample` and unchecked values straight from JSON.
-Each check raises RowFault, whose `kind` is listed in `vlm.readers.rows`.
+A `record` is a dictionary with the keys of `samples.Sample` and unchecked values straight from JSON.
+Each check raises RowFault, whose `kind` is listed in `samples.readers.rows`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from samples.readers.rows import Place, RowFault, show
 from vlm import answers
 from vlm.boxes import hull, quad_iou
-from vlm.readers.rows import Place, RowFault, show
 
 TASKS = ("grounding", "vqa", "choice", "open_ended", "caption", "classification")
 CLOSED = ("vqa", "choice", "classification")

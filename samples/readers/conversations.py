@@ -28,9 +28,9 @@ import os
 import re
 from typing import Any
 
+from samples.readers.rows import Place, RowFault, show
 from vlm import answers
 from vlm.boxes import read_boxes
-from vlm.readers.rows import Place, RowFault, show
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 TAG = re.compile(r"\n?<image>\n?")

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm.errors import DataError
-from vlm.readers.look import Look, files, one_of
-from vlm.readers.records import record
-from vlm.readers.rows import LeftOut, Place, RowFault, show
+from samples.readers.look import Look, files, one_of
+from samples.readers.records import record
+from samples.readers.rows import LeftOut, Place, RowFault, show
+from vlm.common.errors import DataError
 
 FOLDERS = ("images", "../images")
 HEADERS = ("imagesource:", "gsd:", "acquisition")

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from vlm.errors import DataError
-from vlm.readers import conversations, dota, geochat, lhrs_bench, questions, rl_rows, rsvg, rsvqa, scenes, vrsbench
-from vlm.readers.look import Look
-from vlm.readers.rows import Place, RowFault, Rows
+from samples.readers import conversations, dota, geochat, lhrs_bench, questions, rl_rows, rsvg, rsvqa, scenes, vrsbench
+from samples.readers.look import Look
+from samples.readers.rows import Place, RowFault, Rows
+from vlm.common.errors import DataError
 
 OVERHANG = 0.5
 """Share of a box's area that may lie outside the image in published annotations; it is cut off, and counted."""

@@ -34,13 +34,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from samples.readers import conversations
+from samples.readers.look import Look
+from samples.readers.records import answer, kinds, record, text
+from samples.readers.rows import LeftOut, Place, RowFault, show
+from samples.readers.rsvqa import Joined
 from vlm.boxes import read_boxes, read_quads
-from vlm.errors import DataError
-from vlm.readers import conversations
-from vlm.readers.look import Look
-from vlm.readers.records import answer, kinds, record, text
-from vlm.readers.rows import LeftOut, Place, RowFault, show
-from vlm.readers.rsvqa import Joined
+from vlm.common.errors import DataError
 
 BOX = re.compile(r"\{\s*<\s*-?\d")
 TAG = re.compile(r"\s*\[(caption|refer|vqa|identify|grounding)\]\s*")

@@ -16,7 +16,7 @@ from json.decoder import WHITESPACE
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 BLOCK = 1 << 18
 LONGEST = 1 << 28

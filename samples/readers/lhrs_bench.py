@@ -18,10 +18,10 @@ import string
 from collections.abc import Iterator
 from typing import Any
 
-from vlm.readers import conversations
-from vlm.readers.look import Look
-from vlm.readers.records import answer, kinds, record, rows_in, text
-from vlm.readers.rows import LeftOut, Place, RowFault, show
+from samples.readers import conversations
+from samples.readers.look import Look
+from samples.readers.records import answer, kinds, record, rows_in, text
+from samples.readers.rows import LeftOut, Place, RowFault, show
 
 FOLDERS = ("images", "image", "LHRS-Bench")
 TYPES = frozenset(map(str, range(1, 12)))

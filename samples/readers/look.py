@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vlm.errors import DataError
-from vlm.readers.rows import Rows
-from vlm.readers.tables import HUB, Hub, Parquet
+from samples.readers.rows import Rows
+from samples.readers.tables import HUB, Hub, Parquet
+from vlm.common.errors import DataError
 
 T = TypeVar("T")
 FIRST = 100

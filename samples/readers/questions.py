@@ -22,9 +22,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from vlm.readers.geochat import polygons
-from vlm.readers.records import answer, kinds, record, text
-from vlm.readers.rows import Place, RowFault, show
+from samples.readers.geochat import polygons
+from samples.readers.records import answer, kinds, record, text
+from samples.readers.rows import Place, RowFault, show
 
 
 def refgeo(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:

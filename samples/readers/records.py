@@ -1,13 +1,13 @@
 """What the readers of question files share: taking fields out of a row, and putting a record together.
 
-A record is a dictionary with the keys of `vlm.samples.Sample`, still unchecked; `vlm.readers.checks` checks it.
+A record is a dictionary with the keys of `samples.Sample`, still unchecked; `samples.readers.checks` checks it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from vlm.readers.rows import RowFault, show
+from samples.readers.rows import RowFault, show
 
 
 def text(row: dict[str, Any], name: str, expected: str = "text") -> str:

@@ -19,9 +19,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from samples.readers.records import answer, record, text
+from samples.readers.rows import LeftOut, Place, RowFault, show
 from vlm.boxes import Frame, convert
-from vlm.readers.records import answer, record, text
-from vlm.readers.rows import LeftOut, Place, RowFault, show
 
 TYPES = {"em": "vqa", "open_ended": "open_ended", "iou": "grounding"}
 TRUTHS = ("answer", "solution", "ground_truth")

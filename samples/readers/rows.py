@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm.errors import DataError
+from samples.readers.json_list import ListFile
+from vlm.common.errors import DataError
 from vlm.pictures import images
-from vlm.readers.json_list import ListFile
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2")
 """Of image files; tried in this order, and in capitals, where a row names its image without one."""

@@ -23,10 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm.errors import DataError
-from vlm.readers.look import Look, files
-from vlm.readers.records import record
-from vlm.readers.rows import Place, RowFault, show
+from samples.readers.look import Look, files
+from samples.readers.records import record
+from samples.readers.rows import Place, RowFault, show
+from vlm.common.errors import DataError
 
 SPLITS = ("train", "val", "test")
 FOLDERS = ("JPEGImages", "../JPEGImages", "images", "../images")

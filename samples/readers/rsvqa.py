@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm.errors import DataError
-from vlm.readers.look import Look, files, one_of
-from vlm.readers.records import answer, kinds, record, text
-from vlm.readers.rows import LeftOut, Place, RowFault, Rows, show
+from samples.readers.look import Look, files, one_of
+from samples.readers.records import answer, kinds, record, text
+from samples.readers.rows import LeftOut, Place, RowFault, Rows, show
+from vlm.common.errors import DataError
 
 ENDING = "_questions.json"
 FOLDERS = ("Images_LR", "Data", "images", "Images")

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm.errors import DataError
-from vlm.readers.look import Look, one_of
-from vlm.readers.records import record
-from vlm.readers.rows import SUFFIXES, LeftOut, Place, RowFault
+from samples.readers.look import Look, one_of
+from samples.readers.records import record
+from samples.readers.rows import SUFFIXES, LeftOut, Place, RowFault
+from vlm.common.errors import DataError
 
 _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])|[_\s-]+")
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm.errors import DataError
-from vlm.readers.rows import RowFault, show
+from samples.readers.rows import RowFault, show
+from vlm.common.errors import DataError
 
 MAGIC = b"PAR1"
 BATCH = 64

@@ -10,7 +10,7 @@ The truth of a referring row is the text `{<25><40><33><60>}` on 0–100, as VRS
 `obj_corner` may stand beside it. Annotations give one question for the caption, one for each object with a sentence
 (`quads`, from its corners in fractions of the image) and one for each QA pair; an object without a sentence is left out
 (`no_question`). Captions without a question get VRSBench's wording. Images lie in `Images_val`, `Images_train` or
-`images`, beside the file or above its folder. Training rows (VRSBench_train.json): `vlm.readers.geochat`.
+`images`, beside the file or above its folder. Training rows (VRSBench_train.json): `samples.readers.geochat`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from samples.readers import conversations, geochat
+from samples.readers.look import Look, files, one_of
+from samples.readers.records import answer, kinds, record, rows_in, text
+from samples.readers.rows import LeftOut, Place, RowFault, Rows, show
 from vlm.boxes import read_boxes
-from vlm.errors import DataError
-from vlm.readers import conversations, geochat
-from vlm.readers.look import Look, files, one_of
-from vlm.readers.records import answer, kinds, record, rows_in, text
-from vlm.readers.rows import LeftOut, Place, RowFault, Rows, show
+from vlm.common.errors import DataError
 
 FOLDERS = tuple(os.path.join(above, name) for above in ("", "..") for name in ("Images_val", "Images_train", "images"))
 DESCRIBE = "Describe the image in detail."

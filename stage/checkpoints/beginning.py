@@ -1,6 +1,6 @@
 """From where a run begins: the recipe's `resume:`.
 
-    null        anew; a folder in which a run has begun is refused (vlm.runs)
+    null        anew; a folder in which a run has begun is refused (stage.runs)
     auto        from the last whole checkpoint of `output`; anew where there is none yet; not at all where the run has
                 finished. What a job that may be requeued says always.
     a folder    from this checkpoint, of this output or of another one, which stays as it is
@@ -18,14 +18,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from vlm import config
-from vlm.checkpoints import folders, manifest
-from vlm.checkpoints.manifest import Checkpoint, check_resumable
-from vlm.checkpoints.neutral import NEUTRAL
-from vlm.errors import RecipeError
-from vlm.parallel.agreement import everyone_is_here
-from vlm.recipe import TrainingRecipe
-from vlm.runs import FINISHED, METRICS, RECIPE, Run, processes
+from stage.recipe.sections import TrainingRecipe
+
+from stage.checkpoints import folders, manifest
+from stage.checkpoints.manifest import Checkpoint, check_resumable
+from stage.checkpoints.neutral import NEUTRAL
+from stage.parallel.agreement import everyone_is_here
+from stage.recipe import config
+from stage.runs import FINISHED, METRICS, RECIPE, Run, processes
+from vlm.common.errors import RecipeError
 
 logger = logging.getLogger(__name__)
 

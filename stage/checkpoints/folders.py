@@ -17,7 +17,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from vlm.checkpoints import manifest
+from stage.checkpoints import manifest
 
 logger = logging.getLogger(__name__)
 

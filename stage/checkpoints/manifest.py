@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 
 logger = logging.getLogger(__name__)
 

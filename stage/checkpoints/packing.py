@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 from vlm.pictures import images
 
 BYTES, PICTURE = "<bytes>", "<picture>"

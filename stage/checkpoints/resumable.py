@@ -3,7 +3,7 @@
     class GRPOTrainer(Resumable, trl.GRPOTrainer): ...
 
 What transformers 5.23 leaves out and stands here:
-- weights come back strictly (`vlm.checkpoints.weights`), those of the best checkpoint too;
+- weights come back strictly (`stage.checkpoints.weights`), those of the best checkpoint too;
 - sums between two logs (loss, metrics), and what a subclass keeps (`kept_state`), are stored for each process;
 - the order of the data: a sampler with a generator of its own draws one order an epoch, and a new process must draw
   those of the epochs before; behind two wrappers accelerate's set_epoch does not reach its sampler; and a sampler that
@@ -30,14 +30,14 @@ import torch
 from torch.utils.data import BatchSampler
 from transformers.trainer_utils import SaveStrategy
 
-from vlm.checkpoints import folders, manifest
-from vlm.checkpoints.manifest import Checkpoint
-from vlm.checkpoints.packing import pack, unpack
-from vlm.checkpoints.weights import files_of, load_strictly
-from vlm.errors import UserError
-from vlm.parallel.agreement import anywhere, everyone_is_here
-from vlm.parallel.fsdp import OPTIMISER, SCHEDULE
-from vlm.runs import RECIPE
+from stage.checkpoints import folders, manifest
+from stage.checkpoints.manifest import Checkpoint
+from stage.checkpoints.packing import pack, unpack
+from stage.checkpoints.weights import files_of, load_strictly
+from stage.parallel.agreement import anywhere, everyone_is_here
+from stage.parallel.fsdp import OPTIMISER, SCHEDULE
+from stage.runs import RECIPE
+from vlm.common.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Resumable:
     _begun, _seconds_before = 0.0, 0.0
 
     def kept_state(self) -> dict[str, Any]:
-        """What a subclass must remember between steps, as `vlm.checkpoints.packing.pack` takes it."""
+        """What a subclass must remember between steps, as `stage.checkpoints.packing.pack` takes it."""
         return {}
 
     def take_state(self, state: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.core_model_loading import revert_weight_conversion
 
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 
 WHOLE, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -26,13 +26,13 @@ from typing import Any
 
 import torch
 
-from vlm.checkpoints import manifest
-from vlm.errors import UserError
-from vlm.guards.sections import GuardSection
-from vlm.parallel.agreement import anywhere
-from vlm.parallel.fsdp import part
+from stage.checkpoints import manifest
+from stage.guards.sections import GuardSection
+from stage.parallel.agreement import anywhere
+from stage.parallel.fsdp import part
+from stage.replay.dumps import ROWS, Dumping
+from vlm.common.errors import UserError
 from vlm.pictures.unreadable import row_name
-from vlm.replay.dumps import ROWS, Dumping
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Out of memory: which changes to this recipe would help most, computed by its plan (`vlm.planning`).
+"""Out of memory: which changes to this recipe would help most, computed by its plan (`stage.planning`).
 
     @advised(planner)
     def train(recipe): …
@@ -15,11 +15,11 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vlm import config
-from vlm.errors import RecipeError, UserError
-from vlm.guards.progress import here
-from vlm.planning.memory import GIB
-from vlm.planning.plan import Plan
+from stage.guards.progress import here
+from stage.planning.memory import GIB
+from stage.planning.plan import Plan
+from stage.recipe import config
+from vlm.common.errors import RecipeError, UserError
 
 MIB = 1024**2
 NAMED = 3

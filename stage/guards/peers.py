@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vlm.errors import UserError
-from vlm.guards.progress import Progress
-from vlm.parallel.agreement import joined
+from stage.guards.progress import Progress
+from stage.parallel.agreement import joined
+from vlm.common.errors import UserError
 
 SIGNS = re.compile(
     r"connection (closed|reset) by peer|broken pipe|connection was likely closed|connection refused|"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 
 @dataclass
 class GuardSection:
-    """Steps whose loss or gradient is NaN or infinite (`vlm.guards.finite`)."""
+    """Steps whose loss or gradient is NaN or infinite (`stage.guards.finite`)."""
 
     skip: int = 5
     "Such a step changes no weight; the run ends when more than so many come one after another. 0: at the first."
     dumps: int = 3
-    "Dump the first so many of them (`vlm.replay.dumps`), to be computed again by `launch/replay.py`."
+    "Dump the first so many of them (`stage.replay.dumps`), to be computed again by `launch/replay.py`."
 
     def check(self) -> None:
         if self.skip < 0 or self.dumps < 0:
@@ -23,7 +23,7 @@ class GuardSection:
 
 @dataclass
 class WatchdogSection:
-    """Tells when a run stands still, and where (`vlm.guards.watchdog`)."""
+    """Tells when a run stands still, and where (`stage.guards.watchdog`)."""
 
     minutes: float = 30.0
     "Speak when a process has come no further for so long; longer than your longest rollout, evaluation or save."

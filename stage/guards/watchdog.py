@@ -33,11 +33,11 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from vlm.errors import RESUMABLE
-from vlm.guards import progress
-from vlm.guards.progress import Progress
-from vlm.guards.sections import WatchdogSection
-from vlm.runs import processes
+from stage.guards import progress
+from stage.guards.progress import Progress
+from stage.guards.sections import WatchdogSection
+from stage.runs import processes
+from vlm.common.errors import RESUMABLE
 
 FOLDER = "heartbeats"
 INTERVAL = 15.0

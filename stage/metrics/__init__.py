@@ -1,11 +1,11 @@
 """Every quantity that a training run logs: name, meaning, unit, healthy range, and what to do outside of it.
 
-    from vlm.metrics import find
+    from stage.metrics import find
 
     metric = find("eval_reward_raw/vqa/count")
     metric.healthy is None or metric.healthy.holds(0.4)
 
-docs/metrics.md is this registry as a page: `python -m vlm.metrics > docs/metrics.md`. A test compares the two, finds
+docs/metrics.md is this registry as a page: `python -m stage.metrics > docs/metrics.md`. A test compares the two, finds
 every name that small runs of all stages log, and has every entry logged by one of them. What a reward of yours logs
 under a name of its own (`log_metric`) is not here; `find` returns None for it.
 
@@ -23,8 +23,8 @@ under a name of its own (`log_metric`) is not here; `find` returns None for it.
 
 from __future__ import annotations
 
-from vlm.metrics import cost, finding, learned, policy, preferences, rewards, supervised, trainer
-from vlm.metrics.metric import Group, Metric, Range, Row, Stage
+from stage.metrics import cost, finding, learned, policy, preferences, rewards, supervised, trainer
+from stage.metrics.metric import Group, Metric, Range, Row, Stage
 
 __all__ = ["GROUPS", "METRICS", "Group", "Metric", "Range", "Row", "Stage", "find"]
 
@@ -51,5 +51,5 @@ METRICS: tuple[Metric, ...] = tuple(metric for group in GROUPS for metric in gro
 
 
 def find(name: str, stage: Stage | None = None) -> Metric | None:
-    """The entry of a logged name; see `vlm.metrics.finding.match`."""
+    """The entry of a logged name; see `stage.metrics.finding.match`."""
     return finding.match(METRICS, name, stage)

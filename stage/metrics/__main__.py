@@ -1,6 +1,6 @@
-"""Print docs/metrics.md:  python -m vlm.metrics > docs/metrics.md"""
+"""Print docs/metrics.md:  python -m stage.metrics > docs/metrics.md"""
 
-from vlm.metrics import GROUPS
-from vlm.metrics.page import page
+from stage.metrics import GROUPS
+from stage.metrics.page import page
 
 print(page(GROUPS), end="")

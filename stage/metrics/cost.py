@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlm.metrics.metric import Group, Metric
+from stage.metrics.metric import Group, Metric
 
 GRPO = ("grpo",)
 ALL = ("sft", "grpo", "score")
@@ -148,7 +148,7 @@ SPEED = Group(
             "See which phase of `time/…` is long.",
             GRPO,
             worse="lower",
-            when="a GPU whose peak is known (`vlm/planning/gpus.py`)",
+            when="a GPU whose peak is known (`stage/planning/gpus.py`)",
             needs="cuda",
         ),
         Metric(

@@ -6,8 +6,8 @@ import functools
 import re
 from collections.abc import Iterable
 
-from vlm.metrics.metric import Metric, Stage
-from vlm.samples import TASKS
+from samples import TASKS
+from stage.metrics.metric import Metric, Stage
 
 PHASES = ("rollout", "reference", "update")
 """Of a GRPO step, in which tokens pass through the policy."""

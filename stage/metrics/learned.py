@@ -1,9 +1,9 @@
-"""What the learned reward `score` logs: its scores, what it pays for, and whether it looks (`rewards/score/health.py`,
-`rewards/score/probes.py`)."""
+"""What the learned reward `score` logs: its scores, what it pays for, and whether it looks (`rewards/score/reward/health.py`,
+`rewards/score/reward/probes.py`)."""
 
 from __future__ import annotations
 
-from vlm.metrics.metric import Group, Metric, Range
+from stage.metrics.metric import Group, Metric, Range
 
 GRPO = ("grpo",)
 BOTH = ("step", "eval")

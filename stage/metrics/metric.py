@@ -56,7 +56,7 @@ class Metric:
     """
 
     name: str
-    "As it is logged in training; what stands in <…> is the recipe's or the data's (`vlm.metrics.finding`)."
+    "As it is logged in training; what stands in <…> is the recipe's or the data's (`stage.metrics.finding`)."
     meaning: str
     "What is computed over what: rows, groups, micro-batches, processes."
     unit: str

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from vlm.metrics.metric import Group, Metric
+from stage.metrics.metric import Group, Metric
 
 HEAD = """# What a run logs
 
-Generated from the registry in `vlm/metrics/` by `python -m vlm.metrics > docs/metrics.md`: change it there. A test
+Generated from the registry in `stage/metrics/` by `python -m stage.metrics > docs/metrics.md`: change it there. A test
 finds every name that small runs of all stages log, and has every entry logged by one of them.
 
 Each row of `metrics.jsonl` in the run folder is one log; dashboards get the same names behind `train/` and `eval/`.
@@ -19,22 +19,22 @@ otherwise it says why there is none. ↓ or ↑: which way is a bad sign in the 
 is a question, not a verdict.
 
 `training.…` are the keys of TRL's GRPOConfig, SFTConfig and RewardConfig; `python launch/grpo.py --keys` lists the
-others. `score:variant` is the option `variant` of the reward `score`. In code: `vlm.metrics.find("eval_kl").healthy`.
+others. `score:variant` is the option `variant` of the reward `score`. In code: `stage.metrics.find("eval_kl").healthy`.
 What a reward of yours logs under a name of its own (`log_metric`) is not here.
 """
 
 SECTIONS = {
-    "guards": "vlm/guards/sections.py",
-    "tracking": "vlm/tracking/section.py",
-    "watchdog": "vlm/guards/sections.py",
+    "guards": "stage/guards/sections.py",
+    "tracking": "stage/tracking/section.py",
+    "watchdog": "stage/guards/sections.py",
     "rewards": "rl/recipe.py",
     "share_prefix": "rl/recipe.py",
-    "train": "rewards/score/recipe.py",
-    "score:": "rewards/score/reward.py",
+    "train": "rewards/score/training/recipe.py",
+    "score:": "rewards/score/reward/score.py",
     "gated:": "rewards/gated.py",
-} | dict.fromkeys(("model", "images", "prompt", "data", "sharding"), "vlm/recipe.py")
+} | dict.fromkeys(("model", "images", "prompt", "data", "sharding"), "vlm/sections.py")
 """First part of a recipe's key → the file that says what it does; `training` is the stage's own."""
-STAGES = {"sft": "sft/recipe.py", "grpo": "rl/recipe.py", "score": "rewards/score/recipe.py"}
+STAGES = {"sft": "sft/recipe.py", "grpo": "rl/recipe.py", "score": "rewards/score/training/recipe.py"}
 CODE = re.compile(r"`([^`]+)`")
 KEY = re.compile(r"(\w+)(\.\w+)*|(score:|gated:)\w+")
 NEEDS = {"cuda": "on a GPU only", "vllm": "under vLLM only", "dashboard": "not in metrics.jsonl"}
@@ -59,7 +59,7 @@ def where(key: str, metric: Metric) -> str | None:
         return None
     section = found[3] or found[1]
     if section == "training":
-        return STAGES[metric.stages[0]] if len(metric.stages) == 1 else "vlm/training.py"
+        return STAGES[metric.stages[0]] if len(metric.stages) == 1 else "stage/trainer/arguments.py"
     if section == "data" and metric.stages == ("score",):
         return STAGES["score"]
     return SECTIONS.get(section)

@@ -1,8 +1,8 @@
-"""What training a score model logs (`rewards/score/trainer.py`, `rewards/score/metrics.py`)."""
+"""What training a score model logs (`rewards/score/training/trainer.py`, `rewards/score/training/metrics.py`)."""
 
 from __future__ import annotations
 
-from vlm.metrics.metric import Group, Metric, Range
+from stage.metrics.metric import Group, Metric, Range
 
 SCORE = ("score",)
 HELD = ("eval",)
@@ -16,7 +16,7 @@ UNSEEN = (
 
 TRAINED = Group(
     "Training of a score model",
-    "Logged by `rewards/score/trainer.py` over everything trained on since the log before, in all processes. A record "
+    "Logged by `rewards/score/training/trainer.py` over everything trained on since the log before, in all processes. A record "
     "of n ranked candidates holds n(n - 1)/2 pairs of a better and a worse one.",
     (
         Metric(
@@ -80,7 +80,7 @@ TRAINED = Group(
 
 HELD_OUT = Group(
     "Held-out preferences",
-    "Logged by `rewards/score/trainer.py` after each evaluation, over all held-out pairs; those of the final weights "
+    "Logged by `rewards/score/training/trainer.py` after each evaluation, over all held-out pairs; those of the final weights "
     "are in metrics.json too, with the number of pairs.",
     (
         Metric(

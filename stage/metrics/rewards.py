@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlm.metrics.metric import Group, Metric, Range
+from stage.metrics.metric import Group, Metric, Range
 
 GRPO = ("grpo",)
 BOTH = ("step", "eval")

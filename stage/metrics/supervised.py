@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlm.metrics.metric import Group, Metric
+from stage.metrics.metric import Group, Metric
 
 SFT = ("sft",)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from vlm.metrics.metric import Group, Metric, Range
+from stage.metrics.metric import Group, Metric, Range
 
 ALL = ("sft", "grpo", "score")
 
 EVERY = Group(
     "Every training stage",
-    "Logged by transformers' Trainer, by the run folder (`step`, `time`) and by `vlm/guards/finite.py`. A log is a row "
+    "Logged by transformers' Trainer, by the run folder (`step`, `time`) and by `stage/guards/finite.py`. A log is a row "
     "of metrics.jsonl every `training.logging_steps` steps, written by the main process.",
     (
         Metric(

@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vlm.origins.revision import run
-from vlm.redaction import is_secret_name, redact_command
+from stage.origins.revision import run
+from vlm.common.redaction import is_secret_name, redact_command
 
 # fmt: off
 PACKAGES = [

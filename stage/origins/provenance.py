@@ -6,8 +6,8 @@ Two runs whose records, data.json and environment.json agree (but for times, hos
     processes      how many, how they talk, what is sharded
     determinism    the switches that decide whether a GPU adds in one order
     libraries      CUDA, cuDNN and NCCL as torch was built with
-    model          class, attention, precision, parameters; `sampled` is a digest of its weights (vlm.replay.dumps)
-    checkpoint     what it was loaded from (vlm.origins.fingerprints)
+    model          class, attention, precision, parameters; `sampled` is a digest of its weights (stage.replay.dumps)
+    checkpoint     what it was loaded from (samples.fingerprints)
     plugins        SHA-256 of each `file.py:function` that the recipe names
 """
 
@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from vlm import config
-from vlm.origins.fingerprints import of_checkpoint, of_file
-from vlm.replay.dumps import digest
+from samples.fingerprints import of_checkpoint, of_file
+from stage.recipe import config
+from stage.replay.dumps import digest
 
 
 def record(trainer: Any, recipe: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from vlm.redaction import redact
+from vlm.common.redaction import redact
 
 CHANGES = "changes.diff"
 LONGEST = 512 * 1024

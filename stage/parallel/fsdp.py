@@ -19,7 +19,7 @@ accelerate 1.15, trl 1.16 and transformers 5.23, and stands here:
 - transformers finds the published names of weights by the model's class, which `fully_shard` renames, and tied weights
   by their place in memory, of which gathered ones have two. Here it is told both.
 - Its checkpoints hold the weights twice, and it does not read them strictly. Here each process keeps its part of the
-  optimiser's state, and the weights are those of model.safetensors (`vlm.checkpoints`).
+  optimiser's state, and the weights are those of model.safetensors (`stage.checkpoints`).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from torch.distributed.tensor import DTensor
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import PrefixChange
 
-from vlm.errors import RecipeError, UserError
-from vlm.parallel.sharding import fsdp_launched
+from stage.parallel.sharding import fsdp_launched
+from vlm.common.errors import RecipeError, UserError
 
 OPTIMISER, SCHEDULE = "optimizer_{}.pt", "scheduler.pt"
 """In a checkpoint: one of the first for each process."""

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm.errors import RecipeError
-from vlm.recipe import ShardingSection
+from stage.recipe.sections import ShardingSection
+
+from vlm.common.errors import RecipeError
 
 
 def deepspeed_config(section: ShardingSection) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 CARDS = {
     "A100-40G": 39.4, "A100-80G": 79.1, "A800-40G": 39.4, "A800-80G": 79.1, "H100-80G": 79.1,

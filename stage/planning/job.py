@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A launcher fills a `Job` from its recipe and calls `training(job).render()`. The numbers are arithmetic on
 shapes: parameters from the real class on the meta device, batches as TRL's samplers count them, visual tokens
-by Qwen2-VL's resizing, memory by the formulas of `vlm.planning.memory`. Peaks are estimates; measure one step before a
+by Qwen2-VL's resizing, memory by the formulas of `stage.planning.memory`. Peaks are estimates; measure one step before a
 long run.
 
 Example:
@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vlm.planning import memory
-from vlm.planning.gpus import Fleet, parse_gpus
-from vlm.planning.job import Batch, Job, batches, prompts_of
-from vlm.planning.memory import GIB
+from stage.planning import memory
+from stage.planning.gpus import Fleet, parse_gpus
+from stage.planning.job import Batch, Job, batches, prompts_of
+from stage.planning.memory import GIB
 from vlm.shapes import Shape, shape, visual_range, visual_tokens
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -74,7 +74,7 @@ class Plan:
 
     def render(self, console=None) -> None:
         """Print the plan as tables to a `rich.console.Console`."""
-        from vlm.planning.plan_view import render
+        from stage.planning.plan_view import render
 
         render(self, console)
 

@@ -1,10 +1,10 @@
-"""Tables of a `vlm.planning.plan.Plan` for the terminal."""
+"""Tables of a `stage.planning.plan.Plan` for the terminal."""
 
 from __future__ import annotations
 
+from stage.planning.memory import GIB, OVERHEAD
+from stage.planning.plan import Plan
 from vlm.adapters import PARTS
-from vlm.planning.memory import GIB, OVERHEAD
-from vlm.planning.plan import Plan
 
 
 def render(plan: Plan, console=None) -> None:

@@ -1,4 +1,4 @@
-"""Recipes: YAML files → dataclasses (`vlm.schema` says which), and back.
+"""Recipes: YAML files → dataclasses (`stage.recipe.schema` says which), and back.
 
     launch/grpo.py recipes/r1.yaml model.path=runs/sft/final rewards.0.weight=0.5
 
@@ -7,7 +7,7 @@ mappings merge key by key, everything else replaces, and `null` takes back what 
 cannot be null returns to its default). Overrides from the command line lie on top; their values are YAML, and
 a number in the key is a list index.
 
-`vlm.yaml_nodes` says what YAML means here: `1e-6` is a number and `on` is text. A text field takes an
+`stage.recipe.yaml_nodes` says what YAML means here: `1e-6` is a number and `on` is text. A text field takes an
 unquoted number as it was typed (`revision: 1234e56`).
 
 Paths in fields marked `{"path": True}` are resolved by `locate`.
@@ -21,10 +21,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from vlm.errors import RecipeError
-from vlm.redaction import holds_secret, redact_command
-from vlm.schema import Builder, Entry, defaults, describe, inside, join
-from vlm.yaml_nodes import Node, dump, parse
+from stage.recipe.schema import Builder, Entry, defaults, describe, inside, join
+from stage.recipe.yaml_nodes import Node, dump, parse
+from vlm.common.errors import RecipeError
+from vlm.common.redaction import holds_secret, redact_command
 
 __all__ = [
     "ABSENT",

@@ -8,7 +8,7 @@
 Field types: int, float, bool, str, Any, Literal, `X | None` and other unions, list[X], dict[str, X],
 dataclasses and lists or dicts of them. Field metadata that means something here:
 
-    {"path": True}                       a path (or list of paths): `vlm.config.load` runs `locate` on it
+    {"path": True}                       a path (or list of paths): `stage.recipe.config.load` runs `locate` on it
     {"keys_of": "trl:GRPOConfig"}        a dict whose keys must be fields of that dataclass, which is imported
                                          only when keys are given
     {"owned": {"output_dir": "output"}}  beside keys_of: keys that Nadir sets → the recipe key for each
@@ -30,8 +30,8 @@ import types
 from dataclasses import MISSING, dataclass
 from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from vlm.errors import RecipeError
-from vlm.yaml_nodes import FLOAT, Node, to_float
+from stage.recipe.yaml_nodes import FLOAT, Node, to_float
+from vlm.common.errors import RecipeError
 
 
 class Entry(NamedTuple):

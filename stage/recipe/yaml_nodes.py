@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 TAG = "tag:yaml.org,2002:"
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")

@@ -1,15 +1,15 @@
-"""What a recipe says about dumps; apart from `vlm.replay.dumps`, which imports torch."""
+"""What a recipe says about dumps; apart from `stage.replay.dumps`, which imports torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 
 @dataclass
 class DumpSection:
-    """Steps whose inputs and random states are kept for `launch/replay.py` to compute again (`vlm.replay.dumps`)."""
+    """Steps whose inputs and random states are kept for `launch/replay.py` to compute again (`stage.replay.dumps`)."""
 
     steps: list[int] = field(default_factory=list)
     "These steps; the first is 1."

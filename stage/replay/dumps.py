@@ -3,7 +3,7 @@
     runs/r1/dumps/step-120/
       dump.json       {"step": 120, "reason": "asked", "processes": 2, "loss": 0.41, "time": …, "ranks": [facts or null
                       of each process]}; written last
-      rank-0.pt       one file a process, read without running code (vlm.checkpoints.packing)
+      rank-0.pt       one file a process, read without running code (stage.checkpoints.packing)
       recipe.yaml     the recipe of the run at that step
       weights/        the weights before the step, where they were asked for
 
@@ -33,12 +33,12 @@ import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
-from vlm.checkpoints.folders import is_full
-from vlm.checkpoints.packing import pack
-from vlm.errors import UserError
-from vlm.parallel.agreement import anywhere, everyone_is_here
-from vlm.replay.dump_section import DumpSection
-from vlm.runs import RECIPE
+from stage.checkpoints.folders import is_full
+from stage.checkpoints.packing import pack
+from stage.parallel.agreement import anywhere, everyone_is_here
+from stage.replay.dump_section import DumpSection
+from stage.runs import RECIPE
+from vlm.common.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Dumping:
     "Of this step."
 
     def stored_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """A micro-batch as `vlm.checkpoints.packing.pack` takes it."""
+        """A micro-batch as `stage.checkpoints.packing.pack` takes it."""
         return dict(inputs)
 
     def held_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:

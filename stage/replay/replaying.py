@@ -1,4 +1,4 @@
-"""One step of a run computed again from its dump (`vlm.replay.dumps`), in one process, whatever number made it.
+"""One step of a run computed again from its dump (`stage.replay.dumps`), in one process, whatever number made it.
 
 The same device, versions and precision give the same loss, to the bit on the CPU in float32; the report says how far it
 is off. A step of ZeRO is replayed from the gathered weights, unsharded.
@@ -19,15 +19,16 @@ from unittest import mock
 
 import torch
 import yaml
+from stage.recipe.sections import ShardingSection
 
-from vlm import config
-from vlm.checkpoints import manifest
-from vlm.checkpoints.packing import unpack
-from vlm.checkpoints.weights import load_strictly
-from vlm.errors import UserError
-from vlm.recipe import ShardingSection, TrackingSection
-from vlm.replay.dumps import DUMPS, HEADER, VERSION, WEIGHTS, digest, set_random_states
-from vlm.runs import RECIPE, processes
+from stage.checkpoints import manifest
+from stage.checkpoints.packing import unpack
+from stage.checkpoints.weights import load_strictly
+from stage.recipe import config
+from stage.replay.dumps import DUMPS, HEADER, VERSION, WEIGHTS, digest, set_random_states
+from stage.runs import RECIPE, processes
+from vlm.common.errors import UserError
+from vlm.recipe import TrackingSection
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
 """Of a loss, relative where it is above 1; another device or version sums in another order."""

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlm.runs import Run, drop_after
-from vlm.tracking.section import AlertSection
-from vlm.tracking.signs import SIGNS, History
+from stage.runs import Run, drop_after
+from stage.tracking.section import AlertSection
+from stage.tracking.signs import SIGNS, History
 
 logger = logging.getLogger(__name__)
 FILE = "alerts.jsonl"

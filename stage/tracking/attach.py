@@ -6,11 +6,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from transformers import Trainer, TrainerCallback
 
-from vlm.runs import Run
-from vlm.tracking.alerts import Alerts
-from vlm.tracking.samples import Samples
-from vlm.tracking.table import Reading
-from vlm.tracking.trackers import labels
+from stage.runs import Run
+from stage.tracking.alerts import Alerts
+from stage.tracking.samples import Samples
+from stage.tracking.table import Reading
+from stage.tracking.trackers import labels
 
 
 def samples_of(run: Run, recipe: Any) -> Samples:

@@ -9,10 +9,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from stage.tracking.pictures import placed
 from vlm.boxes import ious
 from vlm.pictures.drawing import PREDICTED, TRUE, outline
 from vlm.pictures.images import load
-from vlm.tracking.pictures import placed
 
 CLASSES = {0: "truth", 1: "answer"}
 """Class ids of the boxes, the same in every picture."""

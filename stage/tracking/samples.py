@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm.runs import Run, drop_after
-from vlm.tracking import overlays
-from vlm.tracking.pictures import Small
-from vlm.tracking.section import SampleSection
-from vlm.tracking.table import FOLDER, Asked, Batch, Reading, asked, due, row
+from stage.runs import Run, drop_after
+from stage.tracking import overlays
+from stage.tracking.pictures import Small
+from stage.tracking.section import SampleSection
+from stage.tracking.table import FOLDER, Asked, Batch, Reading, asked, due, row
 
 FILE = "samples.jsonl"
 NAME = "completions"

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 TRACKERS = {
     "wandb": ("wandb",),
@@ -47,7 +47,7 @@ class SampleSection:
 
 @dataclass
 class AlertSection:
-    """Signs that a run collapses (`vlm.tracking.signs`); each of them null to switch it off.
+    """Signs that a run collapses (`stage.tracking.signs`); each of them null to switch it off.
 
     A sign is told when it shows in `patience` logs in a row, and again only after it was gone for `window` logs.
     """

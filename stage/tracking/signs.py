@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from vlm.tracking.section import AlertSection
+from stage.tracking.section import AlertSection
 
 SIGMAS = 3.0
 LOOKBACK = 500

@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stage.tracking.pictures import Small, small
 from vlm.answers import parse
 from vlm.boxes import NOTATIONS, read_boxes, read_quads
-from vlm.errors import DataError
-from vlm.tracking.pictures import Small, small
+from vlm.common.errors import DataError
 
 FOLDER = "samples"
 PAIR = 2

@@ -16,11 +16,13 @@ import dataclasses
 import os
 from typing import Any
 
-from vlm.errors import RecipeError
-from vlm.parallel.sharding import check_launch, deepspeed_config, fsdp_launched
-from vlm.recipe import ModelSection, ShardingSection
-from vlm.runs import processes
-from vlm.tracking.trackers import announce
+from stage.recipe.sections import ShardingSection
+
+from stage.parallel.sharding import check_launch, deepspeed_config, fsdp_launched
+from stage.runs import processes
+from stage.tracking.trackers import announce
+from vlm.common.errors import RecipeError
+from vlm.sections import ModelSection
 
 OWNED = {
     "output_dir": "output",

@@ -9,8 +9,8 @@ from typing import Any, TextIO
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from stage.runs import Run
 from vlm.pictures.resizing import Resizing
-from vlm.runs import Run
 
 # What stands behind the bar, in this order, when the trainer logs it: (key in the log, word shown).
 SHOWN = (

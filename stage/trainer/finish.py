@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlm.checkpoints.beginning import Beginning
-from vlm.guards import peers, watchdog
-from vlm.guards.progress import here
-from vlm.origins.provenance import record
-from vlm.replay.dumps import DumpSteps
-from vlm.runs import Run
-from vlm.signals import StopOnSignal, watching
-from vlm.tracking import trackers
-from vlm.tracking.attach import attach
+from stage.checkpoints.beginning import Beginning
+from stage.guards import peers, watchdog
+from stage.guards.progress import here
+from stage.origins.provenance import record
+from stage.replay.dumps import DumpSteps
+from stage.runs import Run
+from stage.signals import StopOnSignal, watching
+from stage.tracking import trackers
+from stage.tracking.attach import attach
 
 
 def follow(trainer, run: Run, beginning: Beginning) -> None:

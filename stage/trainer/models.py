@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from stage.recipe.sections import ShardingSection
+
+from stage.trainer.arguments import load_dtype
 from vlm.adapters import apply_lora, freeze
 from vlm.loading import load_model
-from vlm.recipe import ModelSection, ShardingSection
-from vlm.training import load_dtype
+from vlm.sections import ModelSection
 
 
 def trainable_model(section: ModelSection, sharding: ShardingSection):

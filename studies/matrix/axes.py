@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stage.recipe.schema import did_you_mean
 from studies.matrix import changes
 from studies.matrix.changes import Change
 from studies.matrix.recipe import SEED, MatrixRecipe
-from vlm.errors import RecipeError
-from vlm.schema import did_you_mean
+from vlm.common.errors import RecipeError
 
 SKIP = "skip"
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm import config
-from vlm.errors import RecipeError
-from vlm.schema import did_you_mean
-from vlm.yaml_nodes import Node, dump_line, parse
+from stage.recipe import config
+from stage.recipe.schema import did_you_mean
+from stage.recipe.yaml_nodes import Node, dump_line, parse
+from vlm.common.errors import RecipeError
 
 PLACE = re.compile(r"\{([A-Za-z]\w*)\}")
 START = re.compile(r"\{(\w+)\}/")

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from stage.recipe import config
 from studies.matrix import axes, commands, marks, planning, slurm, study, view
 from studies.matrix.launchers import Launchers
 from studies.matrix.planning import Plan, Stage
 from studies.matrix.recipe import MatrixRecipe
 from studies.matrix.running import Outcome, Runner
-from vlm import config
-from vlm.errors import RESUMABLE, UserError
+from vlm.common.errors import RESUMABLE, UserError
 
 LAST_WORDS = 3
 """Lines of a failed stage's log that are repeated."""

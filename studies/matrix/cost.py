@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samples import mixture
+from stage.planning.job import Batch, Job, batches
+from stage.planning.planned import common
 from studies.matrix import marks
 from studies.matrix.planning import Plan, Stage
-from vlm import mixture
-from vlm.errors import UserError
-from vlm.planning.job import Batch, Job, batches
-from vlm.planning.planned import common
+from vlm.common.errors import UserError
 
 
 @dataclass(frozen=True)

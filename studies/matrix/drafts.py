@@ -17,17 +17,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from stage.recipe.sections import TrainingRecipe
+
+from stage.checkpoints.neutral import NEUTRAL
+from stage.recipe import config
+from stage.recipe.schema import did_you_mean, join
 from studies.matrix import changes
 from studies.matrix.axes import Combination
 from studies.matrix.changes import Change
 from studies.matrix.launchers import Launchers
 from studies.matrix.recipe import SEED, MatrixRecipe, StageSection
-from vlm import config
-from vlm.checkpoints.neutral import NEUTRAL
-from vlm.errors import RecipeError
-from vlm.recipe import TrainingRecipe
-from vlm.redaction import redact_command
-from vlm.schema import did_you_mean, join
+from vlm.common.errors import RecipeError
+from vlm.common.redaction import redact_command
 
 SHOWN = ("pictures",)
 """Keys of other stages than training that change no result."""

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from stage import runs
+from stage.checkpoints import manifest
 from studies.matrix.planning import Plan, Stage
-from vlm import runs
-from vlm.checkpoints import manifest
-from vlm.errors import RESUMABLE, UserError
+from vlm.common.errors import RESUMABLE, UserError
 
 Kind = Literal["finished", "running", "begun", "to do"]
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -104,7 +104,7 @@ def stopped(stage: Stage, code: int) -> bool:
     again."""
     if code in (RESUMABLE, 130, -signal.SIGINT, -signal.SIGTERM):
         return True
-    # launchers of several processes do not hand on exit codes: `vlm.signals` leaves a mark in the folder
+    # launchers of several processes do not hand on exit codes: `stage.signals` leaves a mark in the folder
     mark = stage.folder / runs.INTERRUPTED
     return (
         mark.is_file()

@@ -1,6 +1,6 @@
 """Runs and their stages: what is the same work is done once, and what lies in the output folder already is found again.
 
-    runs/ablation/R1-with/seed-0/grpo/        a run folder (vlm.runs), as the launcher writes it
+    runs/ablation/R1-with/seed-0/grpo/        a run folder (stage.runs), as the launcher writes it
     runs/ablation/R1-with/seed-0/grpo.log     what its command said
     runs/ablation/R1-with/seed-0/grpo.json    when it was started, from what (marks)
 
@@ -16,14 +16,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from stage import runs
+from stage.recipe import config
 from studies.matrix import axes, changes
 from studies.matrix.axes import Combination
 from studies.matrix.changes import Change
 from studies.matrix.drafts import Draft, Drafter, essence
 from studies.matrix.launchers import Launchers
 from studies.matrix.recipe import SEED, MatrixRecipe
-from vlm import config, runs
-from vlm.errors import RecipeError, UserError
+from vlm.common.errors import RecipeError, UserError
 
 ANY = "any-seed"
 

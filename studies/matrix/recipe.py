@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 NAME = re.compile(r"[A-Za-z]\w*")
 SEED = "seed"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from studies.matrix.commands import ROOT
 from studies.matrix.planning import Plan, Stage
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 SCRIPT = """#!/bin/bash
 # {name}: {count} stages in {waves} waves, written by launch/ablate.py. Submit with:  bash {file}

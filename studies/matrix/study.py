@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stage import runs
+from stage.recipe import config
 from studies.matrix.planning import Plan
-from vlm import config, runs
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 
 FILE = "study.json"
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from studies.report.folders import Series
+from studies.report.runs.folders import Series
 
 Kind = Literal["range", "bootstrap"]
 SAID = {"range": "least and greatest of the seeds", "bootstrap": "95% bootstrap interval of the mean over seeds"}

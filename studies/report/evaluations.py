@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from studies import sheet
-from studies.report.folders import Folder
-from studies.report.labels import Curve
+from studies.report.runs.folders import Folder
+from studies.report.runs.labels import Curve
 from studies.tables import figure
 from studies.tables.rows import Row
 

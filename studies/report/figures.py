@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from stage.curves import smooth
 from studies.report.bands import Kind, band
-from studies.report.folders import Folder, Series
 from studies.report.health import explained
-from studies.report.labels import Curve
 from studies.report.panels import Panel, placed
+from studies.report.runs.folders import Folder, Series
+from studies.report.runs.labels import Curve
 from studies.report.thinning import kept, rounded
-from vlm.curves import smooth
 
 NUMBERS = 850_000
 """Of all lines together; as JSON they take about 6 MB."""

@@ -1,4 +1,4 @@
-"""What the registry of metrics (`vlm.metrics`) says about what was logged: meaning, healthy range, what to do."""
+"""What the registry of metrics (`stage.metrics`) says about what was logged: meaning, healthy range, what to do."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from studies.report.labels import Curve
+from stage.metrics import Metric, find
 from studies.report.numbers import number, tenths
-from vlm.metrics import Metric, find
+from studies.report.runs.labels import Curve
 
 
 def known(key: str, stage: str) -> Metric | None:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from studies.report.bands import Kind, band
-from studies.report.folders import Folder
-from studies.report.labels import Curve
 from studies.report.panels import trained
+from studies.report.runs.folders import Folder
+from studies.report.runs.labels import Curve
 
 TOLD = (
     r"reward|loss|mean_token_accuracy|kl|entropy|grad_norm|frac_reward_zero_std|step_time",

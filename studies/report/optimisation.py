@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from studies import sheet
-from studies.report.folders import Folder
-from studies.report.labels import Curve
+from studies.report.runs.folders import Folder
+from studies.report.runs.labels import Curve
 from studies.scaling import best_of_n, figure, grpo, summary
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -22,12 +22,13 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from studies.report import evaluations, figures, health, numbers, optimisation, panels, recipes, samples
+from studies.report import evaluations, figures, health, numbers, optimisation, panels
 from studies.report.bands import SAID, Kind
-from studies.report.folders import Folder, natural
-from studies.report.labels import Curve
 from studies.report.pictures import Pictures
-from vlm.redaction import redact
+from studies.report.runs import recipes, samples
+from studies.report.runs.folders import Folder, natural
+from studies.report.runs.labels import Curve
+from vlm.common.redaction import redact
 
 SCRIPTS = ("draw.js", "chart.js", "samples.js", "page.js")
 ALERTS = "alerts.jsonl"

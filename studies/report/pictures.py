@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 from vlm.pictures import images
 
 SIDE = 448

@@ -19,9 +19,9 @@ from typing import Literal
 import numpy as np
 
 from studies.scaling.forms import Fit, fit, solve, terms
-from vlm.best_of import ranked, sizes, weights
-from vlm.bootstrap import resamples
-from vlm.errors import DataError, UserError
+from vlm.common.best_of import ranked, sizes, weights
+from vlm.common.bootstrap import resamples
+from vlm.common.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def best_of_kl(n: np.ndarray) -> np.ndarray:
 
 
 def bon_curve(scores: np.ndarray, golds: np.ndarray, ns: Sequence[int] | None = None) -> BonCurve:
-    """Exact over all n-subsets of the answers (`vlm.best_of`); equal scores are picked equally often.
+    """Exact over all n-subsets of the answers (`vlm.common.best_of`); equal scores are picked equally often.
 
     scores, golds: (Q, M), finite; a score is -inf for an answer that cannot be read, which is picked only where there
     is no other, and then counts as the prompt's lowest score. ns: default 1, 2, 4 … M.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.scaling import best_of_n, figure, grpo, summary
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:

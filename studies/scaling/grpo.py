@@ -3,7 +3,7 @@
 Read from metrics.jsonl, for which the recipe needs `training.beta` above 0 (TRL measures the KL only then; 1e-6
 measures without pushing) and gold as a reward that pays nothing:
 
-    rewards: [{use: gated, …}, {use: demo.captions:reward, weight: 0}]
+    rewards: [{use: gated, …}, {use: demo.world.captions:reward, weight: 0}]
 
 A row of the file is a mean over the completions since the row before, other prompts each time. KL is that of whole
 completions: TRL's `kl` is a mean over tokens (the estimator k3, Schulman 2020), so it is multiplied by
@@ -22,9 +22,9 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
+from stage.runs import METRICS, RECIPE, read_metrics
 from studies.scaling.forms import Fit, fit, solve, terms
-from vlm.errors import UserError
-from vlm.runs import METRICS, RECIPE, read_metrics
+from vlm.common.errors import UserError
 
 LEARNED, KL, LENGTH = "score/mean", "kl", "completions/mean_length"
 STDS = {LEARNED: "score/std"}
@@ -124,7 +124,7 @@ def _gold(folder: Path, recipe: dict[str, Any], rows: Sequence[dict[str, Any]]) 
     if len(idle) != 1 or len(names) != len(rewards):
         raise UserError(
             f"{folder}: which metric is gold? Name it by --gold; there are {', '.join(names)}. It is found by itself "
-            "where the recipe has one reward of weight 0, such as {use: demo.captions:reward, weight: 0}"
+            "where the recipe has one reward of weight 0, such as {use: demo.world.captions:reward, weight: 0}"
         )
     return names[idle[0]]  # TRL logs rewards in the order of the recipe
 

@@ -21,7 +21,7 @@ import numpy as np
 from studies.scaling.best_of_n import LEVEL, BonCurve, fit_bon
 from studies.scaling.forms import SAID
 from studies.scaling.grpo import GrpoCurve, fit_rl
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 
 WHICH = ("learned", "gold")
 

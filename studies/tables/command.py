@@ -18,7 +18,7 @@ from pathlib import Path
 
 from studies.tables import figure, layout, rows, text
 from studies.tables.rows import Figure, Report, Row, Runs
-from vlm.errors import UserError
+from vlm.common.errors import UserError
 
 FORMATS = {"md": text.markdown, "tex": text.latex, "csv": text.to_csv}
 Load = Callable[[Path], Mapping[str, Report]]

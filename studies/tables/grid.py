@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from studies.tables.rows import Row
-from vlm.bootstrap import seeds_alone
+from vlm.common.bootstrap import seeds_alone
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlm.errors import DataError, UserError
+from vlm.common.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The numbers of a table: means over seeds with intervals, and paired differences (`vlm.bootstrap`).
+"""The numbers of a table: means over seeds with intervals, and paired differences (`vlm.common.bootstrap`).
 
 runs = {"zero": {"0": {"": report}, "1": {"": report}}, "r1": {…}}      # label → seed → benchmark → report
 rows = [*means(runs, ["vqa/exact"]), *differences(runs, [("zero", "r1")], ["vqa/exact"])]
@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from vlm.bootstrap import Statistic, differing_questions, quantiles, replicates
-from vlm.errors import DataError, UserError
+from vlm.common.bootstrap import Statistic, differing_questions, quantiles, replicates
+from vlm.common.errors import DataError, UserError
 
 LEVEL = 0.95
 
 
 class Report(Protocol):
-    """What an evaluation found, as `evals.report.Report`."""
+    """What an evaluation found, as `evals.scoring.report.Report`."""
 
     @property
     def metrics(self) -> Mapping[str, Any]:

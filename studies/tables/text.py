@@ -10,7 +10,7 @@ from dataclasses import astuple, fields
 
 from studies.tables.grid import Grid, Line, grids
 from studies.tables.rows import Row
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 MISSING = "–"
 

@@ -25,7 +25,7 @@ def common_numbers():
     import torch
 
     from rl.trainer import GRPOTrainer
-    from vlm.runs import processes
+    from stage.runs import processes
 
     draw, generate = torch.multinomial, GRPOTrainer._generate_single_turn
     state = {"generation": 0, "place": 0, "rank": 0}
@@ -74,7 +74,7 @@ def go(jobs: list) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    from vlm import telemetry
+    from vlm.common import telemetry
 
     telemetry.quiet()  # before what is imported here
     go(json.loads(sys.argv[1]))

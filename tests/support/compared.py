@@ -13,9 +13,9 @@ from PIL import Image
 
 import rewards
 from rewards.score import together
-from rewards.score.exchange import Exchange
-from rewards.score.faults import attempt
-from rewards.score.reward import Score
+from rewards.score.model.exchange import Exchange
+from rewards.score.reward.faults import attempt
+from rewards.score.reward.score import Score
 from tests.support.score_fakes import BLUE, RED, bare, batch
 from tests.support.tiny_checkpoints import picture
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from samples.doctor.command import command
 from tests.support.commands import ROOT
 from tests.support.sample_rows import dump
-from vlm.doctor.command import command
 
 SIDE = 64
 

@@ -18,14 +18,14 @@ PLACES = {
     "rewards": ("rl.trainer.GRPOTrainer._calculate_rewards", "before"),
     "backward": ("accelerate.Accelerator.backward", "after"),
     "optimiser": ("accelerate.optimizer.AcceleratedOptimizer.step", "after"),
-    "log": ("vlm.runs.Run.log", "after"),
+    "log": ("stage.runs.Run.log", "after"),
     "writing": ("transformers.Trainer._save_optimizer_and_scheduler", "before"),
-    "manifest": ("vlm.checkpoints.manifest.write", "after"),
-    "renaming": ("vlm.checkpoints.folders.commit", "before"),
-    "renamed": ("vlm.checkpoints.folders.commit", "after"),
+    "manifest": ("stage.checkpoints.manifest.write", "after"),
+    "renaming": ("stage.checkpoints.folders.commit", "before"),
+    "renamed": ("stage.checkpoints.folders.commit", "after"),
     # of a resumed run: the environment's record, the checkpoint into its place, the oldest one out of its own
     "deleting": ("pathlib.Path.rename", "after"),
-    "final": ("vlm.runs.Run.finish", "before"),
+    "final": ("stage.runs.Run.finish", "before"),
 }
 """Name → (what is called there, whether the process dies before or after the call)."""
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import pytest
 
-from vlm import config
-from vlm.errors import RecipeError
+from stage.recipe import config
+from vlm.common.errors import RecipeError
 
 
 @dataclass

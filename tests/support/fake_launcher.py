@@ -2,7 +2,7 @@
 
     python fake_launcher.py RECIPE key=value …
 
-`training.act`: `finish`; `fail`; `die` (killed); `pause` until a signal, and then as `vlm.signals` does; what was
+`training.act`: `finish`; `fail`; `die` (killed); `pause` until a signal, and then as `stage.signals` does; what was
 interrupted finishes. `training.wait`: a FIFO that is opened for writing first, so that a test can wait for this. Each
 start is a line of the file that JOURNAL names.
 """
@@ -18,8 +18,10 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from vlm import config, runs  # noqa: E402
-from vlm.recipe import TrainingRecipe  # noqa: E402
+from stage.recipe.sections import TrainingRecipe  # noqa: E402
+
+from stage import runs  # noqa: E402
+from stage.recipe import config  # noqa: E402
 
 HERE = Path(__file__)
 

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from tests.support.commands import ACCELERATE, LIMIT, ROOT, environment
-from vlm import telemetry
+from vlm.common import telemetry
 
 QUIET = {name: telemetry.DEFAULTS[name] for name in telemetry.READ_AT_IMPORT}
 """What the server's imports have read already."""

@@ -1,6 +1,6 @@
 """What the server of `tests.support.forked` imports before it forks."""
 
-from vlm import telemetry
+from vlm.common import telemetry
 
 telemetry.quiet()
 
@@ -8,7 +8,7 @@ import deepspeed  # noqa: E402, F401
 import matplotlib.pyplot  # noqa: E402, F401
 import torch  # noqa: E402
 
-import vlm.curves  # noqa: E402, F401
-import vlm.finish  # noqa: E402, F401
+import stage.curves  # noqa: E402, F401
+import stage.trainer.finish  # noqa: E402, F401
 
 torch.set_num_threads(1)

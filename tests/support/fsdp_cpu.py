@@ -26,7 +26,7 @@ def announce_units():
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
-    from vlm.parallel.fsdp import FullySharded
+    from stage.parallel.fsdp import FullySharded
 
     prepare = FullySharded._prepare_for_training
 
@@ -41,7 +41,7 @@ def announce_units():
 
 
 if __name__ == "__main__":
-    from vlm import telemetry
+    from vlm.common import telemetry
 
     telemetry.quiet()  # before what is imported here
     give_gloo()

@@ -13,8 +13,8 @@ from trl.trainer.utils import add_fused_lm_head
 from rl.sharing import Rows
 from vlm.loading import load_model
 from vlm.prefix import enable
-from vlm.recipe import ModelSection
 from vlm.rollout import choose
+from vlm.sections import ModelSection
 
 GRIDS = ((1, 4, 4), (1, 4, 8), (1, 8, 4))
 """Patches of the pictures: 4, 8 and 8 visual tokens."""

@@ -1,4 +1,4 @@
-"""Runs of seconds, in this process, that together log every name of the registry (`vlm.metrics`)."""
+"""Runs of seconds, in this process, that together log every name of the registry (`stage.metrics`)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 import rl
+from stage.recipe import config
+from stage.runs import read_metrics
 from tests.support.commands import ROOT, grpo, sft
-from vlm import config
-from vlm.runs import read_metrics
 
 COUNTED = ("training.include_num_input_tokens_seen=all", "training.skip_memory_metrics=false")
 """Keys that make transformers log more."""
@@ -45,9 +45,9 @@ def supervised(model: str, data: Path, out: Path) -> list[dict[str, Any]]:
 
 def preferences(model: str, out: Path) -> list[dict[str, Any]]:
     """Rows of the training of a score model; held out are two files, one of which names a dimension."""
-    from rewards.score import stage
-    from rewards.score.preferences import Preference, write
-    from rewards.score.recipe import ScoreRecipe
+    from rewards.score.training import stage
+    from rewards.score.training.preferences import Preference, write
+    from rewards.score.training.recipe import ScoreRecipe
 
     out.mkdir()
     for name, about in (("plain", []), ("colours", ["relevance"])):
@@ -108,6 +108,6 @@ def grpo_rows(model: str, data: Path, out: Path, *changes: str) -> list[dict[str
 
 def _rows(recipe: Any, train: Callable[[Any], Any]) -> list[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vlm.curves.draw", lambda *_, **__: None)
+        patch.setattr("stage.curves.draw", lambda *_, **__: None)
         train(recipe)
     return read_metrics(Path(recipe.output) / "metrics.jsonl")

@@ -6,13 +6,13 @@ import json
 import sys
 from pathlib import Path
 
+from stage.cli import guarded
+from stage.recipe import config
 from studies.matrix import command, planning
 from studies.matrix.launchers import Launcher
 from studies.matrix.recipe import MatrixRecipe
 from tests.support import fake_launcher
 from tests.support.fake_launcher import FakeRecipe
-from vlm import config
-from vlm.cli import guarded
 
 FAKE = {"fake": Launcher(str(fake_launcher.HERE), FakeRecipe)}
 BASE = "stage: fake\noutput: nowhere\nmodel: {path: base}\nrewards: [rules, score]\ntraining: {act: finish, lr: 0.1}\n"

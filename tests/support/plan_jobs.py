@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from vlm.planning import plan
-from vlm.recipe import ImageSection, ModelSection, ShardingSection
+from stage.recipe.sections import ShardingSection
+
+from stage.planning import plan
+from vlm.sections import ImageSection, ModelSection
 
 SEVEN_B = 8_291_375_616
 

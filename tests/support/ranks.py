@@ -31,7 +31,7 @@ def as_processes(monkeypatch, *works):
             results[rank] = error
 
     with monkeypatch.context() as patched:
-        patched.setenv("WORLD_SIZE", str(len(works)))  # as vlm.runs reads it
+        patched.setenv("WORLD_SIZE", str(len(works)))  # as stage.runs reads it
         patched.setattr(together, "size", lambda: len(works))
         patched.setattr(together, "rank", lambda: here.rank)
         patched.setattr(together, "gather", gather)

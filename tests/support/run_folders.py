@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from vlm.runs import Run
+from stage.runs import Run
 
 GROUP = 4
 

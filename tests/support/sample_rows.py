@@ -1,4 +1,4 @@
-"""Rows of the layouts that vlm.samples reads, and the images they name."""
+"""Rows of the layouts that samples reads, and the images they name."""
 
 import json
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import uvicorn
 from PIL import Image
 
-from rewards.score.exchange import Exchange
+from rewards.score.model.exchange import Exchange
 from rewards.score.service.connections import protocol
 from rewards.score.service.recipe import BatchingSection, LimitsSection
 from rewards.score.service.server import Service, app

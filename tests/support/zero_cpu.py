@@ -54,7 +54,7 @@ def announce_engines():
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    from vlm import telemetry
+    from vlm.common import telemetry
 
     telemetry.quiet()  # as the launcher does, which comes after these imports here
     unlock_builds()

@@ -13,7 +13,7 @@ from typing import Literal
 
 from vlm.boxes.frames import Frame, convert, extent
 from vlm.boxes.geometry import clip, corners, hull, obb_from_quad, ordered, quad_from_obb
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 Shape = Literal["box", "obb_corners", "obb_centre", "quad"]
 COUNTS = {"box": 4, "obb_corners": 5, "obb_centre": 5, "quad": 8}
@@ -145,7 +145,7 @@ class Notation:
         if self.frame == "resized" and resized is None:
             raise DataError(
                 f"the notation {self.name} counts pixels of the resized image and needs its size, resized=(width, "
-                "height): the column `resized`, which rows made by `vlm.rows` have"
+                "height): the column `resized`, which rows made by `samples.rows` have"
             )
         return extent(self.frame, (1, 1), resized)
 

@@ -26,7 +26,7 @@ from vlm.boxes.frames import convert
 from vlm.boxes.geometry import clip, corners, hull
 from vlm.boxes.notation import Notation
 from vlm.boxes.texts import NUMBER, SIGNED, Grouped, Json, Lines, Running
-from vlm.errors import DataError, RecipeError
+from vlm.common.errors import DataError, RecipeError
 
 _CORNERS = rf"\({NUMBER},{NUMBER}\) ?, ?\({NUMBER},{NUMBER}\)"
 _LIST = rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlm.boxes.notation import COUNTS, Notation, Written
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 NUMBER = r" ?([0-9]+(?:\.[0-9]+)?|\.[0-9]+) ?"
 SIGNED = r" ?(-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)) ?"

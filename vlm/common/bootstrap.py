@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 CELLS = 4_000_000
 """Resampling counts held at a time (32 MB as float64)."""

@@ -35,5 +35,7 @@ def quiet() -> None:
     for name, value in DEFAULTS.items():
         module = READ_AT_IMPORT.get(name)
         if name not in os.environ and module in sys.modules:
-            raise RuntimeError(f"vlm.telemetry.quiet() must run before {module} is imported: it reads {name} once")
+            raise RuntimeError(
+                f"vlm.common.telemetry.quiet() must run before {module} is imported: it reads {name} once"
+            )
         os.environ.setdefault(name, value)

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import ExifTags, Image
 
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000")
 """What is decoded, of every origin; an MPO, as some cameras write, opens as JPEG."""

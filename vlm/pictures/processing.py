@@ -19,7 +19,7 @@ from transformers.models.qwen2_5_vl import processing_qwen2_5_vl as qwen2_5_vl
 from transformers.models.qwen2_vl import processing_qwen2_vl as qwen2_vl
 from transformers.processing_utils import ProcessorMixin
 
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"

@@ -16,7 +16,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-from vlm.recipe import ImageSection
+from vlm.sections import ImageSection
 from vlm.shapes import smart_resize
 
 
@@ -35,7 +35,7 @@ class Resizing:
 
     A size depends on the seed, the pass, the row and the picture's place in it, and on nothing else: TRL reads the row
     of a GRPO group once for each completion, perhaps in several processes, and all of them must see one picture.
-    `passed` is the number of passes done, told by `vlm.callbacks.PassCallback`. Workers of a data loader keep the
+    `passed` is the number of passes done, told by `stage.trainer.callbacks.PassCallback`. Workers of a data loader keep the
     number from when they were started.
     """
 

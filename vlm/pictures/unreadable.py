@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from typing import Any
 
 from PIL import Image
 
-from vlm.errors import DataError, RecipeError
+from samples import Sample
+from vlm.common.errors import DataError, RecipeError
 from vlm.pictures import images as pictures
 from vlm.prompts import options_text
-from vlm.samples import Sample
 
 ANSWER_TOKENS = tuple(f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad") for end in ("start", "end"))
 """Special tokens of Qwen's grounding notation, which an answer may hold."""

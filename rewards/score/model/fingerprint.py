@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rewards.score.model import ScoreModel
+    from rewards.score.model.score_model import ScoreModel
 
 IRRELEVANT = ("_name_or_path", "transformers_version")
 

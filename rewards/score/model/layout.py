@@ -17,9 +17,9 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 from vlm.loading import architecture, load_processor, raw_config, source, stored_limits
-from vlm.recipe import ImageSection
+from vlm.sections import ImageSection
 
 logger = logging.getLogger(__name__)
 

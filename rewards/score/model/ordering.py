@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 
 from PIL import Image
 
-from rewards.score.exchange import Exchange
+from rewards.score.model.exchange import Exchange
 from vlm.pictures import images as pictures
 
 CHARACTERS_PER_TOKEN = 4

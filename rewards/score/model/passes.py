@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rewards.score.exchange import Exchange, key_of, preprocess, tokenize
-from rewards.score.ordering import batches, head
-from rewards.score.prefixes import Shared, packed, share
+from rewards.score.model.exchange import Exchange, key_of, preprocess, tokenize
+from rewards.score.model.ordering import batches, head
+from rewards.score.model.prefixes import Shared, packed, share
 
 if TYPE_CHECKING:
-    from rewards.score.model import ScoreModel
+    from rewards.score.model.score_model import ScoreModel
 
 Features = dict[Hashable, Tensor]
 """Key of a picture → (visual tokens, hidden), what the vision tower made of it."""
@@ -86,7 +86,7 @@ def passes(exchanges: Sequence[Exchange], processor, batch_size: int, share_pref
 def run(model: ScoreModel, one: Pass, before: Mapping[Hashable, Tensor]) -> tuple[Tensor, Features]:
     """(raw scores (B,), features of this pass's pictures). before: features of the pass before.
 
-    A packed pass needs a model that `rewards.score.prefixes.sharing` says yes to.
+    A packed pass needs a model that `rewards.score.model.prefixes.sharing` says yes to.
     """
     features = dict(before)
     if one.pixel_values is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from vlm.prefix import Packed, enable, obstacle, pack, rope_positions
 
 if TYPE_CHECKING:
-    from rewards.score.model import ScoreModel
+    from rewards.score.model.score_model import ScoreModel
 
 logger = logging.getLogger(__name__)
 

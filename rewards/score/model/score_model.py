@@ -19,11 +19,11 @@ from transformers import Qwen2_5_VLModel, Qwen2VLModel, initialization
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
 
-from rewards.score.exchange import Exchange, check_padding
-from rewards.score.layout import RENAMED, check_keys, load_config, load_parts, resolve_positions, without_report
-from rewards.score.passes import Features, passes, run
-from rewards.score.prefixes import sharing
-from vlm.errors import RecipeError
+from rewards.score.model.exchange import Exchange, check_padding
+from rewards.score.model.layout import RENAMED, check_keys, load_config, load_parts, resolve_positions, without_report
+from rewards.score.model.passes import Features, passes, run
+from rewards.score.model.prefixes import sharing
+from vlm.common.errors import RecipeError
 from vlm.loading import resolve_attention, source
 from vlm.prefix import Packed
 from vlm.weights import check_files, reading
@@ -223,7 +223,7 @@ class ScoreModel(PreTrainedModel):
 
     def forward_packed(self, packed: Packed, image_features: Sequence[Tensor] | None = None) -> Tensor:
         """(N, 1) raw scores at the N kept tokens of a packed row, with gradients; `forward` gives the same of each
-        exchange alone. The model takes packed rows once `rewards.score.prefixes.sharing` has said so.
+        exchange alone. The model takes packed rows once `rewards.score.model.prefixes.sharing` has said so.
 
         Args:
             image_features: of `image_features()`, one per image of the prefixes, in order.
@@ -255,7 +255,7 @@ class ScoreModel(PreTrainedModel):
         Args:
             batch_size: exchanges in one forward pass.
             share_prefix: what those of a pass about the same picture have in common goes through the language model
-                once (`rewards.score.prefixes`); where the model cannot, and without, each is computed whole.
+                once (`rewards.score.model.prefixes`); where the model cannot, and without, each is computed whole.
 
         Raises: DataError naming an image that cannot be read; RecipeError without a processor, or where pad = eos.
         """

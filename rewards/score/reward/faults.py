@@ -17,9 +17,9 @@ from typing import Any
 
 from rewards.registry import collective
 from rewards.score.errors import ScorerRefused, ScorerUnavailable
-from rewards.score.exchange import Exchange
+from rewards.score.model.exchange import Exchange
 from rewards.score.placement import Scorer
-from vlm.errors import RecipeError, UserError
+from vlm.common.errors import RecipeError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Failures:
         self.share, self.window = share, window
         self.total = 0
         self.watched = False
-        """Somebody else ends the run (`rewards.score.stopping`, which saves a checkpoint first)."""
+        """Somebody else ends the run (`rewards.score.reward.stopping`, which saves a checkpoint first)."""
         self._rows: deque[bool] = deque(maxlen=window)
         self._cause = ""
         self._refused = False

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from rewards.score import together
-from rewards.score.health import Judged
+from rewards.score.reward.health import Judged
 
 
 def judged(own: Sequence[tuple[str, Judged]], judge: Callable[[list[Judged]], bool]) -> tuple[list[Judged], int]:

@@ -17,7 +17,7 @@
 | score/reference_known      | share of reference answers whose score was remembered                                |
 | score/seconds              | duration of scoring, per call                                                        |
 
-and what the probes find (rewards/score/probes.py); per row, in TRL's completions table, `score/raw`. Correlations are
+and what the probes find (rewards/score/reward/probes.py); per row, in TRL's completions table, `score/raw`. Correlations are
 Pearson's, of values centred on their group's mean, over the last WINDOW rows: within its group is where a completion
 gains by being longer. Means over rows and groups are exact over all processes; where a group lies in two of them, each
 counts its part as one.
@@ -36,8 +36,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rewards.score.shaping import spread
-from vlm.runs import processes
+from rewards.score.reward.shaping import spread
+from stage.runs import processes
 
 WINDOW = 512
 Log = Callable[[str, float], None]

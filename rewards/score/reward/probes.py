@@ -21,16 +21,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import samples
 from rewards.registry import collective
 from rewards.score import together
-from rewards.score.candidates import Candidate
-from rewards.score.exchange import Exchange
-from rewards.score.faults import attempt
-from rewards.score.health import Log, record
+from rewards.score.model.exchange import Exchange
 from rewards.score.placement import Scorer
-from vlm import samples
-from vlm.errors import RecipeError
-from vlm.runs import is_main_process
+from rewards.score.reward.candidates import Candidate
+from rewards.score.reward.faults import attempt
+from rewards.score.reward.health import Log, record
+from stage.runs import is_main_process
+from vlm.common.errors import RecipeError
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from rewards.score.exchange import Exchange
+from rewards.score.model.exchange import Exchange
 from vlm.pictures import images as pictures
 
 logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ so s(y_ref) is computed once in a run, and every image is encoded once.
 
 The model runs in each training process, split over them (`sharded`), or elsewhere (`urls`): `rewards.score.placement`.
 With several processes every one of them must make each call, also without rows: groups may lie in two
-(`rewards.score.groups`), and a pass of a sharded model needs all.
+(`rewards.score.reward.groups`), and a pass of a sharded model needs all.
 
-A score that could not be had is no reward of 0: see `rewards.score.faults`. What is logged: `rewards.score.health`.
+A score that could not be had is no reward of 0: see `rewards.score.reward.faults`. What is logged: `rewards.score.reward.health`.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from typing import Any, Literal
 
 from rewards.registry import Reward, collective, options_of, register, resolve
 from rewards.rules import Inside
-from rewards.score import groups, together
-from rewards.score.candidates import Candidate, Reader
+from rewards.score import together
 from rewards.score.errors import ScorerUnavailable
-from rewards.score.exchange import Exchange
-from rewards.score.faults import Attempt, Failures, attempt
-from rewards.score.health import Health, Judged
+from rewards.score.model.exchange import Exchange
 from rewards.score.placement import Loaded, Scorer, Served, place
-from rewards.score.probes import Probes
-from rewards.score.reference import ReferenceScores
-from rewards.score.shaping import Variant, flatten, shape
+from rewards.score.reward import groups
+from rewards.score.reward.candidates import Candidate, Reader
+from rewards.score.reward.faults import Attempt, Failures, attempt
+from rewards.score.reward.health import Health, Judged
+from rewards.score.reward.probes import Probes
+from rewards.score.reward.reference import ReferenceScores
+from rewards.score.reward.shaping import Variant, flatten, shape
 from rewards.score.sharded import Sharded, needs_zero3
-from vlm.errors import RecipeError
-from vlm.stateful import Stateful
+from stage.checkpoints.stateful import Stateful
+from vlm.common.errors import RecipeError
 
 
 @register("score")
@@ -47,7 +48,7 @@ class Score:
     model: a score model's folder or hub id, for the training process; or urls: of services (`launch/serve.py`).
     sharded: split the model over the processes instead of a whole copy in each; needs ZeRO-3 (`sharding.zero: 3`), and
         its weights then have training's type: `dtype` can be no other.
-    variant: reference, raw, sigmoid, rank (rewards/score/shaping.py). beta: of the variant reference.
+    variant: reference, raw, sigmoid, rank (rewards/score/reward/shaping.py). beta: of the variant reference.
     applies_to: tasks of the rows that are scored; others get None. inside: "answer", or "text" for prompts that ask
         for no tags. question: whether the score model reads the question; captions are always scored without.
     min_group_std: groups whose rewards spread less (standard deviation) get their mean: no push. 0: all are kept.
@@ -144,7 +145,7 @@ class Score:
         return together.size() > 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resume needs to go on exactly (`vlm.stateful`): scores of references, whose batch decides their last
+        """What a resume needs to go on exactly (`stage.checkpoints.stateful`): scores of references, whose batch decides their last
         digits, and what the metrics are over."""
         return {name: part.state_dict() for name, part in self._parts().items()}
 

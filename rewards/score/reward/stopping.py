@@ -8,9 +8,9 @@ from typing import Any
 from transformers import TrainerCallback
 
 from rewards.gated import Gated
-from rewards.score.faults import Failures
-from rewards.score.reward import Score
-from vlm.parallel.agreement import anywhere
+from rewards.score.reward.faults import Failures
+from rewards.score.reward.score import Score
+from stage.parallel.agreement import anywhere
 
 
 def learned(rewards: Iterable[Any]) -> list[Score]:

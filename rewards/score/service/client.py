@@ -27,11 +27,11 @@ import tenacity
 from pydantic import ValidationError
 
 from rewards.score.errors import ScorerRefused, ScorerUnavailable
-from rewards.score.exchange import Exchange
+from rewards.score.model.exchange import Exchange
 from rewards.score.service import token, wire
 from rewards.score.service.replicas import Replica, Replicas
-from vlm.addresses import warn_if_open
-from vlm.errors import RecipeError
+from vlm.common.addresses import warn_if_open
+from vlm.common.errors import RecipeError
 
 logger = logging.getLogger(__name__)
 

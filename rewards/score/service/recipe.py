@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vlm.addresses import is_loopback
-from vlm.errors import RecipeError
-from vlm.recipe import ImageSection
+from vlm.common.addresses import is_loopback
+from vlm.common.errors import RecipeError
+from vlm.sections import ImageSection
 
 MOST = 16384
 """Exchanges or images of a request, whatever a recipe allows: where parsing stops, before anything is counted."""

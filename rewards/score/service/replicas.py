@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from vlm.errors import RecipeError
+from vlm.common.errors import RecipeError
 
 LONGEST_REST = 60.0
 """Seconds after which a replica that keeps failing is no longer put behind the others."""

@@ -26,14 +26,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rewards.score.exchange import Exchange
+from rewards.score.model.exchange import Exchange
 from rewards.score.placement import Scorer
 from rewards.score.service import token as bearer
 from rewards.score.service import wire
 from rewards.score.service.batching import Batcher, Busy, Closed
 from rewards.score.service.recipe import BatchingSection, LimitsSection
-from vlm.errors import DataError
-from vlm.redaction import redact
+from vlm.common.errors import DataError
+from vlm.common.redaction import redact
 
 logger = logging.getLogger(__name__)
 

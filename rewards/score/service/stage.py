@@ -8,11 +8,11 @@ import socket
 import threading
 from functools import partial
 
+from rewards.score.model.fingerprint import fingerprint
 from rewards.score.service import token as bearer
-from rewards.score.service.fingerprint import fingerprint
 from rewards.score.service.recipe import ServeRecipe
-from vlm.errors import RecipeError, UserError
-from vlm.runs import processes
+from stage.runs import processes
+from vlm.common.errors import RecipeError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Loaded:
     def __init__(self, recipe: ServeRecipe):
         import torch
 
-        from rewards.score.model import ScoreModel
+        from rewards.score.model.score_model import ScoreModel
 
         section, limits = recipe.model, recipe.model.images
         self.model = ScoreModel.from_pretrained(

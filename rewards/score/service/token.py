@@ -5,9 +5,9 @@ from __future__ import annotations
 import hmac
 import os
 
-from vlm.addresses import is_loopback
-from vlm.errors import RecipeError
-from vlm.redaction import keep_secret
+from vlm.common.addresses import is_loopback
+from vlm.common.errors import RecipeError
+from vlm.common.redaction import keep_secret
 
 SHORTEST = 16
 """Characters of a token that many may try to guess: 64 bits in hexadecimal."""

@@ -24,9 +24,9 @@ from typing import Annotated, Any, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
 
-from rewards.score.exchange import Exchange
+from rewards.score.model.exchange import Exchange
 from rewards.score.service.recipe import MOST, LimitsSection
-from vlm.errors import DataError
+from vlm.common.errors import DataError
 from vlm.pictures import images as pictures
 
 

@@ -26,8 +26,8 @@ from itertools import combinations
 
 import numpy as np
 
-from rewards.score.preferences import Preference
-from vlm.errors import DataError
+from rewards.score.training.preferences import Preference
+from vlm.common.errors import DataError
 
 BINS = 10
 

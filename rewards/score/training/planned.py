@@ -1,7 +1,7 @@
-"""`--dry-run` of a score-model recipe: `vlm.planning.plan` for a model without LM head that reads whole records.
+"""`--dry-run` of a score-model recipe: `stage.planning.plan` for a model without LM head that reads whole records.
 
 A sample is a record, and its candidates stand in one forward pass: two exchanges or more a record. Memory follows
-`vlm.planning.memory`; what differs: no loss over the vocabulary, and where the head alone trains, nothing is kept
+`stage.planning.memory`; what differs: no loss over the vocabulary, and where the head alone trains, nothing is kept
 for a backward pass. The vision tower is planned for every exchange, though candidates share their pictures: a little
 too much.
 """
@@ -17,21 +17,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rewards.score.placement import Loaded, Served
-from rewards.score.preferences import read
-from rewards.score.recipe import PreferenceSource, ScoreRecipe
 from rewards.score.sharded import Sharded
+from rewards.score.training.preferences import read
+from rewards.score.training.recipe import PreferenceSource, ScoreRecipe
+from samples import Faults
+from stage.planning import memory
+from stage.planning.gpus import parse_gpus
+from stage.planning.plan import DTYPE_BYTES, Job, Plan, batches, memory_setup
+from stage.planning.planned import common
 from vlm.adapters import PARTS
-from vlm.errors import RecipeError
-from vlm.planning import memory
-from vlm.planning.gpus import parse_gpus
-from vlm.planning.plan import DTYPE_BYTES, Job, Plan, batches, memory_setup
-from vlm.planning.planned import common
-from vlm.recipe import ModelSection
-from vlm.samples import Faults
+from vlm.common.errors import RecipeError
+from vlm.sections import ModelSection
 from vlm.shapes import Shape, known, shape, visual_range
 
 if TYPE_CHECKING:
-    from rewards.score.reward import Score
+    from rewards.score.reward.score import Score
 
 logger = logging.getLogger(__name__)
 

@@ -27,11 +27,11 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal
 
-from rewards.score.exchange import Exchange
-from rewards.score.tables import Parquet
-from vlm.errors import DataError
-from vlm.readers.rows import Place, RowFault, Rows, show
-from vlm.samples import Faults, image_name
+from rewards.score.model.exchange import Exchange
+from rewards.score.training.tables import Parquet
+from samples import Faults, image_name
+from samples.readers.rows import Place, RowFault, Rows, show
+from vlm.common.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def read(
 
     images: the folder that image names start from (default: the file's own). text_only: leave images out. on_fault:
     "skip" leaves faulty rows out and counts them in `faults`. verify_images: open every image's header. outside: rows
-    may name images anywhere (`vlm.readers.rows.Place`).
+    may name images anywhere (`samples.readers.rows.Place`).
 
     Raises: DataError, at once for the file or its layout; while iterating for a faulty row (naming file, row and
     field), or at the end where no row was good.
@@ -100,7 +100,7 @@ def read(
 
 
 def collect(sources: Iterable[Any], on_fault: Literal["error", "skip"], role: str) -> list[Preference]:
-    """All preferences of a recipe's sources (`rewards.score.recipe.PreferenceSource`), each cut to its limit.
+    """All preferences of a recipe's sources (`rewards.score.training.recipe.PreferenceSource`), each cut to its limit.
 
     Images stay paths; those of a parquet are held in memory, encoded, by every process.
     Raises: DataError for a faulty row (under `error`).

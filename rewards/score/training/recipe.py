@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from stage.recipe.sections import TrainingRecipe
+
+from stage.trainer.arguments import OWNED
 from vlm.adapters import PARTS
-from vlm.errors import RecipeError
-from vlm.recipe import LANGUAGE_MODEL_LINEARS, PromptSection, TrainingRecipe
-from vlm.training import OWNED
+from vlm.common.errors import RecipeError
+from vlm.sections import LANGUAGE_MODEL_LINEARS, PromptSection
 
 HEAD = "head"
 Part = Literal["head", "vision_tower", "merger", "language_model"]
@@ -16,7 +18,7 @@ Part = Literal["head", "vision_tower", "merger", "language_model"]
 
 @dataclass
 class PreferenceSource:
-    """One file of preferences; its layout is told by content (`rewards.score.preferences`)."""
+    """One file of preferences; its layout is told by content (`rewards.score.training.preferences`)."""
 
     path: str = field(metadata={"path": True})
     "The file with the rows."

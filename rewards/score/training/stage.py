@@ -1,6 +1,6 @@
 """The stage that trains the score model, from a resolved recipe to `final/` and its measurements in the run folder.
 
-`metrics.json` holds every metric of `rewards.score.metrics` on the held-out preferences (value, pairs, convention),
+`metrics.json` holds every metric of `rewards.score.training.metrics` on the held-out preferences (value, pairs, convention),
 `table.md` the same as a table; both are of the final weights.
 """
 
@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rewards.score import metrics, planned
-from rewards.score.preferences import Preference, collect
-from rewards.score.recipe import ScoreRecipe
-from vlm.errors import RecipeError
-from vlm.guards.out_of_memory import advised
-from vlm.runs import processes
+from rewards.score.training import metrics, planned
+from rewards.score.training.preferences import Preference, collect
+from rewards.score.training.recipe import ScoreRecipe
+from stage.guards.out_of_memory import advised
+from stage.runs import processes
+from vlm.common.errors import RecipeError
 
 logger = logging.getLogger(__name__)
 
 
 def planner(recipe: ScoreRecipe):
-    """For `vlm.guards.out_of_memory`: the data is read once."""
+    """For `stage.guards.out_of_memory`: the data is read once."""
     data = planned.survey(recipe.data.train)
     return lambda changed: planned.plan(changed, data)
 
@@ -36,14 +36,14 @@ def train(recipe: ScoreRecipe) -> Path:
     """
     from trl import RewardConfig
 
-    from rewards.score.trainable import trainable
-    from rewards.score.trainer import PreferenceTrainer
-    from vlm.callbacks import attach
-    from vlm.checkpoints.beginning import begin
-    from vlm.curves import draw_run
-    from vlm.finish import follow
+    from rewards.score.training.trainable import trainable
+    from rewards.score.training.trainer import PreferenceTrainer
+    from stage.checkpoints.beginning import begin
+    from stage.curves import draw_run
+    from stage.trainer.arguments import arguments
+    from stage.trainer.callbacks import attach
+    from stage.trainer.finish import follow
     from vlm.loading import load_processor
-    from vlm.training import arguments
 
     beginning = begin(recipe)
     if beginning.finished is not None:
@@ -104,12 +104,12 @@ def check_mixture(recipe: ScoreRecipe, *sets: Sequence[Preference]) -> None:
 
 def save(trainer, processor, recipe: ScoreRecipe) -> Path:
     """Write the whole score model to `output/final`; collective under ZeRO."""
-    from vlm.finish import save_model
+    from stage.trainer.finish import save_model
 
     final = Path(recipe.output) / "final"
     if recipe.model.lora is None:
         return save_model(trainer, processor, final)
-    from rewards.score.trainable import merge
+    from rewards.score.training.trainable import merge
 
     adapter = save_model(trainer, processor, Path(recipe.output) / "adapter")
     if trainer.is_world_process_zero():

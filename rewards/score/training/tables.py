@@ -1,4 +1,4 @@
-"""Rows of ScoreRS's parquet files, in the shape of `vlm.readers.rows.Rows`.
+"""Rows of ScoreRS's parquet files, in the shape of `samples.readers.rows.Rows`.
 
 A row is `image` ({bytes, path}, bytes, or null for none) and `text`, a JSON string with the published keys; a table
 that has these keys as columns is read as well. Rows are streamed: a table may be larger than memory.
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlm.errors import DataError
-from vlm.readers.rows import RowFault, show
+from samples.readers.rows import RowFault, show
+from vlm.common.errors import DataError
 
 MAGIC = b"PAR1"
 BATCH = 64

@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rewards.score.recipe import HEAD, ScoreRecipe
+from rewards.score.training.recipe import HEAD, ScoreRecipe
+from stage.trainer.arguments import load_dtype
 from vlm.adapters import lora_targets, part_of
 from vlm.loading import raw_config
-from vlm.training import load_dtype
 from vlm.weights import check_adapter
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def load(recipe: ScoreRecipe):
 
     Raises: RecipeError for a missing checkpoint, or weights that do not match.
     """
-    from rewards.score.model import ScoreModel
+    from rewards.score.model.score_model import ScoreModel
 
     section = recipe.model
     settings = {

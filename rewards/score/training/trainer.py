@@ -23,13 +23,13 @@ from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Trainer
 
-from rewards.score import metrics
-from rewards.score.exchange import encode
-from rewards.score.preferences import Preference
-from vlm.checkpoints.resumable import Resumable
-from vlm.guards.finite import FiniteSteps
+from rewards.score.model.exchange import encode
+from rewards.score.training import metrics
+from rewards.score.training.preferences import Preference
+from stage.checkpoints.resumable import Resumable
+from stage.guards.finite import FiniteSteps
+from stage.replay.dumps import ROWS
 from vlm.pictures.unreadable import row_name
-from vlm.replay.dumps import ROWS
 
 
 def ordered_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,7 @@ class PreferenceTrainer(FiniteSteps, Resumable, PreferenceLoss):
     `Resumable` say.
 
     Logged while training: `loss`, `pair_accuracy`, `score/margin` (mean s⁺ - s⁻), `score/mean`, `score/std`. By an
-    evaluation: every metric of `rewards.score.metrics` behind `eval_`, and `eval_loss`.
+    evaluation: every metric of `rewards.score.training.metrics` behind `eval_`, and `eval_loss`.
     """
 
     def __init__(self, model, args, processor, train: Sequence[Preference], held_out: Sequence[Preference] = ()):

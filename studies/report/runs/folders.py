@@ -1,4 +1,4 @@
-"""What a run folder holds (`vlm.runs`), read for a report; of training and of evaluation, finished or not."""
+"""What a run folder holds (`stage.runs`), read for a report; of training and of evaluation, finished or not."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from vlm import runs
-from vlm.errors import DataError
-from vlm.yaml_nodes import parse
+from stage import runs
+from stage.recipe.yaml_nodes import parse
+from vlm.common.errors import DataError
 
 EVALUATED, PREDICTIONS = "metrics.json", "predictions.jsonl"
 SKIPPED = ("checkpoint-*", "final", "data", "completions", "wandb", ".*", *runs.FOLDERS)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studies.report import folders, study
-from studies.report.folders import Folder
-from vlm.errors import DataError
+from studies.report.runs import folders, study
+from studies.report.runs.folders import Folder
+from vlm.common.errors import DataError
 
 OWN = ("output", "seed", "overwrite", "resume", "tracking", "pictures")
 """Keys of a recipe that say which run it is rather than what it does."""

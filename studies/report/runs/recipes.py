@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
-from studies.report.folders import Folder
-from studies.report.labels import OWN, Curve
-from vlm import config
-from vlm.errors import UserError
-from vlm.runs import RECIPE
-from vlm.yaml_nodes import dump, parse
+from stage.recipe import config
+from stage.recipe.yaml_nodes import dump, parse
+from stage.runs import RECIPE
+from studies.report.runs.folders import Folder
+from studies.report.runs.labels import OWN, Curve
+from vlm.common.errors import UserError
 
 LONGEST = 160
 """Characters of a value in a table."""

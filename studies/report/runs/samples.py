@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from studies.report.folders import PREDICTIONS, Folder
+from studies.report.runs.folders import PREDICTIONS, Folder
 from vlm import answers
 from vlm.boxes import NOTATIONS, read_boxes, read_quads
-from vlm.errors import DataError, RecipeError
+from vlm.common.errors import DataError, RecipeError
 
 SAMPLES, COMPLETIONS = "samples.jsonl", "completions"
 KNOWN = ("step", "prompt", "completion", "advantage", "answer", "image_file", "task", "kind", "source", "id", "images")

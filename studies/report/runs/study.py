@@ -12,9 +12,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from studies.report import folders
-from studies.report.folders import Folder
-from vlm.errors import DataError
+from studies.report.runs import folders
+from studies.report.runs.folders import Folder
+from vlm.common.errors import DataError
 
 FILE = "study.json"
 TRAINERS = ("sft", "grpo", "score")
