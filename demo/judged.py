@@ -6,8 +6,8 @@
     python -m demo.judged runs/demo/judged/grpo/captions.jsonl runs/demo/judged/preferences.jsonl \
         runs/demo/judged/drawn/completions.jsonl
 
-The captions of a scene that differ in their gold (`demo.world.captions`) are ranked by it, one for each value. Several files
-of completions give a list each: those of the SFT policy, and of one that GRPO with an earlier score model has led
+The captions of a scene that differ in their gold (`demo.world.captions`) are ranked by it, one for each value. Several
+files of completions give a list each: those of the SFT policy, and of one that GRPO with an earlier score model has led
 astray (model.path=runs/demo/grpo_score/final above), so that the next one is not fooled in the same way.
 """
 

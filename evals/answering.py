@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from evals import ranks
 from evals.recipe import EvalRecipe
 from samples import Sample
-from stage.runs import processes
 from vlm.common.errors import RecipeError
+from vlm.common.processes import processes
 from vlm.sections import ModelSection
 
 Pairs = Iterator[tuple[Sample, str]]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from evals import predictions
 from evals.predictions import Prediction
-from stage.runs import is_main_process, processes
+from vlm.common.processes import is_main_process, processes
 
 FILE = "predictions.jsonl"
 PARTS = "predictions.rank*-of-*.jsonl"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stage.recipe.sections import StageRecipe
-
 from evals.benchmarks import find
+from stage.recipe.sections import StageRecipe
 from vlm.common.errors import RecipeError, UserError
 
 

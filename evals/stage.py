@@ -18,8 +18,9 @@ from evals.scoring.reading import Reading
 from evals.scoring.report import Report, as_dict
 from samples import Sample, mixture
 from stage.recipe import config
-from stage.runs import FINISHED, Run, is_main_process, processes
+from stage.runs import FINISHED, Run
 from vlm.common.errors import RecipeError, UserError
+from vlm.common.processes import is_main_process, processes
 from vlm.pictures.resizing import seen
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None =
     asked = asked or answerer(recipe)
     ranks.wait()  # all have read what is there before the main process writes
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=bool(done))
-    mixture.show_and_note(record, {"eval": drawn})
+    record.note_mixtures({"eval": drawn})
     ranks.wait()
     have = {prediction.key for prediction in done}
     keys = [f"{sample.source}/{sample.id}" for sample in samples]

@@ -47,7 +47,7 @@ def plan(recipe: GRPORecipe) -> None:
     from rewards.score.reward.stopping import learned
     from rewards.score.training.planned import resident
     from stage.planning.gpus import parse_gpus
-    from stage.runs import processes
+    from vlm.common.processes import processes
 
     found = resolved(recipe)  # a plugin that does not import is an error in a dry run, too
     count = parse_gpus(recipe.gpus).count if recipe.gpus else processes()

@@ -8,8 +8,8 @@ nothing: one call for the batch, its values as they are.
 
 - A call that raises is made again for each row alone, so that one bad row costs no other its reward, and for a bad row
   again `retries` times. A row that still fails is None, never 0, and so are the other rows of its group: beside other
-  rewards TRL would book a single missing one as 0 (`rewards.score.reward.faults`). NaN and infinities are failures, too, but
-  not tried again.
+  rewards TRL would book a single missing one as 0 (`rewards.score.reward.faults`). NaN and infinities are failures,
+  too, but not tried again.
 - `alone: false` for a reward that compares the rows of a batch: then the batch is called again, or lost, as a whole.
 - `timeout`: seconds for one call. It then runs in a thread of its own. Python cannot end a thread: a call that takes
   longer is abandoned, runs on unseen, and may hold what it holds; the warning says so. Calls of one reward may then

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stage.recipe.sections import TrainingRecipe
-
-from stage.runs import processes
 from stage.trainer.arguments import OWNED
 from vlm.common.errors import RecipeError
+from vlm.common.processes import processes
 
 
 @dataclass

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import pad
 
-from stage.runs import processes
 from vlm.common.errors import UserError
+from vlm.common.processes import processes
 from vlm.prefix import Packed, multimodal, pack, rope_positions
 from vlm.prefix.pictures import Contents, ImageMemo, blank_picture
 from vlm.rollout import PICTURES, choose, first_places, row_numbers

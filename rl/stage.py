@@ -10,7 +10,9 @@ from rl.recipe import GRPORecipe
 from samples import mixture
 from samples.rows import prompt_rows
 from stage.guards.out_of_memory import advised
-from stage.planning.plan import Job, Plan, training
+from stage.planning.estimate import training
+from stage.planning.job import Job
+from stage.planning.plan import Plan
 from stage.planning.planned import common
 from vlm.pictures.resizing import Resizing
 
@@ -66,7 +68,7 @@ def train(
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
-    data = mixture.draw_all(recipe)
+    data = mixture.draw_all(recipe.data, recipe.seed)
     check_tasks(rewards, {s.task for found in data.values() for s in found.samples})
     args = arguments(
         GRPOConfig,
@@ -78,7 +80,7 @@ def train(
     )
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
     run = beginning.open(args)
-    mixture.show_and_note(run, data)
+    run.note_mixtures(data)
     faults = recipe.data.on_fault
     sizes, held_out = Resizing(recipe.images, recipe.seed, train=True), Resizing(recipe.images)
     trainer = GRPOTrainer(

@@ -12,8 +12,8 @@ What differs from trl 1.16.0
 
 - One process may have pictures while another has none: TRL gathers pictures for that table from the former alone, and
   waits without end.
-- After `show_samples` (`stage.tracking.attach`) trackers get a table of a few rows with small pictures (`stage.tracking`)
-  instead of TRL's, which has every row and picture of a batch; TRL's parquet file stays.
+- After `show_samples` (`stage.tracking.attach`) trackers get a table of a few rows with small pictures
+  (`stage.tracking`) instead of TRL's, which has every row and picture of a batch; TRL's parquet file stays.
 
 - Each prompt is computed once (`share_prefix`, on by default): its pictures are prepared and held once, it is prefilled
   once for all completions that are sampled (`rl.rollout`; vLLM has its own way), and its tokens and pictures go once

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stage.recipe.sections import TrainingRecipe
-
 from stage.trainer.arguments import OWNED
 from vlm.common.errors import RecipeError
 

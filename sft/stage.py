@@ -8,7 +8,9 @@ from samples import mixture
 from samples.rows import chat_rows
 from sft.recipe import SFTRecipe
 from stage.guards.out_of_memory import advised
-from stage.planning.plan import Job, Plan, training
+from stage.planning.estimate import training
+from stage.planning.job import Job
+from stage.planning.plan import Plan
 from stage.planning.planned import common
 from vlm.pictures.resizing import Resizing
 
@@ -35,7 +37,7 @@ def train(recipe: SFTRecipe) -> Path:
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
-    data = mixture.draw_all(recipe)
+    data = mixture.draw_all(recipe.data, recipe.seed)
     sizes = {"train": Resizing(recipe.images, recipe.seed, train=True), "eval": Resizing(recipe.images)}
     faults = recipe.data.on_fault
     rows = {role: chat_rows(found.samples, recipe.prompt, sizes[role], faults) for role, found in data.items()}
@@ -50,7 +52,7 @@ def train(recipe: SFTRecipe) -> Path:
     )
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
     run = beginning.open(args)
-    mixture.show_and_note(run, data)
+    run.note_mixtures(data)
     trainer = SFTTrainer(
         trainable_model(recipe.model, recipe.sharding),
         args,

@@ -1,4 +1,5 @@
-"""TRL's SFTTrainer, resumed exactly (`stage.checkpoints`), its steps guarded (`stage.guards`) and kept (`stage.replay`)."""
+"""TRL's SFTTrainer, resumed exactly (`stage.checkpoints`), its steps guarded (`stage.guards`) and kept
+(`stage.replay`)."""
 
 from __future__ import annotations
 

@@ -10,42 +10,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from stage.recipe import config
-from stage.runs import is_main_process
 from stage.tracking.trackers import check_account, check_installed
-from vlm.common import redaction
+from vlm.common.console import EXIT_USER_ERROR, log_to_stderr, report, say
 from vlm.common.errors import RESUMABLE, Interrupted, UserError
+from vlm.common.processes import is_main_process
 from vlm.loading import resolve_attention
 
-EXIT_USER_ERROR = 2
 OF_EACH = ("rewards.guarded", "rewards.score.reward.faults", "stage.guards", "vlm.pictures.unreadable")
 """Loggers whose warnings are about one process's rows, so that every process is heard."""
-PATIENCE = 20.0
-"""Seconds another process waits with its error for the main process to say the same, before it speaks for itself."""
-
-
-def say(message: str, stream: TextIO | None = None) -> None:
-    """Print (on stderr by default) on the main process only, so that eight processes give one message."""
-    if is_main_process():
-        print(message, file=stream or sys.stderr, flush=True)
-
-
-def report(error: UserError) -> None:
-    """Print the error once over all processes.
-
-    The launcher ends every process as soon as one exits with an error, so the others let the main process speak first.
-    Whoever still lives after `PATIENCE` has an error of its own.
-    """
-    if not is_main_process():
-        time.sleep(PATIENCE)
-    print(f"error: {redaction.redact(str(error))}", file=sys.stderr, flush=True)
 
 
 def check_machine(recipe: Any) -> None:
@@ -95,20 +73,12 @@ def launch(
     return guarded(work)
 
 
-def log_to_stderr() -> None:
-    """Log entries from warnings on, with secrets struck out."""
-    written = logging.StreamHandler()
-    place = "" if is_main_process() else f"process {os.environ['RANK']}: "
-    written.setFormatter(redaction.Formatter(f"%(levelname)s {place}%(name)s: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[written])
-
-
 def guarded(work: Callable[[], None]) -> int:
     """Do the work with our logging on and errors shown as messages; returns the exit code as `launch` does."""
     # TRL still writes the old name of this option; the user can do nothing about it
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)
     log_to_stderr()
-    for ours in ("vlm", "rewards", "sft", "rl", "evals"):
+    for ours in ("vlm", "samples", "stage", "rewards", "sft", "rl", "evals"):
         logging.getLogger(ours).setLevel(logging.INFO if is_main_process() else logging.ERROR)
     if not is_main_process():
         for each in OF_EACH:  # what only this process may have seen

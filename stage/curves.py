@@ -12,6 +12,7 @@ import numpy as np
 
 from stage.runs import Run, read_metrics
 from vlm.common.errors import DataError
+from vlm.common.figures import COLOURS, dress
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,6 @@ PANELS = (
 )
 MAX_PANELS = 9
 MAX_LINES = 6  # in one panel: more cannot be told apart
-COLOURS = ("#2563a8", "#d9730d", "#2e8b57", "#a33b8f", "#8a6d1d", "#5b6470")
 
 
 def draw(metrics: str | Path, png: str | Path, title: str | None = None) -> list[str]:
@@ -115,18 +115,6 @@ def _label(match: re.Match) -> str:
         if text is not None:
             return text if group == "name" else group.replace("_", " ")
     return ""
-
-
-def dress(axis, title: str) -> None:
-    """The look that all our panels share."""
-    axis.set_title(title, fontsize=10.5, loc="left", fontweight="bold")
-    axis.grid(axis="y", color="#e3e3e3", linewidth=0.7)
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=8.5, color="#999999", labelcolor="#333333")
-    axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)
-    axis.yaxis.get_offset_text().set_fontsize(8)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color("#999999")
 
 
 def _draw_panel(axis, panel: Panel, lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:

@@ -26,16 +26,21 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from stage.origins import revision
 from stage.origins.environment import describe
 from vlm.common.errors import UserError
+from vlm.common.processes import is_main_process
 from vlm.common.redaction import redact
+
+if TYPE_CHECKING:
+    from samples.mixture import Mixture
 
 RECIPE, ENVIRONMENT, METRICS, FINISHED = "recipe.yaml", "environment.json", "metrics.jsonl", "finished.json"
 DATA, INTERRUPTED, RECORD, CHANGES = "data.json", "interrupted.json", "record.json", revision.CHANGES
@@ -46,16 +51,6 @@ SUMMARY = "train_loss"
 """What the trainer's last row alone has, which sums up the run; others may have a train_runtime, too."""
 FOLDERS = ("completions", "heartbeats", "dumps", "samples")
 """What a run writes beside its checkpoints."""
-
-
-def is_main_process() -> bool:
-    """Rank 0, as accelerate and torchrun announce it in RANK; a process that nobody launched is rank 0."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def processes() -> int:
-    """How many processes were launched together, as accelerate and torchrun announce it in WORLD_SIZE."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @dataclass
@@ -124,9 +119,12 @@ class Run:
             self._file = open(self.metrics, "ab", buffering=0)  # noqa: SIM115 (stays open; see close)
         self._file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
-    def note_data(self, roles: dict[str, dict[str, Any]]) -> None:
-        """Writes data.json: {"train": {…}, "eval": {…}}, each as `samples.mixture.Mixture.to_dict` has it."""
+    def note_mixtures(self, mixtures: Mapping[str, Mixture]) -> None:
+        """Prints the mixtures by role, and writes data.json: {"train": {…}, "eval": {…}} (`Mixture.record`)."""
+        for mixture in mixtures.values():
+            mixture.show()
         if self.main:
+            roles = {role: mixture.record() for role, mixture in mixtures.items()}
             replace(self.folder / DATA, json.dumps(roles, indent=2, ensure_ascii=False) + "\n")
 
     def note_record(self, record: dict[str, Any]) -> None:

@@ -111,7 +111,7 @@ def demo_data(tmp_path_factory):
 @pytest.fixture
 def log_levels():
     """`launch` sets the packages' log levels; other tests of this process get back what they had."""
-    loggers = [logging.getLogger(name) for name in ("vlm", "rewards", "sft", "rl", "evals")]
+    loggers = [logging.getLogger(name) for name in ("vlm", "samples", "stage", "rewards", "sft", "rl", "evals")]
     levels = [logger.level for logger in loggers]
     yield
     for logger, level in zip(loggers, levels, strict=True):

@@ -6,13 +6,13 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 from PIL import Image
-from samples.sections import DataSection, SourceSection
 
 from evals import predictions, ranks
 from evals.answering import VLLM, answerer
 from evals.predictions import Prediction
 from evals.recipe import EvalRecipe, GenerationSection
 from samples import Sample
+from samples.sections import DataSection, SourceSection
 from stage.recipe import config
 from vlm.common.errors import RecipeError
 from vlm.sections import ImageSection, ModelSection, PromptSection

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from samples.sections import DataSection
 
+from samples.sections import DataSection
 from stage.recipe import config
 from tests.support.example_recipe import Inner, Recipe, loader, message, writer
 

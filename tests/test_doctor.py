@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from samples.sections import DataSection, SourceSection
 
 from samples.doctor import gallery
 from samples.doctor.examine import examine
 from samples.doctor.subject import Ruler, Subject
+from samples.sections import DataSection, SourceSection
 from stage.recipe import config
 from tests.support.commands import ROOT
 from tests.support.doctored import asked, doctor, put_data, texture

@@ -7,13 +7,13 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
-from samples.sections import DataSection, SourceSection
 
 from samples import read
 from samples.doctor import leaks
 from samples.doctor.examine import examine
 from samples.doctor.gallery import Gallery, Look
 from samples.doctor.subject import Ruler, Subject, subject
+from samples.sections import DataSection, SourceSection
 from stage.recipe import config
 from tests.support.commands import ROOT
 from tests.support.doctored import asked, put_data, texture

@@ -14,13 +14,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from stage.recipe.sections import ShardingSection
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer
 from trl.trainer.utils import add_fused_lm_head
 
 from stage.parallel.fsdp import FullySharded
 from stage.parallel.sharding import check_launch
+from stage.recipe.sections import ShardingSection
 from stage.runs import read_metrics
 from tests.support import forked
 from tests.support.commands import ROOT, grpo, sft, two_processes

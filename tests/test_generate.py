@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from samples.sections import DataSection, SourceSection
 
 from evals import predictions, stage
 from evals.comparing import sidebyside
 from evals.generate import complete, conversation
 from evals.recipe import EvalRecipe, GenerationSection
 from samples import Sample
+from samples.sections import DataSection, SourceSection
 from stage.recipe import config
 from stage.runs import FINISHED
 from tests.support.scored import said

@@ -13,12 +13,14 @@ from rl.recipe import GRPORecipe
 from samples import Sample, rows
 from sft import stage as sft
 from sft.recipe import SFTRecipe
-from stage.cli import EXIT_USER_ERROR, launch
+from stage.cli import launch
 from stage.guards import out_of_memory
 from stage.planning.memory import GIB
 from stage.recipe import config
+from stage.runs import Run
 from tests.support.commands import ROOT
 from tests.support.commands import sft as sft_arguments
+from vlm.common.console import EXIT_USER_ERROR
 from vlm.common.errors import DataError
 from vlm.pictures import unreadable
 from vlm.pictures.resizing import Resizing
@@ -149,14 +151,14 @@ def test_an_image_that_is_damaged_while_training(tiny_model, demo_data, tmp_path
         data = tmp_path / policy
         shutil.copytree(demo_data, data)
         pictures = sorted(path for path in (data / "sft").rglob("*") if path.suffix in (".png", ".jpg"))
-        begun = sft.mixture.show_and_note
+        begun = Run.note_mixtures
 
         def damage(run, found, pictures=pictures, begun=begun):
             begun(run, found)
             rows._decoded.cache_clear()
             pictures[0].write_bytes(b"gone")
 
-        monkeypatch.setattr(sft.mixture, "show_and_note", damage)
+        monkeypatch.setattr(Run, "note_mixtures", damage)
         steps = ("training.max_steps=4", f"data.on_fault={policy}")
         recipe = config.load(*_recipe(sft_arguments(tiny_model, data, tmp_path / f"run-{policy}", *steps)))
         if policy == "error":

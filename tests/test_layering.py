@@ -1,25 +1,24 @@
-"""The shape of the code: who may import whom, and how long things may get."""
+"""The shape of the code: who may import whom, and how much a folder may hold."""
 
 import ast
+import subprocess
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = {"vlm", "rewards", "sft", "rl", "evals", "studies", "demo", "launch", "benchmarks", "tests"}
-# Only what is listed may be imported of ours. launch/, benchmarks/ and tests/ may import anything.
-ALLOWED = {
-    "vlm": {"vlm"},
-    "rewards": {"rewards", "vlm"},
-    "sft": {"sft", "vlm"},
-    "rl": {"rl", "vlm"},
-    "evals": {"evals", "vlm"},
-    "studies": {"studies", "vlm"},
-    "demo": {"demo", "vlm"},  # demo/road.py joins the stages by running their commands
-}
+# Each name may import of ours what stands beside it, and itself. launch/, benchmarks/ and tests/ may import anything.
+FLOORS = {"vlm": set(), "samples": {"vlm"}, "stage": {"vlm", "samples"}}
+BRANCHES = ("sft", "rl", "rewards", "evals", "studies")
+# demo/road.py joins the stages by running their commands
+ALLOWED = FLOORS | {branch: set(FLOORS) for branch in (*BRANCHES, "demo")}
+SHIPPED = (*ALLOWED, "launch", "benchmarks")
+OURS = {*SHIPPED, "tests"}
+MOST_ENTRIES = 16
+LIKE = {"launch": "launchers", "samples/readers": "readers"}
+"""Folders of like files, which may hold more."""
 LIGHT = ["stage/recipe/config.py", "vlm/boxes", "vlm/answers.py", "samples/reading.py", "vlm/prompts.py", "rewards"]
 HEAVY = {"torch", "transformers", "trl", "accelerate", "peft", "deepspeed"}
-LONGEST_FILE, LONGEST_TEST, LONGEST_LAUNCHER, LONGEST_FUNCTION = 300, 300, 60, 60  # lines
 
 
 def sources(*folders: str) -> list[Path]:
@@ -57,7 +56,7 @@ def test_packages_import_only_what_they_may(package):
     faults = {
         str(path.relative_to(ROOT)): sorted(wrong)
         for path in sources(package)
-        if (wrong := imported(path) & OURS - ALLOWED[package])
+        if (wrong := imported(path) & OURS - ALLOWED[package] - {package})
     }
     assert not faults, f"{package} may import of ours only {sorted(ALLOWED[package])}"
 
@@ -84,22 +83,85 @@ def test_light_modules_import_no_heavy_library(place):
     assert not faults
 
 
-def test_files_functions_and_launchers_are_short():
-    faults = []
-    for path in sources(*ALLOWED, "launch", "benchmarks", "tests"):
-        text = path.read_text(encoding="utf-8")
-        name, lines = path.relative_to(ROOT), text.count("\n")
-        limit = {"launch": LONGEST_LAUNCHER, "tests": LONGEST_TEST}.get(name.parts[0], LONGEST_FILE)
-        if lines > limit:
-            faults.append(f"{name}: {lines} lines, at most {limit}")
-        if name.parts[0] == "tests":
-            continue
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                length = node.end_lineno - node.lineno + 1
-                if length >= LONGEST_FUNCTION:
-                    faults.append(f"{name}:{node.lineno} {node.name}: {length} lines, fewer than {LONGEST_FUNCTION}")
-    assert not faults
+def modules(folders: tuple[str, ...] = SHIPPED) -> dict[str, Path]:
+    """Dotted name → file; a package's name is that of its __init__.py."""
+    files = sources(*folders)
+    return {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in files}
+
+
+def edges(files: dict[str, Path]) -> dict[str, set[str]]:
+    """Which of our files each imports, in functions and under `if TYPE_CHECKING` too.
+
+    `import a.b.c` runs a/__init__.py and a/b/__init__.py first, so they count, but for packages that the file is in.
+    """
+    found = {}
+    for name, path in files.items():
+        named = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+                for _ in range(node.level - 1):
+                    package = package.rpartition(".")[0]
+                base = ".".join(part for part in (package, node.module) if part) if node.level else node.module
+                named |= {f"{base}.{alias.name}" for alias in node.names}
+        parts = [one.split(".") for one in named]
+        reached = {".".join(one[:end]) for one in parts for end in range(1, len(one) + 1)} & files.keys()
+        found[name] = {one for one in reached if one != name and not name.startswith(one + ".")}
+        found[name] |= {one for one in named & files.keys() if one != name}
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of files that import each other."""
+    import networkx
+
+    groups = networkx.strongly_connected_components(networkx.DiGraph(graph))
+    return sorted(sorted(group) for group in groups if len(group) > 1)
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert circles(edges(modules())) == []
+
+
+def test_circles_are_seen(tmp_path, monkeypatch):
+    """At the top, in functions, under TYPE_CHECKING, by way of an __init__.py; not a package that re-exports."""
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    for name, text in {
+        "vlm/a.py": "def f():\n    from vlm import b\n",
+        "vlm/b.py": "if TYPE_CHECKING:\n    from vlm.a import x\n",
+        "vlm/c/__init__.py": "from vlm.d import x\n",
+        "vlm/c/e.py": "",
+        "vlm/d.py": "import vlm.c.e\n",
+        "vlm/f/__init__.py": "from vlm.f.g import x\n",
+        "vlm/f/g.py": "from vlm.f.h import y\n",
+        "vlm/f/h.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert circles(edges(modules(("vlm",)))) == [["vlm.a", "vlm.b"], ["vlm.c", "vlm.d"]]
+
+
+def test_no_folder_is_crowded():
+    """A folder of more than 16 entries has no idea of its own. What git ignores does not count."""
+    command = ["git", "ls-files", "-co", "--exclude-standard", *SHIPPED]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    entries: dict[str, set[str]] = {}
+    for name in listed.stdout.split("\n"):
+        parts = name.split("/")
+        if (ROOT / name).is_file():
+            for depth in range(1, len(parts)):
+                entries.setdefault("/".join(parts[:depth]), set()).add(parts[depth])
+    crowded = {folder: len(names) for folder, names in entries.items() if len(names) > MOST_ENTRIES}
+    assert crowded.keys() <= LIKE.keys(), crowded
+    assert {"vlm", "samples", "stage"} <= entries.keys()
+
+
+def test_no_part_is_the_whole():
+    """No top-level folder holds more than 30% of the lines."""
+    lines = {top: sum(p.read_text(encoding="utf-8").count("\n") for p in sources(top)) for top in SHIPPED}
+    assert max(lines.values()) <= 0.3 * sum(lines.values()), lines
 
 
 def test_no_launcher_shadows_a_package_unprotected():

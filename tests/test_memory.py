@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from demo import tiny
-from stage.planning import memory, plan
+from stage.planning import memory
+from stage.planning.estimate import DTYPE_BYTES, training
 from stage.planning.memory import Setup
 from tests.support.plan_jobs import SEVEN_B, job, model_section
 from tests.support.saved import saved_bytes
@@ -74,8 +75,8 @@ def test_reference_model():
     assert memory.reference(shape, Setup(zero=3, processes=8)) == 2 * SEVEN_B // 8
     adapted = shapes.shape(model_section(lora=LoraSection(r=8)))
     assert memory.reference(adapted, Setup(zero=2, lora=True)) == 2 * adapted.total_trainable
-    assert "reference model" not in plan.training(job(beta=0.0)).phases["update"]
-    assert "reference model" in plan.training(job()).phases["rollout"]
+    assert "reference model" not in training(job(beta=0.0)).phases["update"]
+    assert "reference model" in training(job()).phases["rollout"]
 
 
 def sequence(checkpoint, rows=2, text=40):
@@ -112,7 +113,7 @@ def test_activations_against_torchs_saved_tensors(family, attention, dtype, requ
     section = model_section(folder, dtype=dtype, attention=attention)
     model = loading.load_model(section).train()
     inputs = sequence(folder)
-    setup = Setup(weight_bytes=plan.DTYPE_BYTES[dtype], checkpointing=False, attention=attention)
+    setup = Setup(weight_bytes=DTYPE_BYTES[dtype], checkpointing=False, attention=attention)
     estimate = memory.activations(shapes.shape(section), setup, rows=2, text_tokens=40, visual_tokens=16)
     measured = saved_bytes(model, inputs)
     assert estimate == pytest.approx(measured, rel=0.03)

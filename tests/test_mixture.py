@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from samples.sections import DataSection, SourceSection
 
 from samples import Sample
-from samples.mixture import count, draw, show_and_note
-from samples.mixture.shares import draw_key, drawn, percentage, quotas
+from samples.mixture import count, draw
+from samples.sections import DataSection, SourceSection
+from samples.shares import draw_key, drawn, percentage, quotas
 from stage.recipe import config
 from stage.runs import Run
 from tests.support.example_recipe import message
@@ -181,7 +181,7 @@ def test_the_draw_depends_on_the_seed_alone(files):
 def test_what_a_run_keeps_of_it(files, tmp_path, capsys):
     found = draw(DataSection([SourceSection(files[2], repeat=2)]), "train", 0)
     run = Run.create(tmp_path / "run", {"seed": 0})
-    show_and_note(run, {"train": found})
+    run.note_mixtures({"train": found})
     task = {"read": 7, "kept": 7, "repeated": 7, "rows": 14, "share": 1.0}
     source = {"path": files[2], "rows": 14, "faulty": 0, "left_out": 0, "tasks": {"vqa": task}}
     kept = json.loads((tmp_path / "run/data.json").read_text())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from demo import tiny
-from stage.planning import memory, plan
+from stage.planning import estimate, memory
 from stage.planning.job import prompts_of
 from stage.planning.memory import Setup
 from tests.support.plan_jobs import job, model_section
@@ -58,11 +58,13 @@ def test_prompts_of_rows_in_a_row(rows, group, prompts):
 
 def test_a_shared_plan_needs_less():
     """Prefill and activations of 2 prompts instead of 10; the cache stays, and so does what does not see prompts."""
-    plain, shared = (plan.training(job(share_prefix=share, completion_tokens=200)).phases for share in (False, True))
+    plain, shared = (
+        estimate.training(job(share_prefix=share, completion_tokens=200)).phases for share in (False, True)
+    )
     assert shared["rollout"]["prefill"] == plain["rollout"]["prefill"] / 5
     assert shared["update"]["activations"] < 0.4 * plain["update"]["activations"]
     assert shared["update"]["backward working set"] < 0.4 * plain["update"]["backward working set"]
     for phase, name in (("rollout", "KV cache"), ("update", "loss head"), ("update", "gradients")):
         assert shared[phase][name] == plain[phase][name]
     eager = {"model": model_section(attention="eager"), "completion_tokens": 200}
-    assert plan.training(job(share_prefix=True, **eager)).phases == plan.training(job(**eager)).phases
+    assert estimate.training(job(share_prefix=True, **eager)).phases == estimate.training(job(**eager)).phases

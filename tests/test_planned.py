@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from samples.sections import DataSection, SourceSection
 
 from rl import stage
 from rl.recipe import GRPORecipe
 from samples.mixture import count, draw
+from samples.sections import DataSection, SourceSection
 from stage.cli import launch
 from tests.support.commands import ROOT
 from vlm.common.errors import RecipeError

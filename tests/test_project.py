@@ -91,7 +91,17 @@ def test_each_package_is_found_and_nothing_else_is():
 
     find = PROJECT["tool"]["setuptools"]["packages"]["find"]
     found = find_packages(str(ROOT), include=find["include"])
-    assert {name.split(".")[0] for name in found} == {"vlm", "rewards", "sft", "rl", "evals", "studies", "demo"}
+    assert {name.split(".")[0] for name in found} == {
+        "vlm",
+        "samples",
+        "stage",
+        "rewards",
+        "sft",
+        "rl",
+        "evals",
+        "studies",
+        "demo",
+    }
     code = {
         p.parent.relative_to(ROOT).as_posix() for top in found if "." not in top for p in ROOT.glob(f"{top}/**/*.py")
     }
@@ -136,7 +146,7 @@ def test_readme_names_only_what_exists():
     paths = set(re.findall(r"(?<![\w./-])((?:launch|recipes|demo|benchmarks)/[\w./-]+\.(?:py|ya?ml))", code))
     assert any(p.startswith("launch/") for p in paths) and any(p.startswith("recipes/") for p in paths)
     assert not [p for p in sorted(paths) if not (ROOT / p).exists()]
-    modules = set(re.findall(r"python -m ((?:demo|vlm|rewards|sft|rl|evals|studies)[\w.]*)", code))
+    modules = set(re.findall(r"python -m ((?:demo|vlm|samples|stage|rewards|sft|rl|evals|studies)[\w.]*)", code))
     assert not [m for m in sorted(modules) if not (ROOT / (m.replace(".", "/") + ".py")).exists()]
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from samples.sections import DataSection, SourceSection
-from stage.recipe.sections import ShardingSection
 
+from samples.sections import DataSection, SourceSection
 from stage.recipe import config
+from stage.recipe.sections import ShardingSection
 from stage.tracking.section import TRACKERS
 from tests.support.example_recipe import message, writer
 from vlm.recipe import TrackingSection

@@ -8,12 +8,12 @@ import pytest
 import torch
 import trl
 from PIL import Image
-from samples.sections import DataSection, SourceSection
 
 import rl
 from rl.recipe import GRPORecipe
 from samples import Sample
 from samples.rows import prompt_rows
+from samples.sections import DataSection, SourceSection
 from sft import stage
 from sft.recipe import SFTRecipe
 from stage.trainer.arguments import arguments

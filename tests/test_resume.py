@@ -151,9 +151,8 @@ def test_a_checkpoint_of_the_last_step_is_not_trained_on(grpo, whole_grpo):
 @pytest.fixture(scope="module")
 def sft(tiny_model, demo_data, tmp_path_factory):
     """(run name, training keys) → an SFT trainer: 16 rows, 4 steps an epoch, 7 steps."""
-    from samples.sections import DataSection, SourceSection
-
     from samples.rows import chat_rows
+    from samples.sections import DataSection, SourceSection
     from vlm.sections import PromptSection
 
     folder = tmp_path_factory.mktemp("sft")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from samples.sections import DataSection, SourceSection
 
 from samples import Sample, rows
 from samples.mixture import draw
+from samples.sections import DataSection, SourceSection
 from vlm.common.errors import DataError
 from vlm.sections import PromptSection
 

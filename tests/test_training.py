@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import trl
-from stage.recipe.sections import ShardingSection
 
 from rl.recipe import GRPORecipe
 from sft.recipe import SFTRecipe
 from stage.recipe import config
+from stage.recipe.sections import ShardingSection
 from stage.trainer.arguments import OWNED, arguments, check_masters, load_dtype
 from vlm.common.errors import RecipeError
 from vlm.recipe import TrackingSection

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Protocol
 
-from samples import TASKS, Sample
 from vlm.common.errors import RecipeError
 
 R1_SYSTEM = (
@@ -33,6 +32,17 @@ WORDING: dict[str, str] = {
     "classification": "{question}\nAnswer with one of the class names.",
 }
 """Default wording by task. `{question}` is the user's text in the data, `{options}` the choices as `A. … B. …`."""
+
+
+TASKS = tuple(WORDING)
+
+
+class Asked(Protocol):
+    """What a prompt needs of a `samples.Sample`."""
+
+    messages: list[dict[str, str]]
+    task: str
+    choices: list[str] | None
 
 
 def system_prompt(style: Literal["r1", "direct"], override: str | None = None) -> str | None:
@@ -66,14 +76,14 @@ def options_text(choices: list[str]) -> str:
     return " ".join(f"{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False))
 
 
-def user_text(sample: Sample, question: str, wording: Mapping[str, str] | None = None) -> str:
+def user_text(sample: Asked, question: str, wording: Mapping[str, str] | None = None) -> str:
     """The user's text of one turn in the wording of the sample's task."""
     template = {**WORDING, **(wording or {})}[sample.task]
     return template.format(question=question, options=options_text(sample.choices or []))
 
 
 def prompt(
-    sample: Sample,
+    sample: Asked,
     style: Literal["r1", "direct"] = "r1",
     system: str | None = None,
     wording: Mapping[str, str] | None = None,

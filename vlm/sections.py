@@ -1,4 +1,4 @@
-"""The sections that recipes of every stage share; a stage's recipe (`rl/recipe.py` …) adds keys of its own.
+"""The recipe's sections about the model, its pictures and its prompts.
 
 Each `check()` refuses what cannot work before any weights load, and says what to write instead.
 """
@@ -8,10 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from samples import FORMATS, TASKS, mixture
-from stage.guards.sections import GuardSection, WatchdogSection
-from stage.replay.dump_section import DumpSection
-from stage.tracking.section import TrackingSection
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
 from vlm.prompts import check_wording
@@ -142,136 +138,3 @@ class PromptSection:
     def check(self) -> None:
         check_wording(self.wording)
         check_notation(self.notation)
-
-
-@dataclass
-class SourceSection:
-    """One data file or folder, and which of its rows are used how often (`samples.mixture`)."""
-
-    path: str = field(metadata={"path": True})
-    "A file, a published folder, or a dataset of the hub: hub:OWNER/NAME."
-    split: str | None = None
-    "Which part of a folder or a hub dataset."
-    images: str | None = field(default=None, metadata={"path": True})
-    "Folder that the rows' image paths start from; without it, what the file's format prescribes."
-    outside: bool = False
-    "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyhow."
-    format: str | None = None
-    "Format of the file; without it, told by its contents."
-    task: str | None = None
-    "Task of every row that does not name one."
-    tasks: list[str] | None = None
-    "Use only rows of these tasks."
-    limit: int | None = None
-    "Use only the first so many rows (of those tasks)."
-    percent: float | None = None
-    "Of these, use so many percent, drawn by the recipe's seed; a larger percentage keeps what a smaller one drew."
-    repeat: int = 1
-    "Use each of these rows so many times."
-    ratio: float | None = None
-    "Instead of percent and repeat: this source's part of `data.rows`, in proportion to the other sources' ratios."
-
-    def check(self) -> None:
-        if not self.path:
-            raise RecipeError("path is empty; expected a data file")
-        if self.limit is not None and self.limit < 1:
-            raise RecipeError(f"limit = {self.limit}; expected at least 1, or null for all rows")
-        if self.percent is not None and not 0 < self.percent <= 100:
-            raise RecipeError(f"percent = {self.percent}; expected 0 < percent ≤ 100 (30 keeps 30 of 100 rows)")
-        if self.repeat < 1:
-            raise RecipeError(f"repeat = {self.repeat}; expected at least 1 (to use fewer rows: percent)")
-        if self.ratio is not None:
-            if not 0 < self.ratio < float("inf"):
-                raise RecipeError(f"ratio = {self.ratio}; expected a positive number")
-            if self.percent is not None or self.repeat != 1:
-                raise RecipeError("ratio says how many rows are used, and so do percent and repeat; keep one of them")
-        if self.format is not None and self.format not in FORMATS:
-            raise RecipeError(f"format = {self.format!r}; known formats: {', '.join(FORMATS)}")
-        _known_tasks("task", [] if self.task is None else [self.task])
-        _some_tasks(self.tasks)
-
-
-@dataclass
-class DataSection:
-    train: list[SourceSection] = field(default_factory=list)
-    "What is trained on, one after another before shuffling."
-    eval: list[SourceSection] = field(default_factory=list)
-    "Held-out data."
-    on_fault: Literal["error", "skip"] = "error"
-    "A faulty row (missing image, inverted box, …) ends the run, or is left out and counted."
-    tasks: list[str] | None = None
-    "Use only rows of these tasks."
-    rows: int | None = None
-    "Training rows in all, where the sources state `ratio`."
-    shuffle: bool = True
-    "Shuffle the training rows, by the recipe's seed."
-
-    def check(self) -> None:
-        _some_tasks(self.tasks)
-        mixture.check(self)
-
-
-@dataclass
-class ShardingSection:
-    """DeepSpeed ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054)."""
-
-    zero: Literal[0, 1, 2, 3] = 0
-    "What is split over the GPUs: 0 nothing, 1 optimiser state, 2 also gradients, 3 also weights."
-    offload: bool = False
-    "Keep optimiser state (with zero 3 also weights) in the host's memory: less GPU memory, slower."
-
-    def check(self) -> None:
-        if self.offload and self.zero == 0:
-            raise RecipeError("offload needs DeepSpeed; write zero: 2 or zero: 3, or offload: false")
-
-
-@dataclass
-class StageRecipe:
-    """What a recipe of any stage holds."""
-
-    model: ModelSection
-    "The model to train or to ask; in GRPO with `training.beta` above 0 its starting point is the reference model too."
-    output: str
-    "Run folder: the resolved recipe, metrics, pictures; a trained model lies in `final/`."
-    images: ImageSection = field(default_factory=ImageSection)
-    "Pixel limits, the same in every stage."
-    prompt: PromptSection = field(default_factory=PromptSection)
-    "How questions are asked."
-    data: DataSection = field(default_factory=DataSection)
-    "Where rows come from: `train:` is learnt from, `eval:` is held out."
-    seed: int = 0
-    "Seed of data order, sampling and adapters."
-    overwrite: bool = False
-    "Replace what an earlier run left in `output` instead of refusing."
-
-
-@dataclass
-class TrainingRecipe(StageRecipe):
-    """What a recipe of any training stage adds."""
-
-    sharding: ShardingSection = field(default_factory=ShardingSection)
-    "DeepSpeed ZeRO."
-    tracking: TrackingSection = field(default_factory=TrackingSection)
-    "Dashboards."
-    resume: str | None = None
-    "`auto`: go on from the last whole checkpoint in `output`, if there is one; or the folder of a checkpoint."
-    guards: GuardSection = field(default_factory=GuardSection)
-    "Steps that are not finite."
-    watchdog: WatchdogSection | None = field(default_factory=WatchdogSection)
-    "Tells who stands still; null for none."
-    dump: DumpSection = field(default_factory=DumpSection)
-    "Steps to be kept for `launch/replay.py`."
-    gpus: str | None = None
-    "Target of `--dry-run`, e.g. 8xA100-80G."
-
-
-def _some_tasks(tasks: list[str] | None) -> None:
-    if tasks is not None and not tasks:
-        raise RecipeError("tasks is empty, which would leave no rows; write null for all tasks")
-    _known_tasks("tasks", tasks or [])
-
-
-def _known_tasks(key: str, tasks: list[str]) -> None:
-    for task in tasks:
-        if task not in TASKS:
-            raise RecipeError(f"{key}: found {task!r}, expected one of {', '.join(TASKS)}")

@@ -1,7 +1,7 @@
 """Procedural aerial scenes: things of six classes and six colours on land or water, lit by a slanting glow.
 
-`scene(seed)` is a pure function of its seed: same seed, same things, same pixels (`demo.world.render`). Splits take disjoint
-seed ranges, so that no scene is ever in two of them, and a range never runs out: nothing can be memorised.
+`scene(seed)` is a pure function of its seed: same seed, same things, same pixels (`demo.world.render`). Splits take
+disjoint seed ranges, so that no scene is ever in two of them, and a range never runs out: nothing can be memorised.
 
 Frame: pixels of the 224 × 224 image, x to the right, y down, boxes x1, y1, x2, y2.
 """

@@ -25,10 +25,12 @@ from evals.comparing import compare
 from evals.recipe import EvalRecipe
 from evals.scoring.report import Report, as_dict
 from samples import mixture
-from stage.cli import check_machine, guarded, say
+from stage.cli import check_machine, guarded
 from stage.recipe import config
-from stage.runs import FINISHED, is_main_process
+from stage.runs import FINISHED
+from vlm.common.console import say
 from vlm.common.errors import UserError
+from vlm.common.processes import is_main_process
 
 
 def parser() -> argparse.ArgumentParser:

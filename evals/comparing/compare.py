@@ -1,4 +1,4 @@
-"""Is one run better than another? Paired bootstrap over the same questions (`vlm.common.bootstrap`), and tables of reports.
+"""Is one run better than another? Paired bootstrap over the same questions (`vlm.common.bootstrap`); tables of reports.
 
 Pairing matters: most questions are answered alike by both runs, so the interval of the difference is much
 narrower than the two runs' own intervals suggest (Koehn 2004, "Statistical significance tests for machine

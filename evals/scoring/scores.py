@@ -1,7 +1,8 @@
 """The metrics of one task each, as benchmarks put them together: `Grounding(...)(predictions, reading)` → `Scores`.
 
-Names are those of `evals.scoring.metrics` where the number is the same. A number by another convention has its name behind a
-colon (`grounding/acc@0.5:rscovlm`), one over part of the questions has the part in brackets (`vqa/exact[count]`).
+Names are those of `evals.scoring.metrics` where the number is the same. A number by another convention has its name
+behind a colon (`grounding/acc@0.5:rscovlm`), one over part of the questions has the part in brackets
+(`vqa/exact[count]`).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Grounding:
     """Accuracy at IoU thresholds, mean IoU (failures 0) and cIoU, the sum of intersections over the sum of unions."""
 
     conventions: tuple[str, ...] = ("plain",)
-    "Of `evals.scoring.overlap.CONVENTIONS`; the first gives the plain names, mean IoU and cIoU, others accuracies beside it."
+    "Of `evals.scoring.overlap.CONVENTIONS`; the first gives the plain names, mean IoU and cIoU, others accuracies."
     thresholds: tuple[float, ...] = (0.5, 0.7)
     sizes: bool = False
     "Also by the true box's area: S, M, L."

@@ -8,14 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from samples.sections import SourceSection
-
 from rewards.score.model.exchange import Exchange
 from samples import Sample
 from samples.readers.checks import checked
 from samples.readers.formats import FORMATS, detect
 from samples.readers.look import Look
 from samples.readers.rows import Place, RowFault, Rows
+from samples.sections import SourceSection
 from vlm.boxes import write_boxes
 from vlm.common.errors import DataError
 

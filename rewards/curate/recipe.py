@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from samples.sections import DataSection
-
 from rewards.select.recipe import ClipSection, ScorerSection, need_path
+from samples.sections import DataSection
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
 

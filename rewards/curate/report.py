@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from samples.sections import SourceSection
 
 from rewards.curate.recipe import CurateRecipe
 from rewards.score.model.exchange import Exchange
 from samples import Faults
+from samples.sections import SourceSection
 
 
 @dataclass(frozen=True)
@@ -71,25 +70,6 @@ class Report:
     def total(self, name: str) -> int:
         """Sum over the sources of `rows`, `skipped`, `scored` or `kept`."""
         return sum(getattr(line, name) for line in self.lines)
-
-
-def save(report: Report, values: Sequence[np.ndarray], masks: Sequence[np.ndarray], folder: Path) -> None:
-    """Write table.md, scores.png and, where the recipe asks for examples, examples.png and examples.jsonl."""
-    from rich.console import Console
-
-    from rewards.curate import pictures
-
-    text = markdown(report)
-    (folder / "table.md").write_text(text, encoding="utf-8")
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
-    pictures.histogram(report, values, masks, folder / "scores.png")
-    if report.best:
-        pictures.examples(report, folder / "examples.png")
-        with (folder / "examples.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-            for end, found in (("best", report.best), ("worst", report.worst)):
-                for example in found:
-                    row = {"end": end, "score": example.score, "where": example.where}
-                    file.write(json.dumps(row | {"messages": example.exchange.messages}, ensure_ascii=False) + "\n")
 
 
 def rule(recipe: CurateRecipe) -> str:

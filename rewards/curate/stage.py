@@ -10,6 +10,7 @@ The corpus is read twice, row by row: once to score (each process its share), on
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rewards.curate import keep, report, rows
+from rewards.curate import keep, pictures, report, rows
 from rewards.curate.corpus import Source, exchange
 from rewards.curate.recipe import CurateRecipe
 from rewards.curate.scoring import Shard, journal
@@ -87,8 +88,25 @@ def select(recipe: CurateRecipe, sources: Sequence[Source], scores: Scores, fold
         for index, source in enumerate(sources)
     ]
     out = report.Report(lines, recipe, [wanted[place] for place in top], [wanted[place] for place in low])
-    report.save(out, values, masks, folder)
+    save(out, values, masks, folder)
     return out
+
+
+def save(found: report.Report, values: Sequence[np.ndarray], masks: Sequence[np.ndarray], folder: Path) -> None:
+    """Write table.md, scores.png and, where the recipe asks for examples, examples.png and examples.jsonl."""
+    from rich.console import Console
+
+    text = report.markdown(found)
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    pictures.histogram(found, values, masks, folder / "scores.png")
+    if found.best:
+        pictures.examples(found, folder / "examples.png")
+        with (folder / "examples.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+            for end, listed in (("best", found.best), ("worst", found.worst)):
+                for example in listed:
+                    row = {"end": end, "score": example.score, "where": example.where}
+                    file.write(json.dumps(row | {"messages": example.exchange.messages}, ensure_ascii=False) + "\n")
 
 
 def second_pass(

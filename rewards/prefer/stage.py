@@ -26,8 +26,9 @@ from rewards.prefer.recipe import DedupSection, PreferRecipe
 from rewards.prefer.rows import Item
 from rewards.score.training.preferences import line
 from stage.recipe import config
-from stage.runs import Run, processes
+from stage.runs import Run
 from vlm.common.errors import RecipeError, UserError
+from vlm.common.processes import processes
 
 logger = logging.getLogger(__name__)
 

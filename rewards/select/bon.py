@@ -1,10 +1,10 @@
 """The arithmetic of best-of-N: how good is the answer that a selector picks out of N, expected over which N were drawn.
 
 M answers to a question were drawn once. For every N ≤ M the curve is the mean over *all* subsets of N of them. A
-selector that ranks the M answers has a closed form (`vlm.common.best_of`); ranked by the truth itself this is the oracle,
-pass@N (for right or wrong answers the estimator of Chen et al. 2021, arXiv 2107.03374, section 2.1). A vote depends on
-who else is in the subset and has no such form: its subsets are enumerated where they are few, and drawn by a seed where
-they are many.
+selector that ranks the M answers has a closed form (`vlm.common.best_of`); ranked by the truth itself this is the
+oracle, pass@N (for right or wrong answers the estimator of Chen et al. 2021, arXiv 2107.03374, section 2.1). A vote
+depends on who else is in the subset and has no such form: its subsets are enumerated where they are few, and drawn by a
+seed where they are many.
 """
 
 from __future__ import annotations

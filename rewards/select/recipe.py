@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stage.recipe.sections import StageRecipe
-
 from vlm.common.errors import RecipeError
 from vlm.sections import ImageSection
 

@@ -55,7 +55,7 @@ def run(
     folder = Path(recipe.output)
     continued = (folder / "recipe.yaml").exists() and not (folder / FINISHED).exists() and not recipe.overwrite
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=continued, main=team.main)
-    mixture.show_and_note(record, {"eval": data})
+    record.note_mixtures({"eval": data})
     path, parts = Path(recipe.completions or folder / "completions.jsonl"), folder / "parts"
     if recipe.completions is None:
         name = f"completions-{drawn_by(recipe)}"

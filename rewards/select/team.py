@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 
-from stage.runs import processes
+from vlm.common.processes import processes
 
 PATIENCE = timedelta(days=14)
 """How long one process waits for another; the default of torch, 10 minutes, is less than shards differ by."""

@@ -12,7 +12,7 @@ from typing import Any
 from samples.doctor.examine import examine
 from samples.doctor.report import Report
 from samples.doctor.subject import Subject, subject
-from stage.cli import EXIT_USER_ERROR, log_to_stderr, report, say
+from vlm.common.console import EXIT_USER_ERROR, log_to_stderr, report, say
 from vlm.common.errors import RecipeError, UserError
 
 FIT, NOT_FIT, INTERRUPTED = 0, 1, 130

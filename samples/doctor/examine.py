@@ -16,8 +16,8 @@ from samples.doctor.leaks import leaks
 from samples.doctor.report import Report, SourceCounts
 from samples.doctor.rows import Rows
 from samples.doctor.subject import Subject
-from samples.mixture import Mixture, Role, Source
-from samples.mixture.check import quotas_of, sections_of
+from samples.mixture import Mixture, Source
+from samples.sections import Role
 from vlm.common.errors import DataError
 from vlm.shapes import visual_tokens
 
@@ -53,7 +53,7 @@ def examine(subject: Subject, folder: Path, workers: int, told: Told = lambda *c
         rows = Rows(gallery, subject.ruler, pixels)
         sources: dict[Role, list[Source]] = {"train": [], "eval": []}
         for role, opened in sources.items():
-            for section in sections_of(subject.data, role):
+            for section in subject.data.sources(role):
                 faults = WrittenFaults(file, role, section.path)
                 opened.append(Source(section, subject.data, subject.seed, "skip", faults=faults))
                 _read(opened[-1], role, rows, report, told)
@@ -140,7 +140,7 @@ def _mix(subject: Subject, sources: dict[Role, list[Source]], report: Report) ->
             continue
         mixture = Mixture(role, [])
         try:
-            for source, quota in zip(opened, quotas_of(subject.data, role), strict=True):
+            for source, quota in zip(opened, subject.data.quotas(role), strict=True):
                 mixture.parts.append(source.part(source.uses(quota)))
             if not mixture.rows:
                 raise DataError(f"data.{role}: no rows left, tasks {subject.data.tasks or 'all'}")

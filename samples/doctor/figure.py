@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from samples.doctor.report import Report
-from stage.curves import COLOURS, dress
+from vlm.common.figures import COLOURS, dress
 
 BINS = 40
 ROLE_COLOURS = {"train": COLOURS[0], "eval": COLOURS[1]}

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from samples.sections import DataSection
-
 from samples import Sample
 from samples.rows import reference
+from samples.sections import DataSection
 from vlm import prompts
 from vlm.common.errors import DataError, RecipeError
 from vlm.pictures.resizing import seen
@@ -44,7 +43,8 @@ class Ruler:
         return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
     def _learnt(self, sample: Sample) -> list[dict[str, str]]:
-        """The assistant's turn that SFT learns, as `samples.rows.chat_rows` has it; none where it would refuse the row."""
+        """The assistant's turn that SFT learns, as `samples.rows.chat_rows` has it; none where it would refuse the
+        row."""
         if sample.messages[-1]["role"] == "assistant":
             return [sample.messages[-1]]
         if self.prompt.style != "direct" or not sample.boxes or sample.size is None:

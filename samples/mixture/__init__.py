@@ -23,8 +23,7 @@ every platform, knows nothing of other sources and of a row's place in the file,
 smaller one. Rows keep the order of the file; sources come one after another, as they stand in the recipe.
 """
 
-from samples.mixture.check import check
 from samples.mixture.drawing import Source, count, draw, draw_all
-from samples.mixture.record import Line, Mixture, Part, Role, show_and_note
+from samples.mixture.record import Line, Mixture, Part
 
-__all__ = ["Line", "Mixture", "Part", "Role", "Source", "check", "count", "draw", "draw_all", "show_and_note"]
+__all__ = ["Line", "Mixture", "Part", "Source", "count", "draw", "draw_all"]

@@ -10,20 +10,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from samples import Faults, Sample, read
 from samples.fingerprints import of_rows
-from samples.mixture.check import quotas_of, sections_of, wanted_tasks
-from samples.mixture.record import Line, Mixture, Part, Role
-from samples.mixture.shares import draw_key, drawn, percentage
+from samples.mixture.record import Line, Mixture, Part
+from samples.sections import DataSection, Role, SourceSection
+from samples.shares import draw_key, drawn, percentage
 from vlm.common.errors import DataError, RecipeError
-
-if TYPE_CHECKING:
-    from samples.sections import DataSection, SourceSection
-    from stage.recipe.sections import StageRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +40,7 @@ class Source:
         faults: Faults | None = None,
     ):
         self.section = section
-        self.wanted = wanted_tasks(section, data)
+        self.wanted = data.wanted_tasks(section)
         self.seed = seed
         self.faults = Faults() if faults is None else faults
         self.read: Counter[str] = Counter()
@@ -119,9 +115,9 @@ def draw(data: DataSection, role: Role, seed: int) -> Mixture:
     A source is held whole until its rows are drawn; the rest of it is then dropped.
     Raises: DataError for a faulty row (under `on_fault: error`), a draw that leaves nothing, and an empty mixture.
     """
-    sections = sections_of(data, role)
+    sections = data.sources(role)
     mixture = Mixture(role, [])
-    for section, quota in zip(sections, quotas_of(data, role), strict=True):
+    for section, quota in zip(sections, data.quotas(role), strict=True):
         source = Source(section, data, seed, data.on_fault)
         rows = list(source)
         uses = source.uses(quota)
@@ -144,10 +140,10 @@ def _told_apart(part: Part, rows: list[Sample], uses: np.ndarray) -> Part:
     return replace(part, bytes=size, digest=of_rows(rows, folder), used=used)
 
 
-def draw_all(recipe: StageRecipe) -> dict[Role, Mixture]:
+def draw_all(data: DataSection, seed: int) -> dict[Role, Mixture]:
     """`train`, and `eval` where the recipe names held-out data. Raises: as `draw`."""
-    roles: list[Role] = ["train", "eval"] if recipe.data.eval else ["train"]
-    return {role: draw(recipe.data, role, recipe.seed) for role in roles}
+    roles: list[Role] = ["train", "eval"] if data.eval else ["train"]
+    return {role: draw(data, role, seed) for role in roles}
 
 
 def count(data: DataSection, role: Role, seed: int) -> Mixture:
@@ -157,7 +153,7 @@ def count(data: DataSection, role: Role, seed: int) -> Mixture:
     many rows it gives; DataError as `draw`, but for faulty rows.
     """
     mixture = Mixture(role, [])
-    for section, quota in zip(sections_of(data, role), quotas_of(data, role), strict=True):
+    for section, quota in zip(data.sources(role), data.quotas(role), strict=True):
         if section.path.startswith("hub:") or Path(section.path).exists():
             source = Source(section, data, seed, "skip", verify_images=False)
             for _ in source:

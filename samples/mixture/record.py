@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from samples import Sample
-from stage.runs import Run, is_main_process
-
-Role = Literal["train", "eval"]
+from samples.sections import Role
+from vlm.common.processes import is_main_process
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +124,3 @@ class Mixture:
 
         if is_main_process():
             Console().print(self.table())
-
-
-def show_and_note(run: Run, mixtures: Mapping[Role, Mixture]) -> None:
-    """Print the mixtures at the start of a run, and keep their counts in its folder."""
-    for mixture in mixtures.values():
-        mixture.show()
-    run.note_data({role: mixture.record() for role, mixture in mixtures.items()})

@@ -11,8 +11,8 @@ from typing import Any
 from samples.readers.rows import Place, RowFault, show
 from vlm import answers
 from vlm.boxes import hull, quad_iou
+from vlm.prompts import TASKS
 
-TASKS = ("grounding", "vqa", "choice", "open_ended", "caption", "classification")
 CLOSED = ("vqa", "choice", "classification")
 """Tasks whose truth is the text of the answer."""
 TOLERANCE = 1e-3

@@ -18,15 +18,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from stage.recipe.sections import TrainingRecipe
-
 from stage.checkpoints import folders, manifest
 from stage.checkpoints.manifest import Checkpoint, check_resumable
 from stage.checkpoints.neutral import NEUTRAL
 from stage.parallel.agreement import everyone_is_here
 from stage.recipe import config
-from stage.runs import FINISHED, METRICS, RECIPE, Run, processes
+from stage.recipe.sections import TrainingRecipe
+from stage.runs import FINISHED, METRICS, RECIPE, Run
 from vlm.common.errors import RecipeError
+from vlm.common.processes import processes
 
 logger = logging.getLogger(__name__)
 

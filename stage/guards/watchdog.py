@@ -36,8 +36,8 @@ from transformers import TrainerCallback
 from stage.guards import progress
 from stage.guards.progress import Progress
 from stage.guards.sections import WatchdogSection
-from stage.runs import processes
 from vlm.common.errors import RESUMABLE
+from vlm.common.processes import processes
 
 FOLDER = "heartbeats"
 INTERVAL = 15.0

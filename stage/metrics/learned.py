@@ -1,5 +1,5 @@
-"""What the learned reward `score` logs: its scores, what it pays for, and whether it looks (`rewards/score/reward/health.py`,
-`rewards/score/reward/probes.py`)."""
+"""What the learned reward `score` logs: its scores, what it pays for, and whether it looks
+(`rewards/score/reward/health.py`, `rewards/score/reward/probes.py`)."""
 
 from __future__ import annotations
 

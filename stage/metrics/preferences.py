@@ -16,8 +16,8 @@ UNSEEN = (
 
 TRAINED = Group(
     "Training of a score model",
-    "Logged by `rewards/score/training/trainer.py` over everything trained on since the log before, in all processes. A record "
-    "of n ranked candidates holds n(n - 1)/2 pairs of a better and a worse one.",
+    "Logged by `rewards/score/training/trainer.py` over everything trained on since the log before, in all processes. "
+    "A record of n ranked candidates holds n(n - 1)/2 pairs of a better and a worse one.",
     (
         Metric(
             "loss",
@@ -80,8 +80,8 @@ TRAINED = Group(
 
 HELD_OUT = Group(
     "Held-out preferences",
-    "Logged by `rewards/score/training/trainer.py` after each evaluation, over all held-out pairs; those of the final weights "
-    "are in metrics.json too, with the number of pairs.",
+    "Logged by `rewards/score/training/trainer.py` after each evaluation, over all held-out pairs; those of the final "
+    "weights are in metrics.json too, with the number of pairs.",
     (
         Metric(
             "pair_accuracy[<dimension>]",

@@ -8,8 +8,8 @@ ALL = ("sft", "grpo", "score")
 
 EVERY = Group(
     "Every training stage",
-    "Logged by transformers' Trainer, by the run folder (`step`, `time`) and by `stage/guards/finite.py`. A log is a row "
-    "of metrics.jsonl every `training.logging_steps` steps, written by the main process.",
+    "Logged by transformers' Trainer, by the run folder (`step`, `time`) and by `stage/guards/finite.py`. A log is a "
+    "row of metrics.jsonl every `training.logging_steps` steps, written by the main process.",
     (
         Metric(
             "step",

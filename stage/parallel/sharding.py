@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from stage.recipe.sections import ShardingSection
-
 from vlm.common.errors import RecipeError
 
 

@@ -1,34 +1,20 @@
-"""`--dry-run`: what a recipe will do and need, from the real architecture and without weights or a GPU.
-
-A launcher fills a `Job` from its recipe and calls `training(job).render()`. The numbers are arithmetic on
-shapes: parameters from the real class on the meta device, batches as TRL's samplers count them, visual tokens
-by Qwen2-VL's resizing, memory by the formulas of `stage.planning.memory`. Peaks are estimates; measure one step before a
-long run.
-
-Example:
-    job = Job(stage="grpo", model=recipe.model, images=recipe.images, sharding=recipe.sharding, samples=8000,
-              per_device_batch=10, accumulation=2, epochs=2, group=5, beta=0.01, completion_tokens=4096,
-              gpus="8xA100-80G")
-    plan = training(job)
-    plan.render()
-"""
+"""A plan: its numbers, what they say about the target, and its tables for the terminal."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from stage.planning import memory
-from stage.planning.gpus import Fleet, parse_gpus
-from stage.planning.job import Batch, Job, batches, prompts_of
-from stage.planning.memory import GIB
-from vlm.shapes import Shape, shape, visual_range, visual_tokens
-
-DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+from stage.planning.gpus import Fleet
+from stage.planning.job import Batch, Job
+from stage.planning.memory import GIB, OVERHEAD
+from vlm.adapters import PARTS
+from vlm.shapes import Shape
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The result: numbers first, `render` for people."""
+    """Numbers first; `render` shows them to people."""
 
     job: Job
     shape: Shape
@@ -50,8 +36,8 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Bytes on one GPU at the worst moment, `memory.OVERHEAD` included."""
-        return max(sum(parts.values()) for parts in self.phases.values()) + memory.OVERHEAD
+        """Bytes on one GPU at the worst moment, `OVERHEAD` included."""
+        return max(sum(parts.values()) for parts in self.phases.values()) + OVERHEAD
 
     def fits(self, gpu_gib: float | None = None) -> bool | None:
         """Whether the peak fits a GPU with that much usable memory (None: the target's; no target: None)."""
@@ -72,11 +58,18 @@ class Plan:
     def peak_phase(self) -> str:
         return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
 
-    def render(self, console=None) -> None:
-        """Print the plan as tables to a `rich.console.Console`."""
-        from stage.planning.plan_view import render
+    def render(self, console: Any = None) -> None:
+        """Print parameters, batches, visual tokens, memory and the verdict to a `rich.console.Console`."""
+        from rich.console import Console
 
-        render(self, console)
+        console = console or Console()
+        for table in (_parameters(self), _batch(self), _visual(self), _memory(self), _stages(self)):
+            console.print(table)
+        if self.host:
+            console.print(f"host memory for offload: {_gib(self.host)} GiB a process")
+        for note in self.notes:
+            console.print(f"note: {note}", markup=False, highlight=False)
+        console.print(self.verdict(), markup=False, style={True: "green", False: "bold red", None: ""}[self.fits()])
 
 
 def _advice(plan: Plan) -> str:
@@ -94,116 +87,69 @@ def _advice(plan: Plan) -> str:
     return f"no ZeRO stage does alone; try {', '.join(options)}"
 
 
-def training(job: Job) -> Plan:
-    """Plan a training job. Raises `RecipeError` for impossible batches, freezing, LoRA, or checkpoints."""
-    fleet = parse_gpus(job.gpus) if job.gpus else None
-    processes = fleet.count if fleet else job.processes or 1
-    sizes = shape(job.model)
-    batch = batches(job, processes)
-    factor = sizes.patch * sizes.merge
-    limits = (job.images.min_pixels, job.images.max_pixels)
-    visual = {size: visual_tokens(size, *limits, factor) for size in job.image_sizes}
-    bounds = visual_range(*limits, factor)
-    planned = job.images_per_sample * (max(visual.values()) if visual else bounds[1])
-    setups = {stage: memory_setup(job, stage, processes) for stage in (0, 1, 2, 3)}
-    by_zero = {}
-    for stage, setup in setups.items():
-        peak = max(sum(parts.values()) for parts in _phases(job, sizes, setup, planned).values())
-        by_zero[stage] = peak + memory.OVERHEAD
-    chosen = setups[job.sharding.zero]
-    return Plan(
-        job=job,
-        shape=sizes,
-        fleet=fleet,
-        batch=batch,
-        visual_limits=bounds,
-        visual=visual,
-        visual_planned=planned,
-        phases=_phases(job, sizes, chosen, planned),
-        host=sum(memory.states(sizes, chosen).host.values()),
-        by_zero=by_zero,
-        notes=tuple(_notes(job, sizes, batch)),
-    )
+def _table(title: str, *columns: str):
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    return table
 
 
-def memory_setup(job: Job, stage: int, processes: int) -> memory.Setup:
-    attention = job.model.attention
-    if attention == "auto":  # the target is what counts, not the machine that plans
-        attention = "sdpa" if job.model.dtype == "float32" else "flash_attention_2"
-    return memory.Setup(
-        zero=stage,
-        processes=processes,
-        offload=job.sharding.offload and stage > 0,
-        weight_bytes=DTYPE_BYTES[job.model.dtype],
-        lora=job.model.lora is not None,
-        checkpointing=job.checkpointing,
-        attention=attention,
-        lora_dropout=job.model.lora is not None and job.model.lora.dropout > 0,
-    )
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}"
 
 
-def _phases(job: Job, sizes: Shape, setup: memory.Setup, visual: int) -> dict[str, dict[str, int]]:
-    held = memory.states(sizes, setup)
-    rows = job.per_device_batch
-    base = {"weights": held.weights, "optimiser states": held.optimiser}
-    if job.stage == "grpo" and job.beta > 0:
-        base["reference model"] = memory.reference(sizes, setup)
-    base |= {"score model": job.resident} if job.resident else {}
-    width = _widths(job, setup, visual)
-    update = {
-        **base,
-        "gradients": held.gradients,
-        "communication buffers": held.buffers,
-        "activations": memory.activations(sizes, setup, **width),
-        "backward working set": memory.working_set(
-            sizes, setup.weight_bytes, width["rows"], width["text_tokens"], width["visual_tokens"]
-        ),
-        "loss head": memory.head(sizes, setup, rows * job.completion_tokens, job.fused_head),
-    }
-    if job.stage == "sft" or job.external_rollout:
-        return {"update": update}
-    sequences = rows * (job.steps_per_generation or job.accumulation)
-    prompts = prompts_of(sequences, job.group) if _shares(job, setup) else sequences
-    generating = memory.rollout(
-        sizes, setup, sequences, job.prompt_tokens + visual, job.completion_tokens, prefilled=prompts
-    )
-    # DeepSpeed keeps its gradients allocated; plain torch frees them (`zero_grad(set_to_none=True)`)
-    kept = {"gradients": held.gradients, "communication buffers": held.buffers} if setup.zero else {}
-    return {"rollout": {**base, **kept, **generating}, "update": update}
+def _parameters(plan: Plan):
+    table = _table("Parameters", "part", "total", "trainable")
+    for part in PARTS:
+        table.add_row(part, f"{plan.shape.parameters[part]:,}", f"{plan.shape.trainable[part]:,}")
+    table.add_row("all", f"{plan.shape.total:,}", f"{plan.shape.total_trainable:,}")
+    return table
 
 
-def _shares(job: Job, setup: memory.Setup) -> bool:
-    return job.share_prefix and setup.attention != "eager"
-
-
-def _widths(job: Job, setup: memory.Setup, visual: int) -> dict[str, int]:
-    """Arguments of `memory.activations`: sequences and their tokens, or the one row that they are packed into."""
-    rows, prompt, completion = job.per_device_batch, job.prompt_tokens, job.completion_tokens
-    if not _shares(job, setup):
-        return {"rows": rows, "text_tokens": prompt + completion, "visual_tokens": visual}
-    prompts = prompts_of(rows, job.group)
-    return {
-        "rows": 1,
-        "text_tokens": prompts * prompt + rows * completion,
-        "visual_tokens": prompts * visual,
-        "gathered": rows * (prompt + visual + completion),
-    }
-
-
-def _notes(job: Job, sizes: Shape, batch: Batch):
-    yield f"architecture: {sizes.source}"
-    yield from job.remarks
-    if job.model.attention == "auto":
-        yield "attention: auto is planned as flash_attention_2; the run falls back to sdpa without it"
+def _batch(plan: Plan):
+    job, batch = plan.job, plan.batch
+    table = _table("Batches", "", "")
+    unit = "completions" if job.stage == "grpo" else "samples"
+    product = f"{job.per_device_batch} a GPU × {job.accumulation} accumulation × {batch.processes} processes"
+    table.add_row(f"{unit} per step", f"{product} = {batch.per_step:,}")
     if job.stage == "grpo":
-        if job.per_device_batch % job.group:
-            yield f"groups of {job.group} are split over micro-batches of {job.per_device_batch}"
-        if batch.left_over:
-            yield f"each epoch leaves out {batch.left_over} prompts that do not fill a batch"
-        if job.external_rollout:
-            yield "completions come from a separate server, whose memory is not counted"
-    if job.sharding.zero == 0 and job.model.lora is None and job.model.dtype != "float32":
-        yield (
-            f"without DeepSpeed, AdamW works on {job.model.dtype} weights with no float32 copy: small "
-            "updates are rounded away; sharding.zero=1 or more keeps one"
-        )
+        table.add_row("prompts per step", f"{batch.per_step:,} / G={job.group} = {batch.prompts_per_step:g}")
+        table.add_row("completions per generation", f"{batch.generation:,} ({batch.prompts_per_generation:,} prompts)")
+    table.add_row("rows in the data", f"{job.samples:,}")
+    table.add_row("steps per epoch", f"{batch.steps_per_epoch:,}")
+    table.add_row("steps in all", f"{batch.steps:,}")
+    return table
+
+
+def _visual(plan: Plan):
+    job = plan.job
+    table = _table("Visual tokens per image", "image", "tokens")
+    low, high = plan.visual_limits
+    table.add_row(f"smallest (min_pixels {job.images.min_pixels:,})", f"{low:,}")
+    table.add_row(f"largest (max_pixels {job.images.max_pixels:,})", f"{high:,}")
+    for (width, height), tokens in plan.visual.items():
+        table.add_row(f"{width}×{height}", f"{tokens:,}")
+    sequence = plan.visual_planned + job.prompt_tokens + job.completion_tokens
+    table.add_row("longest sequence planned for, text included", f"{sequence:,}")
+    return table
+
+
+def _memory(plan: Plan):
+    names = list(dict.fromkeys(name for parts in plan.phases.values() for name in parts))
+    title = f"GiB per GPU, ZeRO-{plan.job.sharding.zero} over {plan.batch.processes}"
+    table = _table(title + (" with offload" if plan.host else ""), "", *plan.phases)
+    for name in names:
+        table.add_row(name, *(_gib(parts[name]) if name in parts else "" for parts in plan.phases.values()))
+    table.add_row("CUDA, NCCL, fragmentation", *([_gib(OVERHEAD)] * len(plan.phases)))
+    table.add_row("sum", *(_gib(sum(parts.values()) + OVERHEAD) for parts in plan.phases.values()))
+    return table
+
+
+def _stages(plan: Plan):
+    table = _table("Peak by ZeRO stage", "stage", "GiB per GPU", *(["fits"] if plan.fleet else []))
+    for stage, peak in plan.by_zero.items():
+        mark = [] if plan.fleet is None else ["yes" if peak <= plan.fleet.gib * GIB else "no"]
+        table.add_row(f"{stage}{' ←' if stage == plan.job.sharding.zero else ''}", _gib(peak), *mark)
+    return table

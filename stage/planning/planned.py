@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from stage.runs import processes
 from stage.trainer.arguments import load_dtype
+from vlm.common.processes import processes
 
 
 def common(recipe: Any) -> dict[str, Any]:
-    """Fields of `stage.planning.plan.Job` that stand in the same place of every training recipe."""
+    """Fields of `stage.planning.job.Job` that stand in the same place of every training recipe."""
     asked = recipe.training
     return {
         "model": dataclasses.replace(recipe.model, dtype=load_dtype(recipe.model, recipe.sharding)),

@@ -19,15 +19,16 @@ from unittest import mock
 
 import torch
 import yaml
-from stage.recipe.sections import ShardingSection
 
 from stage.checkpoints import manifest
 from stage.checkpoints.packing import unpack
 from stage.checkpoints.weights import load_strictly
 from stage.recipe import config
+from stage.recipe.sections import ShardingSection
 from stage.replay.dumps import DUMPS, HEADER, VERSION, WEIGHTS, digest, set_random_states
-from stage.runs import RECIPE, processes
+from stage.runs import RECIPE
 from vlm.common.errors import UserError
+from vlm.common.processes import processes
 from vlm.recipe import TrackingSection
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from stage.recipe import config
-from stage.runs import is_main_process
 from stage.tracking.section import TRACKERS, TrackingSection, shown
 from vlm.common.errors import RecipeError
+from vlm.common.processes import is_main_process
 
 LONGEST_TAG = 64
 """Characters that wandb takes."""
@@ -59,8 +59,8 @@ def tags(tracking: TrackingSection) -> list[str]:
 
 def labels(recipe: Any) -> dict[str, Any]:
     """What a tracker's configuration of the run gets beside the trainer's: the resolved recipe (which holds no secret:
-    `stage.recipe.config` refuses them), and `axes`, `cell` (the same in runs that differ by the seed alone), `group` and `stage`
-    to group by."""
+    `stage.recipe.config` refuses them), and `axes`, `cell` (the same in runs that differ by the seed alone), `group`
+    and `stage` to group by."""
     tracking = recipe.tracking
     return {
         "recipe": config.to_dict(recipe),

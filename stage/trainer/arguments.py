@@ -16,12 +16,11 @@ import dataclasses
 import os
 from typing import Any
 
-from stage.recipe.sections import ShardingSection
-
 from stage.parallel.sharding import check_launch, deepspeed_config, fsdp_launched
-from stage.runs import processes
+from stage.recipe.sections import ShardingSection
 from stage.tracking.trackers import announce
 from vlm.common.errors import RecipeError
+from vlm.common.processes import processes
 from vlm.sections import ModelSection
 
 OWNED = {

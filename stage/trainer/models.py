@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from stage.recipe.sections import ShardingSection
-
 from stage.trainer.arguments import load_dtype
 from vlm.adapters import apply_lora, freeze
 from vlm.loading import load_model

@@ -113,7 +113,7 @@ def _breakable(key: str) -> markupsafe.Markup:
 
 
 def _file(name: str) -> str:
-    return resources.files("studies.report").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("studies.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _policy(style: str, script: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from stage.curves import dress
 from studies import sheet
+from vlm.common.figures import dress
 
 LOOKS = {"learned": ("#D55E00", "s"), "gold": ("#0072B2", "o")}  # Okabe & Ito's; markers differ as well
 TITLES = {"best-of-n": "best of n", "grpo": "GRPO"}

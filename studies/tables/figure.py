@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stage.curves import dress
 from studies import sheet
 from studies.tables.rows import Row
+from vlm.common.figures import dress
 
 ALONE = ("#555555", "o")
 """An arm without variants beside others that have some."""

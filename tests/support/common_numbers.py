@@ -25,7 +25,7 @@ def common_numbers():
     import torch
 
     from rl.trainer import GRPOTrainer
-    from stage.runs import processes
+    from vlm.common.processes import processes
 
     draw, generate = torch.multinomial, GRPOTrainer._generate_single_turn
     state = {"generation": 0, "place": 0, "rank": 0}

@@ -18,10 +18,9 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from stage.recipe.sections import TrainingRecipe  # noqa: E402
-
 from stage import runs  # noqa: E402
 from stage.recipe import config  # noqa: E402
+from stage.recipe.sections import TrainingRecipe  # noqa: E402
 
 HERE = Path(__file__)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from stage.planning import estimate
 from stage.recipe.sections import ShardingSection
-
-from stage.planning import plan
 from vlm.sections import ImageSection, ModelSection
 
 SEVEN_B = 8_291_375_616
@@ -23,4 +22,4 @@ def job(**changes):
         "group": 5,
         "beta": 0.01, "completion_tokens": 4096,
     }  # fmt: skip
-    return plan.Job(**{**fields, **changes})
+    return estimate.Job(**{**fields, **changes})

@@ -35,8 +35,8 @@ class Resizing:
 
     A size depends on the seed, the pass, the row and the picture's place in it, and on nothing else: TRL reads the row
     of a GRPO group once for each completion, perhaps in several processes, and all of them must see one picture.
-    `passed` is the number of passes done, told by `stage.trainer.callbacks.PassCallback`. Workers of a data loader keep the
-    number from when they were started.
+    `passed` is the number of passes done, told by `stage.trainer.callbacks.PassCallback`. Workers of a data loader keep
+    the number from when they were started.
     """
 
     def __init__(self, images: ImageSection, seed: int = 0, train: bool = False):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,6 @@ from torch import Tensor, nn
 from rewards.score.model.exchange import Exchange, key_of, preprocess, tokenize
 from rewards.score.model.ordering import batches, head
 from rewards.score.model.prefixes import Shared, packed, share
-
-if TYPE_CHECKING:
-    from rewards.score.model.score_model import ScoreModel
 
 Features = dict[Hashable, Tensor]
 """Key of a picture → (visual tokens, hidden), what the vision tower made of it."""
@@ -83,8 +80,8 @@ def passes(exchanges: Sequence[Exchange], processor, batch_size: int, share_pref
         )
 
 
-def run(model: ScoreModel, one: Pass, before: Mapping[Hashable, Tensor]) -> tuple[Tensor, Features]:
-    """(raw scores (B,), features of this pass's pictures). before: features of the pass before.
+def run(model: nn.Module, one: Pass, before: Mapping[Hashable, Tensor]) -> tuple[Tensor, Features]:
+    """(raw scores (B,), features of this pass's pictures). before: features of the pass before; model: a ScoreModel.
 
     A packed pass needs a model that `rewards.score.model.prefixes.sharing` says yes to.
     """

@@ -10,15 +10,11 @@ import functools
 import logging
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlm.prefix import Packed, enable, obstacle, pack, rope_positions
-
-if TYPE_CHECKING:
-    from rewards.score.model.score_model import ScoreModel
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +108,7 @@ def _stem(rows: list[int], ids: Sequence[Tensor]) -> Stem:
     return Stem(rows, starts[0, :common], [torch.tensor(rest) for rest in numbers], ends)
 
 
-def packed(model: ScoreModel, shared: Shared, pictures: Sequence[int], grids: Tensor | None) -> Packed:
+def packed(model: nn.Module, shared: Shared, pictures: Sequence[int], grids: Tensor | None) -> Packed:
     """The row as the model takes it, with positions as `ScoreModel.position_ids` gives each exchange.
 
     Args:
@@ -125,7 +121,7 @@ def packed(model: ScoreModel, shared: Shared, pictures: Sequence[int], grids: Te
     return pack(prefixes, [stem.segments for stem in shared.stems], positions, shared.kept, model.device)
 
 
-def sharing(model: ScoreModel, wanted: bool) -> bool:
+def sharing(model: nn.Module, wanted: bool) -> bool:
     """Whether the model takes packed rows; where they are wanted and it can, it does from now on."""
     if not wanted:
         return False

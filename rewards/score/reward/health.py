@@ -17,10 +17,10 @@
 | score/reference_known      | share of reference answers whose score was remembered                                |
 | score/seconds              | duration of scoring, per call                                                        |
 
-and what the probes find (rewards/score/reward/probes.py); per row, in TRL's completions table, `score/raw`. Correlations are
-Pearson's, of values centred on their group's mean, over the last WINDOW rows: within its group is where a completion
-gains by being longer. Means over rows and groups are exact over all processes; where a group lies in two of them, each
-counts its part as one.
+and what the probes find (rewards/score/reward/probes.py); per row, in TRL's completions table, `score/raw`.
+Correlations are Pearson's, of values centred on their group's mean, over the last WINDOW rows: within its group is
+where a completion gains by being longer. Means over rows and groups are exact over all processes; where a group lies in
+two of them, each counts its part as one.
 
 The names never depend on the outcome. What has no value (no row was scored, a correlation without variance) is NaN,
 which TRL leaves out of its average and logs as null; with several processes it is left to those that have one, because
@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rewards.score.reward.shaping import spread
-from stage.runs import processes
+from vlm.common.processes import processes
 
 WINDOW = 512
 Log = Callable[[str, float], None]

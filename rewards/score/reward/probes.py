@@ -29,8 +29,8 @@ from rewards.score.placement import Scorer
 from rewards.score.reward.candidates import Candidate
 from rewards.score.reward.faults import attempt
 from rewards.score.reward.health import Log, record
-from stage.runs import is_main_process
 from vlm.common.errors import RecipeError
+from vlm.common.processes import is_main_process
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ The model runs in each training process, split over them (`sharded`), or elsewhe
 With several processes every one of them must make each call, also without rows: groups may lie in two
 (`rewards.score.reward.groups`), and a pass of a sharded model needs all.
 
-A score that could not be had is no reward of 0: see `rewards.score.reward.faults`. What is logged: `rewards.score.reward.health`.
+A score that could not be had is no reward of 0: see `rewards.score.reward.faults`. What is logged:
+`rewards.score.reward.health`.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from rewards.rules import Inside
 from rewards.score import together
 from rewards.score.errors import ScorerUnavailable
 from rewards.score.model.exchange import Exchange
-from rewards.score.placement import Loaded, Scorer, Served, place
+from rewards.score.placement import Loaded, Scorer, Served
 from rewards.score.reward import groups
 from rewards.score.reward.candidates import Candidate, Reader
 from rewards.score.reward.faults import Attempt, Failures, attempt
 from rewards.score.reward.health import Health, Judged
+from rewards.score.reward.placing import place
 from rewards.score.reward.probes import Probes
 from rewards.score.reward.reference import ReferenceScores
 from rewards.score.reward.shaping import Variant, flatten, shape
@@ -145,8 +147,8 @@ class Score:
         return together.size() > 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resume needs to go on exactly (`stage.checkpoints.stateful`): scores of references, whose batch decides their last
-        digits, and what the metrics are over."""
+        """What a resume needs to go on exactly (`stage.checkpoints.stateful`): scores of references, whose batch
+        decides their last digits, and what the metrics are over."""
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

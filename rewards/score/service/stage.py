@@ -11,8 +11,8 @@ from functools import partial
 from rewards.score.model.fingerprint import fingerprint
 from rewards.score.service import token as bearer
 from rewards.score.service.recipe import ServeRecipe
-from stage.runs import processes
 from vlm.common.errors import RecipeError, UserError
+from vlm.common.processes import processes
 
 logger = logging.getLogger(__name__)
 

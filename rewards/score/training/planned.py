@@ -1,4 +1,4 @@
-"""`--dry-run` of a score-model recipe: `stage.planning.plan` for a model without LM head that reads whole records.
+"""`--dry-run` of a score-model recipe: `stage.planning.estimate` for a model without LM head that reads whole records.
 
 A sample is a record, and its candidates stand in one forward pass: two exchanges or more a record. Memory follows
 `stage.planning.memory`; what differs: no loss over the vocabulary, and where the head alone trains, nothing is kept
@@ -22,8 +22,10 @@ from rewards.score.training.preferences import read
 from rewards.score.training.recipe import PreferenceSource, ScoreRecipe
 from samples import Faults
 from stage.planning import memory
+from stage.planning.estimate import DTYPE_BYTES, memory_setup
 from stage.planning.gpus import parse_gpus
-from stage.planning.plan import DTYPE_BYTES, Job, Plan, batches, memory_setup
+from stage.planning.job import Job, batches
+from stage.planning.plan import Plan
 from stage.planning.planned import common
 from vlm.adapters import PARTS
 from vlm.common.errors import RecipeError

@@ -1,7 +1,7 @@
 """The stage that trains the score model, from a resolved recipe to `final/` and its measurements in the run folder.
 
-`metrics.json` holds every metric of `rewards.score.training.metrics` on the held-out preferences (value, pairs, convention),
-`table.md` the same as a table; both are of the final weights.
+`metrics.json` holds every metric of `rewards.score.training.metrics` on the held-out preferences (value, pairs,
+convention), `table.md` the same as a table; both are of the final weights.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from rewards.score.training import metrics, planned
 from rewards.score.training.preferences import Preference, collect
 from rewards.score.training.recipe import ScoreRecipe
 from stage.guards.out_of_memory import advised
-from stage.runs import processes
 from vlm.common.errors import RecipeError
+from vlm.common.processes import processes
 
 logger = logging.getLogger(__name__)
 

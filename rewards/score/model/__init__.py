@@ -1,0 +1,1 @@
+"""The score model: what it reads, its weights, its forward passes."""

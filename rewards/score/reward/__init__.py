@@ -1,0 +1,1 @@
+"""The reward `score`: from completions to scores to rewards, and what is watched meanwhile."""

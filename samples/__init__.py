@@ -1,0 +1,14 @@
+"""Files → samples → rows: the record of one question about pictures, and all that reads, mixes and examines it.
+
+reading       `read(path)`: any supported file as an iterator of `Sample`
+readers/      one file a format
+sections      the recipe's `data:`
+mixture/      several sources as one set of rows; its arithmetic is in `shares`
+rows          samples as the table that TRL reads
+fingerprints  digests that tell whether two runs saw the same rows
+doctor/       what a recipe's data holds, what is wrong with it, and whether it leaks
+"""
+
+from samples.reading import FORMATS, TASKS, Faults, Sample, image_name, kinds_of, read, write
+
+__all__ = ["FORMATS", "TASKS", "Faults", "Sample", "image_name", "kinds_of", "read", "write"]

@@ -1,0 +1,140 @@
+"""The recipe's section `data:`, which rows of which files are used, and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from samples import FORMATS, TASKS
+from samples.shares import quotas
+from vlm.common.errors import RecipeError
+
+Role = Literal["train", "eval"]
+
+
+@dataclass
+class SourceSection:
+    """One data file or folder, and which of its rows are used how often (`samples.mixture`)."""
+
+    path: str = field(metadata={"path": True})
+    "A file, a published folder, or a dataset of the hub: hub:OWNER/NAME."
+    split: str | None = None
+    "Which part of a folder or a hub dataset."
+    images: str | None = field(default=None, metadata={"path": True})
+    "Folder that the rows' image paths start from; without it, what the file's format prescribes."
+    outside: bool = False
+    "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyhow."
+    format: str | None = None
+    "Format of the file; without it, told by its contents."
+    task: str | None = None
+    "Task of every row that does not name one."
+    tasks: list[str] | None = None
+    "Use only rows of these tasks."
+    limit: int | None = None
+    "Use only the first so many rows (of those tasks)."
+    percent: float | None = None
+    "Of these, use so many percent, drawn by the recipe's seed; a larger percentage keeps what a smaller one drew."
+    repeat: int = 1
+    "Use each of these rows so many times."
+    ratio: float | None = None
+    "Instead of percent and repeat: this source's part of `data.rows`, in proportion to the other sources' ratios."
+
+    def check(self) -> None:
+        if not self.path:
+            raise RecipeError("path is empty; expected a data file")
+        if self.limit is not None and self.limit < 1:
+            raise RecipeError(f"limit = {self.limit}; expected at least 1, or null for all rows")
+        if self.percent is not None and not 0 < self.percent <= 100:
+            raise RecipeError(f"percent = {self.percent}; expected 0 < percent ≤ 100 (30 keeps 30 of 100 rows)")
+        if self.repeat < 1:
+            raise RecipeError(f"repeat = {self.repeat}; expected at least 1 (to use fewer rows: percent)")
+        if self.ratio is not None:
+            if not 0 < self.ratio < float("inf"):
+                raise RecipeError(f"ratio = {self.ratio}; expected a positive number")
+            if self.percent is not None or self.repeat != 1:
+                raise RecipeError("ratio says how many rows are used, and so do percent and repeat; keep one of them")
+        if self.format is not None and self.format not in FORMATS:
+            raise RecipeError(f"format = {self.format!r}; known formats: {', '.join(FORMATS)}")
+        _known_tasks("task", [] if self.task is None else [self.task])
+        _some_tasks(self.tasks)
+
+
+@dataclass
+class DataSection:
+    train: list[SourceSection] = field(default_factory=list)
+    "What is trained on, one after another before shuffling."
+    eval: list[SourceSection] = field(default_factory=list)
+    "Held-out data."
+    on_fault: Literal["error", "skip"] = "error"
+    "A faulty row (missing image, inverted box, …) ends the run, or is left out and counted."
+    tasks: list[str] | None = None
+    "Use only rows of these tasks."
+    rows: int | None = None
+    "Training rows in all, where the sources state `ratio`."
+    shuffle: bool = True
+    "Shuffle the training rows, by the recipe's seed."
+
+    def sources(self, role: Role) -> list[SourceSection]:
+        return self.train if role == "train" else self.eval
+
+    def quotas(self, role: Role) -> list[int | None]:
+        """Rows of each source where ratios say so, else None of each."""
+        if role == "train" and self.rows is not None:
+            return list(quotas([source.ratio or 0.0 for source in self.train], self.rows))
+        return [None] * len(self.sources(role))
+
+    def wanted_tasks(self, source: SourceSection) -> set[str] | None:
+        """Tasks that both the source and `data.tasks` let through; None for all."""
+        given = [set(tasks) for tasks in (source.tasks, self.tasks) if tasks is not None]
+        return set.intersection(*given) if given else None
+
+    def check(self) -> None:
+        _some_tasks(self.tasks)
+        for role in ("train", "eval"):
+            for number, source in enumerate(self.sources(role)):
+                wanted = self.wanted_tasks(source)
+                if wanted is not None and not wanted:
+                    raise RecipeError(
+                        f"{role}.{number}: its tasks {source.tasks} and tasks {self.tasks} of all sources have none in "
+                        "common, so no row could pass"
+                    )
+        for number, source in enumerate(self.eval):
+            for name, plain in (("repeat", 1), ("ratio", None)):
+                if getattr(source, name) != plain:
+                    raise RecipeError(
+                        f"eval.{number}: {name} = {getattr(source, name)}, but a held-out question counts once; "
+                        "leave it out (percent and limit may stay)"
+                    )
+        self._check_ratios()
+
+    def _check_ratios(self) -> None:
+        given = [source.ratio is not None for source in self.train]
+        if self.rows is None:
+            if any(given):
+                raise RecipeError(
+                    f"train.{given.index(True)}: ratio is a part of a total, which is missing; add rows (say 8000) "
+                    "to data"
+                )
+            return
+        if self.rows < 1:
+            raise RecipeError(f"rows = {self.rows}; expected at least 1, or null")
+        if not given or not all(given):
+            where = f"train.{given.index(False)} has no ratio" if given else "train is empty"
+            found = f"rows = {self.rows} is divided by ratio, but {where}"
+            raise RecipeError(f"{found}; give every source one, or drop rows")
+        counts = quotas([source.ratio for source in self.train], self.rows)
+        if 0 in counts:
+            found = f"train.{counts.index(0)}: its ratio of rows = {self.rows} is no row at all"
+            raise RecipeError(f"{found}; raise either")
+
+
+def _some_tasks(tasks: list[str] | None) -> None:
+    if tasks is not None and not tasks:
+        raise RecipeError("tasks is empty, which would leave no rows; write null for all tasks")
+    _known_tasks("tasks", tasks or [])
+
+
+def _known_tasks(key: str, tasks: list[str]) -> None:
+    for task in tasks:
+        if task not in TASKS:
+            raise RecipeError(f"{key}: found {task!r}, expected one of {', '.join(TASKS)}")

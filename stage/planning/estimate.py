@@ -1,0 +1,139 @@
+"""`--dry-run`: what a recipe will do and need, from the real architecture and without weights or a GPU.
+
+A launcher fills a `Job` from its recipe and calls `training(job).render()`. The numbers are arithmetic on
+shapes: parameters from the real class on the meta device, batches as TRL's samplers count them, visual tokens
+by Qwen2-VL's resizing, memory by the formulas of `stage.planning.memory`. Peaks are estimates; measure one step before
+a long run.
+
+Example:
+    job = Job(stage="grpo", model=recipe.model, images=recipe.images, sharding=recipe.sharding, samples=8000,
+              per_device_batch=10, accumulation=2, epochs=2, group=5, beta=0.01, completion_tokens=4096,
+              gpus="8xA100-80G")
+    plan = training(job)
+    plan.render()
+"""
+
+from __future__ import annotations
+
+from stage.planning import memory
+from stage.planning.gpus import parse_gpus
+from stage.planning.job import Batch, Job, batches, prompts_of
+from stage.planning.plan import Plan
+from vlm.shapes import Shape, shape, visual_range, visual_tokens
+
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+def training(job: Job) -> Plan:
+    """Plan a training job. Raises `RecipeError` for impossible batches, freezing, LoRA, or checkpoints."""
+    fleet = parse_gpus(job.gpus) if job.gpus else None
+    processes = fleet.count if fleet else job.processes or 1
+    sizes = shape(job.model)
+    batch = batches(job, processes)
+    factor = sizes.patch * sizes.merge
+    limits = (job.images.min_pixels, job.images.max_pixels)
+    visual = {size: visual_tokens(size, *limits, factor) for size in job.image_sizes}
+    bounds = visual_range(*limits, factor)
+    planned = job.images_per_sample * (max(visual.values()) if visual else bounds[1])
+    setups = {stage: memory_setup(job, stage, processes) for stage in (0, 1, 2, 3)}
+    by_zero = {}
+    for stage, setup in setups.items():
+        peak = max(sum(parts.values()) for parts in _phases(job, sizes, setup, planned).values())
+        by_zero[stage] = peak + memory.OVERHEAD
+    chosen = setups[job.sharding.zero]
+    return Plan(
+        job=job,
+        shape=sizes,
+        fleet=fleet,
+        batch=batch,
+        visual_limits=bounds,
+        visual=visual,
+        visual_planned=planned,
+        phases=_phases(job, sizes, chosen, planned),
+        host=sum(memory.states(sizes, chosen).host.values()),
+        by_zero=by_zero,
+        notes=tuple(_notes(job, sizes, batch)),
+    )
+
+
+def memory_setup(job: Job, stage: int, processes: int) -> memory.Setup:
+    attention = job.model.attention
+    if attention == "auto":  # the target is what counts, not the machine that plans
+        attention = "sdpa" if job.model.dtype == "float32" else "flash_attention_2"
+    return memory.Setup(
+        zero=stage,
+        processes=processes,
+        offload=job.sharding.offload and stage > 0,
+        weight_bytes=DTYPE_BYTES[job.model.dtype],
+        lora=job.model.lora is not None,
+        checkpointing=job.checkpointing,
+        attention=attention,
+        lora_dropout=job.model.lora is not None and job.model.lora.dropout > 0,
+    )
+
+
+def _phases(job: Job, sizes: Shape, setup: memory.Setup, visual: int) -> dict[str, dict[str, int]]:
+    held = memory.states(sizes, setup)
+    rows = job.per_device_batch
+    base = {"weights": held.weights, "optimiser states": held.optimiser}
+    if job.stage == "grpo" and job.beta > 0:
+        base["reference model"] = memory.reference(sizes, setup)
+    base |= {"score model": job.resident} if job.resident else {}
+    width = _widths(job, setup, visual)
+    update = {
+        **base,
+        "gradients": held.gradients,
+        "communication buffers": held.buffers,
+        "activations": memory.activations(sizes, setup, **width),
+        "backward working set": memory.working_set(
+            sizes, setup.weight_bytes, width["rows"], width["text_tokens"], width["visual_tokens"]
+        ),
+        "loss head": memory.head(sizes, setup, rows * job.completion_tokens, job.fused_head),
+    }
+    if job.stage == "sft" or job.external_rollout:
+        return {"update": update}
+    sequences = rows * (job.steps_per_generation or job.accumulation)
+    prompts = prompts_of(sequences, job.group) if _shares(job, setup) else sequences
+    generating = memory.rollout(
+        sizes, setup, sequences, job.prompt_tokens + visual, job.completion_tokens, prefilled=prompts
+    )
+    # DeepSpeed keeps its gradients allocated; plain torch frees them (`zero_grad(set_to_none=True)`)
+    kept = {"gradients": held.gradients, "communication buffers": held.buffers} if setup.zero else {}
+    return {"rollout": {**base, **kept, **generating}, "update": update}
+
+
+def _shares(job: Job, setup: memory.Setup) -> bool:
+    return job.share_prefix and setup.attention != "eager"
+
+
+def _widths(job: Job, setup: memory.Setup, visual: int) -> dict[str, int]:
+    """Arguments of `memory.activations`: sequences and their tokens, or the one row that they are packed into."""
+    rows, prompt, completion = job.per_device_batch, job.prompt_tokens, job.completion_tokens
+    if not _shares(job, setup):
+        return {"rows": rows, "text_tokens": prompt + completion, "visual_tokens": visual}
+    prompts = prompts_of(rows, job.group)
+    return {
+        "rows": 1,
+        "text_tokens": prompts * prompt + rows * completion,
+        "visual_tokens": prompts * visual,
+        "gathered": rows * (prompt + visual + completion),
+    }
+
+
+def _notes(job: Job, sizes: Shape, batch: Batch):
+    yield f"architecture: {sizes.source}"
+    yield from job.remarks
+    if job.model.attention == "auto":
+        yield "attention: auto is planned as flash_attention_2; the run falls back to sdpa without it"
+    if job.stage == "grpo":
+        if job.per_device_batch % job.group:
+            yield f"groups of {job.group} are split over micro-batches of {job.per_device_batch}"
+        if batch.left_over:
+            yield f"each epoch leaves out {batch.left_over} prompts that do not fill a batch"
+        if job.external_rollout:
+            yield "completions come from a separate server, whose memory is not counted"
+    if job.sharding.zero == 0 and job.model.lora is None and job.model.dtype != "float32":
+        yield (
+            f"without DeepSpeed, AdamW works on {job.model.dtype} weights with no float32 copy: small "
+            "updates are rounded away; sharding.zero=1 or more keeps one"
+        )

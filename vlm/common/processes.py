@@ -1,0 +1,15 @@
+"""The processes that were launched together, told apart before torch is imported."""
+
+from __future__ import annotations
+
+import os
+
+
+def is_main_process() -> bool:
+    """Rank 0, as accelerate and torchrun announce it in RANK; a process that nobody launched is rank 0."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def processes() -> int:
+    """How many processes were launched together, as accelerate and torchrun announce it in WORLD_SIZE."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
