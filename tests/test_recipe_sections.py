@@ -14,7 +14,7 @@ from stage.recipe import config
 from stage.recipe.sections import ShardingSection
 from stage.tracking.section import TRACKERS
 from tests.support.example_recipe import message, writer
-from vlm.recipe import TrackingSection
+from stage.tracking.section import TrackingSection
 from vlm.sections import LANGUAGE_MODEL_LINEARS, ImageSection, LoraSection, ModelSection, PromptSection
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,5 +117,5 @@ def test_trackers_are_known_to_transformers():
 
 
 def test_recipes_load_without_torch():
-    code = "import sys, stage.recipe.config, vlm.recipe; sys.exit(bool({'torch', 'trl'} & set(sys.modules)))"
+    code = "import sys, stage.recipe.config, stage.recipe.sections; sys.exit(bool({'torch', 'trl'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -14,7 +14,7 @@ from stage.tracking.attach import label
 from stage.tracking.section import TRACKERS, AlertSection
 from tests.support.example_recipe import message
 from vlm.common.errors import RecipeError
-from vlm.recipe import TrackingSection
+from stage.tracking.section import TrackingSection
 from vlm.sections import ModelSection
 
 

@@ -14,7 +14,7 @@ from stage.recipe import config
 from stage.recipe.sections import ShardingSection
 from stage.trainer.arguments import OWNED, arguments, check_masters, load_dtype
 from vlm.common.errors import RecipeError
-from vlm.recipe import TrackingSection
+from stage.tracking.section import TrackingSection
 from vlm.sections import LoraSection, ModelSection
 
 pytestmark = pytest.mark.xdist_group("grpo")

@@ -32,7 +32,9 @@ SECTIONS = {
     "train": "rewards/score/training/recipe.py",
     "score:": "rewards/score/reward/score.py",
     "gated:": "rewards/gated.py",
-} | dict.fromkeys(("model", "images", "prompt", "data", "sharding"), "vlm/sections.py")
+    "data": "samples/sections.py",
+    "sharding": "stage/recipe/sections.py",
+} | dict.fromkeys(("model", "images", "prompt"), "vlm/sections.py")
 """First part of a recipe's key → the file that says what it does; `training` is the stage's own."""
 STAGES = {"sft": "sft/recipe.py", "grpo": "rl/recipe.py", "score": "rewards/score/training/recipe.py"}
 CODE = re.compile(r"`([^`]+)`")

@@ -29,7 +29,7 @@ from stage.replay.dumps import DUMPS, HEADER, VERSION, WEIGHTS, digest, set_rand
 from stage.runs import RECIPE
 from vlm.common.errors import UserError
 from vlm.common.processes import processes
-from vlm.recipe import TrackingSection
+from stage.tracking.section import TrackingSection
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
 """Of a loss, relative where it is above 1; another device or version sums in another order."""
