@@ -12,9 +12,8 @@ import pytest
 from samples.sections import DataSection, SourceSection
 from stage.recipe import config
 from stage.recipe.sections import ShardingSection
-from stage.tracking.section import TRACKERS
+from stage.tracking.section import TRACKERS, TrackingSection
 from tests.support.example_recipe import message, writer
-from stage.tracking.section import TrackingSection
 from vlm.sections import LANGUAGE_MODEL_LINEARS, ImageSection, LoraSection, ModelSection, PromptSection
 
 ROOT = Path(__file__).resolve().parents[1]

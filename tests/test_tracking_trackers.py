@@ -11,10 +11,9 @@ from stage import cli
 from stage.recipe import config
 from stage.tracking import alerts, samples, trackers
 from stage.tracking.attach import label
-from stage.tracking.section import TRACKERS, AlertSection
+from stage.tracking.section import TRACKERS, AlertSection, TrackingSection
 from tests.support.example_recipe import message
 from vlm.common.errors import RecipeError
-from stage.tracking.section import TrackingSection
 from vlm.sections import ModelSection
 
 

@@ -12,9 +12,9 @@ from rl.recipe import GRPORecipe
 from sft.recipe import SFTRecipe
 from stage.recipe import config
 from stage.recipe.sections import ShardingSection
+from stage.tracking.section import TrackingSection
 from stage.trainer.arguments import OWNED, arguments, check_masters, load_dtype
 from vlm.common.errors import RecipeError
-from stage.tracking.section import TrackingSection
 from vlm.sections import LoraSection, ModelSection
 
 pytestmark = pytest.mark.xdist_group("grpo")

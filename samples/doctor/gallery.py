@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vlm.common.errors import DataError
+from vlm.pictures.digests import digest
 from vlm.pictures.images import load
 from vlm.pictures.perceptual import perceptual_hash
 
@@ -35,7 +36,7 @@ class Look(NamedTuple):
     size: tuple[int, int] | None = None
     "(width, height) in pixels, upright; None where it cannot be decoded."
     pixels: bytes = b""
-    "16 bytes of SHA-256 over size and RGB values: equal for the same pixels in whatever lossless file."
+    "16 bytes of `vlm.pictures.digests.digest`."
     looks: bytes = b""
     "The perceptual hash, packed; empty where the picture has no features."
     fault: str = ""
@@ -48,10 +49,8 @@ def look(picture: str | bytes) -> Look:
         found = load(picture)
     except DataError as error:
         return Look(fault=str(error))
-    digest = hashlib.sha256(repr(found.size).encode())
-    digest.update(found.tobytes())
     bits = perceptual_hash(found)
-    return Look(found.size, digest.digest()[:16], b"" if bits is None else np.packbits(bits).tobytes())
+    return Look(found.size, digest(found)[:16], b"" if bits is None else np.packbits(bits).tobytes())
 
 
 def look_at(pictures: Sequence[str | bytes]) -> list[Look]:

@@ -27,9 +27,9 @@ from stage.recipe import config
 from stage.recipe.sections import ShardingSection
 from stage.replay.dumps import DUMPS, HEADER, VERSION, WEIGHTS, digest, set_random_states
 from stage.runs import RECIPE
+from stage.tracking.section import TrackingSection
 from vlm.common.errors import UserError
 from vlm.common.processes import processes
-from stage.tracking.section import TrackingSection
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
 """Of a loss, relative where it is above 1; another device or version sums in another order."""

@@ -13,6 +13,8 @@ from PIL.Image import Image
 from transformers import BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 
+from vlm.pictures.digests import digest
+
 
 class Contents:
     """Hashable keys of prompts and pictures: equal contents give equal keys, whatever the objects.
@@ -38,14 +40,11 @@ class Contents:
     @staticmethod
     def _digest(value: Any) -> Hashable:
         if isinstance(value, Image):
-            palette = bytes(value.getpalette("RGBA") or b"") if value.mode == "P" else b""
-            shape, data = (value.mode, value.size, palette, str(value.info.get("transparency"))), value.tobytes()
-        elif isinstance(value, np.ndarray | torch.Tensor):
+            return digest(value)
+        if isinstance(value, np.ndarray | torch.Tensor):
             array = np.ascontiguousarray(value.cpu() if isinstance(value, torch.Tensor) else value)
-            shape, data = (str(array.dtype), array.shape), array.tobytes()
-        else:
-            return ("object", id(value))
-        return (*shape, hashlib.blake2b(data, digest_size=16).digest())
+            return (str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).digest())
+        return ("object", id(value))
 
 
 def present(images):

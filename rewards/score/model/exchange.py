@@ -11,7 +11,6 @@ early nor claim an image. The tokens of Qwen's box notation are text like any ot
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from PIL import Image
 from samples import Sample
 from vlm.common.errors import DataError, RecipeError
 from vlm.pictures import images as pictures
+from vlm.pictures.digests import digest
 from vlm.prompts import options_text
 
 ANSWER_TOKENS = tuple(f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad") for end in ("start", "end"))
@@ -158,7 +158,7 @@ def render(exchange: Exchange, processor) -> str:
 def key_of(image: Any) -> Any:
     """What tells pictures apart: the path, the bytes, or a digest of a PIL image's pixels."""
     if isinstance(image, Image.Image):
-        return image.mode, image.size, hashlib.blake2b(image.tobytes()).digest()
+        return digest(image)
     return image if isinstance(image, bytes) else os.fspath(image)
 
 

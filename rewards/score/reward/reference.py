@@ -20,6 +20,7 @@ from PIL import Image
 
 from rewards.score.model.exchange import Exchange
 from vlm.pictures import images as pictures
+from vlm.pictures.digests import digest
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +37,7 @@ class ImageKeys:
     def __call__(self, image: Any) -> str:
         if id(image) not in self._seen:
             picture = image if isinstance(image, Image.Image) else pictures.load(image)
-            picture = picture.convert("RGB")
-            digest = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
-            self._seen[id(image)] = image, digest
+            self._seen[id(image)] = image, digest(picture.convert("RGB")).hex()
         return self._seen[id(image)][1]
 
 
