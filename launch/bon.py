@@ -18,8 +18,8 @@ from evals.scoring import metrics  # noqa: E402
 from rewards import gold  # noqa: E402
 from rewards.select import stage  # noqa: E402
 from rewards.select.recipe import BonRecipe  # noqa: E402
-from rewards.select.team import device  # noqa: E402
 from stage.cli import launch  # noqa: E402
+from stage.parallel.team import device  # noqa: E402
 from vlm.loading import load_model, load_processor  # noqa: E402
 from vlm.pictures.resizing import seen  # noqa: E402
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from rewards.curate import corpus, keep, rows
 from rewards.curate.recipe import CurateRecipe, KeepSection
 from rewards.curate.store import LEFT_OUT, Scores
-from rewards.select.journal import Part
 from samples.readers.rows import Rows
 from samples.sections import SourceSection
+from stage.parallel.journal import Part
 from stage.recipe import config
 from tests.support.sample_rows import dump, put_images, turns
 from vlm.common.errors import DataError, RecipeError, UserError

@@ -13,12 +13,12 @@ from rewards.curate.recipe import CurateRecipe
 from rewards.curate.store import Scores
 from rewards.score.model.exchange import Exchange
 from rewards.score.placement import Scorer
-from rewards.select.journal import Part
 from rewards.select.scorers import note_truncation
 from rewards.select.selectors import check_scores
-from rewards.select.team import Team
 from samples import Sample
 from samples.readers.rows import RowFault
+from stage.parallel.journal import Part
+from stage.parallel.team import Team
 from vlm.common.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -25,9 +25,9 @@ from rewards.curate.scoring import Shard, journal
 from rewards.curate.store import Scores
 from rewards.score.placement import Scorer
 from rewards.select import scorers
-from rewards.select.journal import Part, fingerprint, state_of_file
-from rewards.select.team import Team
 from samples.readers.rows import RowFault
+from stage.parallel.journal import Part, fingerprint, state_of_file
+from stage.parallel.team import Team
 from stage.recipe import config
 from stage.runs import FINISHED, Run
 from vlm.common.errors import DataError

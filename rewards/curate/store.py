@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rewards.select.journal import records
 from samples import Faults
+from stage.parallel.journal import records
 from vlm.common.errors import DataError
 
 UNKNOWN = math.nan

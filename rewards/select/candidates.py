@@ -2,7 +2,7 @@
 
     {"source": "vg_test", "id": "3", "prompt": "the red ship", "completions": ["<think>…</think><answer>…", …]}
 
-A run draws them into parts (`rewards.select.journal`) and puts these together as `completions.jsonl`; another run, or
+A run draws them into parts (`stage.parallel.journal`) and puts these together as `completions.jsonl`; another run, or
 another program, may bring such a file (`completions:` in the recipe). Only source, id and completions are read.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewards.select.journal import Part, fingerprint, records
-from rewards.select.team import Team
 from samples import Sample
+from stage.parallel.journal import Part, fingerprint, records
+from stage.parallel.team import Team
 from vlm.common.errors import DataError
 
 Draw = Callable[[Sample, int], list[str]]

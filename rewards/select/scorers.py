@@ -12,9 +12,9 @@ from pathlib import Path
 from rewards.score.model.exchange import Exchange, key_of
 from rewards.score.placement import InProcess, Scorer, Served
 from rewards.select.clip import ClipScorer
-from rewards.select.journal import fingerprint, state_of_checkpoint
 from rewards.select.recipe import ClipSection, ScorerSection
-from rewards.select.team import device
+from stage.parallel.journal import fingerprint, state_of_checkpoint
+from stage.parallel.team import device
 from vlm.common.errors import RecipeError
 from vlm.loading import looks_local
 

@@ -20,11 +20,11 @@ import numpy as np
 from rewards.score.placement import Scorer
 from rewards.select import bon, candidates, report, scorers
 from rewards.select.candidates import Draw, key
-from rewards.select.journal import Part, fingerprint, records, state_of_checkpoint, state_of_file
 from rewards.select.recipe import BonRecipe
 from rewards.select.selectors import agreement, readable, score_answers
-from rewards.select.team import Team
 from samples import Sample, mixture
+from stage.parallel.journal import Part, fingerprint, records, state_of_checkpoint, state_of_file
+from stage.parallel.team import Team
 from stage.recipe import config
 from stage.runs import FINISHED, Run
 from vlm.common.best_of import sizes
