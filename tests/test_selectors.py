@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from rewards.score.model.exchange import Exchange
-from rewards.select import bon, journal, scorers
+from rewards.select import bon, scorers
 from rewards.select.recipe import ClipSection, ScorerSection
 from rewards.select.selectors import agreement, readable, score_answers
 from samples import Sample
+from stage.parallel import journal
 from vlm.common.errors import DataError, RecipeError
 from vlm.sections import ImageSection
 

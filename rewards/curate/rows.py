@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from stage.parallel.journal import encoded
 
 
 def write(path: Path, rows: Iterable[dict[str, Any]], as_list: bool) -> int:
@@ -15,16 +16,9 @@ def write(path: Path, rows: Iterable[dict[str, Any]], as_list: bool) -> int:
         for row in rows:
             if as_list:
                 file.write(b",\n" if count else b"[\n")
-            file.write(_line(row) + (b"" if as_list else b"\n"))
+            file.write(encoded(row) + (b"" if as_list else b"\n"))
             count += 1
         if as_list:
             file.write(b"\n]\n" if count else b"[]\n")
     part.replace(path)
     return count
-
-
-def _line(row: dict[str, Any]) -> bytes:
-    try:
-        return json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half a surrogate pair in a field that nobody reads can only be written escaped
-        return json.dumps(row).encode()

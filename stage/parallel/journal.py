@@ -1,10 +1,12 @@
-"""Results that several processes write as they come, and that outlive a kill: append-only JSONL, one part per process.
+"""Results that are written as they come, and that outlive a kill: append-only JSONL, each record in one write.
+
+Where several processes write, each has a part of its own, and whoever resumes reads the whole lines of all parts, also
+those of a run with another number of processes:
 
     <folder>/<name>.<rank>.jsonl
 
-A process appends to its own part only, each record in one write; whoever resumes reads the whole lines of all parts,
-also those of a run with another number of processes. `fingerprint` goes into the name: results by another model, of
-other data or under other settings are other files, and are never taken for these.
+What the results depend on goes into the name, or beside each record, as a `fingerprint`: results by another model, of
+other data or under other settings are never taken for these.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from vlm.common.errors import DataError
 
@@ -25,7 +27,10 @@ EDGE = 1 << 20
 
 def fingerprint(*parts: Any) -> str:
     """Ten hexadecimal digits of recipe sections, texts and numbers."""
-    plain = [dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part for part in parts]
+    plain = [
+        dataclasses.asdict(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else part
+        for part in parts
+    ]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]
 
 
@@ -48,33 +53,43 @@ def state_of_checkpoint(path: str, revision: str | None) -> list:
     return [[entry.name, entry.stat().st_size, entry.stat().st_mtime_ns] for entry in files]
 
 
+def whole_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(its place, for messages; the line) of each line that is not blank; a last one that was torn off is left out."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n") and line.strip():
+                yield f"{path}, line {number}", line[:-1]
+
+
 def records(folder: Path, name: str) -> Iterator[dict[str, Any]]:
-    """The records of all parts, without a last line that was torn off.
-
-    Raises: DataError where a whole line is no JSON object: somebody edited the file.
-    """
+    """The records of all parts. Raises: DataError where a whole line is no JSON: somebody edited the file."""
     for path in sorted(folder.glob(f"{name}.*.jsonl")):
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    continue
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{path}, line {number}: found no JSON ({error}); delete the file") from error
-                yield record
+        for where, line in whole_lines(path):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{where}: found no JSON ({error}); delete the file") from error
+            yield record
 
 
-class Part:
-    """One process's part, opened for appending; a torn last line is cut off first."""
+def encoded(record: dict[str, Any]) -> bytes:
+    """The record as JSON in UTF-8."""
+    try:
+        return json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a surrogate pair in a text can only be written escaped
+        return json.dumps(record).encode()
 
-    def __init__(self, folder: Path, name: str, rank: int):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{name}.{rank}.jsonl"
-        self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 (a context manager itself)
-        self._mend()
 
-    def _mend(self) -> None:
+class Journal:
+    """A file opened for appending, its folder made where there is none; a torn last line is cut off first."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = open(path, "ab+", buffering=0)  # noqa: SIM115 (a context manager itself)
+        self._cut_torn_line()
+
+    def _cut_torn_line(self) -> None:
         end = self._file.seek(0, os.SEEK_END)
         kept, block = end, 1 << 16
         while kept:  # look for the last newline from behind
@@ -90,10 +105,20 @@ class Part:
 
     def add(self, record: dict[str, Any]) -> None:
         """Append a record; it is in the hands of the operating system when this returns."""
-        self._file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+        self._file.write(encoded(record) + b"\n")
 
-    def __enter__(self) -> Part:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._file.close()
+
+
+class Part(Journal):
+    """One process's part."""
+
+    def __init__(self, folder: Path, name: str, rank: int):
+        super().__init__(folder / f"{name}.{rank}.jsonl")
