@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 import pytest
 
 from rewards.prefer import prompts, rows
-from rewards.prefer.cost import estimate, price, refuse_above
+from rewards.prefer.cost import price, refuse_above
 from rewards.prefer.endpoint import Endpoint, EndpointError, Unanswered, retry_after
-from rewards.prefer.recipe import CandidateSource, CostSection, JudgeSection
+from rewards.prefer.judge import estimate
+from rewards.prefer.recipe import CandidateSource, JudgeSection
+from rewards.prefer.sections import CostSection
 from tests.support.fake_judge import FakeJudge, completion, error, put_rows
 from vlm.common.errors import RecipeError, UserError
 
@@ -135,9 +137,8 @@ def test_faulty_sections(change, message):
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_so_many_requests_at_a_time_and_no_more(concurrency, tmp_path):
     """Every request waits until `concurrency` are there: fewer would break the barrier, more be counted."""
-    from rewards.prefer.asking import ask_all
-    from rewards.prefer.endpoint import Usage
-    from rewards.prefer.journal import Journal
+    from rewards.prefer.cost import Usage
+    from rewards.prefer.judge import answers, rate_all
     from rewards.prefer.recipe import PreferRecipe
     from tests.support.fake_judge import right
 
@@ -154,11 +155,12 @@ def test_so_many_requests_at_a_time_and_no_more(concurrency, tmp_path):
         return answer
 
     source = CandidateSource(str(put_rows(tmp_path, [["55555 a", "11111 b"]] * 9)))
-    todo, done, usage = rows.collect([source], "error"), {}, Usage()
-    with FakeJudge(default=together) as judge, Journal(tmp_path) as journal:
+    todo, usage = rows.collect([source], "error"), Usage()
+    with FakeJudge(default=together) as judge:
         recipe = PreferRecipe([source], str(tmp_path), judge=judge.section(concurrency=concurrency))
-        asyncio.run(ask_all(recipe, todo, journal, done, usage))
-    assert most[0] == concurrency and judge.calls == len(done) == usage.calls == 9 and journal.failed == 0
+        with answers(recipe) as found:
+            asyncio.run(rate_all(recipe, todo, found, usage))
+    assert most[0] == concurrency and judge.calls == len(found.done) == usage.calls == 9 and found.failed == 0
 
 
 def test_cost_by_hand(tmp_path):

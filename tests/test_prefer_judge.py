@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from rewards.prefer import pairs, prompts, rows, truth
-from rewards.prefer.endpoint import Endpoint
-from rewards.prefer.judge import Malformed, data_url, limited, parse, rate, shown_order
+from rewards.prefer.endpoint import Endpoint, Malformed
+from rewards.prefer.judge import parse, rate, shown_order
+from rewards.prefer.pictures import data_url, limited
 from rewards.prefer.recipe import CandidateSource, ClosedSection
 from samples import Faults
 from tests.support.fake_judge import NAMES, FakeJudge, asked, completion, put_rows, quoted

@@ -3,53 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
-from rewards.prefer import cost
-from rewards.prefer.endpoint import Endpoint, EndpointError, Unanswered, Usage
-from rewards.prefer.journal import Journal, asked_as
-from rewards.prefer.judge import Malformed, Ratings, rate
-from rewards.prefer.recipe import PreferRecipe
-from rewards.prefer.rows import Item
+from rewards.prefer.cost import price
+from rewards.prefer.endpoint import Endpoint, EndpointError, Malformed, Unanswered, Usage
+from rewards.prefer.journal import Answers, Row
+from rewards.prefer.sections import CostSection
 from vlm.common.errors import DataError
+
+R = TypeVar("R")
+Asked = TypeVar("Asked", bound=Row)
 
 
 async def ask_all(
-    recipe: PreferRecipe, items: Sequence[Item], journal: Journal, done: dict[str, list[Ratings]], usage: Usage
+    endpoint: Endpoint,
+    rows: Sequence[Asked],
+    ask: Callable[[Asked], Awaitable[R]],
+    answers: Answers[R],
+    cost: CostSection,
+    label: str,
 ) -> None:
-    """Rate the items with `judge.concurrency` workers; finished rows go into `journal` and `done`.
+    """Ask about the rows with the section's `concurrency` workers, and put what is finished into `answers`.
 
-    Each worker has one request under way, so no more than that many are.
-    Raises: EndpointError where no row will be answered, where `judge.stop_after` rows in succession failed, or where
+    ask: about one row; Unanswered, Malformed and DataError are that row's failure. Each worker has one request under
+    way, so no more than that many are. label: of the progress bar.
+    Raises: EndpointError where no row will be answered, where `stop_after` rows in succession failed, or where
     `cost.max_cost` is reached.
     """
     from tqdm.auto import tqdm
 
-    waiting, streak, judge = iter(items), 0, asked_as(recipe)
+    waiting, streak, section = iter(rows), 0, endpoint.section
 
     async def work() -> None:
         nonlocal streak
-        for item in waiting:  # the workers share it; nothing is awaited between taking a row and owning it
-            stop_when_spent(recipe, usage)
+        for row in waiting:  # the workers share it; nothing is awaited between taking a row and owning it
+            stop_when_spent(cost, endpoint.usage)
             try:
-                ratings = await rate(endpoint, item, recipe.seed)
+                found = await ask(row)
             except (Unanswered, Malformed, DataError) as error:
                 streak += 1
-                journal.fail(item, str(error))
-                if streak >= recipe.judge.stop_after:
+                answers.fail(row, str(error))
+                if streak >= section.stop_after:
                     raise EndpointError(
-                        f"{streak} rows in succession failed, the last ({item.key}) because: {error}. What was rated "
-                        f"is kept; see {journal.failures}, mend `judge`, and start the same command again"
+                        f"{streak} rows in succession failed, the last ({row.key}) because: {error}. What is done is "
+                        f"kept; see {answers.failures}, fix `{section.called}`, and start the same command again"
                     ) from error
             else:
                 streak = 0
-                journal.put(item, ratings, judge)
-                done[item.key] = ratings
+                answers.put(row, found)
             progress.update()
 
-    with tqdm(total=len(items), desc="prefer", mininterval=2.0) as progress:
-        async with Endpoint(recipe.judge, usage=usage) as endpoint:
-            workers = [asyncio.create_task(work()) for _ in range(min(recipe.judge.concurrency, len(items)))]
+    with tqdm(total=len(rows), desc=label, mininterval=2.0) as progress:
+        async with endpoint:
+            workers = [asyncio.create_task(work()) for _ in range(min(section.concurrency, len(rows)))]
             try:
                 await asyncio.gather(*workers)
             finally:  # one worker's error, or Ctrl-C, ends all
@@ -58,14 +65,14 @@ async def ask_all(
                 await asyncio.gather(*workers, return_exceptions=True)
 
 
-def stop_when_spent(recipe: PreferRecipe, usage: Usage) -> None:
+def stop_when_spent(cost: CostSection, usage: Usage) -> None:
     """Asked before each row: replies already under way may go beyond the limit by one a worker.
 
     Raises: EndpointError where the use that replies reported has reached `cost.max_cost`.
     """
-    limit, spent = recipe.cost.max_cost, cost.price(usage.input_tokens, usage.output_tokens, recipe.cost)
-    if limit is not None and spent >= limit:
+    spent = price(usage.input_tokens, usage.output_tokens, cost)
+    if cost.max_cost is not None and spent >= cost.max_cost:
         raise EndpointError(
-            f"{spent:.2f} are spent by the endpoint's own count, and cost.max_cost is {limit:g}. What was rated is "
-            "kept; the same command goes on, with a limit of its own"
+            f"{spent:.2f} are spent by the endpoint's own count, and cost.max_cost is {cost.max_cost:g}. What is done "
+            "is kept; the same command continues, with a limit of its own"
         )

@@ -1,37 +1,69 @@
-"""What asking will cost, before anything is sent: calls, tokens, price."""
+"""What asking an endpoint costs: estimated before anything is sent, and counted while replies come."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from rewards.prefer import prompts
-from rewards.prefer.judge import limited
-from rewards.prefer.recipe import CostSection, JudgeSection
-from rewards.prefer.rows import Item
+from rewards.prefer.pictures import limited
+from rewards.prefer.sections import CostSection, EndpointSection
 from vlm.common.errors import UserError
 
 MILLION = 1_000_000
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens that replies reported, and how many replies there were."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, reported: Any) -> None:
+        """Count one reply. reported: its `usage`; an endpoint that says nothing counts no tokens."""
+        self.calls += 1
+        if isinstance(reported, dict):
+            self.input_tokens += _count(reported.get("prompt_tokens"))
+            self.output_tokens += _count(reported.get("completion_tokens"))
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value > 0 else 0
+
+
+class Call(NamedTuple):
+    """One request that is to be sent."""
+
+    said: int
+    "Characters of its texts."
+    sizes: Sequence[tuple[int, int]]
+    "(width, height) in pixels of each image, before it is reduced."
+    reply: int
+    "Characters of the reply that is expected."
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """Sums over all calls, each counted once: replies that must be asked for again come on top."""
 
+    what: str
+    "Which rows these are, such as `rows to be judged`."
     rows: int
     calls: int
     input_tokens: int
     output_tokens: int
-    "Replies of the length of a bare JSON object."
+    "Replies of the length that is expected."
     most_output_tokens: int
-    "Replies of `judge.max_tokens` each."
+    "Replies of the longest length each."
     cost: float
     most_cost: float
 
     def __str__(self) -> str:
         lines = [
-            f"{self.rows} rows to be judged in {self.calls} calls",
+            f"{self.rows} {self.what} in {self.calls} calls",
             f"about {self.input_tokens:,} tokens in, {self.output_tokens:,} out (at most {self.most_output_tokens:,})",
         ]
         if self.most_cost:
@@ -39,28 +71,27 @@ class Estimate:
         return "\n".join(lines)
 
 
-def estimate(items: Iterable[Item], judge: JudgeSection, section: CostSection) -> Estimate:
-    """The cost of rating the items: image tokens from each image's size, text tokens from characters."""
-    rows = calls = tokens_in = tokens_out = 0
+def estimate(
+    rows: Iterable[Sequence[Call]], endpoint: EndpointSection, section: CostSection, what: str = "rows"
+) -> Estimate:
+    """The cost of so many rows' calls: image tokens from each image's size, text tokens from characters."""
 
     def tokens(characters: int) -> int:
         return math.ceil(characters / section.characters_per_token)
 
-    for item in items:
-        seen = [limited(size, judge.max_pixels) for size in item.sizes]
-        image_tokens = sum(math.ceil(width * height / section.pixels_per_token) for width, height in seen)
-        alone = judge.rating == "alone"
-        for texts in [[text] for text in item.candidates] if alone else [list(item.candidates)]:
-            said = len(prompts.SYSTEM) + len(prompts.request(item.question, texts, alone))
-            tokens_in += image_tokens + tokens(said)
-            tokens_out += tokens(len(prompts.example(len(texts), alone)))
-            calls += 1
-        rows += 1
-    most_out = max(calls * judge.max_tokens, tokens_out)
+    def image_tokens(size: tuple[int, int]) -> int:
+        return math.ceil(math.prod(limited(size, endpoint.max_pixels)) / section.pixels_per_token)
+
+    of_rows = [list(row) for row in rows]
+    calls = [call for row in of_rows for call in row]
+    tokens_in = sum(tokens(call.said) + sum(map(image_tokens, call.sizes)) for call in calls)
+    tokens_out = sum(tokens(call.reply) for call in calls)
+    most_out = max(len(calls) * endpoint.max_tokens, tokens_out)
     cost_in = price(tokens_in, 0, section)
     return Estimate(
-        rows,
-        calls,
+        what,
+        len(of_rows),
+        len(calls),
         tokens_in,
         tokens_out,
         most_out,
@@ -74,11 +105,12 @@ def price(input_tokens: int, output_tokens: int, section: CostSection) -> float:
     return (input_tokens * section.input + output_tokens * section.output) / MILLION
 
 
-def refuse_above(found: Estimate, section: CostSection) -> None:
-    """Raises: UserError where the estimate is above `cost.max_cost`, or replies of full length would be."""
+def refuse_above(found: Estimate, section: CostSection, called: str = EndpointSection.called) -> None:
+    """called: the endpoint's section. Raises: UserError where the estimate is above `cost.max_cost`, or replies of full
+    length would be."""
     if section.max_cost is not None and found.most_cost > section.max_cost:
         raise UserError(
             f"{found.calls} calls may cost {found.most_cost:.2f} (about {found.cost:.2f}, more if replies reach "
-            f"judge.max_tokens), and cost.max_cost is {section.max_cost:g}; nothing was sent. Raise max_cost, lower "
-            "judge.max_tokens or judge.max_pixels, or limit the data"
+            f"{called}.max_tokens), and cost.max_cost is {section.max_cost:g}; nothing was sent. Raise max_cost, lower "
+            f"{called}.max_tokens or {called}.max_pixels, or limit the data"
         )

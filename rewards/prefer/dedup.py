@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -21,7 +22,7 @@ BLOCK = 2048
 ROUNDING = 1e-6
 """What float32 loses of a cosine; identical vectors pass a threshold of 1."""
 
-Vectors = np.ndarray | sparse.csr_array
+Vectors: TypeAlias = np.ndarray | sparse.csr_array
 
 
 def components(vectors: Vectors, threshold: float, block: int = BLOCK) -> np.ndarray:

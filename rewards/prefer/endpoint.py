@@ -7,7 +7,8 @@ second on (with jitter, so that many workers do not return at once), or is what 
     a wait beyond the limit EndpointError too: a used-up quota
     the rest, and the last repetition     Unanswered, which is this row's failure alone
 
-The API key is read from the environment, sent in the header, and struck out of every message.
+The API key is read from the environment, sent in the header, and struck out of every message. What a reply says is the
+caller's to read: one that is not of the form asked for is sent back once with what is wrong (`Endpoint.ask_for`).
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import asyncio
 import os
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 import httpx2
 
-from rewards.prefer.recipe import JudgeSection
+from rewards.prefer.cost import Usage
+from rewards.prefer.sections import EndpointSection
 from vlm.common.addresses import warn_if_open
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.redaction import keep_secret
@@ -37,56 +38,45 @@ FATAL = {
     404: "no such address or model",
 }
 FIRST_WAIT_S = 1.0
+Messages = list[dict[str, Any]]
+"""Turns of a conversation as the API takes them, oldest first."""
+R = TypeVar("R")
+Section = TypeVar("Section", bound=EndpointSection)
 
 
 class Unanswered(Exception):
     """This request got no reply that can be used; another row's may."""
 
 
+class Malformed(Exception):
+    """A reply is not of the form that was asked for; says how, in words the model can correct it by."""
+
+
 class EndpointError(UserError):
     """No row will be answered; what is done is kept."""
 
 
-@dataclass(slots=True)
-class Usage:
-    """Tokens that replies reported, and how many replies there were."""
-
-    calls: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-    def add(self, reported: Any) -> None:
-        """Count one reply. reported: its `usage`; an endpoint that says nothing counts no tokens."""
-        self.calls += 1
-        if isinstance(reported, dict):
-            self.input_tokens += _count(reported.get("prompt_tokens"))
-            self.output_tokens += _count(reported.get("completion_tokens"))
-
-
-def _count(value: Any) -> int:
-    return value if type(value) is int and value > 0 else 0
-
-
-def key_of(section: JudgeSection) -> str | None:
+def key_of(section: EndpointSection) -> str | None:
     """The API key from the variable that the recipe names. Raises: RecipeError where it is not set."""
     if section.key is None:
         return None
+    named = f"{section.called}.key: the environment variable {section.key}"
     if not (key := os.environ.get(section.key, "").strip()):
-        raise RecipeError(f"judge.key: the environment variable {section.key} is not set; export the API key in it")
+        raise RecipeError(f"{named} is not set; export the API key in it")
     if not key.isascii() or not key.isprintable():
-        raise RecipeError(f"judge.key: the environment variable {section.key} holds what no header can carry")
+        raise RecipeError(f"{named} holds what no header can carry")
     return keep_secret(key)
 
 
-class Endpoint:
-    """An open connection to the judge; use as `async with Endpoint(section) as endpoint`.
+class Endpoint(Generic[Section]):
+    """An open connection to the model; use as `async with Endpoint(section) as endpoint`.
 
     pause: waits so many seconds. usage: where replies are counted.
     """
 
     def __init__(
         self,
-        section: JudgeSection,
+        section: Section,
         pause: Callable[[float], Awaitable[Any]] = asyncio.sleep,
         usage: Usage | None = None,
     ):
@@ -101,13 +91,13 @@ class Endpoint:
             limits=httpx2.Limits(max_connections=section.concurrency),
         )
 
-    async def __aenter__(self) -> Endpoint:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
         await self._client.aclose()
 
-    async def ask(self, messages: list[dict[str, Any]]) -> str:
+    async def ask(self, messages: Messages) -> str:
         """The text of the reply. Raises: Unanswered, EndpointError."""
         body = {
             "model": self.section.model,
@@ -133,12 +123,24 @@ class Endpoint:
                 await self._wait(repetition, wait, fault)
         raise Unanswered(f"{self._struck(fault)}, {self.section.retries + 1} times")
 
+    async def ask_for(self, messages: Messages, parse: Callable[[str], R], repair: Callable[[str], str]) -> R:
+        """What `parse` reads from the reply; a Malformed one is sent back once, with `repair` of what is wrong.
+
+        Raises: Malformed where the second is no better; Unanswered, EndpointError.
+        """
+        reply = await self.ask(messages)
+        try:
+            return parse(reply)
+        except Malformed as fault:
+            answered = [{"role": "assistant", "content": reply}, {"role": "user", "content": repair(str(fault))}]
+        return parse(await self.ask([*messages, *answered]))
+
     async def _wait(self, repetition: int, asked: float | None, fault: str) -> None:
         longest = self.section.longest_wait
         if asked is not None and asked > longest:
             raise EndpointError(
-                f"{self._url}: {fault}; it asks to wait {asked:.0f} s, more than judge.longest_wait ({longest:g} s). "
-                "What was rated is kept: start the same command again later"
+                f"{self._url}: {fault}; it asks to wait {asked:.0f} s, more than {self.section.called}.longest_wait "
+                f"({longest:g} s). What is done is kept: start the same command again later"
             )
         doubled = min(longest, FIRST_WAIT_S * 2**repetition) * random.uniform(0.5, 1)
         await self.pause(doubled if asked is None else asked)
@@ -148,7 +150,8 @@ class Endpoint:
         status = response.status_code
         said = self._struck(f"status {status} {_error_text(response)}".rstrip())
         if status in FATAL:
-            raise EndpointError(f"{self._url}: {FATAL[status]} ({said}); mend `judge` in the recipe, or its key")
+            called = self.section.called
+            raise EndpointError(f"{self._url}: {FATAL[status]} ({said}); fix `{called}` in the recipe, or its key")
         if status in REPEATED or status >= 500:
             return said
         raise Unanswered(said)

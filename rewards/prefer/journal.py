@@ -1,99 +1,101 @@
-"""`judged.jsonl`: the rows that the judge has finished, on disk before the next one is asked.
+"""What an endpoint has answered: each finished row is on disk before the next one is asked about.
 
-    {"key": "captions/3", "fingerprint": "9f0c…", "judge": {"model": …, "rating": "together", …},
-     "ratings": [{"relevance": 5, …}, …]}
+    {"key": "captions/3", "fingerprint": "9f0c…", "judge": {"model": …, "request": …, …}, "ratings": …}
 
-`failures.jsonl` beside it lists what failed: {"key": "captions/4", "error": "…"}; it begins anew with each start.
+Here the endpoint's section is called `judge` and its answers are `ratings`. `failures.jsonl` beside the file lists what
+failed: {"key": "captions/4", "error": "…"}; it is emptied by each start.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from rewards.prefer.judge import Malformed, Ratings, parse
-from rewards.prefer.recipe import PreferRecipe
-from rewards.prefer.rows import Item
+from rewards.prefer.endpoint import Malformed
+from stage.parallel.journal import Journal, whole_lines
 from vlm.common.errors import DataError, UserError
 
-JUDGED, FAILURES = "judged.jsonl", "failures.jsonl"
-DECISIVE = ("model", "rating", "max_pixels", "request")
-"""Keys of `judge` that ratings depend on: with these changed, old and new ones would not be of one kind."""
+FAILURES = "failures.jsonl"
+R = TypeVar("R")
 
 
-def asked_as(recipe: PreferRecipe) -> dict[str, Any]:
-    """How rows are judged, as it stands beside each rating."""
-    assert recipe.judge is not None
-    return {name: getattr(recipe.judge, name) for name in DECISIVE} | {"seed": recipe.seed}
+class Row(Protocol):
+    """What is asked about."""
+
+    @property
+    def key(self) -> str:
+        """Its name, of which there is no other."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with what is asked: an answer to another question under the same key is not this row's."""
+        ...
 
 
-class Journal:
-    """Both files; `put` and `fail` inside `with`."""
+class Answers(Generic[R]):
+    """Both files; `put` and `fail` inside `with`. `done` is what is answered, by key; `failed` counts this start's.
 
-    def __init__(self, folder: Path):
-        self.path, self.failures = folder / JUDGED, folder / FAILURES
+    path: of the answers. called: the endpoint's section. asked: what answers depend on (model, request, …), kept
+    beside each: with it changed, old and new answers would not be of one kind. result: what an answer is called.
+    """
+
+    def __init__(self, path: Path, called: str, asked: dict[str, Any], result: str):
+        self.path, self.failures = path, path.with_name(FAILURES)
+        self.called, self.asked, self.result = called, asked, result
+        self.done: dict[str, R] = {}
         self.failed = 0
 
-    def read(self, items: Sequence[Item], judge: dict[str, Any]) -> dict[str, list[Ratings]]:
-        """Key → ratings of those items that are finished. A last line that is torn, as after a kill, does not count.
+    def read(self, rows: Iterable[Row], parse: Callable[[Any, Any], R]) -> None:
+        """Take up those of the rows that are finished. A last line that is torn, as after a kill, does not count.
 
-        Raises: UserError where they were judged otherwise than by `judge` (`asked_as`), DataError for a row that no run
-        has written.
+        parse: (an answer as it is in the file, its row) → the answer; raises Malformed or ValueError.
+        Raises: UserError where they were asked about otherwise than now, DataError for a line that no run has written.
         """
-        wanted = {item.key: item for item in items}
-        done: dict[str, list[Ratings]] = {}
-        whole = self.path.read_bytes().rpartition(b"\n")[0]
-        for number, line in enumerate(whole.split(b"\n"), 1):
-            if not line.strip():
-                continue
+        wanted = {row.key: row for row in rows}
+        for where, line in whole_lines(self.path):
             try:
-                row = json.loads(line)
-                item = wanted.get(row["key"])
-                if item is None or item.fingerprint != row["fingerprint"]:  # other data now
+                found = json.loads(line)
+                row = wanted.get(found["key"])
+                if row is None or row.fingerprint != found["fingerprint"]:  # other data now
                     continue
-                self._refuse_mixture(row["judge"], judge)
-                ratings = [parse(json.dumps(one), None)[0] for one in row["ratings"]]
-                if len(ratings) != len(item.candidates):
-                    raise ValueError(f"{len(ratings)} ratings of {len(item.candidates)} candidates")
+                self._refuse_mixture(found[self.called])
+                self.done[row.key] = parse(found[self.result], row)
             except (ValueError, LookupError, TypeError, AttributeError, Malformed) as error:
                 raise DataError(
-                    f"{self.path}, line {number}: found {line[:60]!r} ({error}), expected a row as this stage wrote "
-                    "it; remove the line to have it judged again"
+                    f"{where}: found {line[:60]!r} ({error}), expected a row as this stage wrote it; remove the line "
+                    "to have it asked again"
                 ) from error
-            done[item.key] = ratings
-        return done
 
-    def _refuse_mixture(self, earlier: dict[str, Any], judge: dict[str, Any]) -> None:
+    def _refuse_mixture(self, earlier: dict[str, Any]) -> None:
         changed = [
-            f"{name} was {earlier.get(name)!r}, is {judge[name]!r}"
-            for name in judge
-            if earlier.get(name) != judge[name]
+            f"{name} was {earlier.get(name)!r}, is {now!r}"
+            for name, now in self.asked.items()
+            if earlier.get(name) != now
         ]
         if changed:
             raise UserError(
-                f"{self.path} holds ratings of another kind ({'; '.join(changed)}), which would not go with new ones; "
-                "choose another output, or write overwrite=true to throw them away"
+                f"{self.path} holds {self.result} of another kind ({'; '.join(changed)}), which would not go with new "
+                "ones; choose another output, or write overwrite=true to throw them away"
             )
 
-    def __enter__(self) -> Journal:
-        with self.path.open("ab+") as file:
-            file.seek(0)
-            os.truncate(self.path, file.read().rfind(b"\n") + 1)
-        self._judged = self.path.open("a", encoding="utf-8", newline="\n", buffering=1)
-        self._failed = self.failures.open("w", encoding="utf-8", newline="\n", buffering=1)
+    def __enter__(self) -> Answers[R]:
+        self.failures.unlink(missing_ok=True)
+        self._answered, self._failed = Journal(self.path), Journal(self.failures)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._judged.close()
+        self._answered.close()
         self._failed.close()
 
-    def put(self, item: Item, ratings: list[Ratings], judge: dict[str, Any]) -> None:
-        row = {"key": item.key, "fingerprint": item.fingerprint, "judge": judge, "ratings": ratings}
-        self._judged.write(json.dumps(row) + "\n")
+    def put(self, row: Row, answer: R) -> None:
+        self._answered.add(
+            {"key": row.key, "fingerprint": row.fingerprint, self.called: self.asked, self.result: answer}
+        )
+        self.done[row.key] = answer
 
-    def fail(self, item: Item, error: str) -> None:
+    def fail(self, row: Row, error: str) -> None:
         self.failed += 1
-        self._failed.write(json.dumps({"key": item.key, "error": error}) + "\n")
+        self._failed.add({"key": row.key, "error": error})

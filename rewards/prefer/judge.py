@@ -1,4 +1,4 @@
-"""Asking the judge about one row, and reading its ratings strictly.
+"""The judge, a vision-language model behind an endpoint: what it is asked about a row, and how its ratings are read.
 
 A reply that is not exactly the JSON asked for is sent back once with what is wrong; if the second is no better, the row
 has failed: a rating is never guessed, filled in or clipped.
@@ -7,28 +7,27 @@ has failed: a rating is never guessed, filled in or clipped.
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import json
-import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from rewards.prefer import prompts
-from rewards.prefer.endpoint import Endpoint
+from rewards.prefer import cost, prompts
+from rewards.prefer.asking import ask_all
+from rewards.prefer.endpoint import Endpoint, Malformed, Usage
+from rewards.prefer.journal import Answers
+from rewards.prefer.pictures import data_url, user_turn
 from rewards.prefer.prompts import DIMENSIONS, HIGHEST, LOWEST
+from rewards.prefer.recipe import CostSection, JudgeSection, PreferRecipe
 from rewards.prefer.rows import Item
-from vlm.pictures import images
+
+JUDGED = "judged.jsonl"
+DECISIVE = ("model", "rating", "max_pixels", "request")
+"""Keys of `judge` that ratings depend on."""
 
 Ratings = dict[str, int]
 """Dimension → 1 to 5, in the order of `DIMENSIONS`."""
-
-JPEG_QUALITY = 95
-
-
-class Malformed(Exception):
-    """A reply is not the JSON that was asked for; says how, in words the judge can mend it by."""
 
 
 def parse(text: str, names: list[str] | None) -> list[Ratings]:
@@ -77,7 +76,47 @@ def _ratings(value: Any, where: str) -> Ratings:
     return {name: value[name] for name in DIMENSIONS}
 
 
-async def rate(endpoint: Endpoint, item: Item, seed: int) -> list[Ratings]:
+def answers(recipe: PreferRecipe) -> Answers[list[Ratings]]:
+    """Where the ratings of a run lie; they hold for the judge and the seed with which they were asked for."""
+    judge = recipe.judge
+    asked = {} if judge is None else {name: getattr(judge, name) for name in DECISIVE} | {"seed": recipe.seed}
+    return Answers(Path(recipe.output) / JUDGED, JudgeSection.called, asked, "ratings")
+
+
+def kept(value: Any, item: Item) -> list[Ratings]:
+    """The ratings of an item from the journal. Raises: Malformed, ValueError."""
+    ratings = [parse(json.dumps(one), None)[0] for one in value]
+    if len(ratings) != len(item.candidates):
+        raise ValueError(f"{len(ratings)} ratings of {len(item.candidates)} candidates")
+    return ratings
+
+
+def estimate(items: Iterable[Item], judge: JudgeSection, section: CostSection) -> cost.Estimate:
+    """The cost of rating the items; replies are taken to be bare JSON objects."""
+    alone = judge.rating == "alone"
+
+    def calls(item: Item) -> list[cost.Call]:
+        shown = [[text] for text in item.candidates] if alone else [list(item.candidates)]
+        return [
+            cost.Call(
+                len(prompts.SYSTEM) + len(prompts.request(item.question, texts, alone)),
+                item.sizes,
+                len(prompts.example(len(texts), alone)),
+            )
+            for texts in shown
+        ]
+
+    return cost.estimate(map(calls, items), judge, section, "rows to be judged")
+
+
+async def rate_all(recipe: PreferRecipe, items: Sequence[Item], found: Answers[list[Ratings]], usage: Usage) -> None:
+    """Rate the items; finished rows go into `found`. Raises: EndpointError."""
+    assert recipe.judge is not None
+    endpoint = Endpoint(recipe.judge, usage=usage)
+    await ask_all(endpoint, items, lambda item: rate(endpoint, item, recipe.seed), found, recipe.cost, "prefer")
+
+
+async def rate(endpoint: Endpoint[JudgeSection], item: Item, seed: int) -> list[Ratings]:
     """The ratings of an item's candidates, in their order.
 
     Rated together, they are shown in an order drawn by `seed` and the row's key, so that a judge's liking for first
@@ -106,37 +145,5 @@ def shown_order(item: Item, seed: int) -> list[int]:
 
 
 async def _asked(endpoint: Endpoint, pictures: list[str], text: str, names: list[str] | None) -> list[Ratings]:
-    shown = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
-    messages: list[dict[str, Any]] = [
-        {"role": "system", "content": prompts.SYSTEM},
-        {"role": "user", "content": [*shown, {"type": "text", "text": text}]},
-    ]
-    reply = await endpoint.ask(messages)
-    try:
-        return parse(reply, names)
-    except Malformed as fault:
-        messages += [
-            {"role": "assistant", "content": reply},
-            {"role": "user", "content": prompts.repair(str(fault))},
-        ]
-    return parse(await endpoint.ask(messages), names)
-
-
-def data_url(image: str | bytes, max_pixels: int) -> str:
-    """The image as the judge gets it: upright RGB JPEG of at most `max_pixels`, as a data URL."""
-    picture = images.load(image)
-    size = limited(picture.size, max_pixels)
-    if size != picture.size:
-        picture = picture.resize(size)
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def limited(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
-    """(width, height) in pixels after reducing an image to at most `max_pixels`; never enlarged, sides ≥ 1."""
-    width, height = size
-    if width * height <= max_pixels:
-        return size
-    shrink = math.sqrt(max_pixels / (width * height))
-    return max(1, math.floor(width * shrink)), max(1, math.floor(height * shrink))
+    messages = [{"role": "system", "content": prompts.SYSTEM}, user_turn(pictures, text)]
+    return await endpoint.ask_for(messages, lambda reply: parse(reply, names), prompts.repair)

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rewards.prefer import cost, dedup, pairs, rows, truth
-from rewards.prefer.asking import ask_all
-from rewards.prefer.endpoint import Usage, key_of
-from rewards.prefer.journal import FAILURES, JUDGED, Journal, asked_as
+from rewards.prefer import cost, dedup, judge, pairs, rows, truth
+from rewards.prefer.cost import Usage
+from rewards.prefer.endpoint import key_of
+from rewards.prefer.journal import FAILURES, Answers
 from rewards.prefer.judge import Ratings
 from rewards.prefer.recipe import DedupSection, PreferRecipe
 from rewards.prefer.rows import Item
@@ -68,11 +68,12 @@ def prepare(recipe: PreferRecipe, duplicates: DedupSection) -> Work:
     return work
 
 
-def begun(recipe: PreferRecipe, work: Work, journal: Journal) -> dict[str, list[Ratings]]:
-    """Key → ratings of the open rows that an earlier start has finished."""
-    if recipe.overwrite or not work.open or not journal.path.exists():
-        return {}
-    return journal.read(work.open, asked_as(recipe))
+def begun(recipe: PreferRecipe, work: Work) -> Answers[list[Ratings]]:
+    """The ratings of the open rows that an earlier start has finished."""
+    found = judge.answers(recipe)
+    if not recipe.overwrite and work.open and found.path.exists():
+        found.read(work.open, judge.kept)
+    return found
 
 
 def run(recipe: PreferRecipe) -> dict[str, Any]:
@@ -83,32 +84,32 @@ def run(recipe: PreferRecipe) -> dict[str, Any]:
             "`python launch/prefer.py …`, and raise judge.concurrency to ask more at a time"
         )
     folder = Path(recipe.output)
-    journal = Journal(folder)
     comparisons = truth.comparisons(recipe.closed)
     work = prepare(recipe, recipe.dedup)
-    done = begun(recipe, work, journal)
-    todo = [item for item in work.open if item.key not in done]
-    if todo:
+    answers = begun(recipe, work)
+    todo = [item for item in work.open if item.key not in answers.done]
+    if todo and recipe.judge is not None:
         key_of(recipe.judge)  # a missing key is found before the folder is touched
-        print(found := cost.estimate(todo, recipe.judge, recipe.cost), flush=True)
-        cost.refuse_above(found, recipe.cost)
-    again = journal.path.exists() and not recipe.overwrite
+        print(found := judge.estimate(todo, recipe.judge, recipe.cost), flush=True)
+        cost.refuse_above(found, recipe.cost, recipe.judge.called)
+    again = answers.path.exists() and not recipe.overwrite
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=again)
     if recipe.overwrite:
-        for name in (JUDGED, FAILURES, PREFERENCES, REPORT):
+        for name in (judge.JUDGED, FAILURES, PREFERENCES, REPORT):
             (folder / name).unlink(missing_ok=True)
-    if done:
-        logger.info("continuing: %d of %d open rows are judged", len(done), len(work.open))
+    if answers.done:
+        logger.info("continuing: %d of %d open rows are judged", len(answers.done), len(work.open))
     usage = Usage()
-    with journal:
+    with answers:
         if todo:
-            asyncio.run(ask_all(recipe, todo, journal, done, usage))
-    report = write(recipe, work, done, comparisons, folder) | {"failed": journal.failed, **used(usage, recipe)}
+            asyncio.run(judge.rate_all(recipe, todo, answers, usage))
+    report = write(recipe, work, answers.done, comparisons, folder)
+    report |= {"failed": answers.failed, **used(usage, recipe)}
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
     for name, value in report.items():
         print(f"{name}: {value}")
-    if journal.failed:
-        logger.warning("%d rows failed, see %s; the same command asks them again", journal.failed, folder / FAILURES)
+    if answers.failed:
+        logger.warning("%d rows failed, see %s; the same command asks them again", answers.failed, answers.failures)
     else:
         record.finish(**report)
     return report
@@ -165,10 +166,10 @@ def plan(recipe: PreferRecipe) -> None:
     print(f"{len(work.closed)} closed questions, compared with the truth")
     if recipe.judge is None:
         return
-    done = begun(recipe, work, Journal(Path(recipe.output)))
+    done = begun(recipe, work).done
     if done:
         print(f"{len(done)} open questions are judged already")
-    found = cost.estimate([item for item in work.open if item.key not in done], recipe.judge, recipe.cost)
+    found = judge.estimate([item for item in work.open if item.key not in done], recipe.judge, recipe.cost)
     print(f"{recipe.judge.model} at {recipe.judge.address}, {recipe.judge.concurrency} requests at a time")
     print(found)
-    cost.refuse_above(found, recipe.cost)
+    cost.refuse_above(found, recipe.cost, recipe.judge.called)

@@ -31,11 +31,12 @@ def values(item: Item, reward: Reward) -> list[float]:
     columns = {field.name: [getattr(item.sample, field.name)] * count for field in dataclasses.fields(item.sample)}
     prompts = [item.sample.messages] * count
     completions = [[{"role": "assistant", "content": text}] for text in item.candidates]
-    found = reward(prompts=prompts, completions=completions, **columns)
-    for value in found:
+    found = []
+    for value in reward(prompts=prompts, completions=completions, **columns):
         if value is None or not math.isfinite(value):
             raise DataError(
                 f"row {item.key}: the comparison for task {item.sample.task!r} gave {value}, expected a number; name "
                 "another in closed.rewards, or drop the task there to have it judged"
             )
-    return [float(value) for value in found]
+        found.append(float(value))
+    return found
