@@ -1,4 +1,4 @@
-"""rewards.prefer.endpoint and .cost: repetitions, waits, the key, how many requests at a time, and what they cost."""
+"""stage.endpoint.client and .cost: repetitions, waits, the key, how many requests at a time, and what they cost."""
 
 import asyncio
 import math
@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import pytest
 
 from rewards.prefer import prompts, rows
-from rewards.prefer.cost import price, refuse_above
-from rewards.prefer.endpoint import Endpoint, EndpointError, Unanswered, retry_after
 from rewards.prefer.judge import estimate
 from rewards.prefer.recipe import CandidateSource, JudgeSection
-from rewards.prefer.sections import CostSection
+from stage.endpoint.client import Endpoint, EndpointError, Unanswered, retry_after
+from stage.endpoint.cost import price, refuse_above
+from stage.endpoint.sections import CostSection
 from tests.support.fake_judge import FakeJudge, completion, error, put_rows
 from vlm.common.errors import RecipeError, UserError
 
@@ -137,9 +137,9 @@ def test_faulty_sections(change, message):
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_so_many_requests_at_a_time_and_no_more(concurrency, tmp_path):
     """Every request waits until `concurrency` are there: fewer would break the barrier, more be counted."""
-    from rewards.prefer.cost import Usage
     from rewards.prefer.judge import answers, rate_all
     from rewards.prefer.recipe import PreferRecipe
+    from stage.endpoint.cost import Usage
     from tests.support.fake_judge import right
 
     barrier, lock, now, most = threading.Barrier(concurrency), threading.Lock(), [0], [0]

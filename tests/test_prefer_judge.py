@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from rewards.prefer import pairs, prompts, rows, truth
-from rewards.prefer.endpoint import Endpoint, Malformed
 from rewards.prefer.judge import parse, rate, shown_order
-from rewards.prefer.pictures import data_url, limited
 from rewards.prefer.recipe import CandidateSource, ClosedSection
 from samples import Faults
+from stage.endpoint.client import Endpoint, Malformed
+from stage.endpoint.pictures import data_url, limited
 from tests.support.fake_judge import NAMES, FakeJudge, asked, completion, put_rows, quoted
 from vlm.common.errors import DataError, RecipeError
 

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from rewards.prefer import stage
-from rewards.prefer.endpoint import EndpointError
 from rewards.prefer.recipe import PreferRecipe
 from rewards.score.training import preferences
+from stage.endpoint.client import EndpointError
 from stage.recipe import config
 from stage.runs import FINISHED
 from tests.support.commands import ROOT, environment, errors, run

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from rewards.prefer.endpoint import Endpoint
 from rewards.prefer.recipe import JudgeSection
 from rewards.score.service import token
 from rewards.score.service.client import ScoreClient
 from sft.recipe import SFTRecipe
 from stage import cli
+from stage.endpoint.client import Endpoint
 from stage.recipe import config
 from stage.runs import Run
 from tests.support.commands import ROOT

@@ -13,14 +13,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewards.prefer import cost, prompts
-from rewards.prefer.asking import ask_all
-from rewards.prefer.endpoint import Endpoint, Malformed, Usage
-from rewards.prefer.journal import Answers
-from rewards.prefer.pictures import data_url, user_turn
+from rewards.prefer import prompts
 from rewards.prefer.prompts import DIMENSIONS, HIGHEST, LOWEST
 from rewards.prefer.recipe import CostSection, JudgeSection, PreferRecipe
 from rewards.prefer.rows import Item
+from stage.endpoint import cost
+from stage.endpoint.answers import Answers
+from stage.endpoint.asking import ask_all
+from stage.endpoint.client import Endpoint, Malformed, Usage
+from stage.endpoint.pictures import data_url, user_turn
 
 JUDGED = "judged.jsonl"
 DECISIVE = ("model", "rating", "max_pixels", "request")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from rewards.prefer.sections import CostSection, EndpointSection
 from samples.readers.checks import TASKS
+from stage.endpoint.sections import CostSection, EndpointSection
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
 

@@ -17,14 +17,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rewards.prefer import cost, dedup, judge, pairs, rows, truth
-from rewards.prefer.cost import Usage
-from rewards.prefer.endpoint import key_of
-from rewards.prefer.journal import FAILURES, Answers
+from rewards.prefer import dedup, judge, pairs, rows, truth
 from rewards.prefer.judge import Ratings
 from rewards.prefer.recipe import DedupSection, PreferRecipe
 from rewards.prefer.rows import Item
 from rewards.score.training.preferences import line
+from stage.endpoint import cost
+from stage.endpoint.answers import FAILURES, Answers
+from stage.endpoint.client import key_of
+from stage.endpoint.cost import Usage
 from stage.recipe import config
 from stage.runs import Run
 from vlm.common.errors import RecipeError, UserError

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from rewards.prefer.endpoint import Malformed
+from stage.endpoint.client import Malformed
 from stage.parallel.journal import Journal, whole_lines
 from vlm.common.errors import DataError, UserError
 

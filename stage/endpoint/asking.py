@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from rewards.prefer.cost import price
-from rewards.prefer.endpoint import Endpoint, EndpointError, Malformed, Unanswered, Usage
-from rewards.prefer.journal import Answers, Row
-from rewards.prefer.sections import CostSection
+from stage.endpoint.answers import Answers, Row
+from stage.endpoint.client import Endpoint, EndpointError, Malformed, Unanswered, Usage
+from stage.endpoint.cost import price
+from stage.endpoint.sections import CostSection
 from vlm.common.errors import DataError
 
 R = TypeVar("R")

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rewards.prefer.pictures import limited
-from rewards.prefer.sections import CostSection, EndpointSection
+from stage.endpoint.pictures import limited
+from stage.endpoint.sections import CostSection, EndpointSection
 from vlm.common.errors import UserError
 
 MILLION = 1_000_000

@@ -23,8 +23,8 @@ from typing import Any, Generic, Self, TypeVar
 
 import httpx2
 
-from rewards.prefer.cost import Usage
-from rewards.prefer.sections import EndpointSection
+from stage.endpoint.cost import Usage
+from stage.endpoint.sections import EndpointSection
 from vlm.common.addresses import warn_if_open
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.redaction import keep_secret
