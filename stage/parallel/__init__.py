@@ -1,1 +1,1 @@
-"""Several processes: what they agree on, DeepSpeed ZeRO, FSDP2."""
+"""Several processes: what they agree on, what each writes as it goes, DeepSpeed ZeRO, FSDP2."""
