@@ -13,7 +13,7 @@ from scipy import sparse
 
 from rewards.prefer import rows
 from rewards.prefer.dedup import components, deduplicate
-from rewards.prefer.embeddings import Clip, ngram_vectors, perceptual_hashes
+from rewards.prefer.embeddings import ClipVectors, ngram_vectors, perceptual_hashes
 from rewards.prefer.recipe import CandidateSource, DedupSection, SimilaritySection
 from tests.support import tiny_clip
 from tests.support.fake_judge import put_rows
@@ -130,7 +130,7 @@ def clip(tmp_path_factory):
 
 def test_clip_vectors_do_not_depend_on_the_batch(clip, scenes, monkeypatch):
     pictures = [encoded(scene, format="PNG") for scene in scenes[:5]]
-    model = Clip(clip)
+    model = ClipVectors(clip)
     together = model.images([*pictures, pictures[0]])
     assert together.shape == (6, 16) and np.allclose((together**2).sum(1), 1, atol=1e-5)
     assert np.allclose(together[0], together[5], atol=1e-6) and not np.allclose(together[0], together[1], atol=1e-3)
@@ -144,8 +144,8 @@ def test_clip_vectors_do_not_depend_on_the_batch(clip, scenes, monkeypatch):
 
 def test_no_clip_there(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(RecipeError, match="no CLIP can be read from"):
-        Clip(str(tmp_path))
+    with pytest.raises(RecipeError, match="dedup: no CLIP checkpoint can be read from"):
+        ClipVectors(str(tmp_path))
 
 
 def test_what_is_left_of_the_rows(tmp_path, scenes, clip):

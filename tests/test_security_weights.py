@@ -11,7 +11,7 @@ import torch
 import trl
 from safetensors.torch import load_file
 
-from rewards.prefer.embeddings import Clip
+from rewards.prefer.embeddings import ClipVectors
 from rewards.score import ScoreModel
 from rewards.select.clip import ClipScorer
 from rl.arguments import safetensors_only
@@ -61,7 +61,7 @@ LOADERS = {
     "score model": ("scorer", ScoreModel.from_pretrained),
     "score backbone": ("tiny_model", ScoreModel.from_backbone),
     "best-of-N clip": ("clip", ClipScorer),
-    "dedup clip": ("clip", Clip),
+    "dedup clip": ("clip", ClipVectors),
 }
 """name → (fixture of a sound checkpoint, what loads it)."""
 
@@ -175,7 +175,7 @@ def test_code_of_a_checkpoint_is_off(tiny_model, scorer, clip, tmp_path, trace, 
     ScoreModel.from_pretrained(bring_code(scorer, tmp_path / "scorer", trace))
     folder = str(bring_code(clip, tmp_path / "clip", trace))
     ClipScorer(folder)
-    Clip(folder)
+    ClipVectors(folder)
 
 
 def test_code_of_a_checkpoint_runs_where_the_recipe_says_so(tiny_model, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 common/                    the few words that everybody needs: errors, telemetry, redaction, statistics
 loading weights adapters shapes sections   the model
 prefix/ rollout            each prompt computed once
+clip                       another one, which compares pictures with texts
 pictures/ boxes/           what it is shown, and where things are in it
 prompts answers numerals   what it is asked, and what it says
 """

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from rewards.prefer.embeddings import Clip, ngram_vectors, perceptual_hashes
+from rewards.prefer.embeddings import ClipVectors, ngram_vectors, perceptual_hashes
 from rewards.prefer.recipe import DedupSection, SimilaritySection
 from rewards.prefer.rows import Item
 
@@ -78,7 +78,7 @@ def deduplicate(items: Sequence[Item], section: DedupSection) -> Dedup:
     without_images = len(kept)
     if section.texts is not None:
         texts = ["\n".join([item.question, *item.candidates]) for item in kept]
-        vectors = Clip(section.texts.clip).texts(texts) if section.texts.clip else ngram_vectors(texts)
+        vectors = ClipVectors(section.texts.clip).texts(texts) if section.texts.clip else ngram_vectors(texts)
         labels = components(vectors, section.texts.least)
         kept = [item for index, item in enumerate(kept) if labels[index] == index]
     return Dedup(kept, len(items) - without_images, without_images - len(kept))
@@ -88,7 +88,7 @@ def _unrepeated_images(items: list[Item], section: SimilaritySection) -> list[It
     files = list(dict.fromkeys(image for item in items for image in item.sample.images))
     if not files:
         return items
-    vectors = Clip(section.clip).images(files) if section.clip else perceptual_hashes(files)
+    vectors = ClipVectors(section.clip).images(files) if section.clip else perceptual_hashes(files)
     labels = components(vectors, section.least)
     first = {file for index, file in enumerate(files) if labels[index] == index}
     return [item for item in items if first.issuperset(item.sample.images)]

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from vlm.answers import normalise
-from vlm.common.errors import RecipeError
+from vlm.clip import Clip
 from vlm.pictures.images import load
 from vlm.pictures.perceptual import BITS, perceptual_hash
 
@@ -69,58 +69,22 @@ def _ngrams(text: str) -> Counter[int]:
     return Counter(zlib.crc32(gram.encode()) % BUCKETS for gram in grams)
 
 
-class Clip:
-    """A CLIP of transformers, from a folder or the hub, as (n, d) float32 vectors of length 1."""
+class ClipVectors:
+    """A CLIP (`vlm.clip`) from a folder or the hub, as (n, d) float32 vectors of length 1."""
 
     def __init__(self, path: str):
         import torch
-        from transformers import AutoTokenizer, CLIPModel
-        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-        from vlm.loading import source
-        from vlm.weights import check_files, damaged
-
-        name, keywords = source(path)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            check_files(name, keywords, "dedup")
-            with damaged(path, "dedup"):
-                model, found = CLIPModel.from_pretrained(
-                    name, use_safetensors=True, output_loading_info=True, **keywords
-                )
-            self.processor = CLIPImageProcessorPil.from_pretrained(name, **keywords)  # needs no torchvision
-            self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **keywords)
-        except (OSError, ValueError) as error:
-            raise RecipeError(
-                f"dedup: no CLIP can be read from {path} ({str(error).splitlines()[0]}); expected a folder or a hub id"
-            ) from error
-        if found["missing_keys"]:
-            raise RecipeError(f"dedup: {path} lacks tensors of a CLIP, such as {sorted(found['missing_keys'])[0]}")
-        self.model = model.to(self.device).eval()
+        self.clip = Clip(path, "dedup", device="cuda" if torch.cuda.is_available() else "cpu")
 
     def images(self, images: Sequence[str | bytes]) -> np.ndarray:
-        def embed(batch: Sequence[str | bytes]) -> Any:
-            inputs = self.processor(images=[load(image) for image in batch], return_tensors="pt")
-            return self.model.get_image_features(**inputs.to(self.device))
-
-        return self._embedded(images, embed)
+        return _in_batches(self.clip.see, images)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """CLIP reads the first 77 tokens of a text; what comes after does not count."""
+        return _in_batches(self.clip.read, texts)
 
-        def embed(batch: Sequence[str]) -> Any:
-            longest = self.model.config.text_config.max_position_embeddings
-            inputs = self.tokenizer(list(batch), padding=True, truncation=True, max_length=longest, return_tensors="pt")
-            return self.model.get_text_features(**inputs.to(self.device))
 
-        return self._embedded(texts, embed)
-
-    def _embedded(self, items: Sequence[Any], embed: Any) -> np.ndarray:
-        import torch
-
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(items), CLIP_BATCH):
-                features = embed(items[start : start + CLIP_BATCH]).pooler_output.float()  # (batch, d)
-                parts.append(torch.nn.functional.normalize(features, dim=-1).cpu().numpy())
-        return np.concatenate(parts)
+def _in_batches(embed: Callable[[Sequence[Any]], Any], items: Sequence[Any]) -> np.ndarray:
+    starts = range(0, len(items), CLIP_BATCH)
+    return np.concatenate([embed(items[start : start + CLIP_BATCH]).cpu().numpy() for start in starts])
