@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from samples import FORMATS, TASKS
 from samples.shares import quotas
@@ -13,7 +14,30 @@ Role = Literal["train", "eval"]
 
 
 @dataclass
-class SourceSection:
+class FileSection:
+    """A file of rows, with what any stage that reads one asks for; `unit` is what messages call its rows."""
+
+    unit: ClassVar[str] = "rows"
+    expected: ClassVar[str] = "a data file"
+
+    path: str = field(metadata={"path": True})
+    "The file with the rows."
+    images: str | None = field(default=None, metadata={"path": True})
+    "Folder that the rows' image paths start from; without it, the file's own."
+    outside: bool = False
+    "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyhow."
+    limit: int | None = None
+    "Use only the first so many rows."
+
+    def check(self) -> None:
+        if not self.path:
+            raise RecipeError(f"path is empty; expected {self.expected}")
+        if self.limit is not None and self.limit < 1:
+            raise RecipeError(f"limit = {self.limit}; expected at least 1, or null for all {self.unit}")
+
+
+@dataclass
+class SourceSection(FileSection):
     """One data file or folder, and which of its rows are used how often (`samples.mixture`)."""
 
     path: str = field(metadata={"path": True})
@@ -22,8 +46,6 @@ class SourceSection:
     "Which part of a folder or a hub dataset."
     images: str | None = field(default=None, metadata={"path": True})
     "Folder that the rows' image paths start from; without it, what the file's format prescribes."
-    outside: bool = False
-    "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyhow."
     format: str | None = None
     "Format of the file; without it, told by its contents."
     task: str | None = None
@@ -40,10 +62,7 @@ class SourceSection:
     "Instead of percent and repeat: this source's part of `data.rows`, in proportion to the other sources' ratios."
 
     def check(self) -> None:
-        if not self.path:
-            raise RecipeError("path is empty; expected a data file")
-        if self.limit is not None and self.limit < 1:
-            raise RecipeError(f"limit = {self.limit}; expected at least 1, or null for all rows")
+        super().check()
         if self.percent is not None and not 0 < self.percent <= 100:
             raise RecipeError(f"percent = {self.percent}; expected 0 < percent ≤ 100 (30 keeps 30 of 100 rows)")
         if self.repeat < 1:
@@ -55,7 +74,7 @@ class SourceSection:
                 raise RecipeError("ratio says how many rows are used, and so do percent and repeat; keep one of them")
         if self.format is not None and self.format not in FORMATS:
             raise RecipeError(f"format = {self.format!r}; known formats: {', '.join(FORMATS)}")
-        _known_tasks("task", [] if self.task is None else [self.task])
+        known_tasks("task", [] if self.task is None else [self.task])
         _some_tasks(self.tasks)
 
 
@@ -122,7 +141,7 @@ class DataSection:
             where = f"train.{given.index(False)} has no ratio" if given else "train is empty"
             found = f"rows = {self.rows} is divided by ratio, but {where}"
             raise RecipeError(f"{found}; give every source one, or drop rows")
-        counts = quotas([source.ratio for source in self.train], self.rows)
+        counts = self.quotas("train")
         if 0 in counts:
             found = f"train.{counts.index(0)}: its ratio of rows = {self.rows} is no row at all"
             raise RecipeError(f"{found}; raise either")
@@ -131,10 +150,11 @@ class DataSection:
 def _some_tasks(tasks: list[str] | None) -> None:
     if tasks is not None and not tasks:
         raise RecipeError("tasks is empty, which would leave no rows; write null for all tasks")
-    _known_tasks("tasks", tasks or [])
+    known_tasks("tasks", tasks or [])
 
 
-def _known_tasks(key: str, tasks: list[str]) -> None:
+def known_tasks(key: str, tasks: Iterable[str]) -> None:
+    """Raises: RecipeError naming the key where one is no task."""
     for task in tasks:
         if task not in TASKS:
             raise RecipeError(f"{key}: found {task!r}, expected one of {', '.join(TASKS)}")

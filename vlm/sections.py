@@ -39,16 +39,36 @@ class LoraSection:
             raise RecipeError("target_modules is empty; name layers, or write `lora: null` to train without adapters")
 
 
-@dataclass
-class ModelSection:
-    path: str = field(metadata={"path": True})
-    "Checkpoint of a Qwen2-VL or Qwen2.5-VL: a folder or a hub id."
+@dataclass(kw_only=True)
+class WeightsSection:
+    """Weights of any model, and what they are loaded as."""
+
     revision: str | None = None
     "Branch, tag or commit on the hub."
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     "What the weights are loaded as."
+
+
+@dataclass
+class CheckpointSection(WeightsSection):
+    """A checkpoint of a vision-language model that is loaded here."""
+
+    path: str = field(metadata={"path": True})
+    "Checkpoint of a Qwen2-VL or Qwen2.5-VL: a folder or a hub id."
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     "Attention kernel; `auto` is FlashAttention-2 where it can run and SDPA elsewhere."
+
+    def check(self) -> None:
+        if not self.path:
+            raise RecipeError("path is empty; expected a checkpoint's folder or hub id")
+        if self.attention == "flash_attention_2" and self.dtype == "float32":
+            raise RecipeError(
+                "attention flash_attention_2 cannot run in dtype float32; write dtype: bfloat16, or attention: sdpa"
+            )
+
+
+@dataclass
+class ModelSection(CheckpointSection):
     freeze: list[Literal["vision_tower", "merger", "language_model"]] = field(default_factory=list)
     "Parts that are not trained; the merger is what projects visual features into the language model."
     lora: LoraSection | None = None
@@ -59,12 +79,7 @@ class ModelSection:
     "Run code that comes with the checkpoint."
 
     def check(self) -> None:
-        if not self.path:
-            raise RecipeError("path is empty; expected a checkpoint's folder or hub id")
-        if self.attention == "flash_attention_2" and self.dtype == "float32":
-            raise RecipeError(
-                "attention flash_attention_2 cannot run in dtype float32; write dtype: bfloat16, or attention: sdpa"
-            )
+        super().check()
         if self.lora is None and set(self.freeze) == {"vision_tower", "merger", "language_model"}:
             raise RecipeError("freeze names all three parts, so nothing would be trained; leave one out or add `lora`")
         adapted = set(self.lora.target_modules) & set(LANGUAGE_MODEL_LINEARS) if self.lora else set()

@@ -6,33 +6,24 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from samples.readers.checks import TASKS
+from samples.sections import FileSection, known_tasks
 from stage.endpoint.sections import CostSection, EndpointSection
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
 
 
 @dataclass
-class CandidateSource:
+class CandidateSource(FileSection):
     """One file of rows with candidates."""
 
     path: str = field(metadata={"path": True})
     "JSONL or a JSON list; what a row holds: `rewards/prefer/rows.py`."
-    images: str | None = field(default=None, metadata={"path": True})
-    "Folder that the rows' image paths start from; without it, the file's own."
-    outside: bool = False
-    "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyhow."
     task: str | None = None
     "Task of every row, whatever the row says."
-    limit: int | None = None
-    "Use only the first so many rows."
 
     def check(self) -> None:
-        if not self.path:
-            raise RecipeError("path is empty; expected a data file")
-        if self.limit is not None and self.limit < 1:
-            raise RecipeError(f"limit = {self.limit}; expected at least 1, or null for all rows")
-        if self.task is not None and self.task not in TASKS:
-            raise RecipeError(f"task: found {self.task!r}, expected one of {', '.join(TASKS)}")
+        super().check()
+        known_tasks("task", [] if self.task is None else [self.task])
 
 
 @dataclass

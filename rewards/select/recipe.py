@@ -3,63 +3,61 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from stage.recipe.sections import StageRecipe
 from vlm.common.errors import RecipeError
-from vlm.sections import ImageSection
+from vlm.sections import ImageSection, WeightsSection
 
-SELECTORS = ("score", "clip", "majority", "random")
+Selector = Literal["score", "clip", "majority", "random"]
+SELECTORS: tuple[Selector, ...] = get_args(Selector)
+
+
+@dataclass(kw_only=True)
+class BatchedSection(WeightsSection):
+    """A model that scores so many exchanges at a time."""
+
+    batch_size: int = 8
+    "Exchanges at a time."
+
+    def check(self) -> None:
+        if self.batch_size < 1:
+            raise RecipeError(f"batch_size = {self.batch_size}; expected at least 1")
 
 
 @dataclass
-class ScorerSection:
+class ScorerSection(BatchedSection):
     """The learned score model."""
 
     path: str | None = field(default=None, metadata={"path": True})
     "Checkpoint of a score model (launch/score.py writes one): a folder or a hub id."
     urls: list[str] = field(default_factory=list)
     "Score services (launch/serve.py) to ask instead of loading a checkpoint here."
-    revision: str | None = None
-    "Branch, tag or commit on the hub."
     positions: Literal["mrope", "sequential"] | None = None
     "How image positions are counted; null takes what the checkpoint says. The published weights need `sequential`."
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    "What the weights are loaded as."
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     "Attention kernel."
     images: ImageSection | None = None
     "Pixel limits; null takes the checkpoint's own, which it was trained with."
-    batch_size: int = 8
-    "Exchanges at a time."
     share_prefix: bool = True
     "Compute once in a pass what its exchanges about an image have in common; false computes each one whole."
 
     def check(self) -> None:
-        if self.batch_size < 1:
-            raise RecipeError(f"batch_size = {self.batch_size}; expected at least 1")
+        super().check()
         if self.path and self.urls:
             raise RecipeError("path and urls are both given; expected one: a checkpoint, or services that hold it")
 
 
 @dataclass
-class ClipSection:
+class ClipSection(BatchedSection):
     """CLIP-score, the baseline."""
 
     path: str | None = field(default=None, metadata={"path": True})
     "CLIP checkpoint: a folder or a hub id, such as openai/clip-vit-large-patch14."
-    revision: str | None = None
-    "Branch, tag or commit on the hub."
     text: Literal["answer", "exchange"] = "answer"
     "Compare the image with the answer alone, or with question and answer."
-    dtype: Literal["bfloat16", "float16", "float32"] = "float32"
-    "What the weights are loaded as."
-    batch_size: int = 64
-    "Exchanges at a time."
-
-    def check(self) -> None:
-        if self.batch_size < 1:
-            raise RecipeError(f"batch_size = {self.batch_size}; expected at least 1")
+    dtype: Literal["bfloat16", "float16", "float32"] = field(default="float32", kw_only=True)
+    batch_size: int = field(default=64, kw_only=True)
 
 
 @dataclass
@@ -104,7 +102,7 @@ class BonRecipe(StageRecipe):
     "How answers are drawn."
     completions: str | None = field(default=None, metadata={"path": True})
     "JSONL of answers drawn elsewhere, rows {source, id, completions}: nothing is generated."
-    selectors: list[Literal["score", "clip", "majority", "random"]] = field(default_factory=lambda: [*SELECTORS])
+    selectors: list[Selector] = field(default_factory=lambda: [*SELECTORS])
     "Who chooses; the oracle's bound is always drawn with them."
     scorer: ScorerSection = field(default_factory=ScorerSection)
     "The score model of the selector `score`."

@@ -7,36 +7,22 @@ from typing import Literal
 
 from vlm.common.addresses import is_loopback
 from vlm.common.errors import RecipeError
-from vlm.sections import ImageSection
+from vlm.sections import CheckpointSection, ImageSection
 
 MOST = 16384
 """Exchanges or images of a request, whatever a recipe allows: where parsing stops, before anything is counted."""
 
 
 @dataclass
-class ServedModelSection:
+class ServedModelSection(CheckpointSection):
     path: str = field(metadata={"path": True})
     "Checkpoint of a score model: a folder or a hub id, ours or in the published layout."
-    revision: str | None = None
-    "Branch, tag or commit on the hub."
     positions: Literal["mrope", "sequential"] | None = None
     "Rotary positions the weights were trained with; without it, what the checkpoint says."
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    "What the weights are loaded as."
-    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
-    "Attention kernel; `auto` is FlashAttention-2 where it can run and SDPA elsewhere."
     device: str | None = None
     "Where it runs, e.g. cuda:1; without it, the first GPU, or the CPU where there is none."
     images: ImageSection | None = None
     "Pixel limits that the score model was trained with; without them, the checkpoint's own."
-
-    def check(self) -> None:
-        if not self.path:
-            raise RecipeError("path is empty; expected a checkpoint's folder or hub id")
-        if self.attention == "flash_attention_2" and self.dtype == "float32":
-            raise RecipeError(
-                "attention flash_attention_2 cannot run in dtype float32; write dtype: bfloat16, or attention: sdpa"
-            )
 
 
 @dataclass

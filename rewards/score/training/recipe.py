@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from samples.sections import FileSection
 from stage.recipe.sections import TrainingRecipe
 from stage.trainer.arguments import OWNED
 from vlm.adapters import PARTS
@@ -16,25 +17,18 @@ Part = Literal["head", "vision_tower", "merger", "language_model"]
 
 
 @dataclass
-class PreferenceSource:
+class PreferenceSource(FileSection):
     """One file of preferences; its layout is told by content (`rewards.score.training.preferences`)."""
 
-    path: str = field(metadata={"path": True})
-    "The file with the rows."
+    unit: ClassVar[str] = "records"
+    expected: ClassVar[str] = "a file of preferences"
+
     images: str | None = field(default=None, metadata={"path": True})
     "Folder that image names start from, or that holds a folder of images named as the file; else, the file's own."
-    outside: bool = False
-    "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyhow."
     text_only: bool = False
     "Score without pictures, also rows that name one; otherwise a picture that is not there is a fault."
     limit: int | None = None
     "Use only the first so many records."
-
-    def check(self) -> None:
-        if not self.path:
-            raise RecipeError("path is empty; expected a file of preferences")
-        if self.limit is not None and self.limit < 1:
-            raise RecipeError(f"limit = {self.limit}; expected at least 1, or null for all records")
 
 
 @dataclass
