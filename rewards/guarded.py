@@ -37,11 +37,11 @@ from typing import Any
 
 from rewards.gated import Gated
 from rewards.registry import Reward, _name, collective
-from rewards.score import together
 from rewards.score.reward.faults import Failures, ScoringFailed
 from rewards.score.reward.score import Score
 from rewards.timed import timed
 from stage.checkpoints.stateful import Stateful
+from stage.parallel import together
 from vlm.common.errors import RecipeError, UserError
 from vlm.pictures.unreadable import row_name
 

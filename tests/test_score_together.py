@@ -10,13 +10,13 @@ from transformers import AutoConfig
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 import rewards
-from rewards.score import together
 from rewards.score.model.exchange import Exchange
 from rewards.score.model.passes import passes
 from rewards.score.reward.faults import attempt
 from rewards.score.reward.score import Score
 from rewards.score.sharded import PassFailed, Sharded
 from rewards.score.training.planned import resident
+from stage.parallel import together
 from tests.support.completions import Logs, r1
 from tests.support.ranks import as_processes
 from tests.support.score_fakes import BLUE, RED, FakeScorer, batch

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rewards.score import together
 from rewards.score.errors import ScorerUnavailable
 from rewards.score.model.exchange import Exchange
 from rewards.score.placement import Loaded, random_state_kept
+from stage.parallel import together
 from vlm.common.errors import RecipeError, UserError
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from pathlib import Path
 from PIL import Image
 
 import rewards
-from rewards.score import together
 from rewards.score.model.exchange import Exchange
 from rewards.score.reward.faults import attempt
 from rewards.score.reward.score import Score
+from stage.parallel import together
 from tests.support.score_fakes import BLUE, RED, bare, batch
 from tests.support.tiny_checkpoints import picture
 

@@ -1,11 +1,11 @@
-"""Several processes of a run as threads of one, for what goes through `rewards.score.together`."""
+"""Several processes of a run as threads of one, for what goes through `stage.parallel.together`."""
 
 from __future__ import annotations
 
 import pickle
 import threading
 
-from rewards.score import together
+from stage.parallel import together
 
 LIMIT = 30
 """Seconds that one waits for the others before it counts as hung."""

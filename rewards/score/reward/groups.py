@@ -12,8 +12,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from rewards.score import together
 from rewards.score.reward.health import Judged
+from stage.parallel import together
 
 
 def judged(own: Sequence[tuple[str, Judged]], judge: Callable[[list[Judged]], bool]) -> tuple[list[Judged], int]:

@@ -23,12 +23,12 @@ from typing import Any
 
 import samples
 from rewards.registry import collective
-from rewards.score import together
 from rewards.score.model.exchange import Exchange
 from rewards.score.placement import Scorer
 from rewards.score.reward.candidates import Candidate
 from rewards.score.reward.faults import attempt
 from rewards.score.reward.health import Log, record
+from stage.parallel import together
 from vlm.common.errors import RecipeError
 from vlm.common.processes import is_main_process
 
