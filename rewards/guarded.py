@@ -41,7 +41,7 @@ from rewards.score.reward.faults import Failures, ScoringFailed
 from rewards.score.reward.score import Score
 from rewards.timed import timed
 from stage.checkpoints.stateful import Stateful
-from stage.parallel import together
+from stage.parallel import agreement
 from vlm.common.errors import RecipeError, UserError
 from vlm.pictures.unreadable import row_name
 
@@ -113,7 +113,7 @@ class Guarded:
     @property
     def collective(self) -> bool:
         """With several processes: a group may lie in two, and is masked in both."""
-        return collective(self.reward) or together.size() > 1
+        return collective(self.reward) or agreement.size() > 1
 
     def __call__(
         self,
@@ -203,7 +203,7 @@ class Guarded:
             keys = [repr((columns.get("prompts") or range(count))[row]) for row in range(count)]
         else:
             keys = [repr([values and values[row] for values in given]) for row in range(count)]
-        failed = {key for part in together.gather([keys[row] for row in causes]) for key in part}
+        failed = {key for part in agreement.gather([keys[row] for row in causes]) for key in part}
         return {row for row, key in enumerate(keys) if key in failed}
 
     def state_dict(self) -> dict[str, Any]:

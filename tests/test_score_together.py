@@ -16,7 +16,7 @@ from rewards.score.reward.faults import attempt
 from rewards.score.reward.score import Score
 from rewards.score.sharded import PassFailed, Sharded
 from rewards.score.training.planned import resident
-from stage.parallel import together
+from stage.parallel import agreement
 from tests.support.completions import Logs, r1
 from tests.support.ranks import as_processes
 from tests.support.score_fakes import BLUE, RED, FakeScorer, batch
@@ -105,10 +105,10 @@ def test_gated_calls_a_collective_reward_in_every_process(monkeypatch):
 
 def test_a_failure_in_one_process_is_heard_in_all(monkeypatch):
     def failing():
-        return together.settled(lambda: 1 / 0, "dividing")
+        return agreement.settled(lambda: 1 / 0, "dividing")
 
     def well():
-        return together.settled(lambda: 7, "dividing")
+        return agreement.settled(lambda: 7, "dividing")
 
     first, second, third = as_processes(monkeypatch, well, failing, well)
     assert isinstance(second, ZeroDivisionError)

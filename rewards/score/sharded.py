@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rewards.score.errors import ScorerUnavailable
 from rewards.score.model.exchange import Exchange
 from rewards.score.placement import Loaded, random_state_kept
-from stage.parallel import together
+from stage.parallel import agreement
 from vlm.common.errors import RecipeError, UserError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Sharded(Loaded):
             except Exception as cause:  # as `attempt` sees it: these rows fail, and the run goes on
                 return [], f"{type(cause).__name__}: {cause}"
 
-        mine, failure = together.settled(prepared, "preparing exchanges for the score model")
+        mine, failure = agreement.settled(prepared, "preparing exchanges for the score model")
         scores = self._run(self._padded(mine, processor, module.config), len(exchanges))
         if failure:
             raise ScorerUnavailable(f"score model {self.path}: {failure}")
@@ -78,7 +78,7 @@ class Sharded(Loaded):
         from rewards.score.model.passes import passes
         from vlm.prefix.pictures import blank_picture
 
-        plans = together.gather((len(mine), any(one.keys for one in mine)))
+        plans = agreement.gather((len(mine), any(one.keys for one in mine)))
         idle = replace(next(passes([NOTHING], processor, 1, self._shares)), rows=[])
         padded = [*mine, *[idle] * (max(count for count, _ in plans) - len(mine))]
         if not any(pictures for _, pictures in plans):
@@ -99,8 +99,8 @@ class Sharded(Loaded):
             except Exception as cause:  # whatever it is, this pass cannot be repeated by one process
                 raise PassFailed(
                     f"reward 'score', sharded: forward pass {number} of {len(planned)} broke off in process "
-                    f"{together.rank()}: {type(cause).__name__}: {cause}; the run ends, since the other processes wait "
-                    "in it. Where memory ran out, lower `batch_size` or `max_pixels` of the reward, or use `urls`"
+                    f"{agreement.rank()}: {type(cause).__name__}: {cause}; the run ends, since the other processes "
+                    "wait in it. Where memory ran out, lower `batch_size` or `max_pixels` of the reward, or use `urls`"
                 ) from cause
             for row, value in zip(one.rows, values, strict=False):  # an idle pass has a value and no row
                 scores[row] = value
@@ -108,7 +108,7 @@ class Sharded(Loaded):
 
     def _loaded(self) -> Any:
         if self._engine is None:
-            self._engine = self._load(together.settled(self._checked, "looking for the score model"))
+            self._engine = self._load(agreement.settled(self._checked, "looking for the score model"))
         return self._engine
 
     def _checked(self) -> str:

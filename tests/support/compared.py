@@ -15,7 +15,7 @@ import rewards
 from rewards.score.model.exchange import Exchange
 from rewards.score.reward.faults import attempt
 from rewards.score.reward.score import Score
-from stage.parallel import together
+from stage.parallel import agreement
 from tests.support.score_fakes import BLUE, RED, bare, batch
 from tests.support.tiny_checkpoints import picture
 
@@ -43,7 +43,7 @@ class Compared:
         """Rows of TRL, with tasks so uneven that one process has nothing to score; the extra cases at the first."""
         every_parameter_is_split()
         call = len(self.found["calls"])
-        columns["task"] = [TASKS[call][together.rank()]] * len(completions)
+        columns["task"] = [TASKS[call][agreement.rank()]] * len(completions)
         call = {"tasks": columns["task"]}
         for name in ("whole", "split"):
             reward = getattr(self, name).task_rewards["open_ended"]
@@ -56,13 +56,13 @@ class Compared:
         self.found["calls"].append(call)
         if len(self.found["calls"]) == 1:
             self._cases()
-        file = self.path / f"process{together.rank()}.json"
+        file = self.path / f"process{agreement.rank()}.json"
         file.write_text(json.dumps(self.found))
         return [float(len(turns[0]["content"]) % 7) for turns in completions]
 
     def _cases(self):
         score = {name: getattr(self, name).task_rewards["open_ended"].scorer for name in ("whole", "split")}
-        engine, rank = score["split"]._engine, together.rank()
+        engine, rank = score["split"]._engine, agreement.rank()
         parameters = list(engine.module.parameters())
         self.found["stage"] = engine.zero_optimization_stage()
         self.found["held"] = sum(p.ds_tensor.ds_numel if p.data.numel() == 0 else p.ds_numel for p in parameters)
@@ -90,16 +90,16 @@ class Compared:
         reward = Score(
             model=self.model, sharded=True, cache=str(self.path / "cache.jsonl"), probe_every=0, inside="text"
         )
-        rows = batch((RED, "?", "a ship", [bare("two tanks")])) if together.rank() == 0 else {"completions": []}
+        rows = batch((RED, "?", "a ship", [bare("two tanks")])) if agreement.rank() == 0 else {"completions": []}
         self.found["cached"] = reward(**rows)
-        if together.rank() == 0:
+        if agreement.rank() == 0:
             lines = (self.path / "cache.jsonl").read_text().splitlines()
             self.found["cache"] = [json.loads(line)["model"] for line in lines]
 
     def _group(self):
         """Ranks of one group, two rows in each process; then one of them fails, in the other process."""
         table = {"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0}
-        mine = ["a", "d"] if together.rank() == 0 else ["b", "c"]
+        mine = ["a", "d"] if agreement.rank() == 0 else ["b", "c"]
         rows = batch((BLUE, "?", "reference", [bare(answer) for answer in mine]))
         for name, broken in (("ranks", {}), ("masked", {"b": float("nan")})):
             fake = type(

@@ -1,11 +1,11 @@
-"""Several processes of a run as threads of one, for what goes through `stage.parallel.together`."""
+"""Several processes of a run as threads of one, for what goes through `stage.parallel.agreement`."""
 
 from __future__ import annotations
 
 import pickle
 import threading
 
-from stage.parallel import together
+from stage.parallel import agreement
 
 LIMIT = 30
 """Seconds that one waits for the others before it counts as hung."""
@@ -32,9 +32,9 @@ def as_processes(monkeypatch, *works):
 
     with monkeypatch.context() as patched:
         patched.setenv("WORLD_SIZE", str(len(works)))  # as stage.runs reads it
-        patched.setattr(together, "size", lambda: len(works))
-        patched.setattr(together, "rank", lambda: here.rank)
-        patched.setattr(together, "gather", gather)
+        patched.setattr(agreement, "size", lambda: len(works))
+        patched.setattr(agreement, "rank", lambda: here.rank)
+        patched.setattr(agreement, "gather", gather)
         threads = [threading.Thread(target=process, args=(rank,), daemon=True) for rank in range(len(works))]
         for thread in threads:
             thread.start()

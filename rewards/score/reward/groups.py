@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from rewards.score.reward.health import Judged
-from stage.parallel import together
+from stage.parallel import agreement
 
 
 def judged(own: Sequence[tuple[str, Judged]], judge: Callable[[list[Judged]], bool]) -> tuple[list[Judged], int]:
@@ -22,7 +22,7 @@ def judged(own: Sequence[tuple[str, Judged]], judge: Callable[[list[Judged]], bo
     own: (digest of its group, the row). judge: sets the rewards of one group and says whether it was flattened.
     Collective: every process calls it, also without rows.
     """
-    parts = together.gather(list(own))
+    parts = agreement.gather(list(own))
     everyone = [pair for part in parts for pair in part]
     flattened = set()
     for number, (_, run) in enumerate(itertools.groupby(everyone, key=lambda pair: pair[0])):
@@ -31,6 +31,6 @@ def judged(own: Sequence[tuple[str, Judged]], judge: Callable[[list[Judged]], bo
             flattened.add(number)
         for row in rows:
             row.group = number
-    begin = sum(map(len, parts[: together.rank()]))
+    begin = sum(map(len, parts[: agreement.rank()]))
     rows = [row for _, row in everyone[begin : begin + len(own)]]
     return rows, len({row.group for row in rows} & flattened)

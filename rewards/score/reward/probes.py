@@ -28,7 +28,7 @@ from rewards.score.placement import Scorer
 from rewards.score.reward.candidates import Candidate
 from rewards.score.reward.faults import attempt
 from rewards.score.reward.health import Log, record
-from stage.parallel import together
+from stage.parallel import agreement
 from vlm.common.errors import RecipeError
 from vlm.common.processes import is_main_process
 
@@ -64,7 +64,7 @@ class Probes:
         if not self.every:
             return
         due = is_main_process() and self._due(candidates, scores)
-        if collective(scorer) and any(together.gather(due)) and not due:
+        if collective(scorer) and any(agreement.gather(due)) and not due:
             attempt(scorer, [])  # the main process's probes need every process
         if due:
             self._run(scorer)

@@ -39,7 +39,7 @@ from rewards.score.reward.reference import ReferenceScores
 from rewards.score.reward.shaping import Variant, flatten, shape
 from rewards.score.sharded import Sharded, needs_zero3
 from stage.checkpoints.stateful import Stateful
-from stage.parallel import together
+from stage.parallel import agreement
 from vlm.common.errors import RecipeError
 
 
@@ -120,7 +120,7 @@ class Score:
         log_extra: Callable[[str, list[Any]], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        candidates = together.settled(
+        candidates = agreement.settled(
             lambda: self.reader.read(prompts, completions, columns), "reading the rows of the reward 'score'"
         )
         begun = time.monotonic()
@@ -144,7 +144,7 @@ class Score:
     @property
     def collective(self) -> bool:
         """See `rewards.registry.collective`."""
-        return together.size() > 1
+        return agreement.size() > 1
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs to go on exactly (`stage.checkpoints.stateful`): scores of references, whose batch
