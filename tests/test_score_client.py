@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from rewards.score.errors import ScorerRefused, ScorerUnavailable
+from rewards.score.scorer import ScorerRefused, ScorerUnavailable
 from rewards.score.service import ScoreClient, client, replicas
 from rewards.score.service.recipe import LimitsSection
 from tests.support.score_servers import LIMIT, Lengths, Running, Warned, exchanges, png, until, unused_url

@@ -13,7 +13,6 @@ import trl
 from transformers import TrainerCallback
 
 import rewards
-from rewards.score.errors import ScorerUnavailable
 from rewards.score.model.exchange import Exchange
 from rewards.score.model.fingerprint import fingerprint
 from rewards.score.model.score_model import ScoreModel
@@ -21,6 +20,7 @@ from rewards.score.placement import InProcess, random_state_kept, unsharded
 from rewards.score.reward.faults import ScoringFailed
 from rewards.score.reward.score import Score
 from rewards.score.reward.stopping import StopOnFailures, learned
+from rewards.score.scorer import ScorerUnavailable
 from rewards.score.service import client
 from samples import Sample
 from samples.rows import prompt_rows

@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from rewards.score.errors import ScorerUnavailable
 from rewards.score.reward.health import WithinGroups
 from rewards.score.reward.score import Score
+from rewards.score.scorer import ScorerUnavailable
 from tests.support.completions import Logs, r1
 from tests.support.score_fakes import BLUE, GREEN, RED, FakeScorer, bare, batch
 

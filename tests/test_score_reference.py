@@ -6,10 +6,10 @@ import json
 import subprocess
 import sys
 
-from rewards.score.errors import ScorerUnavailable
 from rewards.score.model.exchange import Exchange
 from rewards.score.reward.reference import ImageKeys, ReferenceScores, exchange_key
 from rewards.score.reward.score import Score
+from rewards.score.scorer import ScorerUnavailable
 from tests.support.completions import r1
 from tests.support.score_fakes import BLUE, RED, FakeScorer, batch, picture
 

@@ -8,11 +8,11 @@ import multiprocessing
 import pytest
 
 import rewards
-from rewards.score.errors import ScorerRefused, ScorerUnavailable
 from rewards.score.model.exchange import Exchange
 from rewards.score.reward.faults import Failures, ScoringFailed, attempt
 from rewards.score.reward.score import Score
 from rewards.score.reward.shaping import flatten, shape
+from rewards.score.scorer import ScorerRefused, ScorerUnavailable
 from tests.support.completions import r1
 from tests.support.score_fakes import BLUE, RED, FakeScorer, bare, batch, picture
 from vlm.common.errors import DataError, RecipeError

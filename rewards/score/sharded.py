@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rewards.score.errors import ScorerUnavailable
 from rewards.score.model.exchange import Exchange
 from rewards.score.placement import Loaded, random_state_kept
+from rewards.score.scorer import ScorerUnavailable
 from stage.parallel import agreement
 from vlm.common.errors import RecipeError, UserError
 

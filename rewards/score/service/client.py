@@ -26,8 +26,8 @@ import httpx2
 import tenacity
 from pydantic import ValidationError
 
-from rewards.score.errors import ScorerRefused, ScorerUnavailable
 from rewards.score.model.exchange import Exchange
+from rewards.score.scorer import ScorerRefused, ScorerUnavailable
 from rewards.score.service import token, wire
 from rewards.score.service.replicas import Replica, Replicas
 from vlm.common.addresses import warn_if_open
