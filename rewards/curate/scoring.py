@@ -12,7 +12,7 @@ from rewards.curate.corpus import Source, exchange
 from rewards.curate.recipe import CurateRecipe
 from rewards.curate.store import Scores
 from rewards.score.model.exchange import Exchange
-from rewards.score.placement import Scorer
+from rewards.score.scorer import Scorer
 from rewards.select.scorers import note_truncation
 from rewards.select.selectors import check_scores
 from samples import Sample

@@ -23,7 +23,7 @@ from rewards.curate.corpus import Source, exchange
 from rewards.curate.recipe import CurateRecipe
 from rewards.curate.scoring import Shard, journal
 from rewards.curate.store import Scores
-from rewards.score.placement import Scorer
+from rewards.score.scorer import Scorer
 from rewards.select import scorers
 from samples.readers.rows import RowFault
 from stage.parallel.journal import Part, fingerprint, state_of_file

@@ -10,21 +10,12 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from rewards.registry import nearest
 from rewards.score.model.exchange import Exchange
 from vlm.common.errors import RecipeError
 from vlm.loading import raw_config
-
-
-class Scorer(Protocol):
-    """Whatever scores. One that works together with the other processes has an attribute `collective = True`
-    (`rewards.registry.collective`): every process then makes each call, with its own exchanges or none."""
-
-    def score(self, exchanges: Sequence[Exchange]) -> list[float]:
-        """Raw scores, one per exchange, in order."""
-        ...
 
 
 class Loaded:

@@ -1,9 +1,24 @@
-"""What can go wrong between somebody who needs scores and the service that gives them.
+"""What gives scores, and what can go wrong between it and somebody who needs them.
 
-A failure is never a score: whoever catches one of these masks the row or stops, and books no 0.
+A failure is never a score: whoever catches one of these errors masks the row or stops, and counts no 0.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from rewards.score.model.exchange import Exchange
 from vlm.common.errors import UserError
+
+
+class Scorer(Protocol):
+    """Whatever scores. One that works together with the other processes has an attribute `collective = True`
+    (`rewards.registry.collective`): every process then makes each call, with its own exchanges or none."""
+
+    def score(self, exchanges: Sequence[Exchange]) -> list[float]:
+        """Raw scores, one per exchange, in order."""
+        ...
 
 
 class ScorerUnavailable(UserError):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewards.score.model.exchange import Exchange, key_of
-from rewards.score.placement import InProcess, Scorer, Served
+from rewards.score.placement import InProcess, Served
+from rewards.score.scorer import Scorer
 from rewards.select.clip import ClipScorer
 from rewards.select.recipe import ClipSection, ScorerSection
 from stage.parallel.journal import fingerprint, state_of_checkpoint

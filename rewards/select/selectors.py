@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from rewards.score.model.exchange import Exchange
-from rewards.score.placement import Scorer
+from rewards.score.scorer import Scorer
 from samples import Sample
 from vlm import answers, boxes
 from vlm.common.errors import DataError

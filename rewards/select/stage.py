@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rewards.score.placement import Scorer
+from rewards.score.scorer import Scorer
 from rewards.select import bon, candidates, report, scorers
 from rewards.select.candidates import Draw, key
 from rewards.select.recipe import BonRecipe

@@ -17,8 +17,7 @@ from typing import Any
 
 from rewards.registry import collective
 from rewards.score.model.exchange import Exchange
-from rewards.score.placement import Scorer
-from rewards.score.scorer import ScorerRefused, ScorerUnavailable
+from rewards.score.scorer import Scorer, ScorerRefused, ScorerUnavailable
 from vlm.common.errors import RecipeError, UserError
 
 logger = logging.getLogger(__name__)

@@ -24,10 +24,10 @@ from typing import Any
 import samples
 from rewards.registry import collective
 from rewards.score.model.exchange import Exchange
-from rewards.score.placement import Scorer
 from rewards.score.reward.candidates import Candidate
 from rewards.score.reward.faults import attempt
 from rewards.score.reward.health import Log, record
+from rewards.score.scorer import Scorer
 from stage.parallel import agreement
 from vlm.common.errors import RecipeError
 from vlm.common.processes import is_main_process

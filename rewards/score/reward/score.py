@@ -27,7 +27,7 @@ from typing import Any, Literal
 from rewards.registry import Reward, collective, options_of, register, resolve
 from rewards.rules import Inside
 from rewards.score.model.exchange import Exchange
-from rewards.score.placement import Loaded, Scorer, Served
+from rewards.score.placement import Loaded, Served
 from rewards.score.reward import groups
 from rewards.score.reward.candidates import Candidate, Reader
 from rewards.score.reward.faults import Attempt, Failures, attempt
@@ -36,7 +36,7 @@ from rewards.score.reward.placing import place
 from rewards.score.reward.probes import Probes
 from rewards.score.reward.reference import ReferenceScores
 from rewards.score.reward.shaping import Variant, flatten, shape
-from rewards.score.scorer import ScorerUnavailable
+from rewards.score.scorer import Scorer, ScorerUnavailable
 from rewards.score.sharded import Sharded, needs_zero3
 from stage.checkpoints.stateful import Stateful
 from stage.parallel import agreement

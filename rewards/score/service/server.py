@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from rewards.score.model.exchange import Exchange
-from rewards.score.placement import Scorer
+from rewards.score.scorer import Scorer
 from rewards.score.service import token as bearer
 from rewards.score.service import wire
 from rewards.score.service.batching import Batcher, Busy, Closed
