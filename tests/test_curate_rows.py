@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.curate import corpus, keep, rows
+from rewards.curate import corpus, keep
 from rewards.curate.recipe import CurateRecipe, KeepSection
 from rewards.curate.store import LEFT_OUT, Scores
 from samples.readers.rows import Rows
@@ -24,12 +24,12 @@ from vlm.common.errors import DataError, RecipeError, UserError
 def test_rows_are_written_in_the_format_they_came_in(tmp_path, name):
     found = [{"b": 1, "a": "é漢", "c": {"z": 1, "y": [1.5e-7]}}, {"half": "\ud800"}, {}]
     path = tmp_path / name
-    assert rows.write(path, iter(found), as_list=name == "x.json") == 3
+    assert corpus.write(path, iter(found), as_list=name == "x.json") == 3
     stream = Rows(path)
     assert stream.is_list == (name == "x.json")
     assert [list(row.items()) for _, row in stream] == [list(row.items()) for row in found]
     assert "é漢".encode() in path.read_bytes() and path.read_bytes().count(b"\n") == (5 if stream.is_list else 3)
-    assert rows.write(path, iter([]), as_list=True) == 0 and json.loads(path.read_text()) == []
+    assert corpus.write(path, iter([]), as_list=True) == 0 and json.loads(path.read_text()) == []
     assert not (tmp_path / f"{name}.part").exists()
 
 

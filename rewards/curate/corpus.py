@@ -1,9 +1,9 @@
-"""One file of the corpus: its rows by number, as samples, and as what is scored of them."""
+"""One file of the corpus: its rows by number, as samples, as what is scored of them, and written back as they were."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from samples.readers.formats import FORMATS, detect
 from samples.readers.look import Look
 from samples.readers.rows import Place, RowFault, Rows
 from samples.sections import SourceSection
+from stage.parallel.journal import encoded
 from vlm.boxes import write_boxes
 from vlm.common.errors import DataError
 
@@ -72,3 +73,18 @@ def exchange(sample: Sample, notation: str) -> Exchange:
 
 def _answered(sample: Sample) -> bool:
     return bool(sample.messages) and sample.messages[-1]["role"] == "assistant"
+
+
+def write(path: Path, rows: Iterable[dict[str, Any]], as_list: bool) -> int:
+    """Rows as a JSON list (one row a line) or as JSONL; returns how many. The file appears whole or not at all."""
+    part, count = path.with_name(path.name + ".part"), 0
+    with part.open("wb") as file:
+        for row in rows:
+            if as_list:
+                file.write(b",\n" if count else b"[\n")
+            file.write(encoded(row) + (b"" if as_list else b"\n"))
+            count += 1
+        if as_list:
+            file.write(b"\n]\n" if count else b"[]\n")
+    part.replace(path)
+    return count

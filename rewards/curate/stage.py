@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from rewards.curate import keep, pictures, report, rows
-from rewards.curate.corpus import Source, exchange
+from rewards.curate import keep, pictures, report
+from rewards.curate.corpus import Source, exchange, write
 from rewards.curate.recipe import CurateRecipe
 from rewards.curate.scoring import Shard, journal
 from rewards.curate.store import Scores
@@ -80,7 +80,7 @@ def select(recipe: CurateRecipe, sources: Sequence[Source], scores: Scores, fold
     for index, source in enumerate(sources):
         paths[index].parent.mkdir(parents=True, exist_ok=True)
         passed = second_pass(index, source, values[index], masks[index], wanted, recipe.notation)
-        count = rows.write(paths[index], passed, source.rows.is_list)
+        count = write(paths[index], passed, source.rows.is_list)
         if count != masks[index].sum():
             raise DataError(f"{source.path}: changed while it was read ({masks[index].sum()} rows kept, {count} found)")
     lines = [

@@ -1,5 +1,12 @@
 """The learned reward: a score model that sees the image (`ScoreModel`) and what it reads (`Exchange`).
 
+model/      the model itself
+training/   how it is trained from preferences (`launch/score.py`)
+service/    it behind HTTP (`launch/serve.py`), and the client
+scorer      what gives scores, and how that may fail
+placement   where it runs: in this process or behind a service; sharded: split over the processes of a ZeRO-3 run
+reward/     the reward `score` of GRPO
+
 torch and transformers are imported with `ScoreModel`, not with this package.
 """
 

@@ -3,7 +3,7 @@
 TRL calls a reward with flat lists in which the G completions of a prompt stand one after another. G is not handed over
 and is not guessed: a **group** is a run of neighbouring rows with the same pictures, the same question, and the same
 source, id, copy (which time a repeated row is drawn) and reference answer. (Where a prompt's completions are split over
-processes, each reads its own part; `rewards.score.reward.groups` puts them together.)
+processes, each reads its own part; `rewards.score.reward.shaping` puts them together.)
 """
 
 from __future__ import annotations

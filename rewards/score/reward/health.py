@@ -33,32 +33,13 @@ import math
 import statistics
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from rewards.score.reward.shaping import spread
+from rewards.score.reward.shaping import Judged, spread
 from vlm.common.processes import processes
 
 WINDOW = 512
 Log = Callable[[str, float], None]
-
-
-@dataclass(slots=True)
-class Judged:
-    """One row as the reward left it."""
-
-    group: int = 0
-    "Number of its group in the call, over all processes."
-    length: int = 0
-    "Characters of the answer."
-    well_formed: bool = False
-    failed: bool = False
-    "It should have been scored and could not be."
-    score: float | None = None
-    reference: float | None = None
-    reward: float | None = None
-    "None where its group is masked."
-    rules: dict[str, float | None] = field(default_factory=dict)
 
 
 class WithinGroups:

@@ -12,7 +12,7 @@ so s(y_ref) is computed once in a run, and every image is encoded once.
 
 The model runs in each training process, split over them (`sharded`), or elsewhere (`urls`): `rewards.score.placement`.
 With several processes every one of them must make each call, also without rows: groups may lie in two
-(`rewards.score.reward.groups`), and a pass of a sharded model needs all.
+(`rewards.score.reward.shaping`), and a pass of a sharded model needs all.
 
 A score that could not be had is no reward of 0: see `rewards.score.reward.faults`. What is logged:
 `rewards.score.reward.health`.
@@ -27,15 +27,13 @@ from typing import Any, Literal
 from rewards.registry import Reward, collective, options_of, register, resolve
 from rewards.rules import Inside
 from rewards.score.model.exchange import Exchange
-from rewards.score.placement import Loaded, Served
-from rewards.score.reward import groups
+from rewards.score.placement import InProcess, Loaded, Served
 from rewards.score.reward.candidates import Candidate, Reader
 from rewards.score.reward.faults import Attempt, Failures, attempt
-from rewards.score.reward.health import Health, Judged
-from rewards.score.reward.placing import place
+from rewards.score.reward.health import Health
 from rewards.score.reward.probes import Probes
 from rewards.score.reward.reference import ReferenceScores
-from rewards.score.reward.shaping import Variant, flatten, shape
+from rewards.score.reward.shaping import Judged, Variant, flatten, shape, whole_groups
 from rewards.score.scorer import Scorer, ScorerUnavailable
 from rewards.score.sharded import Sharded, needs_zero3
 from stage.checkpoints.stateful import Stateful
@@ -217,7 +215,7 @@ class Score:
                 row.reward = reward
             return changed
 
-        return groups.judged([(candidate.group, self._row(candidate, scores)) for candidate in candidates], judge)
+        return whole_groups([(candidate.group, self._row(candidate, scores)) for candidate in candidates], judge)
 
     def _row(self, candidate: Candidate, scores: Mapping[str, float]) -> Judged:
         if candidate.exchange is None:
@@ -229,6 +227,36 @@ class Score:
             score=scores.get(candidate.key),
             reference=scores.get(candidate.reference_key),
         )
+
+
+def place(
+    model: str | None, urls: Sequence[str], sharded: bool, passes: dict, local: dict, service: dict
+) -> InProcess | Sharded | Served:
+    """The scorer of a recipe, from `model` (a checkpoint) or `urls` (services), one of which must be given.
+
+    passes: `batch_size` and `share_prefix`. local: options of `ScoreModel.from_pretrained`. service: of `ScoreClient`.
+    """
+    if bool(model) == bool(urls):
+        raise RecipeError(
+            "reward 'score' needs one of `model` (a score model's folder or hub id, loaded into the training process) "
+            f"and `urls` (of running score services); found model = {model!r}, urls = {list(urls)!r}"
+        )
+    if not urls:
+        if service:
+            raise RecipeError("reward 'score': `service` says how services are asked; with `model` there are none")
+        if not sharded:
+            return InProcess(model, **passes, **local)
+        return Sharded(model, **passes, **local)
+    if sharded:
+        raise RecipeError(
+            "reward 'score': `sharded` splits a score model over the training processes, and with `urls` none is "
+            "there; leave one of the two out"
+        )
+    stated = [name for name, value in local.items() if value is not None]
+    stated += [] if passes["share_prefix"] else ["share_prefix"]
+    if stated:
+        raise RecipeError(f"reward 'score': with `urls`, {stated[0]!r} is the service's own option; state it there")
+    return Served([urls] if isinstance(urls, str) else urls, **service)
 
 
 def _rule(spec: str, tasks: Sequence[str]) -> tuple[str, Reward]:

@@ -8,18 +8,45 @@ scored). Scores of a Bradley-Terry model have no zero and no scale of their own:
     sigmoid     1 / (1 + exp(-s(y)))                       in (0, 1)
     rank        share of the group's other completions that it beats, a tie counting half; in [0, 1]
     raw         s(y)                                       unbounded
+
+TRL deals the completions of a generation out in order, per_device_train_batch_size · steps_per_generation to each
+process. Where that is no multiple of num_generations, a group begins in one process and ends in the next, and TRL
+normalises over all of it. So do ranks, the smallest spread, and the mask of a failed row: with several processes each
+judges the rows of all of them, and keeps its own (`whole_groups`).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
+from stage.parallel import agreement
+
 Variant = Literal["reference", "raw", "sigmoid", "rank"]
+
+
+@dataclass(slots=True)
+class Judged:
+    """One row as the reward left it."""
+
+    group: int = 0
+    "Number of its group in the call, over all processes."
+    length: int = 0
+    "Characters of the answer."
+    well_formed: bool = False
+    failed: bool = False
+    "It should have been scored and could not be."
+    score: float | None = None
+    reference: float | None = None
+    reward: float | None = None
+    "None where its group is masked."
+    rules: dict[str, float | None] = field(default_factory=dict)
 
 
 def shape(
@@ -73,3 +100,24 @@ def flatten(rewards: Sequence[float], scored: Sequence[bool], minimum: float) ->
         return list(rewards), False
     mean = statistics.fmean(those)
     return [mean if there else reward for reward, there in zip(rewards, scored, strict=True)], True
+
+
+def whole_groups(own: Sequence[tuple[str, Judged]], judge: Callable[[list[Judged]], bool]) -> tuple[list[Judged], int]:
+    """(this process's rows, in order, with the number of their group; how many of their groups were flattened).
+
+    own: (digest of its group, the row); a group is a run of neighbours with the same digest (`Candidate.group`), within
+    a process and across the border between two. judge: sets the rewards of one group, says whether it was flattened.
+    Collective: every process calls it, also without rows.
+    """
+    parts = agreement.gather(list(own))
+    everyone = [pair for part in parts for pair in part]
+    flattened = set()
+    for number, (_, run) in enumerate(itertools.groupby(everyone, key=lambda pair: pair[0])):
+        rows = [row for _, row in run]
+        if judge(rows):
+            flattened.add(number)
+        for row in rows:
+            row.group = number
+    begin = sum(map(len, parts[: agreement.rank()]))
+    rows = [row for _, row in everyone[begin : begin + len(own)]]
+    return rows, len({row.group for row in rows} & flattened)

@@ -2,12 +2,13 @@
 
     server                                              client
     stage.py     loads, binds, runs                     client.py    chunks, spreads, retries
-    server.py    routes, token, limits                  replicas.py  which replica is asked next
+    server.py    routes, limits                         replicas.py  which replica is asked next
     batching.py  requests → batches of the model
     connections.py  who is too slow to ask
-                         wire.py  the JSON between them
+                     wire.py  the JSON between them; token.py  the secret between them
 
-The service replaces that of the published code (one request per completion, no time-out, three failures booked as 0).
+recipe.py holds what a recipe says of it. The service replaces that of the published code (one request per completion,
+no time-out, three failures counted as 0).
 """
 
 from rewards.score.service.client import ScoreClient
