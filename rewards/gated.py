@@ -29,6 +29,7 @@ from typing import Any
 
 from rewards.registry import Reward, collective, nearest, options_of, register, resolve
 from rewards.rules import format as format_reward
+from rewards.rules.rows import of_rows
 from samples import TASKS, kinds_of
 from stage.checkpoints.stateful import Stateful
 from vlm.common.errors import RecipeError
@@ -39,9 +40,6 @@ DEFAULT_TASKS: dict[str, str | dict[str, Any]] = {
     "classification": "exact_match",
     "choice": "choice",
 }
-
-# Columns that are one object for the whole batch; everything else that TRL passes has one value per row.
-_WHOLE = ("trainer_state", "log_metric", "log_extra")
 
 
 @register("gated")
@@ -140,11 +138,7 @@ class Gated:
             rows = [row for row, its in enumerate(names) if its == name]
             if not rows and not collective(reward):
                 continue
-            columns = {
-                key: values if key in _WHOLE or values is None else [values[row] for row in rows]
-                for key, values in per_row.items()
-            }
-            values = reward(**columns)
+            values = reward(**of_rows(per_row, rows))
             if len(values) != len(rows):
                 raise RecipeError(f"the reward for task {name!r} returned {len(values)} values for {len(rows)} rows")
             for row, value in zip(rows, values, strict=True):
@@ -181,6 +175,11 @@ def gate(format_value: float, task_value: float, format_share: float = 0.3) -> f
     """0 where the format fails, else format_share + (1 − format_share) · task_value; in [0, 1] for arguments
     in it."""
     return min(1.0, format_share + (1 - format_share) * task_value) if format_value else 0.0
+
+
+def ungated(rewards: Iterable[Reward]) -> list[Reward]:
+    """The rewards, with the task rewards of each ``gated`` in its place."""
+    return [r for reward in rewards for r in (reward.task_rewards.values() if isinstance(reward, Gated) else [reward])]
 
 
 def check_tasks(rewards: Iterable[Reward], tasks_in_data: Iterable[str]) -> None:

@@ -30,9 +30,7 @@ def values(reward: Reward, sample: Sample, completions: Sequence[str]) -> list[f
 
     Raises: DataError where a value is not finite, or there are not as many as completions.
     """
-    columns = {field.name: [getattr(sample, field.name)] * len(completions) for field in dataclasses.fields(sample)}
-    said = [[{"role": "assistant", "content": text}] for text in completions]
-    found = reward(prompts=[sample.messages] * len(completions), completions=said, **columns)
+    found = called(reward, sample, completions)
     if None in found:
         return None
     if len(found) != len(completions) or not all(map(math.isfinite, found)):
@@ -41,3 +39,10 @@ def values(reward: Reward, sample: Sample, completions: Sequence[str]) -> list[f
             f"{len(completions)} completions"
         )
     return [float(value) for value in found]
+
+
+def called(reward: Reward, sample: Sample, completions: Sequence[str]) -> list[float | None]:
+    """What the reward itself returns for completions of the sample."""
+    columns = {field.name: [getattr(sample, field.name)] * len(completions) for field in dataclasses.fields(sample)}
+    said = [[{"role": "assistant", "content": text}] for text in completions]
+    return reward(prompts=[sample.messages] * len(completions), completions=said, **columns)

@@ -8,7 +8,7 @@ nothing: one call for the batch, its values as they are.
 
 - A call that raises is made again for each row alone, so that one bad row costs no other its reward, and for a bad row
   again `retries` times. A row that still fails is None, never 0, and so are the other rows of its group: beside other
-  rewards TRL would book a single missing one as 0 (`rewards.score.reward.faults`). NaN and infinities are failures,
+  rewards TRL would count a single missing one as 0 (`rewards.score.reward.faults`). NaN and infinities are failures,
   too, but not tried again.
 - `alone: false` for a reward that compares the rows of a batch: then the batch is called again, or lost, as a whole.
 - `timeout`: seconds for one call. It then runs in a thread of its own. Python cannot end a thread: a call that takes
@@ -35,9 +35,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rewards.gated import Gated
+from rewards.gated import Gated, ungated
 from rewards.registry import Reward, _name, collective
-from rewards.score.reward.faults import Failures, ScoringFailed
+from rewards.rules.rows import of_rows
+from rewards.score.reward.faults import Failures
 from rewards.score.reward.score import Score
 from rewards.timed import timed
 from stage.checkpoints.stateful import Stateful
@@ -47,8 +48,6 @@ from vlm.pictures.unreadable import row_name
 
 logger = logging.getLogger(__name__)
 
-WHOLE = ("trainer_state", "log_metric", "log_extra")
-"""What TRL gives a call as one object; everything else has one value for each row."""
 NAMED = 4
 """Rows in a message."""
 
@@ -70,36 +69,6 @@ class Limits:
         return cls(**{field.name: getattr(section, field.name) for field in fields(cls)})
 
 
-class RewardFailed(ScoringFailed):
-    """Too many rows of a reward failed; the message names the share and the last cause."""
-
-
-class RowFailures(Failures):
-    """`Failures` of a reward of any name."""
-
-    def __init__(self, name: str, share: float, window: int) -> None:
-        super().__init__(share, window)
-        self.name = name
-
-    def add(self, failed: int, scored: int, cause: str = "", refused: bool = False) -> None:
-        self._rows.extend([True] * failed + [False] * scored)
-        self.total += failed
-        if failed:
-            self._cause = cause
-            logger.warning("reward %s: %d of %d rows failed: %s", self.name, failed, failed + scored, cause)
-        if self.exceeded and not self.watched:
-            raise self.error()
-
-    def error(self) -> RewardFailed:
-        if not self.exceeded:
-            return RewardFailed(f"the reward {self.name!r} failed in another process of this run; its message says why")
-        return RewardFailed(
-            f"the reward {self.name!r} failed on {sum(self._rows)} of its last {len(self._rows)} rows; allowed are "
-            f"max_failures · failure_window = {self.share} · {self.window} rows. Last cause: {self._cause}. Mend it "
-            "and resume from the last checkpoint (resume=auto); failed rows were masked, none was booked as 0"
-        )
-
-
 class Guarded:
     """See the module's docstring. Called by TRL, or by `gated`, like the reward within."""
 
@@ -108,7 +77,7 @@ class Guarded:
         self.reward, self.limits, self.run = reward, limits, run
         self.__name__ = _name(reward)  # TRL's metrics stay as they are
         self.name = name
-        self.failures = RowFailures(name, limits.max_failures, limits.failure_window)
+        self.failures = Failures(limits.max_failures, limits.failure_window, name)
 
     @property
     def collective(self) -> bool:
@@ -171,11 +140,8 @@ class Guarded:
 
     def _call(self, columns: dict[str, Any], rows: Sequence[int], notes: Notes) -> list[float | None]:
         """The reward's own values for these rows, within the limits. Raises what it raises, and Overdue."""
-        part = {
-            name: value if name in WHOLE or value is None else [value[row] for row in rows]
-            for name, value in columns.items()
-        }
         attempt = Notes(notes.count)
+        part = of_rows(columns, rows)
         part |= {"log_metric": attempt.metric, "log_extra": lambda column, found: attempt.extra(column, rows, found)}
 
         def slow(where: str) -> None:
@@ -267,8 +233,7 @@ def guard(reward: Reward, limits: Limits) -> Reward:
 
 def guarded_in(rewards: Iterable[Reward]) -> list[Guarded]:
     """Those among `rewards`, and inside of `gated` ones, for `rewards.score.reward.stopping.StopOnFailures`."""
-    inner = [r for reward in rewards for r in (reward.task_rewards.values() if isinstance(reward, Gated) else [reward])]
-    return [reward for reward in inner if isinstance(reward, Guarded)]
+    return [reward for reward in ungated(rewards) if isinstance(reward, Guarded)]
 
 
 def _guards_itself(reward: Reward) -> str:

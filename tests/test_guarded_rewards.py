@@ -7,7 +7,8 @@ import pytest
 
 from rewards import resolve
 from rewards.gated import Gated
-from rewards.guarded import Guarded, Limits, RewardFailed, guard, guarded_in
+from rewards.guarded import Guarded, Limits, guard, guarded_in
+from rewards.score.reward.faults import ScoringFailed
 from rewards.score.reward.score import Score
 from rewards.score.reward.stopping import learned
 from rewards.timed import Overdue, timed
@@ -101,7 +102,7 @@ def test_wrong_number_of_values_is_a_failure():
 
 def test_past_the_share_the_run_ends_with_the_cause():
     guarded = Guarded(Fragile(1, 3), "fragile", Limits(max_failures=0.1, failure_window=10, retries=0))
-    with pytest.raises(RewardFailed, match=r"failed on 2 of its last 10 rows.*0.1 · 10.*ValueError: no word for 1"):
+    with pytest.raises(ScoringFailed, match=r"failed on 2 of its last 10 rows.*0.1 · 10.*ValueError: no word for 1"):
         guarded(**rows(10))
     assert guarded.failures.exceeded
     watched = Guarded(Fragile(1, 3), "fragile", Limits(failure_window=10, retries=0))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import rewards
+from rewards.gold import called
 from rewards.prefer.recipe import ClosedSection
 from rewards.prefer.rows import Item
 from rewards.registry import Reward
@@ -27,12 +27,8 @@ def values(item: Item, reward: Reward) -> list[float]:
 
     Raises: DataError where it says nothing: a row of the right task lacks its truth, or the reward is not for the task.
     """
-    count = len(item.candidates)
-    columns = {field.name: [getattr(item.sample, field.name)] * count for field in dataclasses.fields(item.sample)}
-    prompts = [item.sample.messages] * count
-    completions = [[{"role": "assistant", "content": text}] for text in item.candidates]
     found = []
-    for value in reward(prompts=prompts, completions=completions, **columns):
+    for value in called(reward, item.sample, item.candidates):
         if value is None or not math.isfinite(value):
             raise DataError(
                 f"row {item.key}: the comparison for task {item.sample.task!r} gave {value}, expected a number; name "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from vlm import answers
@@ -10,6 +10,8 @@ from vlm.common.errors import DataError
 
 Inside = Literal["answer", "text"]
 Column = Sequence[Any] | None
+WHOLE = ("trainer_state", "log_metric", "log_extra")
+"""What TRL passes as one object for the batch; everything else has one value for each row."""
 
 
 def text_of(completion: Any) -> str:
@@ -43,6 +45,14 @@ def per_row(
     return rewards
 
 
+def of_rows(columns: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """What TRL passes to a reward, for some rows of the batch."""
+    return {
+        name: values if name in WHOLE or values is None else [values[row] for row in rows]
+        for name, values in columns.items()
+    }
+
+
 def given(reward: str, row: int, task: Column, columns: dict[str, Any], **truth: Column) -> bool:
     """Whether the row has every field of ``truth``. Where its task says that it should, a missing one is an
     error."""
@@ -55,7 +65,7 @@ def given(reward: str, row: int, task: Column, columns: dict[str, Any], **truth:
     return not missing
 
 
-def name_of(row: int, columns: dict[str, Any]) -> str:
+def name_of(row: int, columns: Mapping[str, Any]) -> str:
     """The row as its user knows it: source and id where the data has them, else its place in the batch."""
     parts = [f"{name} {columns[name][row]!r}" for name in ("source", "id") if columns.get(name) and columns[name][row]]
     return ", ".join(parts) or f"row {row} of the batch"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewards.rules import Inside, text_of
+from rewards.rules.rows import Inside, name_of, text_of
 from rewards.score.model.exchange import Exchange
 from rewards.score.reward.reference import ImageKeys, exchange_key
 from vlm import answers
@@ -91,7 +91,7 @@ class Reader:
             return truth.strip()
         if self.needs_reference and columns.get("task") is not None:
             raise DataError(
-                f"{place(row, columns)}: the reward 'score' measures an answer against the reference answer, and the "
+                f"{name_of(row, columns)}: the reward 'score' measures an answer against the reference answer, and the "
                 f"field 'answer' is {truth!r}; add it to the data, or use the variant rank"
             )
         return None
@@ -125,7 +125,7 @@ def _pictures(row: int, turns: Sequence[Mapping[str, Any]], columns: Columns) ->
     expected = len(shown) or int(file is not None)
     if len(found) < expected:
         raise RecipeError(
-            f"reward 'score': {place(row, columns)}: the prompt has {expected} image(s)"
+            f"reward 'score': {name_of(row, columns)}: the prompt has {expected} image(s)"
             f"{f' ({file})' if file else ''}, but {len(found)} would reach the score model, which would judge the "
             "answer without looking; hand the pictures over in the column 'images'"
         )
@@ -135,9 +135,3 @@ def _pictures(row: int, turns: Sequence[Mapping[str, Any]], columns: Columns) ->
 def _value(columns: Columns, name: str, row: int) -> Any:
     column = columns.get(name)
     return None if column is None else column[row]
-
-
-def place(row: int, columns: Columns) -> str:
-    """The row as its user knows it: source and id where the data has them, else its place in the batch."""
-    known = [(name, _value(columns, name, row)) for name in ("source", "id")]
-    return ", ".join(f"{name} {value!r}" for name, value in known if value) or f"row {row} of the batch"

@@ -2,7 +2,7 @@
 
 A score that could not be had (exception, time-out, dead service, NaN) is never a reward of 0: the row is None, which
 trl 1.16.0 leaves out of its group's mean and standard deviation and gives the advantage 0, *where no other reward has a
-value for it*. Beside other rewards TRL sums what is there (`nansum`), which would book the missing one as 0. Therefore
+value for it*. Beside other rewards TRL sums what is there (`nansum`), which would count the missing one as 0. Therefore
 `Score` masks the whole group of a failed row: then all of its rows lack the same term, which cancels in the advantage.
 """
 
@@ -24,22 +24,22 @@ logger = logging.getLogger(__name__)
 
 
 class ScoringFailed(UserError):
-    """Too many rows could not be scored; the message names the share and the last cause."""
+    """Too many rows of a reward failed; the message names the share and the last cause."""
 
 
 class Failures:
-    """The latest rows that were to be scored, and which of them failed.
+    """The latest rows that were to be scored by a reward, and which of them failed.
 
     share, window: `exceeded` from the moment when more than `share · window` of the last `window` rows failed (0: from
     the first failure). The count is absolute, so that one failure in the first ten rows of a run is none in ten.
     """
 
-    def __init__(self, share: float = 0.1, window: int = 256) -> None:
+    def __init__(self, share: float = 0.1, window: int = 256, name: str = "score") -> None:
         if not 0 <= share < 1:
-            raise RecipeError(f"reward 'score': max_failures is {share}; expected a share, 0 ≤ max_failures < 1")
+            raise RecipeError(f"reward {name!r}: max_failures is {share}; expected a share, 0 ≤ max_failures < 1")
         if window < 1:
-            raise RecipeError(f"reward 'score': failure_window is {window}; expected at least 1 row")
-        self.share, self.window = share, window
+            raise RecipeError(f"reward {name!r}: failure_window is {window}; expected at least 1 row")
+        self.share, self.window, self.name = share, window, name
         self.total = 0
         self.watched = False
         """Somebody else ends the run (`rewards.score.reward.stopping`, which saves a checkpoint first)."""
@@ -57,7 +57,7 @@ class Failures:
         self._refused = self._refused or refused
         if failed:
             self._cause = cause
-            logger.warning("score: %d of %d rows failed and are masked: %s", failed, failed + scored, cause)
+            logger.warning("reward %s: %d of %d rows failed: %s", self.name, failed, failed + scored, cause)
         if self.exceeded and not self.watched:
             raise self.error()
 
@@ -65,7 +65,7 @@ class Failures:
         return {"total": self.total, "rows": self._rows}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What ended the run before is forgotten: it is resumed because that was mended."""
+        """What ended the run before is forgotten: it is resumed because that was fixed."""
         self.total = state["total"]
         self._rows.clear()
         self._rows.extend(state["rows"])
@@ -79,12 +79,15 @@ class Failures:
     def error(self) -> ScoringFailed:
         """What ends the run, here or, where these rows are well, in another process."""
         if not self.exceeded:
-            return ScoringFailed("the reward 'score' failed in another process of this run; its message says why")
+            return ScoringFailed(
+                f"the reward {self.name!r} failed in another process of this run; its message says why"
+            )
         allowed = f"allowed are max_failures · failure_window = {self.share} · {self.window} rows"
         why = "the service refuses them" if self._refused else allowed
         return ScoringFailed(
-            f"the reward 'score' failed on {sum(self._rows)} of its last {len(self._rows)} rows; {why}. Last cause: "
-            f"{self._cause}. Mend it and resume from the last checkpoint; failed rows were masked, none was booked as 0"
+            f"the reward {self.name!r} failed on {sum(self._rows)} of its last {len(self._rows)} rows; {why}. Last "
+            f"cause: {self._cause}. Fix it and resume from the last checkpoint (resume=auto); failed rows were masked, "
+            "none was counted as 0"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from rewards.gated import Gated
+from rewards.gated import ungated
 from rewards.score.reward.faults import Failures
 from rewards.score.reward.score import Score
 from stage.parallel.agreement import anywhere
@@ -15,8 +15,7 @@ from stage.parallel.agreement import anywhere
 
 def learned(rewards: Iterable[Any]) -> list[Score]:
     """The `score` rewards among `rewards`, those inside `gated` included."""
-    inner = [r for reward in rewards for r in (reward.task_rewards.values() if isinstance(reward, Gated) else [reward])]
-    return [reward for reward in inner if isinstance(reward, Score)]
+    return [reward for reward in ungated(rewards) if isinstance(reward, Score)]
 
 
 class StopOnFailures(TrainerCallback):
