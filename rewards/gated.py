@@ -7,18 +7,9 @@ Departures: the format is that of vlm.answers.parse (one answer, trailing white 
 grounding rows is continuous unless asked for as the paper's steps (``tasks: {grounding: {use: iou, steps:
 graduated}}``).
 
-What is logged, whatever passes the gate (the names do not depend on the outcome, so means are over all rows):
-
-| metric                  | reading                                                                    |
-|-------------------------|----------------------------------------------------------------------------|
-| reward_raw/format       | share of completions in the right format                                   |
-| reward_raw/<task>       | mean task reward, before gate and weight, over the rows of that task       |
-| reward_raw/<task>_count | rows of that task that the mean is over, per process (mean over processes) |
-| reward_raw/none_count   | rows that no reward applies to, per process (mean over processes)          |
-
-An entry "task/kind" is logged under its own name, reward_raw/<task>/<kind>.
-
-And per row, in TRL's completions table: ``reward_raw/format`` and ``reward_raw/task``.
+What is logged, whatever passes the gate: ``reward_raw/…`` (`stage.metrics.rewards`). The names do not depend on the
+outcome, so means are over all rows; an entry "task/kind" is logged under its own name, reward_raw/<task>/<kind>. Per
+row, in TRL's completions table: ``reward_raw/format`` and ``reward_raw/task``.
 """
 
 from __future__ import annotations

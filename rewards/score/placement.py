@@ -32,26 +32,40 @@ class Loaded:
         raw_config(self.path, self.options.get("revision"))
 
 
+def options_of(section: Any) -> dict[str, Any]:
+    """Options of `ScoreModel.from_pretrained` by a recipe's section on a score model; None keeps its default."""
+    images = section.images
+    return {
+        "positions": section.positions,
+        "dtype": section.dtype,
+        "attention": section.attention,
+        "revision": section.revision,
+        "min_pixels": images and images.min_pixels,
+        "max_pixels": images and images.max_pixels,
+    }
+
+
 class InProcess(Loaded):
     """Whole, in this process; every process of a run has its own."""
 
     _model: Any = None
 
     def score(self, exchanges: Sequence[Exchange]) -> list[float]:
-        return self._loaded().score(exchanges, batch_size=self.batch_size, share_prefix=self.share_prefix)
+        return self.load().score(exchanges, batch_size=self.batch_size, share_prefix=self.share_prefix)
 
     def fingerprint(self) -> str:
         """Of the loaded model: the one that a service with the same model shows."""
         from rewards.score.model.fingerprint import fingerprint
 
-        return fingerprint(self._loaded())
+        return fingerprint(self.load())
 
-    def _loaded(self) -> Any:
+    def load(self) -> Any:
+        """The model, loaded at the first call."""
         if self._model is None:
             from rewards.score.model.score_model import ScoreModel
 
             with unsharded(), random_state_kept():
-                self._model = ScoreModel.from_pretrained(self.path, device=_device(), **self.options)
+                self._model = ScoreModel.from_pretrained(self.path, **{"device": _device()} | self.options)
         return self._model
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rewards.score.model.exchange import Exchange, key_of
-from rewards.score.placement import InProcess, Served
+from rewards.score.placement import InProcess, Served, options_of
 from rewards.score.scorer import Scorer
 from rewards.select.clip import ClipScorer
 from rewards.select.recipe import ClipSection, ScorerSection
@@ -42,15 +42,7 @@ def learned(section: ScorerSection) -> InProcess | Served:
     """The score model of a recipe, which loads at its first score, or the services that hold it."""
     if section.urls:
         return Served(section.urls)
-    options = {
-        "positions": section.positions,
-        "dtype": section.dtype,
-        "attention": section.attention,
-        "revision": section.revision,
-    }
-    if section.images is not None:
-        options |= {"min_pixels": section.images.min_pixels, "max_pixels": section.images.max_pixels}
-    return InProcess(section.path, section.batch_size, section.share_prefix, **options)
+    return InProcess(section.path, section.batch_size, section.share_prefix, **options_of(section))
 
 
 def load(name: str, scorer: ScorerSection, clip: ClipSection, seed: int) -> Scorer:

@@ -1,23 +1,8 @@
 """What is watched while a learned reward trains a policy: is it alive, does it look at the image, is it being gamed?
 
-| metric                     | reading                                                                              |
-|----------------------------|--------------------------------------------------------------------------------------|
-| score/mean                 | raw score of the answers                                                             |
-| score/std                  | its standard deviation over the answers of a call                                    |
-| score/group_std            | its standard deviation within a group, mean over groups                              |
-| score/margin               | s(y) - s(y_ref), where there is a reference (the variant `reference`)                |
-| score/scored               | share of rows that were scored (the others fail the format, or scoring failed)       |
-| score/failed               | share of rows that keep the format and could not be scored                           |
-| score/masked_count         | rows without a reward because of that, per process                                   |
-| score/zero_spread_groups   | share of groups whose rewards are all the same: they teach nothing                   |
-| score/flattened_groups     | share of groups whose spread was below `min_group_std`                               |
-| score/corr_length          | correlation of the score with the answer's length in characters                      |
-| score/corr_format          | correlation of the reward with the format                                            |
-| score/corr_<rule>          | correlation of the score with each of the option `rules`                             |
-| score/reference_known      | share of reference answers whose score was remembered                                |
-| score/seconds              | duration of scoring, per call                                                        |
+The metrics `score/…` and what they say: `stage.metrics.learned`; those of `probes` are logged beside them. Per row, in
+TRL's completions table: `score/raw`.
 
-and what the probes find (rewards/score/reward/probes.py); per row, in TRL's completions table, `score/raw`.
 Correlations are Pearson's, of values centred on their group's mean, over the last WINDOW rows: within its group is
 where a completion gains by being longer. Means over rows and groups are exact over all processes; where a group lies in
 two of them, each counts its part as one.

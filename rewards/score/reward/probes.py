@@ -1,11 +1,7 @@
 """Two experiments on the score model, repeated every so many calls, in the main process alone.
 
-| metric             | reading                                                                                        |
-|--------------------|------------------------------------------------------------------------------------------------|
-| score/probe_mean   | mean score of a fixed set of exchanges                                                         |
-| score/probe_drift  | mean distance of those scores from the first ones; above rounding, the model is not what it was |
-| score/shuffled_gap | by how much answers score higher with their own picture than with that of another group        |
-| score/shuffled_won | share of answers that do; near 1/2, the score model does not look                              |
+A fixed set of exchanges is scored again, and should score as it did; the latest answers are scored with the picture of
+another group, too, and should score less. The metrics and what they say: `stage.metrics.learned`.
 
 Every call logs the latest values, so the names are always there; before the first they are NaN.
 """

@@ -8,7 +8,7 @@ import socket
 import threading
 from functools import partial
 
-from rewards.score.model.fingerprint import fingerprint
+from rewards.score.placement import InProcess, options_of
 from rewards.score.service import token as bearer
 from rewards.score.service.recipe import ServeRecipe
 from vlm.common.errors import RecipeError, UserError
@@ -53,8 +53,8 @@ def serve(recipe: ServeRecipe) -> None:
 
         def load() -> None:
             try:
-                scorer = Loaded(recipe)
-                service.open(scorer, fingerprint(scorer.model))
+                scorer = loaded(recipe)
+                service.open(scorer, scorer.fingerprint())
             except Exception as error:  # raised again below, in the main thread
                 failures.append(error)
                 server.should_exit = True
@@ -71,32 +71,17 @@ def serve(recipe: ServeRecipe) -> None:
             raise failures[0]
 
 
-class Loaded:
-    """A score model that scores batches of the service's size."""
-
-    def __init__(self, recipe: ServeRecipe):
-        import torch
-
-        from rewards.score.model.score_model import ScoreModel
-
-        section, limits = recipe.model, recipe.model.images
-        self.model = ScoreModel.from_pretrained(
-            section.path,
-            section.positions,
-            dtype=section.dtype,
-            attention=section.attention,
-            device=section.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            min_pixels=limits and limits.min_pixels,
-            max_pixels=limits and limits.max_pixels,
-            revision=section.revision,
+def loaded(recipe: ServeRecipe) -> InProcess:
+    """The score model, which scores batches of the service's size. Raises: RecipeError."""
+    section, batching = recipe.model, recipe.batching
+    options = options_of(section) | {"device": section.device}
+    scorer = InProcess(section.path, batching.max_batch, batching.share_prefix, **options)
+    if scorer.load().processor is None:
+        raise RecipeError(
+            f"model.path: {section.path} has no tokenizer, so it cannot read exchanges; copy the files of "
+            "its base's processor (tokenizer and preprocessor_config.json) beside it"
         )
-        if self.model.processor is None:
-            raise RecipeError(
-                f"model.path: {section.path} has no tokenizer, so it cannot read exchanges; copy the files of "
-                "its base's processor (tokenizer and preprocessor_config.json) beside it"
-            )
-        batching = recipe.batching
-        self.score = partial(self.model.score, batch_size=batching.max_batch, share_prefix=batching.share_prefix)
+    return scorer
 
 
 def listen(host: str, port: int) -> socket.socket:
