@@ -15,7 +15,7 @@ from samples.readers.formats import FORMATS, detect
 from samples.readers.look import Look
 from samples.readers.rows import Place, RowFault, Rows
 from samples.sections import SourceSection
-from stage.parallel.journal import encoded
+from stage.parallel.journal import encoded, whole_file
 from vlm.boxes import write_boxes
 from vlm.common.errors import DataError
 
@@ -77,8 +77,8 @@ def _answered(sample: Sample) -> bool:
 
 def write(path: Path, rows: Iterable[dict[str, Any]], as_list: bool) -> int:
     """Rows as a JSON list (one row a line) or as JSONL; returns how many. The file appears whole or not at all."""
-    part, count = path.with_name(path.name + ".part"), 0
-    with part.open("wb") as file:
+    count = 0
+    with whole_file(path) as file:
         for row in rows:
             if as_list:
                 file.write(b",\n" if count else b"[\n")
@@ -86,5 +86,4 @@ def write(path: Path, rows: Iterable[dict[str, Any]], as_list: bool) -> int:
             count += 1
         if as_list:
             file.write(b"\n]\n" if count else b"[]\n")
-    part.replace(path)
     return count

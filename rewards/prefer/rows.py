@@ -14,11 +14,11 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rewards.prefer.recipe import CandidateSource
+from rewards.score.training.preferences import good_rows
 from samples import Faults, Sample
 from samples.readers.checks import checked
 from samples.readers.rows import Place, RowFault, Rows, show
@@ -84,20 +84,10 @@ def read(source: CandidateSource, on_fault: str, faults: Faults) -> Iterator[Ite
     """The rows of one file, in order, images checked. Raises: DataError naming file, row and field."""
     path = Path(source.path)
     rows, place = Rows(path), Place(path, source.images, source.outside, absolute=True)
-    for number, row in islice(rows, source.limit):
-        faults.rows += 1
-        try:
-            if isinstance(row, RowFault):
-                raise row
-            item = _item(row | ({} if source.task is None else {"task": source.task}), place, path.stem, number)
-        except RowFault as fault:
-            message = f"{path}, {rows.unit} {number}, {fault}"
-            if on_fault == "error":
-                raise DataError(message) from fault
-            faults.add(fault.kind, message)
-            continue
-        faults.kept += 1
-        yield item
+    given = {} if source.task is None else {"task": source.task}
+    return good_rows(
+        rows, lambda row, number: _item(row | given, place, path.stem, number), on_fault, faults, source.limit
+    )
 
 
 def _item(row: dict[str, Any], place: Place, stem: str, number: int) -> Item:

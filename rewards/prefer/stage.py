@@ -26,6 +26,7 @@ from stage.endpoint import cost
 from stage.endpoint.answers import FAILURES, Answers
 from stage.endpoint.client import key_of
 from stage.endpoint.cost import Usage
+from stage.parallel.journal import whole_file
 from stage.recipe import config
 from stage.runs import Run
 from vlm.common.errors import RecipeError, UserError
@@ -124,21 +125,19 @@ def used(usage: Usage, recipe: PreferRecipe) -> dict[str, Any]:
 def write(recipe: PreferRecipe, work: Work, done: dict, comparisons: dict, folder: Path) -> dict[str, Any]:
     """Write preferences.jsonl, whole or not at all, rows in the data's order of kind; returns the counts."""
     counts = {"preferences": 0, "rows_without_preference": 0}
-    part = folder / (PREFERENCES + ".part")
-    with part.open("w", encoding="utf-8", newline="\n") as file:
+    with whole_file(folder / PREFERENCES) as file:
 
         def put(item: Item, values: list[float], ratings: list | None, min_gap: float) -> None:
             found = pairs.records(item, values, ratings, recipe.lists, min_gap)
             counts["preferences"] += len(found)
             counts["rows_without_preference"] += not found
-            file.writelines(line(preference, folder.absolute()) + "\n" for preference in found)
+            file.writelines(line(preference, folder.absolute()) for preference in found)
 
         for item in work.closed:
             put(item, truth.values(item, comparisons[item.sample.task]), None, recipe.closed.min_gap)
         for item in work.open:
             if item.key in done:
                 put(item, list(map(pairs.mean, done[item.key])), done[item.key], recipe.min_gap)
-    part.replace(folder / PREFERENCES)
     return {
         "rows": work.rows,
         "image_duplicates": work.duplicates.image_duplicates,

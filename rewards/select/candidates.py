@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from samples import Sample
-from stage.parallel.journal import Part, fingerprint, records
+from stage.parallel.journal import Part, encoded, fingerprint, records, whole_file
 from stage.parallel.team import Team
 from vlm.common.errors import DataError
 
@@ -70,13 +70,11 @@ def put_together(samples: Sequence[Sample], folder: Path, name: str, path: Path)
     """Write `path` from the parts, in the order of the questions; it appears whole or not at all."""
     drawn = {record["key"]: record["completions"] for record in records(folder, name)}
     check_complete(samples, drawn, folder)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="\n") as file:
+    with whole_file(path) as file:
         for sample in samples:
             asked = [turn["content"] for turn in sample.messages if turn["role"] == "user"]
             row = {"source": sample.source, "id": sample.id, "prompt": asked[-1], "completions": drawn[key(sample)]}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    part.replace(path)
+            file.write(encoded(row) + b"\n")
 
 
 def read(path: Path, samples: Sequence[Sample]) -> list[list[str]]:

@@ -16,24 +16,25 @@ the source says `text_only`.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from rewards.score.model.exchange import Exchange
 from rewards.score.training.tables import Parquet
 from samples import Faults, image_name
 from samples.readers.rows import Place, RowFault, Rows, show
+from stage.parallel.journal import encoded, whole_file
 from vlm.common.errors import DataError
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 DIMENSIONS = ("relevance", "specificity", "completeness", "clarity", "richness")
 """The quality dimensions of the ScoreRS paper, each rated 1 to 5. A file may name others."""
@@ -120,24 +121,22 @@ def write(path: str | os.PathLike[str], preferences: Iterable[Preference]) -> in
 
     The file appears whole or not at all.
     """
-    path = Path(path)
-    folder, part, count = path.parent.absolute(), path.with_name(path.name + ".part"), 0
-    with part.open("w", encoding="utf-8", newline="\n") as file:
+    path, count = Path(path), 0
+    with whole_file(path) as file:
         for preference in preferences:
-            file.write(line(preference, folder) + "\n")
+            file.write(line(preference, path.parent.absolute()))
             count += 1
-    part.replace(path)
     return count
 
 
-def line(preference: Preference, folder: Path) -> str:
-    """One record as a line of our JSONL in `folder` (absolute), without the line's end."""
+def line(preference: Preference, folder: Path) -> bytes:
+    """One record as a line of our JSONL in `folder` (absolute)."""
     row: dict[str, Any] = {"images": [image_name(image, folder) for image in preference.images]}
     row |= {"question": preference.question, "ranked": preference.ranked}
     for name in ("dimensions", "ratings", "margin", "source", "id"):
         if (value := getattr(preference, name)) not in (None, "", []):
             row[name] = value
-    return json.dumps(row, ensure_ascii=False)
+    return encoded(row) + b"\n"
 
 
 def _layout(rows: Rows | Parquet, path: Path) -> str:
@@ -151,24 +150,37 @@ def _layout(rows: Rows | Parquet, path: Path) -> str:
 
 
 def _preferences(rows: Rows | Parquet, reader: _Reader, on_fault: str, faults: Faults) -> Iterator[Preference]:
-    path, unit, first = rows.path, rows.unit, ""
-    for number, row in rows:
+    for records in good_rows(rows, lambda row, number: reader.records(row, f"#{number}"), on_fault, faults):
+        yield from records
+    if not faults.kept:
+        raise DataError(
+            f"{rows.path}: all {faults.skipped} rows are faulty; {next(iter(faults.examples.values()), '')}"
+        )
+
+
+def good_rows(
+    rows: Rows | Parquet,
+    convert: Callable[[dict[str, Any], int], T],
+    on_fault: str,
+    faults: Faults,
+    limit: int | None = None,
+) -> Iterator[T]:
+    """What `convert(row, number)` makes of the rows, or of the first `limit`; those it raises a RowFault for are left
+    out and counted, or end it. Raises: DataError naming file, row and field."""
+    for number, row in islice(rows, limit):
         faults.rows += 1
         try:
             if isinstance(row, RowFault):
                 raise row
-            records = reader.records(row, f"#{number}")
+            found = convert(row, number)
         except RowFault as fault:
-            message = f"{path}, {unit} {number}, {fault}"
+            message = f"{rows.path}, {rows.unit} {number}, {fault}"
             if on_fault == "error":
                 raise DataError(message) from fault
-            first = first or message
             faults.add(fault.kind, message)
             continue
         faults.kept += 1
-        yield from records
-    if not faults.kept:
-        raise DataError(f"{path}: all {faults.skipped} rows are faulty; {first}")
+        yield found
 
 
 @dataclass
