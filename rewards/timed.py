@@ -6,7 +6,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar
+from concurrent.futures import Future, wait
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -27,10 +28,11 @@ def timed(
     seconds that thread is abandoned, not ended (Python has no way), and Overdue is raised here.
     """
     ident: int | None = threading.get_ident()
-    done, result, over = threading.Event(), Result(), []
+    result: Future[T] = Future()
+    over = threading.Event()
 
     def late() -> None:
-        if not over:
+        if not over.is_set():
             tell(_line(ident))
 
     timer = threading.Timer(slow, late) if slow is not None and slow < (timeout or float("inf")) else None
@@ -40,40 +42,26 @@ def timed(
     try:
         if timeout is None:
             return call()
-        thread = threading.Thread(target=_work, args=(call, result, done, _device()), name="reward", daemon=True)
+        thread = threading.Thread(target=_work, args=(call, result, _device()), name="reward", daemon=True)
         thread.start()
         ident = thread.ident
-        if not done.wait(timeout):
+        if not wait([result], timeout).done:
             where = _line(ident)
             raise Overdue(f"no answer in {timeout:g} s{f', at {where}' if where else ''}; the call is abandoned")
-        return result.value()
+        return result.result()
     finally:
-        over.append(True)
+        over.set()
         if timer is not None:
             timer.cancel()
 
 
-class Result:
-    """What a call in another thread has returned or raised."""
-
-    returned: Any = None
-    raised: BaseException | None = None
-
-    def value(self) -> Any:
-        if self.raised is not None:
-            raise self.raised
-        return self.returned
-
-
-def _work(call: Callable[[], Any], result: Result, done: threading.Event, device: int | None) -> None:
+def _work(call: Callable[[], T], result: Future[T], device: int | None) -> None:
     try:
         if device is not None:
             sys.modules["torch"].cuda.set_device(device)  # a new thread starts on the first GPU
-        result.returned = call()
+        result.set_result(call())
     except BaseException as error:  # raised again where the call was made
-        result.raised = error
-    finally:
-        done.set()
+        result.set_exception(error)
 
 
 def _device() -> int | None:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from rewards.score import Exchange, ScoreModel, encode, render
-from rewards.score.model.ordering import batches
+from rewards.score.model.passes import batches
 from samples import Sample
 from tests.support.tiny_checkpoints import picture, pixels
 from vlm.common.errors import DataError, RecipeError

@@ -13,8 +13,7 @@ import torch
 from rewards.score import Exchange, ScoreModel, encode
 from rewards.score.model import prefixes
 from rewards.score.model.exchange import render
-from rewards.score.model.ordering import batches
-from rewards.score.model.passes import Forward, Pass, passes, run
+from rewards.score.model.passes import Forward, Pass, batches, passes, run
 from rewards.score.model.prefixes import packed, share, sharing
 from rewards.score.placement import InProcess
 from rewards.score.reward.score import Score
@@ -244,11 +243,11 @@ def test_a_model_that_cannot_share_says_so_once(tiny_model, model, caplog):
 
 def test_options_reach_the_model(tiny_model, monkeypatch):
     asked = []
-    monkeypatch.setattr(InProcess, "_loaded", lambda self: self)
+    monkeypatch.setattr(InProcess, "load", lambda self: self)
     score = lambda self, rows, **options: asked.append(options)  # noqa: E731
     for value in (True, False):
         scorer = Score(model=str(tiny_model), share_prefix=value, batch_size=3).scorer
-        monkeypatch.setattr(scorer, "_loaded", lambda: type("Model", (), {"score": score})())
+        monkeypatch.setattr(scorer, "load", lambda: type("Model", (), {"score": score})())
         scorer.score([])
     assert asked == [{"batch_size": 3, "share_prefix": value} for value in (True, False)]
     with pytest.raises(RecipeError, match="'share_prefix' is the service's own option"):

@@ -18,8 +18,7 @@ from rewards.prefer.prompts import DIMENSIONS, HIGHEST, LOWEST
 from rewards.prefer.recipe import JudgeSection, PreferRecipe
 from rewards.prefer.rows import Item
 from stage.endpoint import cost
-from stage.endpoint.answers import Answers
-from stage.endpoint.asking import ask_all
+from stage.endpoint.asking import Answers, ask_all
 from stage.endpoint.client import Endpoint, Malformed
 from stage.endpoint.pictures import data_url, user_turn
 from stage.endpoint.sections import CostSection

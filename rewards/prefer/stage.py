@@ -23,7 +23,7 @@ from rewards.prefer.recipe import DedupSection, PreferRecipe
 from rewards.prefer.rows import Item
 from rewards.score.training.preferences import line
 from stage.endpoint import cost
-from stage.endpoint.answers import FAILURES, Answers
+from stage.endpoint.asking import FAILURES, Answers
 from stage.endpoint.client import key_of
 from stage.endpoint.cost import Usage
 from stage.parallel.journal import whole_file

@@ -4,6 +4,6 @@ sections   what a recipe says about the endpoint and about money
 client     one request: repetitions, waits, the key, a malformed reply sent back once
 pictures   how pictures are sent
 cost       what the requests are estimated to cost, and what they have cost
-asking     many rows at a time, until they are done, too many fail in succession, or the money is spent
-answers    what is finished, kept on disk for the next start
+asking     many rows at a time, until they are done, too many fail in succession, or the money is spent; what is
+           finished is kept on disk for the next start
 """

@@ -3,8 +3,7 @@
 exchange      images, question and answer, as text and as tensors
 score_model   the model: loading, saving, scoring
 layout        what its folder holds: ours, the published one, a plain backbone
-passes        from exchanges to forward passes
-ordering      which exchanges are in a pass together
+passes        from exchanges to forward passes: which are in one together, and the pass itself
 prefixes      what exchanges have in common, computed once
 fingerprint   what tells two score models apart
 """
