@@ -25,6 +25,7 @@ from samples.readers.formats import FORMATS, Format, detect, listed
 from samples.readers.look import Look
 from samples.readers.rows import LeftOut, Place, RowFault
 from vlm.common.errors import DataError
+from vlm.common.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -190,13 +191,11 @@ def write(path: str | os.PathLike[str], samples: Iterable[Sample]) -> int:
 
     The file appears whole or not at all.
     """
-    path = Path(path)
-    folder, part, count = path.parent.absolute(), path.with_name(path.name + ".part"), 0
-    with part.open("w", encoding="utf-8", newline="\n") as file:
+    folder, count = Path(path).parent.absolute(), 0
+    with replacing(Path(path)) as file:
         for sample in samples:
-            file.write(json.dumps(_row(sample, folder), ensure_ascii=False) + "\n")
+            file.write(json.dumps(_row(sample, folder), ensure_ascii=False).encode() + b"\n")
             count += 1
-    part.replace(path)
     return count
 
 

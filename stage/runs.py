@@ -36,6 +36,7 @@ import yaml
 from stage.origins import revision
 from stage.origins.environment import describe
 from vlm.common.errors import UserError
+from vlm.common.files import replace
 from vlm.common.processes import is_main_process
 from vlm.common.redaction import redact
 
@@ -254,10 +255,3 @@ def _mend_tail(path: Path) -> None:
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
             os.truncate(path, len(whole))
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file that is at every moment either the old one or the new one, whoever else writes it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

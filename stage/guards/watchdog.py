@@ -37,6 +37,7 @@ from stage.guards import progress
 from stage.guards.progress import Progress
 from stage.guards.sections import WatchdogSection
 from vlm.common.errors import RESUMABLE
+from vlm.common.files import replace
 from vlm.common.processes import processes
 
 FOLDER = "heartbeats"
@@ -73,8 +74,7 @@ class Watchdog:
         own = self.state()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.file.with_suffix(".part").write_text(json.dumps(own) + "\n", encoding="utf-8")
-            self.file.with_suffix(".part").replace(self.file)
+            replace(self.file, json.dumps(own) + "\n")
         except OSError:  # a full disk: what there is to say goes to stderr all the same
             pass
         if own["seconds"] < self.limit:

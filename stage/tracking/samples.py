@@ -13,9 +13,9 @@ from typing import Any
 
 from stage.runs import Run, drop_after
 from stage.tracking import overlays
-from stage.tracking.pictures import Small
 from stage.tracking.section import SampleSection
 from stage.tracking.table import FOLDER, Asked, Batch, Reading, asked, due, row
+from vlm.common.files import replace
 
 FILE = "samples.jsonl"
 NAME = "completions"
@@ -55,7 +55,9 @@ class Samples:
         trackers."""
         folder = self.run.folder
         for picture in {picture.name: picture for one in found for picture in one.pictures}.values():
-            _store(folder / FOLDER, picture)
+            if not (folder / FOLDER / picture.name).exists():
+                (folder / FOLDER).mkdir(exist_ok=True)
+                replace(folder / FOLDER / picture.name, picture.content)
         lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         with open(folder / FILE, "ab", buffering=0) as file:
             file.write(lines.encode())
@@ -70,15 +72,6 @@ class Samples:
 
 Logged = Callable[[int], tuple[tuple[str, str], dict[str, Any], float]]
 """Place in the batch → (prompt, completion), rewards by name, advantage."""
-
-
-def _store(folder: Path, picture: Small) -> None:
-    path = folder / picture.name
-    if not path.exists():
-        folder.mkdir(exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_bytes(picture.content)
-        part.replace(path)
 
 
 def send(name: str, rows: Sequence[dict[str, Any]], folder: Path) -> None:
