@@ -20,10 +20,9 @@ from typing import Any
 
 from stage.checkpoints import folders, manifest
 from stage.checkpoints.manifest import Checkpoint, check_resumable
-from stage.checkpoints.neutral import NEUTRAL
 from stage.parallel.agreement import everyone_is_here
 from stage.recipe import config
-from stage.recipe.sections import TrainingRecipe
+from stage.recipe.sections import NEUTRAL, TrainingRecipe
 from stage.runs import FINISHED, METRICS, RECIPE, Run
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes

@@ -35,7 +35,7 @@ from transformers import TrainerCallback
 
 from stage.guards import progress
 from stage.guards.progress import Progress
-from stage.guards.sections import WatchdogSection
+from stage.recipe.sections import WatchdogSection
 from vlm.common.errors import RESUMABLE
 from vlm.common.files import replace
 from vlm.common.processes import processes

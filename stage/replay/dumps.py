@@ -36,7 +36,7 @@ from transformers import TrainerCallback
 from stage.checkpoints.folders import is_full
 from stage.checkpoints.packing import pack
 from stage.parallel.agreement import anywhere, everyone_is_here
-from stage.replay.dump_section import DumpSection
+from stage.recipe.sections import DumpSection
 from stage.runs import RECIPE
 from vlm.common.errors import UserError
 

@@ -17,10 +17,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from stage.checkpoints.neutral import NEUTRAL
 from stage.recipe import config
 from stage.recipe.schema import did_you_mean, join
-from stage.recipe.sections import TrainingRecipe
+from stage.recipe.sections import NEUTRAL, TrainingRecipe
 from studies.matrix import changes
 from studies.matrix.axes import Combination
 from studies.matrix.changes import Change
