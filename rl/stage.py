@@ -11,9 +11,8 @@ from samples import mixture
 from samples.rows import prompt_rows
 from stage.guards.out_of_memory import advised
 from stage.planning.estimate import training
-from stage.planning.job import Job
+from stage.planning.job import Job, common
 from stage.planning.plan import Plan
-from stage.planning.planned import common
 from vlm.pictures.resizing import Resizing
 
 Reward = Callable[..., list[float | None]]

@@ -9,9 +9,8 @@ from samples.rows import chat_rows
 from sft.recipe import SFTRecipe
 from stage.guards.out_of_memory import advised
 from stage.planning.estimate import training
-from stage.planning.job import Job
+from stage.planning.job import Job, common
 from stage.planning.plan import Plan
-from stage.planning.planned import common
 from vlm.pictures.resizing import Resizing
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from samples import mixture
-from stage.planning.job import Batch, Job, batches
-from stage.planning.planned import common
+from stage.planning.job import Batch, Job, batches, common
 from studies.matrix import marks
 from studies.matrix.planning import Plan, Stage
 from vlm.common.errors import UserError
