@@ -114,7 +114,7 @@ def _samples(
 ) -> Iterator[Sample]:
     kept, others, first = 0, 0, ""
     stem = look.home.stem
-    for where, row in look.rows if format.walk is None else format.walk(look):
+    for where, row in look.each() if format.walk is None else format.walk(look):
         try:
             if isinstance(row, RowFault):
                 raise row

@@ -122,7 +122,7 @@ class DataSection:
             where = f"train.{given.index(False)} has no ratio" if given else "train is empty"
             found = f"rows = {self.rows} is divided by ratio, but {where}"
             raise RecipeError(f"{found}; give every source one, or drop rows")
-        counts = quotas([source.ratio for source in self.train], self.rows)
+        counts = self.quotas("train")
         if 0 in counts:
             found = f"train.{counts.index(0)}: its ratio of rows = {self.rows} is no row at all"
             raise RecipeError(f"{found}; raise either")

@@ -39,7 +39,7 @@ def rows_in(row: dict[str, Any], name: str) -> list[Any]:
 
 
 def record(
-    image: str | bytes | None, question: str, task: str, answer: str | None = None, **more: Any
+    image: str | bytes | None, question: str, task: str, answer: str | None = None, /, **more: Any
 ) -> dict[str, Any]:
     """One question about one image. An answer becomes the assistant's turn, too, so that SFT can learn it.
 
