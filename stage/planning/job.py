@@ -7,9 +7,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stage.recipe.sections import ShardingSection
 from stage.trainer.arguments import load_dtype
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
+from vlm.sections import ImageSection, ModelSection
 
 
 @dataclass(frozen=True)
@@ -17,11 +19,11 @@ class Job:
     """What the plan reads from a recipe. Counts are per process unless they say otherwise."""
 
     stage: Literal["sft", "grpo"]
-    model: Any
+    model: ModelSection
     """The recipe's `model:` section."""
-    images: Any
+    images: ImageSection
     """The recipe's `images:` section."""
-    sharding: Any
+    sharding: ShardingSection
     """The recipe's `sharding:` section."""
     samples: int
     """Training rows (for GRPO: prompts)."""

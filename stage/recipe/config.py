@@ -88,10 +88,12 @@ def load_any(path: str | Path, classes: Iterable[type], overrides: Iterable[str]
 
     Raises: RecipeError, also where none has.
     """
-    by_stage = {field.default: cls for cls in classes for field in dataclasses.fields(cls) if field.name == "stage"}
+    by_stage = {
+        str(field.default): cls for cls in classes for field in dataclasses.fields(cls) if field.name == "stage"
+    }
     tree = _read(Path(path), ()).value
-    stage = tree["stage"].value if isinstance(tree, dict) and "stage" in tree else None
-    if stage not in by_stage:
+    stage = tree["stage"].plain() if isinstance(tree, dict) and "stage" in tree else None
+    if not isinstance(stage, str) or stage not in by_stage:
         raise RecipeError(f"{path}: `stage` is {stage!r}; expected one of {', '.join(by_stage)}")
     return load(path, by_stage[stage], overrides)
 

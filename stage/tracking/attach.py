@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stage.runs import Run
 from stage.tracking.alerts import Alerts
@@ -41,7 +41,9 @@ class TrackingCallback(TrainerCallback):
         self.recipe, self.samples, tracking = recipe, samples, recipe.tracking
         self.alerts = None if tracking.alerts is None else Alerts(run, tracking.alerts, tracking.report_to)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if not state.is_world_process_zero:
             return
         if self.samples is not None:
@@ -51,7 +53,14 @@ class TrackingCallback(TrainerCallback):
         for tracker in self.recipe.tracking.report_to:
             label(tracker, labels(self.recipe))
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if state.is_world_process_zero and self.alerts is not None and logs:
             self.alerts.see(state.global_step, logs)
 

@@ -43,7 +43,7 @@ class Samples:
 
         inputs: this process's rows of the data set, one for each completion. told: what is known of all completions.
         """
-        if not self.due(batch):
+        if self.section is None or not self.due(batch):
             return
         found: list[Asked] = gather(asked(inputs, batch, self.section.rows, self.section.pixels))
         if self.run.main:
