@@ -73,7 +73,7 @@ def begin(recipe: TrainingRecipe) -> Beginning:
         return Beginning(recipe)
     if recipe.overwrite:
         raise RecipeError(f"resume is {recipe.resume} and overwrite is true; a run is resumed or replaced, choose one")
-    checkpoint = _asked(recipe)
+    checkpoint = _asked(recipe, recipe.resume)
     stored = checkpoint.path / RECIPE if checkpoint else Path(recipe.output) / RECIPE
     if stored.is_file():
         check_unchanged(recipe, stored)
@@ -97,17 +97,17 @@ def finished_at(run: Path) -> int | None:
     return int(json.loads(path.read_text(encoding="utf-8")).get("steps", 0)) if path.is_file() else None
 
 
-def _asked(recipe: TrainingRecipe) -> Checkpoint | None:
+def _asked(recipe: TrainingRecipe, resume: str) -> Checkpoint | None:
     run = Path(recipe.output)
-    if recipe.resume == AUTO:
+    if resume == AUTO:
         return manifest.latest(run)
-    checkpoint = manifest.read(Path(recipe.resume).expanduser().absolute())
+    checkpoint = manifest.read(Path(resume).expanduser().absolute())
     if checkpoint.path.parent != run.absolute():
         return checkpoint
-    later = [path.name for path in manifest.folders(run) if int(path.name.rpartition("-")[2]) > checkpoint.step]
+    later = [path.name for path in manifest.folders(run) if manifest.step_of(path) > checkpoint.step]
     if later:
         raise RecipeError(
-            f"resume is {recipe.resume}, but {run} also holds {', '.join(later)}, which the run would write again; "
+            f"resume is {resume}, but {run} also holds {', '.join(later)}, which the run would write again; "
             "write another output to branch off there, or delete the later ones, or resume=auto"
         )
     return checkpoint
@@ -143,7 +143,7 @@ def _raised(before: Any, now: Any) -> bool:
 
 
 def _warn_of_schedule(recipe: TrainingRecipe, key: str, before: Any, now: Any) -> None:
-    schedule = recipe.training.get("lr_scheduler_type", "linear")
+    schedule = config.to_dict(recipe)["training"].get("lr_scheduler_type", "linear")
     if schedule not in CONSTANT:
         logger.warning(
             "resume: %s is raised from %s to %s: the %s schedule goes on as if it had been so from the start, but the "

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from vlm.common.errors import UserError
 
@@ -79,11 +80,11 @@ def header(folder: Path) -> Checkpoint:
     """The checkpoint in `folder` by its manifest alone. Raises: Unwhole."""
     content = _content(folder)
     total = sum(entry["bytes"] for entry in content["files"].values())
-    kept = (content[name] for name in ("step", "processes", "resumable", "packages"))
-    return Checkpoint(folder, *kept, bytes=total)
+    kept = {name: content[name] for name in ("step", "processes", "resumable", "packages")}
+    return Checkpoint(folder, bytes=total, **kept)
 
 
-def _content(folder: Path) -> dict:
+def _content(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return content | {"files": content["files"]}
@@ -106,7 +107,11 @@ def latest(run: Path) -> Checkpoint | None:
 def folders(run: Path) -> list[Path]:
     """What is named like a checkpoint, by step."""
     named = (path for path in run.glob("checkpoint-*") if path.is_dir() and STEP.fullmatch(path.name))
-    return sorted(named, key=lambda path: int(STEP.fullmatch(path.name)[1]))
+    return sorted(named, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
 
 
 def check_resumable(checkpoint: Checkpoint, processes: int) -> None:

@@ -12,6 +12,8 @@ from stage.tracking.samples import Samples
 from stage.tracking.table import Reading
 from stage.tracking.trackers import labels
 
+Logs = dict[str, float] | None
+
 
 def samples_of(run: Run, recipe: Any) -> Samples:
     """The table of completions as the recipe wants it."""
@@ -41,9 +43,7 @@ class TrackingCallback(TrainerCallback):
         self.recipe, self.samples, tracking = recipe, samples, recipe.tracking
         self.alerts = None if tracking.alerts is None else Alerts(run, tracking.alerts, tracking.report_to)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
         if self.samples is not None:
@@ -54,12 +54,7 @@ class TrackingCallback(TrainerCallback):
             label(tracker, labels(self.recipe))
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Logs = None, **_: Any
     ) -> None:
         if state.is_world_process_zero and self.alerts is not None and logs:
             self.alerts.see(state.global_step, logs)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from stage.parallel.sharding import check_launch, deepspeed_config, fsdp_launched
 from stage.recipe.sections import ShardingSection
@@ -23,6 +23,10 @@ from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.sections import ModelSection
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 OWNED = {
     "output_dir": "output",
     "seed": "seed",
@@ -44,7 +48,7 @@ OWNED = {
 """Key of TRL's configuration → the recipe key that sets it."""
 
 
-def load_dtype(model: ModelSection, sharding: ShardingSection) -> str:
+def load_dtype(model: ModelSection, sharding: ShardingSection) -> Literal["bfloat16", "float16", "float32"]:
     """What the weights are loaded as (see Precision above)."""
     return model.dtype if sharding.zero or model.lora is not None else "float32"
 
@@ -58,7 +62,7 @@ def check_masters(model: ModelSection, sharding: ShardingSection) -> None:
         )
 
 
-def arguments(config: type, recipe: Any, **forced: Any):
+def arguments(config: type[T], recipe: Any, **forced: Any) -> T:
     """TRL's configuration object for a recipe; `forced` are the stage's own settings.
 
     Raises: RecipeError when TRL or transformers refuse a value or a combination, with their reason.

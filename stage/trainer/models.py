@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from stage.recipe.sections import ShardingSection
 from stage.trainer.arguments import load_dtype
@@ -10,9 +11,13 @@ from vlm.adapters import apply_lora, freeze
 from vlm.loading import load_model
 from vlm.sections import ModelSection
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
-def trainable_model(section: ModelSection, sharding: ShardingSection):
-    """Load `section`'s checkpoint and prepare it for training; returns a transformers or PEFT model.
+
+def trainable_model(section: ModelSection, sharding: ShardingSection) -> PreTrainedModel | PeftModel:
+    """Load `section`'s checkpoint and prepare it for training.
 
     Under ZeRO-3 call this after the training arguments exist: they tell transformers to shard while loading.
     """
