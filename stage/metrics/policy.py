@@ -12,8 +12,6 @@ CLIPPING = (
     "(GSPO, arXiv 2507.18071) does well with a hundred times more than token-level. 0 where each batch is used "
     "once (`training.num_iterations` 1 and no more `training.steps_per_generation` than accumulation)"
 )
-MOVE_LESS = "High and rising: lower `training.learning_rate` or `training.num_iterations`."
-CLIPPED = "a loss that clips: `training.loss_type` dapo (the default), grpo, bnpo, dr_grpo or luspo"
 DIFFERS = (
     "Moving away from that: is the precision the same on both sides (`model.dtype`), and are weights handed over after "
     "each step? Then training is on another policy's samples; generate without vLLM (`training.use_vllm`) to compare."
@@ -128,9 +126,9 @@ POLICY = Group(
             "share",
             None,
             CLIPPING,
-            "As `clip_ratio/low_mean`.",
+            "High and rising: lower `training.learning_rate` or `training.num_iterations`.",
             worse="higher",
-            when="as `clip_ratio/low_mean`",
+            when="a loss that clips: `training.loss_type` dapo (the default), grpo, bnpo, dr_grpo or luspo",
         ),
         logged(
             "clip_ratio/high_mean",
