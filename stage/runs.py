@@ -26,7 +26,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,6 +171,13 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     edited.
     """
     return [{k: _number(v) for k, v in row.items()} for row, _ in _rows(Path(path))]
+
+
+def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Appends rows to a JSON lines file, in one write."""
+    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    with path.open("ab", buffering=0) as file:
+        file.write(lines.encode())
 
 
 def drop_after(path: Path, step: int) -> None:

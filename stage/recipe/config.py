@@ -21,25 +21,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from stage.recipe.schema import Builder, Entry, defaults, describe, inside, join
+from stage.recipe.schema import Builder, defaults, describe, inside, join
 from stage.recipe.yaml_nodes import Node, dump, parse
 from vlm.common.errors import RecipeError
 from vlm.common.redaction import holds_secret, redact_command
-
-__all__ = [
-    "ABSENT",
-    "Entry",
-    "build",
-    "check",
-    "describe",
-    "difference",
-    "load",
-    "load_any",
-    "locate",
-    "reference",
-    "save",
-    "to_dict",
-]
 
 T = TypeVar("T")
 ABSENT = "<absent>"

@@ -10,7 +10,7 @@ from stage.runs import Run
 from stage.tracking.alerts import Alerts
 from stage.tracking.samples import Samples
 from stage.tracking.table import Reading
-from stage.tracking.trackers import labels
+from stage.tracking.trackers import labels, running
 
 Logs = dict[str, float] | None
 
@@ -62,12 +62,5 @@ class TrackingCallback(TrainerCallback):
 
 def label(tracker: str, values: dict[str, Any]) -> None:
     """Adds to the configuration that wandb or trackio shows of its run, where it has one."""
-    if tracker == "wandb":
-        import wandb
-
-        if wandb.run is not None:
-            wandb.run.config.update(values, allow_val_change=True)
-    elif tracker == "trackio":
-        import trackio
-
-        trackio.config.update(values, allow_val_change=True)
+    if (run := running(tracker)) is not None:
+        run.config.update(values, allow_val_change=True)

@@ -6,15 +6,16 @@ pictures of those of its rows that are shown, and tells these alone: as much is 
 
 from __future__ import annotations
 
-import json
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stage.runs import Run, drop_after
+from stage.runs import Run, append, drop_after
 from stage.tracking import overlays
 from stage.tracking.section import SampleSection
 from stage.tracking.table import FOLDER, Asked, Batch, Reading, asked, due, row
+from stage.tracking.trackers import running
 from vlm.common.files import replace
 
 FILE = "samples.jsonl"
@@ -58,9 +59,7 @@ class Samples:
             if not (folder / FOLDER / picture.name).exists():
                 (folder / FOLDER).mkdir(exist_ok=True)
                 replace(folder / FOLDER / picture.name, picture.content)
-        lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        with open(folder / FILE, "ab", buffering=0) as file:
-            file.write(lines.encode())
+        append(folder / FILE, rows)
         for name in self.trackers:
             send(name, rows, folder)
 
@@ -76,14 +75,6 @@ Logged = Callable[[int], tuple[tuple[str, str], dict[str, Any], float]]
 
 def send(name: str, rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """The rows as a table of the tracker's run, where it has one: `mode: disabled` gives none."""
-    if name == "wandb":
-        import wandb
-
-        if wandb.run is not None:
-            made = overlays.table(rows, wandb, folder, overlaid=True)
-            wandb.log({NAME: made, "train/global_step": rows[0]["step"]})
-        return
-    import trackio
-
-    made = overlays.table(rows, trackio, folder, overlaid=False)
-    trackio.log({NAME: made, "train/global_step": rows[0]["step"]})
+    if (run := running(name)) is not None:
+        made = overlays.table(rows, importlib.import_module(name), folder, overlaid=name == "wandb")
+        run.log({NAME: made, "train/global_step": rows[0]["step"]})
