@@ -7,6 +7,7 @@ from functools import partial
 from stage.metrics.metric import ALL, GRPO, Group, Metric
 
 logged = partial(Metric, stages=GRPO)
+everywhere = partial(Metric, stages=ALL)
 MACHINE = "depends on machine, model and data; what counts is its share of `step_time`"
 OWN = "A step of the main process, mean over the steps since the log before"
 
@@ -144,7 +145,7 @@ SPEED = Group(
             when="a GPU whose peak is known (`stage/planning/gpus.py`)",
             needs="cuda",
         ),
-        logged(
+        everywhere(
             "num_input_tokens_seen",
             "tokens since the start of the run, all processes: transformers' count in SFT and for score models, "
             "`num_tokens` in GRPO",
@@ -152,18 +153,16 @@ SPEED = Group(
             None,
             "a counter",
             "See `num_tokens`.",
-            stages=ALL,
             rows=("step", "end"),
             when="`training.include_num_input_tokens_seen`",
         ),
-        logged(
+        everywhere(
             "train_tokens_per_second",
             "those since this process started, over the time since then, evaluations included",
             "tokens/s",
             None,
             "depends on the machine",
             "In GRPO read `throughput/tokens`, which leaves evaluations out.",
-            stages=ALL,
             worse="lower",
             when="`training.include_num_input_tokens_seen`",
         ),
@@ -187,7 +186,7 @@ MEMORY = Group(
             worse="higher",
             needs="cuda",
         ),
-        logged(
+        everywhere(
             "<span>_mem_<device>_<what>_delta",
             "transformers' memory tracker over the span init or train: memory held at its end less that at its start "
             "(alloc), and the most in between less that at its end (peaked), on cpu or gpu, main process",
@@ -195,18 +194,16 @@ MEMORY = Group(
             None,
             "depends on everything",
             "As `memory/peak_gib`.",
-            stages=ALL,
             rows=("end",),
             when="`training.skip_memory_metrics` false",
         ),
-        logged(
+        everywhere(
             "before_init_mem_<device>",
             "memory that the process held before the trainer was made",
             "bytes",
             None,
             "depends on everything",
             "Nothing follows from it.",
-            stages=ALL,
             rows=("end",),
             when="`training.skip_memory_metrics` false",
         ),
@@ -219,14 +216,13 @@ MEMORY = Group(
             "`time/…` says the same by phase.",
             needs="dashboard",
         ),
-        logged(
+        everywhere(
             "global_step",
             "`step` under the name that transformers gives it",
             "steps",
             None,
             "a counter",
             "See `step`.",
-            stages=ALL,
             needs="dashboard",
         ),
     ),

@@ -7,6 +7,8 @@ from functools import partial
 from stage.metrics.metric import ALL, Group, Metric, Range
 
 logged = partial(Metric, stages=ALL)
+at_the_end = partial(logged, rows=("end",))
+evaluated = partial(logged, stages=("sft", "grpo"), rows=("eval",))
 
 EVERY = Group(
     "Every training stage",
@@ -74,7 +76,7 @@ EVERY = Group(
             "`training.learning_rate` or use `model.dtype` bfloat16. After `guards.skip` in a row the run ends.",
             worse="higher",
         ),
-        logged(
+        at_the_end(
             "train_runtime",
             "duration of the training, evaluations and saving included, and what was done before a resume. With "
             "`training.include_num_input_tokens_seen` it stands in every row",
@@ -82,9 +84,8 @@ EVERY = Group(
             None,
             "depends on the machine",
             "`time/…` and `step_time` say where it went.",
-            rows=("end",),
         ),
-        logged(
+        at_the_end(
             "train_samples_per_second",
             "rows over `train_runtime`, of all processes. With `training.max_steps` a row of GRPO is a completion; "
             "without, transformers counts rows of the data, which are prompts",
@@ -92,20 +93,18 @@ EVERY = Group(
             None,
             "depends on the machine",
             "Compare runs on equal recipes only; `throughput/tokens` is comparable over more.",
-            rows=("end",),
             worse="lower",
         ),
-        logged(
+        at_the_end(
             "train_steps_per_second",
             "optimiser steps over `train_runtime`",
             "steps/s",
             None,
             "depends on the machine",
             "As `train_runtime`.",
-            rows=("end",),
             worse="lower",
         ),
-        logged(
+        at_the_end(
             "total_flos",
             "transformers' estimate of all FLOPs, 6 × weights × tokens; 0 in GRPO, whose batches hold no `input_ids`, "
             "and blind to pictures and frozen weights",
@@ -113,47 +112,39 @@ EVERY = Group(
             None,
             "an estimate that is 0 in GRPO: read `throughput/mfu` there",
             "Nothing follows from it.",
-            rows=("end",),
         ),
-        logged(
+        at_the_end(
             "train_loss",
             "mean of `loss` over all steps of the run",
             "",
             None,
             "as `loss` of the stage",
             "See `loss`.",
-            rows=("end",),
         ),
-        logged(
+        evaluated(
             "runtime",
             "duration of one evaluation",
             "s",
             None,
             "depends on the machine and on how much is held out",
             "Evaluate less often (`training.eval_steps`) or on fewer rows (`data.eval`).",
-            stages=("sft", "grpo"),
-            rows=("eval",),
         ),
-        logged(
+        evaluated(
             "samples_per_second",
             "rows of the held-out data over `eval_runtime`; in GRPO prompts, not completions",
             "rows/s",
             None,
             "depends on the machine",
             "Larger `training.per_device_eval_batch_size`.",
-            stages=("sft", "grpo"),
-            rows=("eval",),
             worse="lower",
         ),
-        logged(
+        evaluated(
             "steps_per_second",
             "evaluation batches over `eval_runtime`; in GRPO as many as there would be without groups",
             "batches/s",
             None,
             "depends on the machine",
             "As `eval_samples_per_second`.",
-            stages=("sft", "grpo"),
-            rows=("eval",),
             worse="lower",
         ),
     ),
