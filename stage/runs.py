@@ -226,17 +226,8 @@ def _refuse_to_overwrite(folder: Path) -> None:
 
 
 def _delete_records(folder: Path) -> None:
-    for pattern in (
-        "recipe*.yaml",
-        "environment*.json",
-        "record*.json",
-        "changes*.diff",
-        DATA,
-        METRICS,
-        FINISHED,
-        INTERRUPTED,
-        *TRACKED,
-    ):
+    numbered = ("recipe*.yaml", "environment*.json", "record*.json", "changes*.diff")
+    for pattern in (*numbered, DATA, METRICS, FINISHED, INTERRUPTED, *TRACKED):
         for path in folder.glob(pattern):
             path.unlink()
     for path in (*folder.glob("checkpoint-*"), folder / ".unfinished", *map(folder.joinpath, FOLDERS)):

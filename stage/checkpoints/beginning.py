@@ -75,12 +75,13 @@ def begin(recipe: TrainingRecipe) -> Beginning:
         raise RecipeError(f"resume is {recipe.resume} and overwrite is true; a run is resumed or replaced, choose one")
     checkpoint = _asked(recipe, recipe.resume)
     stored = checkpoint.path / RECIPE if checkpoint else Path(recipe.output) / RECIPE
+    later = False
     if stored.is_file():
-        check_unchanged(recipe, stored)
+        later = check_unchanged(recipe, stored)
     elif checkpoint is not None:
         logger.warning("%s holds no %s: whether the recipe is the same is not known", checkpoint.path, RECIPE)
     finished = finished_at(Path(recipe.output))
-    if recipe.resume == AUTO and finished is not None and not _later(recipe, stored):
+    if recipe.resume == AUTO and finished is not None and not later:
         logger.info("resume: %s has finished at step %d; there is nothing to do", recipe.output, finished)
         return Beginning(recipe, checkpoint, finished)
     if checkpoint is not None:
@@ -113,16 +114,17 @@ def _asked(recipe: TrainingRecipe, resume: str) -> Checkpoint | None:
     return checkpoint
 
 
-def check_unchanged(recipe: TrainingRecipe, stored: Path) -> None:
-    """Raises: RecipeError naming every key that differs from the recipe in `stored` and may not; warns of a schedule
-    that a later end stretches."""
-    differences = config.difference(config.load(stored, type(recipe)), recipe)
-    faults = []
-    for key, (before, now) in differences.items():
-        if key in LATER:
-            if _raised(before, now):
-                _warn_of_schedule(recipe, key, before, now)
-                continue
+def check_unchanged(recipe: TrainingRecipe, stored: Path) -> bool:
+    """Whether the recipe asks for a later end than the one in `stored`; warns of a schedule that this stretches.
+
+    Raises: RecipeError naming every key that differs and may not.
+    """
+    later, faults = False, []
+    for key, (before, now) in config.difference(config.load(stored, type(recipe)), recipe).items():
+        if key in LATER and _raised(before, now):
+            later = True
+            _warn_of_schedule(recipe, key, before, now)
+        elif key in LATER:
             faults.append(f"{key} was {before} and is {now} (it may only be raised)")
         elif not any(fnmatchcase(key, pattern) for pattern in NEUTRAL):
             faults.append(f"{key} was {before!r} and is {now!r}")
@@ -131,6 +133,7 @@ def check_unchanged(recipe: TrainingRecipe, stored: Path) -> None:
             f"resume: the recipe is not the one that wrote {stored.parent}: {'; '.join(faults)}. Put it back, or start "
             "a new run in another output"
         )
+    return later
 
 
 def _raised(before: Any, now: Any) -> bool:
@@ -150,9 +153,3 @@ def _warn_of_schedule(recipe: TrainingRecipe, key: str, before: Any, now: Any) -
             "steps done so far had the shorter one's learning rates",
             key, before, now, schedule,
         )  # fmt: skip
-
-
-def _later(recipe: TrainingRecipe, stored: Path) -> bool:
-    """Whether the recipe asks for a later end than the stored one."""
-    differences = config.difference(config.load(stored, type(recipe)), recipe) if stored.is_file() else {}
-    return any(key in LATER and _raised(*values) for key, values in differences.items())
