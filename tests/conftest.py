@@ -63,7 +63,9 @@ def unwanted_skips(config) -> list[str]:
     if "NADIR_CI" not in os.environ or reporter is None:
         return []
     skipped = reporter.stats.get("skipped", [])
-    unwanted = [report for report in skipped if isinstance(report, pytest.CollectReport) or "gpu" not in report.keywords]
+    unwanted = [
+        report for report in skipped if isinstance(report, pytest.CollectReport) or "gpu" not in report.keywords
+    ]
     return [f"{report.nodeid}: {report.longrepr[2]}" for report in unwanted]
 
 
