@@ -82,13 +82,13 @@ def test_a_finished_one_is_found(checkpoint, tmp_path):
 FILES = ("model-1.safetensors", "model.safetensors.index.json", "optimizer.pt", "trainer_state.json", "manifest.json")
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("damage", ["gone", "cut", "empty", "changed"])
+# The manifest has no digest of itself: what a changed one says of the files does not fit them, or is no JSON.
+DAMAGES = [(file, damage) for file in FILES for damage in ("gone", "cut", "empty", "changed")]
+DAMAGES.remove(("manifest.json", "changed"))
+
+
+@pytest.mark.parametrize(("file", "damage"), DAMAGES)
 def test_a_damaged_one_is_passed_over_for_the_one_before(checkpoint, tmp_path, caplog, file, damage):
-    if (file, damage) == ("manifest.json", "changed"):
-        pytest.skip(
-            "the manifest has no digest of itself; what it then says of the files does not fit them, or is no JSON"
-        )
     shutil.copytree(checkpoint, tmp_path / "checkpoint-5")
     content = json.loads((tmp_path / "checkpoint-5/manifest.json").read_text())
     (tmp_path / "checkpoint-5/manifest.json").write_text(json.dumps(content | {"step": 5}))
@@ -156,14 +156,15 @@ def test_how_a_full_disk_is_told():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 64 MB; one checkpoint of the tiny model takes 35."""
+    """A file system of 64 MB; one checkpoint of the tiny model takes 35. Only root may mount it; CI may ask sudo."""
     place = tmp_path / "disk"
     place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
+    by = ["sudo", "-n"] if "NADIR_CI" in os.environ and os.geteuid() else []
+    command = [*by, "mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("file systems cannot be mounted here (needs root)")
     yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    subprocess.run([*by, "umount", "-l", str(place)], check=True)
 
 
 def trainer_at(tiny_model, data, output, **training):
