@@ -99,7 +99,7 @@ def test_a_damaged_one_is_passed_over_for_the_one_before(checkpoint, tmp_path, c
     else:
         flipped = before[:-3] + bytes([before[-3] ^ 1]) + before[-2:]
         path.write_bytes({"cut": before[:-7], "empty": b"", "changed": flipped}[damage])
-    with caplog.at_level(logging.WARNING, "vlm"):
+    with caplog.at_level(logging.WARNING, "stage"):
         assert manifest.latest(tmp_path).step == 5
     assert len(caplog.records) == 1 and str(checkpoint) in caplog.text
 
@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_the_run_alive(tiny_model, chats, small_disk, tmp_pat
     trainer = trainer_at(tiny_model, chats, small_disk / "run")
     trainer.add_callback(At(2, (small_disk / "others").unlink))
     trainer.add_callback(At(4, lambda: monkeypatch.setattr(folders, "room", lambda run: 2**40)))
-    with caplog.at_level(logging.WARNING, "vlm"):
+    with caplog.at_level(logging.WARNING, "stage"):
         trainer.train()
     assert trainer.state.global_step == 4
     told = [record.getMessage() for record in caplog.records if record.name.startswith("stage.checkpoints")]
@@ -233,7 +233,7 @@ def test_a_write_that_fails_anywhere(tiny_model, chats, tmp_path, caplog, limit)
         trainer.add_callback(At(step, limited(to)))
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with caplog.at_level(logging.WARNING, "vlm"):
+        with caplog.at_level(logging.WARNING, "stage"):
             trainer.train()
     finally:
         limited(before[0])()
@@ -257,7 +257,7 @@ def test_the_small_files_fail(tiny_model, chats, tmp_path, caplog, monkeypatch, 
         place = ("trl.trainer.base_trainer.generate_model_card",)
     trainer.add_callback(At(1, lambda: monkeypatch.setattr(*place, full)))
     trainer.add_callback(At(2, monkeypatch.undo))
-    with caplog.at_level(logging.WARNING, "vlm"):
+    with caplog.at_level(logging.WARNING, "stage"):
         trainer.train()
     assert [path.name for path in manifest.folders(tmp_path / "run")] == ["checkpoint-2"]
     assert "no checkpoint at step 1: it could not be written (OSError: [Errno 28]" in caplog.text
