@@ -27,7 +27,7 @@ import os
 import re
 from typing import Any
 
-from samples.readers.records import listed
+from samples.readers.records import json_boxes
 from samples.readers.rows import Place, RowFault, show
 from vlm import answers
 from vlm.boxes import read_boxes
@@ -173,7 +173,7 @@ def _boxes(text: str | None, format: str, size: tuple[int, int]) -> list[list[fl
         boxes = None if text is None else read_boxes(text, "vhm", size)
         expected = "boxes in per mille such as [[012,025,112,100]], the smaller corner first"
     else:
-        boxes, expected = listed(text), "boxes in pixels such as [10,20,90,80] (zero-padded: format vhm)"
+        boxes, expected = json_boxes(text), "boxes in pixels such as [10,20,90,80] (zero-padded: format vhm)"
     if boxes is None:
         raise RowFault("box_text", "conversations", show(text), expected)
     return boxes

@@ -68,7 +68,7 @@ def kinds(*parts: Any) -> str | None:
     return ",".join(found) or None
 
 
-def listed(said: str | None) -> list[list[float]] | None:
+def json_boxes(said: str | None) -> list[list[float]] | None:
     """The boxes that a text states as `[10,20,90,80]` or a list of such; None for anything else."""
     try:
         value = json.loads(said or "")

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from samples.readers.records import answer, listed, record, text
+from samples.readers.records import answer, json_boxes, record, text
 from samples.readers.rows import LeftOut, Place, RowFault, show
 from vlm.boxes import Frame, convert
 
@@ -44,7 +44,7 @@ def scorers(row: dict[str, Any], place: Place, task: str | None, frame: Frame | 
         )
     if not images:
         raise RowFault("missing_image", "image", "none", "an image: grounding needs one")
-    boxes = listed(answer(row, "answer"))
+    boxes = json_boxes(answer(row, "answer"))
     if boxes is None or not all(abs(x) < 1e9 for box in boxes for x in box):
         raise RowFault("box_text", "answer", show(row["answer"]), "boxes as lists such as [[10,20,90,80]]")
     size = place.size(images[0])
