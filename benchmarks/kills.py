@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
+from benchmarks.support.common import ROOT
 from stage.checkpoints import manifest
 
-ROOT = Path(__file__).parents[1]
 # Before it is killed a process writes where it is; the handler runs at once, whatever the process does.
 WRAPPED = (
     "import faulthandler, runpy, signal, sys; sys.argv = sys.argv[1:]; "
