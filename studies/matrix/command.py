@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from stage.recipe import config
-from studies.matrix import axes, commands, marks, planning, slurm, study, view
+from studies import study
+from studies.matrix import axes, commands, marks, planning, slurm, view
 from studies.matrix.launchers import Launchers
 from studies.matrix.planning import Plan, Stage
 from studies.matrix.recipe import MatrixRecipe

@@ -1,6 +1,6 @@
 """study.json in the output folder: what was asked, and where each run's stages lie; for tables and reports.
 
-from studies.matrix import study
+from studies import study
 for run in study.read("runs/ablation").runs:
     run.label, run.values["score"], run.seed, run.stages["eval"]        # R1-with, with, 0, a run folder
 """
