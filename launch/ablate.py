@@ -24,7 +24,7 @@ from rl.recipe import GRPORecipe  # noqa: E402
 from sft.recipe import SFTRecipe  # noqa: E402
 from stage.cli import guarded  # noqa: E402
 from studies.matrix import command  # noqa: E402
-from studies.matrix.launchers import Launcher  # noqa: E402
+from studies.matrix.recipe import Launcher  # noqa: E402
 
 
 def resolve_rewards(recipe: GRPORecipe) -> None:

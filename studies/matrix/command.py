@@ -13,9 +13,8 @@ from pathlib import Path
 from stage.recipe import config
 from studies import study
 from studies.matrix import axes, commands, marks, planning, slurm, view
-from studies.matrix.launchers import Launchers
 from studies.matrix.planning import Plan, Stage
-from studies.matrix.recipe import MatrixRecipe
+from studies.matrix.recipe import Launchers, MatrixRecipe
 from studies.matrix.running import Outcome, Runner
 from vlm.common.errors import RESUMABLE, UserError
 

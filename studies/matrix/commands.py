@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from studies.matrix.changes import Change, last
-from studies.matrix.launchers import Launchers
 from studies.matrix.planning import Plan, Stage
+from studies.matrix.recipe import Launchers
 
 ROOT = Path(__file__).resolve().parents[2]
 SEVERAL = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]

@@ -24,8 +24,7 @@ from stage.recipe.sections import TrainingRecipe
 from studies.matrix import changes
 from studies.matrix.axes import Combination
 from studies.matrix.changes import Change
-from studies.matrix.launchers import Launchers
-from studies.matrix.recipe import SEED, MatrixRecipe, StageSection
+from studies.matrix.recipe import SEED, Launchers, MatrixRecipe, StageSection
 from vlm.common.errors import RecipeError
 from vlm.common.redaction import redact_command
 
