@@ -126,9 +126,10 @@ class Drafter:
         all_of_them = [*overrides, f"output={self.matrix.output}"]
         key = (draft.stage, *all_of_them)
         if key not in self._resolved:
-            launcher = self.launchers[draft.section.launch]
+            name, file = draft.section.launched
+            launcher = self.launchers[name]
             try:
-                recipe = config.load(draft.section.recipe, launcher.recipe, all_of_them)
+                recipe: Any = config.load(file, launcher.recipe, all_of_them)
                 if launcher.check is not None:
                     launcher.check(recipe)
             except RecipeError as error:

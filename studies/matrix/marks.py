@@ -86,9 +86,9 @@ def ended(stage: Stage) -> float | None:
 
 def state(stage: Stage) -> State:
     attempts = record(stage)["attempts"]
-    spent = [one["ended"] - one["began"] if "ended" in one else None for one in attempts]
+    spent = [one["ended"] - one["began"] for one in attempts if "ended" in one]
     if ended(stage) is not None:
-        return State("finished", seconds=None if None in spent or not spent else sum(spent))
+        return State("finished", seconds=sum(spent) if spent and len(spent) == len(attempts) else None)
     failed = bool(attempts) and attempts[-1].get("exit_code", 0) != 0 and not stopped(stage, attempts[-1]["exit_code"])
     if running(stage):
         return State("running")

@@ -48,6 +48,13 @@ class StageSection:
     accelerate: str | None = field(default=None, metadata={"path": True})
     "An accelerate configuration to launch with; without it `per_run` decides."
 
+    @property
+    def launched(self) -> tuple[str, str]:
+        """Launcher and recipe. Raises: ValueError where it is a command."""
+        if self.launch is None or self.recipe is None:
+            raise ValueError("a command has neither launcher nor recipe")
+        return self.launch, self.recipe
+
     def check(self) -> None:
         if (self.launch is None) == (self.command is None) or (self.launch is None) != (self.recipe is None):
             raise RecipeError("expected either `launch` with its `recipe`, or `command`")
