@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from evals import ranks
+from evals.generate import complete, conversation
 from evals.recipe import EvalRecipe
 from samples import Sample
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
+from vlm.loading import load_model, load_processor
 from vlm.sections import ModelSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from vllm import LLM
 
 Pairs = Iterator[tuple[Sample, str]]
 
@@ -19,25 +27,16 @@ class Transformers:
 
     def __init__(self, recipe: EvalRecipe):
         """Reads the processor; the weights follow with the first question."""
-        from vlm.loading import load_processor
-
         section = recipe.model
         self.section = section
         self.processor = load_processor(section.path, recipe.images, section.revision, section.trust_remote_code)
-        self._model = None
 
     def answer(self, recipe: EvalRecipe, samples: Sequence[Sample]) -> Pairs:
-        from evals.generate import complete
-
         return complete(self.model, self.processor, samples, recipe.prompt, recipe.generation)
 
-    @property
-    def model(self):
-        from vlm.loading import load_model
-
-        if self._model is None:
-            self._model = load_model(self.section).to(ranks.device()).eval()
-        return self._model
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        return load_model(self.section).to(ranks.device()).eval()
 
 
 class VLLM:
@@ -45,8 +44,6 @@ class VLLM:
 
     def __init__(self, recipe: EvalRecipe):
         """Raises: RecipeError as `check`, and where vLLM cannot be imported."""
-        from vlm.loading import load_processor
-
         check(recipe)
         try:
             import vllm
@@ -59,7 +56,7 @@ class VLLM:
         section = recipe.model
         self.section = section
         self.processor = load_processor(section.path, recipe.images, section.revision, section.trust_remote_code)
-        self._engine = None
+        self._engine: LLM | None = None
 
     def answer(self, recipe: EvalRecipe, samples: Sequence[Sample]) -> Pairs:
         """In batches of `generation.batch_size`, each of which vLLM schedules as it likes: make them large."""
@@ -79,22 +76,20 @@ class VLLM:
             said = llm.generate([self.request(sample, recipe) for sample in batch], sampling, use_tqdm=False)
             yield from ((sample, one.outputs[0].text) for sample, one in zip(batch, said, strict=True))
 
-    def request(self, sample: Sample, recipe: EvalRecipe) -> dict:
+    def request(self, sample: Sample, recipe: EvalRecipe) -> dict[str, Any]:
         """One prompt as vLLM takes it: the chat template's text with one placeholder a picture, and the pictures."""
-        from evals.generate import conversation
-
         turns = conversation(sample, recipe.prompt)
         pictures = [part["image"] for turn in turns for part in turn["content"] if part["type"] == "image"]
         text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return {"prompt": text, "multi_modal_data": {"image": pictures}} if pictures else {"prompt": text}
 
-    def _loaded(self, recipe: EvalRecipe, samples: Sequence[Sample]):
+    def _loaded(self, recipe: EvalRecipe, samples: Sequence[Sample]) -> LLM:
         if self._engine is None:
             self._engine = self.vllm.LLM(**engine_arguments(self.section, recipe, samples))
         return self._engine
 
 
-def engine_arguments(section: ModelSection, recipe: EvalRecipe, samples: Sequence[Sample]) -> dict:
+def engine_arguments(section: ModelSection, recipe: EvalRecipe, samples: Sequence[Sample]) -> dict[str, Any]:
     """What `vllm.LLM` is made with, by the recipe's keys."""
     return {
         "model": section.path,
@@ -118,7 +113,7 @@ def check(recipe: EvalRecipe) -> None:
 
 
 Answerer = Transformers | VLLM
-BACKENDS = {"hf": Transformers, "vllm": VLLM}
+BACKENDS: dict[str, type[Transformers] | type[VLLM]] = {"hf": Transformers, "vllm": VLLM}
 
 
 def answerer(recipe: EvalRecipe) -> Answerer:

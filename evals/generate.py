@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from evals.recipe import GenerationSection
 from samples import Sample
@@ -10,8 +11,11 @@ from vlm import prompts
 from vlm.pictures.images import load
 from vlm.sections import PromptSection
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
 
-def conversation(sample: Sample, section: PromptSection) -> list[dict]:
+
+def conversation(sample: Sample, section: PromptSection) -> list[dict[str, Any]]:
     """The prompt with its images decoded and placed before the text of the first user turn."""
     from trl.data_utils import prepare_multimodal_messages
 
@@ -20,7 +24,11 @@ def conversation(sample: Sample, section: PromptSection) -> list[dict]:
 
 
 def complete(
-    model, processor, samples: Sequence[Sample], prompt: PromptSection, how: GenerationSection
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    samples: Sequence[Sample],
+    prompt: PromptSection,
+    how: GenerationSection,
 ) -> Iterator[tuple[Sample, str]]:
     """(sample, completion) in order. Image and video tokens are never generated; the text has no special tokens.
 

@@ -8,6 +8,8 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from evals import predictions, ranks
 from evals.answering import Answerer, answerer, check
 from evals.benchmarks import find
@@ -21,7 +23,10 @@ from stage.recipe import config
 from stage.runs import FINISHED, Run
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.processes import is_main_process, processes
+from vlm.loading import architecture
+from vlm.pictures.drawing import Picture, grid
 from vlm.pictures.resizing import seen
+from vlm.shapes import visual_range
 
 logger = logging.getLogger(__name__)
 
@@ -151,38 +156,30 @@ def answer(
 
 def save(report: Report, recipe: EvalRecipe, folder: Path) -> None:
     """metrics.json, table.md and pictures.png; the table goes to the terminal too."""
-    from rich.console import Console
-
     (folder / "metrics.json").write_text(json.dumps(as_dict(report), indent=2) + "\n")
     name = folder.name
     (folder / "table.md").write_text(compare.markdown({name: report}))
     Console().print(compare.table({name: report}, title=recipe.benchmark))
     if recipe.pictures:
-        from vlm.pictures.drawing import grid
-
-        chosen = pick(predictions.read(folder / ranks.FILE), recipe.pictures)
         reading = Reading(recipe.prompt.notation, recipe.inside)
-        shown = [picture(row, reading) for row in chosen]
-        if shown:
+        if shown := pictures(predictions.read(folder / ranks.FILE), recipe.pictures, reading):
             grid(shown, folder / "pictures.png", title=f"Held-out questions, answered by {name}")
 
 
-def pick(rows: list[predictions.Prediction], count: int) -> list[predictions.Prediction]:
+def pictures(rows: list[predictions.Prediction], count: int, reading: Reading) -> list[Picture]:
     """`count` predictions spread evenly over the file's questions that have a picture on disk."""
-    rows = [row for row in rows if row.image is not None]
-    step = max(1, len(rows) // count)
-    return rows[::step][:count]
+    there = [(row, row.image) for row in rows if row.image is not None]
+    step = max(1, len(there) // count)
+    return [picture(row, image, reading) for row, image in there[::step][:count]]
 
 
-def picture(row: predictions.Prediction, reading: Reading):
+def picture(row: predictions.Prediction, image: str, reading: Reading) -> Picture:
     """A prediction as a cell of the picture grid."""
-    from vlm.pictures.drawing import Picture
-
     judged = metrics.judge(row, reading.notation, reading.inside)
     said = reading.text(row)
     found = reading.boxes(row) if said and row.boxes and row.size else None
     return Picture(
-        image=row.image,
+        image=image,
         question=row.prompt,
         truth=None if row.boxes else row.answer,
         answer=None if found else (said or "no answer in tags"),
@@ -194,11 +191,6 @@ def picture(row: predictions.Prediction, reading: Reading):
 
 def plan(recipe: EvalRecipe) -> None:
     """Print what would be asked (`--dry-run`); neither model nor data need be here yet: what is not is noted."""
-    from rich.console import Console
-
-    from vlm.loading import architecture
-    from vlm.shapes import visual_range
-
     console = Console()
     try:
         architecture(recipe.model.path, recipe.model.revision)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from evals import stage
 from evals.benchmarks import find
 from evals.benchmarks.published import figures
@@ -61,8 +63,6 @@ def show(specs: Sequence[str], out: Path | None, published: bool = False) -> Non
 
     published: put what papers report beside it, marked as such.
     """
-    from rich.console import Console
-
     given = dict(named(spec) for spec in specs)
     benchmarks = dict.fromkeys(name for seeds in given.values() for one in seeds for name in one)
     console, sections, panels = Console(), [], []
@@ -75,7 +75,7 @@ def show(specs: Sequence[str], out: Path | None, published: bool = False) -> Non
             for number, report in enumerate(reports)
         }
         metric = _headline(benchmark, columns)
-        lines = differences(runs, dict.fromkeys([*([metric] if benchmark else []), *COMPARED]))
+        lines = differences(runs, list(dict.fromkeys([*([metric] if benchmark else []), *COMPARED])))
         console.print(compare.table(columns, title=benchmark or None))
         for line in lines:
             console.print(line, highlight=False)

@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from evals.predictions import Prediction
-from evals.scoring.reading import Inside, Reading
+from evals.scoring.reading import Inside, Reading, truth
 from evals.scoring.report import LEVEL, Metric, as_dict
 from samples import kinds_of
 from vlm import answers, boxes
@@ -64,48 +64,39 @@ def evaluate(predictions: Iterable[Prediction], notation: str, inside: Inside = 
 
 def judge(prediction: Prediction, notation: str, inside: Inside) -> Judgement:
     """One prediction against its truth."""
-    if inside == "answer":
-        parsed = answers.parse(prediction.completion)
-        text, well_formed = parsed.answer or "", parsed.well_formed
-    else:
-        text, well_formed = prediction.completion.strip(), None
-    task = prediction.task
+    reading, task = Reading(notation, inside), prediction.task
+    text = reading.text(prediction)
+    well_formed = answers.parse(prediction.completion).well_formed if inside == "answer" else None
     overlap = correct = None
     if task == "grounding":
-        overlap = _iou(text, prediction, notation)
+        overlap = _iou(prediction, reading)
     elif task == "choice":
         options = _truth(prediction, "choices")
-        truth = answers.option(_truth(prediction, "answer"), options)
-        if truth is None:
+        right = answers.option(_truth(prediction, "answer"), options)
+        if right is None:
             raise DataError(f"question {prediction.key!r}: the answer {prediction.answer!r} is not among {options}")
-        correct = answers.option(text, options) == truth
+        correct = answers.option(text, options) == right
     elif task in ("vqa", "classification"):
-        said, truth = answers.normalise(text), answers.normalise(_truth(prediction, "answer"))
-        correct = said != "" and said == truth
+        said = answers.normalise(text)
+        correct = said != "" and said == answers.normalise(_truth(prediction, "answer"))
     kinds = tuple(kinds_of(prediction.kind))
     gold = prediction.gold if task in OPEN else None
     return Judgement(prediction.key, task, kinds, overlap, correct, gold, well_formed)
 
 
 def _truth(prediction: Prediction, name: str) -> Any:
-    value = getattr(prediction, name)
-    if value is None or value == []:
-        raise DataError(f"question {prediction.key!r}: no '{name}', which {prediction.task} is scored by")
-    return value
+    return truth(prediction, name, f"{prediction.task} is scored by")
 
 
-def _iou(text: str, prediction: Prediction, notation: str) -> float:
+def _iou(prediction: Prediction, reading: Reading) -> float:
     """Plain IoU; with several true boxes the mean over the best one-to-one matching of as many predictions.
 
     Another number of boxes is a miss: otherwise naming two boxes for one object would be a hedge.
     """
-    truth = _truth(prediction, "boxes")
-    if boxes.NOTATIONS[notation].frame == "resized":
-        _truth(prediction, "resized")
-    said = boxes.read_boxes(text, notation, _truth(prediction, "size"), prediction.resized)
-    if said is None or len(said) != len(truth):
+    true, said = _truth(prediction, "boxes"), reading.boxes(prediction)
+    if said is None or len(said) != len(true):
         return 0.0
-    return sum(boxes.match_ious(said, truth)) / len(truth)
+    return sum(boxes.match_ious(said, true)) / len(true)
 
 
 _GROUNDING = "plain IoU in pixels; unparsable, inverted or wrong number of boxes = {zero}, kept in the denominator"
@@ -212,5 +203,7 @@ def _value(judgement: Judgement, name: str) -> float | None:
     if judgement.task != task:
         return None
     if task != "grounding":
-        return float(judgement.correct)
-    return judgement.iou if what == "miou" else float(judgement.iou >= float(what.removeprefix("acc@")))
+        return None if judgement.correct is None else float(judgement.correct)
+    if judgement.iou is None or what == "miou":
+        return judgement.iou
+    return float(judgement.iou >= float(what.removeprefix("acc@")))

@@ -75,7 +75,9 @@ def _rows(curve: Curve) -> list[Row]:
     made = []
     for (benchmark, metric), several in found.items():
         own = tuple(one["value"] for one in several)
-        ends = (several[0].get(end) if len(own) == 1 else None for end in ("low", "high", "level"))
-        row = Row("measured", benchmark, metric, curve.label, fmean(own), *ends, n_seeds=len(own), per_seed=own)
-        made.append(row)
+        low, high, level = (several[0].get(end) if len(own) == 1 else None for end in ("low", "high", "level"))
+        mean = fmean(own)
+        made.append(
+            Row("measured", benchmark, metric, curve.label, mean, low, high, level, n_seeds=len(own), per_seed=own)
+        )
     return made

@@ -22,7 +22,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from studies.report import evaluations, figures, health, numbers, optimisation, panels
+from studies.report import evaluations, figures, numbers, optimisation, panels
 from studies.report.bands import SAID, Kind
 from studies.report.pictures import Pictures
 from studies.report.runs import recipes, samples
@@ -77,7 +77,7 @@ def html(asked: Asked) -> str:
         "labels": [curve.label for curve in curves],
         "notes": notes + missing,
         "alerts": [alert for _, run in runs for alert in alerts(run)],
-        "outside": health.outside(curves),
+        "outside": numbers.outside(curves),
         "evaluations": evaluations.table(curves),
         "evaluations_picture": evaluations.picture(curves),
         "ends": numbers.ends([curve for curve in curves if curve.trained], asked.band),
@@ -127,13 +127,13 @@ def _policy(style: str, script: str) -> str:
 def _drawn(asked: Asked, how: figures.Look, gold: str | None) -> tuple[dict[str, Any], list[str]]:
     """The figures, and what has to be said about them."""
     curves = asked.curves
-    drawn = {
+    drawn: dict[str, Any] = {
         "labels": [{"name": curve.label, "runs": [run.name for run in curve.trained]} for curve in curves],
         "band": SAID[asked.band],
         "sections": figures.sections(curves, how),
         "planes": [],
     }
-    keys = dict.fromkeys(key for curve in curves for run in curve.runs for key in run.series)
+    keys = {key for curve in curves for key in curve.keys}
     score = next((key for key in LEARNED if key in keys), None)
     if gold in keys and score:
         plane = figures.planes(curves, score, gold)
@@ -171,7 +171,8 @@ def _shown(curves: Sequence[Curve], rows: int) -> tuple[dict[str, Any], Pictures
     rows_shown = []
     for label, run, asked in found:
         for one in asked:
-            row = asdict(one) | {"label": label, "run": run.name, "image": numbers.get(one.image)}
+            image = numbers.get(one.image) if one.image else None
+            row: dict[str, Any] = asdict(one) | {"label": label, "run": run.name, "image": image}
             row["boxes"] = [figures.rounded(box) for box in one.boxes]
             row["size"] = list(one.size) if one.size else None
             for said in row["said"]:

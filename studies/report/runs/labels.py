@@ -17,7 +17,7 @@ from typing import Any
 
 from studies import study
 from studies.report.runs import folders
-from studies.report.runs.folders import Folder
+from studies.report.runs.folders import Folder, Series
 from vlm.common.errors import DataError
 
 OWN = ("output", "seed", "overwrite", "resume", "tracking", "pictures")
@@ -38,6 +38,15 @@ class Curve:
     def trained(self) -> list[Folder]:
         """Those that have curves."""
         return [run for run in self.runs if run.series]
+
+    @property
+    def keys(self) -> list[str]:
+        """Metrics that were logged, in the order of the logs."""
+        return list(dict.fromkeys(key for run in self.runs for key in run.series))
+
+    def measured(self, key: str) -> list[Series]:
+        """A metric of each run that logged it."""
+        return [run.series[key] for run in self.runs if key in run.series]
 
     @property
     def stage(self) -> str:
@@ -132,7 +141,7 @@ def _with_evaluations(found: list[Curve]) -> list[Curve]:
     places = {run.path.resolve(): curve for curve in found for run in curve.trained}
     kept = []
     for curve in found:
-        stay = []
+        stay: list[Folder] = []
         for run in curve.runs:
             model = Path(str((run.recipe.get("model") or {}).get("path", ""))).resolve()
             made = next((places[above] for above in (model, *model.parents) if above in places), curve)
