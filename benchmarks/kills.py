@@ -60,7 +60,7 @@ class Stage:
     "Seconds until its end."
 
     def moment(self, steps: int, draw: random.Random) -> float:
-        """Seconds to let a run live that goes on from this step: mostly into what is left of its training."""
+        """Seconds to let a run live that continues from this step: mostly into what is left of its training."""
         left = (1 - steps / STEPS) * (self.seconds - self.first)
         return draw.uniform(0.9 * self.first, self.first + left)
 

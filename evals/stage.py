@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from evals import predictions, ranks
-from evals.answering import Answerer, answerer, check
 from evals.benchmarks import find
 from evals.comparing import compare
+from evals.generate import Answerer, answerer, check
 from evals.recipe import EvalRecipe
 from evals.scoring import metrics
 from evals.scoring.reading import Reading

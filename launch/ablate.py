@@ -1,8 +1,8 @@
 """An ablation matrix:  python launch/ablate.py recipes/ablation.yaml [key.sub=value …] [--dry-run]
 
-Runs each stage of each run once, by the other launchers' commands; a second time it goes on where it stopped.
+Runs each stage of each run once, by the other launchers' commands; a second time it continues where it stopped.
 Exit code 0: all has finished; 1: a stage has failed, and the others went on; 2: the matrix is wrong; 75: stopped by a
-signal, the same command goes on.
+signal, the same command continues.
 """
 
 import sys

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from evals.scoring import metrics
 from evals.scoring.metrics import CONVENTIONS, evaluate
+from evals.scoring.report import as_dict
 from tests.support.scored import GROUNDING, ask, ground, said
 from vlm.common.errors import DataError
 
@@ -95,7 +96,7 @@ def test_choice_and_classification_by_hand():
 
 def test_every_number_says_its_convention():
     report = evaluate([*GROUNDING, ask("1", said("a"), "a", "k")], "qwen2_vl")
-    for name, entry in report.to_dict().items():
+    for name, entry in as_dict(report).items():
         assert CONVENTIONS[name.partition("[")[0]] in entry["convention"]
     text = report.metrics["grounding/acc@0.5"].convention
     assert "IoU >= 0.5" in text and "plain IoU" in text and "kept in the denominator" in text and "qwen2_vl" in text

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from evals import stage
-from evals.answering import answerer
 from evals.benchmarks import BENCHMARKS, find
 from evals.benchmarks.catalogue import GROUNDING
 from evals.comparing import compare
+from evals.generate import answerer
 from evals.recipe import EvalRecipe
 from evals.scoring.report import Report, as_dict
 from samples import mixture

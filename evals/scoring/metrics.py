@@ -19,7 +19,7 @@ from typing import Any
 
 from evals.predictions import Prediction
 from evals.scoring.reading import Inside, Reading, truth
-from evals.scoring.report import LEVEL, Metric, as_dict
+from evals.scoring.report import LEVEL, Metric
 from samples import kinds_of
 from vlm import answers, boxes
 from vlm.common.bootstrap import Statistic, interval, means
@@ -77,8 +77,8 @@ def judge(prediction: Prediction, notation: str, inside: Inside) -> Judgement:
             raise DataError(f"question {prediction.key!r}: the answer {prediction.answer!r} is not among {options}")
         correct = answers.option(text, options) == right
     elif task in ("vqa", "classification"):
-        said = answers.normalise(text)
-        correct = said != "" and said == answers.normalise(_truth(prediction, "answer"))
+        said, true = answers.normalise(text), answers.normalise(_truth(prediction, "answer"))
+        correct = said != "" and said == true
     kinds = tuple(kinds_of(prediction.kind))
     gold = prediction.gold if task in OPEN else None
     return Judgement(prediction.key, task, kinds, overlap, correct, gold, well_formed)
@@ -187,10 +187,6 @@ class Report:
             return text
         boxes = f"; boxes written as {self.notation}" if name.startswith("grounding") else ""
         return f"{text}; {Reading(self.notation, self.inside).convention}{boxes}"
-
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """{metric: {value, low, high, level, n, convention}}, for JSON."""
-        return as_dict(self)
 
 
 def _value(judgement: Judgement, name: str) -> float | None:

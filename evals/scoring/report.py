@@ -92,6 +92,3 @@ class Scores:
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
         return {name: interval(statistic, level=LEVEL) for name, (statistic, _) in self.found.items()}
-
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        return as_dict(self)

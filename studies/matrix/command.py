@@ -130,7 +130,7 @@ def report(outcome: Outcome) -> int:
     if outcome.waiting:
         print(f"\nnot run: {', '.join(stage.key for stage in outcome.waiting)}", file=sys.stderr)
     if outcome.failed:
-        print("\nThe same command tries again what failed, and goes on with the rest.", file=sys.stderr)
+        print("\nThe same command tries again what failed, and continues with the rest.", file=sys.stderr)
         return 1
     if outcome.stopped or outcome.waiting:
         print("\nstopped; to go on: the same command", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Stages are started as their needs are met and a slot is free; one that fails does not stop the others.
 
 A signal (Ctrl-C, SIGTERM, SIGUSR1, SIGHUP) is handed on to the stages under way, which write a checkpoint; nothing more
-is started. Killed with -9, an ablation leaves its stages running: the next one waits for them and goes on.
+is started. Killed with -9, an ablation leaves its stages running: the next one waits for them and continues.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Runner:
     def _take(self, event: Event | signal.Signals, todo: list[Stage], outcome: Outcome, total: int) -> None:
         if isinstance(event, signal.Signals):
             self.stopping = True
-            self.say(f"{event.name}: {len(self.under)} stages are told to stop, with a checkpoint")
+            self.say(f"{event.name}: {len(self.under)} stages are asked to stop, with a checkpoint")
             for under in self.under.values():
                 # who listens to none but Ctrl-C and SIGTERM gets one of them
                 under.process.send_signal(signal.SIGINT if event == signal.SIGINT else signal.SIGTERM)
@@ -154,7 +154,7 @@ class Runner:
             self.say(f"{stage.key}: finished in {took} ({len(outcome.finished)} of {total})")
         elif marks.stopped(stage, code):
             outcome.stopped.append(stage)
-            self.say(f"{stage.key}: stopped after {took}; it goes on from there when started again")
+            self.say(f"{stage.key}: stopped after {took}; it continues from there when started again")
         else:
             outcome.failed[stage] = code
             self.say(f"{stage.key}: FAILED after {took} with exit code {code}; log: {marks.log(stage)}")

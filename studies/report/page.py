@@ -142,7 +142,7 @@ def _drawn(asked: Asked, how: figures.Look, gold: str | None) -> tuple[dict[str,
     for curve in curves:
         if len({run.last_step for run in curve.trained}) > 1:
             ended = ", ".join(f"{run.name} at step {run.last_step:,}" for run in curve.trained)
-            notes.append(f"{curve.label}: runs end at different steps ({ended}); each curve goes on over the others")
+            notes.append(f"{curve.label}: runs end at different steps ({ended}); each curve continues over the others")
     if drawn["planes"] and "score" not in [section["name"] for section in drawn["sections"]]:
         drawn["planes"] = []
     return drawn, notes
