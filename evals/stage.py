@@ -17,7 +17,7 @@ from evals.generate import Answerer, answerer, check
 from evals.recipe import EvalRecipe
 from evals.scoring import metrics
 from evals.scoring.reading import Reading
-from evals.scoring.report import Report, as_dict
+from evals.scoring.report import Scores, as_dict
 from samples import Sample, mixture
 from stage.recipe import config
 from stage.runs import FINISHED, Run
@@ -81,7 +81,7 @@ def questions(recipe: EvalRecipe, samples: list[Sample]) -> list[Sample]:
     return unique(samples)[: recipe.limit]
 
 
-def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None = None) -> Report:
+def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None = None) -> Scores:
     """Evaluate; returns the report, which also lies in the run folder. Faulty data is found before weights load.
 
     One process or many (`evals.ranks`); all of them return. judge: of the recipe's `gold`, for open questions. asked:
@@ -121,7 +121,7 @@ def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None =
     return report
 
 
-def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Report:
+def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Scores:
     """The report of an evaluation's run folder, computed afresh from its predictions.
 
     Raises: UserError where it holds none.
@@ -154,7 +154,7 @@ def answer(
             file.write(predictions.line(row) + "\n")
 
 
-def save(report: Report, recipe: EvalRecipe, folder: Path) -> None:
+def save(report: Scores, recipe: EvalRecipe, folder: Path) -> None:
     """metrics.json, table.md and pictures.png; the table goes to the terminal too."""
     (folder / "metrics.json").write_text(json.dumps(as_dict(report), indent=2) + "\n")
     name = folder.name

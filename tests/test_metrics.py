@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.scoring import metrics
 from evals.scoring.metrics import CONVENTIONS, evaluate
-from evals.scoring.report import as_dict
+from evals.scoring.report import Metric, as_dict
 from tests.support.scored import GROUNDING, ask, ground, said
 from vlm.common.errors import DataError
 
@@ -88,7 +87,7 @@ def test_choice_and_classification_by_hand():
         ask("2", said("x"), "y", task="caption"),
     ]
     report = evaluate(classes, "qwen2_vl")
-    assert report.metrics["classification/accuracy"] == metrics.Metric(
+    assert report.metrics["classification/accuracy"] == Metric(
         1.0, 1, "exact match after normalising; empty = wrong; read from the one <answer>"
     )
     assert set(report.metrics) == {"classification/accuracy", "format"}  # captions are not scored here

@@ -14,15 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from evals.predictions import Prediction
 from evals.scoring.reading import Inside, Reading, truth
-from evals.scoring.report import LEVEL, Metric
+from evals.scoring.report import Scores
 from samples import kinds_of
 from vlm import answers, boxes
-from vlm.common.bootstrap import Statistic, interval, means
+from vlm.common.bootstrap import Statistic, means
 from vlm.common.errors import DataError
 
 OPEN = ("open_ended", "caption")
@@ -118,17 +117,23 @@ CONVENTIONS = {
 _PER_KIND = {"vqa/exact": "vqa", "choice/accuracy": "choice"}
 
 
-@dataclass
-class Report:
+class Report(Scores):
     """The judgements of one run and the metrics over them.
 
     Every metric is a mean over groups of the mean within the group: one group of all its questions, or (for
     `mean_of_kinds`) one per question type. `vlm.common.bootstrap` resamples the questions of the same groups.
     """
 
-    judgements: list[Judgement]
-    notation: str
-    inside: Inside
+    def __init__(self, judgements: list[Judgement], notation: str, inside: Inside):
+        super().__init__()
+        self.judgements = judgements
+        read = f"; {Reading(notation, inside).convention}"
+        for name, text in CONVENTIONS.items():
+            if name not in ("format", "open_ended/gold"):
+                text += read + (f"; boxes written as {notation}" if name.startswith("grounding") else "")
+            for one in (name, *(f"{name}[{kind}]" for kind in self.kinds(name))):
+                if groups := self.groups(one):
+                    self.add(one, means(groups), text)
 
     def groups(self, metric: str) -> list[dict[str, float]]:
         """The groups of a metric, each {question: value}; none where it does not apply to any question."""
@@ -150,43 +155,11 @@ class Report:
         task = _PER_KIND.get(metric)
         return sorted({kind for judgement in self.judgements if judgement.task == task for kind in judgement.kinds})
 
-    @cached_property
-    def metrics(self) -> dict[str, Metric]:
-        """All metrics that apply, by name."""
-        names = []
-        for name in CONVENTIONS:
-            names += [name, *(f"{name}[{kind}]" for kind in self.kinds(name))]
-        out = {}
-        for name in names:
-            if groups := self.groups(name):
-                shares = [sum(group.values()) / len(group) for group in groups]
-                n = len(set().union(*groups))
-                out[name] = Metric(sum(shares) / len(shares), n, self._convention(name))
-        return out
-
     def statistic(self, metric: str) -> Statistic:
         """A metric as the bootstrap resamples it. Raises: DataError where it is unknown or applies to no question."""
-        groups = self.groups(metric)
-        if not groups:
+        if not self.groups(metric):
             raise DataError(f"the metric {metric!r} applies to no question; there are {', '.join(self.metrics)}")
-        return means(groups)
-
-    @cached_property
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """The bootstrap interval of every metric."""
-        return {name: interval(self.statistic(name), level=LEVEL) for name in self.metrics}
-
-    @property
-    def missing(self) -> dict[str, str]:
-        """Nothing: every metric that applies is computed."""
-        return {}
-
-    def _convention(self, name: str) -> str:
-        text = CONVENTIONS[name.partition("[")[0]]
-        if name in ("format", "open_ended/gold"):
-            return text
-        boxes = f"; boxes written as {self.notation}" if name.startswith("grounding") else ""
-        return f"{text}; {Reading(self.notation, self.inside).convention}{boxes}"
+        return super().statistic(metric)
 
 
 def _value(judgement: Judgement, name: str) -> float | None:

@@ -190,9 +190,9 @@ def formatted(predictions: Sequence[Prediction], reading: Reading) -> Scores:
 def _taken(report: metrics.Report, prefix: str) -> Scores:
     """The numbers of a recipe's report that begin so."""
     out = Scores()
-    for name, metric in report.metrics.items():
+    for name, (statistic, convention) in report.found.items():
         if name.startswith(prefix):
-            out.add(name, report.statistic(name), metric.convention)
+            out.add(name, statistic, convention)
     return out
 
 
