@@ -127,24 +127,20 @@ def _policy(style: str, script: str) -> str:
 def _drawn(asked: Asked, how: figures.Look, gold: str | None) -> tuple[dict[str, Any], list[str]]:
     """The figures, and what has to be said about them."""
     curves = asked.curves
-    drawn: dict[str, Any] = {
+    keys = {key for curve in curves for key in curve.keys}
+    score = next((key for key in LEARNED if key in keys), None)
+    plane = figures.planes(curves, score, gold) if score and gold in keys else None
+    drawn = {
         "labels": [{"name": curve.label, "runs": [run.name for run in curve.trained]} for curve in curves],
         "band": SAID[asked.band],
         "sections": figures.sections(curves, how),
-        "planes": [],
+        "planes": [plane] if plane else [],
     }
-    keys = {key for curve in curves for key in curve.keys}
-    score = next((key for key in LEARNED if key in keys), None)
-    if gold in keys and score:
-        plane = figures.planes(curves, score, gold)
-        drawn["planes"] = [plane] if plane else []
     notes = [f"--gold {asked.gold}: no run logged it"] if asked.gold and asked.gold not in keys else []
     for curve in curves:
         if len({run.last_step for run in curve.trained}) > 1:
             ended = ", ".join(f"{run.name} at step {run.last_step:,}" for run in curve.trained)
             notes.append(f"{curve.label}: runs end at different steps ({ended}); each curve continues over the others")
-    if drawn["planes"] and "score" not in [section["name"] for section in drawn["sections"]]:
-        drawn["planes"] = []
     return drawn, notes
 
 
