@@ -74,7 +74,7 @@ def launch(
     return guarded(work)
 
 
-def guarded(work: Callable[[], None]) -> int:
+def guarded(work: Callable[[], object]) -> int:
     """Do the work with our logging on and errors shown as messages; returns the exit code as `launch` does."""
     # TRL still writes the old name of this option; the user can do nothing about it
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)

@@ -13,7 +13,7 @@ import numpy as np
 
 from stage.runs import Run, read_metrics
 from vlm.common.errors import DataError
-from vlm.common.figures import COLOURS, dress, sheet
+from vlm.common.figures import COLOURS, dress, headline, sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,8 @@ def draw(metrics: str | Path, png: str | Path, title: str | None = None) -> list
     panels = [(panel, lines) for panel in PANELS if (lines := _lines(rows, panel))][:MAX_PANELS]
     if not panels:
         raise DataError(f"{metrics}: found no series to draw in {len(rows)} rows; expected e.g. loss or reward")
-    figure, axes = sheet(len(panels), title)
+    figure, axes = sheet(len(panels), 4.3, 2.9, 0.4 if title else 0.0)
+    headline(figure, title or "")
     for axis, (panel, lines) in zip(axes, panels, strict=True):
         _draw_panel(axis, panel, lines)
     figure.supxlabel("optimiser step", fontsize=9, color="#555555")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from samples.doctor.report import Report
-from vlm.common.figures import COLOURS, dress, sheet
+from vlm.common.figures import COLOURS, dress, headline, sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,8 @@ def draw(report: Report, png: str | Path, title: str) -> None:
         ("Box side, √(share of the image)", report.box_sides, None),
     ]
     panels = [panel for panel in panels if len(panel[1])]
-    figure, axes = sheet(len(panels) + 1, title)
+    figure, axes = sheet(len(panels) + 1, 4.3, 2.9, 0.4)
+    headline(figure, title)
     _tasks(axes[0], report)
     for axis, (name, values, limit) in zip(axes[1:], panels, strict=True):
         _histogram(axis, name, values, limit)
