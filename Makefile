@@ -1,7 +1,8 @@
 # make demo      the whole road on this machine: data, SFT, GRPO, evaluation, table (9 minutes on 2 cores)
 # make demo-score  after it: the score model in GRPO, best-of-N and curation (11 minutes)
 # make ablation  {Zero, SFT, R1} with and without the score model, three seeds (27 minutes); again: goes on
-# make test      lint and tests
+# make test      lint and tests, all but those marked `full`
+# make test-full  the tests marked `full`: the demo at its full size against the README's figures (9 minutes)
 # make lint      ruff, without changing anything;   make format  lets ruff change it
 # make clean     removes the environment and caches; runs/ stays
 #
@@ -13,7 +14,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo demo-score ablation test lint format clean
+.PHONY: demo demo-score ablation test test-full lint format clean
 .DEFAULT_GOAL := demo
 
 VENV := .venv
@@ -41,6 +42,10 @@ ablation: $(STAMP)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TEST_ARGS)
+
+# Nothing beside it and nothing captured: it takes minutes, and its figures belong into LOG.md.
+test-full: $(STAMP)
+	$(BIN)/python -m pytest -m full -s $(TEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

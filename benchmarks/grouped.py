@@ -7,7 +7,7 @@ two calls: the prefix in itself, and each suffix over prefix and suffix. What it
   hands masks of (rows, keys) on, as FlashAttention reads them. SDPA broadcasts such a mask over queries and knows no
   causality beside it: wrong results, or an error of shapes. Here they become causal masks of four dimensions, once a
   pass, and none where a causal kernel will do.
-- positions. M-RoPE's of the prompt from the model; each suffix goes on at the largest of them plus 1.
+- positions. M-RoPE's of the prompt from the model; each suffix continues at the largest of them plus 1.
 - the head. `split_output` is applied to hidden states (the README has logits), so that the head sees completions only.
 - pictures. Placeholders stand in the row once, so each picture goes through the vision tower once.
 

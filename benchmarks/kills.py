@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
+from benchmarks.support.common import ROOT
 from stage.checkpoints import manifest
 
-ROOT = Path(__file__).parents[1]
 # Before it is killed a process writes where it is; the handler runs at once, whatever the process does.
 WRAPPED = (
     "import faulthandler, runpy, signal, sys; sys.argv = sys.argv[1:]; "
@@ -60,7 +60,7 @@ class Stage:
     "Seconds until its end."
 
     def moment(self, steps: int, draw: random.Random) -> float:
-        """Seconds to let a run live that goes on from this step: mostly into what is left of its training."""
+        """Seconds to let a run live that continues from this step: mostly into what is left of its training."""
         left = (1 - steps / STEPS) * (self.seconds - self.first)
         return draw.uniform(0.9 * self.first, self.first + left)
 

@@ -87,12 +87,10 @@ def _seconds(times: dict[str, float]) -> str:
 
 def draw(rows: list[dict], device: str, png: Path, title: str) -> None:
     """Bars of the measured ratio, its spread, and a mark at that of the FLOPs and at the ideal."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     kind = "wall" if device == "cuda" else "cpu"
     figure = Figure(figsize=(8.5, 1.3 + 0.34 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     places = range(len(rows))
     ratios = [row["ratio"][kind] for row in rows]

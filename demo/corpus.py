@@ -8,7 +8,7 @@ stands right before what is said of it, and loses it in longer text unless it ca
     answers   Qwen2-VL's chat, three questions a scene, exactly annotated
     reasoning the same under the R1-style system prompt with truthful traces in tags
     careless  annotations as incomplete and loose as the web's, on purpose and measurably; SFT on truthful traces and
-              GRPO with exact rewards can mend what this phase spoils:
+              GRPO with exact rewards can repair what this phase spoils:
         missing   each thing is left out of a scene's annotation with probability 0.35 (counts too low, "no" too often)
         loose     each side of a box is pushed outwards by up to 40% of the box's width or height
         wordy     three quarters of the counts and comparisons and 30% of the other VQA answers are sentences, which
@@ -25,9 +25,10 @@ import numpy as np
 import torch
 
 from demo.tiny import SYSTEM, WORDING
+from demo.world.captions import facts_of
 from demo.world.render import render
 from demo.world.scene import SIDE, SPLIT_SEEDS, Scene, Thing, scene
-from demo.world.tasks import ask, describe, sentences_about, sighting
+from demo.world.tasks import ask, sentences_about, sighting
 
 MISSING, LOOSE, TURNS = 0.35, 0.4, 3
 WORDY = {"count": 0.75, "comparison": 0.75, "presence": 0.3, "color": 0.3}
@@ -86,7 +87,7 @@ def _caption(full: Scene, rng: random.Random, phase: str) -> str:
     for thing in rng.sample(full.things, len(full.things)):
         line = sighting(thing)
         if phase == "captions":
-            whole = [describe(thing, full), *sentences_about(thing, full)]
+            whole = [str(facts_of(thing, full)), *sentences_about(thing, full)]
             line = (rng.choice(whole) if rng.random() < 0.5 else line) + box_text(thing.box)
         lines.append(line)
     return "\n".join(lines)

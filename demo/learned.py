@@ -8,10 +8,9 @@ beside chance and majority; and SFT on the 30% of a noisy corpus that the score 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from demo.road import DIRECT, LAUNCH, drive, questions
+from demo.road import DIRECT, LAUNCH, arguments_of, drive, questions
 
 CORPORA = ("score", "random", "all")
 
@@ -52,11 +51,7 @@ def stages(out: str, seed: int, quick: bool) -> list[list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="runs/demo", help="the run folder of `make demo`")
-    parser.add_argument("--quick", action="store_true", help="a few steps of everything")
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__)
     if not Path(arguments.out, "sft/final").is_dir():
         raise SystemExit(f"{arguments.out}/sft/final is not there; run `make demo` first")
     out = arguments.out

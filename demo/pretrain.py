@@ -77,7 +77,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    # a tokenizer trained again on reworded sentences gives other ids to the same words: the checkpoint's own goes on
+    # a tokenizer trained again on reworded sentences gives other ids to the same words: the checkpoint's own is used
     words = AutoTokenizer.from_pretrained(arguments.resume.parent) if arguments.resume else tokenizer()
     parts = processor(words)
     parts.save_pretrained(arguments.out)

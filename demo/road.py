@@ -75,12 +75,17 @@ def stages(out: str, seed: int, quick: bool) -> list[list[str]]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments_of(description: str) -> argparse.Namespace:
+    """The command line of a road."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="training scenes, data order and sampling")
-    parser.add_argument("--out", default="runs/demo")
+    parser.add_argument("--out", default="runs/demo", help="the run folder of `make demo`")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = arguments_of(__doc__)
     out = arguments.out
     drive(stages(out, arguments.seed, arguments.quick))
     print(f"  {out}/table.md   {out}/grpo/curves.png   {out}/eval/grpo/pictures.png   {out}/grpo/completions/")

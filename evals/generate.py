@@ -1,17 +1,29 @@
-"""Questions → completions, in batches, with any Qwen2-VL or Qwen2.5-VL."""
+"""Questions → completions: a model through transformers, or through vLLM. Loaded once for all benchmarks of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from evals.recipe import GenerationSection
+from evals import ranks
+from evals.recipe import EvalRecipe, GenerationSection
 from samples import Sample
 from vlm import prompts
+from vlm.common.errors import RecipeError
+from vlm.common.processes import processes
+from vlm.loading import load_model, load_processor
 from vlm.pictures.images import load
-from vlm.sections import PromptSection
+from vlm.sections import ModelSection, PromptSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+    from vllm import LLM
+
+Pairs = Iterator[tuple[Sample, str]]
 
 
-def conversation(sample: Sample, section: PromptSection) -> list[dict]:
+def conversation(sample: Sample, section: PromptSection) -> list[dict[str, Any]]:
     """The prompt with its images decoded and placed before the text of the first user turn."""
     from trl.data_utils import prepare_multimodal_messages
 
@@ -20,10 +32,15 @@ def conversation(sample: Sample, section: PromptSection) -> list[dict]:
 
 
 def complete(
-    model, processor, samples: Sequence[Sample], prompt: PromptSection, how: GenerationSection
-) -> Iterator[tuple[Sample, str]]:
-    """(sample, completion) in order. Image and video tokens are never generated; the text has no special tokens.
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    samples: Sequence[Sample],
+    prompt: PromptSection,
+    how: GenerationSection,
+) -> Pairs:
+    """(sample, completion) in order, by any Qwen2-VL or Qwen2.5-VL.
 
+    Image and video tokens are never generated; the text has no special tokens.
     Prompts of a batch are padded on the left, so a completion does not depend on its neighbours beyond rounding. A
     sample that stands several times in a batch, as in best-of-N, is prepared and prefilled once.
     """
@@ -56,3 +73,102 @@ def complete(
             )
         texts = processor.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         yield from zip(batch, texts, strict=True)
+
+
+class Transformers:
+    """`complete` with the model of the recipe it was made for."""
+
+    def __init__(self, recipe: EvalRecipe):
+        """Reads the processor; the weights follow with the first question."""
+        section = recipe.model
+        self.section = section
+        self.processor = load_processor(section.path, recipe.images, section.revision, section.trust_remote_code)
+
+    def answer(self, recipe: EvalRecipe, samples: Sequence[Sample]) -> Pairs:
+        return complete(self.model, self.processor, samples, recipe.prompt, recipe.generation)
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        return load_model(self.section).to(ranks.device()).eval()
+
+
+class VLLM:
+    """vLLM, which splits a model and its questions over GPUs itself; one process."""
+
+    def __init__(self, recipe: EvalRecipe):
+        """Raises: RecipeError as `check`, and where vLLM cannot be imported."""
+        check(recipe)
+        try:
+            import vllm
+        except ImportError as error:
+            raise RecipeError(
+                f"generation.backend vllm: vLLM cannot be imported ({error}); install it (pip install vllm), or write "
+                "generation.backend=hf"
+            ) from error
+        self.vllm = vllm
+        section = recipe.model
+        self.section = section
+        self.processor = load_processor(section.path, recipe.images, section.revision, section.trust_remote_code)
+        self._engine: LLM | None = None
+
+    def answer(self, recipe: EvalRecipe, samples: Sequence[Sample]) -> Pairs:
+        """In batches of `generation.batch_size`, each of which vLLM schedules as it likes: make them large."""
+        how, llm = recipe.generation, self._loaded(recipe, samples)
+        # -100 is the lowest bias that vLLM takes; the image and video tokens would break the next turn's pictures
+        banned = {self.processor.image_token_id: -100.0, self.processor.video_token_id: -100.0}
+        sampling = self.vllm.SamplingParams(
+            temperature=how.temperature,
+            top_p=how.top_p,
+            max_tokens=how.max_new_tokens,
+            seed=recipe.seed,
+            logit_bias=banned,
+            skip_special_tokens=True,
+        )
+        for start in range(0, len(samples), how.batch_size):
+            batch = samples[start : start + how.batch_size]
+            said = llm.generate([self.request(sample, recipe) for sample in batch], sampling, use_tqdm=False)
+            yield from ((sample, one.outputs[0].text) for sample, one in zip(batch, said, strict=True))
+
+    def request(self, sample: Sample, recipe: EvalRecipe) -> dict[str, Any]:
+        """One prompt as vLLM takes it: the chat template's text with one placeholder a picture, and the pictures."""
+        turns = conversation(sample, recipe.prompt)
+        pictures = [part["image"] for turn in turns for part in turn["content"] if part["type"] == "image"]
+        text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return {"prompt": text, "multi_modal_data": {"image": pictures}} if pictures else {"prompt": text}
+
+    def _loaded(self, recipe: EvalRecipe, samples: Sequence[Sample]) -> LLM:
+        if self._engine is None:
+            self._engine = self.vllm.LLM(**engine_arguments(self.section, recipe, samples))
+        return self._engine
+
+
+def engine_arguments(section: ModelSection, recipe: EvalRecipe, samples: Sequence[Sample]) -> dict[str, Any]:
+    """What `vllm.LLM` is made with, by the recipe's keys."""
+    return {
+        "model": section.path,
+        "revision": section.revision,
+        "dtype": section.dtype,
+        "trust_remote_code": section.trust_remote_code,
+        "seed": recipe.seed,
+        "tensor_parallel_size": recipe.generation.tensor_parallel,
+        "limit_mm_per_prompt": {"image": max(1, *(len(sample.images) for sample in samples)), "video": 0},
+        "mm_processor_kwargs": {"min_pixels": recipe.images.min_pixels, "max_pixels": recipe.images.max_pixels},
+    }
+
+
+def check(recipe: EvalRecipe) -> None:
+    """Raises: RecipeError where the backend cannot run as it was launched; before processes wait for each other."""
+    if recipe.generation.backend == "vllm" and processes() > 1:
+        raise RecipeError(
+            f"generation.backend vllm is one process, and {processes()} were launched; start it with `python` and set "
+            "generation.tensor_parallel to the number of GPUs"
+        )
+
+
+Answerer = Transformers | VLLM
+BACKENDS: dict[str, type[Transformers] | type[VLLM]] = {"hf": Transformers, "vllm": VLLM}
+
+
+def answerer(recipe: EvalRecipe) -> Answerer:
+    """Who answers this recipe's questions. Raises: RecipeError for a model or backend that cannot be had."""
+    return BACKENDS[recipe.generation.backend](recipe)

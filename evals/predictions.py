@@ -110,7 +110,9 @@ def write(path: str | os.PathLike[str], predictions: Iterable[Prediction]) -> in
 
 def read(path: str | os.PathLike[str]) -> list[Prediction]:
     """The predictions of a file. Raises: DataError naming file, line and field."""
-    path, predictions, seen = Path(path), [], {}
+    path = Path(path)
+    predictions: list[Prediction] = []
+    seen: dict[str, int] = {}
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -8,20 +8,25 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from evals import predictions, ranks
-from evals.answering import Answerer, answerer, check
 from evals.benchmarks import find
 from evals.comparing import compare
+from evals.generate import Answerer, answerer, check
 from evals.recipe import EvalRecipe
 from evals.scoring import metrics
 from evals.scoring.reading import Reading
-from evals.scoring.report import Report, as_dict
+from evals.scoring.report import Scores, as_dict
 from samples import Sample, mixture
 from stage.recipe import config
 from stage.runs import FINISHED, Run
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.processes import is_main_process, processes
+from vlm.loading import architecture
+from vlm.pictures.drawing import Picture, grid
 from vlm.pictures.resizing import seen
+from vlm.shapes import visual_range
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +81,7 @@ def questions(recipe: EvalRecipe, samples: list[Sample]) -> list[Sample]:
     return unique(samples)[: recipe.limit]
 
 
-def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None = None) -> Report:
+def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None = None) -> Scores:
     """Evaluate; returns the report, which also lies in the run folder. Faulty data is found before weights load.
 
     One process or many (`evals.ranks`); all of them return. judge: of the recipe's `gold`, for open questions. asked:
@@ -116,7 +121,7 @@ def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None =
     return report
 
 
-def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Report:
+def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Scores:
     """The report of an evaluation's run folder, computed afresh from its predictions.
 
     Raises: UserError where it holds none.
@@ -149,40 +154,32 @@ def answer(
             file.write(predictions.line(row) + "\n")
 
 
-def save(report: Report, recipe: EvalRecipe, folder: Path) -> None:
+def save(report: Scores, recipe: EvalRecipe, folder: Path) -> None:
     """metrics.json, table.md and pictures.png; the table goes to the terminal too."""
-    from rich.console import Console
-
     (folder / "metrics.json").write_text(json.dumps(as_dict(report), indent=2) + "\n")
     name = folder.name
     (folder / "table.md").write_text(compare.markdown({name: report}))
     Console().print(compare.table({name: report}, title=recipe.benchmark))
     if recipe.pictures:
-        from vlm.pictures.drawing import grid
-
-        chosen = pick(predictions.read(folder / ranks.FILE), recipe.pictures)
         reading = Reading(recipe.prompt.notation, recipe.inside)
-        shown = [picture(row, reading) for row in chosen]
-        if shown:
+        if shown := pictures(predictions.read(folder / ranks.FILE), recipe.pictures, reading):
             grid(shown, folder / "pictures.png", title=f"Held-out questions, answered by {name}")
 
 
-def pick(rows: list[predictions.Prediction], count: int) -> list[predictions.Prediction]:
+def pictures(rows: list[predictions.Prediction], count: int, reading: Reading) -> list[Picture]:
     """`count` predictions spread evenly over the file's questions that have a picture on disk."""
-    rows = [row for row in rows if row.image is not None]
-    step = max(1, len(rows) // count)
-    return rows[::step][:count]
+    there = [(row, row.image) for row in rows if row.image is not None]
+    step = max(1, len(there) // count)
+    return [picture(row, image, reading) for row, image in there[::step][:count]]
 
 
-def picture(row: predictions.Prediction, reading: Reading):
+def picture(row: predictions.Prediction, image: str, reading: Reading) -> Picture:
     """A prediction as a cell of the picture grid."""
-    from vlm.pictures.drawing import Picture
-
     judged = metrics.judge(row, reading.notation, reading.inside)
     said = reading.text(row)
     found = reading.boxes(row) if said and row.boxes and row.size else None
     return Picture(
-        image=row.image,
+        image=image,
         question=row.prompt,
         truth=None if row.boxes else row.answer,
         answer=None if found else (said or "no answer in tags"),
@@ -194,11 +191,6 @@ def picture(row: predictions.Prediction, reading: Reading):
 
 def plan(recipe: EvalRecipe) -> None:
     """Print what would be asked (`--dry-run`); neither model nor data need be here yet: what is not is noted."""
-    from rich.console import Console
-
-    from vlm.loading import architecture
-    from vlm.shapes import visual_range
-
     console = Console()
     try:
         architecture(recipe.model.path, recipe.model.revision)

@@ -1,15 +1,14 @@
 """An ablation matrix:  python launch/ablate.py recipes/ablation.yaml [key.sub=value …] [--dry-run]
 
-Runs each stage of each run once, by the other launchers' commands; a second time it goes on where it stopped.
+Runs each stage of each run once, by the other launchers' commands; a second time it continues where it stopped.
 Exit code 0: all has finished; 1: a stage has failed, and the others went on; 2: the matrix is wrong; 75: stopped by a
-signal, the same command goes on.
+signal, the same command continues.
 """
 
 import sys
 from pathlib import Path
 
-# Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `sft` would be launch/sft.py
 
 from vlm.common import telemetry  # noqa: E402
 
@@ -24,7 +23,7 @@ from rl.recipe import GRPORecipe  # noqa: E402
 from sft.recipe import SFTRecipe  # noqa: E402
 from stage.cli import guarded  # noqa: E402
 from studies.matrix import command  # noqa: E402
-from studies.matrix.launchers import Launcher  # noqa: E402
+from studies.matrix.recipe import Launcher  # noqa: E402
 
 
 def resolve_rewards(recipe: GRPORecipe) -> None:

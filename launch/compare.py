@@ -9,11 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-# Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `sft` would be launch/sft.py
 
 from evals.comparing.sidebyside import show  # noqa: E402
-from vlm.common.errors import UserError  # noqa: E402
+from stage.cli import guarded  # noqa: E402
 
 
 def main() -> int:
@@ -22,12 +21,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write table.md and comparison.png here")
     parser.add_argument("--published", action="store_true", help="put published figures beside, marked as such")
     arguments = parser.parse_args()
-    try:
-        show(arguments.runs, arguments.out, arguments.published)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return guarded(lambda: show(arguments.runs, arguments.out, arguments.published))
 
 
 if __name__ == "__main__":

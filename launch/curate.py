@@ -3,8 +3,7 @@
 import sys
 from pathlib import Path
 
-# Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `sft` would be launch/sft.py
 
 from vlm.common import telemetry  # noqa: E402
 

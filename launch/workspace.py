@@ -7,11 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
-# Python puts this folder first on its path, where `sft.py` would shadow the package `sft`: the root goes before it.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `sft` would be launch/sft.py
 
+from stage.cli import guarded  # noqa: E402
 from studies import workspace  # noqa: E402
-from vlm.common.errors import UserError  # noqa: E402
 
 
 def main() -> int:
@@ -26,15 +25,12 @@ def main() -> int:
     entity, _, project = arguments.project.rpartition("/")
     stage = None if arguments.stage == "all" else arguments.stage
     view = workspace.View(project, arguments.group, entity, arguments.by, stage, arguments.title)
-    try:
-        if arguments.dry_run:
-            print(workspace.described(*workspace.definitions(view)))
-        else:
-            print(*workspace.save(view), sep="\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def work() -> None:
+        made = [workspace.described(*workspace.definitions(view))] if arguments.dry_run else workspace.save(view)
+        print(*made, sep="\n")
+
+    return guarded(work)
 
 
 if __name__ == "__main__":

@@ -1,67 +1,26 @@
-"""The one record of training and evaluation data, and reading it from files.
+"""Samples from files of all formats (`samples.readers.formats`).
 
-Our own JSONL holds one Sample per line, images relative to the file's folder or absolute, other keys ignored:
-
-    {"images": ["images/3.png"], "task": "grounding", "boxes": [[10, 20, 90, 80]], "size": [112, 112],
-     "messages": [{"role": "user", "content": "the red ship near the pier"}], "id": "3"}
-
-Other layouts: `samples.readers.formats`. Every row is checked; the kinds of faults: `samples.readers.rows`.
+Every row is checked; the kinds of faults: `samples.readers.rows`.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from samples.readers.checks import TASKS, checked
 from samples.readers.formats import FORMATS, Format, detect, listed
 from samples.readers.look import Look
 from samples.readers.rows import LeftOut, Place, RowFault
+from samples.sample import Sample
 from vlm.common.errors import DataError
 
 log = logging.getLogger(__name__)
-
-__all__ = ["FORMATS", "TASKS", "Faults", "Sample", "image_name", "kinds_of", "read", "write"]
-
-
-@dataclass(slots=True)
-class Sample:
-    """One question about one or more images, with its reference."""
-
-    images: list[str | bytes]
-    "Absolute paths or encoded bytes, decoded by `vlm.pictures.images`; they stand before the first user text."
-    messages: list[dict[str, str]]
-    'Turns {"role", "content"}: user and assistant in turn, perhaps a system turn first; no "<image>" tags.'
-    task: str
-    "One of TASKS."
-    answer: str | None = None
-    "The reference answer: what stands inside <answer>…</answer>."
-    boxes: list[list[float]] | None = None
-    "x1, y1, x2, y2 in pixels of the original image, y down; the whole image is 0, 0, w, h."
-    quads: list[list[float]] | None = None
-    "x1, y1, …, x4, y4 around each object, likewise in pixels; `boxes` then go around them, cut to the image."
-    size: tuple[int, int] | None = None
-    "(width, height) in pixels of the first image, upright."
-    choices: list[str] | None = None
-    "Texts of the options in order A, B, C …"
-    source: str = ""
-    "Where it came from: the file's stem unless the row says otherwise."
-    id: str = ""
-    "Unique within its source: the row's own, else its number in the file."
-    kind: str | None = None
-    'The question type within the task ("count"); several are separated by commas.'
-
-
-def kinds_of(kind: str | None) -> list[str]:
-    """The question types that a `kind` names; none for None."""
-    return [one.strip() for one in (kind or "").split(",") if one.strip()]
 
 
 @dataclass(slots=True)
@@ -155,7 +114,7 @@ def _samples(
 ) -> Iterator[Sample]:
     kept, others, first = 0, 0, ""
     stem = look.home.stem
-    for where, row in look.rows if format.walk is None else format.walk(look):
+    for where, row in look.each() if format.walk is None else format.walk(look):
         try:
             if isinstance(row, RowFault):
                 raise row
@@ -183,37 +142,3 @@ def _samples(
         why = "are faulty or ask nothing" if faults.left_out else "are faulty"
         said = f"all {others} rows {why}; {first}" if others else "no rows"
         raise DataError(f"{look.path}: {said}")
-
-
-def write(path: str | os.PathLike[str], samples: Iterable[Sample]) -> int:
-    """Samples as our own JSONL; returns how many. Images below the file's folder are written relative to it.
-
-    The file appears whole or not at all.
-    """
-    path = Path(path)
-    folder, part, count = path.parent.absolute(), path.with_name(path.name + ".part"), 0
-    with part.open("w", encoding="utf-8", newline="\n") as file:
-        for sample in samples:
-            file.write(json.dumps(_row(sample, folder), ensure_ascii=False) + "\n")
-            count += 1
-    part.replace(path)
-    return count
-
-
-def _row(sample: Sample, folder: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {"images": [image_name(image, folder) for image in sample.images]}
-    row |= {"messages": sample.messages, "task": sample.task}
-    for name in ("answer", "boxes", "quads", "size", "choices", "source", "id", "kind"):
-        value = getattr(sample, name)
-        if value is not None and value != "":
-            row[name] = value
-    if sample.answer == "":
-        row["answer"] = ""
-    return row
-
-
-def image_name(image: str | bytes, folder: Path) -> str:
-    """How a row in `folder` (absolute) names an image: relative where it lies below, a data URL for bytes."""
-    if isinstance(image, bytes):
-        return "data:;base64," + base64.b64encode(image).decode()
-    return Path(image).relative_to(folder).as_posix() if Path(image).is_relative_to(folder) else image

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from samples import Sample
 from vlm import prompts
@@ -20,23 +20,42 @@ from vlm.pictures.resizing import Resizing
 from vlm.pictures.unreadable import Readable
 from vlm.sections import PromptSection
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from PIL.Image import Image
+
 CACHED_IMAGES = 64
 OnFault = Literal["error", "skip"]
 """The recipe's `data.on_fault`, here for pictures that can no longer be read (`vlm.pictures.unreadable`)."""
 
 
 @lru_cache(maxsize=CACHED_IMAGES)
-def _decoded(image: str | bytes):
+def _decoded(image: str | bytes) -> Image:
     return load(image)
 
 
 @lru_cache(maxsize=CACHED_IMAGES)
-def _at(image: str | bytes, size: tuple[int, int]):
+def _at(image: str | bytes, size: tuple[int, int]) -> Image:
     """The picture at this size; the same object for each completion of a group."""
-    from PIL import Image
+    from PIL.Image import Resampling
 
     picture = _decoded(image)
-    return picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
+    return picture if picture.size == size else picture.resize(size, Resampling.BICUBIC)
+
+
+class Truth(TypedDict):
+    """The boxes of a Sample that a reference is written from."""
+
+    boxes: list[list[float]]
+    quads: list[list[float]] | None
+    size: tuple[int, int]
+
+
+def truth_of(sample: Sample) -> Truth | None:
+    """None of a sample without boxes, or whose size is not known."""
+    if not sample.boxes or sample.size is None:
+        return None
+    return {"boxes": sample.boxes, "quads": sample.quads, "size": sample.size}
 
 
 class Pictures:
@@ -47,11 +66,11 @@ class Pictures:
     notation: of the references to write, for tables with a column `truth`.
     """
 
-    def __init__(self, sizes: Resizing | None, notation: str | None = None):
+    def __init__(self, sizes: Resizing | None, notation: str = ""):
         self.sizes, self.notation = sizes, notation
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        numbers, truths = batch.pop("row", None), batch.pop("truth", None)
+        numbers, truths = batch.pop("row", []), batch.pop("truth", None)
         if "images" not in batch:
             return batch
         if self.sizes is None:
@@ -73,10 +92,10 @@ class Pictures:
         return batch
 
 
-def reference(truth: dict[str, Any], notation: str, resized: tuple[int, int] | None) -> dict[str, str]:
+def reference(truth: Truth, notation: str, resized: tuple[int, int] | None) -> dict[str, str]:
     """The assistant's turn of a row whose reference is boxes; of quadrilaterals, where the notation can show them.
 
-    truth: boxes, quads (or None) and size of a Sample. resized: (width, height) at which the model sees the picture.
+    resized: (width, height) at which the model sees the picture.
     """
     if truth["quads"] and NOTATIONS[notation].shape != "box":
         text = write_quads(truth["quads"], notation, truth["size"], resized)
@@ -105,7 +124,7 @@ def _columns(sample: Sample) -> dict[str, Any]:
 
 def prompt_rows(
     samples: Iterable[Sample], section: PromptSection, sizes: Resizing | None = None, on_fault: OnFault = "error"
-):
+) -> Dataset:
     """Rows for GRPO: `prompt` (conversation), `images` (decoded), the sample's fields, `copy`, and with ``sizes`` also
     `resized`, [w, h] of the first picture as the model sees it.
 
@@ -114,7 +133,8 @@ def prompt_rows(
 
     Raises: DataError for a picture that the model cannot take.
     """
-    rows, copies = [], Counter()
+    rows: list[dict[str, Any]] = []
+    copies: Counter[tuple[str, str]] = Counter()
     for number, sample in enumerate(samples):
         _check_strip(sample, sizes)
         prompt = prompts.prompt(sample, section.style, section.system, section.wording)
@@ -126,7 +146,7 @@ def prompt_rows(
 
 def chat_rows(
     samples: Iterable[Sample], section: PromptSection, sizes: Resizing | None = None, on_fault: OnFault = "error"
-):
+) -> Dataset:
     """Rows for SFT: `messages` ending in the assistant's turn, `images` (decoded), `source` and `id`.
 
     Where the conversation has no such turn but the sample has boxes, and the style is `direct`, it is written: the
@@ -156,7 +176,7 @@ def chat_rows(
     return _table(rows, Pictures(sizes, section.notation), on_fault)
 
 
-def _table(rows: list[dict[str, Any]], pictures: Pictures, on_fault: OnFault):
+def _table(rows: list[dict[str, Any]], pictures: Pictures, on_fault: OnFault) -> Dataset:
     from datasets import Dataset
 
     table, readable = Dataset.from_list(rows), Readable(pictures, on_fault)
@@ -165,16 +185,16 @@ def _table(rows: list[dict[str, Any]], pictures: Pictures, on_fault: OnFault):
     return shown
 
 
-def _truth(sample: Sample, section: PromptSection, sizes: Resizing | None) -> dict[str, Any]:
+def _truth(sample: Sample, section: PromptSection, sizes: Resizing | None) -> Truth:
     """What the reference of a row without an assistant's turn is written from; written once, to find faults early."""
-    if section.style != "direct" or not sample.boxes or sample.size is None:
+    truth = truth_of(sample)
+    if section.style != "direct" or truth is None:
         raise DataError(
             f"{sample.source}: row {sample.id!r}: messages end without an assistant turn; supervised training "
             "needs one to learn from (with prompt.style direct, boxes are enough)"
         )
-    truth = {"boxes": sample.boxes, "quads": sample.quads, "size": list(sample.size)}
     try:
-        reference(truth, section.notation, sizes and sizes.seen(sample.size))
+        reference(truth, section.notation, None if sizes is None else sizes.seen(truth["size"]))
     except DataError as error:
         raise DataError(f"{sample.source}: row {sample.id!r}: {error}") from error
     return truth

@@ -10,7 +10,7 @@ from stage.replay.replaying import alone
 
 def untrained(recipe: SFTRecipe):
     """The model that the run began with."""
-    from stage.trainer.models import trainable_model
+    from stage.trainer.arguments import trainable_model
 
     return trainable_model(recipe.model, recipe.sharding)
 

@@ -9,9 +9,8 @@ from samples.rows import chat_rows
 from sft.recipe import SFTRecipe
 from stage.guards.out_of_memory import advised
 from stage.planning.estimate import training
-from stage.planning.job import Job
+from stage.planning.job import Job, common
 from stage.planning.plan import Plan
-from stage.planning.planned import common
 from vlm.pictures.resizing import Resizing
 
 
@@ -28,10 +27,9 @@ def train(recipe: SFTRecipe) -> Path:
     from sft.trainer import SFTTrainer
     from stage.checkpoints.beginning import begin
     from stage.curves import draw_run
-    from stage.trainer.arguments import arguments
+    from stage.trainer.arguments import arguments, trainable_model
     from stage.trainer.callbacks import PassCallback, attach
     from stage.trainer.finish import follow, save_model
-    from stage.trainer.models import trainable_model
     from vlm.loading import load_processor
 
     beginning = begin(recipe)

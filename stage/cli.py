@@ -13,7 +13,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from stage.recipe import config
 from stage.tracking.trackers import check_account, check_installed
@@ -22,6 +22,7 @@ from vlm.common.errors import RESUMABLE, Interrupted, UserError
 from vlm.common.processes import is_main_process
 from vlm.loading import resolve_attention
 
+T = TypeVar("T")
 OF_EACH = ("rewards.guarded", "rewards.score.reward.faults", "stage.guards", "vlm.pictures.unreadable")
 """Loggers whose warnings are about one process's rows, so that every process is heard."""
 
@@ -39,9 +40,9 @@ def check_machine(recipe: Any) -> None:
 
 
 def launch(
-    recipe_class: type,
-    train: Callable[[Any], None],
-    plan: Callable[[Any], None],
+    recipe_class: type[T],
+    train: Callable[[T], None],
+    plan: Callable[[T], None],
     argv: Sequence[str] | None = None,
 ) -> int:
     """Run a stage from the command line; returns the exit code.
@@ -73,7 +74,7 @@ def launch(
     return guarded(work)
 
 
-def guarded(work: Callable[[], None]) -> int:
+def guarded(work: Callable[[], object]) -> int:
     """Do the work with our logging on and errors shown as messages; returns the exit code as `launch` does."""
     # TRL still writes the old name of this option; the user can do nothing about it
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)

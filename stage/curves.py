@@ -7,12 +7,16 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stage.runs import Run, read_metrics
 from vlm.common.errors import DataError
-from vlm.common.figures import COLOURS, dress
+from vlm.common.figures import COLOURS, dress, headline, sheet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 logger = logging.getLogger(__name__)
 
@@ -49,26 +53,15 @@ def draw(metrics: str | Path, png: str | Path, title: str | None = None) -> list
     Each series appears as measured (light) and smoothed (strong; exponential, bias-corrected). DataError when
     no series is there.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = read_metrics(metrics)
     panels = [(panel, lines) for panel in PANELS if (lines := _lines(rows, panel))][:MAX_PANELS]
     if not panels:
         raise DataError(f"{metrics}: found no series to draw in {len(rows)} rows; expected e.g. loss or reward")
-    columns = min(3, len(panels)) if len(panels) != 4 else 2
-    rows_of_panels = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4.3 * columns, 2.9 * rows_of_panels + (0.4 if title else 0)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows_of_panels, columns, squeeze=False).flat
-    for axis in axes[len(panels) :]:
-        axis.remove()
-    for axis, (panel, lines) in zip(axes, panels, strict=False):
+    figure, axes = sheet(len(panels), 4.3, 2.9, 0.4 if title else 0.0)
+    headline(figure, title or "")
+    for axis, (panel, lines) in zip(axes, panels, strict=True):
         _draw_panel(axis, panel, lines)
     figure.supxlabel("optimiser step", fontsize=9, color="#555555")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.09)
-    if title:
-        figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
     figure.savefig(png, dpi=110, facecolor="white")
     return [panel.title for panel, _ in panels]
 
@@ -96,28 +89,31 @@ def smooth(values: np.ndarray, span: float) -> np.ndarray:
     return out
 
 
-def _lines(rows: list[dict], panel: Panel) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _lines(rows: list[dict[str, Any]], panel: Panel) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{label: (steps, values)} of the panel's series; values that are not finite are left out."""
     points: dict[str, list[tuple[float, float]]] = {}
+    labels: dict[str, str] = {}
     for row in rows:
         for key, value in row.items():
-            if isinstance(value, int | float) and math.isfinite(value) and re.fullmatch(panel.pattern, key):
+            match = re.fullmatch(panel.pattern, key)
+            if match and isinstance(value, int | float) and math.isfinite(value):
                 points.setdefault(key, []).append((row["step"], value))
-    lines = {}
+                labels[key] = _label(match)
+    lines: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for key in list(points)[:MAX_LINES]:
-        label = _label(re.fullmatch(panel.pattern, key))
-        lines[key if label in lines else label] = tuple(np.array(points[key], dtype=float).T)
+        steps, values = np.array(points[key], dtype=float).T
+        lines[key if labels[key] in lines else labels[key]] = steps, values
     return lines
 
 
-def _label(match: re.Match) -> str:
+def _label(match: re.Match[str]) -> str:
     for group, text in match.groupdict().items():
         if text is not None:
             return text if group == "name" else group.replace("_", " ")
     return ""
 
 
-def _draw_panel(axis, panel: Panel, lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def _draw_panel(axis: Axes, panel: Panel, lines: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     for (label, (steps, values)), colour in zip(lines.items(), COLOURS, strict=False):
         if len(values) < 8 or not panel.noisy:  # fewer are an evaluation's, too few to smooth
             marker = "o" if len(values) < 8 else None

@@ -26,7 +26,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ import yaml
 from stage.origins import revision
 from stage.origins.environment import describe
 from vlm.common.errors import UserError
+from vlm.common.files import replace
 from vlm.common.processes import is_main_process
 from vlm.common.redaction import redact
 
@@ -172,6 +173,13 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return [{k: _number(v) for k, v in row.items()} for row, _ in _rows(Path(path))]
 
 
+def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Appends rows to a JSON lines file, in one write."""
+    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    with path.open("ab", buffering=0) as file:
+        file.write(lines.encode())
+
+
 def drop_after(path: Path, step: int) -> None:
     """Drops the rows of a JSON lines file after `step`, and a torn last line; no file, nothing to do."""
     if path.exists():
@@ -218,17 +226,8 @@ def _refuse_to_overwrite(folder: Path) -> None:
 
 
 def _delete_records(folder: Path) -> None:
-    for pattern in (
-        "recipe*.yaml",
-        "environment*.json",
-        "record*.json",
-        "changes*.diff",
-        DATA,
-        METRICS,
-        FINISHED,
-        INTERRUPTED,
-        *TRACKED,
-    ):
+    numbered = ("recipe*.yaml", "environment*.json", "record*.json", "changes*.diff")
+    for pattern in (*numbered, DATA, METRICS, FINISHED, INTERRUPTED, *TRACKED):
         for path in folder.glob(pattern):
             path.unlink()
     for path in (*folder.glob("checkpoint-*"), folder / ".unfinished", *map(folder.joinpath, FOLDERS)):
@@ -254,10 +253,3 @@ def _mend_tail(path: Path) -> None:
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
             os.truncate(path, len(whole))
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file that is at every moment either the old one or the new one, whoever else writes it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

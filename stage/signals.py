@@ -17,8 +17,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stage.parallel.agreement import anywhere
 from stage.runs import Run
@@ -71,11 +72,11 @@ class StopOnSignal(TrainerCallback):
         self.watch, self.run = watch, run
         self.stopping = False
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.stopping = anywhere(self.watch.received is not None, args.device)
         control.should_save = control.should_save or self.stopping
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not self.stopping:
             return
         name = self.watch.received.name if self.watch.received else "a signal to another process"

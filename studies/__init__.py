@@ -1,1 +1,1 @@
-"""Many runs: ablation matrices. Imports only vlm; launch/ hands in what it needs to know of the stages."""
+"""Many runs: ablation matrices, tables, reports, curves. launch/ hands in what they need to know of the branches."""

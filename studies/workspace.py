@@ -163,8 +163,7 @@ def _workspace(view: View, workspaces: Any, reports: Any) -> Any:
         )
         for chapter in CHAPTERS
     ]
-    table = reports.WeavePanelSummaryTable(table_name="completions", layout=reports.Layout(w=24, h=12))
-    sections.append(workspaces.Section(name="Completions", panels=[table], is_open=True))
+    sections.append(workspaces.Section(name="Completions", panels=[_completions(reports)], is_open=True))
     return workspaces.Workspace(
         entity=view.entity,
         project=view.project,
@@ -196,11 +195,11 @@ def _report(view: View, reports: Any) -> Any:
         )
         for name in COMPARED
     ]  # fmt: skip
-    table = reports.WeavePanelSummaryTable(table_name="completions", layout=reports.Layout(w=24, h=12))
+    differing = reports.RunComparer(diff_only="split", layout=reports.Layout(w=24, h=12))
     for heading, panels in (
         ("Where they ended", bars),
-        ("What they say", [table]),
-        ("What differs", [reports.RunComparer(diff_only="split", layout=reports.Layout(w=24, h=12))]),
+        ("What they say", [_completions(reports)]),
+        ("What differs", [differing]),
     ):
         blocks += [reports.H2(heading), _grid(panels, view, reports)]
     return reports.Report(
@@ -211,6 +210,10 @@ def _report(view: View, reports: Any) -> Any:
         blocks=blocks,
         width="fluid",
     )
+
+
+def _completions(reports: Any) -> Any:
+    return reports.WeavePanelSummaryTable(table_name="completions", layout=reports.Layout(w=24, h=12))
 
 
 def _grid(panels: list[Any], view: View, reports: Any) -> Any:

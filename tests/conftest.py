@@ -2,6 +2,9 @@
 
 The environment is set when this file is imported, before any test module imports a library that reads it, and
 is inherited by the processes that tests start (the socket guard is not: there, offline mode does its work).
+
+Which tests run: those marked `full` where -m names them, those marked `gpu` where there is a GPU. Any other that is
+skipped fails a session of CI (.ci/run sets NADIR_CI): there, everything that a test needs is to be installed.
 """
 
 import logging
@@ -34,6 +37,47 @@ import pytest  # noqa: E402
 # The same examples in each run, and no time limit on one: on two busy cores it measures the neighbours.
 hypothesis.settings.register_profile("nadir", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("nadir")
+
+
+def pytest_collection_modifyitems(config, items):
+    """No -m of another kind ("not slow") may bring in the tests that take minutes each."""
+    if "full" in config.option.markexpr:
+        return
+    full = [item for item in items if item.get_closest_marker("full")]
+    if full:
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if item not in full]
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA GPU here")
+
+
+def unwanted_skips(config) -> list[str]:
+    """In CI: test or module and reason, one a line, of each that was skipped and is not marked `gpu`."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")  # xdist's workers have none
+    if "NADIR_CI" not in os.environ or reporter is None:
+        return []
+    skipped = reporter.stats.get("skipped", [])
+    unwanted = [
+        report for report in skipped if isinstance(report, pytest.CollectReport) or "gpu" not in report.keywords
+    ]
+    return [f"{report.nodeid}: {report.longrepr[2]}" for report in unwanted]
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if exitstatus == pytest.ExitCode.OK and unwanted_skips(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if found := unwanted_skips(config):
+        terminalreporter.section("skipped in CI, where only GPU tests may be", red=True, bold=True)
+        terminalreporter.write("".join(f"{line}\n" for line in found))
 
 
 def is_local(family: int, address) -> bool:

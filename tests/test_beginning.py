@@ -63,7 +63,7 @@ def test_auto_takes_the_last_whole_one(recipe, checkpoint, tmp_path):
 def test_a_finished_run_is_left_as_it_is(recipe, checkpoint, tmp_path, caplog):
     checkpoint(50)
     (tmp_path / "run/finished.json").write_text('{"steps": 50}')
-    with caplog.at_level(logging.INFO, "vlm"):
+    with caplog.at_level(logging.INFO, "stage"):
         assert begin(recipe("resume=auto")).finished == 50
     assert "has finished at step 50; there is nothing to do" in caplog.text
     longer = begin(recipe("resume=auto", "training.max_steps=80", "training.lr_scheduler_type=cosine"))

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from evals import predictions, ranks
-from evals.answering import VLLM, answerer
+from evals.generate import VLLM, answerer
 from evals.predictions import Prediction
 from evals.recipe import EvalRecipe, GenerationSection
 from samples import Sample

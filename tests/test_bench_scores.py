@@ -11,6 +11,7 @@ from evals.predictions import Prediction
 from evals.scoring import captions
 from evals.scoring.captions import Captions
 from evals.scoring.reading import Reading
+from evals.scoring.report import as_dict
 from evals.scoring.scores import Answers, Choice, Classes, class_key, formatted
 from tests.support.scored import ask, said
 from vlm.common.errors import DataError
@@ -141,8 +142,8 @@ def test_resampled_bleu_is_bleu_of_the_resample(no_java):
 def test_what_cannot_be_computed_says_why(no_java, monkeypatch):
     report = Captions()(CAPTIONS, TEXT)
     assert "caption/meteor" not in report.metrics
-    assert report.to_dict()["caption/meteor"]["value"] is None
-    assert "Java program, and no `java`" in report.to_dict()["caption/meteor"]["not_computed"]
+    assert as_dict(report)["caption/meteor"]["value"] is None
+    assert "Java program, and no `java`" in as_dict(report)["caption/meteor"]["not_computed"]
     text = compare.markdown({"model": report})
     assert "| caption/meteor |  | not computed |" in text and "- caption/meteor: not computed: METEOR 1.5" in text
     monkeypatch.setattr(captions, "installed", lambda: False)

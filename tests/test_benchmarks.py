@@ -48,6 +48,10 @@ def test_it_writes_its_table_and_both_ways_agree(name, tmp_path):
     assert (tmp_path / "made.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_processes_of_their_own_start_in_the_repository():
+    assert ROOT == common.ROOT
+
+
 def test_one_way_alone_tells_its_peak(tmp_path, capsys):
     """What a process of its own is asked for memory; it has no other way to build."""
     module("rollout").main([*SMALL, "--only", "shared", "--out", str(tmp_path)])

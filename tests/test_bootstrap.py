@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from evals.scoring.metrics import evaluate
+from evals.scoring.report import as_dict
 from tests.support.scored import GROUNDING, ask, said
 from vlm.common.bootstrap import (
     CELLS,
@@ -82,7 +83,7 @@ def test_resamples_draw_as_many_as_there_are_in_portions():
 
 def test_every_metric_of_an_evaluation_has_its_interval():
     report = evaluate([*GROUNDING, ask("1", said("a"), "a", "k"), ask("2", said("b"), "a", "k")], "qwen2_vl")
-    out = report.to_dict()
+    out = as_dict(report)
     assert set(report.intervals) == set(report.metrics) == set(out)
     for entry in out.values():
         assert 0 <= entry["low"] <= entry["value"] <= entry["high"] <= 1 and entry["level"] == 0.95

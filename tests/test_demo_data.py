@@ -205,7 +205,6 @@ def test_grounding_is_asked_in_the_words_of_every_stage():
     )
 
 
-@pytest.mark.skipif(not BASE.is_dir(), reason="demo/base is not made yet")
 def test_the_shipped_base():
     from vlm.loading import load_model
 

@@ -166,3 +166,7 @@ def test_truth_without_classes_is_refused():
         Detection()([detected(1, "x", difficult=[True, True])], READ)
     with pytest.raises(DataError, match="'d/1': found 0 classes in 'answer' for 2 quads"):
         Detection()([faulty], READ)
+    faulty = detected(1, "x")
+    faulty.size = None
+    with pytest.raises(DataError, match="'d/1': no 'size', which the notation"):
+        Detection()([faulty], READ)

@@ -185,6 +185,8 @@ def test_recipes_of_other_stages(tmp_path):
     assert "`stage` is 'serve'; expected one of grpo" in message(config.load_any, path, [GRPORecipe])
     path.write_text("output: x\n")
     assert "`stage` is None" in message(config.load_any, path, [GRPORecipe])
+    path.write_text("stage: [grpo]\n")
+    assert "`stage` is ['grpo']; expected" in message(config.load_any, path, [GRPORecipe])
 
 
 KINDS = {

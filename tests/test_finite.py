@@ -17,7 +17,7 @@ import rl
 from sft.trainer import SFTTrainer
 from stage.checkpoints.packing import unpack
 from stage.guards.finite import FiniteSteps, NonFinite
-from stage.guards.sections import GuardSection
+from stage.recipe.sections import GuardSection
 from stage.replay import replaying
 from stage.replay.dumps import ROWS, Dumping
 from stage.trainer.arguments import arguments

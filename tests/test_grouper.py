@@ -1,11 +1,11 @@
 """The benchmark with `prefix_grouper` as a third way: the adapter against TRL's plain path, and what is left without.
 
-The package is no dependency of the project, so that most of this is skipped where it is not installed.
+The package belongs to the extra `dev`: the tests need it, the project does not.
 """
 
-import importlib.util
 import json
 
+import prefix_grouper
 import pytest
 import torch
 
@@ -13,8 +13,6 @@ from benchmarks import grouped, grouper
 from tests.support.groups import batch, gradients, plain, policy
 
 SMALL = ["--prompt", "40", "--visual", "4", "--answer", "3", "--group", "2", "--repeats", "1", "--no-memory"]
-THERE = importlib.util.find_spec("prefix_grouper") is not None
-needed = pytest.mark.skipif(not THERE, reason="pip install prefix_grouper")
 
 GROUPS = {
     "two pictures": [(5, (0, 1), (3, 1, 4))],
@@ -36,7 +34,6 @@ def test_without_the_package_a_note_says_so(tmp_path, monkeypatch):
     assert "prefix_grouper (PyPI) is not installed" in table and "pip install prefix_grouper" in table
 
 
-@needed
 def test_three_ways_agree_and_are_measured(tmp_path):
     found, table = measured(tmp_path)
     ways = {(row["way"], row["base"]) for row in found["rows"]}
@@ -49,7 +46,7 @@ def test_three_ways_agree_and_are_measured(tmp_path):
 
 
 def test_the_version_is_that_of_what_can_be_imported():
-    assert (grouped.version() is not None) == THERE
+    assert grouped.version() == prefix_grouper.__version__
 
 
 @pytest.mark.parametrize("wrong", [["--prompts", "2"], ["--rollout", "sampled"], ["--attention", "auto"]])
@@ -70,7 +67,6 @@ def test_masks_by_hand():
     assert grouped.causal(torch.tensor([[False, True]]), 2).int().tolist() == [[[[0, 0], [0, 1]]]]
 
 
-@needed
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 @pytest.mark.parametrize("name", GROUPS)
 def test_log_probabilities_and_gradients_are_those_of_trl(tiny_model, name, checkpointing):

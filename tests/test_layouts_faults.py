@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 import samples
 from samples import Faults
 from samples.readers import lhrs_bench, rsvqa, scenes
+from samples.readers.formats import detect
+from samples.readers.look import Look
 from tests.support.layouts import build
 from vlm.common.errors import DataError
 
@@ -85,7 +87,7 @@ DETECTED = {
 def test_the_format_is_told_by_content_but_no_frame_is(root, path):
     expected = DETECTED[path]
     if isinstance(expected, str):
-        assert samples.detect(samples.Look(root / path)).name == expected
+        assert detect(Look(root / path)).name == expected
         return
     with pytest.raises(DataError, match="cannot be told by content") as caught:
         samples.read(root / path)

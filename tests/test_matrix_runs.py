@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from studies.matrix import marks, study
+from studies import study
+from studies.matrix import marks
 from tests.support import matrices
 from tests.support.commands import LIMIT, ROOT, environment
 from tests.support.matrices import main, plan, started

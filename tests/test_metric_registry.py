@@ -211,6 +211,11 @@ def keys() -> dict[str, set[str]]:
     return found
 
 
+def test_no_entry_refers_to_itself():
+    texts = [(m.name, text.lower()) for m in METRICS for text in (m.why, m.advice, m.when)]
+    assert [name for name, text in texts if text.startswith((f"as `{name}`", f"read `{name}`", f"see `{name}`"))] == []
+
+
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.title)
 def test_entries_name_only_what_exists(group, keys):
     """Each word in backticks: a key of its stages' recipes, an option of a reward, a metric, a file, a reward."""

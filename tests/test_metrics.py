@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.scoring import metrics
 from evals.scoring.metrics import CONVENTIONS, evaluate
+from evals.scoring.report import Metric, as_dict
 from tests.support.scored import GROUNDING, ask, ground, said
 from vlm.common.errors import DataError
 
@@ -87,7 +87,7 @@ def test_choice_and_classification_by_hand():
         ask("2", said("x"), "y", task="caption"),
     ]
     report = evaluate(classes, "qwen2_vl")
-    assert report.metrics["classification/accuracy"] == metrics.Metric(
+    assert report.metrics["classification/accuracy"] == Metric(
         1.0, 1, "exact match after normalising; empty = wrong; read from the one <answer>"
     )
     assert set(report.metrics) == {"classification/accuracy", "format"}  # captions are not scored here
@@ -95,7 +95,7 @@ def test_choice_and_classification_by_hand():
 
 def test_every_number_says_its_convention():
     report = evaluate([*GROUNDING, ask("1", said("a"), "a", "k")], "qwen2_vl")
-    for name, entry in report.to_dict().items():
+    for name, entry in as_dict(report).items():
         assert CONVENTIONS[name.partition("[")[0]] in entry["convention"]
     text = report.metrics["grounding/acc@0.5"].convention
     assert "IoU >= 0.5" in text and "plain IoU" in text and "kept in the denominator" in text and "qwen2_vl" in text

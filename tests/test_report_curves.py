@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.report import evaluations, figures, health, numbers, panels
+from studies.report import evaluations, figures, numbers, panels
 from studies.report.bands import band
 from studies.report.runs import folders, labels
 from studies.report.thinning import kept, rounded
@@ -190,7 +190,7 @@ def test_the_way_through_the_plane_is_means_of_equal_parts(tmp_path):
 
 def test_what_leaves_its_healthy_range_is_listed(tmp_path):
     rows = [{"step": n, "score/shuffled_won": 0.9 if n < 20 else 0.4, "reward_raw/format": 1.0} for n in range(1, 31)]
-    listed = health.outside(labels.curves([str(training(tmp_path / "a", rows))], False))
+    listed = numbers.outside(labels.curves([str(training(tmp_path / "a", rows))], False))
     assert [(row["key"], row["value"]) for row in listed] == [("score/shuffled_won", "0.400")]
 
 

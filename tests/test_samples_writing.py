@@ -136,6 +136,21 @@ def test_fuzzed_rows_give_samples_or_data_errors(folder, rows, format, task):
             assert x1 < x2 and y1 < y2 and x2 <= sample.size[0] + 1e-3 and y2 <= sample.size[1] + 1e-3
 
 
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    asked = Sample([], turns("what?"), "open_ended")
+    assert samples.write(path, [asked]) == 1
+    before = path.read_bytes()
+
+    def broken():
+        yield asked
+        raise OSError("no more rows")
+
+    with pytest.raises(OSError, match="no more rows"):
+        samples.write(path, broken())
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 def test_importing_samples_is_cheap():
     code = "import sys, samples, evals.comparing.compare; print({'torch', 'transformers', 'trl'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

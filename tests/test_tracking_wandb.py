@@ -28,7 +28,8 @@ def scene(name: str, read: str) -> Asked:
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory):
     """A table of two rows and an alert, logged by our own functions to a run of wandb without an account."""
-    wandb = pytest.importorskip("wandb")
+    import wandb
+
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("wandb")
         patch.setenv("WANDB_MODE", "offline")

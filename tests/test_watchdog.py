@@ -11,7 +11,7 @@ import pytest
 
 from stage.guards import peers, watchdog
 from stage.guards.progress import Progress
-from stage.guards.sections import GuardSection, WatchdogSection
+from stage.recipe.sections import GuardSection, WatchdogSection
 from vlm.common.errors import RESUMABLE, RecipeError
 
 

@@ -7,3 +7,7 @@ clip                       another one, which compares pictures with texts
 pictures/ boxes/           what it is shown, and where things are in it
 prompts answers numerals   what it is asked, and what it says
 """
+
+from vlm.common.names import warn_of_shadows
+
+warn_of_shadows()

@@ -16,6 +16,7 @@ import random
 import string
 from dataclasses import dataclass
 
+from demo.world.captions import QUESTION, caption, facts_of
 from demo.world.scene import PLACES, Scene, Thing, place
 from demo.world.shapes import CLASSES, COLORS
 
@@ -160,15 +161,10 @@ def _choice(scene: Scene, rng: random.Random) -> Item:
     )  # fmt: skip
 
 
-def describe(thing: Thing, scene: Scene) -> str:
-    surface = "water" if scene.is_water(*thing.center) else "land"
-    return f"a {noun(thing)} on {surface} in the {place(thing)}"
-
-
 def _caption(scene: Scene, rng: random.Random) -> Item:
     things = sorted(scene.things, key=lambda t: (t.box[1], t.box[0]))
-    text = ", ".join(describe(t, scene) for t in things) + "."
-    return Item("caption", "scene", "Describe the image.", text, _sightings(scene.things) + ".", things)
+    text = caption([facts_of(t, scene) for t in things])
+    return Item("caption", "scene", QUESTION, text, _sightings(scene.things) + ".", things)
 
 
 def ask(scene: Scene, task: str, rng: random.Random) -> Item | None:

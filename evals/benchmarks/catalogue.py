@@ -7,6 +7,7 @@ Grounding is worded by the notation that the model writes boxes in (`GROUNDING`)
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 from evals.benchmarks.questions import every_class
 from evals.benchmarks.spec import Benchmark, Source
@@ -68,7 +69,7 @@ def _rsvqa(name: str, title: str, folder: str, split: str) -> Benchmark:
     )
 
 
-def _vrsbench(task: str, file: str, title: str, **more) -> Benchmark:
+def _vrsbench(task: str, file: str, title: str, **more: Any) -> Benchmark:
     return Benchmark(
         name=f"vrsbench-{task}",
         title=f"VRSBench {title} (arXiv 2406.12384)",

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from evals import stage
-from evals.answering import answerer
 from evals.benchmarks import BENCHMARKS, find
 from evals.benchmarks.catalogue import GROUNDING
 from evals.comparing import compare
+from evals.generate import answerer
 from evals.recipe import EvalRecipe
-from evals.scoring.report import Report, as_dict
+from evals.scoring.report import Scores, as_dict
 from samples import mixture
 from stage.cli import check_machine, guarded
 from stage.recipe import config
@@ -64,7 +64,7 @@ def listing(root: Path) -> None:
         say(f"{benchmark.name}: {benchmark.title}; data {there}\n{benchmark.layout}", sys.stdout)
 
 
-def evaluate(arguments: argparse.Namespace) -> dict[str, Report]:
+def evaluate(arguments: argparse.Namespace) -> dict[str, Scores]:
     """All that was asked for, by benchmark. Everything that can be wrong is found before weights load."""
     if not arguments.model or not arguments.benchmarks:
         raise UserError("--benchmarks NAMES and --model PATH are needed; --list lists the benchmarks")
@@ -134,7 +134,7 @@ def finished(recipe: EvalRecipe) -> bool:
     return True
 
 
-def summarise(reports: dict[str, Report], out: Path) -> None:
+def summarise(reports: dict[str, Scores], out: Path) -> None:
     """The headline of each benchmark: on the terminal, in OUT/summary.md and OUT/summary.json."""
     lines = ["| benchmark | metric (%) | n | value | convention |", "| --- | --- | ---: | ---: | --- |"]
     for name, report in reports.items():
@@ -148,7 +148,7 @@ def summarise(reports: dict[str, Report], out: Path) -> None:
     say("\n".join(lines), sys.stdout)
 
 
-def headline(name: str, report: Report) -> str:
+def headline(name: str, report: Scores) -> str:
     """The benchmark's first metric; of a part without it, such as RSVQA's counts alone, the first there is."""
     wanted = find(name).headline
     return wanted if wanted in report.metrics or wanted in report.missing else next(iter(report.metrics), wanted)

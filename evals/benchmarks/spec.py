@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from evals.predictions import Prediction
 from evals.scoring.reading import Reading
@@ -13,8 +14,17 @@ from evals.scoring.scores import formatted
 from samples import Sample
 from vlm.common.errors import UserError
 
-Score = Callable[[Sequence[Prediction], Reading], Scores]
 Prepare = Callable[[list[Sample]], list[Sample]]
+
+
+class Score(Protocol):
+    """The metrics of some tasks (`evals.scoring.scores`)."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Whose predictions it is given."""
+
+    def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores: ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,6 @@ class Benchmark:
     layout: str
     "What to put where below the data root, for the message when it is missing."
     scores: tuple[Score, ...]
-    "Each is given the predictions of its own `tasks`."
     headline: str
     "The metric that comparisons show first."
     wording: Mapping[str, str] = field(default_factory=dict)

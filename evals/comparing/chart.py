@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-OURS, PUBLISHED, GRID = "#2563a8", "#8a6d1d", "#e3e3e3"
+from vlm.common.figures import COLOURS, dress, headline, sheet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+OURS, PUBLISHED = COLOURS[0], COLOURS[4]
 
 
 @dataclass(frozen=True)
@@ -34,31 +40,20 @@ class Panel:
 
 def draw(panels: Sequence[Panel], png: str | Path, title: str = "") -> None:
     """Write the picture, at most two panels abreast. ValueError where there is nothing to draw."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = [panel for panel in panels if panel.marks]
     if not panels:
         raise ValueError("no panels to draw")
     columns = min(2, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    tallest = [max(len(p.marks) for p in panels[r * columns : (r + 1) * columns]) for r in range(rows)]
-    heights = [0.95 + 0.27 * count for count in tallest]
-    figure = Figure(figsize=(5.6 * columns, sum(heights) + 0.75), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights}).flat)
-    for axis, panel in zip(axes, panels, strict=False):
+    tallest = [max(len(p.marks) for p in panels[at : at + columns]) for at in range(0, len(panels), columns)]
+    figure, axes = sheet(len(panels), 5.6, [0.95 + 0.27 * count for count in tallest], margin=0.75, columns=columns)
+    for axis, panel in zip(axes, panels, strict=True):
         _panel(axis, panel)
-    for axis in axes[len(panels) :]:
-        axis.remove()
     figure.legend(handles=_legend(), loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
-    if title:
-        figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+    headline(figure, title)
     figure.savefig(png, dpi=120, facecolor="white")
 
 
-def _panel(axis, panel: Panel) -> None:
+def _panel(axis: Axes, panel: Panel) -> None:
     for place, mark in enumerate(panel.marks):
         value, colour = 100 * mark.value, PUBLISHED if mark.published else OURS
         if mark.low is not None and mark.high is not None:
@@ -70,18 +65,13 @@ def _panel(axis, panel: Panel) -> None:
         axis.annotate(said, (value, place), (0, 6), textcoords="offset points", fontsize=7.5, ha="center")
     axis.set_yticks(range(len(panel.marks)), [mark.model for mark in panel.marks], fontsize=8.5)
     axis.set_ylim(len(panel.marks) - 0.4, -0.75)  # the first on top
-    axis.set_title(panel.title, fontsize=10.5, loc="left", fontweight="bold", pad=16)
+    dress(axis, panel.title, numbers="x", pad=16)
     axis.annotate(panel.subtitle, (0, 1), (0, 5), "axes fraction", "offset points", fontsize=8.5, color="#555555")
     axis.set_xlabel(panel.note, fontsize=7.5, color="#555555", loc="left")
-    axis.grid(axis="x", color=GRID, linewidth=0.7)
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=8.5, color="#999999", labelcolor="#333333")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color("#999999")
     axis.margins(x=0.1)
 
 
-def _legend() -> list:
+def _legend() -> list[Line2D]:
     from matplotlib.lines import Line2D
 
     return [

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evals.scoring.metrics import CONVENTIONS
-from evals.scoring.report import LEVEL, Report
+from evals.scoring.report import LEVEL, Scores
 from vlm.common.bootstrap import quantiles, replicates
 from vlm.common.errors import DataError
 
@@ -47,8 +47,8 @@ class Difference:
 
 
 def paired(
-    a: Report | Sequence[Report],
-    b: Report | Sequence[Report],
+    a: Scores | Sequence[Scores],
+    b: Scores | Sequence[Scores],
     metric: str,
     *,
     level: float = 0.95,
@@ -83,18 +83,18 @@ def paired(
     )
 
 
-def _list(reports: Report | Sequence[Report]) -> list[Report]:
+def _list(reports: Scores | Sequence[Scores]) -> list[Scores]:
     return list(reports) if isinstance(reports, Sequence) else [reports]
 
 
-def _broadcast(left: list[Report], right: list[Report]) -> tuple[list[Report], list[Report]]:
+def _broadcast(left: list[Scores], right: list[Scores]) -> tuple[list[Scores], list[Scores]]:
     count = max(len(left), len(right))
     if not left or not right or {len(left), len(right)} - {1, count}:
         raise DataError(f"found {len(left)} runs against {len(right)}, expected as many on both sides (or one)")
     return left * (count // len(left)), right * (count // len(right))
 
 
-def rows(reports: Mapping[str, Report]) -> tuple[list[list[str]], list[str]]:
+def rows(reports: Mapping[str, Scores]) -> tuple[list[list[str]], list[str]]:
     """Cells of the table, in percent (metric, n, one per report with its interval), and the notes below it."""
     names: dict[str, None] = {}
     for report in reports.values():
@@ -111,7 +111,7 @@ def rows(reports: Mapping[str, Report]) -> tuple[list[list[str]], list[str]]:
     return cells, [*notes, f"in brackets: {100 * LEVEL:g}% bootstrap intervals over questions"]
 
 
-def cell(report: Report, name: str) -> str:
+def cell(report: Scores, name: str) -> str:
     """A number in percent with its interval, as tables show it."""
     if name not in report.metrics:
         return "not computed" if name in report.missing else "–"
@@ -136,7 +136,7 @@ def _ordered(names: Mapping[str, None]) -> list[str]:
     return sorted(names, key=place)
 
 
-def table(reports: Mapping[str, Report], title: str | None = None) -> Group:
+def table(reports: Mapping[str, Scores], title: str | None = None) -> Group:
     """Several reports side by side for the terminal, in percent, the conventions below."""
     cells, notes = rows(reports)
     out = Table(title=title)
@@ -148,7 +148,7 @@ def table(reports: Mapping[str, Report], title: str | None = None) -> Group:
     return Group(out, Text("\n".join(notes)))
 
 
-def markdown(reports: Mapping[str, Report]) -> str:
+def markdown(reports: Mapping[str, Scores]) -> str:
     """The same as a Markdown table followed by a list of the conventions."""
     cells, notes = rows(reports)
     lines = [["metric (%)", "n", *reports], ["---", *["---:"] * (len(reports) + 1)], *cells]

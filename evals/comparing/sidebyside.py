@@ -8,28 +8,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from evals import stage
 from evals.benchmarks import find
 from evals.benchmarks.published import figures
 from evals.comparing import chart, compare
 from evals.ranks import FILE
 from evals.recipe import EvalRecipe
-from evals.scoring.report import Report
+from evals.scoring.report import Scores
 from stage.recipe import config
 from vlm.common.errors import UserError
 
 COMPARED = ("grounding/acc@0.5", "grounding/miou", "vqa/exact", "choice/accuracy", "format")
-Runs = dict[str, list[Report]]
+Runs = dict[str, list[Scores]]
 """Name → its reports, one per seed."""
 
 
-def evaluations(folder: str | Path) -> dict[str, Report]:
+def evaluations(folder: str | Path) -> dict[str, Scores]:
     """The reports of a folder by benchmark ("" for an evaluation by recipe), computed afresh from predictions."""
     folder = Path(folder)
     found = [folder] if (folder / FILE).exists() else [path.parent for path in sorted(folder.glob(f"*/{FILE}"))]
     if not found:
         raise UserError(f"{folder} holds no {FILE}, nor do its folders; name the output folder of launch/eval.py")
-    reports: dict[str, Report] = {}
+    reports: dict[str, Scores] = {}
     for place in found:
         recipe = config.load(place / "recipe.yaml", EvalRecipe)
         name = recipe.benchmark or ("" if place == folder else place.name)
@@ -37,7 +39,7 @@ def evaluations(folder: str | Path) -> dict[str, Report]:
     return reports
 
 
-def named(spec: str) -> tuple[str, list[dict[str, Report]]]:
+def named(spec: str) -> tuple[str, list[dict[str, Scores]]]:
     """`name=folder[,folder…]` → the name and its evaluations, one per seed."""
     name, given, folders = spec.partition("=")
     if not (name and given and folders):
@@ -61,8 +63,6 @@ def show(specs: Sequence[str], out: Path | None, published: bool = False) -> Non
 
     published: put what papers report beside it, marked as such.
     """
-    from rich.console import Console
-
     given = dict(named(spec) for spec in specs)
     benchmarks = dict.fromkeys(name for seeds in given.values() for one in seeds for name in one)
     console, sections, panels = Console(), [], []
@@ -75,7 +75,7 @@ def show(specs: Sequence[str], out: Path | None, published: bool = False) -> Non
             for number, report in enumerate(reports)
         }
         metric = _headline(benchmark, columns)
-        lines = differences(runs, dict.fromkeys([*([metric] if benchmark else []), *COMPARED]))
+        lines = differences(runs, list(dict.fromkeys([*([metric] if benchmark else []), *COMPARED])))
         console.print(compare.table(columns, title=benchmark or None))
         for line in lines:
             console.print(line, highlight=False)
@@ -93,7 +93,7 @@ def show(specs: Sequence[str], out: Path | None, published: bool = False) -> Non
             chart.draw(panels, out / "comparison.png", title="Benchmarks")
 
 
-def beside(benchmark: str, columns: dict[str, Report]) -> str:
+def beside(benchmark: str, columns: dict[str, Scores]) -> str:
     """Markdown: what papers report on a benchmark, and ours under the same metric."""
     rows = [["model", "metric (%)", "value", "source"], ["---", "---", "---:", "---"]]
     told = figures(benchmark)
@@ -107,7 +107,7 @@ def beside(benchmark: str, columns: dict[str, Report]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n" if told else ""
 
 
-def panel(benchmark: str, metric: str, columns: dict[str, Report], published: bool) -> chart.Panel:
+def panel(benchmark: str, metric: str, columns: dict[str, Scores], published: bool) -> chart.Panel:
     """The benchmark's headline as a picture; published figures by another convention are named with it."""
     told = figures(benchmark) if published else []
     marks = [
@@ -126,7 +126,7 @@ def panel(benchmark: str, metric: str, columns: dict[str, Report], published: bo
     return chart.Panel(benchmark or "evaluation", f"{metric}, %", marks, f"published: {notes}" if notes else "")
 
 
-def _headline(benchmark: str, columns: dict[str, Report]) -> str:
+def _headline(benchmark: str, columns: dict[str, Scores]) -> str:
     """The metric that stands for the benchmark: its own, else the first that all have and that can be resampled."""
     wanted = find(benchmark).headline if benchmark else ""
     first, *others = columns.values()

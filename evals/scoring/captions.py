@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,8 @@ class Captions:
             from pycocoevalcap.meteor.meteor import Meteor
 
             score, _ = Meteor().compute_score(references, found)
-            said = "METEOR 1.5 over the corpus (no mean of questions, so without an interval)"
-            out.alone(METEOR, score, len(found), f"{said}; {behind}")
+            how = "METEOR 1.5 over the corpus (no mean of questions, so without an interval)"
+            out.alone(METEOR, score, len(found), f"{how}; {behind}")
         else:
             out.missing[METEOR] = "METEOR 1.5 is a Java program, and no `java` is on the PATH"
         return out
@@ -127,7 +127,7 @@ def _counts(one: dict[str, Any]) -> list[float]:
     return [*one["correct"], *one["guess"], one["testlen"], closest]
 
 
-def _bleu_of(counts: np.ndarray, n: int):
+def _bleu_of(counts: np.ndarray, n: int) -> Callable[[np.ndarray], np.ndarray]:
     """BLEU-n of resampled corpora, Papineni et al. 2002: brevity penalty · geometric mean of the precisions, with the
     library's own tiny terms, so that each question once is the library's number."""
 

@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 import numpy as np
 
@@ -165,18 +166,18 @@ def _add(out: Scores, keys: Sequence[str], by_class: dict[str, Hits], threshold:
     out.add(name, _statistic(keys, classes, float(per_order.mean())), f"{said}; {behind}")
     for label, value in (("lowest", per_order.min()), ("highest", per_order.max())):
         out.alone(f"{name}:{label}", value, len(keys), f"the {label} of those orders; {behind}")
-    in_file = np.mean([one.average_precision() for one in classes])
+    in_file = fmean(one.average_precision() for one in classes)
     out.alone(f"{name}:file_order", in_file, len(keys), f"{plain}: ranked as in the file; {behind}")
-    at_once = np.mean([one.together for one in classes])
+    at_once = fmean(one.together for one in classes)
     out.alone(f"{name}:together", at_once, len(keys), f"{plain}: all at one rank; {behind}")
     for (label, one), values in zip(by_class.items(), np.transpose(drawn), strict=True):
         out.alone(f"{name}[{label}]", values.mean(), int((one.truths > 0).sum()), said)
 
 
 def _add_shares(out: Scores, keys: Sequence[str], classes: Sequence[Hits], threshold: float, behind: str) -> None:
-    right = sum(one.found for one in classes)
-    said = sum(np.bincount(one.question, minlength=len(keys)) for one in classes)
-    truths = sum(one.truths for one in classes)
+    right = np.sum([one.found for one in classes], axis=0)
+    said = np.sum([np.bincount(one.question, minlength=len(keys)) for one in classes], axis=0)
+    truths = np.sum([one.truths for one in classes], axis=0)
     for name, whole, of in (
         ("recall", truths, "true objects"),
         ("precision", said, "predictions of classes with truth"),

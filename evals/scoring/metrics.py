@@ -14,15 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from evals.predictions import Prediction
-from evals.scoring.reading import Inside, Reading
-from evals.scoring.report import LEVEL, Metric, as_dict
+from evals.scoring.reading import Inside, Reading, truth
+from evals.scoring.report import Scores
 from samples import kinds_of
 from vlm import answers, boxes
-from vlm.common.bootstrap import Statistic, interval, means
+from vlm.common.bootstrap import Statistic, means
 from vlm.common.errors import DataError
 
 OPEN = ("open_ended", "caption")
@@ -64,48 +63,39 @@ def evaluate(predictions: Iterable[Prediction], notation: str, inside: Inside = 
 
 def judge(prediction: Prediction, notation: str, inside: Inside) -> Judgement:
     """One prediction against its truth."""
-    if inside == "answer":
-        parsed = answers.parse(prediction.completion)
-        text, well_formed = parsed.answer or "", parsed.well_formed
-    else:
-        text, well_formed = prediction.completion.strip(), None
-    task = prediction.task
+    reading, task = Reading(notation, inside), prediction.task
+    text = reading.text(prediction)
+    well_formed = answers.parse(prediction.completion).well_formed if inside == "answer" else None
     overlap = correct = None
     if task == "grounding":
-        overlap = _iou(text, prediction, notation)
+        overlap = _iou(prediction, reading)
     elif task == "choice":
         options = _truth(prediction, "choices")
-        truth = answers.option(_truth(prediction, "answer"), options)
-        if truth is None:
+        right = answers.option(_truth(prediction, "answer"), options)
+        if right is None:
             raise DataError(f"question {prediction.key!r}: the answer {prediction.answer!r} is not among {options}")
-        correct = answers.option(text, options) == truth
+        correct = answers.option(text, options) == right
     elif task in ("vqa", "classification"):
-        said, truth = answers.normalise(text), answers.normalise(_truth(prediction, "answer"))
-        correct = said != "" and said == truth
+        said, true = answers.normalise(text), answers.normalise(_truth(prediction, "answer"))
+        correct = said != "" and said == true
     kinds = tuple(kinds_of(prediction.kind))
     gold = prediction.gold if task in OPEN else None
     return Judgement(prediction.key, task, kinds, overlap, correct, gold, well_formed)
 
 
 def _truth(prediction: Prediction, name: str) -> Any:
-    value = getattr(prediction, name)
-    if value is None or value == []:
-        raise DataError(f"question {prediction.key!r}: no '{name}', which {prediction.task} is scored by")
-    return value
+    return truth(prediction, name, f"{prediction.task} is scored by")
 
 
-def _iou(text: str, prediction: Prediction, notation: str) -> float:
+def _iou(prediction: Prediction, reading: Reading) -> float:
     """Plain IoU; with several true boxes the mean over the best one-to-one matching of as many predictions.
 
     Another number of boxes is a miss: otherwise naming two boxes for one object would be a hedge.
     """
-    truth = _truth(prediction, "boxes")
-    if boxes.NOTATIONS[notation].frame == "resized":
-        _truth(prediction, "resized")
-    said = boxes.read_boxes(text, notation, _truth(prediction, "size"), prediction.resized)
-    if said is None or len(said) != len(truth):
+    true, said = _truth(prediction, "boxes"), reading.boxes(prediction)
+    if said is None or len(said) != len(true):
         return 0.0
-    return sum(boxes.match_ious(said, truth)) / len(truth)
+    return sum(boxes.match_ious(said, true)) / len(true)
 
 
 _GROUNDING = "plain IoU in pixels; unparsable, inverted or wrong number of boxes = {zero}, kept in the denominator"
@@ -127,17 +117,23 @@ CONVENTIONS = {
 _PER_KIND = {"vqa/exact": "vqa", "choice/accuracy": "choice"}
 
 
-@dataclass
-class Report:
+class Report(Scores):
     """The judgements of one run and the metrics over them.
 
     Every metric is a mean over groups of the mean within the group: one group of all its questions, or (for
     `mean_of_kinds`) one per question type. `vlm.common.bootstrap` resamples the questions of the same groups.
     """
 
-    judgements: list[Judgement]
-    notation: str
-    inside: Inside
+    def __init__(self, judgements: list[Judgement], notation: str, inside: Inside):
+        super().__init__()
+        self.judgements = judgements
+        read = f"; {Reading(notation, inside).convention}"
+        for name, text in CONVENTIONS.items():
+            if name not in ("format", "open_ended/gold"):
+                text += read + (f"; boxes written as {notation}" if name.startswith("grounding") else "")
+            for one in (name, *(f"{name}[{kind}]" for kind in self.kinds(name))):
+                if groups := self.groups(one):
+                    self.add(one, means(groups), text)
 
     def groups(self, metric: str) -> list[dict[str, float]]:
         """The groups of a metric, each {question: value}; none where it does not apply to any question."""
@@ -159,47 +155,11 @@ class Report:
         task = _PER_KIND.get(metric)
         return sorted({kind for judgement in self.judgements if judgement.task == task for kind in judgement.kinds})
 
-    @cached_property
-    def metrics(self) -> dict[str, Metric]:
-        """All metrics that apply, by name."""
-        names = []
-        for name in CONVENTIONS:
-            names += [name, *(f"{name}[{kind}]" for kind in self.kinds(name))]
-        out = {}
-        for name in names:
-            if groups := self.groups(name):
-                shares = [sum(group.values()) / len(group) for group in groups]
-                n = len(set().union(*groups))
-                out[name] = Metric(sum(shares) / len(shares), n, self._convention(name))
-        return out
-
     def statistic(self, metric: str) -> Statistic:
         """A metric as the bootstrap resamples it. Raises: DataError where it is unknown or applies to no question."""
-        groups = self.groups(metric)
-        if not groups:
+        if not self.groups(metric):
             raise DataError(f"the metric {metric!r} applies to no question; there are {', '.join(self.metrics)}")
-        return means(groups)
-
-    @cached_property
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """The bootstrap interval of every metric."""
-        return {name: interval(self.statistic(name), level=LEVEL) for name in self.metrics}
-
-    @property
-    def missing(self) -> dict[str, str]:
-        """Nothing: every metric that applies is computed."""
-        return {}
-
-    def _convention(self, name: str) -> str:
-        text = CONVENTIONS[name.partition("[")[0]]
-        if name in ("format", "open_ended/gold"):
-            return text
-        boxes = f"; boxes written as {self.notation}" if name.startswith("grounding") else ""
-        return f"{text}; {Reading(self.notation, self.inside).convention}{boxes}"
-
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """{metric: {value, low, high, level, n, convention}}, for JSON."""
-        return as_dict(self)
+        return super().statistic(metric)
 
 
 def _value(judgement: Judgement, name: str) -> float | None:
@@ -212,5 +172,7 @@ def _value(judgement: Judgement, name: str) -> float | None:
     if judgement.task != task:
         return None
     if task != "grounding":
-        return float(judgement.correct)
-    return judgement.iou if what == "miou" else float(judgement.iou >= float(what.removeprefix("acc@")))
+        return None if judgement.correct is None else float(judgement.correct)
+    if judgement.iou is None or what == "miou":
+        return judgement.iou
+    return float(judgement.iou >= float(what.removeprefix("acc@")))

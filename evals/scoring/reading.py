@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from evals.predictions import Prediction
 from vlm import answers, boxes
@@ -30,34 +30,43 @@ class Reading:
 
     def boxes(self, prediction: Prediction) -> list[list[float]] | None:
         """Predicted boxes in pixels of the original image; None where the answer is anything but boxes."""
-        return boxes.read_boxes(self.text(prediction), self.notation, prediction.size, self._seen(prediction))
+        return boxes.read_boxes(self.text(prediction), self.notation, *self._sizes(prediction))
 
     def quads(self, prediction: Prediction) -> list[list[float]] | None:
         """Predicted quadrilaterals, likewise."""
-        return boxes.read_quads(self.text(prediction), self.notation, prediction.size, self._seen(prediction))
+        return boxes.read_quads(self.text(prediction), self.notation, *self._sizes(prediction))
 
     def objects(self, prediction: Prediction) -> tuple[list[Object], int]:
         """Predicted objects with their labels, and how many lines could not be read.
 
         Read line by line where the whole cannot be read: an answer that is cut off keeps what came before.
         """
-        text, seen = self.text(prediction), self._seen(prediction)
+        text, sizes = self.text(prediction), self._sizes(prediction)
         if answers.normalise(text) in ("", *NOTHING):
             return [], 0
-        whole = boxes.read_objects(text, self.notation, prediction.size, seen)
+        whole = boxes.read_objects(text, self.notation, *sizes)
         if whole is not None:
             return whole, 0
         lines = [line for line in text.splitlines() if line.strip()]
-        read = [boxes.read_objects(line, self.notation, prediction.size, seen) for line in lines]
+        read = [boxes.read_objects(line, self.notation, *sizes) for line in lines]
         return [one for found in read if found for one in found], sum(found is None for found in read)
 
-    def _seen(self, prediction: Prediction) -> tuple[int, int] | None:
-        """The size that the frame `resized` counts in. Raises: DataError where it is needed and not known."""
-        if boxes.NOTATIONS[self.notation].frame == "resized" and prediction.resized is None:
-            raise DataError(f"question {prediction.key!r}: no 'resized', which the notation {self.notation} counts in")
-        return prediction.resized
+    def _sizes(self, prediction: Prediction) -> tuple[tuple[int, int], tuple[int, int] | None]:
+        """Of the original image, and that which the frame `resized` counts in. Raises: DataError for a lack of them."""
+        counted = f"the notation {self.notation} counts in"
+        if boxes.NOTATIONS[self.notation].frame == "resized":
+            truth(prediction, "resized", counted)
+        return truth(prediction, "size", counted), prediction.resized
 
     @property
     def convention(self) -> str:
         """Goes behind a metric's own convention."""
         return "read from " + ("the one <answer>" if self.inside == "answer" else "the whole completion")
+
+
+def truth(prediction: Prediction, name: str, use: str) -> Any:
+    """What a field of the question holds. Raises: DataError where that is nothing; `use` says what needs it."""
+    value = getattr(prediction, name)
+    if value is None or value == []:
+        raise DataError(f"question {prediction.key!r}: no '{name}', which {use}")
+    return value

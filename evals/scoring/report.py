@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from vlm.common.bootstrap import Statistic, interval
 from vlm.common.errors import DataError
@@ -21,26 +21,7 @@ class Metric:
     convention: str
 
 
-class Report(Protocol):
-    """What tables, comparisons and `metrics.json` are made from."""
-
-    @property
-    def metrics(self) -> dict[str, Metric]:
-        """All numbers, by stable name, in the order of the tables."""
-
-    @property
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """The bootstrap interval of each number that has one."""
-
-    @property
-    def missing(self) -> dict[str, str]:
-        """What should have been computed and could not be, with the reason."""
-
-    def statistic(self, metric: str) -> Statistic:
-        """The number as a function of how often each question counts. Raises: DataError for an unknown one."""
-
-
-def as_dict(report: Report) -> dict[str, dict[str, Any]]:
+def as_dict(report: Scores) -> dict[str, dict[str, Any]]:
     """{metric: {value, low, high, level, n, convention}}, and {metric: {not_computed}}; for JSON."""
     out: dict[str, dict[str, Any]] = {}
     for name, metric in report.metrics.items():
@@ -52,11 +33,12 @@ def as_dict(report: Report) -> dict[str, dict[str, Any]]:
 
 @dataclass
 class Scores:
-    """A report put together number by number."""
+    """What tables, comparisons and `metrics.json` are made from, put together number by number."""
 
     found: dict[str, tuple[Statistic, str]] = field(default_factory=dict)
     "Name → the number and its convention."
     missing: dict[str, str] = field(default_factory=dict)
+    "What should have been computed and could not be, with the reason."
     bare: dict[str, Metric] = field(default_factory=dict)
     "Numbers that are not resampled, and so have no interval."
     order: list[str] = field(default_factory=list)
@@ -77,12 +59,14 @@ class Scores:
         self.order.append(name)
 
     def statistic(self, metric: str) -> Statistic:
+        """The number as a function of how often each question counts. Raises: DataError for one that is not there."""
         if metric not in self.found:
             raise DataError(f"the metric {metric!r} is not here to be resampled; there are {', '.join(self.found)}")
         return self.found[metric][0]
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
+        """All numbers, by stable name, in the order of the tables."""
         return {name: self.bare[name] if name in self.bare else self._metric(*self.found[name]) for name in self.order}
 
     @staticmethod
@@ -91,7 +75,5 @@ class Scores:
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
+        """The bootstrap interval of each number that has one."""
         return {name: interval(statistic, level=LEVEL) for name, (statistic, _) in self.found.items()}
-
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        return as_dict(self)

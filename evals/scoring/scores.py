@@ -10,18 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from evals.predictions import Prediction
 from evals.scoring import metrics
 from evals.scoring.overlap import CONVENTIONS, SIZES, quad_parts, size_class
-from evals.scoring.reading import Reading
+from evals.scoring.reading import Reading, truth
 from evals.scoring.report import Scores
 from samples import kinds_of
 from vlm import answers
 from vlm.common.bootstrap import means, ratio
-from vlm.common.errors import DataError
 
 FAILED = "unparsable, inverted or wrong number of boxes = IoU 0 (the true area as union), kept in the denominator"
 
@@ -91,16 +91,16 @@ class Grounding:
         from scipy.optimize import linear_sum_assignment
 
         size = _truth(prediction, "size")
-        truth = _truth(prediction, "quads" if self.rotated else "boxes")
+        true = _truth(prediction, "quads" if self.rotated else "boxes")
         said = (reading.quads if self.rotated else reading.boxes)(prediction)
         rule = CONVENTIONS[convention]
 
         def parts(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
             return quad_parts(a, b) if self.rotated else rule.parts(a, b, size)
 
-        if said is None or len(said) != len(truth):
-            return Judged([0.0], 0.0, sum(parts(true, true)[1] for true in truth))
-        table = np.array([[parts(a, b) for b in truth] for a in said])  # (P, T, 2)
+        if said is None or len(said) != len(true):
+            return Judged([0.0], 0.0, sum(parts(one, one)[1] for one in true))
+        table = np.array([[parts(a, b) for b in true] for a in said])  # (P, T, 2)
         ious = table[..., 0] / np.maximum(table[..., 1], 1e-12)  # the union holds the truth, which has an area
         pairs = linear_sum_assignment(ious, maximize=True)
         return Judged(ious[pairs].clip(max=1.0).tolist(), *table[pairs].sum(axis=0).tolist())
@@ -160,10 +160,11 @@ class Classes:
     tasks: tuple[str, ...] = ("classification",)
 
     def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:
-        right, groups = {}, {}
+        right: dict[str, float] = {}
+        groups: dict[str, dict[str, float]] = {}
         for prediction in predictions:
-            said, truth = class_key(reading.text(prediction)), class_key(_truth(prediction, "answer"))
-            right[prediction.key] = groups.setdefault(truth, {})[prediction.key] = float(said == truth)
+            said, true = class_key(reading.text(prediction)), class_key(_truth(prediction, "answer"))
+            right[prediction.key] = groups.setdefault(true, {})[prediction.key] = float(said == true)
         exact = "exact match of class names without case, blanks, hyphens and underscores; anything more = wrong"
         out = Scores()
         out.add("classification/accuracy", means([right]), f"{exact}; {reading.convention}")
@@ -189,14 +190,11 @@ def formatted(predictions: Sequence[Prediction], reading: Reading) -> Scores:
 def _taken(report: metrics.Report, prefix: str) -> Scores:
     """The numbers of a recipe's report that begin so."""
     out = Scores()
-    for name, metric in report.metrics.items():
+    for name, (statistic, convention) in report.found.items():
         if name.startswith(prefix):
-            out.add(name, report.statistic(name), metric.convention)
+            out.add(name, statistic, convention)
     return out
 
 
-def _truth(prediction: Prediction, name: str):
-    value = getattr(prediction, name)
-    if value is None or value == []:
-        raise DataError(f"question {prediction.key!r}: no '{name}', which this benchmark's {prediction.task} needs")
-    return value
+def _truth(prediction: Prediction, name: str) -> Any:
+    return truth(prediction, name, f"this benchmark's {prediction.task} needs")

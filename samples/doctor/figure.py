@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from samples.doctor.report import Report
-from vlm.common.figures import COLOURS, dress
+from vlm.common.figures import COLOURS, dress, headline, sheet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.ticker import MaxNLocator
 
 BINS = 40
 ROLE_COLOURS = {"train": COLOURS[0], "eval": COLOURS[1]}
@@ -17,9 +22,6 @@ ROLE_COLOURS = {"train": COLOURS[0], "eval": COLOURS[1]}
 
 def draw(report: Report, png: str | Path, title: str) -> None:
     """Draw the report into `png`; panels without data are left out."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     sides = [round(math.sqrt(w * h)) for (w, h), count in report.sizes.items() for _ in range(count)]
     panels = [
         ("Image side, √(width · height), pixels", np.array(sides), None),
@@ -29,23 +31,15 @@ def draw(report: Report, png: str | Path, title: str) -> None:
         ("Box side, √(share of the image)", report.box_sides, None),
     ]
     panels = [panel for panel in panels if len(panel[1])]
-    count = len(panels) + 1
-    columns = min(3, count) if count != 4 else 2
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(4.3 * columns, 2.9 * rows + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for axis in axes[count:]:
-        axis.remove()
+    figure, axes = sheet(len(panels) + 1, 4.3, 2.9, 0.4)
+    headline(figure, title)
     _tasks(axes[0], report)
-    for axis, (name, values, limit) in zip(axes[1:], panels, strict=False):
+    for axis, (name, values, limit) in zip(axes[1:], panels, strict=True):
         _histogram(axis, name, values, limit)
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.09)
-    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
     figure.savefig(png, dpi=110, facecolor="white")
 
 
-def _tasks(axis, report: Report) -> None:
+def _tasks(axis: Axes, report: Report) -> None:
     """Rows by task, training beside evaluation."""
     counts: dict[str, Counter[str]] = {"train": Counter(), "eval": Counter()}
     for mixture in report.mixtures:
@@ -68,7 +62,7 @@ def _tasks(axis, report: Report) -> None:
         axis.legend(fontsize=8, frameon=False, loc="best", handlelength=1.4)
 
 
-def _histogram(axis, name: str, values: np.ndarray, limit: float | None) -> None:
+def _histogram(axis: Axes, name: str, values: np.ndarray, limit: float | None) -> None:
     """Counts by value, whole numbers in whole bins; the median is marked, and the limit where some come near it."""
     low, high = float(values.min()), float(values.max())
     bins = min(BINS, max(8, 2 * math.isqrt(len(values))))
@@ -79,7 +73,7 @@ def _histogram(axis, name: str, values: np.ndarray, limit: float | None) -> None
             axis.set_xlim(low - 4.5, high + 4.5)
     else:
         edges = np.linspace(low, high + (low == high), bins + 1)
-    axis.hist(values, bins=edges, color=COLOURS[0], alpha=0.85)
+    axis.hist(values, bins=edges.tolist(), color=COLOURS[0], alpha=0.85)
     middle = float(np.median(values))
     axis.axvline(middle, color="#333333", linewidth=1.0, linestyle=":", label=f"median {middle:,.4g}")
     if limit is not None and high > 0.5 * limit:
@@ -91,7 +85,7 @@ def _histogram(axis, name: str, values: np.ndarray, limit: float | None) -> None
     axis.legend(fontsize=8, frameon=False, loc="best", handlelength=1.4)
 
 
-def _locator(whole: bool = True):
+def _locator(whole: bool = True) -> MaxNLocator:
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(6, integer=True) if whole else MaxNLocator(6)

@@ -43,6 +43,9 @@ class Look(NamedTuple):
     "Why it cannot be decoded."
 
 
+PENDING = Look(fault="not decoded yet")
+
+
 def look(picture: str | bytes) -> Look:
     """Decode one picture. Never raises for what is wrong with the picture."""
     try:
@@ -74,7 +77,7 @@ class Gallery:
         self.numbers: dict[str | bytes, int] = {}
         self.names: list[str] = []
         "The file, or for bytes that a row brings, their digest."
-        self.looks: list[Look | None] = []
+        self.looks: list[Look] = []
         self.roles = array("B")
         "TRAIN, EVAL, or both added."
         self.rows = {role: array("L") for role in ROLES}
@@ -82,7 +85,7 @@ class Gallery:
         self.shown_by: dict[str, list[str]] = {role: [] for role in ROLES}
         "The first row of each role that shows it."
         self._batch: list[tuple[int, str | bytes]] = []
-        self._under_way: dict[Future, list[int]] = {}
+        self._under_way: dict[Future[list[Look]], list[int]] = {}
         self._pool: ProcessPoolExecutor | None = None
         self.decoded = 0
 
@@ -93,7 +96,7 @@ class Gallery:
             self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_leave_ctrl_c)
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._pool is not None:  # after an error: what is not begun is dropped, what is takes moments
             self._pool.shutdown(cancel_futures=kind is not None)
 
@@ -104,7 +107,7 @@ class Gallery:
         if number is None:
             number = self.numbers[key] = len(self.names)
             self.names.append(picture if isinstance(picture, str) else f"bytes in {row}")
-            self.looks.append(None)
+            self.looks.append(PENDING)
             self.roles.append(0)
             for each in ROLES:
                 self.rows[each].append(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +21,8 @@ EXAMPLES = 20
 """Rows that are named for each finding; all are counted."""
 BATCH = 256
 """Rows whose texts are tokenised together."""
+
+Shapes = list[list[float]]
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ class Rows:
         if answer is not None:
             self.answer_words.append(len(answer.split()))
         if sample.boxes and sample.size:
-            self._look_at_boxes(sample, name)
+            self._look_at_boxes(sample.boxes, sample.quads, sample.size, name)
         if self.ruler.tokenizer is not None:
             self._waiting.append(sample)
             if len(self._waiting) == BATCH:
@@ -94,34 +95,31 @@ class Rows:
             self.text_tokens.extend(self.ruler.text_tokens(self._waiting))
             self._waiting = []
 
-    def _look_at_boxes(self, sample: Sample, name: str) -> None:
-        size = sample.size
+    def _look_at_boxes(self, boxes: Shapes, quads: Shapes | None, size: tuple[int, int], name: str) -> None:
         try:
             seen = smart_resize(size, *self.pixels)
         except ValueError:  # too long and thin for the model: reported of the picture
             seen = size
         across, down = seen[0] / size[0], seen[1] / size[1]
-        for x1, y1, x2, y2 in sample.boxes:
+        for x1, y1, x2, y2 in boxes:
             share = (x2 - x1) * (y2 - y1) / (size[0] * size[1])
             self.box_sides.append(share**0.5)
             if share >= HUGE:
                 self.boxes.add("whole image" if share >= WHOLE else "huge", name)
             if min((x2 - x1) * across, (y2 - y1) * down) < TINY:
                 self.boxes.add("tiny", name)
-        shapes = [tuple(map(round, shape)) for shape in sample.quads or sample.boxes]
+        shapes = [tuple(map(round, shape)) for shape in quads or boxes]
         for _ in range(len(shapes) - len(set(shapes))):  # the same to the pixel
             self.boxes.add("given twice", name)
 
-    def of_pictures(self, values: Sequence[float]) -> np.ndarray:
+    def of_pictures(self, values: np.ndarray) -> np.ndarray:
         """(rows,) the sum, over each row's pictures, of the pictures' values."""
-        shown = np.asarray(values, float)[np.asarray(self.pictures, np.int64)]
+        shown = values.astype(float)[np.asarray(self.pictures, np.int64)]
         return np.diff(np.concatenate([[0.0], np.cumsum(shown)])[np.asarray([0, *self.ends], np.int64)])
 
-    def lengths(self, visual: Sequence[int]) -> np.ndarray:
+    def lengths(self, visual: np.ndarray) -> np.ndarray:
         """(rows,) tokens of each row, from the visual tokens of each picture; empty without a tokenizer."""
         if not len(self.text_tokens):
             return np.zeros(0, np.int64)
         # two tokens of the template stand around each picture
-        return np.asarray(self.text_tokens, np.int64) + self.of_pictures([tokens + 2 for tokens in visual]).astype(
-            np.int64
-        )
+        return np.asarray(self.text_tokens, np.int64) + self.of_pictures(visual + 2).astype(np.int64)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from samples import Sample
-from samples.rows import reference
+from samples.rows import reference, truth_of
 from samples.sections import DataSection
 from vlm import prompts
 from vlm.common.errors import DataError, RecipeError
@@ -47,9 +47,9 @@ class Ruler:
         row."""
         if sample.messages[-1]["role"] == "assistant":
             return [sample.messages[-1]]
-        if self.prompt.style != "direct" or not sample.boxes or sample.size is None:
+        truth = truth_of(sample)
+        if self.prompt.style != "direct" or truth is None:
             return []
-        truth = {"boxes": sample.boxes, "quads": sample.quads, "size": list(sample.size)}
         try:
             return [reference(truth, self.prompt.notation, seen(sample.size, self.images))]
         except (DataError, ValueError):  # a notation that cannot say it, a strip: training tells

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,12 +11,16 @@ from samples.doctor.leaks import Leak
 from samples.doctor.report import Report, SourceCounts, summary
 from samples.mixture.record import short
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
 SHOWN = 5
 """Examples of each finding; report.json has more."""
 
 
-def render(report: Report, console: Any, strict: bool = False) -> None:
-    """Print the report to a `rich.console.Console`."""
+def render(report: Report, console: Console, strict: bool = False) -> None:
+    """Print the report."""
 
     def say(text: str, style: str = "") -> None:
         console.print(text, style=style, markup=False, highlight=False)
@@ -48,7 +52,7 @@ def render(report: Report, console: Any, strict: bool = False) -> None:
         say(f"not fit{why}", "bold red")
 
 
-def _sources(report: Report):
+def _sources(report: Report) -> Table:
     from rich.table import Table
 
     table = Table(title="Rows", title_justify="left")
@@ -57,8 +61,8 @@ def _sources(report: Report):
     for name in ("rows", "fit", "other tasks", "unfit image", "faulty", "no question"):
         table.add_column(name, justify="right")
     for source in report.sources:
-        counts = (source.rows, source.fit, source.other_tasks, source.unfit, source.faults.skipped)
-        counts = (*counts, source.faults.left_out.total())
+        faulty, empty = source.faults.skipped, source.faults.left_out.total()
+        counts = (source.rows, source.fit, source.other_tasks, source.unfit, faulty, empty)
         table.add_row(source.role, short(source.path), *(f"{count:,}" for count in counts))
     return table
 
@@ -77,7 +81,7 @@ def _contents(source: SourceCounts) -> Iterator[tuple[str, str]]:
         yield f"{short(source.path)}: in {source.faults.cut:,} rows boxes exceed the image, and are cut to it", ""
 
 
-def _measures(report: Report):
+def _measures(report: Report) -> Table:
     from rich.table import Table
 
     table = Table(title=f"Measures ({report.pictures:,} different pictures)", title_justify="left")

@@ -101,7 +101,8 @@ class Source:
     def part(self, uses: np.ndarray) -> Part:
         """What was read and used, by task."""
         times = np.bincount(uses, minlength=len(self.tasks))
-        kept, rows = Counter(), Counter()
+        kept: Counter[str] = Counter()
+        rows: Counter[str] = Counter()
         for task, count in zip(self.tasks, times.tolist(), strict=True):
             kept[task] += count > 0
             rows[task] += count
@@ -165,11 +166,11 @@ def count(data: DataSection, role: Role, seed: int) -> Mixture:
 
 
 def _absent(section: SourceSection, quota: int | None, role: Role) -> Part:
-    if section.limit is None and quota is None:
-        raise RecipeError(f"data.{role}: {section.path} is not here and has no `limit`; state one to plan with")
     if quota is not None:
         logger.warning("%s is not here; planning with the %d rows of its ratio", section.path, quota)
         return Part(section.path, [Line("?", section.limit or 0, min(quota, section.limit or quota), quota)])
+    if section.limit is None:
+        raise RecipeError(f"data.{role}: {section.path} is not here and has no `limit`; state one to plan with")
     logger.warning("%s is not here; planning with its limit of %d rows", section.path, section.limit)
     kept = section.limit if section.percent is None else percentage(section.percent, section.limit)
     return Part(section.path, [Line("?", section.limit, kept, kept * section.repeat)])

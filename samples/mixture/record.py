@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samples import Sample
 from samples.sections import Role
 from vlm.common.processes import is_main_process
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,8 @@ class Mixture:
             source |= {"bytes": part.bytes, "sha256": part.digest, "used_sha256": part.used}
         return found
 
-    def table(self):
-        """A `rich.table.Table` with a line for each source and task."""
+    def table(self) -> Table:
+        """A line for each source and task."""
         from rich.table import Table
 
         table = Table(title=f"Rows of data.{self.role}", title_justify="left")

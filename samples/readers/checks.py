@@ -199,7 +199,7 @@ def _size(value: Any) -> tuple[int, int] | None:
 def _verified(size: tuple[int, int] | None, images: list[str | bytes], place: Place) -> tuple[int, int] | None:
     """The first image's own size, after a look at every header; a stated size must agree with it."""
     actual = [place.size(image) for image in images]
-    if actual and size not in (None, actual[0]):
+    if actual and size is not None and size != actual[0]:
         raise RowFault("size_mismatch", "size", show(list(size)), f"the image's own {list(actual[0])}, width first")
     return actual[0] if actual else size
 

@@ -23,11 +23,11 @@ notation.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from typing import Any
 
+from samples.readers.records import json_boxes
 from samples.readers.rows import Place, RowFault, show
 from vlm import answers
 from vlm.boxes import read_boxes
@@ -173,24 +173,7 @@ def _boxes(text: str | None, format: str, size: tuple[int, int]) -> list[list[fl
         boxes = None if text is None else read_boxes(text, "vhm", size)
         expected = "boxes in per mille such as [[012,025,112,100]], the smaller corner first"
     else:
-        boxes, expected = (
-            _pixel_boxes(text),
-            "boxes in pixels such as [10,20,90,80] (zero-padded: format vhm)",
-        )
+        boxes, expected = json_boxes(text), "boxes in pixels such as [10,20,90,80] (zero-padded: format vhm)"
     if boxes is None:
         raise RowFault("box_text", "conversations", show(text), expected)
     return boxes
-
-
-def _pixel_boxes(text: str | None) -> list[list[float]] | None:
-    """`[10,20,90,80]` or a list of such; None for anything else. `checked` refuses inverted ones."""
-    try:
-        value = json.loads(text or "")
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(value, list) and value and not isinstance(value[0], list):
-        value = [value]
-    numbers = isinstance(value, list) and all(
-        isinstance(box, list) and len(box) == 4 and set(map(type, box)) <= {int, float} for box in value
-    )
-    return value if numbers else None

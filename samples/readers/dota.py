@@ -50,9 +50,9 @@ def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
                 faults += 1
                 yield f"file {path.name}, line {number}", found
                 continue
-            name, quad, hard = found
+            name, quad, is_hard = found
             objects.setdefault(name, [])
-            (difficult if hard else objects).setdefault(name, []).append(quad)
+            (difficult if is_hard else objects).setdefault(name, []).append(quad)
         for name, quads in objects.items():
             hard = difficult.get(name, [])
             yield (

@@ -15,6 +15,7 @@ from typing import Any
 from samples.readers import conversations, dota, geochat, lhrs_bench, questions, rl_rows, rsvg, rsvqa, scenes, vrsbench
 from samples.readers.look import Look
 from samples.readers.rows import Place, RowFault, Rows
+from vlm.boxes import Frame
 from vlm.common.errors import DataError
 
 OVERHANG = 0.5
@@ -154,25 +155,26 @@ def _sources() -> Iterable[Format]:
     yield Format("geochat_bench", "GeoChat-Bench's JSONL files", geochat.bench, _bench, geochat.walk)
     yield Format("vrsbench", "VRSBench_EVAL_*.json, boxes in percent", vrsbench.evaluated, _evaluated)
     about = "VRSBench's annotation of each image (a folder of them, or one)"
-    options = {"walk": vrsbench.walk, "splits": True, "folders": True, "overhang": OVERHANG}
-    yield Format("vrsbench_annotations", about, vrsbench.annotated, vrsbench.fits, **options)
+    folder = partial(Format, splits=True, folders=True)
+    annotated = vrsbench.annotated
+    yield folder("vrsbench_annotations", about, annotated, vrsbench.fits, vrsbench.walk, overhang=OVERHANG)
     about = "DIOR-RSVG: folder with Annotations/*.xml, or a split file of object indices; boxes in pixels"
-    options = {"walk": rsvg.walk, "splits": True, "folders": True, "overhang": OVERHANG}
-    yield Format("dior_rsvg", about, rsvg.convert, rsvg.fits, **options)
+    yield folder("dior_rsvg", about, rsvg.convert, rsvg.fits, rsvg.walk, overhang=OVERHANG)
     about = "RSVQA: …_questions.json with …_answers.json beside it, or their folder"
-    yield Format("rsvqa", about, rsvqa.convert, rsvqa.fits, rsvqa.walk, splits=True, folders=True)
+    yield folder("rsvqa", about, rsvqa.convert, rsvqa.fits, rsvqa.walk)
     about = "LHRS-Bench, choices in the row or in the question"
     yield Format("lhrs_bench", about, lhrs_bench.convert, lhrs_bench.fits, lhrs_bench.walk)
     about = "refGeo's JSONL: bbox and poly in pixels"
     yield Format("refgeo", about, questions.refgeo, _has("question", "bbox", "image_id"), overhang=OVERHANG)
     yield Format("lrs_vqa", "LRS-VQA's JSONL", questions.lrs_vqa, _has("text", "ground_truth", "image", "image_size"))
     about = "DOTA: folder with labelTxt and images, or label files; quadrilaterals in pixels"
-    yield Format("dota", about, dota.convert, dota.fits, dota.walk, splits=True, folders=True)
+    yield folder("dota", about, dota.convert, dota.fits, dota.walk)
     about = "a folder of images for each class: AID, UCMerced, NWPU-RESISC45, METER-ML, WHU-RS19, SIRI-WHU"
-    yield Format("scenes", about, scenes.convert, scenes.fits, scenes.walk, splits=True, folders=True)
+    yield folder("scenes", about, scenes.convert, scenes.fits, scenes.walk)
     about = "ScoreRS's rows for RL (problem, answer, type em, open_ended or math), no boxes"
     yield Format("scorers_rl", about, rl_rows.scorers, lambda look: _scorers(False)(look) and not _scorers(True)(look))
-    for frame, said in (("pixel", "pixels"), ("per_mille", "per mille"), ("unit", "fractions of the image")):
+    units: dict[Frame, str] = {"pixel": "pixels", "per_mille": "per mille", "unit": "fractions of the image"}
+    for frame, said in units.items():
         convert = partial(rl_rows.scorers, frame=frame)
         yield Format(f"scorers_rl_{frame}", f"the same with boxes in {said}: [[…]]", convert, _scorers(True))
     yield Format("trl", "TRL's rows: prompt, image or images, and columns for rewards", rl_rows.trl, _trl)

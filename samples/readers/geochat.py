@@ -107,17 +107,17 @@ def bench(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]
         closed = "classification" if row.get("joined") is None else "vqa"
         return record(image, text(row, "text"), task or closed, said, **more)
     image, question = place.seek(row.get("image_id"), FOLDERS, "image_id"), text(row, "question")
-    said = row.get("ground_truth")
-    if isinstance(said, str) and not BOX.match(said):
+    shapes = row.get("ground_truth")
+    if isinstance(shapes, str) and not BOX.match(shapes):
         asked = f"What is the object present at {question}?" if BOX.match(question) else question
         more["kind"] = kind or "region"
         return record(image, asked, task or "open_ended", answer(row, "ground_truth"), **more)
-    if isinstance(said, str):
-        boxes = truth(said, place.size(image))
+    if isinstance(shapes, str):
+        boxes = truth(shapes, place.size(image))
     else:
-        boxes = {"quads": polygons(said)} if isinstance(said, list) else None
+        boxes = {"quads": polygons(shapes)} if isinstance(shapes, list) else None
     if boxes is None:
-        raise RowFault("box_text", "ground_truth", show(said), "quadrilaterals in pixels, [[[x, y], … four corners]]")
+        raise RowFault("box_text", "ground_truth", show(shapes), "quadrilaterals in pixels, [[[x, y], … four corners]]")
     return record(image, question, task or "grounding", **more, **boxes)
 
 
@@ -136,7 +136,7 @@ def polygons(value: list[Any]) -> list[Any]:
 def walk(look: Look) -> Iterator[tuple[int | str, dict[str, Any] | RowFault]]:
     """The rows of a GeoChat-Bench file; questions without a truth have RSVQA's (`joined` says so)."""
     answers = types = None
-    for number, row in look.rows:  # type: ignore[union-attr]  # a file: formats with folders say so
+    for number, row in look.each():
         if isinstance(row, RowFault) or "text" not in row or row.get("ground_truth") is not None:
             yield number, row
             continue

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
-from json.decoder import WHITESPACE
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,10 +21,11 @@ from vlm.common.errors import DataError
 BLOCK = 1 << 18
 LONGEST = 1 << 28
 """Characters that one item of a list may take before the list counts as broken."""
+_MARK = re.compile(r"[^ \t\n\r]")
 
 
 class ListFile:
-    """The items of a JSON list, read anew on each pass.
+    """The items of a JSON list, read again on each pass.
 
     key: the list is the value of this key of the object that the file holds; what stands behind it is not read.
     """
@@ -91,9 +92,12 @@ class _Walk:
     def mark(self) -> str:
         """The next character that is not white space; "" at the end of the file."""
         while True:
-            self.position = WHITESPACE.match(self.text, self.position).end()  # type: ignore[union-attr]  # matches ""
-            if self.position < len(self.text) or self.ended:
-                return self.text[self.position : self.position + 1]
+            if found := _MARK.search(self.text, self.position):
+                self.position = found.start()
+                return found[0]
+            self.position = len(self.text)
+            if self.ended:
+                return ""
             self.more(BLOCK)
 
     def item(self) -> Any:

@@ -64,7 +64,7 @@ def _variant(row: dict[str, Any]) -> bool:
 
 def walk(look: Look) -> Iterator[tuple[int | str, dict[str, Any] | RowFault]]:
     """(number of the row, and of the question in it)."""
-    for number, row in look.rows:  # type: ignore[union-attr]  # a file: formats with folders say so
+    for number, row in look.each():
         if isinstance(row, RowFault) or "qa_pairs" not in row:
             yield number, row
             continue

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from samples.readers.rows import Rows
+from samples.readers.rows import RowFault, Rows
 from samples.readers.tables import HUB, Hub, Parquet
 from vlm.common.errors import DataError
 
@@ -67,6 +67,10 @@ class Look:
         if name not in self._known:
             self._known[name] = find()
         return self._known[name]
+
+    def each(self) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
+        """The rows of a file; none for a folder."""
+        return iter(() if self.rows is None else self.rows)
 
     def good(self) -> Iterator[dict[str, Any]]:
         return iter(()) if self.rows is None else self.rows.good()

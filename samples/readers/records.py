@@ -5,6 +5,7 @@ A record is a dictionary with the keys of `samples.Sample`, still unchecked; `sa
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from samples.readers.rows import RowFault, show
@@ -39,7 +40,7 @@ def rows_in(row: dict[str, Any], name: str) -> list[Any]:
 
 
 def record(
-    image: str | bytes | None, question: str, task: str, answer: str | None = None, **more: Any
+    image: str | bytes | None, question: str, task: str, answer: str | None = None, /, **more: Any
 ) -> dict[str, Any]:
     """One question about one image. An answer becomes the assistant's turn, too, so that SFT can learn it.
 
@@ -65,3 +66,17 @@ def kinds(*parts: Any) -> str | None:
                 raise RowFault("wrong_type", "type", show(one), "text or a list of texts")
             found.append(one.strip())
     return ",".join(found) or None
+
+
+def json_boxes(said: str | None) -> list[list[float]] | None:
+    """The boxes that a text states as `[10,20,90,80]` or a list of such; None for anything else."""
+    try:
+        value = json.loads(said or "")
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, list) and value and not isinstance(value[0], list):
+        value = [value]
+    right = isinstance(value, list) and all(
+        isinstance(box, list) and len(box) == 4 and set(map(type, box)) <= {int, float} for box in value
+    )
+    return value if right else None

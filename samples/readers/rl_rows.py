@@ -16,10 +16,9 @@ are ours: `task`, `answer` (or `solution`, `ground_truth`), `boxes` and `quads` 
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from samples.readers.records import answer, record, text
+from samples.readers.records import answer, json_boxes, record, text
 from samples.readers.rows import LeftOut, Place, RowFault, show
 from vlm.boxes import Frame, convert
 
@@ -45,8 +44,8 @@ def scorers(row: dict[str, Any], place: Place, task: str | None, frame: Frame | 
         )
     if not images:
         raise RowFault("missing_image", "image", "none", "an image: grounding needs one")
-    boxes = _listed(answer(row, "answer"))
-    if boxes is None:
+    boxes = json_boxes(answer(row, "answer"))
+    if boxes is None or not all(abs(x) < 1e9 for box in boxes for x in box):
         raise RowFault("box_text", "answer", show(row["answer"]), "boxes as lists such as [[10,20,90,80]]")
     size = place.size(images[0])
     return record(None, question, task) | more | {"boxes": [convert(box, frame, "pixel", size) for box in boxes]}
@@ -88,18 +87,3 @@ def _content(parts: Any) -> Any:
         return parts
     texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
     return "\n".join(text for text in texts if isinstance(text, str))
-
-
-def _listed(said: str) -> list[list[float]] | None:
-    """`[10,20,90,80]` or a list of such, else None."""
-    try:
-        value = json.loads(said)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(value, list) and value and not isinstance(value[0], list):
-        value = [value]
-    right = isinstance(value, list) and all(
-        isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) and abs(x) < 1e9 for x in box)
-        for box in value
-    )
-    return value if right else None

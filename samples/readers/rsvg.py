@@ -19,7 +19,7 @@ depend on how many it holds.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
     return record(image, _text(item, "description"), task or "grounding", **more)
 
 
-def _indices(look: Look, folder: Path) -> Iterator[Any]:
+def _indices(look: Look, folder: Path) -> Generator[tuple[str, RowFault], None, set[int] | None]:
     """Yields the faults of the split file; returns its indices, None for all objects."""
     path = look.path
     if look.is_folder:

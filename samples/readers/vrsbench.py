@@ -95,11 +95,12 @@ def annotated(row: dict[str, Any], place: Place, task: str | None) -> dict[str, 
         raise LeftOut("no_question", "an object without a referring sentence")
     more = {"id": f"{row['stem']}/object{one.get('obj_id', row['number'])}", "kind": kinds(one.get("obj_cls"))}
     width, height = place.size(image)
+    shapes: dict[str, list[list[float]]] = {}
     for name, target in (("obj_corner", "quads"), ("obj_coord", "boxes")):
         if one.get(name):
-            more[target] = [_pixels(one, name, width, height)]
+            shapes[target] = [_pixels(one, name, width, height)]
             break
-    return record(image, text(one, "referring_sentence"), task or "grounding", **more)
+    return record(image, text(one, "referring_sentence"), task or "grounding", **more, **shapes)
 
 
 def _folders(look: Look) -> list[Path]:

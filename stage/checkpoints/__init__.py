@@ -5,7 +5,6 @@
     manifest     which checkpoints are whole; the latest one
     folders      written aside, renamed, pruned
     resumable    the mixin for trainers
-    neutral      keys of a recipe that change no weight
     beginning    the recipe's `resume:`: from where a run begins, and what a recipe may have changed since
 
 docs/reliability.md says what is promised.

@@ -20,10 +20,9 @@ from typing import Any
 
 from stage.checkpoints import folders, manifest
 from stage.checkpoints.manifest import Checkpoint, check_resumable
-from stage.checkpoints.neutral import NEUTRAL
 from stage.parallel.agreement import everyone_is_here
 from stage.recipe import config
-from stage.recipe.sections import TrainingRecipe
+from stage.recipe.sections import NEUTRAL, TrainingRecipe
 from stage.runs import FINISHED, METRICS, RECIPE, Run
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
@@ -74,14 +73,15 @@ def begin(recipe: TrainingRecipe) -> Beginning:
         return Beginning(recipe)
     if recipe.overwrite:
         raise RecipeError(f"resume is {recipe.resume} and overwrite is true; a run is resumed or replaced, choose one")
-    checkpoint = _asked(recipe)
+    checkpoint = _asked(recipe, recipe.resume)
     stored = checkpoint.path / RECIPE if checkpoint else Path(recipe.output) / RECIPE
+    later = False
     if stored.is_file():
-        check_unchanged(recipe, stored)
+        later = check_unchanged(recipe, stored)
     elif checkpoint is not None:
         logger.warning("%s holds no %s: whether the recipe is the same is not known", checkpoint.path, RECIPE)
     finished = finished_at(Path(recipe.output))
-    if recipe.resume == AUTO and finished is not None and not _later(recipe, stored):
+    if recipe.resume == AUTO and finished is not None and not later:
         logger.info("resume: %s has finished at step %d; there is nothing to do", recipe.output, finished)
         return Beginning(recipe, checkpoint, finished)
     if checkpoint is not None:
@@ -98,32 +98,33 @@ def finished_at(run: Path) -> int | None:
     return int(json.loads(path.read_text(encoding="utf-8")).get("steps", 0)) if path.is_file() else None
 
 
-def _asked(recipe: TrainingRecipe) -> Checkpoint | None:
+def _asked(recipe: TrainingRecipe, resume: str) -> Checkpoint | None:
     run = Path(recipe.output)
-    if recipe.resume == AUTO:
+    if resume == AUTO:
         return manifest.latest(run)
-    checkpoint = manifest.read(Path(recipe.resume).expanduser().absolute())
+    checkpoint = manifest.read(Path(resume).expanduser().absolute())
     if checkpoint.path.parent != run.absolute():
         return checkpoint
-    later = [path.name for path in manifest.folders(run) if int(path.name.rpartition("-")[2]) > checkpoint.step]
+    later = [path.name for path in manifest.folders(run) if manifest.step_of(path) > checkpoint.step]
     if later:
         raise RecipeError(
-            f"resume is {recipe.resume}, but {run} also holds {', '.join(later)}, which the run would write again; "
+            f"resume is {resume}, but {run} also holds {', '.join(later)}, which the run would write again; "
             "write another output to branch off there, or delete the later ones, or resume=auto"
         )
     return checkpoint
 
 
-def check_unchanged(recipe: TrainingRecipe, stored: Path) -> None:
-    """Raises: RecipeError naming every key that differs from the recipe in `stored` and may not; warns of a schedule
-    that a later end stretches."""
-    differences = config.difference(config.load(stored, type(recipe)), recipe)
-    faults = []
-    for key, (before, now) in differences.items():
-        if key in LATER:
-            if _raised(before, now):
-                _warn_of_schedule(recipe, key, before, now)
-                continue
+def check_unchanged(recipe: TrainingRecipe, stored: Path) -> bool:
+    """Whether the recipe asks for a later end than the one in `stored`; warns of a schedule that this stretches.
+
+    Raises: RecipeError naming every key that differs and may not.
+    """
+    later, faults = False, []
+    for key, (before, now) in config.difference(config.load(stored, type(recipe)), recipe).items():
+        if key in LATER and _raised(before, now):
+            later = True
+            _warn_of_schedule(recipe, key, before, now)
+        elif key in LATER:
             faults.append(f"{key} was {before} and is {now} (it may only be raised)")
         elif not any(fnmatchcase(key, pattern) for pattern in NEUTRAL):
             faults.append(f"{key} was {before!r} and is {now!r}")
@@ -132,6 +133,7 @@ def check_unchanged(recipe: TrainingRecipe, stored: Path) -> None:
             f"resume: the recipe is not the one that wrote {stored.parent}: {'; '.join(faults)}. Put it back, or start "
             "a new run in another output"
         )
+    return later
 
 
 def _raised(before: Any, now: Any) -> bool:
@@ -144,16 +146,10 @@ def _raised(before: Any, now: Any) -> bool:
 
 
 def _warn_of_schedule(recipe: TrainingRecipe, key: str, before: Any, now: Any) -> None:
-    schedule = recipe.training.get("lr_scheduler_type", "linear")
+    schedule = config.to_dict(recipe)["training"].get("lr_scheduler_type", "linear")
     if schedule not in CONSTANT:
         logger.warning(
             "resume: %s is raised from %s to %s: the %s schedule goes on as if it had been so from the start, but the "
             "steps done so far had the shorter one's learning rates",
             key, before, now, schedule,
         )  # fmt: skip
-
-
-def _later(recipe: TrainingRecipe, stored: Path) -> bool:
-    """Whether the recipe asks for a later end than the stored one."""
-    differences = config.difference(config.load(stored, type(recipe)), recipe) if stored.is_file() else {}
-    return any(key in LATER and _raised(*values) for key, values in differences.items())

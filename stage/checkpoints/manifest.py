@@ -9,16 +9,17 @@ its size, and up to HASHED bytes its digest. What a cut-off copy or a full disk 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from samples.fingerprints import of_file
+from stage.origins import environment
 from vlm.common.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def write(folder: Path, step: int, processes: int, resumable: bool) -> None:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         check_format(path)
         size = path.stat().st_size
-        files[str(path.relative_to(folder))] = {"bytes": size} | ({"sha256": _digest(path)} if size <= HASHED else {})
+        files[str(path.relative_to(folder))] = {"bytes": size} | ({"sha256": of_file(path)} if size <= HASHED else {})
     content = {"step": step, "processes": processes, "resumable": resumable, "packages": packages(), "files": files}
     (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -70,7 +71,7 @@ def read(folder: Path) -> Checkpoint:
         if found != entry["bytes"]:
             size = "is missing" if found is None else f"has {found} bytes"
             raise Unwhole(f"{path} {size}; expected {entry['bytes']} bytes")
-        if "sha256" in entry and _digest(path) != entry["sha256"]:
+        if "sha256" in entry and of_file(path) != entry["sha256"]:
             raise Unwhole(f"{path} has another content than when it was written (sha256)")
     return header(folder)
 
@@ -79,11 +80,11 @@ def header(folder: Path) -> Checkpoint:
     """The checkpoint in `folder` by its manifest alone. Raises: Unwhole."""
     content = _content(folder)
     total = sum(entry["bytes"] for entry in content["files"].values())
-    kept = (content[name] for name in ("step", "processes", "resumable", "packages"))
-    return Checkpoint(folder, *kept, bytes=total)
+    kept = {name: content[name] for name in ("step", "processes", "resumable", "packages")}
+    return Checkpoint(folder, bytes=total, **kept)
 
 
-def _content(folder: Path) -> dict:
+def _content(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return content | {"files": content["files"]}
@@ -106,7 +107,11 @@ def latest(run: Path) -> Checkpoint | None:
 def folders(run: Path) -> list[Path]:
     """What is named like a checkpoint, by step."""
     named = (path for path in run.glob("checkpoint-*") if path.is_dir() and STEP.fullmatch(path.name))
-    return sorted(named, key=lambda path: int(STEP.fullmatch(path.name)[1]))
+    return sorted(named, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
 
 
 def check_resumable(checkpoint: Checkpoint, processes: int) -> None:
@@ -135,13 +140,7 @@ def check_resumable(checkpoint: Checkpoint, processes: int) -> None:
 
 def packages() -> dict[str, str]:
     """Versions that decide what a step computes."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: found for name in PACKAGES if (found := environment.version(name)) is not None}
 
 
 def check_format(path: Path) -> None:
@@ -194,8 +193,3 @@ def expect(folder: Path, names: Iterable[str]) -> None:
             raise UserError(
                 f"{folder} lacks {name}; every node must see the run folder, on a file system that they share"
             )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

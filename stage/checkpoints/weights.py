@@ -27,7 +27,7 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 """safetensors' word → torch's."""
 
 
-def load_strictly(model, folder: Path) -> int:
+def load_strictly(model: torch.nn.Module, folder: Path) -> int:
     """Copy the weights (or the adapter's) in `folder` into the model, in place; returns how many tensors.
 
     model: transformers' or PEFT's; of one that FSDP2 has split each process takes its part.
@@ -57,7 +57,7 @@ def address(tensor: torch.Tensor) -> int:
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).data_ptr()
 
 
-def saved_tensors(model) -> dict[str, torch.Tensor]:
+def saved_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Name in a checkpoint → the live tensor; tied tensors under each of their names."""
     found = revert_weight_conversion(model, model.state_dict())
     own = {address(tensor) for tensor in model.state_dict().values()}
@@ -70,7 +70,7 @@ def saved_tensors(model) -> dict[str, torch.Tensor]:
     return found
 
 
-def adapter_tensors(model) -> dict[str, torch.Tensor]:
+def adapter_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The same of what PEFT saves: adapters, and modules that are trained beside them."""
     from peft import get_peft_model_state_dict
 
@@ -89,7 +89,7 @@ def files_of(folder: Path, adapter: bool = False) -> list[Path]:
     raise UserError(f"{folder} holds no {kind} weights ({ADAPTER if adapter else WHOLE}); expected a whole checkpoint")
 
 
-def _adapted(model) -> bool:
+def _adapted(model: torch.nn.Module) -> bool:
     from peft import PeftModel
 
     return isinstance(model, PeftModel)

@@ -1,8 +1,6 @@
 """What keeps a run honest while it trains.
 
-    sections        the recipe's `guards:` and `watchdog:`
     finite          steps whose loss or gradient is not finite are skipped, counted, dumped, and not endured for long
-    dumps           the batches of such a step, to be computed again
     progress        which phase this process is in
     watchdog        who stands still, in which phase, where in the code
     out_of_memory   what in this recipe would help most, computed

@@ -27,9 +27,9 @@ from typing import Any
 import torch
 
 from stage.checkpoints import manifest
-from stage.guards.sections import GuardSection
 from stage.parallel.agreement import anywhere
 from stage.parallel.fsdp import part
+from stage.recipe.sections import GuardSection
 from stage.replay.dumps import ROWS, Dumping
 from vlm.common.errors import UserError
 from vlm.pictures.unreadable import row_name

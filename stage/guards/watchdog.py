@@ -31,12 +31,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stage.guards import progress
 from stage.guards.progress import Progress
-from stage.guards.sections import WatchdogSection
+from stage.recipe.sections import WatchdogSection
 from vlm.common.errors import RESUMABLE
+from vlm.common.files import replace
 from vlm.common.processes import processes
 
 FOLDER = "heartbeats"
@@ -73,8 +74,7 @@ class Watchdog:
         own = self.state()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.file.with_suffix(".part").write_text(json.dumps(own) + "\n", encoding="utf-8")
-            self.file.with_suffix(".part").replace(self.file)
+            replace(self.file, json.dumps(own) + "\n")
         except OSError:  # a full disk: what there is to say goes to stderr all the same
             pass
         if own["seconds"] < self.limit:
@@ -106,7 +106,7 @@ class Watchdog:
                 faulthandler.dump_traceback(file)
         except OSError:
             pass
-        faulthandler.dump_traceback(sys.__stderr__)
+        faulthandler.dump_traceback(sys.__stderr__ or 2)
 
     def _others(self) -> dict[int, dict[str, Any]]:
         """What the processes have told last, their seconds carried on until now."""
@@ -161,28 +161,30 @@ class Phases(TrainerCallback):
     def __init__(self, here: Progress):
         self.here = here
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.here.at("first batch", state.global_step)
 
-    def on_step_begin(self, args, state, control, **kwargs):
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.here.at("update", state.global_step + 1)
 
-    def on_substep_end(self, args, state, control, **kwargs):
+    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.here.moved()
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.here.at("evaluation" if control.should_evaluate else "save" if control.should_save else "next batch")
 
-    def on_prediction_step(self, args, state, control, **kwargs):
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.here.at("evaluation")
 
-    def on_evaluate(self, args, state, control, **kwargs):
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.here.at("save" if control.should_save else "next batch")
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.here.at("next batch")
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.here.at("end")
 
 

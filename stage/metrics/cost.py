@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from stage.metrics.metric import Group, Metric
+from functools import partial
 
-GRPO = ("grpo",)
-ALL = ("sft", "grpo", "score")
+from stage.metrics.metric import ALL, GRPO, Group, Metric
+
+logged = partial(Metric, stages=GRPO)
+everywhere = partial(Metric, stages=ALL)
 MACHINE = "depends on machine, model and data; what counts is its share of `step_time`"
 OWN = "A step of the main process, mean over the steps since the log before"
 
 
 def phase(name: str, meaning: str, advice: str) -> Metric:
-    return Metric(f"time/{name}", meaning, "s", None, MACHINE, advice, GRPO, worse="higher")
+    return logged(f"time/{name}", meaning, "s", None, MACHINE, advice, worse="higher")
 
 
 PHASES = Group(
@@ -20,7 +22,7 @@ PHASES = Group(
     "generation batch, so where a step uses it again its phases are means over steps with and without. The GPU is "
     "waited for at both ends of a phase.",
     (
-        Metric(
+        logged(
             "step_time",
             "duration of the forward and backward passes of a step with the generation before them; without the "
             "optimiser's own step and the reading of rows",
@@ -28,7 +30,6 @@ PHASES = Group(
             None,
             "depends on machine, model and data",
             "The phases below say where it went, their sum is it. Growing with `completions/mean_length` is expected.",
-            GRPO,
             worse="higher",
         ),
         phase(
@@ -67,7 +68,7 @@ WORK = Group(
     f"Logged by `rl/counters.py`. {OWN}. Phases are `rollout`, `reference` and `update`. Not counted where vLLM "
     "generates: it keeps its own books.",
     (
-        Metric(
+        logged(
             "tokens/<phase>",
             "places of the language model's input, padding included",
             "tokens",
@@ -75,20 +76,18 @@ WORK = Group(
             "compare with `tokens/<phase>_ideal`",
             "Well above the ideal: groups are cut (`training.per_device_train_batch_size` no multiple of "
             "`training.num_generations`), or `share_prefix` is off; a line in the run's output says why.",
-            GRPO,
             worse="higher",
         ),
-        Metric(
+        logged(
             "tokens/<phase>_ideal",
             "the same if each prompt came once, for all its completions, and nothing were padded",
             "tokens",
             None,
             "follows the data",
             "See `tokens/<phase>`.",
-            GRPO,
             when="`share_prefix`, and nothing in its way",
         ),
-        Metric(
+        logged(
             "padding/<phase>",
             "share of the places that hold no token",
             "share",
@@ -96,27 +95,24 @@ WORK = Group(
             "0 in update and reference where prompts are shared (rows are packed); in rollout it is what shorter "
             "completions wait for the longest",
             "In rollout: a shorter `training.max_completion_length`. Elsewhere: `share_prefix`.",
-            GRPO,
             worse="higher",
         ),
-        Metric(
+        logged(
             "images/encoded",
             "pictures through the policy's and the reference's vision tower, in all phases",
             "pictures",
             None,
             "compare with `images/ideal`",
             "As `tokens/<phase>`.",
-            GRPO,
             worse="higher",
         ),
-        Metric(
+        logged(
             "images/ideal",
             "the same if each picture of a generation batch were encoded once a phase",
             "pictures",
             None,
             "follows the data",
             "See `images/encoded`.",
-            GRPO,
             when="`share_prefix`, and nothing in its way",
         ),
     ),
@@ -126,17 +122,16 @@ SPEED = Group(
     "Throughput",
     "Logged by `rl/counters.py` and, with `training.include_num_input_tokens_seen`, by transformers.",
     (
-        Metric(
+        logged(
             "throughput/tokens",
             "tokens of prompts and completions (`num_tokens`) of all processes in a second of `step_time`",
             "tokens/s",
             None,
             "depends on machine, model and data; comparable between settings of one machine, shared prompts or not",
             "See `time/…`.",
-            GRPO,
             worse="lower",
         ),
-        Metric(
+        logged(
             "throughput/mfu",
             "model FLOPs of the tokens and pictures computed, over this GPU's dense bfloat16 peak and `step_time`; "
             "what is recomputed by checkpointing does not count, nor does attention (PaLM, arXiv 2204.02311, appendix "
@@ -146,12 +141,11 @@ SPEED = Group(
             "0.46 is PaLM's in pre-training; sampling is bound by memory and not by FLOPs, so a step of GRPO lies far "
             "below that, by how much depends on lengths",
             "See which phase of `time/…` is long.",
-            GRPO,
             worse="lower",
             when="a GPU whose peak is known (`stage/planning/gpus.py`)",
             needs="cuda",
         ),
-        Metric(
+        everywhere(
             "num_input_tokens_seen",
             "tokens since the start of the run, all processes: transformers' count in SFT and for score models, "
             "`num_tokens` in GRPO",
@@ -159,18 +153,16 @@ SPEED = Group(
             None,
             "a counter",
             "See `num_tokens`.",
-            ALL,
             rows=("step", "end"),
             when="`training.include_num_input_tokens_seen`",
         ),
-        Metric(
+        everywhere(
             "train_tokens_per_second",
             "those since this process started, over the time since then, evaluations included",
             "tokens/s",
             None,
             "depends on the machine",
             "In GRPO read `throughput/tokens`, which leaves evaluations out.",
-            ALL,
             worse="lower",
             when="`training.include_num_input_tokens_seen`",
         ),
@@ -182,7 +174,7 @@ MEMORY = Group(
     "Logged by `rl/counters.py`, by transformers when `training.skip_memory_metrics` is false, and by TRL to "
     "dashboards (`tracking.report_to`) beside what stands in metrics.jsonl.",
     (
-        Metric(
+        logged(
             "memory/peak_gib",
             "most memory that torch's allocator held for tensors on this GPU since the log before",
             "GiB",
@@ -191,11 +183,10 @@ MEMORY = Group(
             "Near the card's size: the plan's three best savings are printed when it is full; first "
             "`training.gradient_checkpointing`, `training.per_device_train_batch_size`, `sharding.zero`, "
             "`images.max_pixels`.",
-            GRPO,
             worse="higher",
             needs="cuda",
         ),
-        Metric(
+        everywhere(
             "<span>_mem_<device>_<what>_delta",
             "transformers' memory tracker over the span init or train: memory held at its end less that at its start "
             "(alloc), and the most in between less that at its end (peaked), on cpu or gpu, main process",
@@ -203,39 +194,35 @@ MEMORY = Group(
             None,
             "depends on everything",
             "As `memory/peak_gib`.",
-            ALL,
             rows=("end",),
             when="`training.skip_memory_metrics` false",
         ),
-        Metric(
+        everywhere(
             "before_init_mem_<device>",
             "memory that the process held before the trainer was made",
             "bytes",
             None,
             "depends on everything",
             "Nothing follows from it.",
-            ALL,
             rows=("end",),
             when="`training.skip_memory_metrics` false",
         ),
-        Metric(
+        logged(
             "profiling/Time taken: <method>",
             "duration of one call of a method of TRL's trainer or of one reward, main process",
             "s",
             None,
             "depends on the machine",
             "`time/…` says the same by phase.",
-            GRPO,
             needs="dashboard",
         ),
-        Metric(
+        everywhere(
             "global_step",
             "`step` under the name that transformers gives it",
             "steps",
             None,
             "a counter",
             "See `step`.",
-            ALL,
             needs="dashboard",
         ),
     ),

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from stage.metrics.metric import Group, Metric, Range
+from functools import partial
 
-GRPO = ("grpo",)
-BOTH = ("step", "eval")
+from stage.metrics.metric import BOTH, GRPO, Group, Metric, Range
+
+logged = partial(Metric, stages=GRPO, rows=BOTH)
 FAILED = (
     "The warnings in the run's output name the cause: a service that is down or refuses (`score:urls`, "
     "`score:service`), an exchange that cannot be read. Past `score:max_failures` the run ends."
@@ -21,7 +22,7 @@ GAMED = (
 
 
 def correlation(name: str, what: str, healthy: Range | None, why: str, advice: str, when: str = "") -> Metric:
-    return Metric(
+    return logged(
         f"score/corr_{name}",
         f"Pearson correlation of {what}, each less its group's mean, over the last 512 rows that a process has "
         "seen, evaluations included, mean over processes; null where either never varies within a group",
@@ -29,8 +30,6 @@ def correlation(name: str, what: str, healthy: Range | None, why: str, advice: s
         healthy,
         why,
         advice,
-        GRPO,
-        rows=BOTH,
         when=when,
     )
 
@@ -41,7 +40,7 @@ SCORES = Group(
     "are exact over the rows, or groups, of all processes; a group that lies in two processes counts in each by its "
     "part. Null where there is nothing to measure.",
     (
-        Metric(
+        logged(
             "score/mean",
             "mean raw score of the answers that were scored",
             "score",
@@ -49,21 +48,17 @@ SCORES = Group(
             f"{SCALE}: only its course in a run says something",
             f"Rising while the rule rewards (`reward_raw/<task>`) or held-out answers get worse: the score is gamed. "
             f"{GAMED}",
-            GRPO,
-            rows=BOTH,
             worse="lower",
         ),
-        Metric(
+        logged(
             "score/std",
             "standard deviation of those scores in a process (n - 1), mean over processes",
             "score",
             None,
             SCALE,
             "Near 0: all answers are one to the score model; see `score/shuffled_won`.",
-            GRPO,
-            rows=BOTH,
         ),
-        Metric(
+        logged(
             "score/group_std",
             "standard deviation of the scores within a group (n - 1), mean over groups with two scored answers or more",
             "score",
@@ -71,11 +66,9 @@ SCORES = Group(
             f"{SCALE}. It is what trains: differences at the level of rounding push as hard as real ones (advantages "
             "are divided by their spread)",
             "As small as the score model's noise: set `score:min_group_std` above it, so that such groups do not push.",
-            GRPO,
-            rows=BOTH,
             worse="lower",
         ),
-        Metric(
+        logged(
             "score/margin",
             "mean of s(answer) - s(reference answer) over the scored rows",
             "score",
@@ -84,45 +77,37 @@ SCORES = Group(
             "had rewards of 0.005 to 0.02 and learned nothing (LOG.md 13)",
             "Negative with `score/zero_spread_groups` high: the references are better than the policy can be; use "
             "`score:variant` rank.",
-            GRPO,
-            rows=BOTH,
             worse="lower",
             when="`score:variant` reference",
         ),
-        Metric(
+        logged(
             "score/scored",
             "share of rows whose answer was scored; the others failed the format, or could not be scored",
             "share",
             None,
             "it is the format's share over these rows; for a range see `reward_raw/format`",
             "As `reward_raw/format`, and `score/failed`.",
-            GRPO,
-            rows=BOTH,
             worse="lower",
         ),
-        Metric(
+        logged(
             "score/failed",
             "share of rows that keep the format and could not be scored, or whose reference could not",
             "share",
             Range(0, 0),
             "a score that could not be had is no 0: its whole group is masked",
             FAILED,
-            GRPO,
-            rows=BOTH,
             worse="higher",
         ),
-        Metric(
+        logged(
             "score/masked_count",
             "rows without a reward because a row of their group failed, in one process, mean over processes",
             "rows",
             Range(0, 0),
             "as `score/failed`",
             FAILED,
-            GRPO,
-            rows=BOTH,
             worse="higher",
         ),
-        Metric(
+        logged(
             "score/zero_spread_groups",
             "share of groups (of two rewards or more) whose rewards are all the same, after `score:variant` and "
             "`score:min_group_std`",
@@ -132,19 +117,15 @@ SCORES = Group(
             "of LOG.md 13 and 14)",
             "With `score:variant` reference: no answer beats its reference, use rank. Else `score:min_group_std` is "
             "too large, or sampling too narrow (`training.temperature`, `training.num_generations`).",
-            GRPO,
-            rows=BOTH,
             worse="higher",
         ),
-        Metric(
+        logged(
             "score/flattened_groups",
             "share of groups whose rewards spread less than `score:min_group_std` and were set to their mean",
             "share",
             None,
             "your choice of `score:min_group_std`; 0 where that is 0, as by default",
             "Near 1: `score:min_group_std` is above what separates answers (`score/group_std`).",
-            GRPO,
-            rows=BOTH,
         ),
         correlation(
             "length",
@@ -173,18 +154,16 @@ SCORES = Group(
             f"{GAMED} If the rule is beside the point for these rows, leave it out of `score:rules`.",
             when="named in `score:rules`",
         ),
-        Metric(
+        logged(
             "score/reference_known",
             "share of the reference answers needed whose score was remembered from an earlier batch or `score:cache`",
             "share",
             None,
             "0 in the first pass over the data, 1 after it; only speed depends on it",
             "Staying at 0 after a pass: are pictures of another size in each (`images.random_resize`)?",
-            GRPO,
-            rows=BOTH,
             when="`score:variant` reference",
         ),
-        Metric(
+        logged(
             "score/seconds",
             "duration of scoring in a call, in one process, mean over processes; part of `time/rewards`",
             "s",
@@ -192,8 +171,6 @@ SCORES = Group(
             "depends on the machine",
             "A large part of `step_time`: `score:batch_size`, `score:share_prefix`, or more replicas (`score:urls`, "
             "`launch/serve.py`).",
-            GRPO,
-            rows=BOTH,
             worse="higher",
         ),
     ),
@@ -204,17 +181,15 @@ PROBES = Group(
     "Logged by the reward `score` in the main process: two experiments repeated every `score:probe_every` calls that "
     "score something, the latest values at each log; null before the first.",
     (
-        Metric(
+        logged(
             "score/probe_mean",
             "mean score of a fixed set of exchanges (`score:probes`: a file, or an answer of each of the first groups)",
             "score",
             None,
             SCALE,
             "It should not move at all: see `score/probe_drift`.",
-            GRPO,
-            rows=BOTH,
         ),
-        Metric(
+        logged(
             "score/probe_drift",
             "mean distance of those scores from the first ones",
             "score",
@@ -223,11 +198,9 @@ PROBES = Group(
             "About 4e-7 in float32 (the runs of LOG.md 13 and 14)",
             "Another model answers: has the service been restarted with other weights (`score:urls`), or are the score "
             "model's weights being trained?",
-            GRPO,
-            rows=BOTH,
             worse="higher",
         ),
-        Metric(
+        logged(
             "score/shuffled_gap",
             "mean of score with the own picture less score with another group's, over the latest answers to up to 8 "
             "different pictures",
@@ -237,11 +210,9 @@ PROBES = Group(
             "LOG.md 13 and 14)",
             "The score model does not look: are `score:min_pixels` and `score:max_pixels` as it was trained, is it a "
             "Qwen2-VL score model (`score:model`)? Its own `eval_image_gain` says whether it ever did.",
-            GRPO,
-            rows=BOTH,
             worse="lower",
         ),
-        Metric(
+        logged(
             "score/shuffled_won",
             "share of those answers that score higher with their own picture; a tie counts half",
             "share",
@@ -249,8 +220,6 @@ PROBES = Group(
             "1/2 is chance. With 8 answers 7 of them (0.875) is the first share that chance reaches in less than one "
             "of 20 readings (binomial); 0.75 to 1 in the demo (the runs of LOG.md 13 and 14)",
             "As `score/shuffled_gap`.",
-            GRPO,
-            rows=BOTH,
             worse="lower",
         ),
     ),

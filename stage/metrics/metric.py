@@ -8,8 +8,13 @@ from typing import Literal
 
 Stage = Literal["sft", "grpo", "score"]
 """`launch/sft.py`, `launch/grpo.py`, and `launch/score.py`, which trains a score model."""
+SFT: tuple[Stage, ...] = ("sft",)
+GRPO: tuple[Stage, ...] = ("grpo",)
+SCORE: tuple[Stage, ...] = ("score",)
+ALL: tuple[Stage, ...] = (*SFT, *GRPO, *SCORE)
 Row = Literal["step", "eval", "end"]
 """Which rows of metrics.jsonl hold it: those of training steps, of evaluations (as `eval_<name>`), the last one."""
+BOTH: tuple[Row, ...] = ("step", "eval")
 Need = Literal["cuda", "vllm", "dashboard"]
 """Where it cannot be had: without a GPU, without vLLM, or in metrics.jsonl (it goes to wandb and its kin only)."""
 
@@ -25,7 +30,9 @@ class Range:
     def __post_init__(self) -> None:
         if self.low is None and self.high is None:
             raise ValueError("a range without bounds says nothing; write None instead")
-        if None not in (self.low, self.high) and (self.low > self.high or (self.open and self.low == self.high)):
+        if self.low is None or self.high is None:
+            return
+        if self.low > self.high or (self.open and self.low == self.high):
             raise ValueError(f"no number lies from {self.low} to {self.high}")
 
     def holds(self, value: float) -> bool:

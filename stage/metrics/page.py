@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from stage.metrics.metric import Group, Metric
+from stage.metrics.metric import Group, Metric, Need
 
 HEAD = """# What a run logs
 
@@ -24,22 +24,25 @@ What a reward of yours logs under a name of its own (`log_metric`) is not here.
 """
 
 SECTIONS = {
-    "guards": "stage/guards/sections.py",
     "tracking": "stage/tracking/section.py",
-    "watchdog": "stage/guards/sections.py",
     "rewards": "rl/recipe.py",
     "share_prefix": "rl/recipe.py",
     "train": "rewards/score/training/recipe.py",
     "score:": "rewards/score/reward/score.py",
     "gated:": "rewards/gated.py",
     "data": "samples/sections.py",
-    "sharding": "stage/recipe/sections.py",
-} | dict.fromkeys(("model", "images", "prompt"), "vlm/sections.py")
+    **dict.fromkeys(("guards", "sharding", "watchdog"), "stage/recipe/sections.py"),
+    **dict.fromkeys(("model", "images", "prompt"), "vlm/sections.py"),
+}
 """First part of a recipe's key → the file that says what it does; `training` is the stage's own."""
 STAGES = {"sft": "sft/recipe.py", "grpo": "rl/recipe.py", "score": "rewards/score/training/recipe.py"}
 CODE = re.compile(r"`([^`]+)`")
 KEY = re.compile(r"(\w+)(\.\w+)*|(score:|gated:)\w+")
-NEEDS = {"cuda": "on a GPU only", "vllm": "under vLLM only", "dashboard": "not in metrics.jsonl"}
+NEEDS: dict[Need | None, str] = {
+    "cuda": "on a GPU only",
+    "vllm": "under vLLM only",
+    "dashboard": "not in metrics.jsonl",
+}
 ROWS = {
     ("step", "eval"): "also `eval_…`",
     ("step", "end"): "every row",

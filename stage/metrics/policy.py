@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from stage.metrics.metric import Group, Metric, Range
+from functools import partial
 
-GRPO = ("grpo",)
-BOTH = ("step", "eval")
+from stage.metrics.metric import BOTH, GRPO, Group, Metric, Range
+
+logged = partial(Metric, stages=GRPO, rows=BOTH)
 CLIPPING = (
     "no general range: at two or more updates of one generation batch a little is normal, and sequence-level clipping "
     "(GSPO, arXiv 2507.18071) does well with a hundred times more than token-level. 0 where each batch is used "
     "once (`training.num_iterations` 1 and no more `training.steps_per_generation` than accumulation)"
 )
-MOVE_LESS = "High and rising: lower `training.learning_rate` or `training.num_iterations`."
-CLIPPED = "a loss that clips: `training.loss_type` dapo (the default), grpo, bnpo, dr_grpo or luspo"
 DIFFERS = (
     "Moving away from that: is the precision the same on both sides (`model.dtype`), and are weights handed over after "
     "each step? Then training is on another policy's samples; generate without vLLM (`training.use_vllm`) to compare."
@@ -30,19 +29,17 @@ COMPLETIONS = Group(
     "completions are those that ended by themselves.",
     (
         *(
-            Metric(
+            logged(
                 f"completions/{which}_length",
                 f"{what} length of the completions",
                 "tokens",
                 None,
                 LENGTHS if which == "mean" else "as `completions/mean_length`",
                 SHORTER if which == "mean" else "As `completions/mean_length`.",
-                GRPO,
-                rows=BOTH,
             )
             for which, what in (("mean", "mean"), ("min", "least"), ("max", "greatest"))
         ),
-        Metric(
+        logged(
             "completions/clipped_ratio",
             "share of completions cut off at `training.max_completion_length`: their last token is no end token",
             "share",
@@ -52,24 +49,20 @@ COMPLETIONS = Group(
             "(the runs of LOG.md 11 to 14)",
             "Raise `training.max_completion_length`, or leave cut completions out of the loss "
             "(`training.mask_truncated_completions`). If it grows during the run, see `completions/mean_length`.",
-            GRPO,
-            rows=BOTH,
             worse="higher",
         ),
         *(
-            Metric(
+            logged(
                 f"completions/{which}_terminated_length",
                 f"{what} length of those that ended by themselves; 0 where none did",
                 "tokens",
                 None,
                 "as `completions/mean_length`",
                 "As `completions/mean_length`.",
-                GRPO,
-                rows=BOTH,
             )
             for which, what in (("mean", "mean"), ("min", "least"), ("max", "greatest"))
         ),
-        Metric(
+        logged(
             "num_tokens",
             "tokens of prompts and completions that were generated for since the start of the run, all processes; each "
             "prompt counts with each completion, pictures by their placeholders. Evaluations do not count",
@@ -77,8 +70,6 @@ COMPLETIONS = Group(
             None,
             "a counter",
             "Compare runs by it where their lengths differ.",
-            GRPO,
-            rows=BOTH,
         ),
     ),
 )
@@ -88,7 +79,7 @@ POLICY = Group(
     "Logged by TRL's GRPOTrainer for each micro-batch; means are over the completion tokens of all processes, and "
     "micro-batches since the log before count the same.",
     (
-        Metric(
+        logged(
             "loss",
             "the clipped policy loss, plus `training.beta` × `kl`, less the entropy bonus if there is one, as "
             "`training.loss_type` averages it; mean over processes, sum over the micro-batches of a step, mean over "
@@ -98,10 +89,8 @@ POLICY = Group(
             "its value says nothing: where a batch is used once every ratio is 1 and advantages cancel within groups, "
             "so it is near 0, whatever its gradient does",
             "Read `reward`, `kl` and `entropy` instead.",
-            GRPO,
-            rows=BOTH,
         ),
-        Metric(
+        logged(
             "kl",
             "KL divergence of the policy from the reference, by the estimator exp(d) - d - 1 with d the "
             "log-probability of a token under the reference less that under the policy (k3, never negative; GRPO, "
@@ -112,12 +101,10 @@ POLICY = Group(
             "holds for all",
             "Rising steeply, or the reward rising while held-out answers get worse: raise `training.beta`, lower "
             "`training.learning_rate`, or stop earlier (`training.max_steps`).",
-            GRPO,
-            rows=BOTH,
             worse="higher",
             when="`training.beta` above 0",
         ),
-        Metric(
+        logged(
             "entropy",
             "entropy of the policy's next-token distribution at `training.temperature`, over the whole vocabulary, "
             "mean over tokens",
@@ -129,11 +116,9 @@ POLICY = Group(
             "Falling towards 0: groups become alike (`frac_reward_zero_std`); raise `training.temperature`, "
             "`training.epsilon_high` (DAPO's clip-higher) or `training.entropy_coef`, lower `training.learning_rate`. "
             "Rising without end: the policy dissolves; lower the rate, raise `training.beta`.",
-            GRPO,
-            rows=BOTH,
             worse="lower",
         ),
-        Metric(
+        logged(
             "clip_ratio/low_mean",
             "share of tokens with a negative advantage whose ratio to the sampling policy fell below 1 - "
             "`training.epsilon`, so that their gradient is cut (of completions with "
@@ -141,59 +126,49 @@ POLICY = Group(
             "share",
             None,
             CLIPPING,
-            "As `clip_ratio/low_mean`.",
-            GRPO,
-            rows=BOTH,
+            "High and rising: lower `training.learning_rate` or `training.num_iterations`.",
             worse="higher",
-            when="as `clip_ratio/low_mean`",
+            when="a loss that clips: `training.loss_type` dapo (the default), grpo, bnpo, dr_grpo or luspo",
         ),
-        Metric(
+        logged(
             "clip_ratio/high_mean",
             "the same with a positive advantage and above 1 + `training.epsilon_high`",
             "share",
             None,
             "as `clip_ratio/low_mean`",
             "As `clip_ratio/low_mean`. If only this side clips while `entropy` falls, raise `training.epsilon_high`.",
-            GRPO,
-            rows=BOTH,
             worse="higher",
             when="as `clip_ratio/low_mean`",
         ),
-        Metric(
+        logged(
             "clip_ratio/region_mean",
             "the sum of the two",
             "share",
             None,
             "as `clip_ratio/low_mean`",
             "As `clip_ratio/low_mean`.",
-            GRPO,
-            rows=BOTH,
             worse="higher",
             when="as `clip_ratio/low_mean`",
         ),
-        Metric(
+        logged(
             "clip_ratio/low_min",
             "the least share clipped low in any one completion of a micro-batch, despite the name no ratio",
             "share",
             None,
             "one untouched completion makes it 0",
             "Read `clip_ratio/low_mean`.",
-            GRPO,
-            rows=BOTH,
             when="as `clip_ratio/low_mean`",
         ),
-        Metric(
+        logged(
             "clip_ratio/high_max",
             "the greatest share clipped high in any one completion of a micro-batch",
             "share",
             None,
             "as `clip_ratio/low_mean`",
             "As `clip_ratio/low_mean`.",
-            GRPO,
-            rows=BOTH,
             when="as `clip_ratio/low_mean`",
         ),
-        Metric(
+        logged(
             "cispo_clip_ratio",
             "share of tokens with a positive advantage whose ratio is above `training.epsilon_high`, where CISPO holds "
             "the weight (their gradient stays)",
@@ -201,22 +176,18 @@ POLICY = Group(
             None,
             "no general range; 0 where each generation batch is used once",
             "As `clip_ratio/low_mean`.",
-            GRPO,
-            rows=BOTH,
             when="`training.loss_type` cispo",
         ),
-        Metric(
+        logged(
             "vespo/phi_seq_mean",
             "mean over completions of VESPO's weight φ, which is 1 for a completion as likely as when it was sampled",
             "",
             None,
             "1 where each generation batch is used once; how far from it is still well is not known",
             "Leaving 1: lower `training.learning_rate` or `training.num_iterations`.",
-            GRPO,
-            rows=BOTH,
             when="`training.loss_type` vespo",
         ),
-        Metric(
+        logged(
             "policy_loss",
             "the loss without the entropy bonus (but with `training.beta` × `kl`), mean over processes; before it is "
             "divided by the accumulation steps, where `training.loss_type` divides by them",
@@ -224,11 +195,9 @@ POLICY = Group(
             None,
             "as `loss`",
             "As `loss`.",
-            GRPO,
-            rows=BOTH,
             when="an entropy bonus (`training.entropy_coef`, `training.use_adaptive_entropy`)",
         ),
-        Metric(
+        logged(
             "entropy_coef",
             "weight of the entropy bonus at the end of a step",
             "",
@@ -236,8 +205,8 @@ POLICY = Group(
             "yours, or the controller's (`training.use_adaptive_entropy`)",
             "At `training.entropy_coef_max` with `entropy` still below `training.entropy_target`: lower "
             "`training.learning_rate`.",
-            GRPO,
             when="an entropy bonus, as above",
+            rows=("step",),
         ),
     ),
 )
@@ -250,15 +219,13 @@ SAMPLER = Group(
     "generation batch (the completions, with a sequence-level `training.vllm_importance_sampling_mode`). `mean` is a "
     "mean over processes of each one's mean.",
     tuple(
-        Metric(
+        logged(
             f"sampling/{name}/{which}",
             f"{ {'min': 'least', 'mean': 'mean', 'max': 'greatest'}[which] } {what}",
             unit,
             None,
             why,
             DIFFERS if which == "mean" else f"As `sampling/{name}/mean`.",
-            GRPO,
-            rows=BOTH,
             when="`training.use_vllm`",
             needs="vllm",
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from stage.metrics.metric import Group, Metric, Range
+from functools import partial
 
-GRPO = ("grpo",)
-BOTH = ("step", "eval")
+from stage.metrics.metric import BOTH, GRPO, Group, Metric, Range
+
+logged = partial(Metric, stages=GRPO, rows=BOTH)
 
 REWARDS = Group(
     "Rewards",
@@ -14,7 +15,7 @@ REWARDS = Group(
     "processes are gathered first. Over several generation batches since the log before, each counts the same; a step "
     "that reuses completions (`training.num_iterations`) has none and logs none of these.",
     (
-        Metric(
+        logged(
             "reward",
             "mean over completions of the sum of all rewards by `rewards.weight`; a completion to which no reward "
             "applies is left out, and so is one whose rewards all failed",
@@ -23,11 +24,9 @@ REWARDS = Group(
             "depends on the rewards and the data. With `gated` alone it lies in [0, 1]",
             "Falling: lower `training.learning_rate` or raise `training.beta`. Rising while held-out answers get "
             "worse: a reward is being gamed; read the completions in the run folder, and each `rewards/<reward>/mean`.",
-            GRPO,
-            rows=BOTH,
             worse="lower",
         ),
-        Metric(
+        logged(
             "reward_std",
             "standard deviation of that sum over all completions of a generation batch (n - 1), easy and hard "
             "prompts together: not the spread within groups, which is what trains",
@@ -35,10 +34,8 @@ REWARDS = Group(
             None,
             "depends on the rewards and on how unlike the prompts are",
             "For the spread that trains see `frac_reward_zero_std`.",
-            GRPO,
-            rows=BOTH,
         ),
-        Metric(
+        logged(
             "rewards/<reward>/mean",
             "mean of one reward before its weight, over the completions that it applies to; null where there was none",
             "reward",
@@ -46,21 +43,17 @@ REWARDS = Group(
             "depends on the reward. Built-in ones lie in [0, 1]",
             "One rising while another falls: they pull apart; change `rewards.weight`, or put one inside of `gated` "
             "(`gated:tasks`).",
-            GRPO,
-            rows=BOTH,
             worse="lower",
         ),
-        Metric(
+        logged(
             "rewards/<reward>/std",
             "its standard deviation over those completions (n - 1)",
             "reward",
             None,
             "depends on the reward",
             "0 over many steps: this reward tells nothing apart; look at its column in `completions/` or leave it out.",
-            GRPO,
-            rows=BOTH,
         ),
-        Metric(
+        logged(
             "frac_reward_zero_std",
             "share of groups whose summed rewards are all alike (standard deviation below 1e-8), so that their "
             "advantages are 0. A group without any reward is not one of them. With `training.scale_rewards` batch, 0 "
@@ -73,8 +66,6 @@ REWARDS = Group(
             "All wrong: an easier start (SFT first, or a reward with steps in between, such as continuous `iou`). All "
             "right: harder rows (`data.train`). Alike because sampling is: larger `training.num_generations` or "
             "`training.temperature`.",
-            GRPO,
-            rows=BOTH,
             worse="higher",
         ),
     ),
@@ -85,7 +76,7 @@ GATED = Group(
     "Logged by `rewards/gated.py` whatever passes the gate, in generation batches as above. Means are exact over the "
     "rows of all processes.",
     (
-        Metric(
+        logged(
             "reward_raw/format",
             "share of completions with exactly one trace and one answer that is not empty (`vlm/answers.py`), over all "
             "rows that `gated` is asked for",
@@ -97,11 +88,9 @@ GATED = Group(
             "Not rising: more traces in the cold start, a longer `training.max_completion_length` (see "
             "`completions/clipped_ratio`), the prompt that the traces had (`prompt.system`). Falling: lower "
             "`training.learning_rate`.",
-            GRPO,
-            rows=BOTH,
             worse="lower",
         ),
-        Metric(
+        logged(
             "reward_raw/<task>",
             "mean reward of a task, before gate and weight, over its rows to which the reward applies; in a log only "
             "where there was one. An entry `task/kind` of `gated:tasks` is a name of its own",
@@ -110,21 +99,17 @@ GATED = Group(
             "depends on task and data; in [0, 1]",
             "0 throughout: does the reward read what the model writes (`prompt.notation` for boxes)? One task falling "
             "while others rise: give it more rows (`data.train`).",
-            GRPO,
-            rows=BOTH,
             worse="lower",
         ),
-        Metric(
+        logged(
             "reward_raw/<task>_count",
             "rows that this mean is over: in one process and generation batch, mean over processes",
             "rows",
             None,
             "follows the mixture in `data.train`",
             "0 over many steps: the data has no such rows, or their reward gives None.",
-            GRPO,
-            rows=BOTH,
         ),
-        Metric(
+        logged(
             "reward_raw/none_count",
             "rows of `gated` without a reward, in one process and generation batch, mean over processes: their task's "
             "reward does not apply to them or failed",
@@ -133,8 +118,6 @@ GATED = Group(
             "tasks without a reward are refused before training, so these are rows that failed, or that a reward of "
             "yours refuses; they teach nothing",
             "See `reward_faults/<reward>` and `score/failed`; or take the rows out (`data.train`).",
-            GRPO,
-            rows=BOTH,
             worse="higher",
         ),
     ),
@@ -144,7 +127,7 @@ FAULTS = Group(
     "Rewards that fail",
     "Logged by `rewards/guarded.py`, which stands around every reward but `score`.",
     (
-        Metric(
+        logged(
             "reward_faults/<reward>",
             "rows of a call whose reward failed (an exception, a time-out, NaN) also when tried again, before the rest "
             "of their groups is masked with them; mean over processes. Inside of `gated` the name is the task's",
@@ -153,8 +136,6 @@ FAULTS = Group(
             "a failure is never booked as 0, so each costs its group; past `rewards.max_failures` the run ends",
             "The warnings in the run's output name rows and cause. Give a slow reward more `rewards.timeout` or "
             "`rewards.retries`.",
-            GRPO,
-            rows=BOTH,
             worse="higher",
         ),
     ),

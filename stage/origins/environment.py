@@ -36,7 +36,7 @@ def describe(git: dict[str, Any] | None) -> dict[str, Any]:
         "command": redact_command([sys.executable, *sys.argv]),
         "directory": os.getcwd(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "git": git,
         "hardware": {
             "host": platform.node(),
@@ -54,7 +54,8 @@ def _is_kept(name: str) -> bool:
     return (name in VARIABLES or name.startswith(tuple(BEGINNINGS))) and not is_secret_name(name)
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Of a package; None where it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

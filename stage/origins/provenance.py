@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from samples.fingerprints import of_checkpoint, of_file
+from stage.parallel.agreement import joined
 from stage.recipe import config
 from stage.replay.dumps import digest
 
@@ -39,11 +40,10 @@ def record(trainer: Any, recipe: Any) -> dict[str, Any]:
 
 
 def processes(trainer: Any) -> dict[str, Any]:
-    talking = torch.distributed.is_available() and torch.distributed.is_initialized()
     return {
         "world_size": trainer.args.world_size,
         "type": trainer.accelerator.distributed_type.value,
-        "backend": torch.distributed.get_backend() if talking else None,
+        "backend": torch.distributed.get_backend() if joined() else None,
         "device": trainer.args.device.type,
         "mixed_precision": trainer.accelerator.mixed_precision,
     }

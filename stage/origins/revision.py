@@ -42,8 +42,7 @@ def describe(checkout: Path | None) -> tuple[dict[str, Any] | None, str]:
 
     Files outside git are only named. The description is None, and the patch empty, without a checkout.
     """
-    found = git_revision(checkout) if checkout else None
-    if found is None:
+    if checkout is None or (found := git_revision(checkout)) is None:
         return None, ""
     others = (_git(checkout, "ls-files", "--others", "--exclude-standard") or "").splitlines()
     found["untracked"] = others[:NAMED] + ([f"and {len(others) - NAMED} more"] if len(others) > NAMED else [])

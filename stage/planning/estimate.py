@@ -15,6 +15,8 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from stage.planning import memory
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Batch, Job, batches, prompts_of
@@ -120,7 +122,7 @@ def _widths(job: Job, setup: memory.Setup, visual: int) -> dict[str, int]:
     }
 
 
-def _notes(job: Job, sizes: Shape, batch: Batch):
+def _notes(job: Job, sizes: Shape, batch: Batch) -> Iterator[str]:
     yield f"architecture: {sizes.source}"
     yield from job.remarks
     if job.model.attention == "auto":

@@ -33,8 +33,8 @@ def parse_gpus(text: str) -> Fleet:
     Raises `RecipeError` for what it cannot read. A card that `CARDS` does not list counts with 98% of the
     size it states.
     """
-    count, rest = re.fullmatch(r"\s*(?:(\d+)\s*[x×*]\s*)?(.*?)\s*", text, re.S).groups()
-    count = int(count or 1)
+    counted = re.match(r"\s*(\d+)\s*[x×*]", text)
+    count, rest = (int(counted[1]), text[counted.end() :].strip()) if counted else (1, text.strip())
     sized = re.fullmatch(r"(\d+(?:\.\d+)?)\s*G(?:i?B)?", rest, re.I)
     named = re.fullmatch(r"([A-Z][A-Z0-9]*)(?:-(\d+)(?:G(?:i?B)?)?)?", rest, re.I)
     if count and sized and float(sized[1]) > 0:
@@ -46,7 +46,7 @@ def parse_gpus(text: str) -> Fleet:
             card = f"{name}-{size}G"
             return Fleet(count, card, CARDS.get(card, int(size) * 0.98))
         if sizes:
-            card = max(sizes, key=sizes.get)
+            card = max(sizes, key=lambda card: sizes[card])
             return Fleet(count, card, sizes[card])
     raise RecipeError(
         f"gpus: {text!r} cannot be read; expected count x card-memory, e.g. 8xA100-80G, RTX4090-24G, or "

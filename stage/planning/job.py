@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stage.recipe.sections import ShardingSection
+from stage.trainer.arguments import load_dtype
 from vlm.common.errors import RecipeError
+from vlm.common.processes import processes
+from vlm.sections import ImageSection, ModelSection
 
 
 @dataclass(frozen=True)
@@ -14,11 +19,11 @@ class Job:
     """What the plan reads from a recipe. Counts are per process unless they say otherwise."""
 
     stage: Literal["sft", "grpo"]
-    model: Any
+    model: ModelSection
     """The recipe's `model:` section."""
-    images: Any
+    images: ImageSection
     """The recipe's `images:` section."""
-    sharding: Any
+    sharding: ShardingSection
     """The recipe's `sharding:` section."""
     samples: int
     """Training rows (for GRPO: prompts)."""
@@ -59,6 +64,23 @@ class Job:
     """Bytes on each GPU of score models in the training process; whole in each, whatever the ZeRO stage."""
     remarks: tuple[str, ...] = ()
     """Said under the plan."""
+
+
+def common(recipe: Any) -> dict[str, Any]:
+    """Fields of a `Job` that are in the same place of every training recipe."""
+    asked = recipe.training
+    return {
+        "model": dataclasses.replace(recipe.model, dtype=load_dtype(recipe.model, recipe.sharding)),
+        "images": recipe.images,
+        "sharding": recipe.sharding,
+        "per_device_batch": asked.get("per_device_train_batch_size", 8),
+        "accumulation": asked.get("gradient_accumulation_steps", 1),
+        "epochs": asked.get("num_train_epochs", 3.0),
+        "max_steps": asked.get("max_steps", -1),
+        "checkpointing": asked.get("gradient_checkpointing", True),
+        "gpus": recipe.gpus,
+        "processes": processes(),
+    }
 
 
 @dataclass(frozen=True)

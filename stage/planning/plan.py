@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stage.planning.gpus import Fleet
 from stage.planning.job import Batch, Job
 from stage.planning.memory import GIB, OVERHEAD
 from vlm.adapters import PARTS
 from vlm.shapes import Shape
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,9 @@ class Plan:
 
     def fits(self, gpu_gib: float | None = None) -> bool | None:
         """Whether the peak fits a GPU with that much usable memory (None: the target's; no target: None)."""
-        limit = gpu_gib if gpu_gib is not None else self.fleet and self.fleet.gib
-        return None if limit is None else self.peak <= limit * GIB
+        if gpu_gib is None and self.fleet is not None:
+            gpu_gib = self.fleet.gib
+        return None if gpu_gib is None else self.peak <= gpu_gib * GIB
 
     def verdict(self) -> str:
         """The answer in a sentence, with what would help where it does not fit."""
@@ -52,14 +57,14 @@ class Plan:
         have = f"the {self.fleet.gib:.1f} GiB of {self.fleet}"
         if self.fits():
             return f"fits: {need} is within {have}"
-        return f"does not fit: {need} exceeds {have}; {_advice(self)}"
+        return f"does not fit: {need} exceeds {have}; {_advice(self, self.fleet)}"
 
     @property
     def peak_phase(self) -> str:
         return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
 
-    def render(self, console: Any = None) -> None:
-        """Print parameters, batches, visual tokens, memory and the verdict to a `rich.console.Console`."""
+    def render(self, console: Console | None = None) -> None:
+        """Print parameters, batches, visual tokens, memory and the verdict."""
         from rich.console import Console
 
         console = console or Console()
@@ -72,8 +77,8 @@ class Plan:
         console.print(self.verdict(), markup=False, style={True: "green", False: "bold red", None: ""}[self.fits()])
 
 
-def _advice(plan: Plan) -> str:
-    better = [stage for stage, peak in plan.by_zero.items() if peak <= plan.fleet.gib * GIB]
+def _advice(plan: Plan, fleet: Fleet) -> str:
+    better = [stage for stage, peak in plan.by_zero.items() if peak <= fleet.gib * GIB]
     if better:
         return f"sharding.zero={min(better)} fits"
     options = ["a smaller per-device batch (with more accumulation)", "fewer max_pixels", "fewer completion tokens"]
@@ -87,7 +92,7 @@ def _advice(plan: Plan) -> str:
     return f"no ZeRO stage does alone; try {', '.join(options)}"
 
 
-def _table(title: str, *columns: str):
+def _table(title: str, *columns: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -100,7 +105,7 @@ def _gib(size: int) -> str:
     return f"{size / GIB:.2f}"
 
 
-def _parameters(plan: Plan):
+def _parameters(plan: Plan) -> Table:
     table = _table("Parameters", "part", "total", "trainable")
     for part in PARTS:
         table.add_row(part, f"{plan.shape.parameters[part]:,}", f"{plan.shape.trainable[part]:,}")
@@ -108,7 +113,7 @@ def _parameters(plan: Plan):
     return table
 
 
-def _batch(plan: Plan):
+def _batch(plan: Plan) -> Table:
     job, batch = plan.job, plan.batch
     table = _table("Batches", "", "")
     unit = "completions" if job.stage == "grpo" else "samples"
@@ -123,7 +128,7 @@ def _batch(plan: Plan):
     return table
 
 
-def _visual(plan: Plan):
+def _visual(plan: Plan) -> Table:
     job = plan.job
     table = _table("Visual tokens per image", "image", "tokens")
     low, high = plan.visual_limits
@@ -136,7 +141,7 @@ def _visual(plan: Plan):
     return table
 
 
-def _memory(plan: Plan):
+def _memory(plan: Plan) -> Table:
     names = list(dict.fromkeys(name for parts in plan.phases.values() for name in parts))
     title = f"GiB per GPU, ZeRO-{plan.job.sharding.zero} over {plan.batch.processes}"
     table = _table(title + (" with offload" if plan.host else ""), "", *plan.phases)
@@ -147,7 +152,7 @@ def _memory(plan: Plan):
     return table
 
 
-def _stages(plan: Plan):
+def _stages(plan: Plan) -> Table:
     table = _table("Peak by ZeRO stage", "stage", "GiB per GPU", *(["fits"] if plan.fleet else []))
     for stage, peak in plan.by_zero.items():
         mark = [] if plan.fleet is None else ["yes" if peak <= plan.fleet.gib * GIB else "no"]

@@ -21,25 +21,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from stage.recipe.schema import Builder, Entry, defaults, describe, inside, join
+from stage.recipe.schema import Builder, defaults, describe, inside, join
 from stage.recipe.yaml_nodes import Node, dump, parse
 from vlm.common.errors import RecipeError
 from vlm.common.redaction import holds_secret, redact_command
-
-__all__ = [
-    "ABSENT",
-    "Entry",
-    "build",
-    "check",
-    "describe",
-    "difference",
-    "load",
-    "load_any",
-    "locate",
-    "reference",
-    "save",
-    "to_dict",
-]
 
 T = TypeVar("T")
 ABSENT = "<absent>"
@@ -88,10 +73,12 @@ def load_any(path: str | Path, classes: Iterable[type], overrides: Iterable[str]
 
     Raises: RecipeError, also where none has.
     """
-    by_stage = {field.default: cls for cls in classes for field in dataclasses.fields(cls) if field.name == "stage"}
+    by_stage = {
+        str(field.default): cls for cls in classes for field in dataclasses.fields(cls) if field.name == "stage"
+    }
     tree = _read(Path(path), ()).value
-    stage = tree["stage"].value if isinstance(tree, dict) and "stage" in tree else None
-    if stage not in by_stage:
+    stage = tree["stage"].plain() if isinstance(tree, dict) and "stage" in tree else None
+    if not isinstance(stage, str) or stage not in by_stage:
         raise RecipeError(f"{path}: `stage` is {stage!r}; expected one of {', '.join(by_stage)}")
     return load(path, by_stage[stage], overrides)
 

@@ -28,7 +28,7 @@ import inspect
 import textwrap
 import types
 from dataclasses import MISSING, dataclass
-from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from stage.recipe.yaml_nodes import FLOAT, Node, to_float
 from vlm.common.errors import RecipeError
@@ -51,6 +51,10 @@ def join(key: str, name: object) -> str:
     return f"{key}.{name}" if key else str(name)
 
 
+def is_section(tp: Any) -> TypeGuard[type]:
+    return isinstance(tp, type) and dataclasses.is_dataclass(tp)
+
+
 def default_of(field: dataclasses.Field) -> Any:
     """The field's default (a fresh one from its factory), or MISSING."""
     return field.default if field.default_factory is MISSING else field.default_factory()
@@ -68,8 +72,6 @@ def type_name(tp: Any) -> str:
         return f"list of {type_name(args[0])}" if args else "list"
     if origin is dict:
         return f"mapping of {type_name(args[1])}" if args and args[1] is not Any else "mapping"
-    if dataclasses.is_dataclass(tp):
-        return tp.__name__
     return "anything" if tp is Any else tp.__name__
 
 
@@ -77,10 +79,12 @@ def field_docs(cls: type) -> dict[str, str]:
     """Field name → the string literal under it in the source, inherited fields included."""
     docs: dict[str, str] = {}
     for owner in reversed([c for c in cls.__mro__ if dataclasses.is_dataclass(c)]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
+        source = ast.parse(textwrap.dedent(inspect.getsource(owner)))
+        body = next(node for node in source.body if isinstance(node, ast.ClassDef)).body
         for statement, below in zip(body, body[1:], strict=False):
             if (
                 isinstance(statement, ast.AnnAssign)
+                and isinstance(statement.target, ast.Name)
                 and isinstance(below, ast.Expr)
                 and isinstance(below.value, ast.Constant)
                 and isinstance(below.value.value, str)
@@ -104,7 +108,7 @@ def describe(cls: type, key: str = "") -> list[Entry]:
 
 def _describe_inside(tp: Any, key: str) -> list[Entry]:
     origin, args = get_origin(tp), get_args(tp)
-    if dataclasses.is_dataclass(tp):
+    if is_section(tp):
         return describe(tp, key)
     if origin in (Union, types.UnionType):
         return [row for arg in args for row in _describe_inside(arg, key)]
@@ -118,7 +122,7 @@ def defaults(cls: type) -> dict[str, Any]:
     out = {}
     for field in dataclasses.fields(cls):
         value, tp = default_of(field), field_types(cls)[field.name]
-        if dataclasses.is_dataclass(tp):
+        if is_section(tp):
             out[field.name] = defaults(tp) if value is MISSING else dataclasses.asdict(value)
         elif value is not MISSING:
             # asdict reaches dataclasses inside lists and dicts too
@@ -132,17 +136,17 @@ def inside(tp: Any, default: Any, slot: str | int, given: bool) -> tuple[Any, An
     `given`: the value itself stands in the recipe, where a list or dict replaces its default.
     """
     members = get_args(tp) if get_origin(tp) in (Union, types.UnionType) else [tp]
-    tp = next((m for m in members if dataclasses.is_dataclass(m) or get_origin(m) in (list, dict)), None)
-    if dataclasses.is_dataclass(tp):
+    tp = next((m for m in members if is_section(m) or get_origin(m) in (list, dict)), None)
+    if is_section(tp):
         held = default if isinstance(default, dict) else defaults(tp)
-        inner, value = field_types(tp).get(slot, Any), held.get(slot)
+        inner, value = field_types(tp).get(str(slot), Any), held.get(str(slot))
     else:
         inner, value = get_args(tp)[-1] if tp else Any, None
         if not given and isinstance(default, dict):
             value = default.get(slot)
-        elif not given and isinstance(default, list) and slot < len(default):
+        elif not given and isinstance(default, list) and isinstance(slot, int) and slot < len(default):
             value = default[slot]
-    return inner, defaults(inner) if value is None and dataclasses.is_dataclass(inner) else value
+    return inner, defaults(inner) if value is None and is_section(inner) else value
 
 
 @dataclass
@@ -185,7 +189,7 @@ class Builder:
     def absent(self, tp: Any, key: str, fallback: Any) -> Any:
         if fallback is not MISSING:
             return fallback
-        if dataclasses.is_dataclass(tp):  # names the first required key inside
+        if is_section(tp):  # names the first required key inside
             return self.section(tp, Node({}, self.where), key, MISSING)
         raise RecipeError(f"{self.where}: missing required key `{key}`; expected {type_name(tp)}")
 
@@ -195,7 +199,7 @@ class Builder:
             return node.plain()
         if origin in (Union, types.UnionType):
             return self.union(args, node, key, default)
-        if dataclasses.is_dataclass(tp):
+        if is_section(tp):
             return self.section(tp, node, key, default)
         if origin is Literal:
             return self.literal(args, node, key)

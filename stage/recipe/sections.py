@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from samples.sections import DataSection
-from stage.guards.sections import GuardSection, WatchdogSection
-from stage.replay.dump_section import DumpSection
 from stage.tracking.section import TrackingSection
 from vlm.common.errors import RecipeError
 from vlm.sections import ImageSection, ModelSection, PromptSection
@@ -25,6 +23,53 @@ class ShardingSection:
     def check(self) -> None:
         if self.offload and self.zero == 0:
             raise RecipeError("offload needs DeepSpeed; write zero: 2 or zero: 3, or offload: false")
+
+
+@dataclass
+class GuardSection:
+    """Steps whose loss or gradient is NaN or infinite (`stage.guards.finite`)."""
+
+    skip: int = 5
+    "Such a step changes no weight; the run ends when more than so many come one after another. 0: at the first."
+    dumps: int = 3
+    "Dump the first so many of them (`stage.replay.dumps`), to be computed again by `launch/replay.py`."
+
+    def check(self) -> None:
+        if self.skip < 0 or self.dumps < 0:
+            raise RecipeError(f"skip = {self.skip}, dumps = {self.dumps}; expected numbers of steps, 0 or more")
+
+
+@dataclass
+class WatchdogSection:
+    """Reports when a run no longer moves, and where it hangs (`stage.guards.watchdog`)."""
+
+    minutes: float = 30.0
+    "Report when a process has come no further for so long; longer than your longest rollout, evaluation or save."
+    abort: bool = False
+    "Then end the process too (exit code 75), so that a scheduler can start the run again with `resume: auto`."
+
+    def check(self) -> None:
+        if not self.minutes > 0:
+            raise RecipeError(f"minutes = {self.minutes}; expected more than 0, or `watchdog: null` for none")
+
+
+@dataclass
+class DumpSection:
+    """Steps whose inputs and random states are kept for `launch/replay.py` to compute again (`stage.replay.dumps`)."""
+
+    steps: list[int] = field(default_factory=list)
+    "These steps; the first is 1."
+    every: int | None = None
+    "And every so many."
+    weights: bool = False
+    "With the weights before the step, for steps that do not follow upon a checkpoint."
+
+    def check(self) -> None:
+        if any(step < 1 for step in self.steps) or (self.every is not None and self.every < 1):
+            raise RecipeError(f"steps = {self.steps}, every = {self.every}; steps are counted from 1")
+
+    def due(self, step: int) -> bool:
+        return step in self.steps or bool(self.every and step % self.every == 0)
 
 
 @dataclass
@@ -60,8 +105,21 @@ class TrainingRecipe(StageRecipe):
     guards: GuardSection = field(default_factory=GuardSection)
     "Steps that are not finite."
     watchdog: WatchdogSection | None = field(default_factory=WatchdogSection)
-    "Tells who stands still; null for none."
+    "Reports processes that hang; null for none."
     dump: DumpSection = field(default_factory=DumpSection)
     "Steps to be kept for `launch/replay.py`."
     gpus: str | None = None
     "Target of `--dry-run`, e.g. 8xA100-80G."
+
+
+NEUTRAL = (
+    "output", "overwrite", "resume", "gpus", "tracking", "tracking.*", "check_sharing", "dump", "dump.*",
+    "guards", "guards.*", "watchdog", "watchdog.*", "rewards.*.timeout", "rewards.*.slow", "rewards.*.retries",
+    "rewards.*.max_failures", "rewards.*.failure_window",
+    "training.logging_*", "training.log_*", "training.num_completions_to_print", "training.save_*",
+    "training.dataloader_num_workers", "training.dataloader_prefetch_factor", "training.dataloader_pin_memory",
+    "training.dataloader_persistent_workers", "training.torch_empty_cache_steps", "training.ddp_timeout",
+    "training.skip_memory_metrics",
+)  # fmt: skip
+"""Keys (patterns) of a training recipe that change no result: a resume may change them, and runs that differ in nothing
+else are the same."""

@@ -118,7 +118,7 @@ def parse(text: str, place: str, lines: bool = True) -> Node:
         root = yaml.compose(text, Loader=_Loader)  # aliases stay references here
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        at = f", line {mark.line + 1}, column {mark.column + 1}" if lines else ""
+        at = f", line {mark.line + 1}, column {mark.column + 1}" if lines and mark else ""
         problem = ", ".join(filter(None, (error.context, error.problem)))
         hint = "" if lines else "; the value is read as YAML, so put text with special characters in quotes"
         raise RecipeError(f"{place}{at}: not valid YAML: {problem}{hint}") from error

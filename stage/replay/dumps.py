@@ -31,12 +31,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stage.checkpoints.folders import is_full
 from stage.checkpoints.packing import pack
 from stage.parallel.agreement import anywhere, everyone_is_here
-from stage.replay.dump_section import DumpSection
+from stage.recipe.sections import DumpSection
 from stage.runs import RECIPE
 from vlm.common.errors import UserError
 
@@ -194,12 +194,14 @@ class DumpSteps(TrainerCallback):
     def __init__(self, trainer: Dumping):
         self.trainer = trainer
 
-    def on_step_begin(self, args, state, control, **kwargs):
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # DeepSpeed updates the weights within the last backward pass
         if self.trainer.dumps.weights and self.trainer.dumps.due(state.global_step + 1):
             self.trainer.dump_weights()
 
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         if self.trainer.dumps.due(state.global_step + 1):
             self.trainer.dump("asked")
 

@@ -124,7 +124,7 @@ def weights_of(dump: Dump, recipe: Any) -> tuple[Path | None, str]:
         return manifest.read(before).path, f"{before}, written after step {dump.step - 1}"
     if dump.step == 1 and (recipe.model.lora is None or dump.ranks[0]["weights"]):
         return None, f"the base model, {recipe.model.path}"
-    earlier = [path for path in manifest.folders(dump.run) if int(path.name.rpartition("-")[2]) < dump.step - 1]
+    earlier = [path for path in manifest.folders(dump.run) if manifest.step_of(path) < dump.step - 1]
     go_on = f"resume={earlier[-1]} " if earlier else ""
     raise UserError(
         f"step {dump.step} cannot be replayed: its dump has no copy of the weights, and {before} is not there. Run the "

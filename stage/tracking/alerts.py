@@ -6,16 +6,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stage.runs import Run, drop_after
+from stage.runs import Run, append, drop_after
 from stage.tracking.section import AlertSection
 from stage.tracking.signs import SIGNS, History
+from stage.tracking.trackers import running
 
 logger = logging.getLogger(__name__)
 FILE = "alerts.jsonl"
@@ -98,18 +98,11 @@ class Alerts:
     def _write(self, alert: Alert) -> None:
         line = {"step": alert.step, "time": round(time.time(), 3), "sign": alert.sign, "since": alert.since}
         line |= {"title": alert.title, "text": alert.text}
-        with open(self.run.folder / FILE, "ab", buffering=0) as file:
-            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+        append(self.run.folder / FILE, [line])
 
 
 def tell(tracker: str, alert: Alert) -> None:
     """The tracker sends mail or a chat message, where its user has asked it to."""
-    if tracker == "wandb":
-        import wandb
-
-        if wandb.run is not None:
-            wandb.run.alert(alert.title, alert.text, level="WARN", wait_duration=1)
-        return
-    import trackio
-
-    trackio.alert(alert.title, alert.text)  # its level is WARN by default
+    if (run := running(tracker)) is not None:
+        # trackio's level is WARN by default
+        run.alert(alert.title, alert.text, **({"level": "WARN", "wait_duration": 1} if tracker == "wandb" else {}))

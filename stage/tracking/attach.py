@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stage.runs import Run
 from stage.tracking.alerts import Alerts
 from stage.tracking.samples import Samples
 from stage.tracking.table import Reading
-from stage.tracking.trackers import labels
+from stage.tracking.trackers import labels, running
+
+Logs = dict[str, float] | None
 
 
 def samples_of(run: Run, recipe: Any) -> Samples:
@@ -41,7 +43,7 @@ class TrackingCallback(TrainerCallback):
         self.recipe, self.samples, tracking = recipe, samples, recipe.tracking
         self.alerts = None if tracking.alerts is None else Alerts(run, tracking.alerts, tracking.report_to)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
         if self.samples is not None:
@@ -51,19 +53,14 @@ class TrackingCallback(TrainerCallback):
         for tracker in self.recipe.tracking.report_to:
             label(tracker, labels(self.recipe))
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Logs = None, **_: Any
+    ) -> None:
         if state.is_world_process_zero and self.alerts is not None and logs:
             self.alerts.see(state.global_step, logs)
 
 
 def label(tracker: str, values: dict[str, Any]) -> None:
     """Adds to the configuration that wandb or trackio shows of its run, where it has one."""
-    if tracker == "wandb":
-        import wandb
-
-        if wandb.run is not None:
-            wandb.run.config.update(values, allow_val_change=True)
-    elif tracker == "trackio":
-        import trackio
-
-        trackio.config.update(values, allow_val_change=True)
+    if (run := running(tracker)) is not None:
+        run.config.update(values, allow_val_change=True)

@@ -6,16 +6,17 @@ pictures of those of its rows that are shown, and tells these alone: as much is 
 
 from __future__ import annotations
 
-import json
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stage.runs import Run, drop_after
+from stage.runs import Run, append, drop_after
 from stage.tracking import overlays
-from stage.tracking.pictures import Small
 from stage.tracking.section import SampleSection
 from stage.tracking.table import FOLDER, Asked, Batch, Reading, asked, due, row
+from stage.tracking.trackers import running
+from vlm.common.files import replace
 
 FILE = "samples.jsonl"
 NAME = "completions"
@@ -43,7 +44,7 @@ class Samples:
 
         inputs: this process's rows of the data set, one for each completion. told: what is known of all completions.
         """
-        if not self.due(batch):
+        if self.section is None or not self.due(batch):
             return
         found: list[Asked] = gather(asked(inputs, batch, self.section.rows, self.section.pixels))
         if self.run.main:
@@ -55,10 +56,10 @@ class Samples:
         trackers."""
         folder = self.run.folder
         for picture in {picture.name: picture for one in found for picture in one.pictures}.values():
-            _store(folder / FOLDER, picture)
-        lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        with open(folder / FILE, "ab", buffering=0) as file:
-            file.write(lines.encode())
+            if not (folder / FOLDER / picture.name).exists():
+                (folder / FOLDER).mkdir(exist_ok=True)
+                replace(folder / FOLDER / picture.name, picture.content)
+        append(folder / FILE, rows)
         for name in self.trackers:
             send(name, rows, folder)
 
@@ -72,25 +73,8 @@ Logged = Callable[[int], tuple[tuple[str, str], dict[str, Any], float]]
 """Place in the batch → (prompt, completion), rewards by name, advantage."""
 
 
-def _store(folder: Path, picture: Small) -> None:
-    path = folder / picture.name
-    if not path.exists():
-        folder.mkdir(exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_bytes(picture.content)
-        part.replace(path)
-
-
 def send(name: str, rows: Sequence[dict[str, Any]], folder: Path) -> None:
     """The rows as a table of the tracker's run, where it has one: `mode: disabled` gives none."""
-    if name == "wandb":
-        import wandb
-
-        if wandb.run is not None:
-            made = overlays.table(rows, wandb, folder, overlaid=True)
-            wandb.log({NAME: made, "train/global_step": rows[0]["step"]})
-        return
-    import trackio
-
-    made = overlays.table(rows, trackio, folder, overlaid=False)
-    trackio.log({NAME: made, "train/global_step": rows[0]["step"]})
+    if (run := running(name)) is not None:
+        made = overlays.table(rows, importlib.import_module(name), folder, overlaid=name == "wandb")
+        run.log({NAME: made, "train/global_step": rows[0]["step"]})

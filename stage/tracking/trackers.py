@@ -49,6 +49,16 @@ def _mode(tracking: TrackingSection) -> str:
     return tracking.mode or os.environ.get("WANDB_MODE") or "online"
 
 
+def running(tracker: str) -> Any:
+    """wandb's run, or trackio itself, which has one at a time and the same methods; None where there is no run (`mode:
+    disabled`), and for other trackers."""
+    if tracker == "wandb":
+        import wandb
+
+        return wandb.run
+    return importlib.import_module(tracker) if tracker == "trackio" else None
+
+
 def tags(tracking: TrackingSection) -> list[str]:
     """The recipe's, and `axis:value` for each axis: a comma would end a tag in wandb's environment variable, and an
     equals sign would not survive the filters of wandb-workspaces."""

@@ -1,4 +1,4 @@
-"""From a recipe to the training arguments of TRL: what the SFT and GRPO stages share.
+"""From a recipe to the model that is trained and the training arguments of TRL: what the stages share.
 
 `training:` in a recipe is TRL's own configuration, key by key (SFTConfig, GRPOConfig). Keys that say again what a
 section of the recipe says are not allowed there (OWNED), so that no two places can disagree.
@@ -14,15 +14,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from stage.parallel.sharding import check_launch, deepspeed_config, fsdp_launched
 from stage.recipe.sections import ShardingSection
 from stage.tracking.trackers import announce
+from vlm.adapters import apply_lora, freeze
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
+from vlm.loading import load_model
 from vlm.sections import ModelSection
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+T = TypeVar("T", bound="DataclassInstance")
 OWNED = {
     "output_dir": "output",
     "seed": "seed",
@@ -44,7 +52,7 @@ OWNED = {
 """Key of TRL's configuration → the recipe key that sets it."""
 
 
-def load_dtype(model: ModelSection, sharding: ShardingSection) -> str:
+def load_dtype(model: ModelSection, sharding: ShardingSection) -> Literal["bfloat16", "float16", "float32"]:
     """What the weights are loaded as (see Precision above)."""
     return model.dtype if sharding.zero or model.lora is not None else "float32"
 
@@ -58,7 +66,17 @@ def check_masters(model: ModelSection, sharding: ShardingSection) -> None:
         )
 
 
-def arguments(config: type, recipe: Any, **forced: Any):
+def trainable_model(section: ModelSection, sharding: ShardingSection) -> PreTrainedModel | PeftModel:
+    """Load `section`'s checkpoint, frozen where asked, with adapters where asked.
+
+    Under ZeRO-3 call this after the training arguments exist: they tell transformers to shard while loading.
+    """
+    model = load_model(dataclasses.replace(section, dtype=load_dtype(section, sharding)))
+    freeze(model, section.freeze)
+    return model if section.lora is None else apply_lora(model, section.lora)
+
+
+def arguments(config: type[T], recipe: Any, **forced: Any) -> T:
     """TRL's configuration object for a recipe; `forced` are the stage's own settings.
 
     Raises: RecipeError when TRL or transformers refuse a value or a combination, with their reason.

@@ -7,12 +7,22 @@ import time
 from typing import Any, TextIO
 
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from stage.runs import Run
 from vlm.pictures.resizing import Resizing
 
-# What stands behind the bar, in this order, when the trainer logs it: (key in the log, word shown).
+Logs = dict[str, float] | None
+
+# What is shown after the bar, in this order, when the trainer logs it: (key in the log, word shown).
 SHOWN = (
     ("reward", "reward"),
     ("loss", "loss"),
@@ -38,12 +48,14 @@ class MetricsCallback(TrainerCallback):
     def __init__(self, run: Run):
         self.run = run
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # After a resume state.global_step is the checkpoint's; what lies beyond it will be measured again.
         if state.is_world_process_zero:
             self.run.rewind(state.global_step)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Logs = None, **_: Any
+    ) -> None:
         if state.is_world_process_zero and logs:
             self.run.log(state.global_step, logs)
 
@@ -54,7 +66,7 @@ class PassCallback(TrainerCallback):
     def __init__(self, sizes: Resizing):
         self.sizes = sizes
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # After a resume within a pass state.epoch is a fraction; at the end of one, a hair off a whole number perhaps.
         self.sizes.passed = int((state.epoch or 0.0) + 1e-6)
 
@@ -71,7 +83,7 @@ class BarCallback(TrainerCallback):
         self.evaluated = 0  # evaluation batches done in the evaluation that runs
         self.begun, self.first_step, self.said = 0.0, 0, float("-inf")
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
         self.begun, self.first_step, self.said = time.monotonic(), state.global_step, float("-inf")
@@ -84,7 +96,7 @@ class BarCallback(TrainerCallback):
                 dynamic_ncols=True,
             )
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
         if self.bar is not None:
@@ -92,31 +104,35 @@ class BarCallback(TrainerCallback):
         elif time.monotonic() - self.said >= self.seconds:
             self._say(state)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Logs = None, **_: Any
+    ) -> None:
         if not state.is_world_process_zero:
             return
         self.latest |= {key: value for key, value in (logs or {}).items() if value is not None}
         if self.bar is not None:
             self.bar.set_postfix_str(summary(self.latest))
 
-    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.evaluated += 1
         if self.bar is not None:
             self.bar.set_description_str(f"{self.name} (evaluating, batch {self.evaluated})")
 
-    def on_evaluate(self, args, state, control, **kwargs):
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.evaluated = 0
         if self.bar is not None:
             self.bar.set_description_str(self.name)
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
         elif state.is_world_process_zero:
             self._say(state)
 
-    def _say(self, state) -> None:
+    def _say(self, state: TrainerState) -> None:
         """One line, e.g. `grpo: step 40/170, 1.7 s a step, 3:40 left; reward 0.661, loss 0.0123`."""
         self.said = time.monotonic()
         text = f"{self.name}: step {state.global_step}/{state.max_steps}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from transformers import ProcessorMixin, Trainer
+
 from stage.checkpoints.beginning import Beginning
 from stage.guards import peers, watchdog
 from stage.guards.progress import here
@@ -15,7 +17,7 @@ from stage.tracking import trackers
 from stage.tracking.attach import attach
 
 
-def follow(trainer, run: Run, beginning: Beginning) -> None:
+def follow(trainer: Trainer, run: Run, beginning: Beginning) -> None:
     """Train from where the run begins, guarded as its recipe says. Raises: Interrupted where a signal stopped it, after
     a checkpoint."""
     recipe, rank = beginning.recipe, trainer.args.process_index
@@ -34,7 +36,7 @@ def follow(trainer, run: Run, beginning: Beginning) -> None:
         trainer.train(resume_from_checkpoint=beginning.path)
 
 
-def save_model(trainer, processor, folder: Path) -> Path:
+def save_model(trainer: Trainer, processor: ProcessorMixin, folder: Path) -> Path:
     """Write model (or adapter), processor and chat template to `folder`; collective under ZeRO, returns the folder.
 
     A LoRA run saves the adapter; `python -m vlm.adapters ADAPTER OUT` merges it into its base.

@@ -10,5 +10,4 @@ running     stages run one after another or side by side
 cost        work, time and disk before anything runs
 view        the same as tables
 slurm       the same as an array of jobs
-study       study.json: what a report reads
 """

@@ -64,7 +64,7 @@ def _of_key(matrix: MatrixRecipe, axis: str, values: list[Any], file: Path, wher
     _check_changed(matrix, stage, where)
     if not key:
         raise RecipeError(f"{where}: a list of values belongs to a recipe key, such as `{axis}.training.learning_rate`")
-    found = []
+    found: list[Value] = []
     for value in values:
         if isinstance(value, dict | list):
             raise RecipeError(
@@ -133,11 +133,9 @@ def combinations(matrix: MatrixRecipe, axes: list[list[Value]], file: Path) -> l
             if _text(name) not in names[axis] + shown[axis]:
                 hint = did_you_mean(_text(name), names[axis])
                 raise RecipeError(f"{where}: the axis `{axis}` has no value `{name}`{hint}")
-    found = []
-    for seed, *values in itertools.product(matrix.seeds, *axes):
-        one = Combination(tuple(values), seed)
-        if not any(_matches(one, pattern) for pattern in matrix.leave_out):
-            found.append(one)
+    everything = itertools.product(matrix.seeds, itertools.product(*axes))
+    found = [Combination(values, seed) for seed, values in everything]
+    found = [one for one in found if not any(_matches(one, pattern) for pattern in matrix.leave_out)]
     if not found:
         raise RecipeError(f"{file}: leave_out leaves no combination")
     return found

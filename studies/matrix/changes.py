@@ -61,7 +61,8 @@ def leaves(tree: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, Any]]:
 
 def overlay(path: Path, recipe: Path, where: str) -> list[Change]:
     """The own lines of a recipe file, and of those of its bases that `recipe` does not have already."""
-    below, found, at = bases(recipe), [], path
+    found: list[Change] = []
+    below, at = bases(recipe), path
     while at.resolve() not in below:
         tree = _mapping(at)
         base = tree.pop("base", None)

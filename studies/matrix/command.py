@@ -6,15 +6,14 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from stage.recipe import config
-from studies.matrix import axes, commands, marks, planning, slurm, study, view
-from studies.matrix.launchers import Launchers
+from studies import study
+from studies.matrix import axes, commands, marks, planning, slurm, view
 from studies.matrix.planning import Plan, Stage
-from studies.matrix.recipe import MatrixRecipe
+from studies.matrix.recipe import Launchers, MatrixRecipe
 from studies.matrix.running import Outcome, Runner
 from vlm.common.errors import RESUMABLE, UserError
 
@@ -37,15 +36,6 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A plan, and the part of it that was asked for."""
-
-    plan: Plan
-    stages: list[Stage]
-    slots: list[str | None]
-
-
 def main(arguments: argparse.Namespace, launchers: Launchers) -> int:
     """Returns the exit code: 0 all asked for has finished, 1 a stage has failed, 75 stopped by a signal.
 
@@ -60,8 +50,9 @@ def main(arguments: argparse.Namespace, launchers: Launchers) -> int:
     matrix = config.load(file, MatrixRecipe, arguments.overrides)
     plan = planning.plan(matrix, file, launchers)
     marks.check(plan)
-    asked = Asked(plan, selected(plan, arguments.only, arguments.stage), slots(matrix, arguments.gpus, arguments.jobs))
-    todo = [stage for stage in asked.stages if marks.ended(stage) is None]
+    stages = selected(plan, arguments.only, arguments.stage)
+    places = slots(matrix, arguments.gpus, arguments.jobs)
+    todo = [stage for stage in stages if marks.ended(stage) is None]
 
     def command(stage: Stage) -> list[str]:
         return commands.words(stage, plan, launchers)
@@ -70,18 +61,18 @@ def main(arguments: argparse.Namespace, launchers: Launchers) -> int:
         print(slurm.listing(todo, command))
         return 0
     if arguments.stage is None:
-        view.show(plan, len(asked.slots))
+        view.show(plan, len(places))
     if arguments.dry_run:
         return 0
     study.write(plan, {values[0].axis: [value.name for value in values] for values in axes.read(matrix, file)})
     if arguments.slurm is not None:
-        text = slurm.script(plan, asked.stages, [arguments.matrix, *arguments.overrides], arguments.slurm)
+        text = slurm.script(plan, stages, [arguments.matrix, *arguments.overrides], arguments.slurm)
         arguments.slurm.parent.mkdir(parents=True, exist_ok=True)
         arguments.slurm.write_text(text, encoding="utf-8")
         print(f"written: {arguments.slurm}; submit with: bash {shlex.quote(str(arguments.slurm))}")
         return 0
-    code = report(Runner(asked.slots, command, lambda line: print(line, flush=True)).run(asked.stages))
-    if code == 0 and asked.stages == plan.stages:
+    code = report(Runner(places, command, lambda line: print(line, flush=True)).run(stages))
+    if code == 0 and stages == plan.stages:
         print(f"next: python launch/report.py {matrix.output} --compare; python launch/table.py {matrix.output}")
     return code
 
@@ -130,7 +121,7 @@ def report(outcome: Outcome) -> int:
     if outcome.waiting:
         print(f"\nnot run: {', '.join(stage.key for stage in outcome.waiting)}", file=sys.stderr)
     if outcome.failed:
-        print("\nThe same command tries again what failed, and goes on with the rest.", file=sys.stderr)
+        print("\nThe same command tries again what failed, and continues with the rest.", file=sys.stderr)
         return 1
     if outcome.stopped or outcome.waiting:
         print("\nstopped; to go on: the same command", file=sys.stderr)

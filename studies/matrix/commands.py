@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from studies.matrix.changes import Change, last
-from studies.matrix.launchers import Launchers
 from studies.matrix.planning import Plan, Stage
+from studies.matrix.recipe import Launchers
 
 ROOT = Path(__file__).resolve().parents[2]
 SEVERAL = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
@@ -18,12 +19,15 @@ def words(stage: Stage, plan: Plan, launchers: Launchers) -> list[str]:
     """`python launch/grpo.py RECIPE key=value … resume=auto`, or `accelerate launch …` for several processes."""
     if stage.words:
         return stage.words
-    section = stage.draft.section
-    script = Path(os.path.relpath(ROOT / launchers[section.launch].script))
-    script = ROOT / launchers[section.launch].script if ".." in script.parts else script
-    recipe = os.path.relpath(section.recipe)
-    recipe = section.recipe if recipe.startswith("..") else recipe
-    return [*_launcher(plan.matrix.per_run, section.accelerate), str(script), recipe, *overrides(stage, plan)]
+    launch, recipe = stage.draft.section.launched
+    files = [_relative(str(ROOT / launchers[launch].script)), _relative(recipe)]
+    return [*_launcher(plan.matrix.per_run, stage.draft.section.accelerate), *files, *overrides(stage, plan)]
+
+
+def _relative(path: str) -> str:
+    """Seen from here, where it is below."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
 
 
 def _launcher(processes: int, configuration: str | None) -> list[str]:
@@ -37,7 +41,8 @@ def _launcher(processes: int, configuration: str | None) -> list[str]:
 
 def overrides(stage: Stage, plan: Plan) -> list[str]:
     """Of the recipe: what the run changes, and what follows from its place in the matrix."""
-    recipe, added = stage.recipe, {"output": str(stage.folder)}  # folders are there already: no text has {…} to fill
+    recipe = stage.recipe
+    added: dict[str, Any] = {"output": str(stage.folder)}  # folders are there already: no text has {…} to fill
     if hasattr(recipe, "tracking"):
         axes = {axis: value for axis, value in _common(stage).items() if value is not None}
         added["tracking.group"], added["tracking.name"] = plan.name, stage.key

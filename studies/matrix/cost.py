@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from samples import mixture
-from stage.planning.job import Batch, Job, batches
-from stage.planning.planned import common
+from samples.sections import Role
+from stage.planning.job import Batch, Job, batches, common
 from studies.matrix import marks
 from studies.matrix.planning import Plan, Stage
 from vlm.common.errors import UserError
@@ -40,7 +40,7 @@ class Kind:
     stages: int
     finished: int
     shared: int
-    "How many times a run is spared the stage, because another one has it."
+    "How many times a run reuses the stage that another one has."
     work: Work
     "Of all that have not finished; None in it where one of them is not known."
     seconds: float | None
@@ -92,7 +92,7 @@ class Counter:
         rows, limit = self.rows(recipe, "eval"), getattr(recipe, "limit", None)
         return rows if rows is None or limit is None else min(rows, limit)
 
-    def rows(self, recipe: Any, role: mixture.Role) -> int | None:
+    def rows(self, recipe: Any, role: Role) -> int | None:
         """Of the recipe's data; None where a file is not there yet."""
         key = repr((role, recipe.data))
         if key not in self._rows:
@@ -137,7 +137,8 @@ def kinds(plan: Plan) -> list[Kind]:
 
 
 def _sum(values: list[int | None]) -> int | None:
-    return None if None in values or not values else sum(values)
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
 
 
 def size(folder: Path) -> int:
@@ -147,9 +148,9 @@ def size(folder: Path) -> int:
 
 def left(plan: Plan, found: list[Kind], at_once: int) -> float | None:
     """Seconds until all is finished, by the medians, with so many stages at a time; None where one is not known."""
-    seconds = {kind.name: kind.seconds for kind in found}
+    seconds = {kind.name: kind.seconds for kind in found if kind.seconds is not None}
     todo = [stage for stage in plan.stages if marks.ended(stage) is None]
-    if any(seconds[stage.name] is None for stage in todo):
+    if any(stage.name not in seconds for stage in todo):
         return None
     return makespan(todo, {stage: seconds[stage.name] for stage in todo}, at_once)
 
@@ -157,7 +158,8 @@ def left(plan: Plan, found: list[Kind], at_once: int) -> float | None:
 def makespan(stages: list[Stage], seconds: dict[Stage, float], at_once: int) -> float:
     """When the last one ends, if each starts, in order, as soon as its needs are met and a slot is free."""
     ends: dict[Stage, float] = {}
-    todo, running, now = list(stages), [], 0.0
+    todo, now = list(stages), 0.0
+    running: list[Stage] = []
     while todo or running:
         for stage in list(todo):
             met = all(ends.get(one, 0.0 if one not in seconds else float("inf")) <= now for one in stage.needs)

@@ -17,15 +17,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from stage.checkpoints.neutral import NEUTRAL
 from stage.recipe import config
 from stage.recipe.schema import did_you_mean, join
-from stage.recipe.sections import TrainingRecipe
+from stage.recipe.sections import NEUTRAL, TrainingRecipe
 from studies.matrix import changes
 from studies.matrix.axes import Combination
 from studies.matrix.changes import Change
-from studies.matrix.launchers import Launchers
-from studies.matrix.recipe import SEED, MatrixRecipe, StageSection
+from studies.matrix.recipe import SEED, Launchers, MatrixRecipe, StageSection
 from vlm.common.errors import RecipeError
 from vlm.common.redaction import redact_command
 
@@ -127,9 +125,10 @@ class Drafter:
         all_of_them = [*overrides, f"output={self.matrix.output}"]
         key = (draft.stage, *all_of_them)
         if key not in self._resolved:
-            launcher = self.launchers[draft.section.launch]
+            name, file = draft.section.launched
+            launcher = self.launchers[name]
             try:
-                recipe = config.load(draft.section.recipe, launcher.recipe, all_of_them)
+                recipe: Any = config.load(file, launcher.recipe, all_of_them)
                 if launcher.check is not None:
                     launcher.check(recipe)
             except RecipeError as error:

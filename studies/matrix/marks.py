@@ -86,9 +86,9 @@ def ended(stage: Stage) -> float | None:
 
 def state(stage: Stage) -> State:
     attempts = record(stage)["attempts"]
-    spent = [one["ended"] - one["began"] if "ended" in one else None for one in attempts]
+    spent = [one["ended"] - one["began"] for one in attempts if "ended" in one]
     if ended(stage) is not None:
-        return State("finished", seconds=None if None in spent or not spent else sum(spent))
+        return State("finished", seconds=sum(spent) if spent and len(spent) == len(attempts) else None)
     failed = bool(attempts) and attempts[-1].get("exit_code", 0) != 0 and not stopped(stage, attempts[-1]["exit_code"])
     if running(stage):
         return State("running")
@@ -100,7 +100,7 @@ def state(stage: Stage) -> State:
 
 
 def stopped(stage: Stage, code: int) -> bool:
-    """Whether the last attempt, which ended with this exit code, was stopped by a signal and goes on when started
+    """Whether the last attempt, which ended with this exit code, was stopped by a signal and continues when started
     again."""
     if code in (RESUMABLE, 130, -signal.SIGINT, -signal.SIGTERM):
         return True
@@ -157,7 +157,7 @@ def running(stage: Stage) -> bool:
 
 
 def begin(stage: Stage, command: list[str]) -> None:
-    """Note that an attempt begins. The first one, or one that begins anew, notes what it begins from."""
+    """Note that an attempt begins. The first one, or one that begins again, notes what it begins from."""
     content = record(stage)
     content["command"] = stage.words or command
     content["inputs"] = {one.key: ended(one) for one in stage.needs}

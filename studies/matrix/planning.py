@@ -22,8 +22,7 @@ from studies.matrix import axes, changes
 from studies.matrix.axes import Combination
 from studies.matrix.changes import Change
 from studies.matrix.drafts import Draft, Drafter, essence
-from studies.matrix.launchers import Launchers
-from studies.matrix.recipe import SEED, MatrixRecipe
+from studies.matrix.recipe import SEED, Launchers, MatrixRecipe
 from vlm.common.errors import RecipeError, UserError
 
 ANY = "any-seed"

@@ -1,8 +1,9 @@
-"""What a matrix file holds (`recipes/ablation.yaml`)."""
+"""What a matrix file holds (`recipes/ablation.yaml`), and what launch/ says of the launchers that it names."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +11,20 @@ from vlm.common.errors import RecipeError
 
 NAME = re.compile(r"[A-Za-z]\w*")
 SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A stage's launcher; studies imports no stage."""
+
+    script: str
+    "From the repository's root: launch/grpo.py."
+    recipe: type
+    check: Callable[[Any], object] | None = None
+    "Refuses with RecipeError what a resolved recipe asks in vain; called for each recipe before anything runs."
+
+
+Launchers = Mapping[str, Launcher]
 
 
 @dataclass
@@ -32,6 +47,13 @@ class StageSection:
     "Whether the seeds of the matrix are put into the recipe; by default where it is a training stage."
     accelerate: str | None = field(default=None, metadata={"path": True})
     "An accelerate configuration to launch with; without it `per_run` decides."
+
+    @property
+    def launched(self) -> tuple[str, str]:
+        """Launcher and recipe. Raises: ValueError where it is a command."""
+        if self.launch is None or self.recipe is None:
+            raise ValueError("a command has neither launcher nor recipe")
+        return self.launch, self.recipe
 
     def check(self) -> None:
         if (self.launch is None) == (self.command is None) or (self.launch is None) != (self.recipe is None):

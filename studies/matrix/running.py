@@ -1,7 +1,7 @@
 """Stages are started as their needs are met and a slot is free; one that fails does not stop the others.
 
 A signal (Ctrl-C, SIGTERM, SIGUSR1, SIGHUP) is handed on to the stages under way, which write a checkpoint; nothing more
-is started. Killed with -9, an ablation leaves its stages running: the next one waits for them and goes on.
+is started. Killed with -9, an ablation leaves its stages running: the next one waits for them and continues.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
 
 from studies.matrix import commands, marks
 from studies.matrix.planning import Stage
@@ -39,10 +38,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Event:
-    kind: Literal["ended", "free", "signal"]
-    "A process of ours; a stage that another ablation ran; a signal to this process."
-    stage: Stage | None = None
-    code: int = 0
+    """The end of a process: of ours, or of one that another ablation started."""
+
+    stage: Stage
+    code: int | None
+    "The exit code of ours."
 
 
 @dataclass
@@ -63,7 +63,8 @@ class Runner:
     def __init__(self, slots: list[str | None], command: Callable[[Stage], list[str]], say: Callable[[str], None]):
         self.free, self.at_once = list(slots), len(slots)
         self.command, self.say = command, say
-        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()  # its put may be called in a signal's handler
+        # its put may be called in a signal's handler
+        self.events: queue.SimpleQueue[Event | signal.Signals] = queue.SimpleQueue()
         self.under: dict[Stage, _Under] = {}
         self.elsewhere: set[Stage] = set()
         self.stopping = False
@@ -102,7 +103,7 @@ class Runner:
             return
         if marks.ended(stage) is not None:  # another ablation has finished it a moment ago
             os.close(lock)
-            return self.events.put(Event("free", stage))
+            return self.events.put(Event(stage, None))
         command, slot = self.command(stage), self.free.pop(0)
         marks.begin(stage, command)
         with marks.log(stage).open("ab") as log:
@@ -123,44 +124,45 @@ class Runner:
         self.say(f"{stage.key}: started{on}; log: {marks.log(stage)}")
 
     def _watch_process(self, stage: Stage, process: subprocess.Popen) -> None:
-        self.events.put(Event("ended", stage, process.wait()))
+        self.events.put(Event(stage, process.wait()))
 
     def _watch_lock(self, stage: Stage) -> None:
-        os.close(marks.claim(stage, wait=True))
-        self.events.put(Event("free", stage))
+        if (lock := marks.claim(stage, wait=True)) is not None:
+            os.close(lock)
+        self.events.put(Event(stage, None))
 
-    def _take(self, event: Event, todo: list[Stage], outcome: Outcome, total: int) -> None:
-        if event.kind == "signal":
+    def _take(self, event: Event | signal.Signals, todo: list[Stage], outcome: Outcome, total: int) -> None:
+        if isinstance(event, signal.Signals):
             self.stopping = True
-            self.say(f"{signal.Signals(event.code).name}: {len(self.under)} stages are told to stop, with a checkpoint")
+            self.say(f"{event.name}: {len(self.under)} stages are asked to stop, with a checkpoint")
             for under in self.under.values():
                 # who listens to none but Ctrl-C and SIGTERM gets one of them
-                under.process.send_signal(signal.SIGINT if event.code == signal.SIGINT else signal.SIGTERM)
+                under.process.send_signal(signal.SIGINT if event == signal.SIGINT else signal.SIGTERM)
             return
-        stage = event.stage
-        if event.kind == "free":
+        stage, code = event.stage, event.code
+        if code is None:
             self.elsewhere.discard(stage)
-            todo.insert(0, stage)  # finished: taken out at once; died: to be gone on with
+            todo.insert(0, stage)  # finished: taken out at once; died: to be continued
             return
         under = self.under.pop(stage)
-        marks.end(stage, event.code)
+        marks.end(stage, code)
         os.close(under.lock)
         self.free.append(under.slot)
         took = marks.clock(time.monotonic() - under.began)
         if marks.ended(stage) is not None:
             outcome.finished.append(stage)
             self.say(f"{stage.key}: finished in {took} ({len(outcome.finished)} of {total})")
-        elif marks.stopped(stage, event.code):
+        elif marks.stopped(stage, code):
             outcome.stopped.append(stage)
-            self.say(f"{stage.key}: stopped after {took}; it goes on from there when started again")
+            self.say(f"{stage.key}: stopped after {took}; it continues from there when started again")
         else:
-            outcome.failed[stage] = event.code
-            self.say(f"{stage.key}: FAILED after {took} with exit code {event.code}; log: {marks.log(stage)}")
+            outcome.failed[stage] = code
+            self.say(f"{stage.key}: FAILED after {took} with exit code {code}; log: {marks.log(stage)}")
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
         def noted(number: int, frame: object) -> None:
-            self.events.put(Event("signal", code=number))
+            self.events.put(signal.Signals(number))
 
         ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # by nohup
         listened = [number for number in STOPPING if not (ignored and number == signal.SIGHUP)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from studies.matrix.commands import ROOT
@@ -86,7 +87,7 @@ def script(plan: Plan, stages: list[Stage], arguments: list[str], file: Path) ->
     )
 
 
-def listing(stages: list[Stage], command) -> str:
+def listing(stages: list[Stage], command: Callable[[Stage], list[str]]) -> str:
     """The commands, wave by wave: those of one wave may run side by side."""
     lines = []
     for number, wave in enumerate(waves(stages), 1):

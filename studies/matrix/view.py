@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.console import Console
 from rich.table import Table
 
 from studies.matrix import cost, marks
@@ -10,9 +11,7 @@ from studies.matrix.planning import Plan, Run
 MIB = 2**20
 
 
-def show(plan: Plan, at_once: int, console=None) -> None:
-    from rich.console import Console
-
+def show(plan: Plan, at_once: int, console: Console | None = None) -> None:
     console = console or Console()
     console.print(runs(plan))
     found = cost.kinds(plan)
@@ -45,7 +44,7 @@ def _cell(run: Run, name: str) -> str:
 def kinds(found: list[cost.Kind]) -> Table:
     """What each kind of stage costs."""
     table = Table(title="Stages", title_justify="left")
-    for index, name in enumerate(("stage", "to do", "finished", "spared", "work to do", "one takes", "one fills")):
+    for index, name in enumerate(("stage", "to do", "finished", "reused", "work to do", "one takes", "one fills")):
         table.add_column(name, justify="right" if index else "left")
     for kind in found:
         table.add_row(

@@ -8,7 +8,7 @@ the band is either
                with S runs it shows (S-1)/S of the variance, so with three it is too narrow by a fifth
 
 A step that one of these runs did not log is left out, so the curve never jumps because the runs that make it up take
-turns. Where a run ends before the others the curve goes on over the rest; `Band.counts` tells.
+turns. Where a run ends before the others the curve continues over the rest (`Band.counts`).
 """
 
 from __future__ import annotations

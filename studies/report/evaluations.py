@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from studies import sheet
 from studies.report.runs.folders import Folder
 from studies.report.runs.labels import Curve
 from studies.tables import figure
 from studies.tables.rows import Row
+from vlm.common.figures import uri
 
 PANELS = 12
 """Metrics of the picture; the table has all."""
@@ -63,7 +63,7 @@ def picture(curves: Sequence[Curve]) -> str:
     rows = [row for row in rows if (row.benchmark, row.metric) in shown]
     if len({row.label for row in rows}) < 2:
         return ""
-    return sheet.uri(figure.drawn(rows))
+    return uri(figure.drawn(rows))
 
 
 def _rows(curve: Curve) -> list[Row]:
@@ -75,7 +75,9 @@ def _rows(curve: Curve) -> list[Row]:
     made = []
     for (benchmark, metric), several in found.items():
         own = tuple(one["value"] for one in several)
-        ends = (several[0].get(end) if len(own) == 1 else None for end in ("low", "high", "level"))
-        row = Row("measured", benchmark, metric, curve.label, fmean(own), *ends, n_seeds=len(own), per_seed=own)
-        made.append(row)
+        low, high, level = (several[0].get(end) if len(own) == 1 else None for end in ("low", "high", "level"))
+        mean = fmean(own)
+        made.append(
+            Row("measured", benchmark, metric, curve.label, mean, low, high, level, n_seeds=len(own), per_seed=own)
+        )
     return made

@@ -3,7 +3,7 @@
     {"title": "Reward", "note": "…", "unit": "", "keys": ["reward"], "known": [{"key": "reward", …}], "lines": [
         {"label": 0, "name": "", "runs": 3, "raw": {"x": […], "y": […], "lo": […], "hi": […]}, "smooth": {…} | null}]}
 
-`label` is the number of the curve. `lo` and `hi` are there where a label has several runs. `known`: `health.explained`.
+`label` is the number of the curve. `lo` and `hi` are there where a label has several runs. `known`: `panels.explained`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import numpy as np
 
 from stage.curves import smooth
 from studies.report.bands import Kind, band
-from studies.report.health import explained
-from studies.report.panels import Panel, placed
+from studies.report.panels import Panel, explained, placed
 from studies.report.runs.folders import Folder, Series
 from studies.report.runs.labels import Curve
 from studies.report.thinning import kept, rounded
@@ -49,21 +48,17 @@ class Look:
 def look(curves: Sequence[Curve], kind: Kind) -> Look:
     """As many columns as NUMBERS allows. A column of a line has up to four points of two numbers, or with a band up to
     six of four."""
-    cost = sum((24 if len(curve.trained) > 1 else 8) * len(_keys(curve)) for curve in curves)
+    cost = sum((24 if len(curve.trained) > 1 else 8) * len(curve.keys) for curve in curves)
     room = NUMBERS / max(cost, 1) - SMOOTH_COLUMNS
     return Look(kind, int(np.clip(room, *COLUMNS)))
 
 
-def _keys(curve: Curve) -> list[str]:
-    return list(dict.fromkeys(key for run in curve.trained for key in run.series))
-
-
 def sections(curves: Sequence[Curve], how: Look) -> list[dict[str, Any]]:
     """All chapters of curves."""
-    keys = [key for curve in curves for key in _keys(curve)]
+    keys = [key for curve in curves for key in curve.keys]
     several = len(curves) > 1 or any(len(curve.trained) > 1 for curve in curves)
     stages = list(dict.fromkeys(curve.stage for curve in curves if curve.trained))
-    made = []
+    made: list[dict[str, Any]] = []
     for section, panels in placed(keys):
         drawn: list[dict[str, Any]] = []
         for panel, names in panels:
@@ -73,7 +68,7 @@ def sections(curves: Sequence[Curve], how: Look) -> list[dict[str, Any]]:
                 lines = {stage: found for stage, found in lines.items() if found}
                 for stage, found in lines.items():
                     title = _title(panel, group, alone) + (f" ({stage})" if len(lines) > 1 else "")
-                    told = {"title": title, "note": panel.note, "unit": panel.unit, "keys": list(group)}
+                    told: dict[str, Any] = {"title": title, "note": panel.note, "unit": panel.unit, "keys": list(group)}
                     drawn.append({**told, "known": explained(group, stage), "lines": found})
         moving = [panel for panel in drawn if _constant(panel) is None]
         still = [{"title": p["title"], "keys": p["keys"], "value": _constant(p)} for p in drawn if p not in moving]
@@ -98,12 +93,11 @@ def _lines(
     found = []
     for key, name in keys.items():
         for number, curve in enumerate(curves):
-            measured = [run.series[key] for run in curve.runs if key in run.series]
+            measured = curve.measured(key)
             if measured and curve.stage == stage:
-                line = {"label": number, "name": "" if alone else name, "runs": len(measured)}
-                found.append(
-                    line | {"raw": _points(measured, how), "smooth": _smoothed(measured, how) if noisy else None}
-                )
+                line: dict[str, Any] = {"label": number, "name": "" if alone else name, "runs": len(measured)}
+                line |= {"raw": _points(measured, how), "smooth": _smoothed(measured, how) if noisy else None}
+                found.append(line)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Tables of the page: where each metric began and ended, how the runs went."""
+"""Tables of the page: where each metric began and ended, which ended unhealthy, how the runs went."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from studies.report.bands import Kind, band
-from studies.report.panels import trained
+from studies.report.panels import known, trained
 from studies.report.runs.folders import Folder
 from studies.report.runs.labels import Curve
 
@@ -30,13 +30,13 @@ PART = 10
 
 def ends(curves: Sequence[Curve], kind: Kind) -> list[dict[str, Any]]:
     """Rows {"key", "cells": [text of each curve]}: `0.41 → 0.78`, of several seeds `0.41 → 0.78 [0.75, 0.80]`."""
-    keys = dict.fromkeys(key for curve in curves for run in curve.runs for key in run.series)
+    keys = dict.fromkeys(key for curve in curves for key in curve.keys)
     told = [key for pattern in TOLD for key in keys if re.fullmatch(pattern, trained(key))]
     return [{"key": key, "cells": [_ended(curve, key, kind) for curve in curves]} for key in told]
 
 
 def _ended(curve: Curve, key: str, kind: Kind) -> str:
-    measured = [run.series[key][1] for run in curve.runs if key in run.series]
+    measured = [values for _, values in curve.measured(key)]
     if not measured:
         return "–"
     first, last = (
@@ -48,6 +48,22 @@ def _ended(curve: Curve, key: str, kind: Kind) -> str:
         return text
     made = band([(np.array([0]), one[None]) for one in last], kind)
     return f"{text} [{number(made.low[0])}, {number(made.high[0])}]"
+
+
+def outside(curves: Sequence[Curve]) -> list[dict[str, str]]:
+    """Rows of a table: label, key, where it ended (mean over the last tenth and the seeds), its healthy range, what to
+    do."""
+    rows = []
+    for curve in curves:
+        for key in curve.keys:
+            metric = known(key, curve.stage)
+            if metric is None or metric.healthy is None:
+                continue
+            value = float(np.mean([values[tenths(len(values))[1]].mean() for _, values in curve.measured(key)]))
+            if not metric.healthy.holds(value):
+                row = {"label": curve.label, "key": key, "value": number(value), "healthy": str(metric.healthy)}
+                rows.append(row | {"advice": metric.advice})
+    return rows
 
 
 def tenths(count: int) -> tuple[slice, slice]:

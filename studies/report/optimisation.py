@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from studies import sheet
 from studies.report.runs.folders import Folder
 from studies.report.runs.labels import Curve
 from studies.scaling import best_of_n, figure, grpo, summary
 from vlm.common.errors import UserError
+from vlm.common.figures import uri
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def chapter(curves: Sequence[Curve], gold: str | None) -> dict[str, Any] | None:
     if not records:
         return None
     rows, notes = summary.table(records)
-    return {"picture": sheet.uri(figure.drawn(records)), "head": summary.HEAD, "rows": rows, "notes": notes}
+    return {"picture": uri(figure.drawn(records)), "head": summary.HEAD, "rows": rows, "notes": notes}
 
 
 def _of(curve: Curve, gold: str | None) -> Iterable[dict[str, Any]]:

@@ -22,7 +22,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from studies.report import evaluations, figures, health, numbers, optimisation, panels
+from studies.report import evaluations, figures, numbers, optimisation, panels
 from studies.report.bands import SAID, Kind
 from studies.report.pictures import Pictures
 from studies.report.runs import recipes, samples
@@ -77,7 +77,7 @@ def html(asked: Asked) -> str:
         "labels": [curve.label for curve in curves],
         "notes": notes + missing,
         "alerts": [alert for _, run in runs for alert in alerts(run)],
-        "outside": health.outside(curves),
+        "outside": numbers.outside(curves),
         "evaluations": evaluations.table(curves),
         "evaluations_picture": evaluations.picture(curves),
         "ends": numbers.ends([curve for curve in curves if curve.trained], asked.band),
@@ -127,24 +127,20 @@ def _policy(style: str, script: str) -> str:
 def _drawn(asked: Asked, how: figures.Look, gold: str | None) -> tuple[dict[str, Any], list[str]]:
     """The figures, and what has to be said about them."""
     curves = asked.curves
+    keys = {key for curve in curves for key in curve.keys}
+    score = next((key for key in LEARNED if key in keys), None)
+    plane = figures.planes(curves, score, gold) if score and gold in keys else None
     drawn = {
         "labels": [{"name": curve.label, "runs": [run.name for run in curve.trained]} for curve in curves],
         "band": SAID[asked.band],
         "sections": figures.sections(curves, how),
-        "planes": [],
+        "planes": [plane] if plane else [],
     }
-    keys = dict.fromkeys(key for curve in curves for run in curve.runs for key in run.series)
-    score = next((key for key in LEARNED if key in keys), None)
-    if gold in keys and score:
-        plane = figures.planes(curves, score, gold)
-        drawn["planes"] = [plane] if plane else []
     notes = [f"--gold {asked.gold}: no run logged it"] if asked.gold and asked.gold not in keys else []
     for curve in curves:
         if len({run.last_step for run in curve.trained}) > 1:
             ended = ", ".join(f"{run.name} at step {run.last_step:,}" for run in curve.trained)
-            notes.append(f"{curve.label}: runs end at different steps ({ended}); each curve goes on over the others")
-    if drawn["planes"] and "score" not in [section["name"] for section in drawn["sections"]]:
-        drawn["planes"] = []
+            notes.append(f"{curve.label}: runs end at different steps ({ended}); each curve continues over the others")
     return drawn, notes
 
 
@@ -171,7 +167,8 @@ def _shown(curves: Sequence[Curve], rows: int) -> tuple[dict[str, Any], Pictures
     rows_shown = []
     for label, run, asked in found:
         for one in asked:
-            row = asdict(one) | {"label": label, "run": run.name, "image": numbers.get(one.image)}
+            image = numbers.get(one.image) if one.image else None
+            row: dict[str, Any] = asdict(one) | {"label": label, "run": run.name, "image": image}
             row["boxes"] = [figures.rounded(box) for box in one.boxes]
             row["size"] = list(one.size) if one.size else None
             for said in row["said"]:

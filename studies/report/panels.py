@@ -1,10 +1,14 @@
-"""Which metrics stand together, under what title, and what a reader should see in them."""
+"""Which metrics stand together, under what title, and what a reader should see in them (`stage.metrics`)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, get_args
+
+from stage.metrics import Metric, find
+from stage.metrics.metric import Stage
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,24 @@ def placed(keys: Iterable[str]) -> list[tuple[Section, list[tuple[Panel, dict[st
 def trained(key: str) -> str:
     """The name of a metric in training; that of held-out rows has `eval_` before it."""
     return key.removeprefix("eval_")
+
+
+def known(key: str, stage: str) -> Metric | None:
+    """The registry's entry of a key; of a stage that has none of its own, the first that there is."""
+    trainers: tuple[Stage, ...] = get_args(Stage)
+    return find(key, next((one for one in trainers if one == stage), None)) or find(key)
+
+
+def explained(keys: Iterable[str], stage: str) -> list[dict[str, Any]]:
+    """For each key of a panel what is known of it: {"key", "meaning", "advice", "healthy", "low", "high"}."""
+    found = []
+    for key in keys:
+        if (metric := known(key, stage)) is not None:
+            one: dict[str, Any] = {"key": key, "meaning": metric.meaning, "advice": metric.advice}
+            if (healthy := metric.healthy) is not None:
+                one |= {"healthy": str(healthy), "low": healthy.low, "high": healthy.high}
+            found.append(one)
+    return found
 
 
 def _line(key: str, match: re.Match) -> str:

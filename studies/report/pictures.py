@@ -37,7 +37,7 @@ class Pictures:
         """File → number; files with the same pixels have the same. What cannot be decoded goes to `missing`."""
         wanted = list(dict.fromkeys(paths))
         encoded = self._encoded(wanted, SIDE)
-        total = sum(map(len, encoded.values()))
+        total: float = sum(map(len, encoded.values()))
         if total > self.room:  # bytes grow about as the area does, a little slower: hence twice
             for _ in range(2):
                 side = max(LEAST, int(SIDE * math.sqrt(self.room / total) * 0.97))

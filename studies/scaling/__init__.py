@@ -3,8 +3,3 @@
 Gao, Schulman & Hilton 2022, "Scaling laws for reward model overoptimization", arXiv 2210.10760. Gold has to be known,
 as in the demo world: `python launch/scaling.py runs/demo/bon runs/demo/grpo_score`.
 """
-
-from studies.scaling.best_of_n import bon_curve, fit_bon
-from studies.scaling.grpo import fit_rl
-
-__all__ = ["bon_curve", "fit_bon", "fit_rl"]

@@ -14,11 +14,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from studies.scaling.forms import Fit, fit, solve, terms
+from studies.scaling.forms import LEVEL, Fit, Which, fit, solve, terms
 from vlm.common.best_of import ranked, sizes, weights
 from vlm.common.bootstrap import resamples
 from vlm.common.errors import DataError, UserError
@@ -26,8 +25,6 @@ from vlm.common.errors import DataError, UserError
 logger = logging.getLogger(__name__)
 
 FILE = "judged.jsonl"
-LEVEL = 0.95
-Which = Literal["learned", "gold"]
 
 
 @dataclass(frozen=True)
@@ -141,5 +138,4 @@ def read(folder: str | Path, metric: str | None = None, selector: str = "score")
         logger.warning("%s: %d of %d prompts have no answer that can be read", path, lost, len(rows[name]))
     if not kept:
         raise DataError(f"{path}: no prompt has an answer that can be read")
-    scores, golds = (np.array([row[place] for row in kept]) for place in (0, 1))
-    return bon_curve(scores, golds)
+    return bon_curve(np.array([scores for scores, _ in kept]), np.array([golds for _, golds in kept]))

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stage.cli import guarded
 from studies.scaling import best_of_n, figure, grpo, summary
 from vlm.common.errors import UserError
 
@@ -35,11 +36,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     arguments = parser().parse_args(argv)
-    try:
-        records = [record(spec, arguments) for spec in arguments.runs]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return guarded(lambda: show(arguments))
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """Table and files. Raises: UserError for what cannot be read."""
+    records = [record(spec, arguments) for spec in arguments.runs]
     told = summary.markdown(records)
     sys.stdout.write(told)
     if arguments.out:
@@ -48,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = json.dumps({"curves": records}, indent=1, ensure_ascii=False, allow_nan=False)
         (arguments.out / "scaling.json").write_text(text + "\n", encoding="utf-8")
         figure.draw(records, arguments.out / "scaling.png", arguments.title)
-    return 0
 
 
 def record(spec: str, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from studies import sheet
-from vlm.common.figures import dress
+from vlm.common.figures import dress, headline, save, sheet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LOOKS = {"learned": ("#D55E00", "s"), "gold": ("#0072B2", "o")}  # Okabe & Ito's; markers differ as well
 TITLES = {"best-of-n": "best of n", "grpo": "GRPO"}
@@ -18,10 +21,10 @@ INK = "#444444"
 
 def draw(records: Sequence[dict[str, Any]], path: str | Path, title: str = "") -> None:
     """Write `drawn` as PNG and as SVG, whichever of them `path` names."""
-    sheet.save(drawn(records, title), path)
+    save(drawn(records, title), path)
 
 
-def drawn(records: Sequence[dict[str, Any]], title: str = "") -> Any:
+def drawn(records: Sequence[dict[str, Any]], title: str = "") -> Figure:
     """The matplotlib figure. records: of `studies.scaling.summary`.
 
     Gains are in standard deviations of the start's answers, so that both rewards share an axis; where one was not
@@ -31,7 +34,7 @@ def drawn(records: Sequence[dict[str, Any]], title: str = "") -> Any:
 
     if not records:
         raise ValueError("no curves to draw")
-    figure, axes = sheet.sheet(len(records), min(3, len(records)), (4.4, 3.5), least=5.0, margin=0.7)
+    figure, axes = sheet(len(records), 4.4, 3.5, margin=0.7, least=5.0)
     for axis, record in zip(axes, records, strict=True):
         _panel(axis, record)
     handles = [
@@ -42,11 +45,11 @@ def drawn(records: Sequence[dict[str, Any]], title: str = "") -> Any:
     if any(record["gold"]["fit"] and record["gold"]["fit"]["peak_measured"] for record in records):
         handles.append(Line2D([], [], color=LOOKS["gold"][0], linestyle=":", linewidth=1.4, label="gold is highest"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
-    sheet.title(figure, title)
+    headline(figure, title)
     return figure
 
 
-def _panel(axis, record: dict[str, Any]) -> None:
+def _panel(axis: Axes, record: dict[str, Any]) -> None:
     shared = all(record[which]["std"] for which in LOOKS)
     for which, (colour, marker) in LOOKS.items():
         part = record[which]
@@ -68,11 +71,11 @@ def _panel(axis, record: dict[str, Any]) -> None:
     axis.set_xlim(left=0)
 
 
-def _points(axis, series: dict[str, Any], unit: float, colour: str, marker: str) -> None:
+def _points(axis: Axes, series: dict[str, Any], unit: float, colour: str, marker: str) -> None:
     d, gain = np.array(series["d"]), np.array(series["gain"]) / unit
     if "low" in series:
-        ends = [np.array(series[name]) / unit for name in ("low", "high")]
-        axis.vlines(d, *ends, color=colour, linewidth=1.5)
+        low, high = (np.array(series[name]) / unit for name in ("low", "high"))
+        axis.vlines(d, low, high, color=colour, linewidth=1.5)
         axis.plot(d, gain, marker, color=colour, markersize=5)
         return
     axis.plot(d, gain, marker, color=colour, markersize=4, alpha=0.55, markeredgewidth=0)

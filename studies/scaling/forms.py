@@ -21,6 +21,8 @@ import numpy as np
 from scipy.special import xlogy
 
 Form = Literal["best-of-n", "rl"]
+Which = Literal["learned", "gold"]
+LEVEL = 0.95
 SAID: Mapping[Form, str] = {"best-of-n": "d(α − βd)", "rl": "d(α − β log d)"}
 
 
@@ -42,7 +44,8 @@ def peak(form: Form, alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, n
             height = beta * at
     rising = ~(beta > 0)
     none = np.isnan(alpha) | np.isnan(beta)
-    return tuple(np.where(none, np.nan, np.where(rising, np.inf, found)) for found in (at, height))
+    at, height = (np.where(none, np.nan, np.where(rising, np.inf, found)) for found in (at, height))
+    return at, height
 
 
 def solve(x: np.ndarray, y: np.ndarray, times: np.ndarray | None = None) -> np.ndarray:
@@ -140,10 +143,10 @@ def fit(
     drawn = drawn[np.isfinite(drawn).all(axis=1)]
     tops = peak(form, alpha, beta)
     spread = [drawn[:, 0], drawn[:, 1], *peak(form, drawn[:, 0], drawn[:, 1])]
-    numbers = [number(value, found, level) for value, found in zip((alpha, beta, *tops), spread, strict=True)]
+    a, b, top, height = (number(value, found, level) for value, found in zip((alpha, beta, *tops), spread, strict=True))
     left = reward - offset - terms(form, d) @ [alpha, beta]
     error = float(np.sqrt(np.mean(left**2)))
-    return Fit(form, *numbers, float(offset), error, float(np.max(d)), over, level, len(drawn))
+    return Fit(form, a, b, top, height, float(offset), error, float(np.max(d)), over, level, len(drawn))
 
 
 def number(value: float, drawn: np.ndarray, level: float) -> Number:

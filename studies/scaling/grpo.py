@@ -17,20 +17,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeGuard
 
 import numpy as np
 import yaml
 
 from stage.runs import METRICS, RECIPE, read_metrics
-from studies.scaling.forms import Fit, fit, solve, terms
+from studies.scaling.forms import LEVEL, Fit, Which, fit, solve, terms
 from vlm.common.errors import UserError
 
 LEARNED, KL, LENGTH = "score/mean", "kl", "completions/mean_length"
 STDS = {LEARNED: "score/std"}
 """The name of a reward's standard deviation; of others it is rewards/NAME/std."""
-LEVEL = 0.95
-Which = Literal["learned", "gold"]
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def _std(row: dict[str, Any], name: str) -> float:
     return float(value) if _finite(value) and value > 0 else math.nan
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 

@@ -13,22 +13,23 @@ start's answers, by which gold and the learned reward can be put on one axis (nu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from studies.scaling.best_of_n import LEVEL, BonCurve, fit_bon
-from studies.scaling.forms import SAID
+from studies.scaling.best_of_n import BonCurve, fit_bon
+from studies.scaling.forms import LEVEL, SAID, Fit, Which
 from studies.scaling.grpo import GrpoCurve, fit_rl
 from vlm.common.errors import UserError
 
-WHICH = ("learned", "gold")
+WHICH: tuple[Which, ...] = ("learned", "gold")
 
 
 def of_bon(curve: BonCurve, label: str, *, level: float = LEVEL, count: int = 2000) -> dict[str, Any]:
     """A best-of-N curve with its two fits."""
-    record = {
+    record: dict[str, Any] = {
         "method": "best-of-n",
         "label": label,
         "form": SAID["best-of-n"],
@@ -45,7 +46,7 @@ def of_bon(curve: BonCurve, label: str, *, level: float = LEVEL, count: int = 20
         record[which] = {
             "std": _known(curve.std[which]),
             "start": float(getattr(curve, which)[:, 0].mean()),
-            "fit": _fitted(record, which, lambda which=which: fit_bon(curve, which, level=level, count=count)),
+            "fit": _fitted(record, which, partial(fit_bon, curve, which, level=level, count=count)),
             "series": [points | {"low": low.tolist(), "high": high.tolist()}],
         }
     return record
@@ -54,14 +55,14 @@ def of_bon(curve: BonCurve, label: str, *, level: float = LEVEL, count: int = 20
 def of_grpo(curves: Sequence[GrpoCurve], label: str, *, level: float = LEVEL, count: int = 2000) -> dict[str, Any]:
     """The runs of one experiment with the two fits to all of them."""
     said = "each point is a logged row, a mean over its completions; KL is that of whole completions"
-    record = {
+    record: dict[str, Any] = {
         "method": "grpo",
         "label": label,
         "form": SAID["rl"],
         "notes": list(dict.fromkeys([said, *(note for curve in curves for note in curve.notes)])),
     }
     for which in WHICH:
-        fit = _fitted(record, which, lambda which=which: fit_rl(curves, which, level=level, count=count))
+        fit = _fitted(record, which, partial(fit_rl, curves, which, level=level, count=count))
         start = fit["offset"] if fit else float(np.mean([getattr(curve, which)[0] for curve in curves]))
         record[which] = {
             "std": _known(float(np.mean([curve.std[which] for curve in curves]))),
@@ -80,7 +81,7 @@ def of_grpo(curves: Sequence[GrpoCurve], label: str, *, level: float = LEVEL, co
     return record
 
 
-def _fitted(record: dict[str, Any], which: str, fit) -> dict[str, Any] | None:
+def _fitted(record: dict[str, Any], which: Which, fit: Callable[[], Fit]) -> dict[str, Any] | None:
     """The fit; None where the points do not tell, and a note of why."""
     try:
         return fit().to_json()

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from stage.cli import guarded
 from studies.tables import figure, layout, rows, text
 from studies.tables.rows import Figure, Report, Row, Runs
 from vlm.common.errors import UserError
@@ -54,12 +55,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None, load: Load, published: Callable[[str], Iterable[Figure]]) -> int:
     """The command line; returns the exit code. published: the figures of a benchmark."""
     arguments = parser().parse_args(argv)
-    try:
-        show(arguments, load, published)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return guarded(lambda: show(arguments, load, published))
 
 
 def show(arguments: argparse.Namespace, load: Load, published: Callable[[str], Iterable[Figure]]) -> None:

@@ -12,11 +12,14 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from studies import sheet
 from studies.tables.rows import Row
-from vlm.common.figures import dress
+from vlm.common.figures import dress, headline, save, sheet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ALONE = ("#555555", "o")
 """An arm without variants beside others that have some."""
@@ -54,10 +57,10 @@ def draw(
     rows: Sequence[Row], path: str | Path, of: Arms | None = None, title: str = "", plain: str = "as named"
 ) -> None:
     """Write the picture (`drawn`) as PNG and as SVG, whichever of them `path` names."""
-    sheet.save(drawn(rows, of, title, plain), path)
+    save(drawn(rows, of, title, plain), path)
 
 
-def drawn(rows: Sequence[Row], of: Arms | None = None, title: str = "", plain: str = "as named") -> Any:
+def drawn(rows: Sequence[Row], of: Arms | None = None, title: str = "", plain: str = "as named") -> Figure:
     """The picture as matplotlib's figure: a panel for each benchmark and metric.
 
     of: groups and variants (default: `arms` of the labels). plain: how the legend calls arms without a variant.
@@ -67,10 +70,9 @@ def drawn(rows: Sequence[Row], of: Arms | None = None, title: str = "", plain: s
     panels = list(dict.fromkeys((row.benchmark, row.metric) for row in shown))
     if not panels:
         raise ValueError("no means to draw")
-    columns = min(3, len(panels)) if len(panels) != 4 else 2
     arm = of or arms(list(dict.fromkeys(row.label for row in shown)))
     looks = _looks(arm)
-    figure, axes = sheet.sheet(len(panels), columns, (3.9, 3.3), least=4.6, margin=0.75)
+    figure, axes = sheet(len(panels), 3.9, 3.3, margin=0.75, least=4.6)
     for axis, (benchmark, metric) in zip(axes, panels, strict=True):
         here = [row for row in shown if (row.benchmark, row.metric) == (benchmark, metric)]
         told = " (published)" if all(row.kind == "published" for row in here) else ""
@@ -78,7 +80,7 @@ def drawn(rows: Sequence[Row], of: Arms | None = None, title: str = "", plain: s
         _panel(axis, here, arm, looks)
         axis.set_ylabel("percent", fontsize=9)
     _legend(figure, shown, looks, plain)
-    sheet.title(figure, title)
+    headline(figure, title)
     return figure
 
 
@@ -91,7 +93,7 @@ def _looks(arm: Arms) -> Looks:
     return {one: of[one[1]] if one[1] or sizes[one[0]] > 1 else lone for one in arm.values()}
 
 
-def _panel(axis, rows: list[Row], arm: Arms, looks: Looks) -> None:
+def _panel(axis: Axes, rows: list[Row], arm: Arms, looks: Looks) -> None:
     groups = list(dict.fromkeys(arm[row.label][0] for row in rows))
     within: dict[str, list[str]] = {}
     for group, variant in looks:  # in the same order in every panel
@@ -109,9 +111,9 @@ def _panel(axis, rows: list[Row], arm: Arms, looks: Looks) -> None:
     axis.margins(y=0.16)
 
 
-def _point(axis, place: float, row: Row, colour: str, marker: str) -> None:
+def _point(axis: Axes, place: float, row: Row, colour: str, marker: str) -> None:
     told = row.kind == "published"
-    if row.low is not None:
+    if row.low is not None and row.high is not None:
         axis.plot([place, place], [100 * row.low, 100 * row.high], color=colour, linewidth=2, solid_capstyle="butt")
     if len(row.per_seed) > 1:
         own = [100 * value for value in row.per_seed]
@@ -123,7 +125,7 @@ def _point(axis, place: float, row: Row, colour: str, marker: str) -> None:
     axis.annotate(said, (place, 100 * top), (0, gap), textcoords="offset points", fontsize=8, ha="center", color=INK)
 
 
-def _legend(figure, rows: list[Row], looks: Looks, plain: str) -> None:
+def _legend(figure: Figure, rows: list[Row], looks: Looks, plain: str) -> None:
     from matplotlib.lines import Line2D
 
     told = dict.fromkeys((variant, look) for (_, variant), look in looks.items() if look != ALONE)

@@ -86,7 +86,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
         return _paired(rows)
     out = []
     for scheme, text in SCHEMES.items():
-        levels = dict.fromkeys(row.level for row in rows if row.scheme == scheme)
+        levels = dict.fromkeys(row.level for row in rows if row.scheme == scheme and row.level)
         out += [text.format(percent=f"{100 * level:g}") for level in levels]
     out += _few(rows)
     for source, note in dict.fromkeys((row.source, row.note) for row in rows if row.kind == "published"):
@@ -96,7 +96,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 def _few(rows: Sequence[Row]) -> list[str]:
     """What an interval of few seeds is worth."""
-    found = {(row.n_seeds, row.level) for row in rows if row.n_seeds and 1 < row.n_seeds < 10}
+    found = {(row.n_seeds, row.level) for row in rows if row.n_seeds and row.level and 1 < row.n_seeds < 10}
     return [
         f"{seeds} seeds are few: where they differ by more than their questions explain, such an interval holds the "
         f"truth in {100 * seeds_alone(seeds, level):.0f}% of cases, not {100 * level:g}%"

@@ -8,16 +8,16 @@ r1=runs/a/eval,runs/b/eval                            label and seeds given, the
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlm.common.errors import DataError, UserError
+from studies import study
+from vlm.common.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FILE, STUDY = "predictions.jsonl", "study.json"
+FILE = "predictions.jsonl"
 ANY = "any-seed"
 """What a run is called that has no seed, or does not say which."""
 Folders = dict[str, dict[str, Path]]
@@ -46,7 +46,7 @@ def _of(spec: str, stage: str) -> Folders:
         places = [_evaluated(Path(one)) for one in folders.split(",")]
         return {label: {ANY: places[0]} if len(places) == 1 else {str(n): place for n, place in enumerate(places)}}
     folder = Path(spec)
-    if labels := study(folder, stage):
+    if labels := labelled(folder, stage):
         return labels
     if seeds := _seeds(folder, stage):
         return {folder.resolve().name: seeds}
@@ -54,11 +54,11 @@ def _of(spec: str, stage: str) -> Folders:
     return {(place.resolve().parent if place.name == stage else place.resolve()).name: {ANY: place}}
 
 
-def study(folder: Path, stage: str = "eval") -> Folders:
+def labelled(folder: Path, stage: str = "eval") -> Folders:
     """The labels of a study's folder with the seeds that are evaluated; of the others the log tells."""
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; expected a study, or label=folder,folder")
-    if (folder / STUDY).exists():
+    if (folder / study.FILE).exists():
         found = _listed(folder, stage)
     else:
         found = {inner.name: _seeds(inner, stage) for inner in sorted(folder.iterdir()) if inner.is_dir()}
@@ -67,20 +67,14 @@ def study(folder: Path, stage: str = "eval") -> Folders:
 
 def _listed(folder: Path, stage: str) -> Folders:
     """As study.json has it; a folder may stand for several labels there."""
-    try:
-        listed = json.loads((folder / STUDY).read_text(encoding="utf-8"))["runs"]
-        runs = [(one["label"], one["seed"], one["stages"].get(stage)) for one in listed]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{folder / STUDY} cannot be read ({error!r}); expected what launch/ablate.py writes: runs, each with "
-            "label, seed and stages"
-        ) from error
-    found: Folders = {label: {} for label, _, _ in runs}
-    for label, seed, place in runs:
-        if place is not None and _holds(folder / place):
-            found[label][ANY if seed is None else str(seed)] = folder / place
+    runs = study.read(folder).runs
+    found: Folders = {run.label: {} for run in runs}
+    for run in runs:
+        place = run.stages.get(stage)
+        if place is not None and _holds(place):
+            found[run.label][ANY if run.seed is None else str(run.seed)] = place
         else:
-            logger.warning("%s, seed %s is left out: its stage %s has no %s yet", label, seed, stage, FILE)
+            logger.warning("%s, seed %s is left out: its stage %s has no %s yet", run.label, run.seed, stage, FILE)
     return found
 
 

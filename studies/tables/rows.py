@@ -19,7 +19,7 @@ LEVEL = 0.95
 
 
 class Report(Protocol):
-    """What an evaluation found, as `evals.scoring.report.Report`."""
+    """What an evaluation found, as `evals.scoring.report.Scores`."""
 
     @property
     def metrics(self) -> Mapping[str, Any]:

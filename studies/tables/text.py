@@ -29,7 +29,9 @@ def written(row: Row) -> tuple[str, str]:
 
 def clear(row: Row) -> bool:
     """Whether a difference's interval is on one side of 0."""
-    return row.kind == "difference" and row.low is not None and (row.low > 0 or row.high < 0)
+    if row.kind != "difference" or row.low is None or row.high is None:
+        return False
+    return row.low > 0 or row.high < 0
 
 
 def markdown(rows: Sequence[Row]) -> str:

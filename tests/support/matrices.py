@@ -9,8 +9,7 @@ from pathlib import Path
 from stage.cli import guarded
 from stage.recipe import config
 from studies.matrix import command, planning
-from studies.matrix.launchers import Launcher
-from studies.matrix.recipe import MatrixRecipe
+from studies.matrix.recipe import Launcher, MatrixRecipe
 from tests.support import fake_launcher
 from tests.support.fake_launcher import FakeRecipe
 

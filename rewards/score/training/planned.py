@@ -24,9 +24,8 @@ from samples import Faults
 from stage.planning import memory
 from stage.planning.estimate import DTYPE_BYTES, memory_setup
 from stage.planning.gpus import parse_gpus
-from stage.planning.job import Job, batches
+from stage.planning.job import Job, batches, common
 from stage.planning.plan import Plan
-from stage.planning.planned import common
 from vlm.adapters import PARTS
 from vlm.common.errors import RecipeError
 from vlm.sections import ModelSection

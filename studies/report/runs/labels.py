@@ -1,8 +1,8 @@
 """Which runs are one curve: those of one label.
 
-Given on the command line as `label=folder[,folder…]`; else by the matrix that they are of (study.json, as
-launch/ablate.py writes it); else, with `--compare`, runs whose recipes are equal but for the seed and what follows from
-it (names and folders, numbers behind the word "seed" in paths).
+Given on the command line as `label=folder[,folder…]`; else by the matrix that they are of (`studies.study`); else, with
+`--compare`, runs whose recipes are equal but for the seed and what follows from it (names and folders, numbers behind
+the word "seed" in paths).
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studies.report.runs import folders, study
-from studies.report.runs.folders import Folder
+from studies import study
+from studies.report.runs import folders
+from studies.report.runs.folders import Folder, Series
 from vlm.common.errors import DataError
 
 OWN = ("output", "seed", "overwrite", "resume", "tracking", "pictures")
 """Keys of a recipe that say which run it is rather than what it does."""
+TRAINERS = ("sft", "grpo", "score")
+"""Launchers that train."""
 SEED = re.compile(r"[-_.]?seed[-_.=]?\d+|[-_.]s\d+$", re.IGNORECASE)
 
 
@@ -35,6 +38,15 @@ class Curve:
     def trained(self) -> list[Folder]:
         """Those that have curves."""
         return [run for run in self.runs if run.series]
+
+    @property
+    def keys(self) -> list[str]:
+        """Metrics that were logged, in the order of the logs."""
+        return list(dict.fromkeys(key for run in self.runs for key in run.series))
+
+    def measured(self, key: str) -> list[Series]:
+        """A metric of each run that logged it."""
+        return [run.series[key] for run in self.runs if key in run.series]
 
     @property
     def stage(self) -> str:
@@ -55,7 +67,7 @@ def curves(asked: Sequence[str], compare: bool) -> list[Curve]:
             if not label or label in [curve.label for curve in named[:-1]]:
                 raise DataError(f"found {word!r}, expected a label of its own; write label=folder,folder")
         elif (Path(word) / study.FILE).is_file():
-            named += [Curve(name, runs) for name, runs in study.read(Path(word)).items()]
+            named += [Curve(name, runs) for name, runs in of_matrix(Path(word)).items()]
         else:
             found = folders.find(Path(word))
             names = _names([path.resolve() for path in found], Path(word).resolve())
@@ -68,6 +80,34 @@ def title(asked: Sequence[str]) -> str:
     """The name of the one folder of runs that was asked for; "" where it is a run itself, or not the only one."""
     folder = Path(asked[0])
     return folder.resolve().name if len(asked) == 1 and folder.is_dir() and not folders.is_run(folder) else ""
+
+
+def of_matrix(folder: Path) -> dict[str, list[Folder]]:
+    """Label → its runs, with the matrix's seeds; stages that have not begun are left out.
+
+    A label's curves are those of the last stage that trains; an earlier one is a curve of its own under the stage's
+    name, unless it is another label's last; evaluations go to the label. What several labels share is there once.
+    Raises: DataError where none has begun, or study.json is not as described.
+    """
+    matrix = study.read(folder)
+    mains: dict[Path, tuple[str, int | None]] = {}
+    others: dict[Path, tuple[str, int | None]] = {}
+    for one in matrix.runs:
+        trained = [name for name in one.stages if matrix.launchers.get(name) in TRAINERS]
+        for name, place in one.stages.items():
+            if trained and name == trained[-1]:
+                mains.setdefault(place, (one.label, one.seed))
+            else:
+                others.setdefault(place, (name if name in trained else one.label, one.seed))
+    found: dict[str, list[Folder]] = {}
+    for place, (name, seed) in (mains | {place: of for place, of in others.items() if place not in mains}).items():
+        if folders.is_run(place):
+            run = folders.read(place, str(place.relative_to(folder)))
+            run.seed = run.seed if seed is None else str(seed)
+            found.setdefault(name, []).append(run)
+    if not found:
+        raise DataError(f"{folder}: none of the runs of {study.FILE} has begun; start them with launch/ablate.py")
+    return found
 
 
 def _listed(word: str, paths: str) -> list[Path]:
@@ -101,7 +141,7 @@ def _with_evaluations(found: list[Curve]) -> list[Curve]:
     places = {run.path.resolve(): curve for curve in found for run in curve.trained}
     kept = []
     for curve in found:
-        stay = []
+        stay: list[Folder] = []
         for run in curve.runs:
             model = Path(str((run.recipe.get("model") or {}).get("path", ""))).resolve()
             made = next((places[above] for above in (model, *model.parents) if above in places), curve)

@@ -48,7 +48,7 @@ def difference(run: Folder, classes: Sequence[type]) -> Difference | None:
         return None
     file = started_with(run)
     base = _base(file) if file else None
-    if base is not None:
+    if file is not None and base is not None:
         try:
             # a base need not be a recipe of its own: ours leave `stage` and `output` to what builds on them
             found = _changes(config.load(base, type(own), [f"output={own.output}"]), own)

@@ -1,6 +1,6 @@
-"""study.json in the output folder: what was asked, and where each run's stages lie; for tables and reports.
+"""study.json in a matrix's output folder: what was asked, and where each run's stages lie; for tables and reports.
 
-from studies.matrix import study
+from studies import study
 for run in study.read("runs/ablation").runs:
     run.label, run.values["score"], run.seed, run.stages["eval"]        # R1-with, with, 0, a run folder
 """
@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stage import runs
 from stage.recipe import config
-from studies.matrix.planning import Plan
-from vlm.common.errors import UserError
+from vlm.common.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from studies.matrix.planning import Plan
 
 FILE = "study.json"
 
@@ -38,8 +40,8 @@ class Study:
     "Axis → values, in the order of the matrix."
     seeds: list[int]
     runs: list[StudyRun]
-    matrix: dict[str, Any]
-    "The resolved matrix file."
+    launchers: dict[str, str | None]
+    "Stage → its launcher; None of a command."
 
     def labels(self) -> list[str]:
         return list(dict.fromkeys(run.label for run in self.runs))
@@ -73,13 +75,29 @@ def write(plan: Plan, axes: dict[str, list[str]]) -> Path:
 
 
 def read(folder: str | Path) -> Study:
-    """Of an ablation's output folder. Raises: UserError where there is none."""
+    """Of an ablation's output folder; only the runs, each with label, seed and stages, must be there.
+
+    Raises: UserError where there is no such file; DataError where it is not as described.
+    """
     path = Path(folder) / FILE
     if not path.is_file():
         raise UserError(f"{folder} holds no {FILE}; expected the output folder of launch/ablate.py")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    runs = [
-        StudyRun(one["label"], one["values"], one["seed"], {k: Path(folder) / v for k, v in one["stages"].items()})
-        for one in content["runs"]
-    ]
-    return Study(content["name"], content["axes"], content["seeds"], runs, content["matrix"])
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = [
+            StudyRun(
+                one["label"],
+                one.get("values", {}),
+                one["seed"],
+                {name: Path(folder) / place for name, place in one["stages"].items()},
+            )
+            for one in content["runs"]
+        ]
+        stages = content.get("matrix", {}).get("stages", {})
+        launchers = {name: section.get("launch") for name, section in stages.items()}
+        return Study(content.get("name", ""), content.get("axes", {}), content.get("seeds", []), found, launchers)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error!r}); expected what launch/ablate.py writes: runs, each with label, seed "
+            "and stages"
+        ) from error

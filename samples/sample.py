@@ -1,0 +1,84 @@
+"""The one record of training and evaluation data, and how it is written.
+
+Our own JSONL holds one Sample per line, images relative to the file's folder or absolute, other keys ignored:
+
+    {"images": ["images/3.png"], "task": "grounding", "boxes": [[10, 20, 90, 80]], "size": [112, 112],
+     "messages": [{"role": "user", "content": "the red ship near the pier"}], "id": "3"}
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm.common.files import replacing
+
+
+@dataclass(slots=True)
+class Sample:
+    """One question about one or more images, with its reference."""
+
+    images: list[str | bytes]
+    "Absolute paths or encoded bytes, decoded by `vlm.pictures.images`; they stand before the first user text."
+    messages: list[dict[str, str]]
+    'Turns {"role", "content"}: user and assistant in turn, perhaps a system turn first; no "<image>" tags.'
+    task: str
+    "One of TASKS."
+    answer: str | None = None
+    "The reference answer: what stands inside <answer>…</answer>."
+    boxes: list[list[float]] | None = None
+    "x1, y1, x2, y2 in pixels of the original image, y down; the whole image is 0, 0, w, h."
+    quads: list[list[float]] | None = None
+    "x1, y1, …, x4, y4 around each object, likewise in pixels; `boxes` then go around them, cut to the image."
+    size: tuple[int, int] | None = None
+    "(width, height) in pixels of the first image, upright."
+    choices: list[str] | None = None
+    "Texts of the options in order A, B, C …"
+    source: str = ""
+    "Where it came from: the file's stem unless the row says otherwise."
+    id: str = ""
+    "Unique within its source: the row's own, else its number in the file."
+    kind: str | None = None
+    'The question type within the task ("count"); several are separated by commas.'
+
+
+def kinds_of(kind: str | None) -> list[str]:
+    """The question types that a `kind` names; none for None."""
+    return [one.strip() for one in (kind or "").split(",") if one.strip()]
+
+
+def write(path: str | os.PathLike[str], samples: Iterable[Sample]) -> int:
+    """Samples as our own JSONL; returns how many. Images below the file's folder are written relative to it.
+
+    The file appears whole or not at all.
+    """
+    folder, count = Path(path).parent.absolute(), 0
+    with replacing(Path(path)) as file:
+        for sample in samples:
+            file.write(json.dumps(_row(sample, folder), ensure_ascii=False).encode() + b"\n")
+            count += 1
+    return count
+
+
+def _row(sample: Sample, folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"images": [image_name(image, folder) for image in sample.images]}
+    row |= {"messages": sample.messages, "task": sample.task}
+    for name in ("answer", "boxes", "quads", "size", "choices", "source", "id", "kind"):
+        value = getattr(sample, name)
+        if value is not None and value != "":
+            row[name] = value
+    if sample.answer == "":
+        row["answer"] = ""
+    return row
+
+
+def image_name(image: str | bytes, folder: Path) -> str:
+    """How a row in `folder` (absolute) names an image: relative where it lies below, a data URL for bytes."""
+    if isinstance(image, bytes):
+        return "data:;base64," + base64.b64encode(image).decode()
+    return Path(image).relative_to(folder).as_posix() if Path(image).is_relative_to(folder) else image
