@@ -15,9 +15,10 @@ from samples.readers.formats import FORMATS, detect
 from samples.readers.look import Look
 from samples.readers.rows import Place, RowFault, Rows
 from samples.sections import SourceSection
-from stage.parallel.journal import encoded, whole_file
+from stage.parallel.journal import encoded
 from vlm.boxes import write_boxes
 from vlm.common.errors import DataError
+from vlm.common.files import replacing
 
 
 class Source:
@@ -78,7 +79,7 @@ def _answered(sample: Sample) -> bool:
 def write(path: Path, rows: Iterable[dict[str, Any]], as_list: bool) -> int:
     """Rows as a JSON list (one row a line) or as JSONL; returns how many. The file appears whole or not at all."""
     count = 0
-    with whole_file(path) as file:
+    with replacing(path) as file:
         for row in rows:
             if as_list:
                 file.write(b",\n" if count else b"[\n")

@@ -26,10 +26,10 @@ from stage.endpoint import cost
 from stage.endpoint.asking import FAILURES, Answers
 from stage.endpoint.client import key_of
 from stage.endpoint.cost import Usage
-from stage.parallel.journal import whole_file
 from stage.recipe import config
 from stage.runs import Run
 from vlm.common.errors import RecipeError, UserError
+from vlm.common.files import replacing
 from vlm.common.processes import processes
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def used(usage: Usage, recipe: PreferRecipe) -> dict[str, Any]:
 def write(recipe: PreferRecipe, work: Work, done: dict, comparisons: dict, folder: Path) -> dict[str, Any]:
     """Write preferences.jsonl, whole or not at all, rows in the data's order of kind; returns the counts."""
     counts = {"preferences": 0, "rows_without_preference": 0}
-    with whole_file(folder / PREFERENCES) as file:
+    with replacing(folder / PREFERENCES) as file:
 
         def put(item: Item, values: list[float], ratings: list | None, min_gap: float) -> None:
             found = pairs.records(item, values, ratings, recipe.lists, min_gap)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from samples import Sample
-from stage.parallel.journal import Part, encoded, fingerprint, records, whole_file
+from stage.parallel.journal import Part, encoded, fingerprint, records
 from stage.parallel.team import Team
 from vlm.common.errors import DataError
+from vlm.common.files import replacing
 
 Draw = Callable[[Sample, int], list[str]]
 """`draw(sample, seed)` → completions of one question."""
@@ -70,7 +71,7 @@ def put_together(samples: Sequence[Sample], folder: Path, name: str, path: Path)
     """Write `path` from the parts, in the order of the questions; it appears whole or not at all."""
     drawn = {record["key"]: record["completions"] for record in records(folder, name)}
     check_complete(samples, drawn, folder)
-    with whole_file(path) as file:
+    with replacing(path) as file:
         for sample in samples:
             asked = [turn["content"] for turn in sample.messages if turn["role"] == "user"]
             row = {"source": sample.source, "id": sample.id, "prompt": asked[-1], "completions": drawn[key(sample)]}

@@ -16,9 +16,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from vlm.common.errors import DataError
 
@@ -79,15 +78,6 @@ def encoded(record: dict[str, Any]) -> bytes:
         return json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # half a surrogate pair in a text can only be written escaped
         return json.dumps(record).encode()
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to be written; it appears under its name whole, or not at all."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        yield file
-    part.replace(path)
 
 
 class Journal:

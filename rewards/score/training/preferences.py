@@ -30,8 +30,9 @@ from rewards.score.model.exchange import Exchange
 from rewards.score.training.tables import Parquet
 from samples import Faults, image_name
 from samples.readers.rows import Place, RowFault, Rows, show
-from stage.parallel.journal import encoded, whole_file
+from stage.parallel.journal import encoded
 from vlm.common.errors import DataError
+from vlm.common.files import replacing
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -122,7 +123,7 @@ def write(path: str | os.PathLike[str], preferences: Iterable[Preference]) -> in
     The file appears whole or not at all.
     """
     path, count = Path(path), 0
-    with whole_file(path) as file:
+    with replacing(path) as file:
         for preference in preferences:
             file.write(line(preference, path.parent.absolute()))
             count += 1
