@@ -62,7 +62,7 @@ class Gated:
             raise RecipeError(f"reward 'gated': tasks is {tasks!r}; expected task: reward pairs")
         self.__name__ = "gated"  # TRL's metrics: rewards/gated/mean
         self.format_share = format_share
-        self.task_rewards: dict[str, Reward] = {}
+        self.task_rewards: dict[str, Any] = {}
         self.entries = {**DEFAULT_TASKS, **(tasks or {})}
         for name, entry in self.entries.items():
             task, slash, kind = str(name).partition("/")
@@ -145,7 +145,7 @@ class Gated:
         self,
         log_metric: Callable[[str, float], None],
         names: Sequence[str],
-        formats: Sequence[float | None],
+        formats: Sequence[float],
         raw: Sequence[float | None],
     ) -> None:
         # One call per row, not one per mean: TRL averages over all calls of all processes, so this is the
@@ -183,7 +183,9 @@ def check_tasks(rewards: Iterable[Reward], tasks_in_data: Iterable[str]) -> None
 
 def _task_reward(name: str, entry: str | Mapping[str, Any], notation: str | None) -> Reward:
     """Resolve one entry of ``tasks``; errors say which task they belong to."""
-    options = {"use": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, Mapping) else {}
+    options: dict[str, Any] = (
+        {"use": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, Mapping) else {}
+    )
     spec = options.pop("use", None)
     if not isinstance(spec, str):
         raise RecipeError(f"reward 'gated': tasks.{name} is {entry!r}; expected a reward or {{use: reward, options…}}")
@@ -195,7 +197,7 @@ def _task_reward(name: str, entry: str | Mapping[str, Any], notation: str | None
             options.setdefault("applies_to", (name.partition("/")[0],))
         if "notation" in known and notation is not None:
             options.setdefault("notation", notation)
-        reward = resolve(spec, **options)
+        reward: Any = resolve(spec, **options)
     except RecipeError as cause:
         raise RecipeError(f"reward 'gated', tasks.{name}: {cause}") from cause
     if inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__):

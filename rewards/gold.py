@@ -31,14 +31,15 @@ def values(reward: Reward, sample: Sample, completions: Sequence[str]) -> list[f
     Raises: DataError where a value is not finite, or there are not as many as completions.
     """
     found = called(reward, sample, completions)
-    if None in found:
+    numbers = [float(value) for value in found if value is not None]
+    if len(numbers) < len(found):
         return None
-    if len(found) != len(completions) or not all(map(math.isfinite, found)):
+    if len(numbers) != len(completions) or not all(map(math.isfinite, numbers)):
         raise DataError(
             f"{sample.source}, sample {sample.id}: the judge gave {found!r}; expected a finite number for each of "
             f"{len(completions)} completions"
         )
-    return [float(value) for value in found]
+    return numbers
 
 
 def called(reward: Reward, sample: Sample, completions: Sequence[str]) -> list[float | None]:

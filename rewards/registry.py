@@ -174,6 +174,7 @@ def _module_of_file(spec: str, place: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     found = importlib.util.spec_from_file_location(name, path)
+    assert found is not None and found.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module  # before executing: dataclasses and pickle look their module up there
     try:

@@ -67,7 +67,7 @@ def exchange(sample: Sample, notation: str) -> Exchange:
     Raises: DataError where there is no answer.
     """
     answer = sample.answer
-    if answer is None and sample.boxes and not _answered(sample):
+    if answer is None and sample.boxes and sample.size and not _answered(sample):
         answer = write_boxes(sample.boxes, notation, sample.size)
     return Exchange.from_sample(sample, answer)
 

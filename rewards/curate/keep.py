@@ -19,6 +19,7 @@ def quota(scored: int, keep: KeepSection) -> int:
     """
     if keep.count is not None:
         return min(keep.count, scored)
+    assert keep.share is not None  # the recipe's check says so
     return min(scored, max(1, math.floor(keep.share * scored + 0.5)))
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from rewards.curate.report import Example, Report, rule
+from rewards.curate.report import Example, Line, Report, rule
 from vlm.pictures import images
 from vlm.pictures.drawing import CARD, GAP, INK, LINE, PADDING, PALE, PAPER, RIGHT, WRONG, Fonts, wrap
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 GREY, BLUE = "#c3c8cd", "#2563a8"
 SCORERS = {"score": "the score model", "clip": "CLIP", "random": "chance"}
@@ -22,14 +26,13 @@ MOST_SOURCES = 12
 
 def histogram(report: Report, values: Sequence[np.ndarray], masks: Sequence[np.ndarray], png: Path) -> None:
     """Scores of all rows and of the kept ones; with several sources, beside it the kept share of each."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     several = len(report.lines) > 1
     shown = report.lines[:MOST_SOURCES]
     size = (11.5, max(4.0, 1.6 + 0.36 * len(shown))) if several else (6.8, 4.0)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     panels = figure.subplots(1, 2 if several else 1, squeeze=False, width_ratios=[1.25, 1] if several else None)[0]
     _spread(panels[0], report, values, masks)
     if several:
@@ -39,21 +42,20 @@ def histogram(report: Report, values: Sequence[np.ndarray], masks: Sequence[np.n
         axis.tick_params(labelsize=8.5, color="#999999", labelcolor="#333333")
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color("#999999")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     share = f"{report.total('kept'):,} of {report.total('scored'):,} rows"
     figure.suptitle(f"Kept: {rule(report.recipe)} ({share})", fontsize=12, fontweight="bold", x=0.01, ha="left")
     figure.savefig(png, dpi=120, facecolor="white")
 
 
-def _spread(axis, report: Report, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+def _spread(axis: Axes, report: Report, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
     """Counts per bin, summed source by source, so that no second copy of all scores is made."""
     finite = [v[np.isfinite(v)] for v in values]
     low = min(float(v.min()) for v in finite if len(v))
     high = max(float(v.max()) for v in finite if len(v))
     pad = 0.5 if low == high else 0.0
     edges = np.linspace(low - pad, high + pad, BINS + 1)
-    everything = sum(np.histogram(v, edges)[0] for v in finite)
-    kept = sum(np.histogram(v[mask], edges)[0] for v, mask in zip(values, masks, strict=True))
+    everything = np.sum([np.histogram(v, edges)[0] for v in finite], axis=0)
+    kept = np.sum([np.histogram(v[mask], edges)[0] for v, mask in zip(values, masks, strict=True)], axis=0)
     axis.stairs(everything, edges, fill=True, color=GREY, label="all rows")
     axis.stairs(kept, edges, fill=True, color=BLUE, label="kept")
     lowest = min(line.lowest_kept for line in report.lines if line.kept)
@@ -66,7 +68,7 @@ def _spread(axis, report: Report, values: Sequence[np.ndarray], masks: Sequence[
     axis.legend(fontsize=8.5, frameon=False, loc="upper left", ncols=3, handlelength=1.2, columnspacing=1.2)
 
 
-def _shares(axis, report: Report, shown: Sequence) -> None:
+def _shares(axis: Axes, report: Report, shown: Sequence[Line]) -> None:
     names = [line.name if len(line.name) <= 28 else f"{line.name[:27]}…" for line in shown]
     shares = [100 * line.kept / line.scored if line.scored else 0.0 for line in shown]
     places = np.arange(len(shown))[::-1]

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,6 +81,7 @@ def rule(recipe: CurateRecipe) -> str:
         return f"rows that score at least {keep.threshold:g}"
     if keep.count is not None:
         return f"the best {keep.count} rows{each}"
+    assert keep.share is not None  # the recipe's check says so
     return f"the best {100 * keep.share:g}%{each}"
 
 
@@ -112,7 +114,10 @@ def markdown(report: Report) -> str:
 def _source(line: Line) -> str:
     """The kept file with the image folder that the original had without saying so: its own."""
     section = line.section
-    fields = {"path": str(line.path.absolute()), "images": section.images or str(Path(section.path).absolute().parent)}
+    fields: dict[str, Any] = {
+        "path": str(line.path.absolute()),
+        "images": section.images or str(Path(section.path).absolute().parent),
+    }
     fields |= {"format": section.format, "task": section.task, "outside": section.outside or None}
     return "    - {" + ", ".join(f"{key}: {json.dumps(v)}" for key, v in fields.items() if v is not None) + "}"
 

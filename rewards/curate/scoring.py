@@ -80,8 +80,6 @@ class Shard:
             return
         numbers, said = zip(*self._waiting, strict=True)
         self._waiting = []
-        if self.scorer is None:
-            self.scorer = self.load()
         try:
             scores = self._ask(said, self.sources[index].where(numbers[0]))
         except DataError:  # an image that does not decode, most often: find the row, keep the others
@@ -99,6 +97,8 @@ class Shard:
             self.part.add({"source": index, "rows": [number], "scores": scores})
 
     def _ask(self, said: Sequence[Exchange], where: str) -> list[float]:
+        if self.scorer is None:
+            self.scorer = self.load()
         scores = [float(score) for score in self.scorer.score(said)]
         check_scores(scores, len(said), where)
         return scores

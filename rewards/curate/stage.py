@@ -75,7 +75,7 @@ def select(recipe: CurateRecipe, sources: Sequence[Source], scores: Scores, fold
     values = [scores.values(index) for index in range(len(sources))]
     masks = keep.choose(values, recipe.keep)
     top, low = keep.extremes(values, recipe.examples)
-    wanted = {place: None for place in (*top, *low)}
+    wanted: dict[tuple[int, int], Any] = dict.fromkeys([*top, *low])
     paths = kept_paths(sources, folder / "kept")
     for index, source in enumerate(sources):
         paths[index].parent.mkdir(parents=True, exist_ok=True)

@@ -52,20 +52,21 @@ def iou(
     if not 0 < threshold <= 1:
         raise RecipeError(f"reward 'iou': threshold is {threshold}; expected a number in (0, 1]")
     frame = vlm_boxes.NOTATIONS[notation].frame
-    truths = {"boxes": boxes} if shape == "box" else {"quads": quads}
+    column, name = (boxes, "boxes") if shape == "box" else (quads, "quads")
     read, overlap = (
         (vlm_boxes.read_boxes, vlm_boxes.iou) if shape == "box" else (vlm_boxes.read_quads, vlm_boxes.quad_iou)
     )
 
     def judge(row: int, said: str) -> float | None:
-        if not given("iou", row, task, columns, **truths, size=size):
+        if not given("iou", row, task, columns, **{name: column}, size=size):
             return None
         if frame == "resized" and (resized is None or resized[row] is None):
             raise DataError(
                 f"{name_of(row, columns)}: the notation {notation} counts pixels of the resized image, and the row has "
                 "no column 'resized' with its [width, height]; rows made by samples.rows have it"
             )
-        (truth,) = (column[row] for column in truths.values())
+        assert column is not None and size is not None
+        truth = column[row]
         found = read(said, notation, size[row], None if resized is None else resized[row])
         if not found or not truth:
             return 0.0

@@ -59,6 +59,7 @@ def choice(
     def judge(row: int, said: str) -> float | None:
         if not given("choice", row, task, columns, answer=answer, choices=choices):
             return None
+        assert answer is not None and choices is not None
         truth = answers.option(answer[row], choices[row])
         if truth is None:
             raise DataError(f"{name_of(row, columns)}: answer {answer[row]!r} names none of the choices {choices[row]}")

@@ -7,10 +7,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rewards.select.recipe import BonRecipe
+from vlm.common import figures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ORACLE = "oracle"
 INK = "#5b6470"
@@ -96,29 +101,20 @@ def markdown(points: Sequence[Point], notes: Sequence[str] = ()) -> str:
 
 def draw(points: Sequence[Point], png: Path, title: str) -> None:
     """A panel per metric: percent over N on a logarithmic axis, with the standard error as a band."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     metrics = _by_metric(points)
-    columns = min(3, len(metrics))
-    rows = math.ceil(len(metrics) / columns)
-    figure = Figure(figsize=(max(6.0, 4.4 * columns), 3.5 * rows + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for axis in axes[len(metrics) :]:
-        axis.remove()
-    for axis, (metric, lines) in zip(axes, metrics.items(), strict=False):
+    figure, axes = figures.sheet(len(metrics), 4.4, 3.5, 0.9, least=6.0)
+    for axis, (metric, lines) in zip(axes, metrics.items(), strict=True):
         _panel(axis, metric, lines)
     handles, labels = axes[0].get_legend_handles_labels()
     handles, labels = [*handles, Patch(color=INK, alpha=0.15)], [*labels, "± standard error"]
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
-    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+    figures.headline(figure, title)
     figure.savefig(png, dpi=120, facecolor="white")
 
 
-def _panel(axis, metric: str, lines: dict[str, list[Point]]) -> None:
+def _panel(axis: Axes, metric: str, lines: dict[str, list[Point]]) -> None:
     for selector, row in lines.items():
         colour, dash, marker = STYLES[selector]
         ns, values = [point.n for point in row], np.array([100 * point.value for point in row])
@@ -134,9 +130,4 @@ def _panel(axis, metric: str, lines: dict[str, list[Point]]) -> None:
     axis.minorticks_off()
     axis.set_xlabel("N, answers to choose from", fontsize=9)
     axis.set_ylabel("percent", fontsize=9)
-    axis.set_title(metric, fontsize=10.5, loc="left", fontweight="bold")
-    axis.grid(axis="y", color="#e3e3e3", linewidth=0.7)
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=8.5, color="#999999", labelcolor="#333333")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color("#999999")
+    figures.dress(axis, metric)

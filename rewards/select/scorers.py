@@ -42,6 +42,7 @@ def learned(section: ScorerSection) -> InProcess | Served:
     """The score model of a recipe, which loads at its first score, or the services that hold it."""
     if section.urls:
         return Served(section.urls)
+    assert section.path is not None  # the recipe's check says so
     return InProcess(section.path, section.batch_size, section.share_prefix, **options_of(section))
 
 
@@ -50,6 +51,7 @@ def load(name: str, scorer: ScorerSection, clip: ClipSection, seed: int) -> Scor
     if name == "random":
         return RandomScorer(seed)
     if name == "clip":
+        assert clip.path is not None
         return ClipScorer(clip.path, clip.revision, clip.text, clip.dtype, device(), clip.batch_size)
     return learned(scorer)
 
@@ -62,6 +64,7 @@ def identity(name: str, scorer: ScorerSection, clip: ClipSection, seed: int) -> 
     if name == "random":
         return fingerprint(name, seed)
     if name == "clip":
+        assert clip.path is not None
         if looks_local(clip.path):  # a hub id is found out when it is loaded
             check_folder(clip.path)
         settings = {key: value for key, value in vars(clip).items() if key not in ("path", "batch_size")}
@@ -71,7 +74,7 @@ def identity(name: str, scorer: ScorerSection, clip: ClipSection, seed: int) -> 
     if isinstance(model, Served):
         return fingerprint(name, model.fingerprint())
     # not the loaded model's own fingerprint: where all is scored already, 16 GB of weights need not be read
-    return fingerprint(name, model.options, state_of_checkpoint(scorer.path, scorer.revision))
+    return fingerprint(name, model.options, state_of_checkpoint(model.path, scorer.revision))
 
 
 def check_folder(path: str) -> None:

@@ -38,7 +38,7 @@ def agreement(
     if sample.task == "grounding":
         return _overlaps(sample, said, notation, resized)
     forms = [_form(sample, text) for text in said]
-    same = {form: [] for form in forms if form is not None}
+    same: dict[str | int, list[int]] = {form: [] for form in forms if form is not None}
     for place, form in enumerate(forms):
         if form is not None:
             same[form].append(place)
@@ -66,10 +66,9 @@ def _overlaps(sample: Sample, said: Sequence[str | None], notation: str, resized
         if a is None:
             continue
         overlap[i, i] = 1.0
-        for j in range(i):
-            if found[j] is not None:
-                ious = boxes.match_ious(a, found[j])
-                overlap[i, j] = overlap[j, i] = sum(ious) / max(len(a), len(found[j]))
+        for j, b in enumerate(found[:i]):
+            if b is not None:
+                overlap[i, j] = overlap[j, i] = sum(boxes.match_ious(a, b)) / max(len(a), len(b))
     places = [distinct[text] if text is not None else len(found) for text in said]
     return overlap[np.ix_(places, places)]
 

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +68,12 @@ def run(
     completions = candidates.read(path, samples)
     said = [[readable(text, recipe.inside) for text in texts] for texts in completions]
     load = load or (lambda name: scorers.load(name, recipe.scorer, recipe.clip, recipe.seed))
-    scored = {}
+    scored: dict[str, list[np.ndarray]] = {}
     for selector in recipe.selectors:
         if selector in ("score", "clip"):
             who = scorers.identity(selector, recipe.scorer, recipe.clip, recipe.seed)
             name = f"{selector}-{fingerprint(who, recipe.inside, state_of_file(path))}"
-            scored[selector] = score_all(lambda selector=selector: load(selector), samples, said, parts, name, team)
+            scored[selector] = score_all(partial(load, selector), samples, said, parts, name, team)
     team.wait()
     if not team.main:
         return []
@@ -130,13 +131,13 @@ def judge_all(samples: Sequence[Sample], completions: Sequence[Sequence[str]], j
     """Raises: DataError where the judge gives what is no quality, or no question can be judged."""
     found: Judged = []
     for sample, texts in zip(samples, completions, strict=True):
-        judged = judge(sample, texts)
-        if judged is not None:
-            quality = np.array(judged[1], dtype=float)
-            if quality.shape != (len(texts),) or not np.isfinite(quality).all():
-                raise DataError(f"{key(sample)}: the judge gave {judged[1]!r}, expected a finite number per completion")
-            judged = judged[0], quality
-        found.append(judged)
+        if (judged := judge(sample, texts)) is None:
+            found.append(None)
+            continue
+        quality = np.array(judged[1], dtype=float)
+        if quality.shape != (len(texts),) or not np.isfinite(quality).all():
+            raise DataError(f"{key(sample)}: the judge gave {judged[1]!r}, expected a finite number per completion")
+        found.append((judged[0], quality))
     if unjudged := found.count(None):
         logger.warning("%d of %d questions have no metric and are left out of the curve", unjudged, len(samples))
     if unjudged == len(found):
@@ -177,7 +178,8 @@ def curve(
         if found is None:
             continue
         metric, quality = found
-        agreed = _agreement(recipe, sample, said[number]) if "majority" in recipe.selectors else None
+        votes = "majority" in recipe.selectors
+        agreed = _agreement(recipe, sample, said[number]) if votes else np.empty((0, 0))
         rng = np.random.default_rng([recipe.seed, number])
         for n in ns:
             for selector in recipe.selectors:
@@ -202,7 +204,7 @@ def save_picks(
     """picks.jsonl: for each question the place, among all its completions, of the one each selector takes."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for number, sample in enumerate(samples):
-            rng, picks = np.random.default_rng([recipe.seed, number, 1]), {}
+            rng, picks = np.random.default_rng([recipe.seed, number, 1]), dict[str, int]()
             for selector in recipe.selectors:
                 if selector == "random":
                     picks[selector] = int(rng.integers(len(said[number])))

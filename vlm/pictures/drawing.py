@@ -13,7 +13,7 @@ from vlm.boxes import match_ious
 from vlm.pictures.images import load
 
 Box = Sequence[float]  # x1, y1, x2, y2 in pixels of the original image, y down
-Font = ImageFont.FreeTypeFont
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 TRUE, PREDICTED, HALO = "#35d05a", "#ff8a1f", "#101418"
 INK, PALE, RIGHT, WRONG, UNJUDGED = "#1d2329", "#6a737d", "#1a7f37", "#c0322b", "#8b949e"
