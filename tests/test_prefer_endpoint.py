@@ -139,7 +139,7 @@ def test_so_many_requests_at_a_time_and_no_more(concurrency, tmp_path):
     """Every request waits until `concurrency` are there: fewer would break the barrier, more be counted."""
     from rewards.prefer.judge import answers, rate_all
     from rewards.prefer.recipe import PreferRecipe
-    from stage.endpoint.cost import Usage
+    from stage.endpoint.client import Usage
     from tests.support.fake_judge import right
 
     barrier, lock, now, most = threading.Barrier(concurrency), threading.Lock(), [0], [0]

@@ -14,8 +14,7 @@ from rewards.prefer import pairs, prompts, rows, truth
 from rewards.prefer.judge import parse, rate, shown_order
 from rewards.prefer.recipe import CandidateSource, ClosedSection
 from samples import Faults
-from stage.endpoint.client import Endpoint, Malformed
-from stage.endpoint.pictures import data_url, limited
+from stage.endpoint.client import Endpoint, Malformed, data_url, limited
 from tests.support.fake_judge import NAMES, FakeJudge, asked, completion, put_rows, quoted
 from vlm.common.errors import DataError, RecipeError
 

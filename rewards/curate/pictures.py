@@ -11,8 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from rewards.curate.report import Example, Line, Report, rule
-from vlm.pictures import images
-from vlm.pictures.drawing import CARD, GAP, INK, LINE, PADDING, PALE, PAPER, RIGHT, WRONG, Fonts, wrap
+from vlm.pictures.drawing import CARD, GAP, INK, PALE, PAPER, RIGHT, WRONG, Font, Fonts, Picture, card, wrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,27 +107,15 @@ def examples(report: Report, png: Path) -> Image.Image:
 
 def _cell(example: Example, colour: str, fonts: Fonts) -> Image.Image:
     """The image in a square, the score, the text of the exchange."""
-    lines = _text(example, fonts)
-    out = Image.new("RGB", (CELL, CELL + 6 + 2 * PADDING + LINE * (len(lines) + 1)), CARD)
-    if example.exchange.images:
-        picture = images.load(example.exchange.images[0])
-        scale = CELL / max(picture.size)
-        picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
-        out.paste("#d5d9dd", (0, 0, CELL, CELL))
-        out.paste(picture, ((CELL - picture.width) // 2, (CELL - picture.height) // 2))
-    pen = ImageDraw.Draw(out)
-    pen.rectangle([0, CELL, CELL - 1, CELL + 4], fill=colour)
-    top = CELL + 6 + PADDING
-    pen.text((PADDING, top), f"{example.score:.4g}", font=fonts.text, fill=colour)
-    for number, (line, ink) in enumerate(lines, 1):
-        pen.text((PADDING, top + LINE * number), line, font=fonts.small, fill=ink)
-    return out
+    shown = example.exchange.images
+    picture = Picture(shown[0] if shown else Image.new("RGB", (1, 1), CARD), "")
+    return card(picture, CELL, colour, [(f"{example.score:.4g}", fonts.text, colour), *_text(example, fonts)])
 
 
-def _text(example: Example, fonts: Fonts) -> list[tuple[str, str]]:
-    """Lines and their colours; of a long exchange the end, which holds the answer."""
-    lines: list[tuple[str, str]] = []
+def _text(example: Example, fonts: Fonts) -> list[tuple[str, Font, str]]:
+    """Lines, each with font and colour; of a long exchange the end, which holds the answer."""
+    lines: list[tuple[str, Font, str]] = []
     for turn in example.exchange.messages:
         ink = PALE if turn["role"] == "user" else INK
-        lines += [(line, ink) for line in wrap(turn["content"], fonts.small, fonts.width, TEXT_LINES)]
-    return lines if len(lines) <= TEXT_LINES else [("…", PALE), *lines[len(lines) - TEXT_LINES + 1 :]]
+        lines += [(line, fonts.small, ink) for line in wrap(turn["content"], fonts.small, fonts.width, TEXT_LINES)]
+    return lines if len(lines) <= TEXT_LINES else [("…", fonts.small, PALE), *lines[len(lines) - TEXT_LINES + 1 :]]

@@ -19,8 +19,7 @@ from rewards.prefer.recipe import JudgeSection, PreferRecipe
 from rewards.prefer.rows import Item
 from stage.endpoint import cost
 from stage.endpoint.asking import Answers, ask_all
-from stage.endpoint.client import Endpoint, Malformed
-from stage.endpoint.pictures import data_url, user_turn
+from stage.endpoint.client import Endpoint, Malformed, Usage, data_url, user_turn
 from stage.endpoint.sections import CostSection
 
 JUDGED = "judged.jsonl"
@@ -110,9 +109,7 @@ def estimate(items: Iterable[Item], judge: JudgeSection, section: CostSection) -
     return cost.estimate(map(calls, items), judge, section, "rows to be judged")
 
 
-async def rate_all(
-    recipe: PreferRecipe, items: Sequence[Item], found: Answers[list[Ratings]], usage: cost.Usage
-) -> None:
+async def rate_all(recipe: PreferRecipe, items: Sequence[Item], found: Answers[list[Ratings]], usage: Usage) -> None:
     """Rate the items; finished rows go into `found`. Raises: EndpointError."""
     assert recipe.judge is not None
     endpoint = Endpoint(recipe.judge, usage=usage)

@@ -24,8 +24,7 @@ from rewards.prefer.rows import Item
 from rewards.score.training.preferences import line
 from stage.endpoint import cost
 from stage.endpoint.asking import FAILURES, Answers
-from stage.endpoint.client import key_of
-from stage.endpoint.cost import Usage
+from stage.endpoint.client import Usage, key_of
 from stage.recipe import config
 from stage.runs import Run
 from vlm.common.errors import RecipeError, UserError

@@ -14,20 +14,24 @@ caller's to read: one that is not of the form asked for is sent back once with w
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
+import math
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, Self, TypeVar
 
 import httpx2
 
-from stage.endpoint.cost import Usage
 from stage.endpoint.sections import EndpointSection
 from vlm.common.addresses import warn_if_open
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.redaction import keep_secret
+from vlm.pictures import images
 
 REPEATED = (408, 409, 429)
 """Statuses below 500 that may pass: time-out, conflict, too many requests."""
@@ -38,6 +42,7 @@ FATAL = {
     404: "no such address or model",
 }
 FIRST_WAIT_S = 1.0
+JPEG_QUALITY = 95
 Messages = list[dict[str, Any]]
 """Turns of a conversation as the API takes them, oldest first."""
 R = TypeVar("R")
@@ -54,6 +59,26 @@ class Malformed(Exception):
 
 class EndpointError(UserError):
     """No row will be answered; what is done is kept."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens that replies reported, and how many replies there were."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, reported: Any) -> None:
+        """Count one reply. reported: its `usage`; an endpoint that says nothing counts no tokens."""
+        self.calls += 1
+        if isinstance(reported, dict):
+            self.input_tokens += _count(reported.get("prompt_tokens"))
+            self.output_tokens += _count(reported.get("completion_tokens"))
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value > 0 else 0
 
 
 def key_of(section: EndpointSection) -> str | None:
@@ -168,6 +193,32 @@ class Endpoint(Generic[Section]):
 
     def _struck(self, text: str) -> str:
         return text if self._key is None else text.replace(self._key, "[key]")
+
+
+def user_turn(pictures: Sequence[str], text: str) -> dict[str, Any]:
+    """A user's turn of a conversation: pictures (as `data_url` gives them), then the text."""
+    shown = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
+    return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
+
+
+def data_url(image: str | bytes, max_pixels: int) -> str:
+    """The image as an endpoint gets it: upright RGB JPEG of at most `max_pixels`, as a data URL."""
+    picture = images.load(image)
+    size = limited(picture.size, max_pixels)
+    if size != picture.size:
+        picture = picture.resize(size)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def limited(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
+    """(width, height) in pixels after reducing an image to at most `max_pixels`; never enlarged, sides ≥ 1."""
+    width, height = size
+    if width * height <= max_pixels:
+        return size
+    shrink = math.sqrt(max_pixels / (width * height))
+    return max(1, math.floor(width * shrink)), max(1, math.floor(height * shrink))
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:

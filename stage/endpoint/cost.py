@@ -5,33 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from stage.endpoint.pictures import limited
+from stage.endpoint.client import limited
 from stage.endpoint.sections import CostSection, EndpointSection
 from vlm.common.errors import UserError
 
 MILLION = 1_000_000
-
-
-@dataclass(slots=True)
-class Usage:
-    """Tokens that replies reported, and how many replies there were."""
-
-    calls: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-    def add(self, reported: Any) -> None:
-        """Count one reply. reported: its `usage`; an endpoint that says nothing counts no tokens."""
-        self.calls += 1
-        if isinstance(reported, dict):
-            self.input_tokens += _count(reported.get("prompt_tokens"))
-            self.output_tokens += _count(reported.get("completion_tokens"))
-
-
-def _count(value: Any) -> int:
-    return value if type(value) is int and value > 0 else 0
 
 
 class Call(NamedTuple):

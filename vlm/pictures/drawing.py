@@ -133,6 +133,11 @@ def _cell(item: Picture, cell: int, fonts: Fonts) -> Image.Image:
         lines += [(text, fonts.small, colour) for text in wrap(f"answer: {answer}", fonts.small, fonts.width, 3)]
     if judged := verdict(item):
         lines.append((judged, fonts.small, colour))
+    return card(item, cell, colour, lines)
+
+
+def card(item: Picture, cell: int, colour: str, lines: Sequence[tuple[str, Font, str]]) -> Image.Image:
+    """Image with boxes, a strip in `colour`, and lines of (text, font, ink)."""
     out = Image.new("RGB", (cell, cell + 6 + LINE * len(lines) + 2 * PADDING), CARD)
     out.paste(_with_boxes(item, cell), (0, 0))
     pen = ImageDraw.Draw(out)

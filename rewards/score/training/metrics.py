@@ -3,18 +3,14 @@
 A record of n ranked candidates holds n(n-1)/2 pairs; every number below is over pairs. With s⁺ and s⁻ the scores of a
 pair's better and worse candidate:
 
-pair_accuracy              share of pairs with s⁺ > s⁻; a tie orders nothing and is wrong
-pair_accuracy[dimension]   the same over the pairs about a dimension: those the record names it for; in a record that
-                           names none, the pairs rated differently in it, against the order of those ratings
-nll                        mean of -log σ(s⁺ - s⁻): what is trained, without margin or centring, in nats
+pair_accuracy[dimension]   over the pairs about a dimension: those the record names it for; in a record that names none,
+                           the pairs rated differently in it, against the order of those ratings
+nll                        what is trained, without margin or centring
 calibration/ece            expected calibration error (Guo et al. 2017, arXiv 1706.04599): the model says with
                            confidence c = σ(|s⁺ - s⁻|) which is better; |mean c - share right| over 10 equal bins of
                            [0.5, 1], weighted by their pairs. A tie is a fair coin: half right at c = 0.5
-calibration/brier          mean of (1 - σ(s⁺ - s⁻))²; 0.25 for a scorer that knows nothing
-shuffled/pair_accuracy     the control: the same pairs, each record with another record's images
-image_gain                 pair_accuracy minus shuffled/pair_accuracy over the control's pairs: what looking is worth
 
-With several sources, each pair accuracy is also given per source, as `<source>/pair_accuracy`.
+The others: CONVENTIONS. With several sources, each pair accuracy is also given per source, `<source>/pair_accuracy`.
 """
 
 from __future__ import annotations
