@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rl.sharing import Rows
+from rl.sharing.rows import Rows
 from rl.table import TRACKERS, as_text
 from stage.checkpoints.resumable import Resumable
 from stage.checkpoints.stateful import Stateful

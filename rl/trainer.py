@@ -16,11 +16,11 @@ What differs from trl 1.16.0
   (`stage.tracking`) instead of TRL's, which has every row and picture of a batch; TRL's parquet file stays.
 
 - Each prompt is computed once (`share_prefix`, on by default): its pictures are prepared and held once, it is prefilled
-  once for all completions that are sampled (`rl.rollout`; vLLM has its own way), and its tokens and pictures go once
-  through the model for all its completions in a micro-batch, in the update, the old and the reference
-  log-probabilities, with gradients (`rl.sharing`, `vlm.prefix`). Groups stay whole when a generation batch is shuffled
-  and cut. Where it can't be done a line in the log says why, and the plain path is taken. The first training batch of
-  a run is computed both ways and compared (`check_sharing`).
+  once for all completions that are sampled (`rl.sharing.prefill`; vLLM has its own way), and its tokens and pictures
+  go once through the model for all its completions in a micro-batch, in the update, the old and the reference
+  log-probabilities, with gradients (`rl.sharing.rows`, `vlm.prefix`). Groups stay whole when a generation batch is
+  shuffled and cut. Where it can't be done a line in the log says why, and the plain path is taken. The first training
+  batch of a run is computed both ways and compared (`check_sharing`).
 
 - A run that was stopped anywhere goes on as if it had not been (`rl.resuming`, `stage.checkpoints`).
 - What a step was computed from can be kept, to compute it again (`stage.replay.dumps`).
@@ -43,11 +43,11 @@ import torch
 import trl
 from accelerate.utils import gather_object
 
-from rl import sharing
 from rl.arguments import ban, banned_tokens, default_processor, name_of, safetensors_only
 from rl.counters import Counters
 from rl.resuming import ResumableRollouts
-from rl.rollout import shared_prefill
+from rl.sharing import rows as sharing
+from rl.sharing.prefill import shared_prefill
 from rl.table import LOGGED_COLUMNS, TRACKERS, as_text, batch_of, logged, pictures_of
 from stage.guards.finite import FiniteSteps
 from stage.parallel.fsdp import FullySharded

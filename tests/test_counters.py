@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from rl import sharing
 from rl.counters import Counters, costs
+from rl.sharing import rows as sharing
 from stage.metrics import find
 from stage.planning.gpus import CARDS, peak_flops
 from tests.support.tiny_checkpoints import section

@@ -8,8 +8,8 @@ import trl
 from datasets import Dataset
 
 import rl
-from rl import sharing
 from rl.recipe import GRPORecipe
+from rl.sharing import rows as sharing
 from stage.trainer.arguments import arguments
 from tests.support.groups import batch, gradients, plain, policy
 from tests.support.tiny_checkpoints import picture, qwen2_5_vl, section

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rl import sharing
+from rl.sharing import rows as sharing
 from tests.support.groups import batch, gradients, plain, policy
 from vlm.common.errors import UserError
 

@@ -1,0 +1,1 @@
+"""Each prompt computed once for all its completions."""
