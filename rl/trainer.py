@@ -46,8 +46,9 @@ from accelerate.utils import gather_object
 from rl.arguments import ban, banned_tokens, default_processor, name_of, safetensors_only
 from rl.counters import Counters
 from rl.resuming import ResumableRollouts
-from rl.sharing import rows as sharing
+from rl.sharing import packed, parity
 from rl.sharing.prefill import shared_prefill
+from rl.sharing.rows import Generation, Rows, prompts_of, split
 from rl.table import LOGGED_COLUMNS, TRACKERS, as_text, batch_of, logged, pictures_of
 from stage.guards.finite import FiniteSteps
 from stage.parallel.fsdp import FullySharded
@@ -96,7 +97,7 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, FullySharded, trl.GRPOTrainer)
             logger.info("share_prefix: each completion computes its prompt anew, as in TRL: %s", fault)
         self.share_prefix = share_prefix and fault is None
         self._unchecked = self.share_prefix and check_sharing
-        self._generation: sharing.Generation | None = None
+        self._generation: Generation | None = None
         self._counters, self._seen = Counters(self.model), 0
         self._noted: set[str] = set()  # columns that rewards have added to the table of the latest batch
         if self.share_prefix:
@@ -195,7 +196,7 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, FullySharded, trl.GRPOTrainer)
         contents = Contents()
         with remembering(self.processing_class, contents) as memo:
             memo.unique = True
-            self._generation = sharing.Generation(sharing.prompts_of(inputs, contents), memo)
+            self._generation = Generation(prompts_of(inputs, contents), memo)
             try:
                 output = super()._generate_and_score_completions(inputs)
                 rows, grid = self._generation.rows(output.get("num_images"), output.get("image_grid_thw"))
@@ -209,7 +210,7 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, FullySharded, trl.GRPOTrainer)
         parts = self.args.steps_per_generation
         if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
             batch = self._generate_and_score_completions(generation_batch)
-            self._buffered_inputs = sharing.split(batch, parts)
+            self._buffered_inputs = split(batch, parts)
         return self._buffered_inputs[self._step % parts]
 
     def _get_per_token_logps_and_entropies(
@@ -228,7 +229,7 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, FullySharded, trl.GRPOTrainer)
             rows, grid = media.get("num_images"), media.get("image_grid_thw")
             if self._generation is not None:
                 rows, grid = self._generation.rows(rows, grid)
-            if isinstance(rows, sharing.Rows):
+            if isinstance(rows, Rows):
                 given = (*given, rows, media.pop("pixel_values", None), grid)
                 return self._packed_logps(given, batch_size, compute_entropy, media)
             if self.model.training:  # share_prefix is off, or somebody calls this by hand
@@ -253,7 +254,7 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, FullySharded, trl.GRPOTrainer)
             part, stored = rows.select(range(*chunk.indices(len(rows))))
             media = choose(pixels, grid, stored)
             with self.accelerator.autocast():
-                found.append(sharing.log_probabilities(model, part, ids[chunk], mask[chunk], keep, **media))
+                found.append(packed.log_probabilities(model, part, ids[chunk], mask[chunk], keep, **media))
             if self.model.training:  # which the check is not
                 self._count(found[-1], part, mask[chunk], keep)
         entropies = torch.cat([part.entropies for part in found]) if compute_entropy else None
@@ -272,7 +273,7 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, FullySharded, trl.GRPOTrainer)
     def _phase() -> str:
         return "update" if torch.is_grad_enabled() else "reference"
 
-    def _count(self, found: sharing.Found, rows: sharing.Rows, mask: torch.Tensor, keep: int) -> None:
+    def _count(self, found: packed.Found, rows: Rows, mask: torch.Tensor, keep: int) -> None:
         phase = self._phase()
         self._counters.passed(phase, found.tokens, found.tokens, found.grids)
         lengths = torch.stack([mask[:, :-keep].sum(1), mask[:, -keep:].sum(1)], 1).tolist()
@@ -290,8 +291,8 @@ class GRPOTrainer(FiniteSteps, ResumableRollouts, FullySharded, trl.GRPOTrainer)
         if shown.min() != shown.max():
             return  # the plain path would wait in the vision tower of some processes: the next batch may do
         self._unchecked = False
-        with torch.no_grad(), sharing.evaluating(given[0]):
+        with torch.no_grad(), parity.evaluating(given[0]):
             shared, plain = self._shared_logps(*given)[0], self._plain_logps(*given, **others)[0]
-        dtype = sharing.precision(self.args, self.model)
-        figure = sharing.deviation(shared, plain, mask[:, -keep:], dtype)
-        sharing.judge(self.accelerator.gather(figure).max().item(), dtype)  # all processes stop, or none
+        dtype = parity.precision(self.args, self.model)
+        figure = parity.deviation(shared, plain, mask[:, -keep:], dtype)
+        parity.judge(self.accelerator.gather(figure).max().item(), dtype)  # all processes stop, or none

@@ -1,32 +1,16 @@
-"""GRPO on shared prefixes: which completions share a prompt, and log-probabilities with each prompt computed once.
-
-A micro-batch becomes one packed row (`vlm.prefix`): of each unique prompt all tokens but the last, then for each of its
-completions a segment of the prompt's last token and the completion's tokens but the last. So the hidden state of each
-segment token predicts the completion token of the same number, and nothing but completion tokens reaches the LM head.
-"""
+"""Which rows of a batch share a prompt and which pictures they show; a generation batch shuffled and cut by prompt."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch.nn.functional import pad
 
-from vlm.common.errors import UserError
-from vlm.common.processes import processes
-from vlm.prefix import Packed, multimodal, pack, rope_positions
-from vlm.prefix.pictures import Contents, ImageMemo, blank_picture
+from vlm.prefix.pictures import Contents, ImageMemo
 from vlm.rollout import PICTURES, choose, first_places, row_numbers
-
-TOLERANCE = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.1}
-"""Of the parity check, in nats. float32: of the largest difference of any token; summing in another order gives some
-1e-6. Half precision: of the mean over tokens, because rounding alone moves single tokens by tenths. On the demo's base,
-mean over tokens: shared against plain 0.010 in bfloat16 and 0.0019 in float16 (plain bfloat16 is 0.05 from its own
-float32), and with wrong pixels 0.28."""
 
 
 class Rows(list):
@@ -127,126 +111,3 @@ class Generation:
 def prompts_of(inputs: Sequence[dict[str, Any]], contents: Contents) -> list[int]:
     """Rows of the data set numbered by prompt: the same question about the same pictures. Answers do not count."""
     return row_numbers([tuple(contents.key(row.get(name)) for name in ("prompt", "images", "image")) for row in inputs])
-
-
-class Found(NamedTuple):
-    """Of one micro-batch of B rows and K completion places."""
-
-    logps: torch.Tensor
-    """(B, K); 0 where there is no token, as TRL has it."""
-    entropies: torch.Tensor | None
-    """(B, K) likewise."""
-    tokens: int
-    """Tokens that went through the language model."""
-    grids: torch.Tensor | None
-    """(pictures, 3) in patches, of what went through the vision tower."""
-
-
-def log_probabilities(
-    model, rows: Rows, input_ids, attention_mask, logits_to_keep: int, pixel_values=None, image_grid_thw=None
-) -> Found:
-    """Of (B, P + K) left-padded prompts and right-padded completions; pictures are those that `rows` numbers.
-
-    The model has a fused LM head (`trl.trainer.utils.add_fused_lm_head`), which applies the temperature, and
-    `vlm.prefix.enable` was called on it.
-    """
-    ids, there = input_ids.cpu(), attention_mask.cpu().bool()
-    blank = not there[:, -logits_to_keep:].any()
-    if blank:  # all truncated completions masked: one token keeps the result connected to the model
-        there[0, -logits_to_keep] = True
-    cut = ids.shape[1] - logits_to_keep
-    prompts = [row[:cut][seen[:cut]] for row, seen in zip(ids, there, strict=True)]
-    completions = [row[cut:][seen[cut:]] for row, seen in zip(ids, there, strict=True)]
-    # of one data row, and yet not of one text where a rollout function writes its own prompts
-    members: dict[Any, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        if len(completions[row]):
-            members.setdefault((rows.prompts[row], tuple(prompt.tolist())), []).append(row)
-    groups = list(members.values())
-    shown = [rows.pictures[group[0]] for group in groups]
-    media = choose(pixel_values, image_grid_thw, [number for numbers in shown for number in numbers])
-    blank_alone = not media and processes() > 1
-    if blank_alone:
-        media = {name: value.to(input_ids.device) for name, value in blank_picture(multimodal(model).config).items()}
-    packed = packed_groups(model, groups, prompts, completions, shown, image_grid_thw, input_ids.device, blank_alone)
-    order = [row for group in groups for row in group]
-    outputs = model(
-        **packed.inputs,
-        **media,
-        shift_labels=torch.cat([completions[row] for row in order])[None].to(input_ids.device),
-        fused_lm_head=True,
-    )
-    spread = places([] if blank else completions, order, ids.shape[0], logits_to_keep).to(input_ids.device)
-    logps, entropies = (
-        None if values is None else pad(values[0], (0, 1))[spread] for values in (outputs.log_probs, outputs.entropy)
-    )
-    return Found(logps, entropies, packed.layout.tokens, media.get("image_grid_thw"))
-
-
-def packed_groups(model, groups, prompts, completions, shown, grid, device, blank: bool = False) -> Packed:
-    """The packed row of groups (row numbers of each), with the positions that the model gives their prompts.
-
-    blank: behind them the token of `blank_picture`, which nothing continues and nobody sees.
-    """
-    asked = [prompts[group[0]] for group in groups]
-    grid = torch.zeros(0, 3, dtype=torch.long) if grid is None else grid.cpu()
-    positions = rope_positions(model, asked, [grid[numbers] for numbers in shown])
-    segments = [
-        [torch.cat([prompt[-1:], completions[row][:-1]]) for row in group]
-        for prompt, group in zip(asked, groups, strict=True)
-    ]
-    prefixes, positions = [prompt[:-1] for prompt in asked], [place[:, :-1] for place in positions]
-    if blank:
-        prefixes.append(torch.tensor([multimodal(model).config.image_token_id]))
-        segments.append([])
-        positions.append(torch.zeros(3, 1, dtype=torch.long))
-    return pack(prefixes, segments, positions, device=device)
-
-
-def places(completions: Sequence[torch.Tensor], order: Sequence[int], rows: int, width: int) -> torch.Tensor:
-    """(rows, width): number of each row's each token among all tokens in this order of rows; -1 where there is none."""
-    index = torch.full((rows, width), -1)
-    start = 0
-    for row in order if completions else ():
-        length = len(completions[row])
-        index[row, :length] = torch.arange(start, start + length)
-        start += length
-    return index
-
-
-def precision(args, model) -> str:
-    """The dtype that the forward pass computes in, as a key of `TOLERANCE`; TF32 has float16's mantissa."""
-    if args.bf16 or args.fp16:
-        return "bfloat16" if args.bf16 else "float16"
-    dtype = str(model.dtype).removeprefix("torch.")
-    tf32 = model.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
-    return "float16" if dtype == "float32" and tf32 else dtype
-
-
-@contextmanager
-def evaluating(model) -> Iterator[None]:
-    """Within, no dropout; each module then gets back the mode it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def deviation(shared: torch.Tensor, plain: torch.Tensor, there: torch.Tensor, dtype: str) -> torch.Tensor:
-    """How far two sets of (B, K) log-probabilities are apart, in the measure of `TOLERANCE`; nats."""
-    delta = (shared - plain).abs().float()[there.bool()]
-    return delta.max() if dtype == "float32" else delta.mean()
-
-
-def judge(figure: float, dtype: str) -> None:
-    """Raises: UserError when shared and plain log-probabilities are further apart than rounding explains."""
-    if not figure <= TOLERANCE[dtype]:  # NaN too
-        measure = "the largest difference of a token" if dtype == "float32" else "the mean difference of a token"
-        raise UserError(
-            f"shared prefixes give other log-probabilities than TRL's plain path: on the first batch {measure} is "
-            f"{figure:.3g} nats, in {dtype} at most {TOLERANCE[dtype]:g} was expected. Train with share_prefix: false, "
-            "and please report the model and the versions; check_sharing: false skips this check"
-        )
