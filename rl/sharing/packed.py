@@ -103,3 +103,14 @@ def places(completions: Sequence[torch.Tensor], order: Sequence[int], rows: int,
         index[row, :length] = torch.arange(start, start + length)
         start += length
     return index
+
+
+def least(rows: Rows, mask: torch.Tensor, keep: int) -> tuple[float, float]:
+    """Tokens and pictures that rows of (B, P + keep) need if each prompt and each picture of their whole generation
+    batch is computed once. The parts of a batch add up to it."""
+    lengths = torch.stack([mask[:, :-keep].sum(1), mask[:, -keep:].sum(1)], 1).tolist()
+    # of a prompt all tokens but the last, which is before each completion instead of that one's own last
+    tokens = sum(
+        share * (prompt - 1) + completion for (share, _), (prompt, completion) in zip(rows.shares, lengths, strict=True)
+    )
+    return tokens, sum(share for _, share in rows.shares)

@@ -14,7 +14,7 @@ from vlm.rollout import PICTURES, choose, first_places, row_numbers
 
 
 class Rows(list):
-    """Pictures per row, as TRL's `num_images`, and with it what travels with the rows wherever TRL slices them not.
+    """Pictures per row, as TRL's `num_images`, and with it what travels with the rows where TRL does not slice them.
 
     prompts: which unique prompt each row has. pictures: which of the stored pictures each row shows, in order; of a
     picture that several rows show, `pixel_values` and `image_grid_thw` hold one. shares: each row's part in its prompt
@@ -42,12 +42,6 @@ class Rows(list):
         shown = [[place[n] for n in self.pictures[row]] for row in index]
         prompts, shares = ([kept[row] for row in index] for kept in (self.prompts, self.shares))
         return Rows(prompts, shown, shares), stored
-
-
-def picture_rows(counts: Sequence[int], order: Sequence[int]) -> list[list[int]]:
-    """Stored pictures by row, from the pictures per row and the stored number of each picture in turn."""
-    numbers = iter(order)
-    return [[next(numbers) for _ in range(count)] for count in counts]
 
 
 def take(batch: dict[str, Any], index: Sequence[int]) -> dict[str, Any]:
@@ -93,8 +87,9 @@ class Generation:
         """
         if grid is None:
             return Rows(self.prompts, [[]] * len(self.prompts)), None
-        order = self.memo.order
-        return Rows(self.prompts, picture_rows(counts, order)), grid[first_places(order)]
+        numbers = iter(self.memo.order)
+        shown = [[next(numbers) for _ in range(count)] for count in counts]
+        return Rows(self.prompts, shown), grid[first_places(self.memo.order)]
 
     def of_prompts(self, images: Sequence[Sequence[Any] | None] | None, fields: dict[str, Any]) -> dict[str, Any]:
         """A processor's fields for all rows, with `pixel_values` and `image_grid_thw` of the unique prompts only.
@@ -106,6 +101,10 @@ class Generation:
         pixels, grid = (torch.as_tensor(fields[name]) for name in PICTURES)
         rows, grid = self.rows([len(shown or ()) for shown in images], grid)
         return fields | choose(pixels, grid, [n for row in first_places(self.prompts) for n in rows.pictures[row]])
+
+    def unique(self) -> tuple[list[int], int]:
+        """The first row of each prompt, and the number of different pictures, once the processor has run."""
+        return first_places(self.prompts), len(set(self.memo.order))
 
 
 def prompts_of(inputs: Sequence[dict[str, Any]], contents: Contents) -> list[int]:
