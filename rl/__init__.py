@@ -2,12 +2,7 @@
 
 recipe.py     what a GRPO recipe holds
 stage.py      from a resolved recipe to a trained model; the plan of a recipe
-trainer.py    the trainer, whose parts are
-  arguments.py  the hand-over to TRL: processor, ban on image tokens, safetensors only
-  table.py      the table of completions
-  counters.py   what a step costs, in the log
-  sharing/      each prompt computed once for all its completions
-  resuming.py   exact resumes within a block, and dumps of steps
+trainer.py    the trainer; its parts are in arguments.py, table.py, counters.py, sharing/ and resuming.py
 replaying.py  the trainer with which a dumped step is computed again
 """
 

@@ -30,9 +30,8 @@ from stage.parallel.fsdp import FullySharded
 
 
 class GRPOTrainer(Table, Counted, SharedPrompts, FiniteSteps, ResumableRollouts, FullySharded, trl.GRPOTrainer):
-    """See the module's docstring; `model` is a Qwen2-VL or Qwen2.5-VL: loaded (PEFT too), a folder or a hub id.
-
-    share_prefix: compute each prompt once; False is TRL's own path. check_sharing: compare the two on the first batch.
+    """`model` is a Qwen2-VL or Qwen2.5-VL: loaded (PEFT too), a folder or a hub id. share_prefix, check_sharing: see
+    `SharedPrompts`; the others are TRL's.
 
     Overridden: `__init__` (arguments only; the processor pads on the left, whatever it was loaded with: TRL tokenises
     prompts twice, once padding them itself and once through the processor, and padding on the right there shifts the

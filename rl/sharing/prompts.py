@@ -134,9 +134,8 @@ class SharedPrompts:
             return super()._get_per_token_logps_and_entropies(
                 *given, batch_size, compute_entropy, compute_aux_loss, **media
             )
-        given = (*given, rows, media.get("pixel_values"), grid)
-        replaced = ("num_images", "pixel_values", "image_grid_thw")
-        others = {name: value for name, value in media.items() if name not in replaced}
+        given = (*given, rows, media.pop("pixel_values", None), grid)
+        others = {name: value for name, value in media.items() if name not in ("num_images", "image_grid_thw")}
         if any(value is not None for name, value in others.items() if name != "mm_token_type_ids"):
             return self._plain_logps(*given, batch_size, compute_entropy, **others)  # fields of another family
         if self._unchecked and torch.is_grad_enabled():
