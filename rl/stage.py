@@ -11,7 +11,7 @@ from samples import mixture
 from samples.rows import prompt_rows
 from stage.guards.out_of_memory import advised
 from stage.planning.estimate import training
-from stage.planning.job import Job, common
+from stage.planning.job import Job, check_rows, common
 from stage.planning.plan import Plan
 
 Reward = Callable[..., list[float | None]]
@@ -74,6 +74,7 @@ def train(
         log_completions=recipe.training.get("log_completions", True),
         num_completions_to_print=recipe.training.get("num_completions_to_print", 0),
     )
+    check_rows(data["train"].rows, args.generation_batch_size // args.num_generations)
     processor = processor_of(recipe)
     run = beginning.open(args)
     run.note_mixtures(data)
