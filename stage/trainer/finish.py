@@ -50,7 +50,7 @@ def save_model(trainer: Trainer, processor: ProcessorMixin, folder: Path) -> Pat
     return folder
 
 
-def complete(trainer, run: Run, beginning: Beginning, processor, title: str) -> Path:
+def complete(trainer: Trainer, run: Run, beginning: Beginning, processor: ProcessorMixin, title: str) -> Path:
     """Train, save to `output/final`, which is returned, and finish the run. title: of its curves."""
     recipe = beginning.recipe
     callbacks.attach(trainer, run, recipe.stage)

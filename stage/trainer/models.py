@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samples.mixture import Mixture
 from stage.trainer.arguments import load_dtype
@@ -13,8 +13,12 @@ from vlm.adapters import apply_lora, freeze
 from vlm.loading import load_model, load_processor
 from vlm.pictures.resizing import Resizing
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, ProcessorMixin
 
-def untrained(recipe: Any):
+
+def untrained(recipe: Any) -> PreTrainedModel | PeftModel:
     """The model that the run of a recipe begins with, prepared for training: a transformers or PEFT model.
 
     Under ZeRO-3 call this after the training arguments exist: they tell transformers to shard while loading.
@@ -25,7 +29,7 @@ def untrained(recipe: Any):
     return model if section.lora is None else apply_lora(model, section.lora)
 
 
-def processor_of(recipe: Any):
+def processor_of(recipe: Any) -> ProcessorMixin:
     """The processor of the recipe's model, with the recipe's pixel limits."""
     model = recipe.model
     return load_processor(model.path, recipe.images, model.revision, model.trust_remote_code)
