@@ -1,4 +1,10 @@
-"""GRPO stage: `rl.GRPOTrainer` (TRL's, for image prompts) and the stage that a recipe runs."""
+"""GRPO stage: `rl.GRPOTrainer` (TRL's, for image prompts) and the stage that a recipe runs.
+
+recipe.py     what a GRPO recipe holds
+stage.py      from a resolved recipe to a trained model; the plan of a recipe
+trainer.py    the trainer; its parts are in arguments.py, table.py, counters.py, sharing/ and resuming.py
+replaying.py  the trainer with which a dumped step is computed again
+"""
 
 from typing import Any
 

@@ -1,4 +1,8 @@
-"""What `rl.GRPOTrainer` puts into the arguments of TRL's: the checkpoint's own processor, and a ban on image tokens."""
+"""The hand-over of `rl.GRPOTrainer` to TRL's: the checkpoint's own processor, a ban on image tokens, safetensors only.
+
+A sampled image or video token has no image features, and the next forward pass stops on it. TRL bans the image token
+where transformers generates; here both are banned there, and vLLM gets the ban as a logit bias.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,21 @@ from vlm.weights import check_files
 
 FORBIDDEN = -100.0
 """Logit bias that no sampled token survives: exp(-100) is below float32's resolution beside any other token."""
+
+
+def handed_over(model, reward_funcs, args: trl.GRPOConfig | None, processing_class) -> tuple[trl.GRPOConfig, Any]:
+    """Arguments and processor for TRL's trainer; TRL's defaults, or the checkpoint's own, where they are None.
+
+    The ban is in `args.generation_kwargs`, beside what the user put there. Raises: RecipeError for a checkpoint that
+    is not in safetensors.
+    """
+    if args is None:
+        args = trl.GRPOConfig(f"{name_of(model).split('/')[-1]}-GRPO")
+    if processing_class is None:
+        processing_class = default_processor(model, args)
+    safetensors_only(model, reward_funcs, args)
+    ban(args, banned_tokens(model, args))
+    return args, processing_class
 
 
 def name_of(model) -> str:

@@ -1,24 +1,8 @@
 """What a training step costs, in every run's log: seconds by phase, tokens and pictures against the least possible.
 
-| name                      | meaning, a step of this process                                                          |
-|---------------------------|------------------------------------------------------------------------------------------|
-| time/rollout              | seconds in which completions are generated                                               |
-| time/rewards              | … in which rewards are computed, with the wait for other processes                       |
-| time/reference            | … in the log-probabilities of the reference and of the policy before the update          |
-| time/preparation          | … in the rest of a generation batch: decoding and preparing pictures, tokenising         |
-| time/update               | … in forward and backward passes of the policy                                           |
-| tokens/PHASE              | places of the language model's input, padding included; rollout, reference, update       |
-| tokens/PHASE_ideal        | the same if each prompt came once, for all its completions, and nothing were padded      |
-| padding/PHASE             | share of those places that hold no token                                                 |
-| images/encoded            | pictures through the vision tower, in all phases                                         |
-| images/ideal              | the same if each picture of a generation batch were encoded once a phase                 |
-| throughput/tokens         | tokens of prompts and completions a second, each prompt counted with each completion     |
-| throughput/mfu            | model FLOPs of the ideal tokens and pictures over the GPU's peak; what is computed twice |
-|                           | or recomputed does not count (PaLM, arXiv 2204.02311, appendix B), nor does attention    |
-| memory/peak_gib           | most memory that torch held on the GPU since the log before                              |
-
-Phases happen once in a generation batch, updates in each step: over logs of several steps they are means. vLLM counts
-its own tokens, so `tokens/rollout` is missing there; `_ideal` is missing where prompts are not shared.
+`stage.metrics.cost` (docs/metrics.md) says what each name means. Phases happen once in a generation batch, updates in
+each step: over logs of several steps they are means. vLLM counts its own tokens, so `tokens/rollout` is missing there;
+`_ideal` is missing where prompts are not shared.
 """
 
 from __future__ import annotations
@@ -26,7 +10,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -88,7 +73,7 @@ class Counters:
             self.ideal("rollout", sum(lengths) + sum(sampled), pictures)
 
     def take(self, seconds: Sequence[float], seen: float) -> dict[str, float]:
-        """Means over steps that took so many seconds each, in which `seen` tokens were trained on; starts anew."""
+        """Means over steps that took so many seconds each, in which `seen` tokens were trained on; then all is 0."""
         sums, self.sums = self.sums, Counter()
         steps, whole = len(seconds), sum(seconds)
         generation = sums.pop("time/generation", 0.0)
@@ -106,6 +91,54 @@ class Counters:
             found["memory/peak_gib"] = torch.cuda.max_memory_allocated() / GIB
             torch.cuda.reset_peak_memory_stats()
         return found
+
+
+class Counted:
+    """Costs of each training step in its log. Evaluations do not count.
+
+    Overridden: `__init__`; timed are `_generate_and_score_completions`, `_generate_single_turn`, `_calculate_rewards`
+    and, without gradients, `_get_per_token_logps_and_entropies`; `log` (adds the means), `kept_state`, `take_state`.
+    What goes through the model is counted where it is known (`rl.sharing.prompts`).
+    """
+
+    def __init__(self, *positional: Any, **named: Any):
+        super().__init__(*positional, **named)
+        self.counters, self._seen = Counters(self.model), 0
+
+    def _timed(self, phase: str) -> AbstractContextManager:
+        return self.counters.timed(phase) if self.model.training else nullcontext()
+
+    def _generate_and_score_completions(self, inputs):
+        with self._timed("generation"):
+            return super()._generate_and_score_completions(inputs)
+
+    def _generate_single_turn(self, *positional, **named):
+        with self._timed("rollout"):
+            return super()._generate_single_turn(*positional, **named)
+
+    def _calculate_rewards(self, *positional, **named):
+        with self._timed("rewards"):
+            return super()._calculate_rewards(*positional, **named)
+
+    def _get_per_token_logps_and_entropies(self, *positional, **named):
+        with nullcontext() if torch.is_grad_enabled() else self._timed("reference"):
+            return super()._get_per_token_logps_and_entropies(*positional, **named)
+
+    def log(self, logs, start_time=None):
+        metrics = self._metrics["train"]
+        if self.model.training and metrics.get("step_time"):
+            seen = self.state.num_input_tokens_seen - self._seen
+            self._seen = self.state.num_input_tokens_seen
+            found = self.counters.take(metrics["step_time"], seen)
+            metrics.update({name: [value] for name, value in found.items()})
+        super().log(logs, start_time)
+
+    def kept_state(self) -> dict[str, Any]:
+        return super().kept_state() | {"counters": dict(self.counters.sums), "seen": self._seen}
+
+    def take_state(self, state: dict[str, Any]) -> None:
+        super().take_state(state)
+        self.counters.sums, self._seen = Counter(state["counters"]), state["seen"]
 
 
 def now() -> float:

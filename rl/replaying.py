@@ -6,13 +6,10 @@ from typing import Any
 
 from rl.recipe import GRPORecipe
 from stage.replay.replaying import alone
+from stage.trainer.arguments import arguments
+from stage.trainer.models import processor_of, untrained
 
-
-def untrained(recipe: GRPORecipe):
-    """The model that the run began with."""
-    from stage.trainer.arguments import trainable_model
-
-    return trainable_model(recipe.model, recipe.sharding)
+__all__ = ["trainer", "untrained"]
 
 
 def trainer(recipe: GRPORecipe, model: Any, device: str):
@@ -21,18 +18,15 @@ def trainer(recipe: GRPORecipe, model: Any, device: str):
     from trl import GRPOConfig
 
     from rl.trainer import GRPOTrainer
-    from stage.trainer.arguments import arguments
-    from vlm.loading import load_processor
 
     args = arguments(GRPOConfig, alone(recipe, device))
-    processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
     row = {"prompt": [{"role": "user", "content": "-"}]}
     made = GRPOTrainer(
         model,
         [_unused],
         args,
         train_dataset=Dataset.from_list([row]),
-        processing_class=processor,
+        processing_class=processor_of(recipe),
         share_prefix=recipe.share_prefix,
         check_sharing=False,
     )

@@ -11,9 +11,8 @@ from samples import mixture
 from samples.rows import prompt_rows
 from stage.guards.out_of_memory import advised
 from stage.planning.estimate import training
-from stage.planning.job import Job, common
+from stage.planning.job import Job, check_rows, common
 from stage.planning.plan import Plan
-from vlm.pictures.resizing import Resizing
 
 Reward = Callable[..., list[float | None]]
 ANY_NUMBER = 2**30
@@ -57,17 +56,16 @@ def train(
 
     from rl.trainer import GRPOTrainer
     from stage.checkpoints.beginning import begin
-    from stage.curves import draw_run
-    from stage.trainer.arguments import arguments, trainable_model
-    from stage.trainer.callbacks import PassCallback, attach
-    from stage.trainer.finish import follow, save_model
-    from vlm.loading import load_processor
+    from stage.trainer.arguments import arguments
+    from stage.trainer.finish import complete
+    from stage.trainer.models import processor_of, tables, untrained
 
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
     data = mixture.draw_all(recipe.data, recipe.seed)
     check_tasks(rewards, {s.task for found in data.values() for s in found.samples})
+    rows, passes = tables(recipe, data, prompt_rows)
     args = arguments(
         GRPOConfig,
         recipe,
@@ -76,28 +74,22 @@ def train(
         log_completions=recipe.training.get("log_completions", True),
         num_completions_to_print=recipe.training.get("num_completions_to_print", 0),
     )
-    processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
+    check_rows(data["train"].rows, args.generation_batch_size // args.num_generations)
+    processor = processor_of(recipe)
     run = beginning.open(args)
     run.note_mixtures(data)
-    faults = recipe.data.on_fault
-    sizes, held_out = Resizing(recipe.images, recipe.seed, train=True), Resizing(recipe.images)
     trainer = GRPOTrainer(
-        trainable_model(recipe.model, recipe.sharding),
+        untrained(recipe),
         list(rewards),
         args,
-        train_dataset=prompt_rows(data["train"].samples, recipe.prompt, sizes, faults),
-        eval_dataset=prompt_rows(data["eval"].samples, recipe.prompt, held_out, faults) if "eval" in data else None,
+        train_dataset=rows["train"],
+        eval_dataset=rows.get("eval"),
         processing_class=processor,
-        callbacks=[PassCallback(sizes), *callbacks],
+        callbacks=[passes, *callbacks],
         share_prefix=recipe.share_prefix,
         check_sharing=recipe.check_sharing,
     )
-    attach(trainer, run, "grpo")
-    follow(trainer, run, beginning)
-    final = save_model(trainer, processor, Path(recipe.output) / "final")
-    draw_run(run, "GRPO")
-    run.finish(steps=trainer.state.global_step)
-    return final
+    return complete(trainer, run, beginning, processor, "GRPO")
 
 
 def plan(recipe: GRPORecipe, resident: int = 0, remarks: Sequence[str] = ()) -> None:

@@ -2,17 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
+from accelerate.utils import gather_object
+
+from stage.tracking.samples import Samples
 from stage.tracking.table import Batch
 
 LOGGED_COLUMNS = ("image_file", "task", "answer")
 """Of the data set, that the table shows."""
+TRACKERS = {"wandb", "trackio"}
+"""Those that TRL's table of completions goes to with its pictures."""
+
+
+class Table:
+    """The table names each row's picture, task and true answer, so that a parquet file of completions can be read
+    without the data set. Its prompts and completions are text: wandb refuses a column of conversations in which one
+    turn is a string and another a list with an image, and training would end at the first log.
+
+    After `show_samples` (`stage.tracking.attach`) trackers get a table of a few rows with small pictures instead of
+    TRL's, which has every row and picture of a batch; TRL's parquet file stays.
+
+    Overridden: `_calculate_rewards` (adds columns), `_generate_and_score_completions` (pictures from all processes: TRL
+    gathers them from those that have some, and waits without end where one has none), `log` (text), `kept_state`,
+    `take_state` (TRL's table of the last generation batch, which the next log writes).
+    """
+
+    samples: Samples | None = None
+    _noted: Set[str] = frozenset()
+    "Columns that rewards have added to the table of the latest batch."
+
+    def show_samples(self, samples: Samples) -> None:
+        """This table from now on. TRL asks the arguments where its own goes (and a log of each call that it times), and
+        finds none of these trackers there; their callbacks, which log the numbers, are made already."""
+        self.samples = samples
+        self.args.report_to = [name for name in self.args.report_to or () if name not in TRACKERS]
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        for column in LOGGED_COLUMNS:
+            if column in inputs[0]:
+                self._log_completion_extra(column, [row[column] for row in inputs])
+        found = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._noted = set(self._pending_extra_logs)
+        return found
+
+    def _generate_and_score_completions(self, inputs):
+        ours = self.log_multimodal and not (self.tools or self.environment_factories)
+        self.log_multimodal = self.log_multimodal and not ours
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            self.log_multimodal = self.log_multimodal or ours
+        if self.samples is not None:
+            if self.model.training:
+                self.samples.take(batch_of(self), inputs, lambda: logged(self, len(inputs)), gather_object)
+        elif ours and {"image", "images"} & inputs[0].keys():
+            self._logs["images"].extend(gather_object([pictures_of(row) for row in inputs]))
+        return output
+
+    def log(self, logs, start_time=None):
+        self._write_out()
+        super().log(logs, start_time)
+
+    def _write_out(self) -> None:
+        """Conversations in TRL's table become text."""
+        for column in ("prompt", "completion"):
+            rows = self._logs[column]
+            for number, messages in enumerate(rows):
+                rows[number] = as_text(messages)
+
+    def kept_state(self) -> dict[str, Any]:
+        self._write_out()
+        shown = TRACKERS & set(self.args.report_to or ())
+        table = {name: rows for name, rows in self._logs.items() if shown or name != "images"}
+        return super().kept_state() | {"table": table if self.accelerator.is_main_process else None}
+
+    def take_state(self, state: dict[str, Any]) -> None:
+        super().take_state(state)
+        for name, rows in (state["table"] or {}).items():
+            if isinstance(rows, dict):
+                for column, values in rows.items():
+                    self._logs[name][column].extend(values)
+            else:
+                self._logs[name].extend(rows)
 
 
 def as_text(messages: str | list[dict[str, Any]]) -> str:
-    """A conversation to be read: `role: text` by turn, `<image>` where one stands; a lone turn without its role."""
+    """A conversation to be read: `role: text` by turn, `<image>` where one is; a lone turn without its role."""
     if isinstance(messages, str):
         return messages
     turns = []
@@ -27,10 +104,6 @@ def as_text(messages: str | list[dict[str, Any]]) -> str:
 def pictures_of(row: dict[str, Any]) -> list[Any]:
     """Pictures of a row of the data set, under either of TRL's two names."""
     return row.get("images") or ([row["image"]] if row.get("image") is not None else [])
-
-
-TRACKERS = {"wandb", "trackio"}
-"""Those that TRL's table of completions goes to with its pictures."""
 
 
 def batch_of(trainer: Any) -> Batch:
@@ -50,12 +123,12 @@ def batch_of(trainer: Any) -> Batch:
 def logged(trainer: Any, rows: int) -> Callable[[int], tuple[tuple[str, str], dict[str, Any], float]]:
     """What TRL has noted of the batch, `rows` of it on each process: place in it → texts, rewards, advantage.
 
-    Beside the rewards stand the numbers that they have noted of each row (`log_extra`), such as `reward_raw/format`.
+    Beside the rewards are the numbers that they have noted of each row (`log_extra`), such as `reward_raw/format`.
     """
     logs, total = trainer._logs, rows * trainer.accelerator.num_processes
 
     def at(place: int) -> tuple[tuple[str, str], dict[str, Any], float]:
-        place -= total  # from the end: the newest stand last
+        place -= total  # from the end: the newest are last
         # a column that this batch lacks still holds an earlier one's
         extra = {name: logs["extra"][name][place] for name in logs["extra"] if name in trainer._noted}
         numbers = {name: value for name, value in extra.items() if isinstance(value, float | int)}

@@ -58,6 +58,16 @@ def truth_of(sample: Sample) -> Truth | None:
     return {"boxes": sample.boxes, "quads": sample.quads, "size": sample.size}
 
 
+def _stored(image: str | bytes) -> dict[str, Any]:
+    """An image as a column holds it, as `datasets` does: a column of texts and bytes would turn texts into bytes."""
+    return {"path": image, "bytes": None} if isinstance(image, str) else {"path": None, "bytes": image}
+
+
+def _source(image: dict[str, Any]) -> str | bytes:
+    """The inverse of `_stored`."""
+    return image["path"] if image["bytes"] is None else image["bytes"]
+
+
 class Pictures:
     """What a table does when rows of it are read: decodes pictures, resizes them where the recipe draws sizes, tells
     their sizes (column `resized`), and writes the references whose numbers depend on them.
@@ -73,6 +83,7 @@ class Pictures:
         numbers, truths = batch.pop("row", []), batch.pop("truth", None)
         if "images" not in batch:
             return batch
+        batch["images"] = [[_source(image) for image in images] for images in batch["images"]]
         if self.sizes is None:
             batch["images"] = [[_decoded(image) for image in images] for images in batch["images"]]
             return batch
@@ -179,7 +190,8 @@ def chat_rows(
 def _table(rows: list[dict[str, Any]], pictures: Pictures, on_fault: OnFault) -> Dataset:
     from datasets import Dataset
 
-    table, readable = Dataset.from_list(rows), Readable(pictures, on_fault)
+    named = [{**row, "images": [_stored(image) for image in row["images"]]} for row in rows]
+    table, readable = Dataset.from_list(named), Readable(pictures, on_fault)
     shown = table.with_transform(readable)
     readable.table = table  # not before: datasets hashes a transform with all that it holds
     return shown

@@ -49,7 +49,7 @@ class SourceSection(FileSection):
     format: str | None = None
     "Format of the file; without it, told by its contents."
     task: str | None = None
-    "Task of every row that does not name one."
+    "Task of every row, whatever the rows say themselves."
     tasks: list[str] | None = None
     "Use only rows of these tasks."
     limit: int | None = None

@@ -6,13 +6,10 @@ from typing import Any
 
 from sft.recipe import SFTRecipe
 from stage.replay.replaying import alone
+from stage.trainer.arguments import arguments
+from stage.trainer.models import processor_of, untrained
 
-
-def untrained(recipe: SFTRecipe):
-    """The model that the run began with."""
-    from stage.trainer.arguments import trainable_model
-
-    return trainable_model(recipe.model, recipe.sharding)
+__all__ = ["trainer", "untrained"]
 
 
 def trainer(recipe: SFTRecipe, model: Any, device: str):
@@ -21,11 +18,8 @@ def trainer(recipe: SFTRecipe, model: Any, device: str):
     from trl import SFTConfig
 
     from sft.trainer import SFTTrainer
-    from stage.trainer.arguments import arguments
-    from vlm.loading import load_processor
 
     args = arguments(SFTConfig, alone(recipe, device), assistant_only_loss=True, max_length=None)
-    processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
     turns = [{"role": "user", "content": "-"}, {"role": "assistant", "content": "-"}]
     row = {"messages": turns, "images": []}
-    return SFTTrainer(model, args, train_dataset=Dataset.from_list([row]), processing_class=processor)
+    return SFTTrainer(model, args, train_dataset=Dataset.from_list([row]), processing_class=processor_of(recipe))

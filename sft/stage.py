@@ -11,7 +11,6 @@ from stage.guards.out_of_memory import advised
 from stage.planning.estimate import training
 from stage.planning.job import Job, common
 from stage.planning.plan import Plan
-from vlm.pictures.resizing import Resizing
 
 
 def planned(recipe: SFTRecipe, rows: int) -> Plan:
@@ -26,19 +25,15 @@ def train(recipe: SFTRecipe) -> Path:
 
     from sft.trainer import SFTTrainer
     from stage.checkpoints.beginning import begin
-    from stage.curves import draw_run
-    from stage.trainer.arguments import arguments, trainable_model
-    from stage.trainer.callbacks import PassCallback, attach
-    from stage.trainer.finish import follow, save_model
-    from vlm.loading import load_processor
+    from stage.trainer.arguments import arguments
+    from stage.trainer.finish import complete
+    from stage.trainer.models import processor_of, tables, untrained
 
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
     data = mixture.draw_all(recipe.data, recipe.seed)
-    sizes = {"train": Resizing(recipe.images, recipe.seed, train=True), "eval": Resizing(recipe.images)}
-    faults = recipe.data.on_fault
-    rows = {role: chat_rows(found.samples, recipe.prompt, sizes[role], faults) for role, found in data.items()}
+    rows, passes = tables(recipe, data, chat_rows)
     args = arguments(
         SFTConfig,
         recipe,
@@ -48,23 +43,18 @@ def train(recipe: SFTRecipe) -> Path:
         # transformers: sequential order is a strategy of its own
         train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
     )
-    processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
+    processor = processor_of(recipe)
     run = beginning.open(args)
     run.note_mixtures(data)
     trainer = SFTTrainer(
-        trainable_model(recipe.model, recipe.sharding),
+        untrained(recipe),
         args,
         train_dataset=rows["train"],
         eval_dataset=rows.get("eval"),
         processing_class=processor,
-        callbacks=[PassCallback(sizes["train"])],
+        callbacks=[passes],
     )
-    attach(trainer, run, "sft")
-    follow(trainer, run, beginning)
-    final = save_model(trainer, processor, Path(recipe.output) / "final")
-    draw_run(run, "SFT")
-    run.finish(steps=trainer.state.global_step)
-    return final
+    return complete(trainer, run, beginning, processor, "SFT")
 
 
 def plan(recipe: SFTRecipe) -> None:

@@ -15,8 +15,8 @@ from stage.parallel.fsdp import FullySharded
 class SFTTrainer(FiniteSteps, Resumable, FullySharded, trl.SFTTrainer):
     """A drop-in for TRL's.
 
-    Overridden: `__init__` (batches tell their rows), and what the bases say; kept are TRL's sums until the next log and
-    its count of tokens.
+    Overridden: `__init__` (batches name their rows), `kept_state`, `take_state` (TRL's sums until the next log and its
+    count of tokens); and what the bases say.
     """
 
     _tag_names = ["trl", "sft", "nadir"]

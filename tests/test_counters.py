@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from rl import sharing
 from rl.counters import Counters, costs
+from rl.sharing.rows import Rows
 from stage.metrics import find
 from stage.planning.gpus import CARDS, peak_flops
 from tests.support.tiny_checkpoints import section
@@ -39,7 +39,7 @@ def test_a_rollout(model):
 
 def test_shares_add_up_to_what_is_unique():
     """Of prompts and pictures, however rows are cut: a picture of two prompts counts once."""
-    rows = sharing.Rows([0, 0, 0, 1, 1, 2], [[0]] * 3 + [[0, 1]] * 2 + [[]])
+    rows = Rows([0, 0, 0, 1, 1, 2], [[0]] * 3 + [[0, 1]] * 2 + [[]])
     parts = [rows.select(range(start, stop))[0] for start, stop in ((0, 2), (2, 5), (5, 6))]
     shares = [share for part in parts for share in part.shares]
     assert sum(prompt for prompt, _ in shares) == pytest.approx(3)

@@ -1,6 +1,7 @@
 """`rl.GRPOTrainer` against trl 1.16.0, against numbers by hand, and against single-row forward passes."""
 
 import inspect
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import rl
 from rl.recipe import GRPORecipe
 from samples import Sample
 from samples.rows import prompt_rows
+from sft.trainer import SFTTrainer
 from stage.trainer.arguments import arguments
 from tests.support.scripted import Scripted
 from tests.support.tiny_checkpoints import section
@@ -92,10 +94,55 @@ def test_a_path_and_nothing_else_is_enough(tiny_model, tmp_path, monkeypatch):
     assert trainer.generation_config.suppress_tokens == sorted(banned(trainer._tokenizer))
 
 
+def parts(trainer: type) -> list[type]:
+    """The classes of ours that a trainer is made of, outermost first."""
+    return [cls for cls in trainer.__mro__ if cls.__module__.partition(".")[0] in ("rl", "sft", "stage")]
+
+
+def overridden(trainer: type, cls: type) -> set[str]:
+    """Methods of `cls` that a class behind it in the trainer's order has, too."""
+    behind = trainer.__mro__[trainer.__mro__.index(cls) + 1 :]
+    methods = {name for name, value in vars(cls).items() if inspect.isroutine(value)}
+    return {name for name in methods if any(name in vars(other) for other in behind)}
+
+
+TRAINERS = [(rl.GRPOTrainer, trl.GRPOTrainer), (SFTTrainer, trl.SFTTrainer)]
+PARTS = [
+    pytest.param(trainer, upstream, cls, id=f"{upstream.__name__}-{cls.__name__}")
+    for trainer, upstream in TRAINERS
+    for cls in parts(trainer)
+]
+
+
+@pytest.mark.parametrize(("trainer", "upstream", "cls"), PARTS)
+def test_each_part_says_what_it_overrides(trainer, upstream, cls):
+    """Its docstring lists these methods and no other; each can be called as TRL calls its own."""
+    listed = re.split(r"\.\s", cls.__doc__.partition("Overridden:")[2])[0]
+    assert set(re.findall(r"`([a-z_]+)`", listed)) == overridden(trainer, cls)
+    for name in overridden(trainer, cls):
+        whose = upstream if hasattr(upstream, name) else super(cls, trainer)
+        theirs = dict(inspect.signature(getattr(whose, name)).parameters)
+        theirs.pop("self", None)
+        mine = [p for p in inspect.signature(vars(cls)[name]).parameters.values() if p.name != "self"]
+        for place, parameter in enumerate(p for p in mine if p.kind is p.POSITIONAL_OR_KEYWORD):
+            assert place == list(theirs).index(parameter.name), name
+            assert name == "__init__" or parameter.default == theirs[parameter.name].default, name
+        added = {p.name for p in mine if p.kind is p.KEYWORD_ONLY and p.name not in theirs}
+        assert added <= {"share_prefix", "check_sharing"}, name
+        taken = {p.name for p in mine} | (theirs.keys() if any(p.kind is p.VAR_KEYWORD for p in mine) else set())
+        assert theirs.keys() <= taken, name
+
+
+def test_the_trainers_docstring_goes_through_its_parts_in_order():
+    named = re.findall(r"^    `([\w.]+)`", inspect.getmodule(rl.GRPOTrainer).__doc__, re.MULTILINE)
+    bases = [f"{cls.__module__}.{cls.__name__}" for cls in rl.GRPOTrainer.__bases__]
+    assert named == ["rl.arguments.handed_over", *bases[:-1]] and bases[-1] == "trl.trainer.grpo_trainer.GRPOTrainer"
+
+
 def test_the_upstream_methods_are_as_they_were():
-    """What `rl.trainer` and this file override or call; raise the pin of trl only with this test."""
+    """What the parts in `rl` and this file override or call; raise the pin of trl only with this test."""
     assert trl.__version__ == "1.16.0"
-    for name, expected in {
+    expected = {
         "_calculate_rewards": "(self, inputs, prompts, completions, completion_ids_list)",
         "_log_completion_extra": "(self, column: str, values: list)",
         "log": "(self, logs: dict[str, float], start_time: float | None = None) -> None",
@@ -111,8 +158,11 @@ def test_the_upstream_methods_are_as_they_were():
         "num_images=None, pixel_attention_mask=None, spatial_shapes=None, num_tiles=None, image_sizes=None, "
         "token_type_ids=None, mm_token_type_ids=None, image_position_ids=None) -> "
         "tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]",
-    }.items():
-        assert str(inspect.signature(getattr(trl.GRPOTrainer, name))) == expected, name
+    }
+    for name, signature in expected.items():
+        assert str(inspect.signature(getattr(trl.GRPOTrainer, name))) == signature, name
+    ours = set().union(*(overridden(rl.GRPOTrainer, cls) for cls in parts(rl.GRPOTrainer) if "rl." in cls.__module__))
+    assert expected.keys() == ours & vars(trl.GRPOTrainer).keys() - {"__init__"} | {"_log_completion_extra"}
     source = inspect.getsource(trl.GRPOTrainer)
     assert 'self._logs["prompt"]' in source and 'generation_kwargs["suppress_tokens"]' in source
     assert "generation_kwargs.update(args.generation_kwargs)" in source  # what lets our ban through

@@ -1,4 +1,4 @@
-"""`rl.rollout`: TRL's own trainer with and without a shared prefill; and best-of-N's draws."""
+"""`rl.sharing.prefill`: TRL's own trainer with and without a shared prefill; and best-of-N's draws."""
 
 import copy
 
@@ -9,7 +9,7 @@ import trl
 import rl
 from evals.generate import complete
 from evals.recipe import GenerationSection
-from rl.rollout import first_rows, shared_prefill
+from rl.sharing.prefill import first_rows, shared_prefill
 from samples import Sample
 from samples.rows import prompt_rows
 from tests.support import tiny_checkpoints as tiny

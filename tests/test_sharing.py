@@ -8,14 +8,16 @@ import trl
 from datasets import Dataset
 
 import rl
-from rl import sharing
 from rl.recipe import GRPORecipe
+from rl.sharing import packed
+from rl.sharing.rows import Rows, prompts_of, split
 from stage.trainer.arguments import arguments
 from tests.support.groups import batch, gradients, plain, policy
 from tests.support.tiny_checkpoints import picture, qwen2_5_vl, section
 from vlm.adapters import apply_lora, freeze
 from vlm.common.errors import UserError
 from vlm.loading import load_model, load_processor
+from vlm.prefix.pictures import Contents
 from vlm.sections import ImageSection, LoraSection, ModelSection
 
 pytestmark = pytest.mark.xdist_group("grpo")
@@ -65,7 +67,7 @@ def test_log_probabilities_and_gradients(families, family, setup, number):
     model = prepared(families[family], **SETUPS[setup])
     given = batch(model.config.image_token_id, BATCHES[number], seed=number)
     media = {"pixel_values": given.pixels, "image_grid_thw": given.grid}
-    found = sharing.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, **media)
+    found = packed.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, **media)
     got = gradients(model, found.logps, found.entropies, given.there)
     logps, entropies = plain(model, given)
     expected = gradients(model, logps, entropies, given.there)
@@ -83,7 +85,7 @@ def test_frozen_vision_keeps_no_graph(families):
     seen = []
     model.model.visual.register_forward_hook(lambda module, args, output: seen.append(output.pooler_output))
     given = batch(model.config.image_token_id, BATCHES[1])
-    sharing.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, given.pixels, given.grid)
+    packed.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, given.pixels, given.grid)
     assert len(seen) == 1 and not seen[0].requires_grad
 
 
@@ -94,7 +96,7 @@ def test_every_process_runs_the_vision_tower(families, family, monkeypatch):
     given = batch(model.config.image_token_id, BATCHES[2])
     expected, _ = plain(model, given)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    found = sharing.log_probabilities(model, given.rows, given.ids, given.mask, given.keep)
+    found = packed.log_probabilities(model, given.rows, given.ids, given.mask, given.keep)
     assert (found.logps - expected).abs().max() < 1e-5
     got = gradients(model, found.logps, found.entropies, given.there)
     assert got.keys() == dict(model.named_parameters()).keys()
@@ -108,10 +110,10 @@ def test_rows_without_tokens_stay_connected(families):
     media = {"pixel_values": given.pixels, "image_grid_thw": given.grid}
     logps, _ = plain(model, given)
     given.mask[[0, 2], -given.keep :] = 0
-    found = sharing.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, **media).logps
+    found = packed.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, **media).logps
     assert (found[[1, 3]] - logps[[1, 3]]).abs().max() < 1e-5 and found[[0, 2]].eq(0).all()
     given.mask[:, -given.keep :] = 0
-    found = sharing.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, **media).logps
+    found = packed.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, **media).logps
     found.sum().backward()
     assert found.eq(0).all() and all(p.grad is not None and p.grad.eq(0).all() for p in model.parameters())
 
@@ -120,13 +122,13 @@ def test_rows_without_tokens_stay_connected(families):
 
 
 def test_groups_stay_whole():
-    rows = sharing.Rows([0] * 3 + [1] * 3 + [2] * 3 + [3] * 3, [[0]] * 3 + [[1, 2]] * 3 + [[]] * 3 + [[2]] * 3)
+    rows = Rows([0] * 3 + [1] * 3 + [2] * 3 + [3] * 3, [[0]] * 3 + [[1, 2]] * 3 + [[]] * 3 + [[2]] * 3)
     grid = torch.tensor([[1, 2, 2], [1, 2, 4], [1, 4, 4]])
     pixels = torch.cat([torch.full((n, 2), float(n)) for n in (4, 8, 16)])
     made = {"prompt_ids": torch.arange(12)[:, None], "num_images": rows, "pixel_values": pixels, "image_grid_thw": grid}
     made |= {"num_items_in_batch": torch.tensor(5), "notes": list("abcdefghijkl")}
     torch.manual_seed(0)
-    parts = sharing.split(made, 2)
+    parts = split(made, 2)
     after = torch.rand(1)
     torch.manual_seed(0)
     torch.randperm(12)
@@ -153,7 +155,7 @@ def test_equal_questions_about_different_pictures_are_not_one_prompt():
         (question, []),
     ]
     inputs = [{"prompt": prompt, "images": images, "answer": n} for n, (prompt, images) in enumerate(asked)]
-    assert sharing.prompts_of(inputs, sharing.Contents()) == [0, 1, 0, 2, 3]
+    assert prompts_of(inputs, Contents()) == [0, 1, 0, 2, 3]
 
 
 # whole runs
@@ -279,8 +281,8 @@ def test_evaluation_and_lora_share_too(train, tiny_model):
 
 
 def test_the_check_stops_a_run_that_differs(train, monkeypatch):
-    real = sharing.rope_positions
-    monkeypatch.setattr(sharing, "rope_positions", lambda *given: [2 * places for places in real(*given)])
+    real = packed.rope_positions
+    monkeypatch.setattr(packed, "rope_positions", lambda *given: [2 * places for places in real(*given)])
     with pytest.raises(UserError, match=r"the largest difference of a token is \S+ nats.*share_prefix: false"):
         train(max_steps=1)
     train(max_steps=1, check=False)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rl import sharing
+from rl.sharing import packed, parity
 from tests.support.groups import batch, gradients, plain, policy
 from vlm.common.errors import UserError
 
@@ -22,7 +22,7 @@ def test_half_precision_differs_no_more_than_it_does_from_float32(tiny_model, dt
         given.pixels = given.pixels.to(kind)
         logps, entropies = plain(model, given)
         found[kind, "plain"] = logps.detach().float(), gradients(model, logps, entropies, given.there)
-        shared = sharing.log_probabilities(
+        shared = packed.log_probabilities(
             model, given.rows, given.ids, given.mask, given.keep, given.pixels, given.grid
         )
         made = gradients(model, shared.logps, shared.entropies, given.there)
@@ -41,13 +41,13 @@ def test_half_precision_differs_no_more_than_it_does_from_float32(tiny_model, dt
 
 def test_tolerances_by_dtype():
     a, b, there = torch.zeros(1, 4), torch.tensor([[0.0, 0.3, 0.0, 9.0]]), torch.tensor([[1, 1, 1, 0]])
-    assert sharing.deviation(a, b, there, "float32").item() == pytest.approx(0.3)
-    assert sharing.deviation(a, b, there, "bfloat16").item() == pytest.approx(0.1)
-    sharing.judge(0.09, "bfloat16")
+    assert parity.deviation(a, b, there, "float32").item() == pytest.approx(0.3)
+    assert parity.deviation(a, b, there, "bfloat16").item() == pytest.approx(0.1)
+    parity.judge(0.09, "bfloat16")
     for figure, dtype in ((0.11, "bfloat16"), (2e-4, "float32"), (float("nan"), "float16")):
         with pytest.raises(UserError, match="share_prefix: false"):
-            sharing.judge(figure, dtype)
+            parity.judge(figure, dtype)
     off = SimpleNamespace(bf16=False, fp16=False)
     cpu = SimpleNamespace(dtype=torch.float32, device=torch.device("cpu"))
-    assert sharing.precision(off, cpu) == "float32"
-    assert sharing.precision(SimpleNamespace(bf16=True, fp16=False), cpu) == "bfloat16"
+    assert parity.precision(off, cpu) == "float32"
+    assert parity.precision(SimpleNamespace(bf16=True, fp16=False), cpu) == "bfloat16"

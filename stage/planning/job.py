@@ -118,11 +118,19 @@ def batches(job: Job, processes: int) -> Batch:
     _check_group(job, processes, generation, per_generation)
     prompts = generation // job.group
     blocks = job.samples // prompts
-    if blocks == 0:
-        raise RecipeError(f"the data has {job.samples} prompts, less than the {prompts} of one generation batch")
+    check_rows(job.samples, prompts)
     epoch = math.ceil(blocks * per_generation * job.iterations / job.accumulation)
     left = job.samples - blocks * prompts
     return Batch(processes, per_step, epoch, _steps(job, epoch), generation, prompts, per_step / job.group, left)
+
+
+def check_rows(rows: int, prompts: int) -> None:
+    """Refuse data that cannot fill one generation batch of so many prompts: TRL drops it and ends after 0 steps."""
+    if rows < prompts:
+        raise RecipeError(
+            f"the data has {rows} prompts, less than the {prompts} of one generation batch, so there would be no step; "
+            "add rows, or lower per_device_train_batch_size, gradient_accumulation_steps or steps_per_generation"
+        )
 
 
 def _steps(job: Job, per_epoch: int) -> int:

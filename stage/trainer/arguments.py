@@ -1,4 +1,4 @@
-"""From a recipe to the model that is trained and the training arguments of TRL: what the stages share.
+"""From a recipe to the training arguments of TRL: what the stages share.
 
 `training:` in a recipe is TRL's own configuration, key by key (SFTConfig, GRPOConfig). Keys that say again what a
 section of the recipe says are not allowed there (OWNED), so that no two places can disagree.
@@ -19,16 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from stage.parallel.sharding import check_launch, deepspeed_config, fsdp_launched
 from stage.recipe.sections import ShardingSection
 from stage.tracking.trackers import announce
-from vlm.adapters import apply_lora, freeze
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
-from vlm.loading import load_model
 from vlm.sections import ModelSection
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-    from peft import PeftModel
-    from transformers import PreTrainedModel
 
 T = TypeVar("T", bound="DataclassInstance")
 OWNED = {
@@ -64,16 +60,6 @@ def check_masters(model: ModelSection, sharding: ShardingSection) -> None:
             "model.attention is flash_attention_2, but without DeepSpeed and LoRA the weights are kept in float32, "
             "which it does not take; write sharding.zero=1 (2, 3), or add model.lora, or model.attention=sdpa"
         )
-
-
-def trainable_model(section: ModelSection, sharding: ShardingSection) -> PreTrainedModel | PeftModel:
-    """Load `section`'s checkpoint, frozen where asked, with adapters where asked.
-
-    Under ZeRO-3 call this after the training arguments exist: they tell transformers to shard while loading.
-    """
-    model = load_model(dataclasses.replace(section, dtype=load_dtype(section, sharding)))
-    freeze(model, section.freeze)
-    return model if section.lora is None else apply_lora(model, section.lora)
 
 
 def arguments(config: type[T], recipe: Any, **forced: Any) -> T:

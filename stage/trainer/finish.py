@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import ProcessorMixin, Trainer
 
 from stage.checkpoints.beginning import Beginning
+from stage.curves import draw_run
 from stage.guards import peers, watchdog
 from stage.guards.progress import here
 from stage.origins.provenance import record
@@ -15,6 +16,7 @@ from stage.runs import Run
 from stage.signals import StopOnSignal, watching
 from stage.tracking import trackers
 from stage.tracking.attach import attach
+from stage.trainer import callbacks
 
 
 def follow(trainer: Trainer, run: Run, beginning: Beginning) -> None:
@@ -46,3 +48,14 @@ def save_model(trainer: Trainer, processor: ProcessorMixin, folder: Path) -> Pat
         processor.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
     return folder
+
+
+def complete(trainer: Trainer, run: Run, beginning: Beginning, processor: ProcessorMixin, title: str) -> Path:
+    """Train, save to `output/final`, which is returned, and finish the run. title: of its curves."""
+    recipe = beginning.recipe
+    callbacks.attach(trainer, run, recipe.stage)
+    follow(trainer, run, beginning)
+    final = save_model(trainer, processor, Path(recipe.output) / "final")
+    draw_run(run, title)
+    run.finish(steps=trainer.state.global_step)
+    return final

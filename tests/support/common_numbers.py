@@ -15,6 +15,7 @@ import runpy
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,11 +50,8 @@ def common_numbers():
             torch.multinomial = draw
 
     assert processes() in (1, 2)
-    GRPOTrainer._generate_single_turn = generated
-    try:
+    with mock.patch.object(GRPOTrainer, "_generate_single_turn", generated):
         yield
-    finally:
-        GRPOTrainer._generate_single_turn = generate
 
 
 def go(jobs: list) -> None:

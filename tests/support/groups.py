@@ -10,7 +10,7 @@ import torch
 import trl
 from trl.trainer.utils import add_fused_lm_head
 
-from rl.sharing import Rows
+from rl.sharing.rows import Rows
 from vlm.loading import load_model
 from vlm.prefix import enable
 from vlm.rollout import choose

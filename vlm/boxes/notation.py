@@ -109,13 +109,14 @@ class Notation:
             return corners(convert(numbers, self.frame, "pixel", size, resized))
         if self.shape == "quad":
             return convert(numbers, self.frame, "pixel", size, resized)
-        square = "resized" if self.frame == "resized" else "pixel"
+        square: Frame = "resized" if self.frame == "resized" else "pixel"
         first, second, degrees = numbers[:2], numbers[2:4], numbers[4]
         if self.shape == "obb_corners":
             x1, y1, x2, y2 = convert([*first, *second], self.frame, square, size, resized)
             quad = quad_from_obb((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, degrees)
         else:
-            quad = quad_from_obb(*convert([*first, *second], self.frame, square, size, resized), degrees)
+            cx, cy, width, height = convert([*first, *second], self.frame, square, size, resized)
+            quad = quad_from_obb(cx, cy, width, height, degrees)
         return convert(quad, square, "pixel", size, resized)
 
     def from_quad(
@@ -131,7 +132,7 @@ class Notation:
             return convert(clip(hull(quad), size), "pixel", self.frame, size, resized)
         if self.shape == "quad":
             return ordered(convert(quad, "pixel", self.frame, size, resized))
-        square = "resized" if self.frame == "resized" else "pixel"
+        square: Frame = "resized" if self.frame == "resized" else "pixel"
         cx, cy, width, height, degrees = obb_from_quad(convert(quad, "pixel", square, size, resized))
         if self.shape == "obb_centre":
             return [*convert([cx, cy, width, height], square, self.frame, size, resized), degrees]

@@ -136,7 +136,9 @@ def read_objects(
     """
     notation = find(notation)
     found = notation.parse_labelled(text, resized)
-    return found and [Object(notation.to_quad(item.numbers, size, resized), item.label) for item in found]
+    return (
+        None if found is None else [Object(notation.to_quad(item.numbers, size, resized), item.label) for item in found]
+    )
 
 
 def read_quads(
@@ -147,7 +149,7 @@ def read_quads(
     A box gives its four corners, from the left upper one clockwise.
     """
     found = read_objects(text, notation, size, resized)
-    return found and [item.quad for item in found]
+    return None if found is None else [item.quad for item in found]
 
 
 def read_boxes(
@@ -159,9 +161,11 @@ def read_boxes(
     """
     notation = find(notation)
     quads = read_quads(text, notation, size, resized)
+    if quads is None:
+        return None
     if notation.shape == "box":
-        return quads and [[*quad[:2], *quad[4:6]] for quad in quads]
-    return quads and [clip(hull(quad), size) for quad in quads]
+        return [[*quad[:2], *quad[4:6]] for quad in quads]
+    return [clip(hull(quad), size) for quad in quads]
 
 
 def write_quads(

@@ -107,14 +107,15 @@ def _overlaps(first: Any, second: Any, first_areas: Any, second_areas: Any) -> A
         return np.where((union > 0) & (union < np.inf), np.minimum(1.0, shared / union), 0.0)
 
 
-_TOGETHER = {iou: (ious, 64), quad_iou: (quad_ious, 4)}
+Overlap = Callable[[Sequence[float], Sequence[float]], float]
+_TOGETHER: dict[Overlap, tuple[Callable[..., Any], int]] = {iou: (ious, 64), quad_iou: (quad_ious, 4)}
 """All pairs at once, and from how many pairs on that is quicker than one after another (measured on one core)."""
 
 
 def match_ious(
     predicted: Sequence[Sequence[float]],
     truth: Sequence[Sequence[float]],
-    overlap: Callable[[Sequence[float], Sequence[float]], float] = iou,
+    overlap: Overlap = iou,
 ) -> list[float]:
     """IoUs of the one-to-one matching with the greatest IoU sum: min(len(predicted), len(truth)) numbers.
 
@@ -128,8 +129,8 @@ def match_ious(
         return [overlap(predicted[0], truth[0])]
     from scipy.optimize import linear_sum_assignment
 
-    together, enough = _TOGETHER.get(overlap, (None, math.inf))
-    if len(predicted) * len(truth) >= enough:
+    together, enough = _TOGETHER.get(overlap, (None, 0))
+    if together is not None and len(predicted) * len(truth) >= enough:
         table = together(predicted, truth)  # (P, T)
     else:
         table = [[overlap(p, t) for t in truth] for p in predicted]

@@ -17,7 +17,7 @@ from vlm import rollout
 
 
 @contextmanager
-def shared_prefill(model, prompt_index: Sequence[int], prefill_batch: int | None = None) -> Iterator[None]:
+def shared_prefill(model, prompt_index: Sequence[int]) -> Iterator[None]:
     """For its duration `model.generate` takes repeated rows and prefills each prompt once.
 
     model: what TRL calls `generate` on, `accelerator.unwrap_model(trainer.model_wrapped)`.
@@ -32,13 +32,8 @@ def shared_prefill(model, prompt_index: Sequence[int], prefill_batch: int | None
         inputs = {key: given.pop(key) for key in known if key in given}
         config = model.config
         with rollout.replaced(model, "generate", plain):
-            return rollout.generate(
-                model,
-                first_rows(inputs, prompt_index, config),
-                torch.tensor(prompt_index),
-                prefill_batch=prefill_batch,
-                **given,
-            )
+            unique = first_rows(inputs, prompt_index, config)
+            return rollout.generate(model, unique, torch.tensor(prompt_index), **given)
 
     with rollout.replaced(model, "generate", generate):
         yield

@@ -1,0 +1,184 @@
+"""The mixin that has `rl.GRPOTrainer` compute each prompt once."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from rl.sharing import packed, parity
+from rl.sharing.prefill import shared_prefill
+from rl.sharing.rows import Generation, Rows, prompts_of, split
+from vlm.prefix import enable, obstacle
+from vlm.prefix.pictures import Contents, remembering
+from vlm.rollout import choose
+
+logger = logging.getLogger(__name__)
+
+
+class SharedPrompts:
+    """A prompt's pictures are prepared and held once; it is prefilled once for all completions that transformers
+    samples (vLLM has its own way), and goes once through the model for all its completions in a micro-batch: in the
+    update, the old and the reference log-probabilities. Where it can't be done a line in the log says why, and the
+    plain path is taken.
+
+    share_prefix: False is TRL's own path. check_sharing: the first training batch of a run is computed both ways and
+    compared; raises UserError where the two differ by more than rounding.
+
+    Overridden: `__init__` (the two arguments), `_tokenize_prompts` (pixels of each prompt once),
+    `_generate_single_turn` (TRL's, around one prefill, with whole weights), `_generate_and_score_completions` (TRL's,
+    with a memo before the image processor), `_prepare_inputs` (groups stay whole when a generation batch is shuffled
+    and cut), `_get_per_token_logps_and_entropies` (packed rows).
+    From its neighbours: `counters` (`rl.counters`), told in training what goes through the model, shared or plain;
+    `whole` (`stage.parallel.fsdp`).
+    """
+
+    share_prefix = False
+    "Whether this run does."
+    _unchecked = False
+    _generation: Generation | None = None
+    "While a generation batch is made."
+
+    def __init__(self, *positional: Any, share_prefix: bool = True, check_sharing: bool = True, **named: Any):
+        super().__init__(*positional, **named)
+        if not share_prefix:
+            return
+        if fault := self._sharing_fault():
+            logger.info("share_prefix: each completion computes its prompt itself, as in TRL: %s", fault)
+            return
+        self.share_prefix, self._unchecked = True, check_sharing
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                enable(model)
+        batch, group = self.args.per_device_train_batch_size, self.num_generations
+        if batch % group:
+            logger.info(
+                "share_prefix: per_device_train_batch_size %d is no multiple of num_generations %d, so a group is cut "
+                "and its prompt computed once in each part; %d would keep groups whole",
+                batch, group, -(-batch // group) * group,
+            )  # fmt: skip
+
+    def _sharing_fault(self) -> str | None:
+        """Why prompts cannot be shared in this run, or None where they can."""
+        for asked, reason in (
+            (self.tools or self.environment_factories, "tools may add pictures to completions"),
+            (self.aux_loss_enabled, "the load-balancing loss of a mixture of experts counts each completion's tokens"),
+            (self.args.torch_compile, "it was never tried under torch_compile"),
+        ):
+            if asked:
+                return reason
+        return obstacle(self.model)
+
+    # a generation batch
+
+    def _prepare_inputs(self, generation_batch):
+        if not (self.share_prefix and self.model.training):
+            return super()._prepare_inputs(generation_batch)
+        parts = self.args.steps_per_generation
+        if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
+            self._buffered_inputs = split(self._generate_and_score_completions(generation_batch), parts)
+        return self._buffered_inputs[self._step % parts]
+
+    def _generate_and_score_completions(self, inputs):
+        if not self.share_prefix:
+            return super()._generate_and_score_completions(inputs)
+        contents = Contents()
+        with remembering(self.processing_class, contents) as memo:
+            self._generation = Generation(prompts_of(inputs, contents), memo)
+            try:
+                output = super()._generate_and_score_completions(inputs)
+                rows, grid = self._generation.rows(output.get("num_images"), output.get("image_grid_thw"))
+            finally:
+                self._generation = None
+        return {**output, "num_images": rows, **({} if grid is None else {"image_grid_thw": grid})}
+
+    def _tokenize_prompts(self, prompts):
+        ids, images, fields = super()._tokenize_prompts(prompts)
+        return ids, images, self._generation.of_prompts(images, fields) if self._generation else fields
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *rest, **named):
+        given = (prompt_ids, images, multimodal_fields, *rest)
+        if self.use_vllm or self.use_transformers_continuous_batching:
+            return super()._generate_single_turn(*given, **named)
+        shared, model = self._generation, self.accelerator.unwrap_model(self.model_wrapped)
+        whole = self.whole() if self.is_fsdp_enabled else nullcontext()
+        with whole, shared_prefill(model, shared.prompts) if shared else nullcontext():
+            output = super()._generate_single_turn(*given, **named)
+        if self.model.training:
+            unique = shared.unique() if shared else ()
+            self.counters.generated(prompt_ids, output[0], multimodal_fields.get("image_grid_thw"), *unique)
+        return output
+
+    # log-probabilities
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model,
+        input_ids,
+        attention_mask,
+        logits_to_keep,
+        batch_size=None,
+        compute_entropy=False,
+        compute_aux_loss=False,
+        **media,
+    ):
+        given = (model, input_ids, attention_mask, logits_to_keep)
+        rows, grid = media.get("num_images"), media.get("image_grid_thw")
+        if self._generation is not None:
+            rows, grid = self._generation.rows(rows, grid)
+        if not isinstance(rows, Rows):  # share_prefix is off, or somebody calls this by hand
+            if self.model.training:
+                self.counters.passed(_phase(), input_ids.numel(), attention_mask.sum().item(), grid)
+            return super()._get_per_token_logps_and_entropies(
+                *given, batch_size, compute_entropy, compute_aux_loss, **media
+            )
+        given = (*given, rows, media.pop("pixel_values", None), grid)
+        others = {name: value for name, value in media.items() if name not in ("num_images", "image_grid_thw")}
+        if any(value is not None for name, value in others.items() if name != "mm_token_type_ids"):
+            return self._plain_logps(*given, batch_size, compute_entropy, **others)  # fields of another family
+        if self._unchecked and torch.is_grad_enabled():
+            self._check_sharing(given, others)
+        return self._shared_logps(*given, batch_size, compute_entropy)
+
+    def _shared_logps(self, model, ids, mask, keep, rows, pixels, grid, batch_size=None, compute_entropy=False):
+        """TRL's result of the method above, from packed rows; pictures are those that `rows` numbers."""
+        found = []
+        for start in range(0, len(rows), batch_size or len(rows)):
+            chunk = slice(start, start + (batch_size or len(rows)))
+            part, stored = rows.select(range(*chunk.indices(len(rows))))
+            media = choose(pixels, grid, stored)
+            with self.accelerator.autocast():
+                found.append(packed.log_probabilities(model, part, ids[chunk], mask[chunk], keep, **media))
+            if self.model.training:  # which the check is not
+                self.counters.passed(_phase(), found[-1].tokens, found[-1].tokens, found[-1].grids)
+                self.counters.ideal(_phase(), *packed.least(part, mask[chunk], keep))
+        entropies = torch.cat([part.entropies for part in found]) if compute_entropy else None
+        return torch.cat([part.logps for part in found]), entropies, None
+
+    def _plain_logps(
+        self, model, ids, mask, keep, rows, pixels, grid, batch_size=None, compute_entropy=False, **others
+    ):
+        """The same from TRL: pictures of every row, each row by itself."""
+        media = choose(pixels, grid, [number for shown in rows.pictures for number in shown])
+        return super()._get_per_token_logps_and_entropies(
+            model, ids, mask, keep, batch_size, compute_entropy, num_images=list(rows), **media, **others
+        )
+
+    def _check_sharing(self, given, others) -> None:
+        """Shared against plain on one micro-batch, no dropout, no gradients. Raises: UserError where they differ."""
+        mask, keep, rows = given[2:5]
+        shown = self.accelerator.gather(torch.tensor([float(sum(rows) > 0)], device=mask.device))
+        if shown.min() != shown.max():
+            return  # the plain path would wait in the vision tower of some processes: the next batch may do
+        self._unchecked = False
+        with torch.no_grad(), parity.evaluating(given[0]):
+            shared, plain = self._shared_logps(*given)[0], self._plain_logps(*given, **others)[0]
+        dtype = parity.precision(self.args, self.model)
+        figure = parity.deviation(shared, plain, mask[:, -keep:], dtype)
+        parity.judge(self.accelerator.gather(figure).max().item(), dtype)  # all processes stop, or none
+
+
+def _phase() -> str:
+    return "update" if torch.is_grad_enabled() else "reference"

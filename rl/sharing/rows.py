@@ -1,0 +1,112 @@
+"""Which rows of a batch share a prompt and which pictures they show; a generation batch shuffled and cut by prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from vlm.prefix.pictures import Contents, ImageMemo
+from vlm.rollout import PICTURES, choose, first_places, row_numbers
+
+
+class Rows(list):
+    """Pictures per row, as TRL's `num_images`, and with it what travels with the rows where TRL does not slice them.
+
+    prompts: which unique prompt each row has. pictures: which of the stored pictures each row shows, in order; of a
+    picture that several rows show, `pixel_values` and `image_grid_thw` hold one. shares: each row's part in its prompt
+    and in its pictures, so that over the rows of a generation batch they add up to the unique ones.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[int],
+        pictures: Sequence[Sequence[int]],
+        shares: Sequence[tuple[float, float]] | None = None,
+    ):
+        super().__init__(map(len, pictures))
+        self.prompts, self.pictures = list(prompts), [list(shown) for shown in pictures]
+        askers, viewers = Counter(self.prompts), Counter(n for shown in self.pictures for n in shown)
+        self.shares = list(shares or ()) or [
+            (1 / askers[prompt], sum(1 / viewers[n] for n in shown))
+            for prompt, shown in zip(self.prompts, self.pictures, strict=True)
+        ]
+
+    def select(self, index: Sequence[int]) -> tuple[Rows, list[int]]:
+        """The rows of these numbers, and the numbers of the stored pictures that they show."""
+        stored = list(dict.fromkeys(n for row in index for n in self.pictures[row]))
+        place = {n: i for i, n in enumerate(stored)}
+        shown = [[place[n] for n in self.pictures[row]] for row in index]
+        prompts, shares = ([kept[row] for row in index] for kept in (self.prompts, self.shares))
+        return Rows(prompts, shown, shares), stored
+
+
+def take(batch: dict[str, Any], index: Sequence[int]) -> dict[str, Any]:
+    """The rows of these numbers of a generation batch, with the pictures that they show."""
+    rows, stored = batch["num_images"].select(index)
+    part: dict[str, Any] = {}
+    for name, value in batch.items():
+        if name in PICTURES:
+            continue
+        if isinstance(value, torch.Tensor) and value.ndim:
+            part[name] = value[torch.as_tensor(index, device=value.device)]
+        else:
+            part[name] = [value[n] for n in index] if isinstance(value, list) else value
+    return {**part, **choose(batch.get("pixel_values"), batch.get("image_grid_thw"), stored), "num_images": rows}
+
+
+def split(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
+    """Shuffle a generation batch by prompt and cut it into equal micro-batches, so that groups stay whole.
+
+    One permutation of the rows is drawn, as in TRL, so that the random numbers that follow are TRL's; prompts come in
+    the order in which their first row does. A group is cut only where the micro-batch is no multiple of it.
+    """
+    prompts = batch["num_images"].prompts
+    turn: dict[int, int] = {}
+    for row in torch.randperm(len(prompts)).tolist():
+        turn.setdefault(prompts[row], len(turn))
+    order = sorted(range(len(prompts)), key=lambda row: turn[prompts[row]])
+    size = len(order) // parts
+    return [take(batch, order[start : start + size]) for start in range(0, size * parts, size)]
+
+
+@dataclasses.dataclass
+class Generation:
+    """What is known while one generation batch is made: the prompts of its rows, and the pictures prepared for it."""
+
+    prompts: list[int]
+    memo: ImageMemo
+
+    def rows(self, counts: Sequence[int] | None, grid: torch.Tensor | None) -> tuple[Rows, torch.Tensor | None]:
+        """The rows of the batch, and `image_grid_thw` of each stored picture once.
+
+        counts: pictures per row; grid: (pictures, 3) of all pictures of all rows, repetitions included.
+        """
+        if grid is None:
+            return Rows(self.prompts, [[]] * len(self.prompts)), None
+        numbers = iter(self.memo.order)
+        shown = [[next(numbers) for _ in range(count)] for count in counts]
+        return Rows(self.prompts, shown), grid[first_places(self.memo.order)]
+
+    def of_prompts(self, images: Sequence[Sequence[Any] | None] | None, fields: dict[str, Any]) -> dict[str, Any]:
+        """A processor's fields for all rows, with `pixel_values` and `image_grid_thw` of the unique prompts only.
+
+        images: of each row.
+        """
+        if "image_grid_thw" not in fields:
+            return fields
+        pixels, grid = (torch.as_tensor(fields[name]) for name in PICTURES)
+        rows, grid = self.rows([len(shown or ()) for shown in images], grid)
+        return fields | choose(pixels, grid, [n for row in first_places(self.prompts) for n in rows.pictures[row]])
+
+    def unique(self) -> tuple[list[int], int]:
+        """The first row of each prompt, and the number of different pictures, once the processor has run."""
+        return first_places(self.prompts), len(set(self.memo.order))
+
+
+def prompts_of(inputs: Sequence[dict[str, Any]], contents: Contents) -> list[int]:
+    """Rows of the data set numbered by prompt: the same question about the same pictures. Answers do not count."""
+    return row_numbers([tuple(contents.key(row.get(name)) for name in ("prompt", "images", "image")) for row in inputs])

@@ -1,0 +1,46 @@
+"""What a stage trains, and on what: the model (loaded, frozen and with adapters where asked), its processor, tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from samples.mixture import Mixture
+from stage.trainer.arguments import load_dtype
+from stage.trainer.callbacks import PassCallback
+from vlm.adapters import apply_lora, freeze
+from vlm.loading import load_model, load_processor
+from vlm.pictures.resizing import Resizing
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, ProcessorMixin
+
+
+def untrained(recipe: Any) -> PreTrainedModel | PeftModel:
+    """The model that the run of a recipe begins with, prepared for training: a transformers or PEFT model.
+
+    Under ZeRO-3 call this after the training arguments exist: they tell transformers to shard while loading.
+    """
+    section = recipe.model
+    model = load_model(dataclasses.replace(section, dtype=load_dtype(section, recipe.sharding)))
+    freeze(model, section.freeze)
+    return model if section.lora is None else apply_lora(model, section.lora)
+
+
+def processor_of(recipe: Any) -> ProcessorMixin:
+    """The processor of the recipe's model, with the recipe's pixel limits."""
+    model = recipe.model
+    return load_processor(model.path, recipe.images, model.revision, model.trust_remote_code)
+
+
+def tables(recipe: Any, data: dict[str, Mixture], rows: Callable[..., Any]) -> tuple[dict[str, Any], PassCallback]:
+    """The table of each role, "train" and "eval", and what draws new picture sizes for each pass over the first one.
+
+    rows: makes a table of samples (`samples.rows`).
+    """
+    sizes = {"train": Resizing(recipe.images, recipe.seed, train=True), "eval": Resizing(recipe.images)}
+    faults = recipe.data.on_fault
+    made = {role: rows(found.samples, recipe.prompt, sizes[role], faults) for role, found in data.items()}
+    return made, PassCallback(sizes["train"])
