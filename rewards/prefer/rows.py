@@ -20,7 +20,7 @@ from typing import Any
 from rewards.prefer.recipe import CandidateSource
 from rewards.score.training.preferences import good_rows
 from samples import Faults, Sample
-from samples.readers.checks import checked
+from samples.readers.checks import checked, valid_text
 from samples.readers.rows import Place, RowFault, Rows, show
 from vlm.common.errors import DataError
 from vlm.prompts import options_text
@@ -106,20 +106,12 @@ def _candidates(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise RowFault("missing_field" if value is None else "wrong_type", "candidates", show(value), expected)
     for text in value:
-        if not isinstance(text, str) or not text.strip() or not _encodable(text):
-            raise RowFault("wrong_type", "candidates", show(text), "texts that are not blank, in valid Unicode")
+        said = "texts that are not blank, in valid Unicode"
+        if not valid_text("candidates", text, said).strip():
+            raise RowFault("wrong_type", "candidates", show(text), said)
         if "<image>" in text:
             raise RowFault("image_tag", "candidates", show(text), "no <image> tags: images stand before the question")
     distinct = tuple(dict.fromkeys(value))
     if len(value) < 2 or len(distinct) > MOST:
         raise RowFault("candidates", "candidates", f"{len(value)}, {len(distinct)} of them different", expected)
     return distinct
-
-
-def _encodable(text: str) -> bool:
-    """JSON lets half a surrogate pair through, which no request can carry."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

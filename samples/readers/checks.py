@@ -70,7 +70,7 @@ def _task(record: dict[str, Any]) -> str:
     return task
 
 
-def _unicode(name: str, text: Any, expected: str = "text") -> str:
+def valid_text(name: str, text: Any, expected: str = "text") -> str:
     """A string that can be encoded: JSON lets half a surrogate pair through, tokenizers do not."""
     if not isinstance(text, str):
         raise RowFault("wrong_type", name, show(text), expected)
@@ -85,7 +85,7 @@ def _unicode(name: str, text: Any, expected: str = "text") -> str:
 
 def _text(record: dict[str, Any], name: str) -> str | None:
     value = record.get(name)
-    return None if value is None else _unicode(name, value)
+    return None if value is None else valid_text(name, value)
 
 
 def _id(record: dict[str, Any]) -> str:
@@ -101,7 +101,7 @@ def _messages(turns: list[Any]) -> list[dict[str, str]]:
             raise RowFault("wrong_type", f"messages[{number}]", show(turn), "a turn with 'role' and 'content'")
         content, role = turn["content"], turn["role"]
         if not isinstance(content, str) or not content.isascii():
-            content = _unicode(f"messages[{number}]", content)
+            content = valid_text(f"messages[{number}]", content)
         if "<image>" in content:
             expected = "no <image> tags: images stand before the first question"
             raise RowFault("image_tag", f"messages[{number}]", show(content), expected)
@@ -123,7 +123,7 @@ def _choices(value: Any, task: str) -> list[str] | None:
         return None
     if not isinstance(value, list):
         raise RowFault("wrong_type", "choices", show(value), "a list of texts")
-    texts = [_unicode("choices", text, "a list of texts") for text in value]
+    texts = [valid_text("choices", text, "a list of texts") for text in value]
     if not 2 <= len(texts) <= 26 or len({answers.normalise(text) for text in texts}) < len(texts):
         raise RowFault("choices", "choices", show(texts), "2 to 26 different texts")
     return texts

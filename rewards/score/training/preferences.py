@@ -29,6 +29,7 @@ from typing import Any, Literal, TypeVar
 from rewards.score.model.exchange import Exchange
 from rewards.score.training.tables import Parquet
 from samples import Faults, image_name
+from samples.readers.checks import valid_text
 from samples.readers.rows import Place, RowFault, Rows, show
 from stage.parallel.journal import encoded
 from vlm.common.errors import DataError
@@ -201,10 +202,10 @@ class _Reader:
                 self.place.size(image)
         common = {
             "images": named,
-            "question": _untagged(_text(row.get("question") or "", "question")),
+            "question": _untagged(valid_text("question", row.get("question") or "")),
             "dimensions": _texts(row.get("dimensions") or [], "dimensions"),
             "margin": _margin(row.get("margin")),
-            "source": _text(row.get("source") or self.place.path.stem, "source"),
+            "source": valid_text("source", row.get("source") or self.place.path.stem),
         }
         own = str(row.get("id") if row.get("id") not in (None, "") else number)
         if self.layout == "ranked":
@@ -229,7 +230,7 @@ class _Reader:
         key = next((key for key in ("image_name", "image_path", "image") if row.get(key)), None)
         if key is None:
             return []
-        name, stem = _text(row[key], key), self.place.path.stem
+        name, stem = valid_text(key, row[key]), self.place.path.stem
         try:  # a parquet keeps the path that the image had where the table was made, of which the name is left
             whole = [Path(stem, name), name] if self.place.reaches(name) else []
             return [self.place.find(*whole, Path(stem, Path(name).name))]
@@ -237,14 +238,6 @@ class _Reader:
             tried = f"{name!r} (below {self.place.root} and {self.place.root / stem})"
             expected = "an image file that exists; `text_only: true` on the source scores without pictures"
             raise RowFault("missing_image", key, tried, expected) from fault
-
-
-def _text(value: Any, name: str) -> str:
-    try:
-        value.encode()
-    except (AttributeError, UnicodeEncodeError) as error:
-        raise RowFault("wrong_type", name, show(value), "text") from error
-    return value
 
 
 def _untagged(question: str) -> str:
@@ -261,7 +254,7 @@ def _texts(value: Any, name: str, alone: bool = False) -> list[str]:
         value = [value]
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise RowFault("wrong_type", name, show(value), expected)
-    return [_text(text, name) for text in value]
+    return [valid_text(name, text) for text in value]
 
 
 def _ranked(texts: list[str]) -> list[str]:

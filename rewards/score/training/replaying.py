@@ -5,14 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rewards.score.training.recipe import ScoreRecipe
+from rewards.score.training.trainable import trainable as untrained
 from stage.replay.replaying import alone
 
-
-def untrained(recipe: ScoreRecipe):
-    """The model that the run began with."""
-    from rewards.score.training.trainable import trainable
-
-    return trainable(recipe)
+__all__ = ["trainer", "untrained"]
 
 
 def trainer(recipe: ScoreRecipe, model: Any, device: str):
@@ -22,8 +18,7 @@ def trainer(recipe: ScoreRecipe, model: Any, device: str):
     from rewards.score.training.preferences import Preference
     from rewards.score.training.trainer import PreferenceTrainer
     from stage.trainer.arguments import arguments
-    from vlm.loading import load_processor
+    from stage.trainer.models import processor_of
 
     args = arguments(RewardConfig, alone(recipe, device))
-    processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
-    return PreferenceTrainer(model, args, processor, [Preference([], "-", ["-", "-"])])
+    return PreferenceTrainer(model, args, processor_of(recipe), [Preference([], "-", ["-", "-"])])

@@ -43,7 +43,7 @@ def train(recipe: ScoreRecipe) -> Path:
     from stage.trainer.arguments import arguments
     from stage.trainer.callbacks import attach
     from stage.trainer.finish import follow
-    from vlm.loading import load_processor
+    from stage.trainer.models import processor_of
 
     beginning = begin(recipe)
     if beginning.finished is not None:
@@ -58,7 +58,7 @@ def train(recipe: ScoreRecipe) -> Path:
         # transformers: sequential order is a strategy of its own
         train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
     )
-    processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
+    processor = processor_of(recipe)
     run = beginning.open(args)
     model = trainable(recipe)
     if recipe.model.lora is not None and args.gradient_checkpointing:
