@@ -1,19 +1,23 @@
 """stage.endpoint.client and .cost: repetitions, waits, the key, how many requests at a time, and what they cost."""
 
 import asyncio
+import json
 import math
 import socket
 import threading
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import ClassVar
 
 import pytest
 
 from rewards.prefer import prompts, rows
 from rewards.prefer.judge import estimate
 from rewards.prefer.recipe import CandidateSource, JudgeSection
-from stage.endpoint.client import Endpoint, EndpointError, Unanswered, retry_after
+from stage.endpoint.asking import Answers, ask_all
+from stage.endpoint.client import Endpoint, EndpointError, Malformed, Unanswered, retry_after
 from stage.endpoint.cost import price, refuse_above
-from stage.endpoint.sections import CostSection
+from stage.endpoint.sections import CostSection, EndpointSection
 from tests.support.fake_judge import FakeJudge, completion, error, put_rows
 from vlm.common.errors import RecipeError, UserError
 
@@ -161,6 +165,58 @@ def test_so_many_requests_at_a_time_and_no_more(concurrency, tmp_path):
         with answers(recipe) as found:
             asyncio.run(rate_all(recipe, todo, found, usage))
     assert most[0] == concurrency and judge.calls == len(found.done) == usage.calls == 9 and found.failed == 0
+
+
+@dataclass
+class Question:
+    key: str
+    fingerprint: str = "1"
+
+
+def counted(text):
+    if not text.isdigit():
+        raise Malformed("it is no number")
+    return int(text)
+
+
+def test_another_user_of_the_endpoint(tmp_path):
+    """One that knows no ratings: its own section, answers and file; what is finished is not asked again."""
+
+    @dataclass
+    class EngineSection(EndpointSection):
+        called: ClassVar[str] = "engine"
+
+    def answered(judge, keys, model="m", **changes):
+        section = EngineSection(judge.address, model, **({"concurrency": 1, "retries": 0} | changes))
+        answers = Answers(tmp_path / "counts.jsonl", section.called, {"model": model}, "count")
+        if answers.path.exists():
+            answers.read(map(Question, keys), lambda value, row: int(value))
+        endpoint = Endpoint(section)
+
+        def ask(question):
+            return endpoint.ask_for([{"role": "user", "content": question.key}], counted, lambda fault: f"No: {fault}")
+
+        todo = [Question(key) for key in keys if key not in answers.done]
+        with answers:
+            asyncio.run(ask_all(endpoint, todo, ask, answers, CostSection(), "count"))
+        return answers
+
+    with FakeJudge(completion("seven"), completion("7"), error(400), default=lambda body: completion("8")) as judge:
+        first = answered(judge, ["é", "b"])
+        assert first.done == {"é": 7} and first.failed == 1
+        assert [turn["content"] for turn in judge.bodies[1]["messages"]] == ["é", "seven", "No: it is no number"]
+        assert answered(judge, ["é", "b"]).done == {"é": 7, "b": 8} and judge.calls == 4
+        lines = [json.loads(line) for line in first.path.read_text().splitlines()]
+        assert lines[0] == {"key": "é", "fingerprint": "1", "engine": {"model": "m"}, "count": 7}
+        # runs begun before wrote the same rows in ASCII
+        first.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert answered(judge, ["é", "b"]).done == {"é": 7, "b": 8} and judge.calls == 4
+        with pytest.raises(UserError, match="holds count of another kind .*model was 'm', is 'other'"):
+            answered(judge, ["é"], model="other")
+    with FakeJudge(default=lambda body: error(401)) as judge, pytest.raises(EndpointError, match="fix `engine` in"):
+        answered(judge, ["c"])
+    with pytest.raises(RecipeError, match="ENGINE_API_KEY"):
+        EngineSection("https://host/v1", "m", key="sk-1").check()
 
 
 def test_cost_by_hand(tmp_path):
