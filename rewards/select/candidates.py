@@ -8,12 +8,12 @@ another program, may bring such a file (`completions:` in the recipe). Only sour
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from samples import Sample
+from samples.readers.rows import RowFault, Rows, show
 from stage.parallel.journal import Part, encoded, fingerprint, records
 from stage.parallel.team import Team
 from vlm.common.errors import DataError
@@ -83,15 +83,8 @@ def read(path: Path, samples: Sequence[Sample]) -> list[list[str]]:
 
     Raises: DataError naming the line, or the question that has none or another number than the others.
     """
-    found: dict[str, list[str]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            name, texts = _row(line, f"{path}, line {number}")
-            found[name] = texts
+    rows = Rows(path)
+    found = dict(_row(row, f"{path}, {rows.unit} {number}") for number, row in rows)
     out = []
     for sample in samples:
         if key(sample) not in found:
@@ -105,15 +98,13 @@ def read(path: Path, samples: Sequence[Sample]) -> list[list[str]]:
     return out
 
 
-def _row(line: str, where: str) -> tuple[str, list[str]]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: found no JSON ({error}), expected one question per line") from error
+def _row(row: dict[str, Any] | RowFault, where: str) -> tuple[str, list[str]]:
+    if isinstance(row, RowFault):
+        raise DataError(f"{where}, {row}") from row
     for name in ("source", "id"):
-        if not isinstance(row, dict) or not isinstance(row.get(name), str):
-            raise DataError(f"{where}, field '{name}': expected text, found {line[:60]!r}")
+        if not isinstance(row.get(name), str):
+            raise DataError(f"{where}, field '{name}': found {show(row.get(name))}, expected text")
     texts = row.get("completions")
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{where}, field 'completions': found {str(texts)[:60]!r}, expected a list of texts")
+        raise DataError(f"{where}, field 'completions': found {show(texts)}, expected a list of texts")
     return f"{row['source']}/{row['id']}", texts
