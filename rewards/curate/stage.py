@@ -10,7 +10,6 @@ The corpus is read twice, row by row: once to score (each process its share), on
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -102,11 +101,12 @@ def save(found: report.Report, values: Sequence[np.ndarray], masks: Sequence[np.
     pictures.histogram(found, values, masks, folder / "scores.png")
     if found.best:
         pictures.examples(found, folder / "examples.png")
-        with (folder / "examples.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-            for end, listed in (("best", found.best), ("worst", found.worst)):
-                for example in listed:
-                    row = {"end": end, "score": example.score, "where": example.where}
-                    file.write(json.dumps(row | {"messages": example.exchange.messages}, ensure_ascii=False) + "\n")
+        rows = (
+            {"end": end, "score": example.score, "where": example.where, "messages": example.exchange.messages}
+            for end, listed in (("best", found.best), ("worst", found.worst))
+            for example in listed
+        )
+        write(folder / "examples.jsonl", rows, as_list=False)
 
 
 def second_pass(
