@@ -3,7 +3,7 @@
 # make ablation  {Zero, SFT, R1} with and without the score model, three seeds (27 minutes); again: goes on
 # make test      lint and tests, all but those marked `full`
 # make test-full  the tests marked `full`: the demo at its full size against the README's figures (9 minutes)
-# make lint      ruff, without changing anything;   make format  lets ruff change it
+# make lint      ruff and mypy, without changing anything;   make format  lets ruff change it
 # make clean     removes the environment and caches; runs/ stays
 #
 # Each target first makes .venv and installs what it needs; nothing but Python >= 3.11, pip and make is assumed.
@@ -50,13 +50,14 @@ test-full: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an installation that was interrupted is repeated. DeepSpeed comes as source:

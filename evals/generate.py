@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from evals import ranks
 from evals.recipe import EvalRecipe, GenerationSection
 from samples import Sample
+from stage.parallel.team import device
 from vlm import prompts
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
@@ -89,7 +89,7 @@ class Transformers:
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        return load_model(self.section).to(ranks.device()).eval()
+        return load_model(self.section).to(device()).eval()
 
 
 class VLLM:

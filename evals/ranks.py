@@ -11,51 +11,20 @@ Any number of processes may continue what any number began.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 from evals import predictions
 from evals.predictions import Prediction
-from vlm.common.processes import is_main_process, processes
+from stage.parallel.team import Team
+from vlm.common.processes import is_main_process
 
 FILE = "predictions.jsonl"
 PARTS = "predictions.rank*-of-*.jsonl"
-PATIENCE = timedelta(days=7)
-"""How long a process waits for the slowest: questions differ in length, and a launcher ends all when one fails."""
 
 
-def number() -> int:
-    """This process's place among `processes()`."""
-    import os
-
-    return int(os.environ.get("RANK", "0"))
-
-
-def part(folder: Path) -> Path:
+def part(folder: Path, team: Team) -> Path:
     """The file that this process writes; the one file itself where it is alone."""
-    return folder / (FILE if processes() == 1 else f"predictions.rank{number()}-of-{processes()}.jsonl")
-
-
-def wait() -> None:
-    """Until all processes have come here; nothing where there is one."""
-    if processes() > 1:
-        import torch
-        from accelerate import PartialState
-
-        PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE).wait_for_everyone()
-
-
-def device() -> str:
-    """Where this process computes."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return "cpu"
-    if processes() == 1:
-        return "cuda"
-    from accelerate import PartialState
-
-    return str(PartialState(timeout=PATIENCE).device)
+    return folder / (FILE if team.size == 1 else f"predictions.rank{team.rank}-of-{team.size}.jsonl")
 
 
 def gather(folder: Path, order: Sequence[str] | None = None) -> list[Prediction]:

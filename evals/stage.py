@@ -19,10 +19,11 @@ from evals.scoring import metrics
 from evals.scoring.reading import Reading
 from evals.scoring.report import Scores, as_dict
 from samples import Sample, mixture
+from stage.parallel.team import Team
 from stage.recipe import config
 from stage.runs import FINISHED, Run
 from vlm.common.errors import RecipeError, UserError
-from vlm.common.processes import is_main_process, processes
+from vlm.common.processes import is_main_process, rank
 from vlm.loading import architecture
 from vlm.pictures.drawing import Picture, grid
 from vlm.pictures.resizing import seen
@@ -90,32 +91,32 @@ def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None =
     check(recipe)
     drawn = mixture.draw(recipe.data, "eval", recipe.seed)
     samples = questions(recipe, drawn.samples)
-    folder = Path(recipe.output)
+    folder, team = Path(recipe.output), Team.join()
     if recipe.overwrite:
         ranks.discard(folder)
-    elif is_main_process():
+    elif team.main:
         ranks.gather(folder)
-    ranks.wait()
+    team.wait()
     done = started(recipe, folder)
     asked = asked or answerer(recipe)
-    ranks.wait()  # all have read what is there before the main process writes
+    team.wait()  # all have read what is there before the main process writes
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=bool(done))
     record.note_mixtures({"eval": drawn})
-    ranks.wait()
+    team.wait()
     have = {prediction.key for prediction in done}
     keys = [f"{sample.source}/{sample.id}" for sample in samples]
     todo = [sample for sample, key in zip(samples, keys, strict=True) if key not in have]
     if done:
         logger.info("continuing: %d of %d questions are answered", len(done), len(samples))
-    if mine := todo[ranks.number() :: processes()]:
-        path = ranks.part(folder)
+    if mine := todo[team.rank :: team.size]:
+        path = ranks.part(folder, team)
         answer(recipe, asked, mine, path, append=path.exists(), judge=judge)
-    ranks.wait()
-    if is_main_process():
+    team.wait()
+    if team.main:
         ranks.gather(folder, keys)
-    ranks.wait()
+    team.wait()
     report = load_report(folder, recipe)
-    if is_main_process():
+    if team.main:
         save(report, recipe, folder)
     record.finish(**{name: metric.value for name, metric in report.metrics.items()})
     return report
@@ -142,7 +143,7 @@ def answer(
     from tqdm.auto import tqdm
     from transformers import set_seed
 
-    set_seed(recipe.seed + ranks.number())  # of sampling; a greedy evaluation does not depend on it
+    set_seed(recipe.seed + rank())  # of sampling; a greedy evaluation does not depend on it
     pairs = asked.answer(recipe, samples)
     with open(path, "a" if append else "w", encoding="utf-8", buffering=1) as file:
         for sample, text in tqdm(

@@ -8,7 +8,7 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from stage.tracking.samples import Samples
-from stage.tracking.table import Batch
+from stage.tracking.table import Batch, pictures_of
 
 LOGGED_COLUMNS = ("image_file", "task", "answer")
 """Of the data set, that the table shows."""
@@ -99,11 +99,6 @@ def as_text(messages: str | list[dict[str, Any]]) -> str:
             content = "".join(block["text"] if block["type"] == "text" else f"<{block['type']}>" for block in content)
         turns.append(content if len(messages) == 1 else f"{turn['role']}: {content}")
     return "\n".join(turns)
-
-
-def pictures_of(row: dict[str, Any]) -> list[Any]:
-    """Pictures of a row of the data set, under either of TRL's two names."""
-    return row.get("images") or ([row["image"]] if row.get("image") is not None else [])
 
 
 def batch_of(trainer: Any) -> Batch:

@@ -13,6 +13,7 @@ from evals.predictions import Prediction
 from evals.recipe import EvalRecipe, GenerationSection
 from samples import Sample
 from samples.sections import DataSection, SourceSection
+from stage.parallel.team import Team
 from stage.recipe import config
 from vlm.common.errors import RecipeError
 from vlm.sections import ImageSection, ModelSection, PromptSection
@@ -46,10 +47,9 @@ def test_nothing_was_answered(tmp_path):
 
 
 def test_each_process_has_a_file_of_its_own(tmp_path, monkeypatch):
-    assert ranks.part(tmp_path) == tmp_path / ranks.FILE
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert ranks.part(tmp_path, Team()) == tmp_path / ranks.FILE
     monkeypatch.setenv("RANK", "2")
-    part = ranks.part(tmp_path)
+    part = ranks.part(tmp_path, Team(2, 3))
     assert part.name == "predictions.rank2-of-3.jsonl" and part.match(ranks.PARTS)
     part.write_text("x")
     ranks.discard(tmp_path)

@@ -88,6 +88,18 @@ def select(inputs: Mapping[str, Tensor], rows: Sequence[int], config) -> dict[st
 
 
 @contextmanager
+def evaluating(model) -> Iterator[None]:
+    """Within, no dropout; each module then gets back the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
 def replaced(owner, name: str, value) -> Iterator[None]:
     """`owner.name` is `value` for a while: an attribute of the instance, which is put back or removed."""
     before = vars(owner).get(name)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 from vlm.common.errors import UserError
@@ -23,18 +20,6 @@ def precision(args, model) -> str:
     dtype = str(model.dtype).removeprefix("torch.")
     tf32 = model.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
     return "float16" if dtype == "float32" and tf32 else dtype
-
-
-@contextmanager
-def evaluating(model) -> Iterator[None]:
-    """Within, no dropout; each module then gets back the mode it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def deviation(shared: torch.Tensor, plain: torch.Tensor, there: torch.Tensor, dtype: str) -> torch.Tensor:

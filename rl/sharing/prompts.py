@@ -13,7 +13,7 @@ from rl.sharing.prefill import shared_prefill
 from rl.sharing.rows import Generation, Rows, prompts_of, split
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
-from vlm.rollout import choose
+from vlm.rollout import choose, evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class SharedPrompts:
         if shown.min() != shown.max():
             return  # the plain path would wait in the vision tower of some processes: the next batch may do
         self._unchecked = False
-        with torch.no_grad(), parity.evaluating(given[0]):
+        with torch.no_grad(), evaluating(given[0]):
             shared, plain = self._shared_logps(*given)[0], self._plain_logps(*given, **others)[0]
         dtype = parity.precision(self.args, self.model)
         figure = parity.deviation(shared, plain, mask[:, -keep:], dtype)

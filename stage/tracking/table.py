@@ -80,13 +80,18 @@ def asked(inputs: Sequence[Mapping[str, Any]], batch: Batch, rows: int, pixels: 
         if not first <= place < first + len(inputs):
             continue
         row = inputs[place - first]
-        pictures = row.get("images") or ([row["image"]] if row.get("image") is not None else [])
+        pictures = pictures_of(row)
         for picture in pictures:
             if id(picture) not in made:
                 made[id(picture)] = small(picture, pixels)
         columns = {name: row.get(name) for name in (*COLUMNS, *TRUTH, "resized")}
         found.append(Asked(place, columns, [made[id(picture)] for picture in pictures]))
     return found
+
+
+def pictures_of(row: Mapping[str, Any]) -> list[Any]:
+    """Pictures of a row of the data set, under either of TRL's two names."""
+    return row.get("images") or ([row["image"]] if row.get("image") is not None else [])
 
 
 @dataclass(frozen=True)

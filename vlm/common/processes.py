@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 
 
+def rank() -> int:
+    """This process's place among `processes()`, as accelerate and torchrun announce it in RANK."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_main_process() -> bool:
-    """Rank 0, as accelerate and torchrun announce it in RANK; a process that nobody launched is rank 0."""
-    return int(os.environ.get("RANK", "0")) == 0
+    """Rank 0; a process that nobody launched is rank 0."""
+    return rank() == 0
 
 
 def processes() -> int:

@@ -26,6 +26,7 @@ from rewards.score.model.prefixes import sharing
 from vlm.common.errors import RecipeError
 from vlm.loading import resolve_attention, source
 from vlm.prefix import Packed
+from vlm.rollout import evaluating
 from vlm.weights import check_files, reading
 
 BACKBONES = {"qwen2_vl": Qwen2VLModel, "qwen2_5_vl": Qwen2_5_VLModel}
@@ -261,19 +262,11 @@ class ScoreModel(PreTrainedModel):
         """
         if self.processor is None:
             raise RecipeError("score model: no processor; set `.processor` (vlm.loading.load_processor)")
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            return self._score(list(exchanges), batch_size, sharing(self, share_prefix))
-        finally:
-            for module, mode in modes:
-                module.training = mode
-
-    def _score(self, exchanges: list[Exchange], batch_size: int, share_prefix: bool) -> list[float]:
         scores = [0.0] * len(exchanges)
         features: Features = {}
-        for one in passes(exchanges, self.processor, batch_size, share_prefix):
-            values, features = run(self, one, features)
-            for row, value in zip(one.rows, values.tolist(), strict=True):
-                scores[row] = value
+        with evaluating(self):
+            for one in passes(list(exchanges), self.processor, batch_size, sharing(self, share_prefix)):
+                values, features = run(self, one, features)
+                for row, value in zip(one.rows, values.tolist(), strict=True):
+                    scores[row] = value
         return scores
