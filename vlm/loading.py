@@ -263,16 +263,19 @@ def check_loaded(info: dict, path: str, tied: bool) -> None:
     `info` is what `from_pretrained(output_loading_info=True)` returns. A tied `lm_head` need not be stored.
     Under ZeRO-3 transformers 5.23 does not report unexpected tensors, so there only missing ones are found.
     """
-    missing = sorted(key for key in info["missing_keys"] if not (tied and key == "lm_head.weight"))
-    unexpected = sorted(info["unexpected_keys"])
+    missing = {key for key in info["missing_keys"] if not (tied and key == "lm_head.weight")}
+    if fault := mismatch(missing, set(info["unexpected_keys"]), info):
+        raise RecipeError(
+            f"model.path: the weights in {path} do not match its architecture: {fault}. "
+            "Is it a score model, an adapter, or an incomplete download?"
+        )
+
+
+def mismatch(missing: set[str], unexpected: set[str], info: dict) -> str:
+    """What a checkpoint lacks and what its architecture has no place for, in words; empty where all fits."""
     faults = [
-        f"{label} {len(keys)} tensors ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
+        f"it {label} {len(keys)} tensors ({', '.join(sorted(keys)[:3])}{', …' if len(keys) > 3 else ''})"
         for label, keys in (("lacks", missing), ("has no place for", unexpected))
         if keys
     ]
-    faults += [str(message) for message in info["error_msgs"] or ()]
-    if faults:
-        raise RecipeError(
-            f"model.path: the weights in {path} do not match its architecture: it {'; it '.join(faults)}. "
-            "Is it a score model, an adapter, or an incomplete download?"
-        )
+    return "; ".join([*faults, *(f"it {message}" for message in info["error_msgs"] or ())])

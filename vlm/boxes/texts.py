@@ -161,7 +161,7 @@ class Json(Notation):
             return None
         items = value if isinstance(value, list) else [value]
         found = [self._item(item) for item in items]
-        return None if None in found else found  # type: ignore[return-value]
+        return None if None in found else found  # type: ignore[return-value]  # no None is left
 
     def _item(self, item: Any) -> Written | None:
         if not isinstance(item, dict) or not {self.key} <= set(item) <= {self.key, "label"}:

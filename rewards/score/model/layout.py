@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vlm.common.errors import RecipeError
-from vlm.loading import architecture, load_processor, raw_config, source, stored_limits
+from vlm.loading import architecture, load_processor, mismatch, raw_config, source, stored_limits
 from vlm.sections import ImageSection
 
 logger = logging.getLogger(__name__)
@@ -104,19 +104,10 @@ def check_keys(info: dict[str, Any], path: str, backbone: bool) -> None:
             f"score model: {path} lacks {HEAD} and has an {LM_HEAD}: it is a plain vision-language model; expected a "
             "trained score model. To start one from it, use ScoreModel.from_backbone (launch/score.py does)"
         )
-    faults = [
-        f"{label} {len(keys)} tensors ({', '.join(keys[:5])}{', …' if len(keys) > 5 else ''})"
-        for label, keys in (
-            ("lacks", sorted(missing - allowed)),
-            ("has no place for", sorted(unexpected - allowed)),
-        )
-        if keys
-    ]
-    faults += [str(message) for message in info["error_msgs"] or ()]
-    if faults:
+    if fault := mismatch(missing - allowed, unexpected - allowed, info):
         raise RecipeError(
-            f"score model: the weights in {path} do not match its architecture: it {'; it '.join(faults)}. Is it "
-            "another kind of model, an adapter, or an incomplete download?"
+            f"score model: the weights in {path} do not match its architecture: {fault}. Is it another kind of model, "
+            "an adapter, or an incomplete download?"
         )
 
 
