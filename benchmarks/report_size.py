@@ -22,7 +22,7 @@ from stage.runs import Run
 from studies.report import page
 from studies.report.runs import labels
 from tests.support.browser import Browser, chromium
-from tests.support.run_folders import recipe, sample, samples
+from tests.support.runs.run_folders import recipe, sample, samples
 
 NAMES = [
     "loss", "grad_norm", "learning_rate", "reward", "reward_std", "frac_reward_zero_std", "kl", "entropy", "step_time",

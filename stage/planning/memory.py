@@ -24,7 +24,7 @@ States
 Activations
     Derived like Korthikanti et al. 2022 (arXiv 2205.05198, eq. 1–2), for these blocks as transformers writes
     them and without the score matrix (FlashAttention, Dao et al. 2022); see `layer_bytes` and
-    `vision_block_bytes`. Checked against torch's saved tensors in tests/test_memory.py.
+    `vision_block_bytes`. Checked against torch's saved tensors in tests/stage/test_memory.py.
 """
 
 from __future__ import annotations

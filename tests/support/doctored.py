@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from samples.doctor.command import command
-from tests.support.commands import ROOT
+from tests.support.processes.commands import ROOT
 from tests.support.sample_rows import dump
 
 SIDE = 64

@@ -1,0 +1,111 @@
+"""evals.comparing.compare: the paired bootstrap against closed forms and enumeration, and the tables."""
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from evals.comparing import compare
+from evals.scoring.metrics import Judgement, Report, evaluate
+from tests.support.scores.scored import GROUNDING
+from vlm.common.errors import DataError
+
+
+def run(values, kinds=None):
+    """A report whose vqa/exact of question i is values[i]."""
+    kinds = [()] * len(values) if kinds is None else kinds
+    judged = [Judgement(f"q{i}", "vqa", kinds[i], correct=bool(v)) for i, v in enumerate(values)]
+    return Report(judged, "vhm", "answer")
+
+
+def ious(values):
+    return Report([Judgement(f"q{i}", "grounding", iou=float(v)) for i, v in enumerate(values)], "vhm", "answer")
+
+
+def test_paired_equals_the_normal_interval_for_many_questions():
+    rng = np.random.default_rng(1)
+    a = rng.random(2000) < 0.5
+    b = np.where(rng.random(2000) < 0.8, a, rng.random(2000) < 0.7)  # answers mostly alike: a paired design
+    found = compare.paired(run(a), run(b), "vqa/exact")
+    delta = b.astype(float) - a
+    half = 1.959964 * delta.std() / np.sqrt(2000)
+    assert found.difference == pytest.approx(delta.mean(), abs=1e-12)
+    assert (found.a, found.b) == pytest.approx((a.mean(), b.mean()))
+    assert found.low == pytest.approx(delta.mean() - half, abs=0.05 * half)
+    assert found.high == pytest.approx(delta.mean() + half, abs=0.05 * half)
+    unpaired = 1.959964 * np.sqrt((a.var() + b.var()) / 2000)
+    assert half < 0.6 * unpaired  # why pairs are compared
+    assert found == compare.paired(run(a), run(b), "vqa/exact")  # seeded
+    assert (found.n, found.seeds) == (2000, 1)
+
+
+def test_paired_is_exact_where_enumeration_is_possible():
+    # Differences 0, 0, 1: a resample's mean is k/3, k ~ Binomial(3, 1/3), P(k=0) = 8/27, P(k=3) = 1/27.
+    found = compare.paired(ious([0.2, 0.5, 0]), ious([0.2, 0.5, 1]), "grounding/miou", level=0.9)
+    assert (found.low, found.high) == pytest.approx((0, 2 / 3), abs=1e-12)  # 5%: 0; 95%: 26/27 of mass is <= 2/3
+    found = compare.paired(ious([0.2, 0.5, 0]), ious([0.2, 0.5, 1]), "grounding/miou", level=0.99)
+    assert (found.low, found.high) == pytest.approx((0, 1), abs=1e-12)
+
+
+def test_equal_runs_and_constant_gains_have_no_width():
+    same = compare.paired(run([1, 0, 1]), run([1, 0, 1]), "vqa/exact")
+    assert (same.difference, same.low, same.high) == (0, 0, 0)
+    gain = compare.paired(ious([0.1, 0.2, 0.3]), ious([0.3, 0.4, 0.5]), "grounding/miou")
+    assert (gain.low, gain.high) == pytest.approx((0.2, 0.2))
+
+
+def test_seeds_are_a_level_of_their_own():
+    # No spread between questions: seed s gains s/4 everywhere. Resampled: means of 3 draws of 0, 1/4, 1/2.
+    # Variance 1/24 / 3; the lowest mean, 0, has 1/27 > 2.5% of the mass, the highest, 1/2, as much.
+    a = ious([0.0] * 40)
+    found = compare.paired(a, [ious([gain] * 40) for gain in (0, 0.25, 0.5)], "grounding/miou")
+    assert (found.seeds, found.n, found.difference) == (3, 40, 0.25)
+    assert (found.low, found.high) == pytest.approx((0, 0.5))
+    # No spread between seeds: three equal runs tell no more than one: questions are resampled jointly.
+    rng = np.random.default_rng(2)
+    a, b = rng.random(1000), rng.random(1000)
+    one = compare.paired(ious(a), ious(b), "grounding/miou")
+    three = compare.paired([ious(a)] * 3, [ious(b)] * 3, "grounding/miou")
+    assert three.high - three.low == pytest.approx(one.high - one.low, rel=0.05)
+
+
+def test_mean_of_kinds_weighs_types_equally():
+    # 900 questions of one type without a gain, 100 of another with a gain of 1/2: by types the gain is 1/4.
+    kinds = [("x",)] * 900 + [("y",)] * 100
+    a, b = run([0] * 1000, kinds), run([0] * 900 + [0, 1] * 50, kinds)
+    found = compare.paired(a, b, "vqa/mean_of_kinds")
+    assert (found.a, found.b, found.n) == (0, 0.25, 1000)
+    half = 1.959964 * 0.5 * np.sqrt(0.25 / 100)  # half the standard error of a share of 1/2 over 100 questions
+    assert found.low == pytest.approx(0.25 - half, abs=0.1 * half)
+    assert found.high == pytest.approx(0.25 + half, abs=0.1 * half)
+
+
+def test_what_cannot_be_compared():
+    with pytest.raises(DataError, match="1 questions are in one run only"):
+        compare.paired(run([1, 0]), run([1, 0, 1]), "vqa/exact")
+    with pytest.raises(DataError, match="applies to no question; there are vqa/exact"):
+        compare.paired(run([1]), run([1]), "grounding/miou")
+    with pytest.raises(DataError, match="found 2 runs against 3"):
+        compare.paired([run([1])] * 2, [run([1])] * 3, "vqa/exact")
+    with pytest.raises(DataError, match="different types"):
+        compare.paired(run([1, 0], [("x",), ("y",)]), run([1, 0], [("y",), ("x",)]), "vqa/mean_of_kinds")
+
+
+def test_difference_reads_as_a_sentence():
+    found = compare.Difference("vqa/exact", 0.5, 0.562, 0.062, 0.01, 0.1144, 0.95, 200, 3)
+    assert str(found) == ("vqa/exact 50.0 -> 56.2: +6.2 points [+1.0, +11.4] (95% paired, n = 200, 3 seeds)")
+
+
+def test_tables_hold_the_numbers_and_the_conventions():
+    reports = {"base": run([1, 0, 0, 0], [("x",)] * 4), "SFT": evaluate(GROUNDING, "qwen2_vl")}
+    text = compare.markdown(reports)
+    assert "| metric (%) | n | base | SFT |" in text
+    assert "| grounding/acc@0.5 | 10 | – | 30.0 [0.0, 60.0] |" in text  # X ~ B(10, 0.3): P(0) = 2.8%, P(> 6) = 1.1%
+    assert "| vqa/exact[x] | 4 | 25.0 [0.0, 75.0] | – |" in text
+    assert "- grounding/acc@0.5: IoU >= 0.5, plain IoU" in text
+    assert text.index("grounding/miou") < text.index("vqa/exact") < text.index("vqa/exact[x]")
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(compare.table(reports, title="demo"))
+    shown = console.export_text()
+    assert "demo" in shown and "grounding/acc@0.5" in shown and "vqa/exact[x]" in shown and "30.0" in shown

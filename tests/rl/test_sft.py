@@ -1,0 +1,215 @@
+"""The supervised stage: what is learnt, token by token, and what is trained."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from sft.recipe import SFTRecipe
+from stage.recipe import config
+from stage.runs import read_metrics
+from tests.support.sample_rows import dump
+
+pytestmark = pytest.mark.xdist_group("sft")
+RECIPE = Path(__file__).parents[2] / "recipes/demo/sft.yaml"
+SYSTEM = "Think, then answer."
+
+
+def say(role, content):
+    return {"role": role, "content": content}
+
+
+ROWS = {
+    "grounding": [say("user", "the red ship"), say("assistant", "<think>a</think><answer>(1,2),(3,40)</answer>")],
+    "turns": [
+        say("user", "How many ships are there?"),
+        say("assistant", "<answer>2</answer>"),
+        say("user", "Is one of them red, or are both of them of some other color?"),
+        say("assistant", "no"),
+    ],
+    "text": [say("user", "What color is the tank?"), say("assistant", "it cannot be seen.")],
+}
+"""name → turns; all but "text" have a picture."""
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """The rows as our JSONL, in order, pictures of different sizes."""
+    Image.new("RGB", (224, 224), (90, 30, 30)).save(tmp_path / "grounding.png")
+    Image.new("RGB", (400, 100), (30, 30, 90)).save(tmp_path / "turns.png")
+
+    def record(name):
+        found = {"images": [] if name == "text" else [f"{name}.png"], "messages": ROWS[name], "id": name}
+        if name == "grounding":
+            return found | {"task": name, "boxes": [[1, 2, 30, 40]]}
+        return found | {"task": "vqa", "answer": "x"}
+
+    return dump(tmp_path / "rows.jsonl", [record(name) for name in ROWS])
+
+
+def recipe(model, data, output, *overrides) -> SFTRecipe:
+    """The demo's own recipe on small data; each of `overrides` is key=value."""
+    changes = (f"model.path={model}", f"data.train.0.path={data}", f"output={output}", "overwrite=true")
+    steps = ("training.logging_steps=1", "training.warmup_steps=0", "training.lr_scheduler_type=constant")
+    return config.load(RECIPE, SFTRecipe, [*changes, *steps, *overrides])
+
+
+@pytest.fixture
+def run(tiny_model, rows, tmp_path, monkeypatch):
+    """Run the stage on the rows; returns its trainer, with the run folder as `folder`."""
+    from sft import stage
+    from stage.trainer import finish
+
+    kept, save = [], finish.save_model
+    monkeypatch.setattr(finish, "save_model", lambda trainer, *rest: kept.append(trainer) or save(trainer, *rest))
+
+    def start(*overrides, data=rows, train=True):
+        with monkeypatch.context() as patch:
+            if not train:
+                patch.setattr("trl.SFTTrainer.train", lambda self, *_: None)
+                patch.setattr("stage.curves.draw", lambda *_, **__: None)
+            stage.train(recipe(tiny_model, data, tmp_path / "run", *overrides))
+        trainer = kept[-1]
+        trainer.folder = tmp_path / "run"
+        return trainer
+
+    return start
+
+
+def by_hand(words, name) -> tuple[list[int], list[int]]:
+    """(ids, labels) of a row: the chat written out by hand, tokenised piece by piece, each learnt or not."""
+    pieces = [(f"<|im_start|>system\n{SYSTEM}<|im_end|>\n", False)]
+    for number, turn in enumerate(ROWS[name]):
+        text = turn["content"]
+        if turn["role"] == "user":
+            if name == "grounding":
+                text = f"Where is {text}?"
+            if number == 0 and name != "text":
+                text = f"<|vision_start|>{'<|image_pad|>' * 16}<|vision_end|>{text}"
+            pieces.append((f"<|im_start|>user\n{text}<|im_end|>\n", False))
+        else:
+            # TRL counts the line break behind <|im_end|> as the assistant's too; nobody samples beyond <|im_end|>
+            pieces += [("<|im_start|>assistant\n", False), (f"{text}<|im_end|>\n", True)]
+    ids, labels = [], []
+    for text, learnt in pieces:
+        tokens = words(text, add_special_tokens=False).input_ids
+        ids += tokens
+        labels += tokens if learnt else [-100] * len(tokens)
+    return ids, labels
+
+
+@pytest.mark.parametrize("names", [("grounding", "turns", "text"), ("text", "grounding"), ("turns",), ("text",)])
+def test_the_loss_counts_the_assistants_tokens_only(run, names):
+    trainer = run(train=False)
+    assert trainer.args.assistant_only_loss and trainer.args.max_length is None
+    order = list(ROWS)
+    batch = trainer.data_collator([trainer.train_dataset[order.index(name)] for name in names])
+    words = trainer.processing_class.tokenizer
+    expected = [by_hand(words, name) for name in names]
+    width = max(len(ids) for ids, _ in expected)
+    for row, (ids, labels) in enumerate(expected):
+        rest = width - len(ids)
+        assert batch["input_ids"][row].tolist() == ids + [words.pad_token_id] * rest
+        assert batch["labels"][row].tolist() == labels + [-100] * rest
+        assert batch["attention_mask"][row].tolist() == [1] * len(ids) + [0] * rest
+    learnt = batch["labels"][batch["labels"] != -100]
+    assert not set(learnt.tolist()) & {words.pad_token_id, trainer.processing_class.image_token_id}
+    turns = sum(turn["role"] == "assistant" for name in names for turn in ROWS[name])
+    assert (learnt == words.convert_tokens_to_ids("<|im_end|>")).sum() == turns
+    assert len(batch.get("image_grid_thw", [])) == sum(name != "text" for name in names)
+
+
+def test_the_loss_is_the_mean_over_those_tokens(run, tiny_model):
+    """Computed from the logits of a model loaded anew, one row at a time, without padding."""
+    from vlm.loading import load_model
+    from vlm.sections import ModelSection
+
+    trainer = run(train=False)
+    batch = trainer.data_collator([trainer.train_dataset[n] for n in range(3)])
+    got = trainer.compute_loss(trainer.model.eval(), copy.deepcopy(dict(batch))).item()
+    model = load_model(ModelSection(tiny_model, dtype="float32", attention="eager")).eval()
+    terms = []
+    for row, name in enumerate(ROWS):
+        ids, labels = by_hand(trainer.processing_class.tokenizer, name)
+        inputs = {"input_ids": torch.tensor([ids])}
+        if name != "text":
+            image = slice(64 * row, 64 * (row + 1))
+            inputs |= {"pixel_values": batch["pixel_values"][image], "image_grid_thw": batch["image_grid_thw"][[row]]}
+            inputs["mm_token_type_ids"] = (inputs["input_ids"] == trainer.processing_class.image_token_id).long()
+        with torch.no_grad():
+            logp = model(**inputs).logits[0, :-1].log_softmax(-1)
+        terms += [-logp[n, label].item() for n, label in enumerate(labels[1:]) if label != -100]
+    assert got == pytest.approx(sum(terms) / len(terms), abs=1e-5)
+
+
+def moved(trainer, tiny_model) -> set[str]:
+    """Names of the stored tensors that training has changed."""
+    before, after = load_file(f"{tiny_model}/model.safetensors"), load_file(trainer.folder / "final/model.safetensors")
+    assert set(before) == set(after)
+    return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+
+
+def test_a_repeated_batch_is_learnt_and_every_weight_moves(run, tiny_model):
+    trainer = run("training.max_steps=4", "training.per_device_train_batch_size=3", "training.learning_rate=0.003")
+    losses = [row["loss"] for row in read_metrics(trainer.folder / "metrics.jsonl") if "loss" in row]
+    assert len(losses) == 4 and losses[-1] < losses[0] - 0.5
+    stored = set(load_file(f"{tiny_model}/model.safetensors"))
+    still = stored - moved(trainer, tiny_model)
+    # a bias of the keys shifts all scores of a row alike, so softmax gives it no gradient but rounding's
+    assert all(name.endswith(("k_proj.bias", "qkv.bias")) for name in still)
+
+
+def test_a_frozen_vision_tower_stays(run, tiny_model):
+    trainer = run(
+        "model.freeze=[vision_tower]", "training.max_steps=2", "training.per_device_train_batch_size=3",
+        "training.learning_rate=0.003",
+    )  # fmt: skip
+    names = moved(trainer, tiny_model)
+    assert names and not any("visual." in name and ".merger." not in name for name in names)
+    assert any(".merger." in name for name in names) and any("layers.0." in name for name in names)
+
+
+def test_lora_trains_adapters_of_the_language_model_only(run, tiny_model):
+    trainer = run(
+        "model.lora={r: 2, alpha: 4, dropout: 0.0}", "training.max_steps=2", "training.learning_rate=0.003",
+        "training.per_device_train_batch_size=3",
+    )  # fmt: skip
+    adapter = load_file(trainer.folder / "final/adapter_model.safetensors")
+    assert not (trainer.folder / "final/model.safetensors").exists()
+    assert len(adapter) == 4 * 7 * 2  # 4 layers, 7 linears, A and B
+    assert all("lora_" in name and "visual" not in name for name in adapter)
+    assert all(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)  # B starts at zero
+    before = load_file(f"{tiny_model}/model.safetensors")
+    base = trainer.model.get_base_model().state_dict()
+    plain = {name.replace(".base_layer", ""): value for name, value in base.items() if "lora_" not in name}
+    head, vision, linear = "lm_head.weight", "visual.blocks.0.attn.qkv.weight", "layers.0.self_attn.q_proj.weight"
+    for end in (head, vision, linear):
+        (old,), (new,) = ([v for k, v in group.items() if k.endswith(end)] for group in (before, plain))
+        assert torch.equal(old, new), end
+
+
+def test_rows_without_a_picture_train_alone_too(run):
+    """One row a step: the text-only one is a batch of its own."""
+    trainer = run("training.per_device_train_batch_size=1", "training.num_train_epochs=1")
+    losses = [row["loss"] for row in read_metrics(trainer.folder / "metrics.jsonl") if "loss" in row]
+    assert len(losses) == 3 and all(0 < loss < 20 for loss in losses)
+
+
+def test_traces_of_the_demo_train(run, demo_data):
+    trainer = run("training.max_steps=1", "training.per_device_train_batch_size=8", data=demo_data / "sft/traces.json")
+    assert trainer.state.global_step == 1
+    (first, *_) = trainer.data_collator([trainer.train_dataset[0]])["labels"]
+    said = trainer.processing_class.tokenizer.decode([token for token in first.tolist() if token != -100])
+    assert said.startswith("<think>") and said.endswith("</answer><|im_end|>\n")
+
+
+def test_the_saved_template_is_the_published_one(run):
+    """TRL trains by a template with marks in it; what is saved is what the next stage should ask by."""
+    from trl.chat_template_utils import qwen2_5_vl_chat_template
+
+    trainer = run(train=False)
+    assert "{% generation" not in trainer.processing_class.chat_template
+    assert (trainer.folder / "final/chat_template.jinja").read_text() == qwen2_5_vl_chat_template

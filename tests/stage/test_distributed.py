@@ -1,0 +1,231 @@
+"""Two processes: gloo DDP, ZeRO-2 and ZeRO-3 train the same model from the same rollouts.
+
+One generation and two updates from it (num_iterations 2): at the first update policy and reference agree, at the
+second they do not, so that the reference model counts (beta > 0). SGD makes an update linear in the gradient; Adam's
+first step is the gradient's sign, which rounding can turn where the gradient is almost zero.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import forked
+from tests.support.processes.commands import ROOT, grpo, two_processes
+
+TRAINING = {
+    "per_device_train_batch_size": 2,  # one group of 4 in two processes
+    "num_generations": 4,
+    "num_iterations": 2,
+    "beta": 0.1,
+    "optim": "sgd",
+    "learning_rate": 1.0,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+}
+STAGES = {"ddp": 0, "zero2": 2, "zero3": 3}
+SAVING = ("training.save_strategy=steps", "training.save_steps=1", "training.save_total_limit=2", "dump.steps=[2]")
+TOLERANCE = 1e-5
+"""Of weights and relative of metrics, in float32; measured 2e-7. The weights themselves move by 4e-2."""
+
+LETTERS = """
+import os, signal
+def letters(completions, **columns):
+    if os.environ.get("STOP") == os.environ["RANK"]:
+        os.kill(os.getppid(), signal.SIGTERM)
+    return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]
+"""
+"""STOP: the process that ends the launcher in its first rollout, as a scheduler does."""
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model, demo_data, tmp_path_factory):
+    """Run folder and output by name of STAGES; under `stopped` what ZeRO-3's first start has left and said."""
+    folder = tmp_path_factory.mktemp("distributed")
+    reward = folder / "letters.py"
+    reward.write_text(LETTERS)
+    results = {}
+    for name, zero in STAGES.items():
+        settings = [f"training.{key}={value}" for key, value in TRAINING.items()]
+        argv = grpo(tiny_model, demo_data, folder / name, *settings, f"rewards=[{{use: {reward}:letters}}]", *SAVING)
+        script = ROOT / ("tests/support/processes/zero_cpu.py" if zero else "launch/grpo.py")
+        command = [*two_processes(), script, *argv, f"sharding.zero={zero}", "resume=auto"]
+        if zero == 3:  # stopped by a SIGTERM to the launcher while it samples; all else holds of the run that went on
+            stopped = forked.run(command, cwd=folder, expect=1, STOP="1")
+            results["stopped"] = json.loads((folder / name / "interrupted.json").read_text()), stopped.stderr
+        done = forked.run(command, cwd=folder)
+        results[name] = folder / name, done.stdout + done.stderr
+    return results
+
+
+@pytest.fixture(scope="module")
+def mixed(tiny_model, demo_data, tmp_path_factory):
+    """A step with a picture in one process and text alone in the other: run folder by name of STAGES."""
+    folder = tmp_path_factory.mktemp("mixed")
+    rows = [json.loads(line) for line in (demo_data / "grpo/prompts.jsonl").read_text().splitlines()]
+    shown = next(row for row in rows if row["task"] == "vqa")
+    shown["images"] = [str((demo_data / "grpo" / image).resolve()) for image in shown["images"]]
+    told = {"images": [], "messages": [{"role": "user", "content": "2 + 2?"}], "task": "vqa", "answer": "4"}
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (shown, told)))
+    reward = folder / "letters.py"
+    reward.write_text(LETTERS)
+    steps = TRAINING | {"num_generations": 2, "max_steps": 1, "num_iterations": 1, "gradient_checkpointing": True}
+    for name in ("ddp", "zero3"):
+        settings = [f"training.{key}={value}" for key, value in steps.items()]
+        more = ["data.shuffle=false", f"sharding.zero={STAGES[name]}", f"rewards=[{{use: {reward}:letters}}]"]
+        argv = grpo(tiny_model, demo_data, folder / name, *settings, *more, f"data.train.0.path={folder}/rows.jsonl")
+        script = ROOT / ("tests/support/processes/zero_cpu.py" if STAGES[name] else "launch/grpo.py")
+        forked.run([*two_processes(), script, *argv], cwd=folder)
+    return folder
+
+
+def metrics(folder) -> list[dict]:
+    """The rows of the two updates."""
+    from stage.runs import read_metrics
+
+    return [row for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
+
+
+def state(folder, **changes):
+    """The weights of a folder, read as the next stage reads them: strictly."""
+    from vlm.loading import load_model
+    from vlm.sections import ModelSection
+
+    return load_model(ModelSection(str(folder), dtype="float32", attention="sdpa", **changes)).state_dict()
+
+
+def test_each_ran_as_it_should(trained):
+    """Engines as DeepSpeed built them: policy and reference, in two processes."""
+    engines = {
+        name: Counter(re.findall(r"engine: ZeRO-\d on \d", out)) for name, (_, out) in trained.items() if name in STAGES
+    }
+    assert engines["ddp"] == {}
+    # a reference without gradients has nothing that ZeRO-2 could shard; TRL gives it an engine of stage 0
+    assert engines["zero2"] == {"engine: ZeRO-2 on 2": 2, "engine: ZeRO-0 on 2": 2}
+    assert engines["zero3"] == {"engine: ZeRO-3 on 2": 4}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_run_folder(trained, name):
+    """Written once, by the main process, with the completions of both."""
+    import pandas
+
+    folder, _ = trained[name]
+    rows = metrics(folder)
+    assert [row["step"] for row in rows] == [1, 2]
+    numbers = [value for row in rows for value in row.values() if isinstance(value, float)]
+    assert numbers and all(map(math.isfinite, numbers))
+    assert json.loads((folder / "finished.json").read_text())["steps"] == 2
+    table = pandas.read_parquet(folder / "completions/completions_00001.parquet")
+    assert len(table) == 4 and table["prompt"].nunique() == 1  # one group, two completions from each process
+    assert table["letters"].mean() == pytest.approx(rows[0]["reward"], rel=1e-6)
+    # standard deviation of the group over both processes, as GRPO scales advantages: Bessel's n - 1
+    assert table["letters"].std(ddof=1) == pytest.approx(rows[0]["reward_std"], rel=1e-5)
+    assert table["letters"].std(ddof=1) > 0.01
+    advantages = (table["letters"] - table["letters"].mean()) / (table["letters"].std(ddof=1) + 1e-4)
+    assert table["advantage"].to_list() == pytest.approx(advantages.to_list(), rel=1e-4)
+
+
+def test_same_rollouts_and_metrics(trained):
+    """Rewards and lengths to the digit; loss, gradient norm and KL to rounding."""
+    expected = metrics(trained["ddp"][0])
+    assert expected[0]["kl"] == 0  # policy and reference are the same weights
+    assert expected[1]["kl"] > 0.01
+    for name in ("zero2", "zero3"):
+        found = metrics(trained[name][0])
+        for key in ("reward", "reward_std", "completions/mean_length", "num_tokens"):
+            assert found[0][key] == expected[0][key], (name, key)
+        for step in (0, 1):
+            for key in ("loss", "grad_norm", "kl", "entropy"):
+                assert found[step][key] == pytest.approx(expected[step][key], rel=TOLERANCE, abs=1e-6), (name, key)
+
+
+def test_same_weights(trained, tiny_model):
+    """`final/` is whole and strict to load, moved from the start, and the same however it was sharded."""
+    start, expected = state(tiny_model), state(trained["ddp"][0] / "final")
+    moved = max((expected[name] - start[name]).abs().max().item() for name in start)
+    assert moved > 100 * TOLERANCE
+    assert any(not expected[name].equal(start[name]) for name in start if ".visual." in name)
+    for name in ("zero2", "zero3"):
+        found = state(trained[name][0] / "final")
+        assert found.keys() == expected.keys() == start.keys()
+        worst = max((found[tensor] - expected[tensor]).abs().max().item() for tensor in found)
+        assert worst < TOLERANCE, name
+
+
+def test_a_picture_in_one_process_alone(mixed, tiny_model):
+    """The other one runs the vision tower all the same, or ZeRO-3 and DDP would wait for it without end."""
+    import pandas
+
+    table = pandas.read_parquet(mixed / "ddp/completions/completions_00001.parquet")
+    assert table["image_file"].notna().sum() == 2 and len(table) == 4
+    start, expected, found = (state(path) for path in (tiny_model, mixed / "ddp/final", mixed / "zero3/final"))
+    worst = max((found[tensor] - expected[tensor]).abs().max().item() for tensor in found)
+    assert worst < TOLERANCE
+    assert any((expected[name] - start[name]).abs().max() > 1e-4 for name in start if ".visual." in name)
+
+
+def test_published_names(trained, tiny_model):
+    """Names in the file, as every other reader of Qwen2-VL knows them. transformers 5.23 alone writes
+    model.model.embed_tokens under ZeRO-3."""
+    from safetensors import safe_open
+
+    def names(folder):
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            return set(file.keys())
+
+    start = names(Path(tiny_model))
+    assert "model.embed_tokens.weight" in start and "visual.patch_embed.proj.weight" in start
+    for name in STAGES:
+        assert names(trained[name][0] / "final") == start
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_step_is_computed_again_in_one_process(trained, name):
+    """From the dump of both and the gathered weights, without sharding; the norm is that which the engine logged."""
+    from rl import replaying as grpo_step
+    from rl.recipe import GRPORecipe
+    from stage.replay import replaying
+
+    dump = replaying.read(trained[name][0], 2)
+    recipe = dump.recipe([GRPORecipe])
+    model, weights = replaying.model_of(dump, recipe, grpo_step.untrained)
+    found = replaying.replay(grpo_step.trainer(recipe, model, "cpu"), dump)
+    assert "checkpoint-1" in weights and [loss.rank for loss in found.losses] == [0, 1]
+    assert max(loss.off() for loss in found.losses) < 1e-6
+    assert found.gradient_norm == pytest.approx(metrics(trained[name][0])[1]["grad_norm"], rel=TOLERANCE)
+
+
+def test_a_signal_stops_all_processes_at_the_same_step(trained):
+    """And the same command has gone on from there, inside of a block: the other tests are of its end."""
+    told, said = trained["stopped"]
+    assert "stopped by SIGTERM after step 1" in said and (told["step"], told["exit_code"]) == (1, 75)
+    folder, said = trained["zero3"]
+    assert "resume: from" in said and not (folder / "interrupted.json").exists()
+
+
+def test_resumed_inside_of_a_block(trained, tiny_model, demo_data, tmp_path):
+    """ZeRO-2 from the checkpoint after the first update, whose rollouts serve the second one too."""
+    plain, _ = trained["zero2"]
+    settings = [f"training.{key}={value}" for key, value in TRAINING.items()]
+    settings += [f"rewards=[{{use: {plain.parent}/letters.py:letters}}]", "sharding.zero=2"]
+    argv = grpo(tiny_model, demo_data, tmp_path / "run", *settings, f"resume={plain}/checkpoint-1")
+    forked.run([*two_processes(), ROOT / "tests/support/processes/zero_cpu.py", *argv], cwd=tmp_path)
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [2]
+    assert metrics(tmp_path / "run")[-1]["loss"] == pytest.approx(metrics(plain)[-1]["loss"], rel=TOLERANCE, abs=1e-6)
+    found, expected = state(tmp_path / "run/final"), state(plain / "final")
+    assert max((found[tensor] - expected[tensor]).abs().max().item() for tensor in expected) < TOLERANCE
+
+
+def test_dry_run_counts_the_processes(tiny_model, demo_data, tmp_path, started):
+    """4 a process × 2 processes / G = 2: 4 prompts a step, 16 rows in 4 steps."""
+    argv = grpo(tiny_model, demo_data, tmp_path / "run", "training.max_steps=-1", "training.num_train_epochs=1")
+    said = started("launch/grpo.py", *argv, "--dry-run", WORLD_SIZE="2", RANK="0")
+    assert "4 a GPU × 1 accumulation × 2 processes = 8" in said
+    steps = next(line for line in said.splitlines() if "steps in all" in line)
+    assert steps.split("│")[2].strip() == "4"

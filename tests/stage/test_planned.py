@@ -1,0 +1,97 @@
+"""What a dry run reads from a recipe: rows counted as training would draw them, one plan however many processes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rl import stage
+from rl.recipe import GRPORecipe
+from samples.mixture import count, draw
+from samples.sections import DataSection, SourceSection
+from stage.cli import launch
+from tests.support.processes.commands import ROOT
+from vlm.common.errors import RecipeError
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Seven text questions: five of VQA, two of choice."""
+    lines = [
+        {
+            "images": [],
+            "messages": [{"role": "user", "content": "Q"}],
+            "task": task,
+            "answer": "A",
+            "choices": choices,
+        }
+        for task, choices in [("vqa", None)] * 3 + [("choice", ["a", "b"])] * 2 + [("vqa", None)] * 2
+    ]
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "source", "expected"),
+    [
+        ({}, {}, 7),
+        ({}, {"limit": 4}, 4),
+        ({"tasks": ["vqa"]}, {}, 5),
+        ({"tasks": ["choice"]}, {"limit": 1}, 1),
+        ({"tasks": ["vqa", "choice"]}, {"limit": 9}, 7),
+        ({"tasks": ["vqa"]}, {"percent": 50, "repeat": 2}, 6),  # 2.5 of 5 rows, rounded up
+        ({"rows": 17}, {"ratio": 1.0}, 17),
+    ],
+)
+def test_rows_are_counted_as_training_draws_them(mixed, data, source, expected):
+    section = DataSection(train=[SourceSection(mixed, **source)], **data)
+    drawn, counted = draw(section, "train", 0), count(section, "train", 0)
+    assert counted.rows == expected == len(drawn.samples)
+    assert counted.to_dict() == drawn.to_dict() and not counted.samples
+
+
+def gone(tmp_path, rows=None, **source):
+    section = SourceSection(str(tmp_path / "gone.jsonl"), **source)
+    return count(DataSection(train=[section], rows=rows), "train", 0).rows
+
+
+def test_a_file_that_is_not_here_counts_with_what_the_recipe_says(tmp_path):
+    assert gone(tmp_path, limit=8000) == 8000
+    assert gone(tmp_path, limit=8000, percent=12.5, repeat=3) == 3000
+    assert gone(tmp_path, rows=500, ratio=2.0) == 500
+    with pytest.raises(RecipeError, match=r"data\.train: .*gone\.jsonl is not here and has no `limit`"):
+        gone(tmp_path)
+    with pytest.raises(RecipeError, match=r"is not here and has no `limit`"):
+        gone(tmp_path, percent=50.0)
+
+
+def test_the_dry_run_prints_the_mixture_and_plans_with_it(mixed, tmp_path, tiny_model, capsys, log_levels):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"stage: grpo\noutput: out\nmodel: {{path: {tiny_model}}}\ndata:\n  train:\n"
+        f"    - {{path: {mixed}, tasks: [vqa], percent: 40, repeat: 3}}\n    - {{path: {mixed}, tasks: [choice]}}\n"
+        "training: {num_generations: 2, per_device_train_batch_size: 4}\n"
+    )
+    assert launch(GRPORecipe, stage.train, stage.plan, [str(recipe), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    assert [row[1:] for row in cells if len(row) == 7 and row[2]] == [  # a long path folds over several lines
+        ["choice", "2", "0", "0", "0", "0.0%"],
+        ["vqa", "5", "2", "4", "6", "75.0%"],
+        ["choice", "2", "2", "0", "2", "25.0%"],
+        ["vqa", "5", "0", "0", "0", "0.0%"],
+        ["", "14", "4", "4", "8", ""],
+    ]
+    assert ["rows in the data", "8"] in cells
+
+
+@pytest.mark.parametrize(("rank", "prints"), [("0", True), ("1", False)])
+def test_one_process_prints_the_plan(rank, prints, monkeypatch, capsys, log_levels):
+    monkeypatch.setattr("vlm.loading.hub_reachable", lambda: False)
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    recipe = str(ROOT / "recipes" / "r1.yaml")
+    assert launch(GRPORecipe, stage.train, stage.plan, [recipe, "gpus=8xA100-80G", "--dry-run"]) == 0
+    assert bool(capsys.readouterr().out) is prints

@@ -1,0 +1,163 @@
+"""From a recipe to TRL's arguments: precision, what a recipe may not say twice, DeepSpeed."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import trl
+
+from rl.recipe import GRPORecipe
+from sft.recipe import SFTRecipe
+from stage.recipe import config
+from stage.recipe.sections import ShardingSection
+from stage.tracking.section import TrackingSection
+from stage.trainer.arguments import OWNED, arguments, check_masters, load_dtype
+from vlm.common.errors import RecipeError
+from vlm.sections import LoraSection, ModelSection
+
+pytestmark = pytest.mark.xdist_group("grpo")
+ROOT = Path(__file__).parents[2]
+
+
+def recipe(cls=GRPORecipe, dtype="float32", **fields):
+    return cls(ModelSection("nowhere", dtype=dtype), "runs/some run/", **{"seed": 11} | fields)
+
+
+@pytest.mark.parametrize(
+    ("zero", "lora", "loaded"),
+    [
+        (0, None, "float32"),  # float32 masters, autocast
+        (0, LoraSection(), "bfloat16"),  # the frozen base needs none
+        (2, None, "bfloat16"),  # DeepSpeed keeps them
+        (3, None, "bfloat16"),
+        (3, LoraSection(), "bfloat16"),
+    ],
+)
+def test_who_keeps_the_float32_weights(zero, lora, loaded):
+    assert load_dtype(ModelSection("m", dtype="bfloat16", lora=lora), ShardingSection(zero=zero)) == loaded
+    assert load_dtype(ModelSection("m", dtype="float32", lora=lora), ShardingSection(zero=zero)) == "float32"
+
+
+def test_flash_attention_does_not_meet_float32_masters():
+    flash = ModelSection("m", dtype="bfloat16", attention="flash_attention_2")
+    with pytest.raises(RecipeError, match="kept in float32.*sharding.zero=1"):
+        check_masters(flash, ShardingSection(zero=0))
+    check_masters(flash, ShardingSection(zero=2))
+    check_masters(dataclasses.replace(flash, lora=LoraSection()), ShardingSection(zero=0))
+    check_masters(dataclasses.replace(flash, attention="auto"), ShardingSection(zero=0))
+
+
+@pytest.mark.parametrize("cls", [GRPORecipe, SFTRecipe])
+def test_the_recipes_sections_reach_the_arguments(cls):
+    kind = trl.GRPOConfig if cls is GRPORecipe else trl.SFTConfig
+    made = arguments(kind, recipe(cls, training={"learning_rate": 3e-6, "max_steps": 5}))
+    assert (made.learning_rate, made.max_steps, made.seed, made.data_seed) == (3e-6, 5, 11, 11)
+    assert (made.output_dir, made.run_name, made.report_to) == ("runs/some run/", "some run", [])
+    assert (made.bf16, made.fp16, made.deepspeed, made.remove_unused_columns) == (False, False, None, False)
+    assert (made.logging_steps, made.save_strategy) == (1, "no")
+
+
+def test_dtype_means_computation(monkeypatch):
+    """Asked for on a GPU; here only what is handed over can be seen."""
+    handed = {}
+
+    class Config(trl.GRPOConfig):
+        def __post_init__(self):
+            handed.update(vars(self))
+
+    for dtype, bf16, fp16 in (("bfloat16", True, False), ("float16", False, True), ("float32", False, False)):
+        arguments(Config, recipe(dtype=dtype))
+        assert (handed["bf16"], handed["fp16"]) == (bf16, fp16)
+    forced = arguments(
+        Config, recipe(training={"max_length": 3, "logging_steps": 7}), loss_type="bnpo", log_completions=1
+    )
+    assert (forced.loss_type, forced.log_completions, forced.logging_steps) == ("bnpo", 1, 7)
+
+
+def test_what_is_drawn_before_the_trainer_follows_the_recipe_s_seed():
+    """Adapters are; torch alone begins elsewhere in each process."""
+    drawn = []
+    for seed in (5, 5, 6):
+        arguments(trl.SFTConfig, recipe(seed=seed))
+        drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
+    torch.manual_seed(5)
+    assert drawn[0] == torch.rand(3).tolist()
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+@pytest.mark.parametrize("offload", [False, True])
+def test_the_zero_stage_becomes_deepspeeds_dict(zero, offload):
+    """Whatever the training arguments also say is "auto", so that it stands in one place."""
+    handed = {}
+
+    class Config(trl.GRPOConfig):
+        def __post_init__(self):
+            handed.update(vars(self))
+
+    arguments(Config, recipe(sharding=ShardingSection(zero=zero, offload=offload)))
+    given = handed["deepspeed"]
+    assert {key for key, value in given.items() if value == "auto"} == {
+        "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
+    }  # fmt: skip
+    stage = given["zero_optimization"]
+    assert stage["stage"] == zero
+    assert stage.get("stage3_gather_16bit_weights_on_model_save") == (True if zero == 3 else None)
+    assert [key for key in stage if key.startswith("offload")] == (
+        ["offload_optimizer", *(["offload_param"] if zero == 3 else [])] if offload else []
+    )
+
+
+def test_a_launch_that_says_otherwise_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    with pytest.raises(RecipeError, match=r"sharding.zero is 2 .* ZeRO stage 3; write sharding.zero=3"):
+        arguments(trl.GRPOConfig, recipe(sharding=ShardingSection(zero=2)))
+
+
+def test_what_trl_refuses_is_a_recipe_error_with_its_reason():
+    with pytest.raises(RecipeError, match="training: .*num_generations|training: .*divisible"):
+        arguments(trl.GRPOConfig, recipe(training={"num_generations": 3, "per_device_train_batch_size": 4}))
+    with pytest.raises(RecipeError, match="training: "):
+        arguments(trl.GRPOConfig, recipe(training={"lr_scheduler_type": "zigzag"}))
+
+
+@pytest.mark.parametrize("key", sorted(OWNED))
+def test_keys_that_a_section_owns_are_refused_under_training(key):
+    stage = ROOT / "recipes/demo/grpo.yaml"
+    with pytest.raises(RecipeError) as caught:
+        config.load(stage, GRPORecipe, [f"training.{key}=1"])
+    assert f"training.{key}" in str(caught.value) and OWNED[key].split(" ")[0] in str(caught.value)
+
+
+def test_stages_own_their_own_keys_too():
+    with pytest.raises(RecipeError, match="reward_weights.*rewards"):
+        config.load(ROOT / "recipes/demo/grpo.yaml", GRPORecipe, ["training.reward_weights=[1]"])
+    with pytest.raises(RecipeError, match="assistant_only_loss"):
+        config.load(ROOT / "recipes/demo/sft.yaml", SFTRecipe, ["training.assistant_only_loss=false"])
+
+
+def test_wandb_is_told_only_when_asked(monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    tracking = TrackingSection(project="p", group="g", tags=["a", "b"], axes={"seed": 3}, mode="offline")
+    made = recipe(tracking=tracking)
+    arguments(trl.GRPOConfig, made)
+    assert not [name for name in os.environ if name.startswith("WANDB_")]
+    made.tracking.report_to, made.tracking.name = ["wandb"], "named"
+    told_trl = arguments(trl.GRPOConfig, made)
+    assert (told_trl.run_name, told_trl.project) == ("named", "p")
+    told = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+    for name in told:
+        del os.environ[name]  # not by monkeypatch, which would put it back
+    assert told == {
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": "runs/some run/",
+        "WANDB_DATA_DIR": "runs/some run/wandb",
+        "WANDB_PROJECT": "p",
+        "WANDB_RUN_GROUP": "g",
+        "WANDB_TAGS": "a,b,seed:3",
+        "WANDB_JOB_TYPE": "grpo",
+    }

@@ -1,0 +1,63 @@
+"""launch/grpo.py where DeepSpeed trains with several processes and no GPU:  accelerate launch zero_cpu.py RECIPE …
+
+Without a GPU accelerate 1.15 finds no process group unless told to use the CPU, and told so it leaves DeepSpeed out.
+Here it is given gloo, and the launcher runs as it is. Each DeepSpeed engine says on stdout what it is.
+"""
+
+import os
+import runpy
+import sys
+import time
+from pathlib import Path
+
+os.environ["DS_ACCELERATOR"] = "cpu"
+ROOT = Path(__file__).parents[3]
+
+
+STALE = 240
+"""Seconds after which a lock of a build is what a killed process left; building takes one minute."""
+
+
+def unlock_builds():
+    """torch waits without end for the lock of a build that was killed."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()).glob("**/lock"):
+        if time.time() - lock.stat().st_mtime > STALE:
+            lock.unlink(missing_ok=True)
+
+
+def give_gloo():
+    from accelerate.state import DistributedType, PartialState
+
+    found = PartialState._prepare_backend
+
+    def gloo(self, cpu=False, sagemaker_dp=False, backend=None):
+        """accelerate's own choice, or gloo where it finds no device for the several processes."""
+        chosen = found(self, cpu, sagemaker_dp, backend)
+        return chosen if chosen[1] != DistributedType.NO else ("gloo", DistributedType.MULTI_CPU)
+
+    PartialState._prepare_backend = gloo
+
+
+def announce_engines():
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    build = DeepSpeedEngine.__init__
+
+    def announced(self, *args, **kwargs):
+        build(self, *args, **kwargs)
+        print(f"engine: ZeRO-{self.zero_optimization_stage()} on {self.dp_world_size} processes", flush=True)
+
+    DeepSpeedEngine.__init__ = announced
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    from vlm.common import telemetry
+
+    telemetry.quiet()  # as the launcher does, which comes after these imports here
+    unlock_builds()
+    give_gloo()
+    announce_engines()
+    runpy.run_path(str(ROOT / "launch/grpo.py"), run_name="__main__")
