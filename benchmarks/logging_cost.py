@@ -133,11 +133,11 @@ def recipe_of(options: argparse.Namespace, folder: Path) -> tuple[Any, dict[str,
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import rewards
-    import stage.trainer.finish
-    from rl import stage
+    from rl.stage import train
+    from stage.trainer import finish
 
     recipe, rates = recipe_of(options, folder)
-    meter, follow, used = Meter(), stage.trainer.finish.follow, {}
+    meter, follow, used = Meter(), finish.follow, {}
 
     def followed(trainer: Any, *rest: Any) -> None:
         show = trainer.show_samples
@@ -148,8 +148,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     functions = [rewards.resolve(reward.use, **reward.options) for reward in recipe.rewards]
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     begun = time.process_time()
-    with mock.patch.object(stage.trainer.finish, "follow", followed):
-        stage.train(recipe, functions, rewards.check_tasks)
+    with mock.patch.object(finish, "follow", followed):
+        train(recipe, functions, rewards.check_tasks)
     used["trainer"] = time.process_time() - begun
     found = figures(meter.steps, rates) | {"outside": used["outside"] / used["trainer"], "rates": rates}
     lines = len((folder / "run/samples.jsonl").read_text().splitlines())

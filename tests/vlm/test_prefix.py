@@ -156,7 +156,7 @@ def test_models_that_cannot_share_say_why(families):
 
 def test_log_probabilities_see_a_wrong_position(families):
     """What the grid of tests/rl/test_sharing.py would miss if it could not tell."""
-    from rl.sharing.rows import log_probabilities
+    from rl.sharing.packed import log_probabilities
 
     model = policy(families["qwen2_vl"])
     given = batch(model.config.image_token_id, [(5, (0,), (4, 3))])
