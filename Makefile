@@ -1,6 +1,6 @@
 # make demo      the whole road on this machine: data, SFT, GRPO, evaluation, table (9 minutes on 2 cores)
 # make demo-score  after it: the score model in GRPO, best-of-N and curation (11 minutes)
-# make ablation  {Zero, SFT, R1} with and without the score model, three seeds (27 minutes); again: goes on
+# make ablation  {Zero, SFT, R1} with and without the score model, three seeds (27 minutes); again: continues
 # make test      lint and tests, all but those marked `full`
 # make test-full  the tests marked `full`: the demo at its full size against the README's figures (9 minutes)
 # make lint      ruff and mypy, without changing anything;   make format  lets ruff change it
@@ -8,8 +8,8 @@
 #
 # Each target first makes .venv and installs what it needs; nothing but Python >= 3.11, pip and make is assumed.
 #   PYTHON=/path/to/python3.12 make demo     chooses the interpreter
-#   DEMO_ARGS="--seed 1" make demo           is handed to demo/road.py
-#   ABLATION_ARGS="--dry-run" make ablation  is handed to launch/ablate.py
+#   DEMO_ARGS="--seed 1" make demo           is passed to demo/road.py
+#   ABLATION_ARGS="--dry-run" make ablation  is passed to launch/ablate.py
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -43,7 +43,7 @@ ablation: $(STAMP)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TEST_ARGS)
 
-# Nothing beside it and nothing captured: it takes minutes, and its figures belong into LOG.md.
+# Nothing else at the same time, nothing captured: it takes minutes, and its figures belong into LOG.md.
 test-full: $(STAMP)
 	$(BIN)/python -m pytest -m full -s $(TEST_ARGS)
 

@@ -119,7 +119,7 @@ def notes(options) -> list[str]:
         "ideal: each prompt's tokens and picture once, each completion's tokens once; attention counted in full",
     ]
     if options.one_model:
-        found.append("one model: stock's attention also goes through the registered function, which hands on")
+        found.append("one model: stock's attention also goes through the registered function, which passes it on")
     return found
 
 

@@ -2,7 +2,7 @@
 
 An uninterrupted run first; then the same run is killed at a moment drawn by the seed, started again with resume=auto,
 killed again, and so on to its end; then another one, until there were as many kills as asked for. After each kill every
-checkpoint must be whole, and at each end the weights must be the uninterrupted run's to the bit (CPU, float32).
+checkpoint must be complete, and at each end the weights must be the uninterrupted run's to the bit (CPU, float32).
 The exit code is 1 where one is not. GRPO starts from the SFT's model, so that its rewards differ.
 """
 
@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from benchmarks.support.common import ROOT
 from stage.checkpoints import manifest
 
-# Before it is killed a process writes where it is; the handler runs at once, whatever the process does.
+# Before it is killed a process writes where it is; the handler runs immediately, whatever the process does.
 WRAPPED = (
     "import faulthandler, runpy, signal, sys; sys.argv = sys.argv[1:]; "
     "faulthandler.register(signal.SIGUSR2, open(sys.argv.pop(0), 'w'), all_threads=False); "
@@ -168,7 +168,7 @@ def main() -> int:
     folder = arguments.out.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     table = Table(
-        "stage", "kill", "after, s", "phase", "checkpoints", "whole / weights", title=f"seed {arguments.seed}"
+        "stage", "kill", "after, s", "phase", "checkpoints", "complete / weights", title=f"seed {arguments.seed}"
     )
     well = True
     for stage in stages(folder):

@@ -128,7 +128,7 @@ def seconds(way: Callable[[], None]) -> float:
 
 
 def memory(path: Path, name: str, limit: int) -> float:
-    """MiB at the peak of a process of its own that reads so many rows."""
+    """MiB at the peak of a process of its own that reads this many rows."""
     code = (
         "from pathlib import Path; from benchmarks.reading import read\n"
         f"read(Path({str(path)!r}), {name!r}, False, {limit})\n"

@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--resume", type=Path, help="pretrain-STEP.pt to go on from (weights, and the tokenizer beside it)"
+        "--resume", type=Path, help="pretrain-STEP.pt to resume from (weights, and the tokenizer next to it)"
     )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -170,5 +170,5 @@ BACKENDS: dict[str, type[Transformers] | type[VLLM]] = {"hf": Transformers, "vll
 
 
 def answerer(recipe: EvalRecipe) -> Answerer:
-    """Who answers this recipe's questions. Raises: RecipeError for a model or backend that cannot be had."""
+    """Who answers this recipe's questions. Raises: RecipeError for a model or backend that is not available."""
     return BACKENDS[recipe.generation.backend](recipe)

@@ -61,7 +61,7 @@ class EvalRecipe(StageRecipe):
     benchmark: str | None = None
     "Score as this benchmark does (`launch/eval.py --list`), and put its questions together as it does."
     limit: int | None = None
-    "Ask only the first so many questions."
+    "Ask only the first N questions."
     pictures: int = 12
     "How many held-out scenes the picture grid shows; 0 for none."
 
@@ -77,6 +77,6 @@ class EvalRecipe(StageRecipe):
             raise RecipeError(f"limit = {self.limit}; expected at least 1, or null for all questions")
         if self.prompt.style == "direct" and self.inside == "answer":
             raise RecipeError(
-                "prompt.style direct asks for no tags, but inside: answer reads only what stands between them; "
+                "prompt.style direct asks for no tags, but inside: answer reads only what is between them; "
                 "write inside: text"
             )

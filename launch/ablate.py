@@ -1,7 +1,7 @@
 """An ablation matrix:  python launch/ablate.py recipes/ablation.yaml [key.sub=value …] [--dry-run]
 
 Runs each stage of each run once, by the other launchers' commands; a second time it continues where it stopped.
-Exit code 0: all has finished; 1: a stage has failed, and the others went on; 2: the matrix is wrong; 75: stopped by a
+Exit code 0: all has finished; 1: a stage has failed, and the others continued; 2: the matrix is wrong; 75: stopped by a
 signal, the same command continues.
 """
 

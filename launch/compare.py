@@ -2,7 +2,7 @@
 
 Several seeds of one model are joined by commas: r1=runs/a/eval,runs/b/eval. Each name is compared with the one before,
 paired by question, with a 95% bootstrap interval. A folder is one evaluation, or holds one for each benchmark; with
---published, what papers report on those benchmarks stands beside.
+--published, what papers report on those benchmarks is shown, too.
 """
 
 import argparse
@@ -19,7 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="name=folder[,folder…]")
     parser.add_argument("--out", type=Path, help="write table.md and comparison.png here")
-    parser.add_argument("--published", action="store_true", help="put published figures beside, marked as such")
+    parser.add_argument("--published", action="store_true", help="show published figures too, marked as such")
     arguments = parser.parse_args()
     return guarded(lambda: show(arguments.runs, arguments.out, arguments.published))
 

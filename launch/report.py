@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--compare", action="store_true", help="runs that differ by their seed alone are one curve")
     parser.add_argument("--band", choices=["range", "bootstrap"], default="range", help="what a band shows")
     parser.add_argument("--rows", type=int, default=300, help="completions to look at; 0 for none")
-    parser.add_argument("--gold", metavar="METRIC", help="what tells the truth; the learned score is drawn against it")
+    parser.add_argument("--gold", metavar="METRIC", help="what is the truth; the learned score is drawn against it")
     parser.add_argument("--title", default="")
     asked = parser.parse_args()
     return guarded(lambda: write(asked))

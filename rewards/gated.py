@@ -46,7 +46,7 @@ class Gated:
     A task reward is called where the batch has rows of its task; one that works together with the other processes
     (``rewards.registry.collective``), always, then maybe with empty lists.
 
-    A task reward with the option ``applies_to`` is told the task that it stands for, so any of them can be
+    A task reward with the option ``applies_to`` gets the task that it stands for, so any of them can be
     used for any task. Task rewards must be in [0, 1]; one that is not stops the run (RecipeError).
     """
 
@@ -202,6 +202,6 @@ def _task_reward(name: str, entry: str | Mapping[str, Any], notation: str | None
         raise RecipeError(f"reward 'gated', tasks.{name}: {cause}") from cause
     if inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__):
         raise RecipeError(
-            f"reward 'gated': tasks.{name} is asynchronous; use it beside 'gated', or make it a plain one"
+            f"reward 'gated': tasks.{name} is asynchronous; use it next to 'gated', or make it a plain one"
         )
     return reward

@@ -15,7 +15,7 @@ nothing: one call for the batch, its values as they are.
   longer is abandoned, runs on unseen, and may hold what it holds; the warning says so. Calls of one reward may then
   overlap. Without a time-out (the default) a call runs where it always has, for as long as it takes; the watchdog
   (`stage.guards.watchdog`) says where it hangs.
-- `slow`: seconds after which a call still under way is named, with its rows and, in a thread of its own, its line.
+- `slow`: seconds after which a call still running is named, with its rows and, in a thread of its own, its line.
 - Past `max_failures` of the last `failure_window` rows the run ends, with a checkpoint and the last cause
   (`rewards.score.reward.stopping`). A UserError of the reward ends it at once: it is the recipe's or the data's fault.
 
@@ -128,7 +128,7 @@ class Guarded:
     def _again(
         self, columns: dict[str, Any], rows: Sequence[int], notes: Notes, tries: int, cause: str
     ) -> tuple[list[float | None], dict[int, str]]:
-        """`_values` of these rows, in so many tries; causes by row of the batch."""
+        """`_values` of these rows, in this many tries; causes by row of the batch."""
         for _ in range(tries):
             try:
                 return _checked(self._call(columns, rows, notes), rows)
@@ -145,7 +145,7 @@ class Guarded:
         part |= {"log_metric": attempt.metric, "log_extra": lambda column, found: attempt.extra(column, rows, found)}
 
         def slow(where: str) -> None:
-            told = f"{self.limits.slow:g} s and still under way{f', at {where}' if where else ''}"
+            told = f"{self.limits.slow:g} s and still running{f', at {where}' if where else ''}"
             logger.warning("reward %s: %s; %s", self.name, told, self._named(columns, rows))
 
         values = self.run(lambda: self.reward(**part), self.limits.timeout, self.limits.slow, slow)

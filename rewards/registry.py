@@ -2,7 +2,7 @@
 
 The one rule: a **function** *is* the reward, and its options are bound to it as keyword arguments; a
 **class** is built once with its options, and the instance is the reward (for rewards that hold something: a
-model, other rewards). Without options a function is handed on untouched. Nothing needs registering to be used
+model, other rewards). Without options a function is passed on untouched. Nothing needs registering to be used
 by path:
 
     # bright.py, anywhere on disk; in the recipe: {use: /data/bright.py:mentions, word: ship}
@@ -186,7 +186,7 @@ def _module_of_file(spec: str, place: str) -> ModuleType:
 
 
 def _failed(spec: str, what: str, cause: Exception) -> RecipeError:
-    advice = "mend it, or name another reward"
+    advice = "fix it, or name another reward"
     if isinstance(cause, ModuleNotFoundError):
         advice = f"install {cause.name!r}, put its folder on PYTHONPATH, or write 'path/file.py:function'"
     return RecipeError(f"reward {spec!r}: {what} does not import: {type(cause).__name__}: {cause}; {advice}")

@@ -24,7 +24,7 @@ def timed(
 ) -> T:
     """`call()`; `tell(where)` once when it takes longer than `slow` seconds, where: its innermost line, "file.py:12".
 
-    timeout: None runs it here, without a limit. Otherwise in a thread of its own, on this thread's GPU; past so many
+    timeout: None runs it here, without a limit. Otherwise in a thread of its own, on this thread's GPU; past that many
     seconds that thread is abandoned, not ended (Python has no way), and Overdue is raised here.
     """
     ident: int | None = threading.get_ident()

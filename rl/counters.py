@@ -73,7 +73,7 @@ class Counters:
             self.ideal("rollout", sum(lengths) + sum(sampled), pictures)
 
     def take(self, seconds: Sequence[float], seen: float) -> dict[str, float]:
-        """Means over steps that took so many seconds each, in which `seen` tokens were trained on; then all is 0."""
+        """Means over steps that took this many seconds each, in which `seen` tokens were trained on; then all is 0."""
         sums, self.sums = self.sums, Counter()
         steps, whole = len(seconds), sum(seconds)
         generation = sums.pop("time/generation", 0.0)

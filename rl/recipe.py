@@ -77,7 +77,7 @@ class GRPORecipe(TrainingRecipe):
         if self.training.get("sync_ref_model") and self.sharding.zero:
             raise RecipeError(
                 "training.sync_ref_model with sharding.zero: a checkpoint would lack the reference's weights, so no "
-                "run could go on from it; write sharding.zero: 0, or leave sync_ref_model out"
+                "run could resume from it; write sharding.zero: 0, or leave sync_ref_model out"
             )
         if "generation_batch_size" not in self.training:
             self._check_batch(group, processes())

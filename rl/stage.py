@@ -20,7 +20,7 @@ ANY_NUMBER = 2**30
 
 
 def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[str] = ()) -> Plan:
-    """The plan of a recipe with so many training rows; the others as in `plan`."""
+    """The plan of a recipe with this many training rows; the others as in `plan`."""
     asked: dict[str, Any] = recipe.training
     job = Job(
         stage="grpo",

@@ -82,7 +82,7 @@ def read(
     folder or a hub dataset, where there are several. outside: rows may name images anywhere on this disk; otherwise
     only below their folder, and by absolute paths in our own JSONL (`samples.readers.rows.Place`).
 
-    Raises: DataError, at once for the file, its format or an unknown task; while iterating for a faulty row
+    Raises: DataError, immediately for the file, its format or an unknown task; while iterating for a faulty row
     (naming file, row and field) and for a file that breaks off, or at the end where no row was good.
     """
     path = path if str(path).startswith("hub:") else Path(path)

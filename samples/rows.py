@@ -219,7 +219,7 @@ def _check_text(sample: Sample, section: PromptSection, sizes: Resizing | None) 
         raise DataError(
             f"{sample.source}: row {sample.id!r}: its reference is text, but images.random_resize draws the size that "
             f"the notation {section.notation} counts pixels of; take the assistant's turn out (its boxes are written "
-            "anew), or choose a notation of another frame, or leave random_resize out"
+            "again), or choose a notation of another frame, or leave random_resize out"
         )
 
 

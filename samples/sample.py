@@ -24,13 +24,13 @@ class Sample:
     """One question about one or more images, with its reference."""
 
     images: list[str | bytes]
-    "Absolute paths or encoded bytes, decoded by `vlm.pictures.images`; they stand before the first user text."
+    "Absolute paths or encoded bytes, decoded by `vlm.pictures.images`; they come before the first user text."
     messages: list[dict[str, str]]
     'Turns {"role", "content"}: user and assistant in turn, perhaps a system turn first; no "<image>" tags.'
     task: str
     "One of TASKS."
     answer: str | None = None
-    "The reference answer: what stands inside <answer>…</answer>."
+    "The reference answer: what is inside <answer>…</answer>."
     boxes: list[list[float]] | None = None
     "x1, y1, x2, y2 in pixels of the original image, y down; the whole image is 0, 0, w, h."
     quads: list[list[float]] | None = None

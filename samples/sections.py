@@ -25,9 +25,9 @@ class FileSection:
     images: str | None = field(default=None, metadata={"path": True})
     "Folder that the rows' image paths start from; without it, the file's own."
     outside: bool = False
-    "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyhow."
+    "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyway."
     limit: int | None = None
-    "Use only the first so many rows."
+    "Use only the first N rows."
 
     def check(self) -> None:
         if not self.path:
@@ -47,17 +47,17 @@ class SourceSection(FileSection):
     images: str | None = field(default=None, metadata={"path": True})
     "Folder that the rows' image paths start from; without it, what the file's format prescribes."
     format: str | None = None
-    "Format of the file; without it, told by its contents."
+    "Format of the file; without it, detected from its contents."
     task: str | None = None
     "Task of every row, whatever the rows say themselves."
     tasks: list[str] | None = None
     "Use only rows of these tasks."
     limit: int | None = None
-    "Use only the first so many rows (of those tasks)."
+    "Use only the first N rows (of those tasks)."
     percent: float | None = None
-    "Of these, use so many percent, drawn by the recipe's seed; a larger percentage keeps what a smaller one drew."
+    "Of these, use this percentage, drawn by the recipe's seed; a larger percentage keeps what a smaller one drew."
     repeat: int = 1
-    "Use each of these rows so many times."
+    "Use each of these rows this many times."
     ratio: float | None = None
     "Instead of percent and repeat: this source's part of `data.rows`, in proportion to the other sources' ratios."
 

@@ -13,7 +13,7 @@ from samples import Sample
 
 
 def percentage(percent: float, count: int) -> int:
-    """How many of `count` rows so many percent are: the nearest whole number, halves up."""
+    """How many of `count` rows this percentage is: the nearest whole number, halves up."""
     return math.floor(Fraction(str(percent)) * count / 100 + Fraction(1, 2))
 
 

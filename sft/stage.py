@@ -14,7 +14,7 @@ from stage.planning.plan import Plan
 
 
 def planned(recipe: SFTRecipe, rows: int) -> Plan:
-    """The plan of a recipe with so many training rows."""
+    """The plan of a recipe with this many training rows."""
     return training(Job(stage="sft", samples=rows, **common(recipe)))
 
 

@@ -90,7 +90,7 @@ def guarded(work: Callable[[], object]) -> int:
         report(error)
         return EXIT_USER_ERROR
     except Interrupted as stop:
-        say(f"{stop}; to go on: the same command with resume=auto")
+        say(f"{stop}; to resume: the same command with resume=auto")
         return RESUMABLE
     except KeyboardInterrupt:
         say("interrupted; what was written stays in the run folder")

@@ -2,9 +2,9 @@
 
     SIGTERM, SIGUSR1 (`#SBATCH --signal=USR1@600`), SIGINT (Ctrl-C)
 
-All processes stop at the same step, whichever got the signal. A second Ctrl-C leaves at once, without a checkpoint.
+All processes stop at the same step, whichever got the signal. A second Ctrl-C ends it immediately, with no checkpoint.
 `interrupted.json` in the run folder tells a job script that the run is to be started again, for `accelerate launch` and
-torchrun do not hand on their processes' exit codes.
+torchrun do not pass on their processes' exit codes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vlm.common.errors import RESUMABLE, Interrupted
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 DOUBLE = 1.0
-"""Seconds before another Ctrl-C counts as a second one: a launcher may hand on what the terminal has sent already."""
+"""Seconds before another Ctrl-C counts as a second one: a launcher may pass on what the terminal has sent already."""
 
 
 class Watch:
@@ -38,14 +38,14 @@ class Watch:
         self._owner, self._since = os.getpid(), 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._owner:  # a worker of the data loader: it goes on until its owner ends it
+        if os.getpid() != self._owner:  # a worker of the data loader: it continues until its owner ends it
             return
         now = time.monotonic()
         if self.received is None:
             self._since = now
             self.received = signal.Signals(number)
             message = f"{self.received.name}: the run stops after this step, with a checkpoint"
-            print(f"{message}; Ctrl-C leaves at once", file=sys.stderr, flush=True)
+            print(f"{message}; Ctrl-C ends it immediately", file=sys.stderr, flush=True)
         elif number == signal.SIGINT and now - self._since >= DOUBLE:
             raise KeyboardInterrupt
 

@@ -114,7 +114,7 @@ def apply_lora(model, lora):
 
 
 def merge(adapter: str, out: str) -> None:
-    """Merge a LoRA adapter into the base its config names, in the base's dtype; save a whole checkpoint.
+    """Merge a LoRA adapter into the base its config names, in the base's dtype; save a complete checkpoint.
 
     Needed between a LoRA stage and the next: TRL loads the GRPO reference model from the policy's path, so
     the path must hold the merged weights, or the reference would silently be the base.
@@ -150,7 +150,7 @@ def main() -> int:
 
     from vlm.common.errors import UserError
 
-    parser = argparse.ArgumentParser(description="Merge a LoRA adapter into its base and save a whole checkpoint.")
+    parser = argparse.ArgumentParser(description="Merge a LoRA adapter into its base and save a complete checkpoint.")
     parser.add_argument("adapter", help="folder with adapter_config.json")
     parser.add_argument("out", help="folder to write")
     arguments = parser.parse_args()

@@ -111,7 +111,7 @@ def _config_dict(path: str, revision: str | None, local: bool) -> dict:
 
 
 def source(path: str, revision: str | None = None) -> tuple[str, dict]:
-    """Path and keywords for `from_pretrained`; off the network the cache is read at once, not retried."""
+    """Path and keywords for `from_pretrained`; off the network the cache is read immediately, not retried."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return str(folder), {"local_files_only": True}
@@ -207,7 +207,7 @@ def flash_attention_fault(dtype: str = "bfloat16") -> str | None:
 def resolve_attention(name: str, dtype: str = "bfloat16") -> str:
     """The attention to load with: `auto` is `flash_attention_2` where it works, else `sdpa` (logged).
 
-    Raises `RecipeError` when `flash_attention_2` is asked for and cannot be had.
+    Raises `RecipeError` when `flash_attention_2` is asked for and is not available.
     """
     if name not in ("auto", "flash_attention_2", "sdpa", "eager"):
         raise RecipeError(f"model.attention: {name!r}; expected auto, flash_attention_2, sdpa or eager")

@@ -93,7 +93,7 @@ class ModelSection(CheckpointSection):
 
 @dataclass
 class ResizeSection:
-    """Training rows reach the model at sizes drawn anew in each pass (RSCoVLM); see `vlm.pictures.resizing`."""
+    """Training rows reach the model at sizes drawn again in each pass (RSCoVLM); see `vlm.pictures.resizing`."""
 
     min_pixels: int = 224 * 224
     "The smallest."

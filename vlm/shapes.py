@@ -86,7 +86,7 @@ def read_config(path: str, revision: str | None = None):
         raw = KNOWN[name]
         kind, source = (
             raw["model_type"],
-            f"{path} cannot be reached here: the published shape of {name} stands in",
+            f"{path} cannot be reached here: the published shape of {name} is used instead",
         )
     raw = {key: value for key, value in raw.items() if key != "model_type"}
     config = {"qwen2_vl": Qwen2VLConfig, "qwen2_5_vl": Qwen2_5_VLConfig}[kind].from_dict(raw)

@@ -3,7 +3,7 @@
 - stock: `trl.GRPOTrainer` 1.16 itself; the learned reward scores each completion with its own picture and prompt.
 - ours: `rl.GRPOTrainer` with `share_prefix`, and the learned reward as `ScoreModel.score` computes it.
 
-Both roll out R tokens (none may end a row), and go on with the same completions, drawn beforehand: what follows the
+Both roll out R tokens (none may end a row), and continue with the same completions, drawn beforehand: what follows the
 rollout then has equal inputs also where half precision samples other tokens. The optimiser's learning rate is 0, so
 every repetition starts from the same weights.
 """

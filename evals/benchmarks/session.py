@@ -4,7 +4,7 @@
     accelerate launch launch/eval.py --benchmarks aid,nwpu --model … images.max_pixels=786432 generation.batch_size=64
 
 Each benchmark becomes a recipe (`recipes/eval.yaml` shows its keys) and an evaluation of its own in OUT/NAME; what
-stands behind as key.sub=value changes all of them. The same command again continues where it stopped: finished
+follows as key.sub=value changes all of them. The same command again continues where it stopped: finished
 benchmarks are read, not asked again.
 """
 
@@ -38,13 +38,13 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--benchmarks", help="names, separated by commas; see --list")
     out.add_argument("--list", action="store_true", help="list the benchmarks and what they need, and stop")
     out.add_argument("--model", help="checkpoint: a folder or a hub id")
-    out.add_argument("--data", type=Path, default=Path("data"), help="folder that the benchmarks' files lie below")
+    out.add_argument("--data", type=Path, default=Path("data"), help="folder that the benchmarks' files are below")
     out.add_argument("--out", type=Path, help="output folder (default: runs/eval/ and the model's name)")
     out.add_argument("--style", choices=("direct", "r1"), default="direct", help="r1: asks for tags and reads <answer>")
     out.add_argument("--notation", default="qwen2_vl", help="how the model writes boxes; grounding is worded by it")
     out.add_argument("--wording", choices=("project", "nadir"), default="project", help="whose words the questions use")
     out.add_argument("--backend", choices=("hf", "vllm"), default="hf", help="what generates")
-    out.add_argument("--limit", type=int, help="only the first so many questions of each benchmark")
+    out.add_argument("--limit", type=int, help="only the first N questions of each benchmark")
     out.add_argument("--overwrite", action="store_true", help="ask again what was answered")
     out.add_argument("--dry-run", action="store_true", help="check everything, print the plan, load no weights")
     out.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to every benchmark's recipe")
@@ -121,7 +121,7 @@ def recipe(name: str, arguments: argparse.Namespace) -> EvalRecipe:
 
 
 def finished(recipe: EvalRecipe) -> bool:
-    """Whether this very evaluation was done before. Raises: UserError where another one stands in its folder."""
+    """Whether this very evaluation was done before. Raises: UserError where another one is in its folder."""
     there = Path(recipe.output)
     if recipe.overwrite or not (there / FINISHED).exists():
         return False

@@ -3,7 +3,7 @@
 BLEU-1…4 (corpus, closest reference length), ROUGE-L (β = 1.2) and CIDEr (as COCO computes it: CIDEr-D, n = 1…4, σ = 6,
 times 10) are Python there. METEOR 1.5 is a Java program that comes with the package: without a `java` it is not
 computed, and says so. COCO's tokeniser is Java, too: without one captions are split into words by a pattern instead,
-which is close and not the same, so the tokeniser stands in every convention.
+which is close and not the same, so the tokeniser is in every convention.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ POINTS = np.linspace(0, 1, 11)
 
 
 def voc07(right: np.ndarray, truths: float) -> float:
-    """11-point AP of ranked predictions (M,), right or not, against so many true objects (VOC2007, section 3.4.1)."""
+    """11-point AP of ranked predictions (M,), right or not, against this many true objects (VOC2007, section 3.4.1)."""
     if not len(right) or not truths:
         return 0.0
     found = np.cumsum(right)

@@ -44,7 +44,7 @@ class Judgement:
 def evaluate(predictions: Iterable[Prediction], notation: str, inside: Inside = "answer") -> Report:
     """Judge every prediction.
 
-    notation: how the model writes boxes (`vlm.boxes.NOTATIONS`). inside: "answer" reads what stands in the
+    notation: how the model writes boxes (`vlm.boxes.NOTATIONS`). inside: "answer" reads what is in the
     one <answer>…</answer>; "text" reads the whole completion (base models asked directly).
     Raises: DataError where there is nothing to score, a question comes twice, or a truth is missing.
     """

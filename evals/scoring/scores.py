@@ -123,7 +123,7 @@ class Answers:
     left_out: tuple[str, ...] = ()
     "Types that are usually left out of the mean (RSVQA: counts and areas); both means are given, by name."
     not_computed: Mapping[str, str] = field(default_factory=dict)
-    "What the project reports and cannot be had here, with the reason."
+    "What the project reports and is not computed here, with the reason."
     tasks: tuple[str, ...] = ("vqa",)
 
     def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:

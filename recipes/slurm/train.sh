@@ -24,17 +24,17 @@ gpus=${SLURM_GPUS_ON_NODE:-8}
 processes=$((SLURM_JOB_NUM_NODES * gpus))
 
 # 15 minutes before the limit (--signal above), and before a pre-emption: training ends its step, writes a checkpoint.
-# The launcher hands on these signals, and then waits so many seconds; by itself it would die of USR1, and wait for 30.
+# The launcher passes on these signals, and then waits this many seconds; by itself it would die of USR1, and wait for 30.
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGUSR1 TORCH_ELASTIC_SHUTDOWN_TIMEOUT=800
 
-# sharding.zero in the recipe sets DeepSpeed up, so nothing about it stands here.
+# sharding.zero in the recipe sets DeepSpeed up, so nothing about it is here.
 status=0
 srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch --machine_rank "$SLURM_PROCID" "$@"' launch \
     --multi_gpu --num_machines "$SLURM_JOB_NUM_NODES" --num_processes "$processes" \
     --main_process_ip "${nodes[0]}" --main_process_port "$port" --mixed_precision no --dynamo_backend no \
     "launch/$stage.py" "$recipe" "output=$output" resume=auto "$@" || status=$?
 
-# Launchers do not hand on the exit code 75 of a training that a signal has stopped; this file says so.
+# Launchers do not pass on the exit code 75 of a training that a signal has stopped; this file says so.
 if [ -f "$output/interrupted.json" ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

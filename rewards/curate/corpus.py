@@ -24,7 +24,7 @@ from vlm.common.files import replacing
 class Source:
     """A data file that is read by row, never whole.
 
-    Raises: DataError, at once where the file is missing, its format cannot be told, or is no list of rows that could be
+    Raises: DataError where the file is missing, its format cannot be detected, or is no list of rows that could be
     written back in part.
     """
 

@@ -18,7 +18,7 @@ class KeepSection:
     share: float | None = None
     "The best share of the scored rows, 0 < share ≤ 1."
     count: int | None = None
-    "The best so many rows."
+    "The best N rows."
     threshold: float | None = None
     "Every row that scores at least this."
     per_source: bool = False
@@ -44,7 +44,7 @@ class CurateRecipe:
     """
 
     output: str
-    "Run folder: the kept rows lie in `kept/`, each file under its own name and in its own format."
+    "Run folder: the kept rows are in `kept/`, each file under its own name and in its own format."
     data: DataSection
     "The corpus, in `train:`; the other keys as in training."
     stage: Literal["curate"] = "curate"

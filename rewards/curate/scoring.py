@@ -109,7 +109,7 @@ class Shard:
         message = f"{where}, {fault}" if isinstance(fault, RowFault) else f"{where}: {fault}"
         if self.recipe.data.on_fault == "error":
             raise DataError(
-                f"{message}. Mend the row, or write data.on_fault=skip; the run continues where it was"
+                f"{message}. Fix the row, or write data.on_fault=skip; the run continues where it was"
             ) from fault
         kind = fault.kind if isinstance(fault, RowFault) else kind
         self.part.add({"source": index, "rows": [number], "fault": kind, "message": message})

@@ -1,7 +1,7 @@
 """Curation: every row is scored once, the best are written out as they were, plus `score`.
 
     <output>/kept/<name>      the kept rows, in the order and format of the file they come from
-    <output>/scores/          all scores (`rewards.curate.store`); a killed run goes on from them
+    <output>/scores/          all scores (`rewards.curate.store`); a killed run continues from them
     <output>/table.md, scores.png, examples.png, examples.jsonl
 
 The corpus is read twice, row by row: once to score (each process its share), once to write.

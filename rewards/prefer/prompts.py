@@ -66,7 +66,7 @@ _DESCRIBE = "No question was asked: the texts are meant to describe the images."
 
 
 def labels(count: int) -> list[str]:
-    """Names of so many candidates in a request: A, B, C …"""
+    """Names of this many candidates in a request: A, B, C …"""
     return list(string.ascii_uppercase[:count])
 
 

@@ -50,7 +50,7 @@ class ClosedSection:
     )
     "Task → what compares a candidate with the truth: a built-in reward, pkg.module:function, or file.py:function."
     inside: Literal["answer", "text"] = "text"
-    "The answer is what stands inside the candidate's <answer> … </answer>, or the whole candidate."
+    "The answer is what is inside the candidate's <answer> … </answer>, or the whole candidate."
     notation: str = "qwen2_vl"
     "How candidates write boxes."
     min_gap: float = 0.1
@@ -105,7 +105,7 @@ class DedupSection:
 class PreferRecipe:
     """Preference pairs from rows with several candidates.
 
-    What the judge has rated stays in the run folder: the same command goes on where it was stopped, asks failed rows
+    What the judge has rated stays in the run folder: the same command continues where it was stopped, asks failed rows
     again, and with another `lists` or `min_gap` makes other pairs of the same ratings without asking anybody.
     """
 
@@ -138,6 +138,6 @@ class PreferRecipe:
         if not self.data:
             raise RecipeError("data is empty; name at least one file, e.g. `data: [{path: candidates.jsonl}]`")
         if not 0 <= self.min_gap <= 4:
-            raise RecipeError(f"min_gap = {self.min_gap}; expected 0 to 4: means lie between 1 and 5")
+            raise RecipeError(f"min_gap = {self.min_gap}; expected 0 to 4: means are between 1 and 5")
         if not self.output:
             raise RecipeError("output is empty; expected a run folder")

@@ -4,7 +4,7 @@ The run folder:
 
     judged.jsonl        one row per finished row, as it is finished; never asked again
     failures.jsonl      rows that failed in the last start, and why; the next start asks them again
-    preferences.jsonl   the preferences, for rewards/score to train on; made anew of all that is finished
+    preferences.jsonl   the preferences, for rewards/score to train on; made from all that is finished each time
     report.json         counts
 """
 

@@ -58,7 +58,7 @@ class Sharded(Loaded):
                 return list(passes(exchanges, processor, self.batch_size, self._shares)), ""
             except UserError:
                 raise
-            except Exception as cause:  # as `attempt` sees it: these rows fail, and the run goes on
+            except Exception as cause:  # as `attempt` sees it: these rows fail, and the run continues
                 return [], f"{type(cause).__name__}: {cause}"
 
         mine, failure = agreement.settled(prepared, "preparing exchanges for the score model")

@@ -63,7 +63,7 @@ def check_complete(samples: Sequence[Sample], found: Mapping[str, Any], folder: 
     if missing:
         raise DataError(
             f"{folder}: nothing of {len(missing)} questions, such as {missing[0]}; every process must see the same "
-            "output folder: on several machines it must lie on a shared disk"
+            "output folder: on several machines it must be on a shared disk"
         )
 
 

@@ -53,7 +53,7 @@ class ClipScorer(Clip):
         for exchange in exchanges:
             if not exchange.images:
                 text = exchange.messages[-1]["content"]
-                raise DataError(f"CLIP-score compares an image with a text; found no image beside {text[:60]!r}")
+                raise DataError(f"CLIP-score compares an image with a text; found no image with {text[:60]!r}")
         images = {key_of(image): image for exchange in exchanges for image in exchange.images}  # each is encoded once
         seen = self.see(list(images.values()))
         read = self.read([text_of(exchange, self.text) for exchange in exchanges])

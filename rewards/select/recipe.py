@@ -15,7 +15,7 @@ SELECTORS: tuple[Selector, ...] = get_args(Selector)
 
 @dataclass(kw_only=True)
 class BatchedSection(WeightsSection):
-    """A model that scores so many exchanges at a time."""
+    """A model that scores this many exchanges at a time."""
 
     batch_size: int = 8
     "Exchanges at a time."
@@ -40,7 +40,7 @@ class ScorerSection(BatchedSection):
     images: ImageSection | None = None
     "Pixel limits; null takes the checkpoint's own, which it was trained with."
     share_prefix: bool = True
-    "Compute once in a pass what its exchanges about an image have in common; false computes each one whole."
+    "Compute once in a pass what its exchanges about an image have in common; false computes each one in full."
 
     def check(self) -> None:
         super().check()
@@ -109,7 +109,7 @@ class BonRecipe(StageRecipe):
     clip: ClipSection = field(default_factory=ClipSection)
     "The CLIP model of the selector `clip`."
     subsets: int = 256
-    "For `majority`: how many subsets of N stand for all of them, where there are more."
+    "For `majority`: how many subsets of N represent all of them, where there are more."
     inside: Literal["answer", "text"] = "answer"
     "What is chosen and judged: the inside of the one <answer> … </answer>, or the whole completion."
     gold: str | None = None

@@ -22,7 +22,7 @@ Inside = Literal["answer", "text"]
 
 
 def readable(completion: str, inside: Inside) -> str | None:
-    """The answer of a completion: what stands in its one <answer> … </answer>, or the whole text; None where empty."""
+    """The answer of a completion: what is in its one <answer> … </answer>, or the whole text; None where empty."""
     text = answers.parse(completion).answer if inside == "answer" else completion.strip()
     return text or None
 

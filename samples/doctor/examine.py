@@ -22,7 +22,7 @@ from vlm.common.errors import DataError
 from vlm.shapes import visual_tokens
 
 Told = Callable[[int, int, int], None]
-"""`told(rows, decoded, pictures)` while it goes on."""
+"""`told(rows, decoded, pictures)` while it runs."""
 EVERY = 500
 """Rows between two calls of it."""
 
@@ -43,7 +43,7 @@ class WrittenFaults(Faults):
 def examine(subject: Subject, folder: Path, workers: int, told: Told = lambda *counts: None) -> Report:
     """Examine a subject's data; faulty rows are written into `folder/faults.jsonl`.
 
-    Raises: DataError, at once, where a file is not there or its format cannot be told, and for a worker that died.
+    Raises: DataError where a file is not there or its format cannot be detected, and for a worker that died.
     """
     pixels = (subject.images.min_pixels, subject.images.max_pixels)
     report = Report(notes=list(subject.notes))

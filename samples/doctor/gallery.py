@@ -1,6 +1,6 @@
 """Every different picture of the data, decoded once for all checks, however many rows show it.
 
-Pictures go to worker processes in batches, of which only a few are under way at a time, so memory does not grow with
+Pictures go to worker processes in batches, of which only a few are in flight at a time, so memory does not grow with
 the pixels. What is kept of a picture: its name, size, a digest of its pixels and its perceptual hash, some 400 bytes.
 """
 
@@ -25,7 +25,7 @@ from vlm.pictures.perceptual import perceptual_hash
 BATCH = 16
 """Pictures handed to a worker at a time."""
 UNDER_WAY = 4
-"""Batches for each worker that are under way at most."""
+"""Batches for each worker that are in flight at most."""
 TRAIN, EVAL = 1, 2
 ROLES = {"train": TRAIN, "eval": EVAL}
 

@@ -58,7 +58,7 @@ class Rows:
         self.ends = array("L")
         "… and where each row's end."
         self.text_tokens = array("L")
-        "Of prompt (and answer, where that is learnt), template included; empty without a tokenizer."
+        "Of prompt (and answer, where that is learned), template included; empty without a tokenizer."
         self.kinds: Counter[tuple[int, str, str]] = Counter()
         "Rows by number of the source, task and question type; a row of several types counts in each."
         self.answer_words = array("L")

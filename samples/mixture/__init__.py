@@ -6,15 +6,15 @@
         - {path: boxes.json, format: vhm, repeat: 3}   # RSCoVLM's *K: every row three times
 
     data:
-      rows: 8000                                       # or: so many rows in all, 3 of 4 of them from vqa.jsonl
+      rows: 8000                                       # or: N rows in all, 3 of 4 of them from vqa.jsonl
       train: [{path: vqa.jsonl, ratio: 3}, {path: boxes.json, format: vhm, ratio: 1}]
 
 What happens to the rows of one source, in this order:
 
     tasks     rows of other tasks are left out (`data.tasks`, and the source's own)
-    limit     of what is left the first so many; what lies behind them is neither read nor checked
-    percent   of these so many, drawn by seed, to the nearest row
-    repeat    all of these so many times, one pass after another
+    limit     of what is left the first N; what comes after them is neither read nor checked
+    percent   of these N in a hundred, drawn by seed, to the nearest row
+    repeat    all of these N times, one pass after another
     ratio     instead of percent and repeat: the source's part of `data.rows` (largest remainders, so exact to one row),
               as whole passes and, for the rest, rows drawn by seed
 

@@ -22,7 +22,7 @@ TOLERANCE = 1e-3
 def checked(record: dict[str, Any], place: Place, verify: bool, overhang: float = 0.0) -> dict[str, Any]:
     """The fields of a Sample. `verify` opens every image's header; else only where a box needs a size.
 
-    overhang: share of a box's area that may lie outside the image; it is cut off. (`quads` may overhang anyhow.)
+    overhang: share of a box's area that may lie outside the image; it is cut off. (`quads` may overhang anyway.)
     """
     task = _task(record)
     images = _required(record, "images", list, "a list of paths")
@@ -103,7 +103,7 @@ def _messages(turns: list[Any]) -> list[dict[str, str]]:
         if not isinstance(content, str) or not content.isascii():
             content = valid_text(f"messages[{number}]", content)
         if "<image>" in content:
-            expected = "no <image> tags: images stand before the first question"
+            expected = "no <image> tags: images come before the first question"
             raise RowFault("image_tag", f"messages[{number}]", show(content), expected)
         if not (role == expected or (role == "system" and number == 1)):
             expected = f"{expected!r} (user and assistant in turn)"
@@ -151,7 +151,7 @@ def _around(
 ) -> list[list[float]]:
     """The boxes around quadrilaterals, cut to the image: a tilted object at its edge rightly overhangs it."""
     if boxes is not None and len(boxes) != len(quads):
-        raise RowFault("wrong_type", "quads", f"{len(quads)} beside {len(boxes)} boxes", "as many of both")
+        raise RowFault("wrong_type", "quads", f"{len(quads)} for {len(boxes)} boxes", "as many of both")
     if size is None:
         raise RowFault("missing_field", "size", "none", "an image or a size for the quads")
     width, height = size

@@ -7,7 +7,7 @@
 
 `path` is the folder above, the folder of labels, or one label file. One question for each class of an image ("every
 plane"), whose `quads` are all of its objects in pixels, the difficult ones (last number 1) at the end; how many those
-are stands in `kind` behind the class ("plane,difficult:2"), for evaluators leave them out of account. A line that is no
+are goes to `kind` after the class ("plane,difficult:2"), for evaluators leave them out of account. A line that is no
 object is a fault of its own, and an image without objects is left out (`no_objects`).
 """
 

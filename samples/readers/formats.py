@@ -30,7 +30,7 @@ class Format:
     about: str
     "One line, for messages and the documentation."
     convert: Callable[[dict[str, Any], Place, str | None], dict[str, Any]]
-    "(row, where images lie, the source's task or None) → record."
+    "(row, where images are, the source's task or None) → record."
     fits: Callable[[Look], bool]
     "Whether a path looks like it. Several formats may fit: then the reader asks."
     walk: Walk | None = None
@@ -160,7 +160,7 @@ def _sources() -> Iterable[Format]:
     yield folder("vrsbench_annotations", about, annotated, vrsbench.fits, vrsbench.walk, overhang=OVERHANG)
     about = "DIOR-RSVG: folder with Annotations/*.xml, or a split file of object indices; boxes in pixels"
     yield folder("dior_rsvg", about, rsvg.convert, rsvg.fits, rsvg.walk, overhang=OVERHANG)
-    about = "RSVQA: …_questions.json with …_answers.json beside it, or their folder"
+    about = "RSVQA: …_questions.json with …_answers.json next to it, or their folder"
     yield folder("rsvqa", about, rsvqa.convert, rsvqa.fits, rsvqa.walk)
     about = "LHRS-Bench, choices in the row or in the question"
     yield Format("lhrs_bench", about, lhrs_bench.convert, lhrs_bench.fits, lhrs_bench.walk)
@@ -196,7 +196,7 @@ def detect(look: Look) -> Format:
     if len(fitting) == 1:
         return FORMATS[fitting[0]]
     if fitting:
-        raise DataError(f"{look.path}: the format cannot be told by content; name one of these:{listed(fitting)}")
+        raise DataError(f"{look.path}: its content fits several formats; name one of these:{listed(fitting)}")
     if look.rows is None:
         found = "a folder of no layout that is known"
     else:

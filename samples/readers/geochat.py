@@ -158,5 +158,5 @@ def _truth(path: Path) -> tuple[Joined, Joined | None]:
             questions = path.with_name(name.replace("_answers.", "_questions."))
             types = Joined(questions, "id", "type") if questions.is_file() else None
             return Joined(found, "question_id", "answer"), types
-    expected = f"expected their answers beside it: {' or '.join(names)}"
+    expected = f"expected their answers next to it: {' or '.join(names)}"
     raise DataError(f"{path}: found questions without ground_truth; {expected}")

@@ -108,7 +108,7 @@ def _parsed(path: Path) -> ElementTree.Element:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        hint = "objects are counted across all annotations, so it must be mended"
+        hint = "objects are counted across all annotations, so it must be fixed"
         raise DataError(f"{path}: found text that is no XML ({error}); {hint}") from error
 
 

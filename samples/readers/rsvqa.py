@@ -39,7 +39,7 @@ def walk(look: Look) -> Iterator[tuple[int | str, dict[str, Any] | RowFault]]:
     if questions.key != "questions":
         raise DataError(f"{path}: found another layout, expected {{'questions': [{{'id', 'img_id', 'question', …}}]}}")
     if not path.name.endswith("questions.json"):
-        raise DataError(f"{path}: found no name to tell its answers by, expected one that ends in questions.json")
+        raise DataError(f"{path}: found a name that leads to no answers, expected one that ends in questions.json")
     answers = Joined(path.with_name(path.name.removesuffix("questions.json") + "answers.json"), "question_id", "answer")
     for number, row in questions:
         where = f"file {path.name}, row {number}" if look.is_folder else number

@@ -1,7 +1,7 @@
 """From where a run begins: the recipe's `resume:`.
 
-    null        anew; a folder in which a run has begun is refused (stage.runs)
-    auto        from the last whole checkpoint of `output`; anew where there is none yet; not at all where the run has
+    null        from scratch; a folder in which a run has begun is refused (stage.runs)
+    auto        from the last complete checkpoint of `output`; else from scratch; not at all where the run has
                 finished. What a job that may be requeued says always.
     a folder    from this checkpoint, of this output or of another one, which stays as it is
 
@@ -42,7 +42,7 @@ class Beginning:
 
     recipe: Any
     checkpoint: Checkpoint | None = None
-    "Where to go on from."
+    "Where to resume from."
     finished: int | None = None
     "The step at which the run has ended already."
 
@@ -88,7 +88,7 @@ def begin(recipe: TrainingRecipe) -> Beginning:
         check_resumable(checkpoint, processes())
         logger.info("resume: from %s", checkpoint.path)
     elif (Path(recipe.output) / METRICS).exists():
-        logger.info("resume: %s has no checkpoint yet, so the run begins anew", recipe.output)
+        logger.info("resume: %s has no checkpoint yet, so the run starts from scratch", recipe.output)
     return Beginning(recipe, checkpoint)
 
 
@@ -149,7 +149,7 @@ def _warn_of_schedule(recipe: TrainingRecipe, key: str, before: Any, now: Any) -
     schedule = config.to_dict(recipe)["training"].get("lr_scheduler_type", "linear")
     if schedule not in CONSTANT:
         logger.warning(
-            "resume: %s is raised from %s to %s: the %s schedule goes on as if it had been so from the start, but the "
-            "steps done so far had the shorter one's learning rates",
+            "resume: %s is raised from %s to %s: the %s schedule continues as if it had been so from the start, but "
+            "the steps done so far had the shorter one's learning rates",
             key, before, now, schedule,
         )  # fmt: skip

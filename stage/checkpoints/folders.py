@@ -85,7 +85,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def _remove(run: Path, path: Path) -> None:
-    """Delete a checkpoint so that at no moment a part of it bears its name."""
+    """Delete a checkpoint so that at no moment a part of it has its name."""
     aside = run / ASIDE
     aside.mkdir(exist_ok=True)
     gone = aside / f"old-{path.name}"

@@ -32,17 +32,17 @@ PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "deepspeed")
 
 
 class Unwhole(UserError):
-    """A folder that is no whole checkpoint; the message says what is wrong with it."""
+    """A folder that is no complete checkpoint; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint."""
+    """A complete checkpoint."""
 
     path: Path
     step: int
     processes: int
-    "How many wrote it; as many can go on from it."
+    "How many wrote it; as many can resume from it."
     resumable: bool
     "Not where only the model was saved."
     packages: dict[str, str]
@@ -115,10 +115,10 @@ def step_of(folder: Path) -> int:
 
 
 def check_resumable(checkpoint: Checkpoint, processes: int) -> None:
-    """Raises: UserError where this many processes cannot go on from the checkpoint; warns of other versions."""
+    """Raises: UserError where this many processes cannot resume from the checkpoint; warns of other versions."""
     if not checkpoint.resumable:
         raise UserError(
-            f"{checkpoint.path} holds the model only (training.save_only_model), so training cannot go on from it; "
+            f"{checkpoint.path} holds the model only (training.save_only_model), so training cannot resume from it; "
             "take it as model.path of a new run"
         )
     if checkpoint.processes != processes:
@@ -127,7 +127,7 @@ def check_resumable(checkpoint: Checkpoint, processes: int) -> None:
             "has random states, rows and rollouts of its own, which no other number can continue: start "
             f"{checkpoint.processes} (--num_processes {checkpoint.processes}), or a new run with model.path="
             f"{checkpoint.path} and the same completions or rows a step (per_device_train_batch_size × "
-            "gradient_accumulation_steps × processes), whose optimiser and schedule begin anew"
+            "gradient_accumulation_steps × processes), whose optimiser and schedule start from scratch"
         )
     here = packages()
     for name, version in checkpoint.packages.items():

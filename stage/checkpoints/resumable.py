@@ -9,7 +9,7 @@ What transformers 5.23 leaves out and stands here:
   those of the epochs before; behind two wrappers accelerate's set_epoch does not reach its sampler; and a sampler that
   draws from torch's own generator needs its state at the epoch's beginning, not at the checkpoint's;
 - a checkpoint of the last step is not trained on for one step more;
-- a new best value of `metric_for_best_model` saves at once, so that the best checkpoint is there to be kept;
+- a new best value of `metric_for_best_model` saves immediately, so that the best checkpoint is there to be kept;
 - `train_loss` and `train_runtime` of the last row count the whole run.
 
 Bit-identical on one machine with the same versions: on the CPU in float32 by test. On a GPU some kernels add in an
@@ -53,7 +53,7 @@ class Resumable:
     """
 
     _pending: dict[str, Any] | None = None
-    "The state to go on from, until the first batch."
+    "The state to resume from, until the first batch."
     _aside: Path | None = None
     "Where a checkpoint is being written."
     _fault: Exception | None = None
@@ -86,7 +86,7 @@ class Resumable:
         run = self.args.output_dir
         checkpoint = manifest.latest(Path(run)) if asked is True else manifest.read(Path(asked))
         if checkpoint is None:
-            raise UserError(f"{run} holds no whole checkpoint to go on from")
+            raise UserError(f"{run} holds no complete checkpoint to resume from")
         manifest.check_resumable(checkpoint, self.args.world_size)
         if self.args.ignore_data_skip:
             raise UserError("training.ignore_data_skip would show rows again after a resume; leave it out")
@@ -228,14 +228,14 @@ class Resumable:
         folders.commit(run, folder)
 
     def _give_up(self, run: Path, why: str, best: str | None) -> None:
-        """The run goes on without this checkpoint; those before it are as they were."""
+        """The run continues without this checkpoint; those before it are as they were."""
         self.state.best_model_checkpoint = best
         if self.is_world_process_zero():
             folders.clear(run)
             last = manifest.latest(run)
             kept = f"the last one is {last.path}" if last else "there is none yet"
             logger.warning(
-                "no checkpoint at step %d: %s. Training goes on; %s. Make room on the disk of %s",
+                "no checkpoint at step %d: %s. Training continues; %s. Make room on the disk of %s",
                 self.state.global_step, why, kept, run,
             )  # fmt: skip
         everyone_is_here()

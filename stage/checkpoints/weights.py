@@ -85,8 +85,8 @@ def files_of(folder: Path, adapter: bool = False) -> list[Path]:
         return sorted({folder / file for file in json.loads((folder / INDEX).read_text())["weight_map"].values()})
     if not adapter and (folder / WHOLE).is_file():
         return [folder / WHOLE]
-    kind = "an adapter's" if adapter else "a model's"
-    raise UserError(f"{folder} holds no {kind} weights ({ADAPTER if adapter else WHOLE}); expected a whole checkpoint")
+    kind = "adapter" if adapter else "model"
+    raise UserError(f"{folder} holds no {kind} weights ({ADAPTER if adapter else WHOLE}); expected a full checkpoint")
 
 
 def _adapted(model: torch.nn.Module) -> bool:

@@ -157,7 +157,7 @@ async def ask_all(
 
 
 def stop_when_spent(cost: CostSection, usage: Usage) -> None:
-    """Asked before each row: replies already under way may go beyond the limit by one a worker.
+    """Asked before each row: replies already running may go beyond the limit by one a worker.
 
     Raises: EndpointError where the use that replies reported has reached `cost.max_cost`.
     """

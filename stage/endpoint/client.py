@@ -96,7 +96,7 @@ def key_of(section: EndpointSection) -> str | None:
 class Endpoint(Generic[Section]):
     """An open connection to the model; use as `async with Endpoint(section) as endpoint`.
 
-    pause: waits so many seconds. usage: where replies are counted.
+    pause: waits this many seconds. usage: where replies are counted.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ class Estimate:
 def estimate(
     rows: Iterable[Sequence[Call]], endpoint: EndpointSection, section: CostSection, what: str = "rows"
 ) -> Estimate:
-    """The cost of so many rows' calls: image tokens from each image's size, text tokens from characters."""
+    """The cost of this many rows' calls: image tokens from each image's size, text tokens from characters."""
 
     def tokens(characters: int) -> int:
         return math.ceil(characters / section.characters_per_token)
@@ -81,7 +81,7 @@ def estimate(
 
 
 def price(input_tokens: int, output_tokens: int, section: CostSection) -> float:
-    """What so many tokens cost, in the currency of the recipe's prices."""
+    """What this many tokens cost, in the currency of the recipe's prices."""
     return (input_tokens * section.input + output_tokens * section.output) / MILLION
 
 

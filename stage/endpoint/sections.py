@@ -34,7 +34,7 @@ class EndpointSection:
     request: dict[str, Any] = field(default_factory=lambda: {"temperature": 0})
     "Further fields of each request, e.g. {temperature: 0, response_format: {type: json_object}}."
     concurrency: int = 8
-    "Requests under way at a time."
+    "Requests in flight at a time."
     timeout: float = 120.0
     "Seconds to wait for a reply."
     retries: int = 5
@@ -42,7 +42,7 @@ class EndpointSection:
     longest_wait: float = 120.0
     "Longest wait before a repetition, in seconds; an endpoint that asks for more (Retry-After) ends the run."
     stop_after: int = 20
-    "So many failed rows in succession end the run: then it is not the rows."
+    "End the run after this many failed rows in a row: then the rows are not the cause."
 
     def check(self) -> None:
         if not re.fullmatch(r"https?://[^\s/]+(/[^\s?#]*)?", self.address):
@@ -54,8 +54,8 @@ class EndpointSection:
         if self.key is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key):
             example = f"{self.called.upper()}_API_KEY"
             raise RecipeError(
-                "key is not the name of an environment variable (capitals, digits, _); a key itself never stands in a "
-                f"recipe: export it, e.g. as {example}, and write key: {example}"
+                "key is not the name of an environment variable (capitals, digits, _); a key itself is never written "
+                f"in a recipe: export it, e.g. as {example}, and write key: {example}"
             )
         least = {"max_pixels": 1, "max_tokens": 1, "concurrency": 1, "retries": 0, "stop_after": 1}
         for name, smallest in least.items():

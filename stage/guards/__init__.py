@@ -2,7 +2,7 @@
 
     finite          steps whose loss or gradient is not finite are skipped, counted, dumped, and not endured for long
     progress        which phase this process is in
-    watchdog        who stands still, in which phase, where in the code
+    watchdog        who hangs, in which phase, where in the code
     out_of_memory   what in this recipe would help most, computed
     peers           an error that only says that another process has gone
 

@@ -125,7 +125,7 @@ class FiniteSteps(Dumping):
         several = f"{self._in_a_row} steps one after another have" if self._in_a_row > 1 else "a step has"
         return (
             f"{several} a loss or gradient that is not finite (guards.skip is {self.guards.skip}). The last: {told}. "
-            f"No weight was changed by them; {kept}. Look at the rows and the dump. resume=auto goes on with this "
+            f"No weight was changed by them; {kept}. Look at the rows and the dump. resume=auto continues with this "
             "recipe, and meets the same rows again; a smaller learning_rate or max_grad_norm, or bfloat16 instead of "
             f"float16, is another recipe: {start}"
         )

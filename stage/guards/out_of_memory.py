@@ -69,7 +69,7 @@ def message(recipe: Any, planner: Planner, error: BaseException) -> str:
     where = f"in {here.broken}, step {here.step}" if here.step else "before the first step"
     head = f"out of memory {where}: {said[:300]}."
     tail = "The run folder stays as it was: after the change, the same command with overwrite=true, or without it "
-    tail += "in another output. A checkpoint goes on with resume=auto only where the recipe is the same"
+    tail += "in another output. A checkpoint can be resumed (resume=auto) only where the recipe is the same"
     try:
         plan = planner(recipe)
         base = plan(_here(recipe))

@@ -33,8 +33,8 @@ def watched(rank: int, here: Progress) -> Iterator[None]:
             raise
         raise PeerLost(
             f"rank {rank} has lost another process of this run, in {here.broken} of step {here.step}. Why that one "
-            "ended stands in its own messages, or in the launcher's last lines (exit code, signal 9: killed, often for "
-            f"memory). What was written stays; to go on: the same command with resume=auto. ({_line(error)})"
+            "ended is in its own messages, or in the launcher's last lines (exit code, signal 9: killed, often for "
+            f"memory). What was written stays; to resume: the same command with resume=auto. ({_line(error)})"
         ) from error
 
 

@@ -1,6 +1,6 @@
 """Which phase this process is in, since when. One for the process: whoever does something says so, nobody waits.
 
-with phase("rollout"): …        # within it; afterwards the phase around it goes on
+with phase("rollout"): …        # within it; afterwards the phase around it continues
 here.at("update", step=12)      # from now on, until the next
 """
 
@@ -12,12 +12,12 @@ from contextlib import contextmanager
 
 
 class Progress:
-    """The phases that are under way, the innermost last, and when the last one began or ended."""
+    """The phases that are running, the innermost last, and when the last one began or ended."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self.clock = clock
         self.step = 0
-        "The optimiser step that is under way, or was the last one."
+        "The optimiser step that is running, or was the last one."
         self._phases = ["start"]
         self._raised: str | None = None
         self._moved = clock()
@@ -28,7 +28,7 @@ class Progress:
 
     @property
     def broken(self) -> str:
-        """The phase in which the error that is under way was raised; without one, `phase`."""
+        """The phase in which the error being handled was raised; without one, `phase`."""
         return self._raised or self.phase
 
     @property

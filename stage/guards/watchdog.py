@@ -1,4 +1,4 @@
-"""Who stands still, in which phase, where in the code.
+"""Who hangs, in which phase, where in the code.
 
 Each process tells what it does in `heartbeats/rank-N.json` of the run folder, by a thread of its own:
 

@@ -66,7 +66,7 @@ PHASES = Group(
 WORK = Group(
     "What was computed, against the least possible",
     f"Logged by `rl/counters.py`. {OWN}. Phases are `rollout`, `reference` and `update`. Not counted where vLLM "
-    "generates: it keeps its own books.",
+    "generates: it has its own counters.",
     (
         logged(
             "tokens/<phase>",
@@ -138,7 +138,7 @@ SPEED = Group(
             "B)",
             "share",
             None,
-            "0.46 is PaLM's in pre-training; sampling is bound by memory and not by FLOPs, so a step of GRPO lies far "
+            "0.46 is PaLM's in pre-training; sampling is bound by memory and not by FLOPs, so a step of GRPO is far "
             "below that, by how much depends on lengths",
             "See which phase of `time/…` is long.",
             worse="lower",
@@ -172,7 +172,7 @@ SPEED = Group(
 MEMORY = Group(
     "Memory and dashboards",
     "Logged by `rl/counters.py`, by transformers when `training.skip_memory_metrics` is false, and by TRL to "
-    "dashboards (`tracking.report_to`) beside what stands in metrics.jsonl.",
+    "dashboards (`tracking.report_to`) in addition to what is in metrics.jsonl.",
     (
         logged(
             "memory/peak_gib",

@@ -14,7 +14,7 @@ PHASES = ("rollout", "reference", "update")
 PLACEHOLDERS = {"task": rf"(?:{'|'.join(TASKS)})(?:/.+)?", "phase": "|".join(PHASES)}
 """What may stand for a <placeholder>; for the others anything may. A task is also a task/kind (`rewards.gated`)."""
 PREFIX = re.compile(r"(?P<eval>eval[_/])|train/")
-"""`eval_` stands in metrics.jsonl; to dashboards transformers hands names on as `train/…` and `eval/…`."""
+"""`eval_` is in metrics.jsonl; to dashboards transformers sends names as `train/…` and `eval/…`."""
 
 
 @functools.cache

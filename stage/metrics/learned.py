@@ -13,10 +13,10 @@ FAILED = (
     "`score:service`), an exchange that cannot be read. Past `score:max_failures` the run ends."
 )
 ROUNDING = 2**-5
-"""One step of bfloat16 (8 bits) between 4 and 8, where scores lie at most."""
+"""One step of bfloat16 (8 bits) between 4 and 8, where scores are at most."""
 SCALE = "scores of a Bradley-Terry model have no zero and no scale of their own"
 GAMED = (
-    "Read the completions. Then retrain the score model on pairs that tell the trick apart (LOG.md 14), lower "
+    "Read the completions. Then retrain the score model on pairs that expose the trick (LOG.md 14), lower "
     "`training.learning_rate`, raise `training.beta`, or stop earlier (`training.max_steps`)."
 )
 
@@ -37,7 +37,7 @@ def correlation(name: str, what: str, healthy: Range | None, why: str, advice: s
 SCORES = Group(
     "The learned reward",
     "Logged by the reward `score` for each generation batch over the rows of its tasks, also inside of `gated`. Means "
-    "are exact over the rows, or groups, of all processes; a group that lies in two processes counts in each by its "
+    "are exact over the rows, or groups, of all processes; a group split over two processes counts in each by its "
     "part. Null where there is nothing to measure.",
     (
         logged(
@@ -73,7 +73,7 @@ SCORES = Group(
             "mean of s(answer) - s(reference answer) over the scored rows",
             "score",
             None,
-            "negative on average is no fault, but what lies below 0 is paid nothing: at -1.8 to -4.5 a run of the demo "
+            "negative on average is no fault, but what is below 0 is paid nothing: at -1.8 to -4.5 a run of the demo "
             "had rewards of 0.005 to 0.02 and learned nothing (LOG.md 13)",
             "Negative with `score/zero_spread_groups` high: the references are better than the policy can be; use "
             "`score:variant` rank.",
@@ -94,7 +94,7 @@ SCORES = Group(
             "share of rows that keep the format and could not be scored, or whose reference could not",
             "share",
             Range(0, 0),
-            "a score that could not be had is no 0: its whole group is masked",
+            "a missing score is not counted as 0: its whole group is masked",
             FAILED,
             worse="higher",
         ),
@@ -131,9 +131,9 @@ SCORES = Group(
             "length",
             "score and length of the answer in characters",
             None,
-            "no number tells good from bad: in the demo 0.48 to 0.84 where the truth of captions rose, for there was "
-            "more to tell, and 0.0 to 0.8 where it fell (the runs of LOG.md 14 and 13). Length is the first thing that "
-            "a learned reward is gamed by (Singhal et al., arXiv 2310.03716)",
+            "no number separates good from bad: in the demo 0.48 to 0.84 where the truth of captions rose, because "
+            "there was more to describe, and 0.0 to 0.8 where it fell (the runs of LOG.md 14 and 13). Length is the "
+            "first thing that a learned reward is gamed by (Singhal et al., arXiv 2310.03716)",
             "Rising together with `completions/mean_length`, but not with the rule rewards: length is paid for. "
             f"{GAMED}",
         ),
@@ -151,7 +151,7 @@ SCORES = Group(
             Range(low=0),
             "below 0 the score prefers what the rule calls wrong. In the demo the correlation with truth went from "
             "0.48 to between -0.2 and 0.4 while the score was gamed (LOG.md 14)",
-            f"{GAMED} If the rule is beside the point for these rows, leave it out of `score:rules`.",
+            f"{GAMED} If the rule is irrelevant to these rows, leave it out of `score:rules`.",
             when="named in `score:rules`",
         ),
         logged(

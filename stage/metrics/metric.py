@@ -16,7 +16,7 @@ Row = Literal["step", "eval", "end"]
 """Which rows of metrics.jsonl hold it: those of training steps, of evaluations (as `eval_<name>`), the last one."""
 BOTH: tuple[Row, ...] = ("step", "eval")
 Need = Literal["cuda", "vllm", "dashboard"]
-"""Where it cannot be had: without a GPU, without vLLM, or in metrics.jsonl (it goes to wandb and its kin only)."""
+"""Where it is missing: without a GPU, without vLLM, or in metrics.jsonl (it goes to wandb and its kin only)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Range:
         if self.low is None or self.high is None:
             return
         if self.low > self.high or (self.open and self.low == self.high):
-            raise ValueError(f"no number lies from {self.low} to {self.high}")
+            raise ValueError(f"no number is from {self.low} to {self.high}")
 
     def holds(self, value: float) -> bool:
         """Whether `value` is healthy; NaN never is. (What was logged as null has no value to be judged.)"""
@@ -57,13 +57,13 @@ class Range:
 class Metric:
     """One logged name, or a family of them.
 
-    Two metrics may bear one name where different stages mean different things by it.
+    Two metrics may have one name where different stages mean different things by it.
 
         Metric("rewards/<reward>/mean", "mean of one reward over the rows that it applies to", "reward", …)
     """
 
     name: str
-    "As it is logged in training; what stands in <…> is the recipe's or the data's (`stage.metrics.finding`)."
+    "As it is logged in training; what is in <…> is the recipe's or the data's (`stage.metrics.finding`)."
     meaning: str
     "What is computed over what: rows, groups, micro-batches, processes."
     unit: str

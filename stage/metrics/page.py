@@ -13,7 +13,7 @@ Generated from the registry in `stage/metrics/` by `python -m stage.metrics > do
 finds every name that small runs of all stages log, and has every entry logged by one of them.
 
 Each row of `metrics.jsonl` in the run folder is one log; dashboards get the same names behind `train/` and `eval/`.
-Under a name stand its unit and in which rows it is, where those are not the rows of training steps alone. *Healthy* is
+Under a name are its unit and the rows that it is in, where those are not the rows of training steps alone. *Healthy* is
 a range only where one holds in general, by definition, from the literature or from what [LOG.md](../LOG.md) measured;
 otherwise it says why there is none. ↓ or ↑: which way is a bad sign in the course of a run. A range that is left once
 is a question, not a verdict.

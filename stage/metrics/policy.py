@@ -97,8 +97,8 @@ POLICY = Group(
             "arXiv 2402.03300, eq. 4), mean over tokens",
             "nats/token",
             None,
-            "what a reward bears before it is gamed depends on the reward (Gao et al., arXiv 2210.10760), so no number "
-            "holds for all",
+            "how much KL a reward tolerates before it is gamed depends on the reward (Gao et al., arXiv 2210.10760), "
+            "so no number holds for all",
             "Rising steeply, or the reward rising while held-out answers get worse: raise `training.beta`, lower "
             "`training.learning_rate`, or stop earlier (`training.max_steps`).",
             worse="higher",

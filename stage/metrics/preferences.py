@@ -13,7 +13,7 @@ CHANCE = "1/2 is chance"
 NAMED = "Each dimension that some pair is about has a name of its own."
 UNSEEN = (
     "Does a row show its picture (`data.train.images`, `data.train.text_only`)? Is the vision tower trained (`train`)? "
-    "Do text-only tricks tell the pairs apart (length, one wording)? Then make pairs that only the picture decides."
+    "Do text-only tricks separate the pairs (length, one wording)? Then make pairs that only the picture decides."
 )
 
 TRAINED = Group(
@@ -61,7 +61,7 @@ TRAINED = Group(
             "mean score of all candidates",
             "score",
             None,
-            f"{SCALE}; where it lies matters to nobody but `score:variant` raw and sigmoid",
+            f"{SCALE}; where it is matters only to `score:variant` raw and sigmoid",
             "Wandering far off: `training.center_rewards_coefficient` 0.01 holds it near 0.",
         ),
         logged(
@@ -70,7 +70,7 @@ TRAINED = Group(
             "score",
             None,
             SCALE,
-            "Near 0: nothing is told apart yet; see `pair_accuracy`.",
+            "Near 0: nothing is distinguished yet; see `pair_accuracy`.",
         ),
     ),
 )
@@ -95,7 +95,7 @@ HELD_OUT = Group(
             "share",
             Range(low=0.5, open=True),
             CHANCE,
-            "A source at chance beside others that are not: its pairs are labelled otherwise, or about something else.",
+            "A source at chance next to others that are not: its pairs are labelled differently, or on another topic.",
             worse="lower",
             when="pairs of several sources in `data.eval`",
         ),
@@ -133,7 +133,7 @@ HELD_OUT = Group(
             "the control: the same pairs, each record with another record's pictures",
             "share",
             None,
-            "1/2 only where nothing but the picture decides; what the text alone tells stays (0.76 in the demo, "
+            "1/2 only where nothing but the picture decides; what the text alone reveals stays (0.76 in the demo, "
             "demo/score/README.md)",
             f"As high as `eval_pair_accuracy`: it does not look. {UNSEEN}",
         ),
@@ -160,7 +160,7 @@ HELD_OUT = Group(
             "share",
             None,
             "above 0 only where the picture decides: in the demo 0.24 in relevance, 0.37 in completeness, 0 in "
-            "richness, which the text alone tells",
+            "richness, which the text alone reveals",
             UNSEEN,
             worse="lower",
         ),

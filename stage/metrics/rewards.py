@@ -21,7 +21,7 @@ REWARDS = Group(
             "applies is left out, and so is one whose rewards all failed",
             "reward",
             None,
-            "depends on the rewards and the data. With `gated` alone it lies in [0, 1]",
+            "depends on the rewards and the data. With `gated` alone it is in [0, 1]",
             "Falling: lower `training.learning_rate` or raise `training.beta`. Rising while held-out answers get "
             "worse: a reward is being gamed; read the completions in the run folder, and each `rewards/<reward>/mean`.",
             worse="lower",
@@ -40,7 +40,7 @@ REWARDS = Group(
             "mean of one reward before its weight, over the completions that it applies to; null where there was none",
             "reward",
             None,
-            "depends on the reward. Built-in ones lie in [0, 1]",
+            "depends on the reward. Built-in ones are in [0, 1]",
             "One rising while another falls: they pull apart; change `rewards.weight`, or put one inside of `gated` "
             "(`gated:tasks`).",
             worse="lower",
@@ -51,7 +51,7 @@ REWARDS = Group(
             "reward",
             None,
             "depends on the reward",
-            "0 over many steps: this reward tells nothing apart; look at its column in `completions/` or leave it out.",
+            "0 over many steps: this reward separates nothing; look at its column in `completions/` or leave it out.",
         ),
         logged(
             "frac_reward_zero_std",
@@ -125,7 +125,7 @@ GATED = Group(
 
 FAULTS = Group(
     "Rewards that fail",
-    "Logged by `rewards/guarded.py`, which stands around every reward but `score`.",
+    "Logged by `rewards/guarded.py`, which wraps every reward except `score`.",
     (
         logged(
             "reward_faults/<reward>",
@@ -133,7 +133,7 @@ FAULTS = Group(
             "of their groups is masked with them; mean over processes. Inside of `gated` the name is the task's",
             "rows",
             Range(0, 0),
-            "a failure is never booked as 0, so each costs its group; past `rewards.max_failures` the run ends",
+            "a failure is never counted as 0, so each costs its group; past `rewards.max_failures` the run ends",
             "The warnings in the run's output name rows and cause. Give a slow reward more `rewards.timeout` or "
             "`rewards.retries`.",
             worse="higher",

@@ -21,7 +21,7 @@ EVERY = Group(
             "steps",
             None,
             "a counter",
-            "If it stands still, the watchdog says where (`watchdog.minutes`).",
+            "If it hangs, the watchdog says where (`watchdog.minutes`).",
             rows=("step", "end"),
         ),
         logged(
@@ -79,7 +79,7 @@ EVERY = Group(
         at_the_end(
             "train_runtime",
             "duration of the training, evaluations and saving included, and what was done before a resume. With "
-            "`training.include_num_input_tokens_seen` it stands in every row",
+            "`training.include_num_input_tokens_seen` it is in every row",
             "s",
             None,
             "depends on the machine",

@@ -10,7 +10,7 @@ accelerate 1.15, trl 1.16 and transformers 5.23, and stands here:
   nothing gathers it. trl takes `weight.full_tensor()`, whose backward pass hands each process the part of its own
   gradient, without the others'. Here the head is gathered with the model's forward pass; its gradient is then averaged
   as every other one is.
-- Units are gathered anew for each sampled token; and a process whose prompts have no pictures gathers no vision tower,
+- Units are gathered again for each sampled token; and a process whose prompts have no pictures gathers no vision tower,
   and takes what the others gather for something else. Here all weights are whole while completions are sampled
   (`whole`), as trl has it for ZeRO-3.
 - In mixed precision accelerate casts each unit's inputs and the model's outputs to it, the vision tower's sines as well

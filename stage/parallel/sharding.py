@@ -65,7 +65,7 @@ FSDP = {
     "FSDP_OFFLOAD_PARAMS": "false",
     "FSDP_ACTIVATION_CHECKPOINTING": "false",  # training.gradient_checkpointing does it
 }
-"""What `accelerate launch` hands on under recipes/accelerate/fsdp2.yaml, and must: nothing else is tested."""
+"""What `accelerate launch` passes on under recipes/accelerate/fsdp2.yaml, and must: nothing else is tested."""
 SWITCH = "ACCELERATE_USE_FSDP"
 PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 """Our word → accelerate's."""

@@ -125,7 +125,7 @@ def batches(job: Job, processes: int) -> Batch:
 
 
 def check_rows(rows: int, prompts: int) -> None:
-    """Refuse data that cannot fill one generation batch of so many prompts: TRL drops it and ends after 0 steps."""
+    """Refuse data that cannot fill one generation batch of this many prompts: TRL drops it and ends after 0 steps."""
     if rows < prompts:
         raise RecipeError(
             f"the data has {rows} prompts, less than the {prompts} of one generation batch, so there would be no step; "

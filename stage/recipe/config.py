@@ -28,7 +28,7 @@ from vlm.common.redaction import holds_secret, redact_command
 
 T = TypeVar("T")
 ABSENT = "<absent>"
-"""Stands in `difference` for a key that only the other recipe has."""
+"""In `difference`, for a key that only the other recipe has."""
 COMMAND_LINE = "command line"
 LONGEST = 2**20
 """Bytes of a recipe; ours have a few thousand."""
@@ -36,7 +36,7 @@ LONGEST = 2**20
 
 @runtime_checkable
 class Checked(Protocol):
-    """A section that can tell whether its values go together."""
+    """A section that can check whether its values go together."""
 
     def check(self) -> None: ...
 

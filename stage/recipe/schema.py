@@ -133,7 +133,7 @@ def defaults(cls: type) -> dict[str, Any]:
 def inside(tp: Any, default: Any, slot: str | int, given: bool) -> tuple[Any, Any]:
     """Type and plain default (None: none) of what lies at `slot` in a value of type `tp` with that default.
 
-    `given`: the value itself stands in the recipe, where a list or dict replaces its default.
+    `given`: the value itself is in the recipe, where a list or dict replaces its default.
     """
     members = get_args(tp) if get_origin(tp) in (Union, types.UnionType) else [tp]
     tp = next((m for m in members if is_section(m) or get_origin(m) in (list, dict)), None)

@@ -30,9 +30,9 @@ class GuardSection:
     """Steps whose loss or gradient is NaN or infinite (`stage.guards.finite`)."""
 
     skip: int = 5
-    "Such a step changes no weight; the run ends when more than so many come one after another. 0: at the first."
+    "Such a step changes no weight; the run ends when more than N come one after another. 0: at the first."
     dumps: int = 3
-    "Dump the first so many of them (`stage.replay.dumps`), to be computed again by `launch/replay.py`."
+    "Dump the first N of them (`stage.replay.dumps`), to be computed again by `launch/replay.py`."
 
     def check(self) -> None:
         if self.skip < 0 or self.dumps < 0:
@@ -44,7 +44,7 @@ class WatchdogSection:
     """Reports when a run no longer moves, and where it hangs (`stage.guards.watchdog`)."""
 
     minutes: float = 30.0
-    "Report when a process has come no further for so long; longer than your longest rollout, evaluation or save."
+    "Report when a process has made no progress for this long; longer than your longest rollout, evaluation or save."
     abort: bool = False
     "Then end the process too (exit code 75), so that a scheduler can start the run again with `resume: auto`."
 
@@ -60,7 +60,7 @@ class DumpSection:
     steps: list[int] = field(default_factory=list)
     "These steps; the first is 1."
     every: int | None = None
-    "And every so many."
+    "And every N steps."
     weights: bool = False
     "With the weights before the step, for steps that do not follow upon a checkpoint."
 
@@ -79,13 +79,13 @@ class StageRecipe:
     model: ModelSection
     "The model to train or to ask; in GRPO with `training.beta` above 0 its starting point is the reference model too."
     output: str
-    "Run folder: the resolved recipe, metrics, pictures; a trained model lies in `final/`."
+    "Run folder: the resolved recipe, metrics, pictures; a trained model is in `final/`."
     images: ImageSection = field(default_factory=ImageSection)
     "Pixel limits, the same in every stage."
     prompt: PromptSection = field(default_factory=PromptSection)
     "How questions are asked."
     data: DataSection = field(default_factory=DataSection)
-    "Where rows come from: `train:` is learnt from, `eval:` is held out."
+    "Where rows come from: `train:` is trained on, `eval:` is held out."
     seed: int = 0
     "Seed of data order, sampling and adapters."
     overwrite: bool = False
@@ -101,7 +101,7 @@ class TrainingRecipe(StageRecipe):
     tracking: TrackingSection = field(default_factory=TrackingSection)
     "Dashboards."
     resume: str | None = None
-    "`auto`: go on from the last whole checkpoint in `output`, if there is one; or the folder of a checkpoint."
+    "`auto`: resume from the last complete checkpoint in `output`, if there is one; or the folder of a checkpoint."
     guards: GuardSection = field(default_factory=GuardSection)
     "Steps that are not finite."
     watchdog: WatchdogSection | None = field(default_factory=WatchdogSection)

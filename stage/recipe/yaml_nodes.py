@@ -133,7 +133,7 @@ def _node(node: yaml.Node, place: str, lines: bool, above: tuple[int, ...], left
     """left: one item for each value that may still be made, aliases spelt out."""
     where = f"{place}, line {node.start_mark.line + 1}" if lines else place
     if id(node) in above:
-        raise RecipeError(f"{where}: an alias stands inside its own anchor")
+        raise RecipeError(f"{where}: an alias is inside its own anchor")
     if len(above) >= DEEPEST:
         raise RecipeError(f"{where}: found values nested too deeply, expected at most {DEEPEST} levels")
     if next(left, None) is None:

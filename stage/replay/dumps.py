@@ -183,7 +183,7 @@ class Dumping:
             if not (is_full(error) or isinstance(error, OSError | UserError)):
                 raise
             fault = error
-            logger.warning("no dump of this step: %s. Training goes on", error)
+            logger.warning("no dump of this step: %s. Training continues", error)
         everyone_is_here()
         return not anywhere(fault is not None, self.args.device)
 

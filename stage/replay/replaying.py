@@ -43,7 +43,7 @@ log-probabilities."""
 
 @dataclass(frozen=True)
 class Dump:
-    """A whole dump."""
+    """A complete dump."""
 
     run: Path
     folder: Path
@@ -203,7 +203,7 @@ def _loss(trainer: Any, model: Any, packed: dict[str, Any], last: bool) -> torch
 
 @contextmanager
 def as_one_of(count: int) -> Iterator[None]:
-    """Within, losses that are scaled by the number of processes are scaled as in one of so many."""
+    """Within, losses that are scaled by the number of processes are scaled as in a run of that many."""
     from accelerate import Accelerator
 
     with mock.patch.object(Accelerator, "num_processes", count):

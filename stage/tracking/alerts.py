@@ -36,14 +36,14 @@ class Showing:
     """A sign's own memory."""
 
     logs: int = 0
-    "In so many logs in a row it has shown, or (once told) not shown."
+    "How many logs in a row it has shown, or (once reported) not shown."
     since: int = 0
     told: bool = False
 
 
 class Watch:
     """Sees each log once, in order, and says what is new. What it says depends on nothing else, so that a resumed run
-    which sees its history again goes on as if it had not stopped."""
+    which sees its history again continues as if it had not stopped."""
 
     def __init__(self, limits: AlertSection):
         self.limits, self.history = limits, History()
@@ -73,7 +73,7 @@ class Watch:
 
 
 class Alerts:
-    """A run's watch. report_to: the recipe's; of these wandb and trackio are told."""
+    """A run's watch. report_to: the recipe's; of these wandb and trackio are alerted."""
 
     def __init__(self, run: Run, limits: AlertSection, report_to: Sequence[str] = ()):
         self.run, self.limits = run, limits

@@ -33,9 +33,9 @@ class SampleSection:
     rows: int = 16
     "Rows of a table, over all processes: completions of as many prompts as fit, two of each to be compared."
     every: int = 10
-    "A table every so many steps; the first and the last step have one, too."
+    "A table every N steps; the first and the last step have one, too."
     pixels: int = 65536
-    "Pictures are reduced to so many pixels (256²) in the table."
+    "Pictures are reduced to this many pixels (256²) in the table."
 
     def check(self) -> None:
         if min(self.rows, self.every) < 1 or self.pixels < 1024:
@@ -49,11 +49,11 @@ class SampleSection:
 class AlertSection:
     """Signs that a run collapses (`stage.tracking.signs`); each of them null to switch it off.
 
-    A sign is told when it shows in `patience` logs in a row, and again only after it was gone for `window` logs.
+    A sign is reported when it shows in `patience` logs in a row, and again only after it was gone for `window` logs.
     """
 
     window: int = 10
-    "Logs that a mean is over, and that a run must have before anything is told."
+    "Logs that a mean is over, and that a run must have before anything is reported."
     patience: int = 3
     "Logs in a row."
     reward: float | None = 0.3
@@ -61,7 +61,7 @@ class AlertSection:
     entropy: float | None = 0.2
     "The policy's entropy is below this share of what it began with."
     length: float | None = 3.0
-    "Completions are so many times as long, or as short, as they were."
+    "Completions are this many times as long, or as short, as they were."
     clipped: float | None = 0.5
     "This share of completions is cut off at `max_completion_length`."
     kl: float | None = 1.0
@@ -69,7 +69,7 @@ class AlertSection:
     zero_spread: float | None = 0.8
     "Share of groups in which every completion has the same reward, so that they teach nothing."
     divergence: float | None = 0.03
-    "A rule reward or gold has fallen by so much within two windows while the learned score rose."
+    "A rule reward or gold has fallen by this much within two windows while the learned score rose."
 
     def check(self) -> None:
         if self.window < 2 or self.patience < 1:
@@ -101,7 +101,7 @@ class TrackingSection:
     samples: SampleSection | None = field(default_factory=SampleSection)
     "GRPO: the table of completions; null for none."
     alerts: AlertSection | None = field(default_factory=AlertSection)
-    "Signs of collapse, told in the log, in `alerts.jsonl` and by wandb and trackio; null for none."
+    "Signs of collapse, reported in the log, in `alerts.jsonl` and by wandb and trackio; null for none."
 
     def check(self) -> None:
         for tracker in self.report_to:

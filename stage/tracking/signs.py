@@ -180,7 +180,7 @@ SIGNS = {
     "length": Sign(
         "Completions have become much longer or shorter",
         length_changed,
-        "See in the samples whether that is what is rewarded (score/corr_length tells for the learned reward). Try "
+        "See in the samples whether that is what is rewarded (score/corr_length shows it for the learned reward). Try "
         "training.loss_type: dr_grpo, or a rule reward that pays no length.",
     ),
     "clipped": Sign(

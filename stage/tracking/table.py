@@ -100,7 +100,7 @@ class Reading:
 
     notation: str = "qwen2_vl"
     tagged: bool = True
-    "The answer stands in `<answer>` tags; else it is the whole completion."
+    "The answer is in `<answer>` tags; else it is the whole completion."
 
     def answer(self, completion: str) -> tuple[str | None, str | None]:
         """(trace, answer) of a completion."""

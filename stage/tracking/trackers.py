@@ -17,7 +17,7 @@ from vlm.common.processes import is_main_process
 LONGEST_TAG = 64
 """Characters that wandb takes."""
 IDENTITY = "tracking.json"
-"""In the run folder: {"wandb": id}, so that a resumed run goes on under the one it had."""
+"""In the run folder: {"wandb": id}, so that a resumed run continues under the one it had."""
 
 
 def check_installed(tracking: TrackingSection) -> None:

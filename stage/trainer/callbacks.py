@@ -61,7 +61,7 @@ class MetricsCallback(TrainerCallback):
 
 
 class PassCallback(TrainerCallback):
-    """Tells a table of training rows which pass over the data begins, so that each pass draws picture sizes anew."""
+    """Tells a table of training rows which pass over the data begins, so that each pass draws picture sizes again."""
 
     def __init__(self, sizes: Resizing):
         self.sizes = sizes

@@ -124,7 +124,7 @@ def report(outcome: Outcome) -> int:
         print("\nThe same command tries again what failed, and continues with the rest.", file=sys.stderr)
         return 1
     if outcome.stopped or outcome.waiting:
-        print("\nstopped; to go on: the same command", file=sys.stderr)
+        print("\nstopped; to continue: the same command", file=sys.stderr)
         return RESUMABLE
     print("all stages have finished")
     return 0

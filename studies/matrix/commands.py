@@ -74,7 +74,7 @@ def started(command: list[str]) -> list[str]:
 def environment(gpus: str | None, at_once: int) -> dict[str, str]:
     """Variables of a stage's process. gpus: "0,1"; at_once: how many stages share this machine's cores."""
     own = {
-        # what accelerate's launcher of several processes hands on, and how long it waits for their checkpoint
+        # what accelerate's launcher of several processes passes on, and how long it waits for their checkpoint
         "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGUSR1",
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "800",
     }

@@ -147,7 +147,7 @@ def size(folder: Path) -> int:
 
 
 def left(plan: Plan, found: list[Kind], at_once: int) -> float | None:
-    """Seconds until all is finished, by the medians, with so many stages at a time; None where one is not known."""
+    """Seconds until all is finished, by the medians, with this many stages at a time; None where one is not known."""
     seconds = {kind.name: kind.seconds for kind in found if kind.seconds is not None}
     todo = [stage for stage in plan.stages if marks.ended(stage) is None]
     if any(stage.name not in seconds for stage in todo):

@@ -104,7 +104,7 @@ def stopped(stage: Stage, code: int) -> bool:
     again."""
     if code in (RESUMABLE, 130, -signal.SIGINT, -signal.SIGTERM):
         return True
-    # launchers of several processes do not hand on exit codes: `stage.signals` leaves a mark in the folder
+    # launchers of several processes do not pass on exit codes: `stage.signals` leaves a mark in the folder
     mark = stage.folder / runs.INTERRUPTED
     return (
         mark.is_file()

@@ -81,7 +81,7 @@ class MatrixRecipe:
     "Group on dashboards; by default the name of the output folder."
     axes: dict[str, Any] = field(default_factory=dict)
     """Axis → value → stage → its changes: a mapping of recipe keys, the path of a recipe whose own lines are the
-    changes, or a list of both. Beside the stages `skip: [eval]` leaves stages out. An axis that is a recipe key of one
+    changes, or a list of both. Next to the stages `skip: [eval]` leaves stages out. An axis that is a recipe key of one
     stage has a list of its values: {grpo.training.beta: [0.0, 0.01]}."""
     seeds: list[int] = field(default_factory=lambda: [0])
     "Each combination runs once with each."

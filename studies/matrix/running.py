@@ -1,6 +1,6 @@
 """Stages are started as their needs are met and a slot is free; one that fails does not stop the others.
 
-A signal (Ctrl-C, SIGTERM, SIGUSR1, SIGHUP) is handed on to the stages under way, which write a checkpoint; nothing more
+A signal (Ctrl-C, SIGTERM, SIGUSR1, SIGHUP) is passed on to the running stages, which write a checkpoint; nothing more
 is started. Killed with -9, an ablation leaves its stages running: the next one waits for them and continues.
 """
 
@@ -31,7 +31,7 @@ class Outcome:
     failed: dict[Stage, int] = field(default_factory=dict)
     "And their exit codes."
     stopped: list[Stage] = field(default_factory=list)
-    "They go on where they stopped, when the same command is given again."
+    "They continue where they stopped, when the same command is given again."
     waiting: list[Stage] = field(default_factory=list)
     "Not started: what they need has failed, or a signal came before."
 

@@ -68,7 +68,7 @@ def script(plan: Plan, stages: list[Stage], arguments: list[str], file: Path) ->
     options |= plan.matrix.slurm
     submit, first = [], 0
     for number, wave in enumerate(found):
-        # afterany: one that failed does not keep the others from going on
+        # afterany: one that failed does not keep the others from running
         after = f' --dependency="afterany:$wave{number - 1}"' if number else ""
         submit.append(f'    wave{number}=$(sbatch --parsable --array={first}-{first + len(wave) - 1}{after} "$0")')
         first += len(wave)

@@ -1,6 +1,6 @@
 """Runs of one recipe with other seeds as one curve with a band.
 
-At each step the curve is the mean over the runs that are under way there (from a run's first value to its last), and
+At each step the curve is the mean over the runs that are active there (from a run's first value to its last), and
 the band is either
 
     range      the least and the greatest of them

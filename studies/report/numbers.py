@@ -67,7 +67,7 @@ def outside(curves: Sequence[Curve]) -> list[dict[str, str]]:
 
 
 def tenths(count: int) -> tuple[slice, slice]:
-    """The first and the last tenth of so many values, at least one each."""
+    """The first and the last tenth of this many values, at least one each."""
     size = max(1, count // PART)
     return slice(0, size), slice(count - size, count)
 

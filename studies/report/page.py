@@ -1,7 +1,7 @@
 """The page: everything about the runs in one HTML file that asks the network for nothing.
 
-Texts from runs (completions, recipes, paths) are not trusted: Jinja escapes what stands in the page, `embedded` what
-stands in its JSON, and the script puts texts in place as texts, never as HTML. The content security policy allows
+Texts from runs (completions, recipes, paths) are not trusted: Jinja escapes what is in the page, `embedded` what
+is in its JSON, and the script puts texts in place as texts, never as HTML. The content security policy allows
 exactly this script and this style sheet, by their hashes, pictures that lie in the page, and no connection.
 """
 
@@ -159,7 +159,7 @@ def gold_of(run: Folder) -> str | None:
 
 
 def _shown(curves: Sequence[Curve], rows: int) -> tuple[dict[str, Any], Pictures, list[str]]:
-    """The rows of the browser, their pictures, and how many of these are not to be had."""
+    """The rows of the browser, their pictures, and how many of these are missing."""
     runs = [(number, run) for number, curve in enumerate(curves) for run in curve.runs]
     found = [(n, run, samples.read(run, max(1, rows // len(runs)))) for n, run in runs] if rows > 0 else []
     pictures = Pictures()

@@ -91,9 +91,9 @@ LEARNED = (
 )
 COST = (
     Panel("Seconds of a step", r"(?P<name>step_time)|time/(?P<phase>.+)", "Whole, and by phase.", "s"),
-    Panel("Tokens computed", r"tokens/(?P<name>.+)", "Beside the least possible, if each prompt came once, unpadded."),
+    Panel("Tokens computed", r"tokens/(?P<name>.+)", "Against the least possible, if each prompt came once, unpadded."),
     Panel("Padding", r"padding/(?P<name>.+)", "Share of places that hold no token."),
-    Panel("Pictures encoded", r"images/(?P<name>.+)", "Through the vision tower, beside the least possible."),
+    Panel("Pictures encoded", r"images/(?P<name>.+)", "Through the vision tower, against the least possible."),
     Panel("Tokens a second", r"throughput/tokens", "Of prompts and completions."),
     Panel("Model FLOPs utilisation", r"throughput/mfu", "Of the ideal tokens, over the GPU's peak."),
     Panel("Peak memory", r"memory/peak_gib", "", "GiB"),
@@ -115,7 +115,7 @@ DULL = {"epoch", "num_tokens"}
 
 
 def placed(keys: Iterable[str]) -> list[tuple[Section, list[tuple[Panel, dict[str, str]]]]]:
-    """Sections → panels → {key: name of its line}, of the metrics that there are. Each key stands in the first panel
+    """Sections → panels → {key: name of its line}, of the metrics that there are. Each key is in the first panel
     that takes it, with that of the held-out rows; what none takes has a panel of its own in the last section."""
     left = [key for key in dict.fromkeys(keys) if key not in DULL]
     found = []

@@ -75,7 +75,7 @@ def fit_rl(
     found = solve(x, reward - (start or 0.0))[0]
     if len(d) < 4 or np.isnan(found).any():
         told = f"{len(d)} rows with sqrt(KL) from {d.min():.3g} to {d.max():.3g}"
-        raise UserError(f"{told} do not tell the curve; log more often, or train longer")
+        raise UserError(f"{told} do not determine the curve; log more often, or train longer")
     times = _resampled([len(curve.d) for curve in curves], count, seed)
     drawn = solve(x, reward - (start or 0.0), times)[:, :2]
     over = f"{len(d)} logged rows" + (f" of {len(curves)} runs, and the runs" if len(curves) > 1 else " of one run")

@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--metrics", type=_list, help="only these, separated by commas (default: all but single types)")
     out.add_argument("--against", help="the label that the others are compared with (default: the first)")
     out.add_argument("--pair", action="append", metavar="A:B", help="compare B with A instead; may be repeated")
-    beside = "put published figures beside, marked as such: of the same benchmarks, or of this one"
+    beside = "show published figures too, marked as such: of the same benchmarks, or of this one"
     out.add_argument("--published", nargs="?", const="", metavar="BENCHMARK", help=beside)
     out.add_argument(
         "--rename",

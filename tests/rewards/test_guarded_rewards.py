@@ -60,7 +60,7 @@ def test_a_healthy_reward_notices_nothing():
 
 
 def test_one_row_in_a_hundred_raises():
-    """It costs its own group its reward, as a missing term beside other rewards would be booked as 0, and no other."""
+    """It costs its own group its reward, as a missing term beside other rewards would be counted as 0, and no other."""
     reward = Fragile(41)
     guarded = Guarded(reward, "fragile", Limits(retries=2))
     values, metrics, table = logged(guarded, **rows(100))
@@ -187,7 +187,7 @@ def test_a_slow_call_names_its_rows(caplog):
         return call()
 
     assert Guarded(Fragile(), "judge", Limits(slow=5.0), run)(**rows(6, group=1))[5] == 0.05
-    assert "reward judge: 5 s and still under way, at judge.py:31; a.jsonl: row '0'" in caplog.text
+    assert "reward judge: 5 s and still running, at judge.py:31; a.jsonl: row '0'" in caplog.text
     assert "and 2 more" in caplog.text
 
 

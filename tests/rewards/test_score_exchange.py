@@ -152,9 +152,9 @@ def test_refused_turns(turns, message):
 @pytest.mark.parametrize(
     ("blocks", "beside", "message"),
     [
-        ([{"type": "image"}], 0, "0 images in blocks, 1 placeholders and 0 images beside"),
-        ([{"type": "image"}], 2, "1 placeholders and 2 images beside"),
-        ([{"type": "image", "image": "a.png"}], 1, "1 images in blocks, 0 placeholders and 1 images beside"),
+        ([{"type": "image"}], 0, "0 images in blocks, 1 placeholders and 0 images outside"),
+        ([{"type": "image"}], 2, "1 placeholders and 2 images outside"),
+        ([{"type": "image", "image": "a.png"}], 1, "1 images in blocks, 0 placeholders and 1 images outside"),
         ([{"type": "image", "image": "a.png"}, {"type": "image"}], 0, "1 images in blocks, 1 placeholders"),
         ([{"type": "image_url", "image_url": {"url": "a.png"}}], 0, "block of type 'image_url'"),
     ],

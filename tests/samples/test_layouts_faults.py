@@ -89,7 +89,7 @@ def test_the_format_is_told_by_content_but_no_frame_is(root, path):
     if isinstance(expected, str):
         assert detect(Look(root / path)).name == expected
         return
-    with pytest.raises(DataError, match="cannot be told by content") as caught:
+    with pytest.raises(DataError, match="its content fits several formats") as caught:
         samples.read(root / path)
     named = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:]]
     assert named == expected
@@ -133,7 +133,7 @@ def test_a_broken_annotation_ends_the_reading(root, tmp_path):
     """Which objects are behind it depends on how many it holds."""
     shutil.copytree(root / "DIOR-RSVG", tmp_path / "x")
     (tmp_path / "x" / "Annotations" / "00002.xml").write_text("<annotation><object>")
-    with pytest.raises(DataError, match="00002.xml: found text that is no XML .*must be mended"):
+    with pytest.raises(DataError, match="00002.xml: found text that is no XML .*must be fixed"):
         list(samples.read(tmp_path / "x", split="train", on_fault="skip"))
 
 
@@ -155,7 +155,9 @@ def test_questions_without_answers_name_the_file(root, tmp_path):
         list(samples.read(tmp_path))
     text = (root / "GeoChat-Bench" / "lrben.jsonl").read_text()
     (tmp_path / "lrben.jsonl").write_text(text)
-    with pytest.raises(DataError, match="expected their answers beside it: lrben_answers.json or .*LR_split_test_answ"):
+    with pytest.raises(
+        DataError, match="expected their answers next to it: lrben_answers.json or .*LR_split_test_answ"
+    ):
         list(samples.read(tmp_path / "lrben.jsonl"))
 
 

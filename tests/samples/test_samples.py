@@ -66,7 +66,7 @@ def test_a_frame_is_never_guessed(folder):
     assert [sample.answer for sample in samples.read(path, task="vqa")] == ["2"] * 3
     for boxed in ("[10,20,90,80]", "[[012,025,112,100]]", "<answer>(1,2),(3,4)</answer>"):
         dump(path, [*rows, {"image": "a.png", "conversations": turns(answer=boxed)}])
-        with pytest.raises(DataError, match="(?s)cannot be told by content.*vg_dior.*pixels.*vhm.*per mille"):
+        with pytest.raises(DataError, match="(?s)its content fits several formats.*vg_dior.*pixels.*vhm.*per mille"):
             samples.read(path)
 
 

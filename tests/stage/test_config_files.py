@@ -78,7 +78,7 @@ def test_circles_and_missing_files(write, tmp_path):
         ("seed: !!python/object:os.system x\n", "line 1: the tag"),
         ("seed: !!int x\n", "line 1: found 'x', expected int"),
         ("? [a]\n: 1\n", "line 1: found a list or mapping as a key"),
-        ("names: &n [*n]\n", "line 1: an alias stands inside its own anchor"),
+        ("names: &n [*n]\n", "line 1: an alias is inside its own anchor"),
         ("seed: 1\n---\nseed: 2\n", "line 2, column 1: not valid YAML"),
         ("- seed\n", "found a list, expected a mapping of recipe keys"),
     ],

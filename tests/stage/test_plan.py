@@ -121,6 +121,6 @@ def test_render():
     for expected in (
         "8,291,375,616", "10 a GPU × 2 accumulation × 8 processes = 160", "160 / G=5 = 32", "250", "500",
         "1,337", "841",
-        "11.58", "ZeRO-3 over 8", "stands in", "fits: the peak",
+        "11.58", "ZeRO-3 over 8", "is used instead", "fits: the peak",
     ):  # fmt: skip
         assert expected in text

@@ -37,7 +37,7 @@ def test_a_few_laughs_are_allowed():
         ("a: &a {x: 1}\n" + "b: [" + "*a, " * 9000 + "1]", "found more than"),
         ("[" * 1_000, "nested too deeply"),
         ("a: " + "{b: " * 70 + "1" + "}" * 70, "nested too deeply, expected at most 64 levels"),
-        ("a: &a [*a]", "an alias stands inside its own anchor"),
+        ("a: &a [*a]", "an alias is inside its own anchor"),
         ("seed: " + "9" * 5000, "found a number of 5000 characters"),
         ("a: !!python/object/apply:os.system ['touch ran']", "the tag tag:yaml.org,2002:python/object/apply:os.system"),
         ("a: !!python/name:os.system ''", "has no meaning in a recipe"),

@@ -123,7 +123,7 @@ def test_a_signal_is_handed_on(here, number, capfd):
     assert caught == ("SIGINT" if number == signal.SIGINT else "SIGTERM")
     assert outputs(here) == [SFT, WITH]  # nothing was started after it
     said = capfd.readouterr().err
-    assert "not run: without/seed-0/grpo" in said and "to go on: the same command" in said
+    assert "not run: without/seed-0/grpo" in said and "to continue: the same command" in said
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler, signal.SIG_IGN)
     assert main(*argv, "--only", "with") == 0  # the fake one finishes, where it was interrupted
     assert outputs(here) == [SFT, WITH, WITH]

@@ -147,7 +147,7 @@ def test_rl_against_scipy_with_noise():
 
 def test_a_run_that_went_nowhere_tells_nothing():
     still = run_of(0.4, 0.25, far=0.0)
-    with pytest.raises(UserError, match="60 rows with sqrt.KL. from 0 to 0 do not tell the curve"):
+    with pytest.raises(UserError, match="60 rows with sqrt.KL. from 0 to 0 do not determine the curve"):
         fit_rl([still])
     record = summary.of_grpo([still], "still")
     assert record["gold"]["fit"] is None and any("no fit of gold" in note for note in record["notes"])

@@ -109,7 +109,7 @@ def test_files_and_what_cannot_be_seen(clip, tmp_path):
     image.save(tmp_path / "a.png")
     given = clip.score([Exchange.of("", "a dam", images=[str(tmp_path / "a.png")])])[0]
     assert given == pytest.approx(plain(clip, image, "a dam"), abs=1e-5)
-    with pytest.raises(DataError, match="found no image beside 'a dam'"):
+    with pytest.raises(DataError, match="found no image with 'a dam'"):
         clip.score([Exchange.of("", "a dam")])
     (tmp_path / "broken.png").write_bytes(b"x")
     with pytest.raises(DataError, match="broken.png"):

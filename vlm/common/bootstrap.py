@@ -187,7 +187,7 @@ def seeds_alone(seeds: int, level: float = 0.95, trials: int = 4000) -> float:
 
 
 def _nested(runs: Sequence[Statistic], count: int, rng: np.random.Generator) -> np.ndarray:
-    """(R,) means over S draws of a seed, the questions drawn anew within each."""
+    """(R,) means over S draws of a seed, the questions drawn again within each."""
     seeds = len(runs)
     picked = rng.integers(0, seeds, size=(count, seeds))
     values = np.empty((count, seeds))

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: shown as one message, without a traceback, exit code 2."""
+"""Errors that are the user's to fix: shown as one message, without a traceback, exit code 2."""
 
 
 class UserError(Exception):
@@ -14,7 +14,7 @@ class DataError(UserError):
 
 
 RESUMABLE = 75
-"""Exit code of a run that was stopped and can go on: EX_TEMPFAIL of sysexits.h, "try again later"."""
+"""Exit code of a run that was stopped and can continue: EX_TEMPFAIL of sysexits.h, "try again later"."""
 
 
 class Interrupted(Exception):

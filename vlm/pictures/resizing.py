@@ -1,4 +1,4 @@
-"""The size at which a picture reaches the model, and drawing it anew for each training row.
+"""The size at which a picture reaches the model, and drawing it for each training row.
 
 Notations whose frame is "resized" (Qwen2.5-VL, RSCoVLM) count pixels of the picture as the model sees it, so rows carry
 that size in a column `resized`. With `images.random_resize` in the recipe the size of a training row is drawn, and the

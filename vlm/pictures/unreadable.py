@@ -1,7 +1,7 @@
 """Pictures that could be read when the data was checked, and cannot be when a row is needed.
 
 data.on_fault: error    the run ends, with the row and the file named
-data.on_fault: skip     the next row of the table that can be read stands in, and the log says so; always the same
+data.on_fault: skip     the next row of the table that can be read replaces it, and the log says so; always the same
                         one, so that the completions of a group, in all processes, are of one prompt
 """
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 TRIED = 100
 """Rows in a row that cannot be read: then it is not the rows, but the disk."""
 STANDS_IN = -1
-"""`copy` of a row that stands in for another one: beside its own group it is a group of its own."""
+"""`copy` of a row that replaces another one: beside its own group it is a group of its own."""
 
 Columns = dict[str, list[Any]]
 
@@ -55,7 +55,7 @@ class Readable:
                     raise fault from error
             if row["row"] not in self._told:
                 self._told.add(row["row"])
-                logger.warning("%s; another row stands in for it", fault)
+                logger.warning("%s; another row replaces it", fault)
             following = self.table[(asked["row"] + distance) % len(self.table)]
             row = {name: following[name] for name in asked} | ({"copy": STANDS_IN} if "copy" in asked else {})
         raise DataError(f"{TRIED} rows one after another cannot be read; the last: {fault}")

@@ -132,7 +132,7 @@ def obstacle(model) -> str | None:
 
 
 def keep_wanted(module, args, kwargs, outputs):
-    """Forward hook: hand on only the hidden states that the layout asks for, so that no head sees the others."""
+    """Forward hook: pass on only the hidden states that the layout asks for, so that no head sees the others."""
     layout = kwargs.get("shared_prefix")
     if layout is not None and layout.kept is not None:
         outputs.last_hidden_state = outputs.last_hidden_state[:, layout.kept]

@@ -129,7 +129,7 @@ def pack(
 ) -> Packed:
     """Pack prefixes (ids, 1-D) and each prefix's segments (ids, 1-D, text only) into one row.
 
-    positions: (3, P) of each prefix (`rope_positions`); None counts 0, 1, 2, … whatever the token. A segment goes on
+    positions: (3, P) of each prefix (`rope_positions`); None counts 0, 1, 2, … whatever the token. A segment continues
     where its prefix ends: at the largest position plus 1, as the model itself places text behind an image.
     kept: tokens of the row whose hidden states are wanted; None means all tokens of segments, in order.
     The tensors are best on the CPU; what the model needs of them is moved to `device`.

@@ -41,7 +41,7 @@ class Exchange:
     messages: tuple[dict[str, str], ...]
     'Turns {"role": "user" | "assistant", "content": plain text}; the last one is the assistant\'s.'
     images: tuple[Any, ...] = ()
-    "Paths, encoded bytes or PIL images; they stand before the first user text."
+    "Paths, encoded bytes or PIL images; they come before the first user text."
 
     def __post_init__(self):
         object.__setattr__(self, "messages", tuple(self.messages))
@@ -98,7 +98,7 @@ class Exchange:
         if (held and (given or placeholders)) or (placeholders and placeholders != len(given)):
             raise DataError(
                 f"exchange: found {len(held)} images in blocks, {placeholders} placeholders and {len(given)} images "
-                "beside them; expected all images in blocks, or one beside for each placeholder"
+                "outside them; expected all images in blocks, or one outside for each placeholder"
             )
         return cls(tuple(turns), tuple(held or given))
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Stem:
-    """Rows of a batch with the beginning that they share, and how they go on."""
+    """Rows of a batch with the beginning that they share, and how they continue."""
 
     rows: list[int]
     prefix: Tensor

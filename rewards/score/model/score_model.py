@@ -3,7 +3,7 @@
 s = w · h, with h the last hidden state at the last real token (normally the newline after the answer's `<|im_end|>`),
 w without bias and the output raw: sigmoid and tanh saturated, softplus was worse (arXiv 2503.00743).
 
-Only that one token's state goes through the head; no logits over words are computed. Positions are computed anew in
+Only that one token's state goes through the head; no logits over words are computed. Positions are computed again in
 every forward pass from its inputs, nothing is kept between passes, so a score depends on the exchange alone. Padding
 may stand on either side: the attention mask says which token is the last.
 """

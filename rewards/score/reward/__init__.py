@@ -4,6 +4,6 @@ score        the reward, as TRL calls it, and its options
 candidates   from TRL's columns to what the score model is asked
 reference    scores of reference answers, remembered
 shaping      from scores to rewards, by whole groups
-faults       scores that could not be had; stopping: a run that ends because of them
+faults       scores that could not be computed; stopping: a run that ends because of them
 health       metrics of a call; probes: experiments on the score model
 """

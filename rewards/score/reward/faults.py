@@ -1,6 +1,6 @@
 """What became of failed scores: counted, and past a stated share the end of the run.
 
-A score that could not be had (exception, time-out, dead service, NaN) is never a reward of 0: the row is None, which
+A missing score (exception, time-out, dead service, NaN) is never a reward of 0: the row is None, which
 trl 1.16.0 leaves out of its group's mean and standard deviation and gives the advantage 0, *where no other reward has a
 value for it*. Beside other rewards TRL sums what is there (`nansum`), which would count the missing one as 0. Therefore
 `Score` masks the whole group of a failed row: then all of its rows lack the same term, which cancels in the advantage.
@@ -96,7 +96,7 @@ class Attempt:
     """What came of asking for scores."""
 
     scores: list[float | None]
-    "In order; None where one could not be had."
+    "In order; None where one is missing."
     cause: str = ""
     "Why, where one is None."
     refused: bool = False
@@ -104,7 +104,7 @@ class Attempt:
 
 
 def attempt(scorer: Scorer, exchanges: Sequence[Exchange]) -> Attempt:
-    """Ask for scores; failures are told, not raised.
+    """Ask for scores; failures are reported, not raised.
 
     A service's client has retried before it says ScorerUnavailable. Any other failure of a batch is tried again one
     exchange at a time, so that one bad exchange costs no other row its reward. A UserError (unreadable image, wrong

@@ -1,4 +1,4 @@
-"""Two experiments on the score model, repeated every so many calls, in the main process alone.
+"""Two experiments on the score model, repeated every N calls, in the main process alone.
 
 A fixed set of exchanges is scored again, and should score as it did; the latest answers are scored with the picture of
 another group, too, and should score less. The metrics and what they say: `stage.metrics.learned`.

@@ -14,7 +14,7 @@ The model runs in each training process, split over them (`sharded`), or elsewhe
 With several processes every one of them must make each call, also without rows: groups may lie in two
 (`rewards.score.reward.shaping`), and a pass of a sharded model needs all.
 
-A score that could not be had is no reward of 0: see `rewards.score.reward.faults`. What is logged:
+A score that could not be computed is no reward of 0: see `rewards.score.reward.faults`. What is logged:
 `rewards.score.reward.health`.
 """
 
@@ -53,8 +53,8 @@ class Score:
         for no tags. question: whether the score model reads the question; captions are always scored without.
     min_group_std: groups whose rewards spread less (standard deviation) get their mean: no push. 0: all are kept.
     cache: a file for the scores of reference answers, to share and to outlive the run; without it, in memory.
-    max_failures, failure_window: the run ends when more than this share of the last so many rows failed.
-    probes, probe_every: a file, or how many of the first answers to score again every so many calls; see probes.py.
+    max_failures, failure_window: the run ends when more than this share of the last N rows failed.
+    probes, probe_every: a file, or how many of the first answers to score again every N calls; see probes.py.
     rules: rule rewards to compute on the same rows for their correlation with the score; they pay nothing.
     positions, dtype, attention, min_pixels, max_pixels, revision: of `ScoreModel.from_pretrained`, with `batch_size`
         and `share_prefix` of its `score`. service: options of `ScoreClient` (token_variable, timeout, patience, …).
@@ -145,7 +145,7 @@ class Score:
         return agreement.size() > 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resume needs to go on exactly (`stage.checkpoints.stateful`): scores of references, whose batch
+        """What a resume needs to continue exactly (`stage.checkpoints.stateful`): scores of references, whose batch
         decides their last digits, and what the metrics are over."""
         return {name: part.state_dict() for name, part in self._parts().items()}
 

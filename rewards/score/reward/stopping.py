@@ -21,8 +21,8 @@ def learned(rewards: Iterable[Any]) -> list[Score]:
 class StopOnFailures(TrainerCallback):
     """Give it to the trainer: `callbacks=[StopOnFailures(learned(rewards))]`.
 
-    Without it, a `score` that failed too often raises ScoringFailed at once, without a checkpoint. With it the step
-    that is under way ends (its failed rows are masked), every process agrees to stop, the trainer saves a checkpoint,
+    Without it, a `score` that failed too often raises ScoringFailed immediately, without a checkpoint. With it the step
+    that is running ends (its failed rows are masked), every process agrees to stop, the trainer saves a checkpoint,
     whatever its `save_strategy`, and only then ScoringFailed is raised, in all of them.
     """
 

@@ -5,10 +5,10 @@
 
 A call is cut into requests, which are spread over the replicas. What becomes of one:
 
-    no connection, time-out, 429, 502–504   the next replica at once; after all of them a pause, longer each time
+    no connection, time-out, 429, 502–504   the next replica immediately; after all of them a pause, longer each time
     500 (the model failed)                  the same, but at most MODEL_FAILURES rounds
     no scores within `patience`             ScorerUnavailable
-    any other answer                        ScorerRefused at once: the token, the size, the content, another model
+    any other answer                        ScorerRefused immediately: the token, the size, the content, another model
 
 So a service that is killed and started again costs time and nothing else, and no failure ever becomes a score.
 """
@@ -219,8 +219,8 @@ class ScoreClient:
             self.model = self.model or reply.model
         if reply.model != self.model:
             raise ScorerRefused(
-                f"{replica.url} serves the model {reply.model}, expected {self.model} (told, or seen first); scores of "
-                "two models cannot be mixed, so start every replica with the same checkpoint and recipe"
+                f"{replica.url} serves the model {reply.model}, expected {self.model} (configured, or seen first); "
+                "scores of two models cannot be mixed, so start every replica with the same checkpoint and recipe"
             )
         return reply
 

@@ -32,7 +32,7 @@ class BatchingSection:
     max_batch: int = 16
     "Exchanges in one forward pass."
     share_prefix: bool = True
-    "Compute once in a pass what its exchanges about an image have in common; false computes each one whole."
+    "Compute once in a pass what its exchanges about an image have in common; false computes each one in full."
     window: float = 0.01
     "Seconds for which a request waits for others; 0 takes what is there."
     max_waiting: int = 1024
@@ -66,12 +66,12 @@ class LimitsSection:
     request_pixels: int = 512 * 2**20
     "Of all images of a request."
     connections: int = 512
-    "Open at a time, idle ones included (two for each training process); those beyond are told that it is busy."
+    'Open at a time, idle ones included (two for each training process); those beyond get a "busy" reply.'
 
     receive: float = 60.0
     "Seconds for a request to arrive, header and body; who is slower is cut off."
     answer: float = 900.0
-    "Seconds from then until the scores; who waits longer is told that the service is busy."
+    'Seconds from then until the scores; who waits longer gets a "busy" reply.'
 
     def check(self) -> None:
         for name, value in vars(self).items():
@@ -100,7 +100,7 @@ class ServeRecipe:
     port: int = 8100
     "Port to listen on; 0 takes a free one and logs it."
     token_variable: str | None = None
-    "Name of the environment variable that holds the bearer token; the token itself never stands in a recipe."
+    "Name of the environment variable that holds the bearer token; the token itself is never written in a recipe."
     image_root: str | None = field(default=None, metadata={"path": True})
     "Folder below which requests may name image files by path; without it, images travel as bytes only."
     batching: BatchingSection = field(default_factory=BatchingSection)

@@ -79,13 +79,13 @@ def loaded(recipe: ServeRecipe) -> InProcess:
     if scorer.load().processor is None:
         raise RecipeError(
             f"model.path: {section.path} has no tokenizer, so it cannot read exchanges; copy the files of "
-            "its base's processor (tokenizer and preprocessor_config.json) beside it"
+            "its base's processor (tokenizer and preprocessor_config.json) next to it"
         )
     return scorer
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket on the address; port 0 takes a free one. Raises: RecipeError where the address cannot be had."""
+    """A socket on the address; port 0 takes a free one. Raises: RecipeError where the address is not available."""
     try:
         family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
     except ValueError:  # a name

@@ -1,4 +1,4 @@
-"""The bearer token: read from the environment by name, so that it stands in no recipe, command line or log."""
+"""The bearer token: read from the environment by name, so that it is in no recipe, command line or log."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def read(
     "skip" leaves faulty rows out and counts them in `faults`. verify_images: open every image's header. outside: rows
     may name images anywhere (`samples.readers.rows.Place`).
 
-    Raises: DataError, at once for the file or its layout; while iterating for a faulty row (naming file, row and
+    Raises: DataError, immediately for the file or its layout; while iterating for a faulty row (naming file, row and
     field), or at the end where no row was good.
     """
     path = Path(path)

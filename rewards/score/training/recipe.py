@@ -18,7 +18,7 @@ Part = Literal["head", "vision_tower", "merger", "language_model"]
 
 @dataclass
 class PreferenceSource(FileSection):
-    """One file of preferences; its layout is told by content (`rewards.score.training.preferences`)."""
+    """One file of preferences; its layout is detected from its content (`rewards.score.training.preferences`)."""
 
     unit: ClassVar[str] = "records"
     expected: ClassVar[str] = "a file of preferences"
@@ -28,7 +28,7 @@ class PreferenceSource(FileSection):
     text_only: bool = False
     "Score without pictures, also rows that name one; otherwise a picture that is not there is a fault."
     limit: int | None = None
-    "Use only the first so many records."
+    "Use only the first N records."
 
 
 @dataclass
@@ -54,7 +54,7 @@ class ScoreRecipe(TrainingRecipe):
     stage: Literal["score"] = "score"
     "Which launcher the recipe is for."
     data: PreferenceData = field(default_factory=PreferenceData)
-    "Preferences: `train:` is learnt from, `eval:` is held out."
+    "Preferences: `train:` is trained on, `eval:` is held out."
     train: Literal["full"] | list[Part] = "full"
     "Parts that are trained, or `full` for all of them. With `model.lora`, the head and adapters in the other parts."
     positions: Literal["mrope", "sequential"] | None = None
@@ -69,9 +69,9 @@ class ScoreRecipe(TrainingRecipe):
                 "disable_dropout": "nothing (Qwen2-VL has none)",
                 "activation_offloading": "nothing (use gradient_checkpointing)",
                 "dataset_num_proc": "nothing (rows are encoded as they are read)",
-                "chat_template_path": "nothing (the checkpoint's own template stands)",
-                "eos_token": "nothing (the checkpoint's own stands)",
-                "pad_token": "nothing (the checkpoint's own stands)",
+                "chat_template_path": "nothing (the checkpoint's own template is used)",
+                "eos_token": "nothing (the checkpoint's own is used)",
+                "pad_token": "nothing (the checkpoint's own is used)",
                 "pad_to_multiple_of": "nothing (a batch is padded to its longest exchange)",
             },
         },

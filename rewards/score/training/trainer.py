@@ -6,7 +6,7 @@ For a record with ranked candidates, scores s_1 … s_n (best first) and margin 
 
 The mean over all ordered pairs of a record (InstructGPT, arXiv 2203.02155, eq. 1) is Bradley-Terry for two candidates;
 a long list counts as much as a short one. m: Llama 2, arXiv 2307.09288, eq. 2. c = `center_rewards_coefficient` keeps
-scores around 0, as in TRL (arXiv 2312.09244, eq. 2): only differences are learnt otherwise. A batch is the mean over
+scores around 0, as in TRL (arXiv 2312.09244, eq. 2): only differences are learned otherwise. A batch is the mean over
 its records. All candidates of a record stand in one forward pass, and a picture goes through the vision tower once.
 """
 
