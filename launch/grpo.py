@@ -1,6 +1,7 @@
 """GRPO:  accelerate launch launch/grpo.py recipes/r1.yaml [key.sub=value …] [--dry-run]"""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `sft` would be launch/sft.py
@@ -50,7 +51,7 @@ def plan(recipe: GRPORecipe) -> None:
 
     found = resolved(recipe)  # a plugin that does not import is an error in a dry run, too
     count = parse_gpus(recipe.gpus).count if recipe.gpus else processes()
-    stage.plan(recipe, *resident(learned(found), recipe.model, count))
+    stage.plan(recipe, *resident(learned(found), recipe.model, count), partial(rewards.check_tasks, found))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def train(
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
     data = mixture.draw_all(recipe.data, recipe.seed)
-    check_tasks(rewards, {s.task for found in data.values() for s in found.samples})
+    check_tasks(rewards, set().union(*(found.tasks for found in data.values())))
     rows, passes = tables(recipe, data, prompt_rows)
     args = arguments(
         GRPOConfig,
@@ -92,11 +92,14 @@ def train(
     return complete(trainer, run, beginning, processor, "GRPO")
 
 
-def plan(recipe: GRPORecipe, resident: int = 0, remarks: Sequence[str] = ()) -> None:
+def plan(
+    recipe: GRPORecipe, resident: int = 0, remarks: Sequence[str] = (), check: Callable[[set[str]], Any] = set
+) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`).
 
-    resident: bytes on each GPU that score models take. remarks: said under the plan.
+    resident: bytes on each GPU that score models take. remarks: said under the plan. check: refuses tasks of the data.
     """
     data = mixture.count(recipe.data, "train", recipe.seed)
     data.show()
+    check(data.tasks)
     planned(recipe, data.rows, resident, remarks).render()

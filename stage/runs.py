@@ -222,7 +222,8 @@ def _refuse_to_overwrite(folder: Path) -> None:
         state = "holds a run that has begun and not finished"
     else:
         return
-    raise UserError(f"{folder}: {state}; expected a new folder. Choose another output, resume the run, or overwrite it")
+    instead = "Choose another output, or write resume=auto to resume it, or overwrite=true to replace it"
+    raise UserError(f"{folder}: {state}; expected a new folder. {instead}")
 
 
 def _delete_records(folder: Path) -> None:

@@ -8,6 +8,6 @@ pictures/ boxes/           what it is shown, and where things are in it
 prompts answers numerals   what it is asked, and what it says
 """
 
-from vlm.common.names import warn_of_shadows
+from vlm.common.names import claim_names
 
-warn_of_shadows()
+claim_names()

@@ -13,11 +13,13 @@ The merger lives inside the visual module, but is its own part: freezing the vis
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from vlm.common.errors import RecipeError
+from vlm.common.console import EXIT_USER_ERROR, report, say
+from vlm.common.errors import RecipeError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +120,8 @@ def merge(adapter: str, out: str) -> None:
 
     Needed between a LoRA stage and the next: TRL loads the GRPO reference model from the policy's path, so
     the path must hold the merged weights, or the reference would silently be the base.
+
+    Raises: RecipeError for an adapter that cannot be read, and an `out` that holds files.
     """
     from pathlib import Path
     from types import SimpleNamespace
@@ -129,6 +133,8 @@ def merge(adapter: str, out: str) -> None:
     from vlm.weights import check_adapter
 
     stored = check_adapter(adapter)
+    if Path(out).is_file() or (Path(out).is_dir() and any(Path(out).iterdir())):
+        raise RecipeError(f"{out} holds files already; expected a new folder to merge into")
     base, revision = stored["base_model_name_or_path"], stored.get("revision")
     config = raw_config(base, revision)
     dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
@@ -145,11 +151,6 @@ def merge(adapter: str, out: str) -> None:
 
 
 def main() -> int:
-    import argparse
-    import sys
-
-    from vlm.common.errors import UserError
-
     parser = argparse.ArgumentParser(description="Merge a LoRA adapter into its base and save a complete checkpoint.")
     parser.add_argument("adapter", help="folder with adapter_config.json")
     parser.add_argument("out", help="folder to write")
@@ -157,8 +158,9 @@ def main() -> int:
     try:
         merge(arguments.adapter, arguments.out)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        report(error)
+        return EXIT_USER_ERROR
+    say(f"merged: {arguments.out}")
     return 0
 
 

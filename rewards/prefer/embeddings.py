@@ -1,6 +1,6 @@
 """Images and texts as vectors of length 1, whose dot product is a similarity: by CLIP, or without any weights.
 
-    images   perceptual hash (`vlm.pictures.perceptual`): scaling, compression, a change of brightness hardly change it
+    images   perceptual hash (`vlm.pictures.digests`): scaling, compression, a change of brightness hardly change it
     texts    TF-IDF of hashed character n-grams: spelling, punctuation and a few other words change it little
 
 A vector of zeros means "nothing to compare" (a featureless image, a blank text); it is similar to nothing, itself
@@ -19,8 +19,8 @@ from scipy import sparse
 
 from vlm.answers import normalise
 from vlm.clip import Clip
+from vlm.pictures.digests import BITS, perceptual_hash
 from vlm.pictures.images import load
-from vlm.pictures.perceptual import BITS, perceptual_hash
 
 NGRAMS = (3, 4)
 BUCKETS = 2**18

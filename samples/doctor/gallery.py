@@ -18,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vlm.common.errors import DataError
-from vlm.pictures.digests import digest
+from vlm.pictures.digests import digest, perceptual_hash
 from vlm.pictures.images import load
-from vlm.pictures.perceptual import perceptual_hash
 
 BATCH = 16
 """Pictures handed to a worker at a time."""

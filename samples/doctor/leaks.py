@@ -5,7 +5,7 @@
     alike         perceptual hashes at most NEAR bits apart: re-compressed, rescaled, brightened
 
 The first two are certain. The third is for a person to judge, for other things look alike, too: empty sea, the same
-place on another day, neighbouring tiles that overlap almost wholly. `vlm.pictures.perceptual` has what was measured;
+place on another day, neighbouring tiles that overlap almost wholly. `vlm.pictures.digests` has what was measured;
 crops are not found.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from samples.doctor.gallery import EVAL, TRAIN, Gallery
-from vlm.pictures.perceptual import BITS
+from vlm.pictures.digests import BITS
 
 NEAR = 24
 """Bits of 255. Were the bits of unrelated pictures fair coins, one pair in 10⁴⁰ would be that near."""

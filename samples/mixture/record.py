@@ -70,6 +70,11 @@ class Mixture:
     def rows(self) -> int:
         return sum(part.rows for part in self.parts)
 
+    @property
+    def tasks(self) -> set[str]:
+        """Of its rows, as far as they could be read."""
+        return {line.task for part in self.parts for line in part.lines if line.rows} - {"?"}
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON: {"rows": 4, "sources": [{"path", "rows", "faulty", "tasks": {"vqa": {"read", "kept", …}}}]}"""
         sources = []

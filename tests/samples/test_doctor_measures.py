@@ -18,7 +18,7 @@ from stage.recipe import config
 from tests.support.doctored import asked, put_data, texture
 from tests.support.processes.commands import ROOT
 from tests.support.sample_rows import dump
-from vlm.pictures.perceptual import BITS, perceptual_hash
+from vlm.pictures.digests import BITS, perceptual_hash
 from vlm.sections import ImageSection, PromptSection
 
 

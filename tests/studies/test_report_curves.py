@@ -100,6 +100,15 @@ def test_an_evaluation_goes_to_the_label_whose_model_it_asked(tmp_path):
     assert found["rows"][0]["cells"] == ["25.0 [15.0, 35.0]", "50.0 [40.0, 60.0]"]
 
 
+def test_a_short_run_that_logged_nothing_is_no_evaluation(tmp_path):
+    """GRPO from the SFT's model, shorter than its logging_steps: its own label, not that of the model's maker."""
+    training(tmp_path / "sft", curve([1.0]), stage="sft")
+    training(tmp_path / "r1", [{"step": 2}], model={"path": str(tmp_path / "sft" / "final")})
+    (tmp_path / "r1/metrics.jsonl").unlink()
+    found = labels.curves([str(tmp_path)], compare=True)
+    assert {one.label: [run.stage for run in one.runs] for one in found} == {"sft": ["sft"], "r1": ["grpo"]}
+
+
 def test_the_picture_of_evaluations_has_labels_seeds_and_intervals(tmp_path):
     for label, values in {"base": [0.25], "r1": [0.5, 0.6]}.items():
         for seed, value in enumerate(values):

@@ -93,6 +93,8 @@ def test_a_lora_step_trains_adapters_only_and_merging_keeps_the_outputs(checkpoi
     with pytest.raises(RecipeError, match="holds a LoRA adapter"):
         loading.load_model(section(tmp_path / "adapter"))
     adapters.merge(str(tmp_path / "adapter"), str(tmp_path / "merged"))
+    with pytest.raises(RecipeError, match="holds files already"):
+        adapters.merge(str(tmp_path / "adapter"), str(tmp_path / "merged"))
     again = loading.load_processor(str(tmp_path / "merged"), pixels(784, 3136))
     with torch.no_grad():
         actual = forward(loading.load_model(section(tmp_path / "merged")).eval(), again)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 import warnings
 from pathlib import Path
 
@@ -12,12 +13,23 @@ import pytest
 from vlm.common import names
 
 ROOT = Path(__file__).resolve().parents[2]
+SITE = sysconfig.get_path("purelib")
+"""Of the libraries; with -S the editable install that is there is not set up."""
 OWN = "def short(completions, **columns):\n    return [1.0 for _ in completions]\n"
 
 
-def python(folder: Path, *words: str) -> subprocess.CompletedProcess:
+EDITABLE = f"""import sys
+from importlib.machinery import PathFinder
+class Finder:  # as setuptools' for an editable install: asked last, and only for our packages
+    def find_spec(name, path=None, target=None):
+        return PathFinder.find_spec(name, [{str(ROOT)!r}]) if "." not in name else None
+sys.meta_path.append(Finder)
+"""
+
+
+def python(folder: Path, *words: str, path: str = str(ROOT)) -> subprocess.CompletedProcess:
     """Python as a notebook's kernel runs it: the current folder comes first, Nadir's later."""
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    environment = {"PYTHONPATH": path, "PATH": "/usr/bin:/bin", "HOME": str(folder)}
     return subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -55,6 +67,21 @@ def test_a_folder_of_data_hides_nothing(tmp_path):
     assert (done.stdout.strip(), done.stderr) == (str(ROOT / "samples/__init__.py"), "")
 
 
+@pytest.mark.parametrize("name", ["samples", "rl", "stage"])
+def test_nor_under_an_editable_install(tmp_path, name):
+    """There Python finds our packages only after every folder on its path; run folders have a folder `samples`."""
+    (tmp_path / name).mkdir()
+    code = f"{EDITABLE}sys.path = [''] + [p for p in sys.path if p != {str(ROOT)!r}]\nimport vlm, {name}, rewards\n"
+    done = python(tmp_path, "-S", "-c", code + f"print({name}.__file__)", path=SITE)
+    assert (done.stdout.strip(), done.stderr) == (str(ROOT / name / "__init__.py"), "")
+
+
+def test_a_folder_that_was_imported_before_is_named(tmp_path):
+    (tmp_path / "stage").mkdir()
+    done = python(tmp_path, "-S", "-c", f"import stage\n{EDITABLE}import vlm", path=SITE)
+    assert f"{tmp_path}/stage hides Nadir's package `stage`" in done.stderr
+
+
 def test_a_launcher_is_safe(tmp_path):
     (tmp_path / "rewards.py").write_text("raise SystemExit('the wrong file')\n")
     done = python(tmp_path, str(ROOT / "launch/grpo.py"), "--keys")
@@ -65,5 +92,5 @@ def test_a_launcher_is_safe(tmp_path):
 def test_nothing_is_said_where_nothing_is_hidden():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        names.warn_of_shadows()
+        names.claim_names()
     assert names.shadowed() == {}

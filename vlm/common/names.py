@@ -17,20 +17,24 @@ def shadowed() -> dict[str, str]:
     for name in PACKAGES:
         module = sys.modules.get(name)
         spec = PathFinder.find_spec(name) if module is None else module.__spec__
-        if spec is not None and spec.origin and not Path(spec.origin).resolve().is_relative_to(ROOT):
-            found[name] = spec.origin
+        places = [] if spec is None else [spec.origin] if spec.origin else [*(spec.submodule_search_locations or ())]
+        if places and not any(Path(str(place)).resolve().is_relative_to(ROOT) for place in places):
+            found[name] = str(places[0])
     return found
 
 
-def warn_of_shadows() -> None:
-    """Say so where a user's file hides a package of ours, as in a notebook whose folder holds a `rewards.py`.
+def claim_names() -> None:
+    """Folders without `__init__.py` give way to our packages; a user's file that hides one is named, as in a notebook
+    whose folder holds a `rewards.py`.
 
     A warning, for what was asked for may need none of them. Launchers put Nadir's folder first and are safe.
     """
-    for name, file in shadowed().items():
+    if str(ROOT) not in sys.path:  # an editable install finds our packages only where no folder has their name
+        sys.path.append(str(ROOT))
+    for name, place in shadowed().items():
         warnings.warn(
-            f"{file} hides Nadir's package `{name}`: `import {name}` gives that file, because Python looks in the "
-            f"folder of a script or notebook first. Rename the file (say to my_{name}.py; a recipe may name it as it "
+            f"{place} hides Nadir's package `{name}`: `import {name}` finds it first, because Python looks in the "
+            f"folder of a script or notebook first. Rename it (a file say to my_{name}.py; a recipe may name it as it "
             f"is), or put {ROOT} at sys.path[0] before the first import. Launchers (launch/*.py) are not affected",
             stacklevel=3,
         )

@@ -106,7 +106,6 @@ class ScoreModel(PreTrainedModel):
 
         Raises: RecipeError for a missing checkpoint, another architecture, or tensors missing or without a place.
         """
-        positions = resolve_positions(positions, str(path), revision)
         limits = (min_pixels, max_pixels)
         return cls._load(str(path), positions, dtype, attention, device, limits, revision, backbone=False)
 
@@ -125,7 +124,6 @@ class ScoreModel(PreTrainedModel):
         revision: str | None = None,
     ) -> ScoreModel:
         """An untrained score model: a vision-language checkpoint without its LM head, and a head drawn with `seed`."""
-        positions = resolve_positions(positions, str(path), revision)
         limits = (min_pixels, max_pixels)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -133,7 +131,7 @@ class ScoreModel(PreTrainedModel):
 
     @classmethod
     def _load(cls, path, positions, dtype, attention, device, limits, revision, backbone) -> ScoreModel:
-        config = load_config(path, revision, positions)
+        config = load_config(path, revision, resolve_positions(positions, path, revision))
         dtype = str(dtype or config.dtype or "float32").removeprefix("torch.")
         attention = resolve_attention(attention, dtype)
         name, where = source(path, revision)

@@ -145,7 +145,7 @@ def _with_evaluations(found: list[Curve]) -> list[Curve]:
         for run in curve.runs:
             model = Path(str((run.recipe.get("model") or {}).get("path", ""))).resolve()
             made = next((places[above] for above in (model, *model.parents) if above in places), curve)
-            (stay if run.series or made is curve else made.runs).append(run)
+            (stay if run.series or run.stage in TRAINERS or made is curve else made.runs).append(run)
         curve.runs = stay
         kept += [curve] if stay else []
     return kept
