@@ -16,6 +16,7 @@ from pathlib import Path
 from evals import predictions
 from evals.predictions import Prediction
 from stage.parallel.team import Team
+from vlm.common.files import replace
 from vlm.common.processes import is_main_process
 
 FILE = "predictions.jsonl"
@@ -43,9 +44,7 @@ def gather(folder: Path, order: Sequence[str] | None = None) -> list[Prediction]
     if order is not None:
         place = {key: number for number, key in enumerate(order)}
         found = dict(sorted(found.items(), key=lambda item: place.get(item[0], len(place))))
-    temporary = whole.with_name(FILE + ".part")
-    predictions.write(temporary, found.values())
-    temporary.replace(whole)
+    replace(whole, "".join(predictions.line(row) + "\n" for row in found.values()))
     for path in parts:
         path.unlink()
     return list(found.values())

@@ -23,6 +23,7 @@ def follow(trainer: Trainer, run: Run, beginning: Beginning) -> None:
     """Train from where the run begins, guarded as its recipe says. Raises: Interrupted where a signal stopped it, after
     a checkpoint."""
     recipe, rank = beginning.recipe, trainer.args.process_index
+    callbacks.attach(trainer, run, recipe.stage)
     trainer.guards, trainer.dumps = recipe.guards, recipe.dump
     trainer.add_callback(DumpSteps(trainer))
     run.note_record(record(trainer, recipe))
@@ -53,7 +54,6 @@ def save_model(trainer: Trainer, processor: ProcessorMixin, folder: Path) -> Pat
 def complete(trainer: Trainer, run: Run, beginning: Beginning, processor: ProcessorMixin, title: str) -> Path:
     """Train, save to `output/final`, which is returned, and finish the run. title: of its curves."""
     recipe = beginning.recipe
-    callbacks.attach(trainer, run, recipe.stage)
     follow(trainer, run, beginning)
     final = save_model(trainer, processor, Path(recipe.output) / "final")
     draw_run(run, title)

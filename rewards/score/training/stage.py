@@ -41,7 +41,6 @@ def train(recipe: ScoreRecipe) -> Path:
     from stage.checkpoints.beginning import begin
     from stage.curves import draw_run
     from stage.trainer.arguments import arguments
-    from stage.trainer.callbacks import attach
     from stage.trainer.finish import follow
     from stage.trainer.models import processor_of
 
@@ -64,7 +63,6 @@ def train(recipe: ScoreRecipe) -> Path:
     if recipe.model.lora is not None and args.gradient_checkpointing:
         model.enable_input_require_grads()  # nothing below the adapters would ask for gradients
     trainer = PreferenceTrainer(model, args, processor, records, held_out)
-    attach(trainer, run, "score")
     follow(trainer, run, beginning)
     final = save(trainer, processor, recipe)
     if held_out and (trainer.measured_at != trainer.state.global_step or args.load_best_model_at_end):
