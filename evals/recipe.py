@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 from evals.benchmarks import find
 from stage.recipe.sections import StageRecipe
 from vlm.common.errors import RecipeError, UserError
+from vlm.common.section import Section
 
 
-@dataclass
-class GenerationSection:
+class GenerationSection(Section):
     """How answers are generated; the default is greedy."""
 
     batch_size: int = 16
@@ -43,7 +42,6 @@ class GenerationSection:
             )
 
 
-@dataclass
 class EvalRecipe(StageRecipe):
     """Generate answers to held-out questions (`data.eval`) and score them.
 
@@ -52,7 +50,7 @@ class EvalRecipe(StageRecipe):
 
     stage: Literal["eval"] = "eval"
     "Which launcher the recipe is for."
-    generation: GenerationSection = field(default_factory=GenerationSection)
+    generation: GenerationSection = GenerationSection()
     "How answers are generated."
     inside: Literal["answer", "text"] = "answer"
     "Read the answer inside the one <answer> … </answer>, or take the whole completion (base models asked directly)."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -201,7 +200,7 @@ def plan(recipe: EvalRecipe) -> None:
     for source in recipe.data.eval:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
-    counted = mixture.count(dataclasses.replace(recipe.data, eval=known), "eval", recipe.seed)
+    counted = mixture.count(recipe.data.model_copy(update={"eval": known}), "eval", recipe.seed)
     counted.show()
     count = counted.rows if recipe.limit is None else min(counted.rows, recipe.limit)
     low, high = visual_range(recipe.images.min_pixels, recipe.images.max_pixels)

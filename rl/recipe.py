@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from stage.recipe.arguments import OWNED, arguments
 from stage.recipe.sections import TrainingRecipe
-from stage.trainer.arguments import OWNED
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
+from vlm.common.section import Section
+
+ARGUMENTS = arguments("GRPOConfig", {**OWNED, "reward_weights": "rewards", "shuffle_dataset": "data.shuffle"})
 
 
-@dataclass
-class RewardSection:
+class RewardSection(Section):
     """One reward; several are summed by weight, as in TRL."""
 
     use: str
     "A built-in name, `pkg.module:function` or `path/file.py:function`."
     weight: float = 1.0
     "Its factor in the sum."
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = {}
     "Keyword options of the reward."
     timeout: float | None = None
     "Seconds for one call, which is then abandoned; null for no limit."
@@ -45,22 +46,18 @@ class RewardSection:
             )
 
 
-@dataclass
 class GRPORecipe(TrainingRecipe):
     """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) with the rewards below."""
 
     stage: Literal["grpo"] = "grpo"
     "Which launcher the recipe is for."
-    rewards: list[RewardSection] = field(default_factory=lambda: [RewardSection("gated")])
+    rewards: list[RewardSection] = [RewardSection(use="gated")]
     "What is rewarded; `gated` is the paper's composition."
     share_prefix: bool = True
     "Compute each prompt once for all its completions; false is TRL's own path, with the same results."
     check_sharing: bool = True
     "Compute the first batch both ways, and stop where they differ by more than rounding."
-    training: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"keys_of": "trl:GRPOConfig", "owned": {**OWNED, "reward_weights": "rewards"}},
-    )
+    training: Annotated[dict[str, Any], ARGUMENTS] = {}
     "TRL's GRPOConfig, key by key (learning_rate, num_generations, beta, loss_type, use_vllm, …)."
 
     def check(self) -> None:

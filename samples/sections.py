@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from samples import FORMATS, TASKS
 from samples.shares import quotas
 from vlm.common.errors import RecipeError
+from vlm.common.section import LocatedPath, Section
 
 Role = Literal["train", "eval"]
 
 
-@dataclass
-class FileSection:
+class FileSection(Section):
     """A file of rows, with what any stage that reads one asks for; `unit` is what messages call its rows."""
 
     unit: ClassVar[str] = "rows"
     expected: ClassVar[str] = "a data file"
 
-    path: str = field(metadata={"path": True})
+    path: LocatedPath
     "The file with the rows."
-    images: str | None = field(default=None, metadata={"path": True})
+    images: LocatedPath | None = None
     "Folder that the rows' image paths start from; without it, the file's own."
     outside: bool = False
     "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyway."
@@ -36,15 +35,14 @@ class FileSection:
             raise RecipeError(f"limit = {self.limit}; expected at least 1, or null for all {self.unit}")
 
 
-@dataclass
 class SourceSection(FileSection):
     """One data file or folder, and which of its rows are used how often (`samples.mixture`)."""
 
-    path: str = field(metadata={"path": True})
+    path: LocatedPath
     "A file, a published folder, or a dataset of the hub: hub:OWNER/NAME."
     split: str | None = None
     "Which part of a folder or a hub dataset."
-    images: str | None = field(default=None, metadata={"path": True})
+    images: LocatedPath | None = None
     "Folder that the rows' image paths start from; without it, what the file's format prescribes."
     format: str | None = None
     "Format of the file; without it, detected from its contents."
@@ -78,11 +76,10 @@ class SourceSection(FileSection):
         _some_tasks(self.tasks)
 
 
-@dataclass
-class DataSection:
-    train: list[SourceSection] = field(default_factory=list)
+class DataSection(Section):
+    train: list[SourceSection] = []
     "What is trained on, one after another before shuffling."
-    eval: list[SourceSection] = field(default_factory=list)
+    eval: list[SourceSection] = []
     "Held-out data."
     on_fault: Literal["error", "skip"] = "error"
     "A faulty row (missing image, inverted box, …) ends the run, or is left out and counted."

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from stage.recipe.arguments import OWNED, arguments
 from stage.recipe.sections import TrainingRecipe
-from stage.trainer.arguments import OWNED
 from vlm.common.errors import RecipeError
 
+ARGUMENTS = arguments(
+    "SFTConfig",
+    {
+        **OWNED,
+        "assistant_only_loss": "nothing (it is always on)",
+        "packing": "nothing (TRL cannot)",
+        "shuffle_dataset": "data.shuffle",
+        "train_sampling_strategy": "data.shuffle",
+    },
+)
 
-@dataclass
+
 class SFTRecipe(TrainingRecipe):
     """Supervised fine-tuning on conversations; the loss counts the assistant's tokens only."""
 
     stage: Literal["sft"] = "sft"
     "Which launcher the recipe is for."
-    training: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={
-            "keys_of": "trl:SFTConfig",
-            "owned": {
-                **OWNED,
-                "assistant_only_loss": "nothing (it is always on)",
-                "packing": "nothing (TRL cannot)",
-            },
-        },
-    )
+    training: Annotated[dict[str, Any], ARGUMENTS] = {}
     "TRL's SFTConfig, key by key (learning_rate, num_train_epochs, gradient_checkpointing, …)."
 
     def check(self) -> None:

@@ -3,7 +3,8 @@
     launch/grpo.py recipes/r1.yaml training.learning_rate=2e-6 --dry-run
 
 Positional: the recipe, then `key.sub=value` overrides. Flags: `--dry-run` prints the plan and stops before any weight
-loads; `--keys` prints every key the recipe may hold, with its type, default and meaning.
+loads; `--keys` prints the keys that a recipe needs first (`--keys all`: every one) with type, default and meaning;
+`--schema` the same for editors.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from stage.recipe import config
+from stage.recipe.editors import json_schema
+from stage.recipe.keys import page
 from stage.tracking.trackers import check_account, check_installed
 from vlm.common.console import EXIT_USER_ERROR, log_to_stderr, report, say
 from vlm.common.errors import RESUMABLE, Interrupted, UserError
 from vlm.common.processes import is_main_process
+from vlm.common.section import Section
 from vlm.loading import resolve_attention
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Section)
 OF_EACH = ("rewards.guarded", "rewards.score.reward.faults", "stage.guards", "vlm.pictures.unreadable")
 """Loggers whose warnings are about one process's rows, so that every process is heard."""
 
@@ -55,10 +59,11 @@ def launch(
     parser.add_argument("recipe", nargs="?", help="YAML recipe")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the recipe")
     parser.add_argument("--dry-run", action="store_true", help="resolve, check and print the plan; load no weights")
-    parser.add_argument("--keys", action="store_true", help="list the recipe's keys and stop")
+    parser.add_argument("--keys", nargs="?", const="", metavar="all|WORD", help="list the recipe's keys and stop")
+    parser.add_argument("--schema", action="store_true", help="print the recipe's JSON schema, for editors, and stop")
     arguments = parser.parse_intermixed_args(argv)
-    if arguments.keys:
-        say(config.reference(recipe_class), sys.stdout)
+    if arguments.keys is not None or arguments.schema:
+        say(json_schema(recipe_class) if arguments.schema else page(recipe_class, arguments.keys), sys.stdout)
         return 0
     if arguments.recipe is None:
         parser.error("a recipe is needed, e.g. recipes/r1.yaml")

@@ -5,11 +5,11 @@ Each `check()` refuses what cannot work before any weights load, and says what t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
+from vlm.common.section import LocatedPath, Section
 from vlm.prompts import check_wording
 
 LANGUAGE_MODEL_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -17,8 +17,7 @@ PIXELS_PER_TOKEN = 28 * 28
 """Qwen2-VL and Qwen2.5-VL: patches of 14×14 pixels, merged 2×2 into one visual token."""
 
 
-@dataclass
-class LoraSection:
+class LoraSection(Section):
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) instead of training every weight."""
 
     r: int = 64
@@ -27,7 +26,7 @@ class LoraSection:
     "The adapters' output is scaled by alpha / r."
     dropout: float = 0.05
     "Dropout on the adapters' input, 0 ≤ dropout < 1."
-    target_modules: list[str] = field(default_factory=LANGUAGE_MODEL_LINEARS.copy)
+    target_modules: list[str] = LANGUAGE_MODEL_LINEARS
     "Names of the linear layers that get an adapter; the default is every linear of the language model."
 
     def check(self) -> None:
@@ -39,8 +38,7 @@ class LoraSection:
             raise RecipeError("target_modules is empty; name layers, or write `lora: null` to train without adapters")
 
 
-@dataclass(kw_only=True)
-class WeightsSection:
+class WeightsSection(Section):
     """Weights of any model, and what they are loaded as."""
 
     revision: str | None = None
@@ -49,11 +47,10 @@ class WeightsSection:
     "What the weights are loaded as."
 
 
-@dataclass
 class CheckpointSection(WeightsSection):
     """A checkpoint of a vision-language model that is loaded here."""
 
-    path: str = field(metadata={"path": True})
+    path: LocatedPath
     "Checkpoint of a Qwen2-VL or Qwen2.5-VL: a folder or a hub id."
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     "Attention kernel; `auto` is FlashAttention-2 where it can run and SDPA elsewhere."
@@ -67,9 +64,8 @@ class CheckpointSection(WeightsSection):
             )
 
 
-@dataclass
 class ModelSection(CheckpointSection):
-    freeze: list[Literal["vision_tower", "merger", "language_model"]] = field(default_factory=list)
+    freeze: list[Literal["vision_tower", "merger", "language_model"]] = []
     "Parts that are not trained; the merger is what projects visual features into the language model."
     lora: LoraSection | None = None
     "Train adapters instead of the weights; `lora: {}` takes the defaults below."
@@ -91,8 +87,7 @@ class ModelSection(CheckpointSection):
             )
 
 
-@dataclass
-class ResizeSection:
+class ResizeSection(Section):
     """Training rows reach the model at sizes drawn again in each pass (RSCoVLM); see `vlm.pictures.resizing`."""
 
     min_pixels: int = 224 * 224
@@ -108,8 +103,7 @@ class ResizeSection:
             )
 
 
-@dataclass
-class ImageSection:
+class ImageSection(Section):
     """How large images reach the model; the same in every stage, or a model is tested at a size it never saw.
 
     One visual token covers 28×28 pixels, so the defaults are 334 to 1337 tokens per image.
@@ -139,13 +133,12 @@ class ImageSection:
             )
 
 
-@dataclass
-class PromptSection:
+class PromptSection(Section):
     style: Literal["r1", "direct"] = "r1"
     "`r1` asks for <think> … </think><answer> … </answer>; `direct` for the bare answer."
     system: str | None = None
     "System prompt instead of the style's own."
-    wording: dict[str, str] = field(default_factory=dict)
+    wording: dict[str, str] = {}
     "Task → template with {question}, and {options} for choices; tasks not named keep the built-in wording."
     notation: str = "qwen2_vl"
     "How boxes are written in text; a checkpoint knows the one it was trained with."

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 from rewards.select.recipe import ClipSection, ScorerSection, need_path
 from samples.sections import DataSection
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
+from vlm.common.section import Section
 
 
-@dataclass
-class KeepSection:
+class KeepSection(Section):
     """What is kept: give one of the three."""
 
     share: float | None = None
@@ -35,8 +34,7 @@ class KeepSection:
             raise RecipeError(f"count = {self.count}; expected at least 1")
 
 
-@dataclass
-class CurateRecipe:
+class CurateRecipe(Section):
     """Score the rows of `data.train` and keep the best.
 
     An interrupted run is continued. Scores are kept in `output` and used again, by `overwrite` too, as long as the data
@@ -51,11 +49,11 @@ class CurateRecipe:
     "Which launcher the recipe is for."
     by: Literal["score", "clip", "random"] = "score"
     "Who scores; `clip` and `random` are the baselines."
-    keep: KeepSection = field(default_factory=lambda: KeepSection(share=0.3))
+    keep: KeepSection = KeepSection(share=0.3)
     "What is kept."
-    scorer: ScorerSection = field(default_factory=ScorerSection)
+    scorer: ScorerSection = ScorerSection()
     "The score model of `by: score`."
-    clip: ClipSection = field(default_factory=ClipSection)
+    clip: ClipSection = ClipSection()
     "The CLIP model of `by: clip`."
     notation: str = "qwen2_vl"
     "How the boxes of grounding rows are written in the text that is scored."

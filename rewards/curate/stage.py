@@ -9,7 +9,6 @@ The corpus is read twice, row by row: once to score (each process its share), on
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -65,7 +64,7 @@ def scored_by(recipe: CurateRecipe) -> str:
     who = scorers.identity(recipe.by, recipe.scorer, recipe.clip, recipe.seed)
     files = []
     for section in recipe.data.train:
-        files.append({**dataclasses.asdict(section), "content": state_of_file(section.path)})
+        files.append({**section.model_dump(), "content": state_of_file(section.path)})
     return f"scores-{fingerprint(who, files, recipe.data.on_fault, recipe.data.tasks, recipe.notation)}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from samples.readers.checks import TASKS
@@ -10,13 +9,13 @@ from samples.sections import FileSection, known_tasks
 from stage.endpoint.sections import CostSection, EndpointSection
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
+from vlm.common.section import LocatedPath, Section
 
 
-@dataclass
 class CandidateSource(FileSection):
     """One file of rows with candidates."""
 
-    path: str = field(metadata={"path": True})
+    path: LocatedPath
     "JSONL or a JSON list; what a row holds: `rewards/prefer/rows.py`."
     task: str | None = None
     "Task of every row, whatever the row says."
@@ -26,7 +25,6 @@ class CandidateSource(FileSection):
         known_tasks("task", [] if self.task is None else [self.task])
 
 
-@dataclass
 class JudgeSection(EndpointSection):
     """The vision-language model that rates open questions, behind any OpenAI-compatible address."""
 
@@ -36,18 +34,15 @@ class JudgeSection(EndpointSection):
     "All candidates of a row in one request, in shuffled order, or each in a request of its own."
 
 
-@dataclass
-class ClosedSection:
+class ClosedSection(Section):
     """Closed questions: candidates are compared with the truth, and nobody is asked."""
 
-    rewards: dict[str, str] = field(
-        default_factory=lambda: {
-            "vqa": "exact_match",
-            "classification": "exact_match",
-            "choice": "choice",
-            "grounding": "iou",
-        }
-    )
+    rewards: dict[str, str] = {
+        "vqa": "exact_match",
+        "classification": "exact_match",
+        "choice": "choice",
+        "grounding": "iou",
+    }
     "Task → what compares a candidate with the truth: a built-in reward, pkg.module:function, or file.py:function."
     inside: Literal["answer", "text"] = "text"
     "The answer is what is inside the candidate's <answer> … </answer>, or the whole candidate."
@@ -65,9 +60,8 @@ class ClosedSection:
             raise RecipeError(f"min_gap = {self.min_gap}; expected at least 0")
 
 
-@dataclass
-class SimilaritySection:
-    clip: str | None = field(default=None, metadata={"path": True})
+class SimilaritySection(Section):
+    clip: LocatedPath | None = None
     "CLIP checkpoint (folder or hub id) whose embeddings are compared; null: perceptual hashes, or character n-grams."
     threshold: float | None = None
     "Least cosine similarity of two duplicates (of which duplicates are duplicates too); null: 0.9, not for CLIP."
@@ -91,8 +85,7 @@ class SimilaritySection:
         return 0.9 if self.threshold is None else self.threshold
 
 
-@dataclass
-class DedupSection:
+class DedupSection(Section):
     """Rows left out because an earlier row looks or reads the same."""
 
     images: SimilaritySection | None = None
@@ -101,8 +94,7 @@ class DedupSection:
     "Compare texts: a row's question together with its candidates."
 
 
-@dataclass
-class PreferRecipe:
+class PreferRecipe(Section):
     """Preference pairs from rows with several candidates.
 
     What the judge has rated stays in the run folder: the same command continues where it was stopped, asks failed rows
@@ -117,11 +109,11 @@ class PreferRecipe:
     "Which launcher the recipe is for."
     judge: JudgeSection | None = None
     "Who rates open questions; null where all questions are closed."
-    cost: CostSection = field(default_factory=CostSection)
+    cost: CostSection = CostSection()
     "Prices and limit."
-    closed: ClosedSection = field(default_factory=ClosedSection)
+    closed: ClosedSection = ClosedSection()
     "How closed questions are compared with the truth."
-    dedup: DedupSection = field(default_factory=DedupSection)
+    dedup: DedupSection = DedupSection()
     "Duplicates to be left out before anybody is asked."
     lists: Literal["ranked", "pairs", "extremes"] = "ranked"
     "One list a row, best first, with the gap between neighbours; every pair with the gap; or best against worst."

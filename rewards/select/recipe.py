@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from stage.recipe.sections import StageRecipe
 from vlm.common.errors import RecipeError
+from vlm.common.section import LocatedPath, Section
 from vlm.sections import ImageSection, WeightsSection
 
 Selector = Literal["score", "clip", "majority", "random"]
 SELECTORS: tuple[Selector, ...] = get_args(Selector)
 
 
-@dataclass(kw_only=True)
 class BatchedSection(WeightsSection):
     """A model that scores this many exchanges at a time."""
 
@@ -25,13 +24,12 @@ class BatchedSection(WeightsSection):
             raise RecipeError(f"batch_size = {self.batch_size}; expected at least 1")
 
 
-@dataclass
 class ScorerSection(BatchedSection):
     """The learned score model."""
 
-    path: str | None = field(default=None, metadata={"path": True})
+    path: LocatedPath | None = None
     "Checkpoint of a score model (launch/score.py writes one): a folder or a hub id."
-    urls: list[str] = field(default_factory=list)
+    urls: list[str] = []
     "Score services (launch/serve.py) to ask instead of loading a checkpoint here."
     positions: Literal["mrope", "sequential"] | None = None
     "How image positions are counted; null takes what the checkpoint says. The published weights need `sequential`."
@@ -48,20 +46,18 @@ class ScorerSection(BatchedSection):
             raise RecipeError("path and urls are both given; expected one: a checkpoint, or services that hold it")
 
 
-@dataclass
 class ClipSection(BatchedSection):
     """CLIP-score, the baseline."""
 
-    path: str | None = field(default=None, metadata={"path": True})
+    path: LocatedPath | None = None
     "CLIP checkpoint: a folder or a hub id, such as openai/clip-vit-large-patch14."
     text: Literal["answer", "exchange"] = "answer"
     "Compare the image with the answer alone, or with question and answer."
-    dtype: Literal["bfloat16", "float16", "float32"] = field(default="float32", kw_only=True)
-    batch_size: int = field(default=64, kw_only=True)
+    dtype: Literal["bfloat16", "float16", "float32"] = "float32"
+    batch_size: int = 64
 
 
-@dataclass
-class SamplingSection:
+class SamplingSection(Section):
     """How the answers to choose from are drawn."""
 
     samples: int = 64
@@ -88,7 +84,6 @@ class SamplingSection:
             )
 
 
-@dataclass
 class BonRecipe(StageRecipe):
     """Draw answers to held-out questions (`data.eval`), and let several selectors choose among them.
 
@@ -98,15 +93,15 @@ class BonRecipe(StageRecipe):
 
     stage: Literal["bon"] = "bon"
     "Which launcher the recipe is for."
-    generation: SamplingSection = field(default_factory=SamplingSection)
+    generation: SamplingSection = SamplingSection()
     "How answers are drawn."
-    completions: str | None = field(default=None, metadata={"path": True})
+    completions: LocatedPath | None = None
     "JSONL of answers drawn elsewhere, rows {source, id, completions}: nothing is generated."
-    selectors: list[Selector] = field(default_factory=lambda: [*SELECTORS])
+    selectors: list[Selector] = [*SELECTORS]
     "Who chooses; the oracle's bound is always drawn with them."
-    scorer: ScorerSection = field(default_factory=ScorerSection)
+    scorer: ScorerSection = ScorerSection()
     "The score model of the selector `score`."
-    clip: ClipSection = field(default_factory=ClipSection)
+    clip: ClipSection = ClipSection()
     "The CLIP model of the selector `clip`."
     subsets: int = 256
     "For `majority`: how many subsets of N represent all of them, where there are more."

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from vlm.common.errors import RecipeError
+from vlm.common.section import Section
 
 OWNED = ("model", "messages", "max_tokens", "max_completion_tokens", "stream", "n")
 """Fields of a request that are not for `request` to set."""
 
 
-@dataclass
-class EndpointSection:
+class EndpointSection(Section):
     """A model behind any OpenAI-compatible address."""
 
     called: ClassVar[str] = "endpoint"
@@ -31,7 +30,7 @@ class EndpointSection:
     "Longest reply."
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     "The request's field for it; reasoning models of OpenAI want the second."
-    request: dict[str, Any] = field(default_factory=lambda: {"temperature": 0})
+    request: dict[str, Any] = {"temperature": 0}
     "Further fields of each request, e.g. {temperature: 0, response_format: {type: json_object}}."
     concurrency: int = 8
     "Requests in flight at a time."
@@ -67,8 +66,7 @@ class EndpointSection:
             raise RecipeError(f"request sets {', '.join(owned)}, which Nadir sets; leave it out")
 
 
-@dataclass
-class CostSection:
+class CostSection(Section):
     """What asking is estimated to cost, printed before anything is sent."""
 
     input: float = 0.0

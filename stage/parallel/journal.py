@@ -11,7 +11,6 @@ other data or under other settings are never taken for these.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vlm.common.errors import DataError
+from vlm.common.section import Section
 
 EDGE = 1 << 20
 """Bytes at either end of a data file that stand for its content: corpora are too large to be read once more."""
@@ -27,10 +27,7 @@ EDGE = 1 << 20
 
 def fingerprint(*parts: Any) -> str:
     """Ten hexadecimal digits of recipe sections, texts and numbers."""
-    plain = [
-        dataclasses.asdict(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else part
-        for part in parts
-    ]
+    plain = [part.model_dump() if isinstance(part, Section) else part for part in parts]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]
 
 

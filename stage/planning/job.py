@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -70,7 +69,7 @@ def common(recipe: Any) -> dict[str, Any]:
     """Fields of a `Job` that are in the same place of every training recipe."""
     asked = recipe.training
     return {
-        "model": dataclasses.replace(recipe.model, dtype=load_dtype(recipe.model, recipe.sharding)),
+        "model": recipe.model.model_copy(update={"dtype": load_dtype(recipe.model, recipe.sharding)}),
         "images": recipe.images,
         "sharding": recipe.sharding,
         "per_device_batch": asked.get("per_device_train_batch_size", 8),

@@ -1,32 +1,31 @@
-"""Recipes: YAML files → dataclasses (`stage.recipe.schema` says which), and back.
+"""Recipes: YAML files → `vlm.common.section` models (`stage.recipe.schema` says how), and back.
 
     launch/grpo.py recipes/r1.yaml model.path=runs/sft/final rewards.0.weight=0.5
 
 A file may name another in `base:` (relative to itself, recursively) and then states only its changes:
 mappings merge key by key, everything else replaces, and `null` takes back what the base said (a field that
 cannot be null returns to its default). Overrides from the command line lie on top; their values are YAML, and
-a number in the key is a list index.
-
-`stage.recipe.yaml_nodes` says what YAML means here: `1e-6` is a number and `on` is text. A text field takes an
-unquoted number as it was typed (`revision: 1234e56`).
-
-Paths in fields marked `{"path": True}` are resolved by `locate`.
+a number in the key is a list index. `stage.recipe.yaml_nodes` says what YAML means here.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
-from stage.recipe.schema import Builder, defaults, describe, inside, join
-from stage.recipe.yaml_nodes import Node, dump, parse
+from pydantic import ValidationError
+
+from stage.recipe.schema import explain, fit, join
+from stage.recipe.yaml_nodes import Node, dump, nodes, parse
 from vlm.common.errors import RecipeError
 from vlm.common.redaction import holds_secret, redact_command
+from vlm.common.section import Section
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Section)
 ABSENT = "<absent>"
 """In `difference`, for a key that only the other recipe has."""
 COMMAND_LINE = "command line"
@@ -34,19 +33,12 @@ LONGEST = 2**20
 """Bytes of a recipe; ours have a few thousand."""
 
 
-@runtime_checkable
-class Checked(Protocol):
-    """A section that can check whether its values go together."""
-
-    def check(self) -> None: ...
-
-
 def load(path: str | Path, cls: type[T], overrides: Iterable[str] = ()) -> T:
     """The recipe in `path` as a `cls`, with overrides such as `"model.lora.r=8"`, paths located and checked.
 
     Raises: RecipeError naming the file and line (or the command line), the key, what was found and expected.
     """
-    return _built(_read(Path(path), ()), cls, list(overrides), str(path), Path(path))
+    return _built(_read(Path(path), ()), cls, list(overrides), str(path), partial(locate, recipe=path))
 
 
 def build(values: dict[str, Any], cls: type[T], overrides: Iterable[str] = (), where: str = COMMAND_LINE) -> T:
@@ -54,28 +46,28 @@ def build(values: dict[str, Any], cls: type[T], overrides: Iterable[str] = (), w
 
     where: names the values in messages.
     """
-    return _built(_nodes(values, where), cls, list(overrides), where, Path.cwd() / "recipe.yaml")
+    return _built(nodes(values, where), cls, list(overrides), where, partial(locate, recipe="recipe.yaml"))
 
 
-def _built(tree: Node, cls: type[T], overrides: list[str], name: str, file: Path) -> T:
+def _built(tree: Node, cls: type[T], overrides: list[str], name: str, located: Callable[[str], str]) -> T:
+    fit(tree, cls)
     for override in overrides:
-        _override(tree, override, cls)
+        _override(tree, override)
+        fit(tree, cls)
     _refuse_secrets(tree)
-    where = f"{name} with the command line's overrides" if overrides else name
-    recipe = Builder(cls, where).build(tree)
-    _locate_all(recipe, file)
-    check(recipe, where)
-    return recipe
+    name += " with the command line's overrides" if overrides else ""
+    try:
+        return cls.model_validate(tree.plain(), context={"locate": located})
+    except ValidationError as error:
+        raise RecipeError(explain(error, cls, tree, name)) from error
 
 
-def load_any(path: str | Path, classes: Iterable[type], overrides: Iterable[str] = ()) -> Any:
+def load_any(path: str | Path, classes: Iterable[type[Section]], overrides: Iterable[str] = ()) -> Any:
     """The same for whichever class has the default `stage` that the file (or its base) states.
 
     Raises: RecipeError, also where none has.
     """
-    by_stage = {
-        str(field.default): cls for cls in classes for field in dataclasses.fields(cls) if field.name == "stage"
-    }
+    by_stage = {str(cls.model_fields["stage"].default): cls for cls in classes if "stage" in cls.model_fields}
     tree = _read(Path(path), ()).value
     stage = tree["stage"].plain() if isinstance(tree, dict) and "stage" in tree else None
     if not isinstance(stage, str) or stage not in by_stage:
@@ -83,19 +75,19 @@ def load_any(path: str | Path, classes: Iterable[type], overrides: Iterable[str]
     return load(path, by_stage[stage], overrides)
 
 
-def to_dict(recipe: Any) -> dict[str, Any]:
+def to_dict(recipe: Section) -> dict[str, Any]:
     """The recipe as nested plain dicts and lists, every key present."""
-    return dataclasses.asdict(recipe)
+    return recipe.model_dump()
 
 
-def save(recipe: Any, path: str | Path) -> None:
+def save(recipe: Section, path: str | Path) -> None:
     """Write the whole recipe (no `base`) so that `load` gives an equal one. Makes the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dump(to_dict(recipe)), encoding="utf-8")
 
 
-def difference(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
+def difference(a: Section, b: Section) -> dict[str, tuple[Any, Any]]:
     """Dotted key → (value in a, value in b) wherever two recipes differ.
 
     Lists of unequal length are given whole; a key that one side lacks is `ABSENT` there.
@@ -114,45 +106,6 @@ def _differences(a: Any, b: Any, key: str) -> Iterable[tuple[str, tuple[Any, Any
         yield key, (a, b)
 
 
-def reference(cls: type) -> str:
-    """`describe(cls)` as text for a launcher's help: key, type, default, and the doc below."""
-    lines = []
-    for row in describe(cls):
-        default = "required" if row.default is dataclasses.MISSING else f"default {_short(row.default)}"
-        lines.append(f"{row.key}: {row.type}; {default}")
-        lines += [f"    {line}" for line in row.doc.splitlines()]
-    return "\n".join(lines)
-
-
-def _short(default: Any) -> str:
-    return "as below" if dataclasses.is_dataclass(default) else "null" if default is None else repr(default)
-
-
-def check(recipe: Any, where: str = "recipe", key: str = "") -> None:
-    """Run `check()` of every section, inner ones first.
-
-    Raises: RecipeError led by `where` and the section's key.
-    """
-    for name, section in _sections(recipe):
-        check(section, where, join(key, name))
-    if isinstance(recipe, Checked):
-        try:
-            recipe.check()
-        except RecipeError as error:
-            raise RecipeError(f"{where}: " + (f"in `{key}`: " if key else "") + str(error)) from error
-
-
-def _sections(recipe: Any) -> Iterable[tuple[str, Any]]:
-    """The dataclasses directly below, also those in lists and dicts, with their keys."""
-    for field in dataclasses.fields(recipe):
-        value = getattr(recipe, field.name)
-        if isinstance(value, (list, dict)):
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            yield from ((f"{field.name}.{k}", v) for k, v in items if dataclasses.is_dataclass(v))
-        elif dataclasses.is_dataclass(value):
-            yield field.name, value
-
-
 def locate(path: str, recipe: str | Path) -> str:
     """Where a path stated in a recipe lies, absolute.
 
@@ -168,16 +121,6 @@ def locate(path: str, recipe: str | Path) -> str:
         if path and candidate.exists():
             return os.path.abspath(candidate)
     return expanded
-
-
-def _locate_all(recipe: Any, file: Path) -> None:
-    for field in dataclasses.fields(recipe):
-        value = getattr(recipe, field.name)
-        if field.metadata.get("path") and value is not None:
-            found = [locate(v, file) for v in value] if isinstance(value, list) else locate(value, file)
-            setattr(recipe, field.name, found)
-    for _, section in _sections(recipe):
-        _locate_all(section, file)
 
 
 # --- layers: base files and overrides ---
@@ -215,8 +158,7 @@ def _read(path: Path, above: tuple[Path, ...], named_in: str = "") -> Node:
 def _refuse_secrets(node: Node, key: str = "") -> None:
     """A recipe is saved with the run, logged and handed to colleagues. The message does not repeat the value."""
     if isinstance(node.value, dict | list):
-        items = node.value.items() if isinstance(node.value, dict) else enumerate(node.value)
-        for name, child in items:
+        for name, child in node.value.items() if isinstance(node.value, dict) else enumerate(node.value):
             _refuse_secrets(child, join(key, name))
     elif isinstance(node.value, str) and holds_secret(key, node.value):
         where = COMMAND_LINE if node.where.startswith(COMMAND_LINE) else node.where
@@ -237,33 +179,29 @@ def _merge(under: Node, over: Node) -> Node:
     return dataclasses.replace(over, value=merged)
 
 
-def _override(tree: Node, override: str, cls: type) -> None:
-    """Put `a.b.0.c=value` into the tree, making what is not there: from the defaults of `cls`, else empty."""
+def _override(tree: Node, override: str) -> None:
+    """Put `a.b.0.c=value` into the tree, making what is not there."""
     key, equals, text = override.partition("=")
     where = f"{COMMAND_LINE}, {redact_command([override])[0]}"
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise RecipeError(f"{COMMAND_LINE}: found {override!r}, expected key.sub=value")
-    value = parse(text, where, lines=False)
-    node, tp, default = tree, cls, defaults(cls)
+    node: Node = tree
+    slot: Any = None
     for depth, part in enumerate(parts):
-        given = node.value is not None
-        if not given:
-            fresh = default if isinstance(default, (dict, list)) else [] if part.isdigit() else {}
-            node.value = _nodes(fresh, where).value
-        if not isinstance(node.value, (dict, list)):
-            raise RecipeError(f"{where}: `{'.'.join(parts[:depth])}` is {node}, which has no keys inside")
-        slot: Any = part
-        if isinstance(node.value, list):
-            slot = _index(part, node.value, ".".join(parts[:depth]), where)
-            if slot == len(node.value):
-                node.value.append(Node(None, where))
+        holder = node
+        if holder.value is None:
+            holder.value = [] if part.isdigit() else {}
+        if isinstance(holder.value, list):
+            slot = _index(part, holder.value, ".".join(parts[:depth]), where)
+            holder.value[slot:] = holder.value[slot:] or [Node(None, where)]
+        elif isinstance(holder.value, dict):
+            slot = part
+            holder.value.setdefault(slot, Node(None, where))
         else:
-            node.value.setdefault(slot, Node(None, where))
-        if depth == len(parts) - 1:
-            node.value[slot] = _merge(node.value[slot], value)
-        node = node.value[slot]
-        tp, default = inside(tp, default, slot, given)
+            raise RecipeError(f"{where}: `{'.'.join(parts[:depth])}` is {node}, which has no keys inside")
+        node = holder.value[slot]
+    holder.value[slot] = _merge(node, parse(text, where, lines=False))
 
 
 def _index(part: str, items: list, key: str, where: str) -> int:
@@ -273,11 +211,3 @@ def _index(part: str, items: list, key: str, where: str) -> int:
             f"{len(items)} (the last appends)"
         )
     return int(part)
-
-
-def _nodes(value: Any, where: str) -> Node:
-    if isinstance(value, dict):
-        return Node({key: _nodes(child, where) for key, child in value.items()}, where)
-    if isinstance(value, list):
-        return Node([_nodes(child, where) for child in value], where)
-    return Node(value, where)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 from samples.sections import DataSection
 from stage.tracking.section import TrackingSection
 from vlm.common.errors import RecipeError
+from vlm.common.section import Section
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
 
-@dataclass
-class ShardingSection:
+class ShardingSection(Section):
     """DeepSpeed ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054)."""
 
     zero: Literal[0, 1, 2, 3] = 0
@@ -25,8 +24,7 @@ class ShardingSection:
             raise RecipeError("offload needs DeepSpeed; write zero: 2 or zero: 3, or offload: false")
 
 
-@dataclass
-class GuardSection:
+class GuardSection(Section):
     """Steps whose loss or gradient is NaN or infinite (`stage.guards.finite`)."""
 
     skip: int = 5
@@ -39,8 +37,7 @@ class GuardSection:
             raise RecipeError(f"skip = {self.skip}, dumps = {self.dumps}; expected numbers of steps, 0 or more")
 
 
-@dataclass
-class WatchdogSection:
+class WatchdogSection(Section):
     """Reports when a run no longer moves, and where it hangs (`stage.guards.watchdog`)."""
 
     minutes: float = 30.0
@@ -53,11 +50,10 @@ class WatchdogSection:
             raise RecipeError(f"minutes = {self.minutes}; expected more than 0, or `watchdog: null` for none")
 
 
-@dataclass
-class DumpSection:
+class DumpSection(Section):
     """Steps whose inputs and random states are kept for `launch/replay.py` to compute again (`stage.replay.dumps`)."""
 
-    steps: list[int] = field(default_factory=list)
+    steps: list[int] = []
     "These steps; the first is 1."
     every: int | None = None
     "And every N steps."
@@ -72,19 +68,18 @@ class DumpSection:
         return step in self.steps or bool(self.every and step % self.every == 0)
 
 
-@dataclass
-class StageRecipe:
+class StageRecipe(Section):
     """What a recipe of any stage holds."""
 
     model: ModelSection
     "The model to train or to ask; in GRPO with `training.beta` above 0 its starting point is the reference model too."
     output: str
     "Run folder: the resolved recipe, metrics, pictures; a trained model is in `final/`."
-    images: ImageSection = field(default_factory=ImageSection)
+    images: ImageSection = ImageSection()
     "Pixel limits, the same in every stage."
-    prompt: PromptSection = field(default_factory=PromptSection)
+    prompt: PromptSection = PromptSection()
     "How questions are asked."
-    data: DataSection = field(default_factory=DataSection)
+    data: DataSection = DataSection()
     "Where rows come from: `train:` is trained on, `eval:` is held out."
     seed: int = 0
     "Seed of data order, sampling and adapters."
@@ -92,21 +87,20 @@ class StageRecipe:
     "Replace what an earlier run left in `output` instead of refusing."
 
 
-@dataclass
 class TrainingRecipe(StageRecipe):
     """What a recipe of any training stage adds."""
 
-    sharding: ShardingSection = field(default_factory=ShardingSection)
+    sharding: ShardingSection = ShardingSection()
     "DeepSpeed ZeRO."
-    tracking: TrackingSection = field(default_factory=TrackingSection)
+    tracking: TrackingSection = TrackingSection()
     "Dashboards."
     resume: str | None = None
     "`auto`: resume from the last complete checkpoint in `output`, if there is one; or the folder of a checkpoint."
-    guards: GuardSection = field(default_factory=GuardSection)
+    guards: GuardSection = GuardSection()
     "Steps that are not finite."
-    watchdog: WatchdogSection | None = field(default_factory=WatchdogSection)
+    watchdog: WatchdogSection | None = WatchdogSection()
     "Reports processes that hang; null for none."
-    dump: DumpSection = field(default_factory=DumpSection)
+    dump: DumpSection = DumpSection()
     "Steps to be kept for `launch/replay.py`."
     gpus: str | None = None
     "Target of `--dry-run`, e.g. 8xA100-80G."

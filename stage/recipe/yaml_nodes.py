@@ -19,7 +19,6 @@ from vlm.common.errors import RecipeError
 TAG = "tag:yaml.org,2002:"
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 """YAML 1.2's float, which unlike YAML 1.1's includes `1e-6`. Also matches integers."""
-
 MOST = 10_000
 """Values of one text, aliases spelt out: nine levels of nine aliases each, a few hundred bytes, would be 10⁹."""
 DEEPEST = 64
@@ -37,7 +36,7 @@ class Node:
     where: str
     "For messages: `recipes/r1.yaml, line 3` or `command line`."
     text: str | None = None
-    "The characters of an unquoted number, so that `revision: 1234e56` stays what was typed."
+    "The characters of an unquoted scalar, so that `revision: 1234e56` stays what was typed."
     over: bool = False
     "Stands over an earlier layer's value."
 
@@ -49,9 +48,7 @@ class Node:
     def plain(self) -> Any:
         if isinstance(self.value, dict):
             return {key: child.plain() for key, child in self.value.items()}
-        if isinstance(self.value, list):
-            return [child.plain() for child in self.value]
-        return self.value
+        return [child.plain() for child in self.value] if isinstance(self.value, list) else self.value
 
     def __str__(self) -> str:
         if self.value is None:
@@ -60,6 +57,13 @@ class Node:
             return "a mapping" if isinstance(self.value, dict) else "a list"
         shown = str(self.value).lower() if isinstance(self.value, bool) else repr(self.value)
         return f"{shown} ({type(self.value).__name__})"
+
+
+def nodes(value: Any, where: str) -> Node:
+    """Plain dicts, lists and scalars as a tree."""
+    if isinstance(value, dict):
+        return Node({key: nodes(child, where) for key, child in value.items()}, where)
+    return Node([nodes(child, where) for child in value] if isinstance(value, list) else value, where)
 
 
 def to_float(text: str) -> float:
@@ -159,15 +163,15 @@ def _scalar(node: yaml.Node, where: str) -> Node:
     kind, text = node.tag.removeprefix(TAG), node.value
     if not isinstance(node, yaml.ScalarNode) or kind not in ("str", *_PATTERNS):
         raise RecipeError(f"{where}: the tag {node.tag} has no meaning in a recipe; remove it")
+    typed = None if node.style else text
     if kind == "str":
-        return Node(text, where)
+        return Node(text, where, typed)
     if not _PATTERNS[kind].match(text):
         raise RecipeError(f"{where}: found {text!r}, expected {kind}")
     if kind in ("int", "float") and len(text) > LONGEST_NUMBER:
         raise RecipeError(f"{where}: found a number of {len(text)} characters, expected at most {LONGEST_NUMBER}")
     if kind == "int":
-        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-        return Node(int(text, base), where, text)
+        return Node(int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)), where, typed)
     if kind == "float":
-        return Node(to_float(text), where, text)
+        return Node(to_float(text), where, typed)
     return Node(None if kind == "null" else text.lower() == "true", where)

@@ -6,7 +6,6 @@ is off. A step of ZeRO is replayed from the gathered weights, unsharded.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import tempfile
@@ -153,14 +152,14 @@ def alone(recipe: Any, device: str) -> Any:
     training = {name: value for name, value in recipe.training.items() if not name.startswith(LEFT_OUT)}
     if device == "cpu":
         training["use_cpu"] = True
-    return dataclasses.replace(
-        recipe,
-        training=training | {"save_strategy": "no"},
-        sharding=ShardingSection(),
-        tracking=TrackingSection(),
-        model=dataclasses.replace(recipe.model, attention="auto"),  # the loaded model has the recipe's
-        output=str(Path(tempfile.gettempdir()) / "nadir-replay"),
-    )
+    other = {
+        "training": training | {"save_strategy": "no"},
+        "sharding": ShardingSection(),
+        "tracking": TrackingSection(),
+        "model": recipe.model.model_copy(update={"attention": "auto"}),  # the loaded model has the recipe's
+        "output": str(Path(tempfile.gettempdir()) / "nadir-replay"),
+    }
+    return recipe.model_copy(update=other)
 
 
 def replay(trainer: Any, dump: Dump) -> Replay:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vlm.common.errors import RecipeError
+from vlm.common.section import Section
 
 TRACKERS = {
     "wandb": ("wandb",),
@@ -23,8 +23,7 @@ SEED = "seed"
 """The axis that is averaged over."""
 
 
-@dataclass
-class SampleSection:
+class SampleSection(Section):
     """The table of completions: picture with boxes, prompt, trace, answer, truth, each reward and advantage.
 
     Written to `samples.jsonl` and `samples/` in the run folder, and sent to wandb and trackio.
@@ -45,8 +44,7 @@ class SampleSection:
             )
 
 
-@dataclass
-class AlertSection:
+class AlertSection(Section):
     """Signs that a run collapses (`stage.tracking.signs`); each of them null to switch it off.
 
     A sign is reported when it shows in `patience` logs in a row, and again only after it was gone for `window` logs.
@@ -82,25 +80,24 @@ class AlertSection:
                 raise RecipeError(f"{key} = {limit}; expected a number above {least}, or null for no such alert")
 
 
-@dataclass
-class TrackingSection:
-    report_to: list[str] = field(default_factory=list)
+class TrackingSection(Section):
+    report_to: list[str] = []
     "Where metrics go besides the run folder, e.g. [wandb], [trackio] or [tensorboard]."
     project: str | None = None
     "Project in wandb or trackio."
     group: str | None = None
     "wandb group: runs to be compared, e.g. the name of an ablation."
-    tags: list[str] = field(default_factory=list)
+    tags: list[str] = []
     "wandb tags."
-    axes: dict[str, Any] = field(default_factory=dict)
+    axes: dict[str, Any] = {}
     "Axis of an ablation → this run's value on it: tags `axis:value`, and columns to group by; `seed` is averaged over."
     name: str | None = None
     "Name of the run; without it, the output folder's."
     mode: Literal["online", "offline", "disabled"] | None = None
     "wandb's mode; null: as WANDB_MODE says, else online. `offline` needs no account and no network."
-    samples: SampleSection | None = field(default_factory=SampleSection)
+    samples: SampleSection | None = SampleSection()
     "GRPO: the table of completions; null for none."
-    alerts: AlertSection | None = field(default_factory=AlertSection)
+    alerts: AlertSection | None = AlertSection()
     "Signs of collapse, reported in the log, in `alerts.jsonl` and by wandb and trackio; null for none."
 
     def check(self) -> None:

@@ -1,7 +1,7 @@
 """From a recipe to the training arguments of TRL: what the stages share.
 
 `training:` in a recipe is TRL's own configuration, key by key (SFTConfig, GRPOConfig). Keys that say again what a
-section of the recipe says are not allowed there (OWNED), so that no two places can disagree.
+section of the recipe says are not allowed there (`stage.recipe.arguments.OWNED`), so that no two places can disagree.
 
 Precision. `model.dtype: bfloat16` means bf16 *computation*. Who keeps the float32 master weights depends on the run:
     DeepSpeed           weights are loaded in bf16, DeepSpeed keeps float32 masters
@@ -27,25 +27,6 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
-OWNED = {
-    "output_dir": "output",
-    "seed": "seed",
-    "data_seed": "seed",
-    "bf16": "model.dtype",
-    "fp16": "model.dtype",
-    "deepspeed": "sharding.zero",
-    "fsdp": "sharding.zero",
-    "report_to": "tracking.report_to",
-    "run_name": "tracking.name",
-    "project": "tracking.project",
-    "model_init_kwargs": "model",
-    "use_liger_kernel": "model.liger",
-    "trust_remote_code": "model.trust_remote_code",
-    "disable_tqdm": "nothing (the progress bar adapts itself)",
-    "remove_unused_columns": "nothing (reward functions need the columns)",
-    "push_to_hub": "nothing (a run never uploads; use `hf upload`)",
-}
-"""Key of TRL's configuration → the recipe key that sets it."""
 
 
 def load_dtype(model: ModelSection, sharding: ShardingSection) -> Literal["bfloat16", "float16", "float32"]:

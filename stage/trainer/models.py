@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ def untrained(recipe: Any) -> PreTrainedModel | PeftModel:
     Under ZeRO-3 call this after the training arguments exist: they tell transformers to shard while loading.
     """
     section = recipe.model
-    model = load_model(dataclasses.replace(section, dtype=load_dtype(section, recipe.sharding)))
+    model = load_model(section.model_copy(update={"dtype": load_dtype(section, recipe.sharding)}))
     freeze(model, section.freeze)
     return model if section.lora is None else apply_lora(model, section.lora)
 

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from stage.recipe import config
+from stage.recipe.keys import page
 from studies import study
 from studies.matrix import axes, commands, marks, planning, slurm, view
 from studies.matrix.planning import Plan, Stage
@@ -42,7 +43,7 @@ def main(arguments: argparse.Namespace, launchers: Launchers) -> int:
     Raises: UserError before anything runs.
     """
     if arguments.keys:
-        print(config.reference(MatrixRecipe))
+        print(page(MatrixRecipe))
         return 0
     if arguments.matrix is None:
         raise UserError("a matrix is needed, e.g. recipes/ablation.yaml")

@@ -6,8 +6,6 @@ in which the stages that it needs stand by their identities. Two drafts of equal
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import hashlib
 import json
 import os
@@ -150,7 +148,9 @@ def essence(recipe: Any) -> dict[str, Any]:
     """Dotted key → value of all that a result depends on, every key present; paths absolute, whether they exist or not
     yet."""
     found: dict[str, Any] = {}
-    _flatten(config.to_dict(_absolute(recipe)), "", found)
+    _flatten(
+        config.to_dict(recipe.model_validate(config.to_dict(recipe), context={"locate": os.path.abspath})), "", found
+    )
     return {k: v for k, v in found.items() if not any(fnmatchcase(k, pattern) for pattern in (*NEUTRAL, *SHOWN))}
 
 
@@ -160,17 +160,3 @@ def _flatten(value: Any, key: str, found: dict[str, Any]) -> None:
             _flatten(inner, join(key, name), found)
     else:
         found[key] = value
-
-
-def _absolute(recipe: Any) -> Any:
-    recipe = copy.copy(recipe)
-    for one in dataclasses.fields(recipe):
-        value = getattr(recipe, one.name)
-        if one.metadata.get("path") and value is not None:
-            value = [os.path.abspath(v) for v in value] if isinstance(value, list) else os.path.abspath(value)
-        elif dataclasses.is_dataclass(value):
-            value = _absolute(value)
-        elif isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
-            value = [_absolute(v) for v in value]
-        setattr(recipe, one.name, value)
-    return recipe

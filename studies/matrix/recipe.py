@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from vlm.common.errors import RecipeError
+from vlm.common.section import LocatedPath, Section
 
 NAME = re.compile(r"[A-Za-z]\w*")
 SEED = "seed"
@@ -19,7 +20,7 @@ class Launcher:
 
     script: str
     "From the repository's root: launch/grpo.py."
-    recipe: type
+    recipe: type[Section]
     check: Callable[[Any], object] | None = None
     "Refuses with RecipeError what a resolved recipe asks in vain; called for each recipe before anything runs."
 
@@ -27,8 +28,7 @@ class Launcher:
 Launchers = Mapping[str, Launcher]
 
 
-@dataclass
-class StageSection:
+class StageSection(Section):
     """One stage of each run: a launcher with its recipe, or any other command.
 
     In every text `{sft}` stands for the folder of the run's stage `sft`, and `{seed}` for the run's seed. What a stage
@@ -37,15 +37,15 @@ class StageSection:
 
     launch: str | None = None
     "Which launcher: sft, grpo, eval, score, bon, curate."
-    recipe: str | None = field(default=None, metadata={"path": True})
+    recipe: LocatedPath | None = None
     "Its recipe."
-    set: dict[str, Any] = field(default_factory=dict)
+    set: dict[str, Any] = {}
     "Changes to the recipe in all runs, e.g. {model.path: '{sft}/final'}."
     command: list[str] | None = None
     "Instead of a launcher: the words of a command, which is repeated where it was interrupted."
     seeded: bool | None = None
     "Whether the seeds of the matrix are put into the recipe; by default where it is a training stage."
-    accelerate: str | None = field(default=None, metadata={"path": True})
+    accelerate: LocatedPath | None = None
     "An accelerate configuration to launch with; without it `per_run` decides."
 
     @property
@@ -64,8 +64,7 @@ class StageSection:
             )
 
 
-@dataclass
-class MatrixRecipe:
+class MatrixRecipe(Section):
     """Runs that differ along axes.
 
     Each run goes through the stages that its last ones (those that no other stage names) need, directly or indirectly.
@@ -79,17 +78,17 @@ class MatrixRecipe:
     "What kind of file this is."
     name: str | None = None
     "Group on dashboards; by default the name of the output folder."
-    axes: dict[str, Any] = field(default_factory=dict)
+    axes: dict[str, Any] = {}
     """Axis → value → stage → its changes: a mapping of recipe keys, the path of a recipe whose own lines are the
     changes, or a list of both. Next to the stages `skip: [eval]` leaves stages out. An axis that is a recipe key of one
     stage has a list of its values: {grpo.training.beta: [0.0, 0.01]}."""
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[int] = [0]
     "Each combination runs once with each."
-    leave_out: list[dict[str, Any]] = field(default_factory=list)
+    leave_out: list[dict[str, Any]] = []
     "Combinations that are not run, e.g. [{road: Zero, score: without}]; an axis that is not named: with any value."
     per_run: int = 1
     "Processes of one stage, each with a GPU where there are any."
-    slurm: dict[str, Any] = field(default_factory=dict)
+    slurm: dict[str, Any] = {}
     "Options of sbatch for `--slurm`, e.g. {time: '12:00:00', partition: gpu}."
 
     def check(self) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 
 from stage.recipe import config
 from tests.support.runs.example_recipe import Foreign, Inner, Recipe, Reward, loader, message, writer
+from vlm.common.section import Section
 from vlm.sections import ModelSection
 
 
@@ -29,7 +29,7 @@ def test_defaults_and_nested_values(load):
     recipe = load("inner: {label: null}\nmaybe: {}\nrewards:\n  - {name: choice, weight: 3}\n")
     assert recipe.inner == Inner(depth=5, label=None)  # the recipe's own default of `inner`, not Inner's
     assert recipe.maybe == Inner(depth=3, label="inner")
-    assert recipe.rewards == [Reward("choice", 3.0, [0.5, 0.7])]
+    assert recipe.rewards == [Reward(name="choice", weight=3.0, steps=[0.5, 0.7])]
     assert isinstance(recipe.rewards[0].weight, float)
     assert (recipe.seed, recipe.table) == (7, {"a": 1})
 
@@ -54,6 +54,11 @@ def test_text_fields_keep_what_was_typed(load, text):
     assert load(f"names: [{text}]").names == [text]
 
 
+@pytest.mark.parametrize(("text", "value"), [("on", True), ("yes", True), ("off", False), ("no", False)])
+def test_words_are_booleans_where_one_is_meant(load, text, value):
+    assert load(f"on: {text}").on is load("", f"on={text}").on is value
+
+
 def test_literals_and_unions(load):
     assert load("mode: off").mode == "off"
     assert load("mode: 3").mode == 3
@@ -72,7 +77,8 @@ def test_literals_and_unions(load):
         ("seed:", "`seed`: found null, expected int"),
         ("lr: fast", "`lr`: found 'fast' (str), expected float"),
         ("lr: false", "`lr`: found false (bool), expected float"),
-        ("on: yes", "`on`: found 'yes' (str), expected bool; write true or false"),
+        ("on: 'yes'", "`on`: found 'yes' (str), expected bool; write true or false"),
+        ("on: y", "`on`: found 'y' (str), expected bool; write true or false"),
         ("on: 1", "`on`: found 1 (int), expected bool"),
         ("names: a", "`names`: found 'a' (str), expected a list of str"),
         ("names: [a, {b: 1}]", "`names.1`: found a mapping, expected str"),
@@ -112,8 +118,7 @@ def test_missing_keys(write):
     )
 
 
-@dataclass
-class Holder:
+class Holder(Section):
     model: ModelSection
 
 

@@ -26,7 +26,7 @@ def test_overrides(load):
     )
     assert recipe.lr == 1e-4
     assert recipe.maybe == Inner(depth=2)
-    assert recipe.rewards == [Reward("a", 0.5), Reward("b", 1.0, [1.0, 2.0])]
+    assert recipe.rewards == [Reward(name="a", weight=0.5), Reward(name="b", weight=1.0, steps=[1.0, 2.0])]
     assert recipe.names == ["x", "y z"]
     assert recipe.free == {"deep": {"er": "on"}}
     assert recipe.table == {"a": 1, "b": 4}  # on top of the default
@@ -35,11 +35,15 @@ def test_overrides(load):
 
 def test_overrides_reach_into_default_lists_and_append(load):
     recipe = load("", "rewards.1.weight=9", "rewards.0.steps.1=0.9", "rewards.2.name=new", "names.0=a", "names.1=b")
-    assert recipe.rewards == [Reward("iou", 2.0, [0.2, 0.9]), Reward("format", 9.0), Reward("new")]
+    assert recipe.rewards == [
+        Reward(name="iou", weight=2.0, steps=[0.2, 0.9]),
+        Reward(name="format", weight=9.0),
+        Reward(name="new"),
+    ]
     assert recipe.names == ["a", "b"]
     # a list from the file has nothing of the default list's items, but the item type's own defaults
     recipe = load("rewards: [{name: a}]", "rewards.0.steps.0=0.1")
-    assert recipe.rewards == [Reward("a", 1.0, [0.1, 0.7])]
+    assert recipe.rewards == [Reward(name="a", weight=1.0, steps=[0.1, 0.7])]
 
 
 def test_override_null_takes_back(load):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
-
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic_core import PydanticUndefined
 
 from stage.recipe import config
+from stage.recipe.keys import page
+from stage.recipe.schema import describe
 from tests.support.runs.example_recipe import Inner, Recipe, Reward, loader, writer
 
 
@@ -78,7 +78,7 @@ def test_saved_file_is_whole_and_plain_for_other_readers(load, tmp_path):
     recipe = load("names: [on, '1e-6', \"two\\nlines\"]\nlr: 2e-7")
     config.save(recipe, tmp_path / "s.yaml")
     read = yaml.safe_load((tmp_path / "s.yaml").read_text(encoding="utf-8"))  # PyYAML's own YAML 1.1
-    assert read == dataclasses.asdict(recipe) == config.to_dict(recipe)
+    assert read == recipe.model_dump() == config.to_dict(recipe)
     assert "base" not in read and read["lr"] == 2e-7
 
 
@@ -96,22 +96,21 @@ def test_difference(load):
     }
 
 
-@dataclass
 class Longer(Inner):
-    more: list[Reward] = field(default_factory=list)
+    more: list[Reward] = []
     "Added below."
 
 
 def test_describe():
-    rows = config.describe(Longer)
+    rows = list(describe(Longer))
     assert rows == [
         ("depth", "int", 3, "How deep.\n\nA second paragraph."),
         ("label", "str or null", "inner", ""),
         ("more", "list of Reward", [], "Added below."),
-        ("more.<n>.name", "str", dataclasses.MISSING, ""),
+        ("more.<n>.name", "str", PydanticUndefined, ""),
         ("more.<n>.weight", "float", 1.0, "Share in the sum."),
         ("more.<n>.steps", "list of float", [0.5, 0.7], ""),
     ]
-    text = config.reference(Longer)
+    text = page(Longer, "all")
     assert text.splitlines()[:2] == ["depth: int; default 3", "    How deep."]
     assert "more.<n>.name: str; required" in text

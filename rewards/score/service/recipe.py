@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 from vlm.common.addresses import is_loopback
 from vlm.common.errors import RecipeError
+from vlm.common.section import LocatedPath, Section
 from vlm.sections import CheckpointSection, ImageSection
 
 MOST = 16384
 """Exchanges or images of a request, whatever a recipe allows: where parsing stops, before anything is counted."""
 
 
-@dataclass
 class ServedModelSection(CheckpointSection):
-    path: str = field(metadata={"path": True})
+    path: LocatedPath
     "Checkpoint of a score model: a folder or a hub id, ours or in the published layout."
     positions: Literal["mrope", "sequential"] | None = None
     "Rotary positions the weights were trained with; without it, what the checkpoint says."
@@ -25,8 +24,7 @@ class ServedModelSection(CheckpointSection):
     "Pixel limits that the score model was trained with; without them, the checkpoint's own."
 
 
-@dataclass
-class BatchingSection:
+class BatchingSection(Section):
     """Which requests are scored together."""
 
     max_batch: int = 16
@@ -47,8 +45,7 @@ class BatchingSection:
             raise RecipeError(f"window = {self.window}; expected seconds from 0 to 10")
 
 
-@dataclass
-class LimitsSection:
+class LimitsSection(Section):
     """What one request may ask for; connections × body_bytes bounds the memory that requests take."""
 
     body_bytes: int = 64 * 2**20
@@ -84,8 +81,7 @@ class LimitsSection:
                 raise RecipeError(f"{name} = {value}; expected at most {MOST}")
 
 
-@dataclass
-class ServeRecipe:
+class ServeRecipe(Section):
     """Serve one score model over HTTP. Replicas are several such processes, each on its own port and device.
 
     Without TLS: on a network that others use, put it behind a proxy that has it, or use an SSH tunnel.
@@ -101,11 +97,11 @@ class ServeRecipe:
     "Port to listen on; 0 takes a free one and logs it."
     token_variable: str | None = None
     "Name of the environment variable that holds the bearer token; the token itself is never written in a recipe."
-    image_root: str | None = field(default=None, metadata={"path": True})
+    image_root: LocatedPath | None = None
     "Folder below which requests may name image files by path; without it, images travel as bytes only."
-    batching: BatchingSection = field(default_factory=BatchingSection)
+    batching: BatchingSection = BatchingSection()
     "Which requests are scored together."
-    limits: LimitsSection = field(default_factory=LimitsSection)
+    limits: LimitsSection = LimitsSection()
     "What one request may ask for."
 
     def check(self) -> None:

@@ -85,8 +85,8 @@ def scorer_shape(recipe: ScoreRecipe, section) -> Shape:
     """
     lora = section.lora is not None
     if not Path(section.path).exists():
-        section = dataclasses.replace(section, path=known(section.path) or section.path)
-    sizes = shape(dataclasses.replace(section, freeze=recipe.frozen if lora else []))
+        section = section.model_copy(update={"path": known(section.path) or section.path})
+    sizes = shape(section.model_copy(update={"freeze": recipe.frozen if lora else []}))
     parameters = dict(sizes.parameters)
     parameters["language_model"] += sizes.hidden - (0 if sizes.tied else sizes.vocabulary * sizes.hidden)
     trained = sizes.trainable if lora else {part: 0 if part in recipe.frozen else parameters[part] for part in PARTS}
@@ -164,7 +164,7 @@ def resident(scores: Sequence[Score], policy: ModelSection, processes: int = 1) 
         try:
             sizes = shape(section)
         except RecipeError:
-            sizes = shape(dataclasses.replace(policy, freeze=[], lora=None))
+            sizes = shape(policy.model_copy(update={"freeze": [], "lora": None}))
             remarks.append(f"score model {scorer.path}: not here; planned as large as the policy")
         count = sizes.total + sizes.hidden - (0 if sizes.tied else sizes.vocabulary * sizes.hidden)
         held = count * DTYPE_BYTES[scorer.options.get("dtype", "bfloat16")]

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from samples.sections import FileSection
+from stage.recipe.arguments import OWNED, arguments
 from stage.recipe.sections import TrainingRecipe
-from stage.trainer.arguments import OWNED
 from vlm.adapters import PARTS
 from vlm.common.errors import RecipeError
+from vlm.common.section import LocatedPath, Section
 from vlm.sections import LANGUAGE_MODEL_LINEARS, PromptSection
 
 HEAD = "head"
 Part = Literal["head", "vision_tower", "merger", "language_model"]
 
+ARGUMENTS = arguments(
+    "RewardConfig",
+    {
+        **OWNED,
+        "max_length": "nothing (an exchange is never cut: its end is what is read)",
+        "disable_dropout": "nothing (Qwen2-VL has none)",
+        "activation_offloading": "nothing (use gradient_checkpointing)",
+        "dataset_num_proc": "nothing (rows are encoded as they are read)",
+        "chat_template_path": "nothing (the checkpoint's own template is used)",
+        "eos_token": "nothing (the checkpoint's own is used)",
+        "pad_token": "nothing (the checkpoint's own is used)",
+        "pad_to_multiple_of": "nothing (a batch is padded to its longest exchange)",
+    },
+)
 
-@dataclass
+
 class PreferenceSource(FileSection):
     """One file of preferences; its layout is detected from its content (`rewards.score.training.preferences`)."""
 
     unit: ClassVar[str] = "records"
     expected: ClassVar[str] = "a file of preferences"
 
-    images: str | None = field(default=None, metadata={"path": True})
+    images: LocatedPath | None = None
     "Folder that image names start from, or that holds a folder of images named as the file; else, the file's own."
     text_only: bool = False
     "Score without pictures, also rows that name one; otherwise a picture that is not there is a fault."
@@ -31,11 +45,10 @@ class PreferenceSource(FileSection):
     "Use only the first N records."
 
 
-@dataclass
-class PreferenceData:
-    train: list[PreferenceSource] = field(default_factory=list)
+class PreferenceData(Section):
+    train: list[PreferenceSource] = []
     "What is trained on, one after another before shuffling."
-    eval: list[PreferenceSource] = field(default_factory=list)
+    eval: list[PreferenceSource] = []
     "Held-out preferences, measured at the end and by `training.eval_strategy`."
     on_fault: Literal["error", "skip"] = "error"
     "A faulty row (missing image, no rejected text, …) ends the run, or is left out and counted."
@@ -43,7 +56,6 @@ class PreferenceData:
     "Shuffle the training records, by the recipe's seed."
 
 
-@dataclass
 class ScoreRecipe(TrainingRecipe):
     """A score model from preferences: Bradley-Terry, -log σ(s⁺ - s⁻ - margin), mean over a record's pairs.
 
@@ -53,29 +65,13 @@ class ScoreRecipe(TrainingRecipe):
 
     stage: Literal["score"] = "score"
     "Which launcher the recipe is for."
-    data: PreferenceData = field(default_factory=PreferenceData)
+    data: PreferenceData = PreferenceData()
     "Preferences: `train:` is trained on, `eval:` is held out."
     train: Literal["full"] | list[Part] = "full"
     "Parts that are trained, or `full` for all of them. With `model.lora`, the head and adapters in the other parts."
     positions: Literal["mrope", "sequential"] | None = None
     "Rotary positions; null: what the checkpoint says, `mrope` for a fresh head. Published weights saw `sequential`."
-    training: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={
-            "keys_of": "trl:RewardConfig",
-            "owned": {
-                **OWNED,
-                "max_length": "nothing (an exchange is never cut: its end is what is read)",
-                "disable_dropout": "nothing (Qwen2-VL has none)",
-                "activation_offloading": "nothing (use gradient_checkpointing)",
-                "dataset_num_proc": "nothing (rows are encoded as they are read)",
-                "chat_template_path": "nothing (the checkpoint's own template is used)",
-                "eos_token": "nothing (the checkpoint's own is used)",
-                "pad_token": "nothing (the checkpoint's own is used)",
-                "pad_to_multiple_of": "nothing (a batch is padded to its longest exchange)",
-            },
-        },
-    )
+    training: Annotated[dict[str, Any], ARGUMENTS] = {}
     "TRL's RewardConfig, key by key (learning_rate, center_rewards_coefficient, eval_strategy, …)."
 
     @property

@@ -7,7 +7,6 @@ that the run had, the difference is to the defaults, and the report says which o
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,12 +54,8 @@ def difference(run: Folder, classes: Sequence[type]) -> Difference | None:
             return Difference(f"{base.name}, the base of {file.name}{_since(file, run, own, classes)}", found)
         except UserError:
             pass  # it is of another stage, or lacks more: the defaults remain
-    required = {f.name: getattr(own, f.name) for f in dataclasses.fields(own) if _required(f)}
+    required = {name: getattr(own, name) for name, field in type(own).model_fields.items() if field.is_required()}
     return Difference(f"the defaults of {own.stage}", _changes(type(own)(**required), own))
-
-
-def _required(field: dataclasses.Field) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def started_with(run: Folder) -> Path | None:

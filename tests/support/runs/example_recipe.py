@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
 from stage.recipe import config
+from stage.recipe.schema import Keys
 from vlm.common.errors import RecipeError
+from vlm.common.section import LocatedPath, Section
 
 
-@dataclass
-class Reward:
+class Reward(Section):
     name: str
     weight: float = 1.0
     "Share in the sum."
-    steps: list[float] = field(default_factory=lambda: [0.5, 0.7])
+    steps: list[float] = [0.5, 0.7]
 
 
-@dataclass
-class Inner:
+class Inner(Section):
     depth: int = 3
     """How deep.
 
@@ -30,35 +29,32 @@ class Inner:
     label: str | None = "inner"
 
 
-@dataclass
-class Foreign:
+class Foreign(Keys):
     """Stands for a library's config class."""
 
+    called = f"{__name__}.Foreign"
+    owned = {"output_dir": "output"}
+
     lr: float = 0.0
-    epochs: int = 1
-    output_dir: str = ""
+    epochs: int | None = 1
 
 
-@dataclass
-class Recipe:
+class Recipe(Section):
     output: str
     "Run folder."
     seed: int = 7
     lr: float = 1e-6
     on: bool = False
     mode: Literal["fast", "off", 3] = "fast"
-    inner: Inner = field(default_factory=lambda: Inner(depth=5))
+    inner: Inner = Inner(depth=5)
     maybe: Inner | None = None
-    names: list[str] = field(default_factory=list)
-    rewards: list[Reward] = field(default_factory=lambda: [Reward("iou", 2.0, [0.2, 0.3]), Reward("format")])
-    table: dict[str, int] = field(default_factory=lambda: {"a": 1})
+    names: list[str] = []
+    rewards: list[Reward] = [Reward(name="iou", weight=2.0, steps=[0.2, 0.3]), Reward(name="format")]
+    table: dict[str, int] = {"a": 1}
     amount: int | str = 0
-    extra: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"keys_of": f"{__name__}:Foreign", "owned": {"output_dir": "output"}},
-    )
-    free: dict[str, Any] = field(default_factory=dict)
-    file: str | None = field(default=None, metadata={"path": True})
+    extra: Annotated[dict[str, Any], Foreign] = {}
+    free: dict[str, Any] = {}
+    file: LocatedPath | None = None
 
     def check(self) -> None:
         if self.seed == 13 and self.on:

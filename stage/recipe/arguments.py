@@ -1,0 +1,85 @@
+"""`training:` in a recipe: the keys of TRL's argument classes with their types, without importing torch or TRL.
+
+`arguments.json` holds what the classes say: types, enumerations, defaults and help. It is made from them by
+
+    python -m stage.recipe.stored
+
+and a test holds it equal to the installed versions. What their annotations do not say is in `stage.recipe.ranges`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AllowInfNan, Field, create_model
+
+from stage.recipe.ranges import RANGES
+from stage.recipe.schema import Keys
+
+STORED = Path(__file__).with_name("arguments.json")
+KINDS = {
+    "integer": int, "number": float, "boolean": bool, "string": str, "null": None,
+    "array": list[str], "object": dict[str, Any],
+}  # fmt: skip
+LIMITS = {"minimum": Ge, "exclusiveMinimum": Gt, "maximum": Le, "exclusiveMaximum": Lt}
+_NO_UPLOAD = "nothing (a run never uploads; use `hf upload`)"
+_NO_SCRIPT = "nothing (for scripts of transformers; a launcher does what its recipe says)"
+OWNED = {
+    "output_dir": "output",
+    "seed": "seed",
+    "data_seed": "seed",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "deepspeed": "sharding.zero",
+    "fsdp": "sharding.zero",
+    "report_to": "tracking.report_to",
+    "run_name": "tracking.name",
+    "project": "tracking.project",
+    "model_init_kwargs": "model",
+    "use_liger_kernel": "model.liger",
+    "trust_remote_code": "model.trust_remote_code",
+    "resume_from_checkpoint": "resume",
+    "disable_tqdm": "nothing (the progress bar adapts itself)",
+    "remove_unused_columns": "nothing (reward functions need the columns)",
+    "local_rank": "nothing (the launcher knows it)",
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), _NO_SCRIPT),
+    **dict.fromkeys(("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push"), _NO_UPLOAD),
+    **dict.fromkeys(("hub_revision", "log_completions_hub_repo"), _NO_UPLOAD),
+}
+"""Key of TRL's configuration → the recipe key that sets it, in every stage."""
+
+
+@functools.cache
+def stored() -> dict[str, dict[str, dict[str, Any]]]:
+    """Class name → key → JSON schema with `default` and `description`; `shared` are the keys equal in all classes."""
+    return json.loads(STORED.read_text(encoding="utf-8"))
+
+
+def arguments(name: str, owned: Mapping[str, str]) -> type[Keys]:
+    """The keys of TRL's class `name` as a model. owned: keys that Nadir sets → the recipe key for each."""
+    fields: dict[str, Any] = {}
+    for key, schema in (stored()["shared"] | stored()[name]).items():
+        if key not in owned:
+            narrowed = {**schema, **RANGES.get(f"{name}.{key}", RANGES.get(key, {}))}
+            fields[key] = annotation(narrowed), Field(default=schema["default"], description=schema["description"])
+    model = create_model(name, __base__=Keys, **fields)
+    model.called, model.owned = f"trl.{name}", dict(owned)
+    return model
+
+
+def annotation(schema: Mapping[str, Any]) -> Any:
+    """The Python type of a JSON schema: of `type` (a name or a list), `enum`, `anyOf` and limits of numbers."""
+    if "anyOf" in schema:
+        return Union[tuple(annotation(one) for one in schema["anyOf"])]  # noqa: UP007
+    kinds = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", [])
+    parts: list[Any] = [Literal[tuple(schema["enum"])]] if "enum" in schema else []
+    limits = [LIMITS[key](value) for key, value in schema.items() if key in LIMITS]
+    for kind in kinds:
+        number = kind in ("integer", "number")
+        parts.append(Annotated[KINDS[kind], AllowInfNan(False), *limits] if number else KINDS[kind])
+    return Union[tuple(parts)]  # noqa: UP007

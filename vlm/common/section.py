@@ -1,0 +1,47 @@
+"""What a section of a recipe is: a pydantic model, each field documented by a string literal under itself.
+
+    class LoraSection(Section):
+        r: int = 64
+        "Rank of the adapters."
+
+Values are not converted (`strict`): `stage.recipe.schema` knows what YAML means where a text, a number or a boolean is
+asked for. Unknown keys are refused, also in Python, where pydantic raises its ValidationError.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
+
+from vlm.common.errors import RecipeError
+
+
+class Section(BaseModel):
+    """Base of recipes and their sections."""
+
+    first: ClassVar[str] = ""
+    "Of a whole recipe: the keys that `--keys` shows, in the order of use."
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    def check(self) -> None:
+        """Refuse values that cannot go together. Raises: RecipeError that names keys relative to the section."""
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        """Inner sections come first; pydantic keeps the place for the message."""
+        try:
+            self.check()
+        except RecipeError as error:
+            raise PydanticCustomError("check", "{reason}", {"reason": str(error)}) from error
+        return self
+
+
+def _located(path: str, info: ValidationInfo) -> str:
+    locate = (info.context or {}).get("locate")
+    return locate(path) if locate else path
+
+
+LocatedPath = Annotated[str, AfterValidator(_located)]
+"""A path, which `stage.recipe.config.load` makes absolute where something is there (`locate`)."""
