@@ -4,6 +4,7 @@
 # make test      lint and tests, all but those marked `full`
 # make test-full  the tests marked `full`: the demo at its full size against the README's figures (9 minutes)
 # make lint      ruff and mypy, without changing anything;   make format  lets ruff change it
+# make schema    recipes/schema/ and stage/recipe/arguments.json again, from the code and the installed TRL
 # make clean     removes the environment and caches; runs/ stays
 #
 # Each target first makes .venv and installs what it needs; nothing but Python >= 3.11, pip and make is assumed.
@@ -14,7 +15,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo demo-score ablation test test-full lint format clean
+.PHONY: demo demo-score ablation test test-full lint format schema clean
 .DEFAULT_GOAL := demo
 
 VENV := .venv
@@ -55,6 +56,14 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+schema: $(STAMP)
+	$(BIN)/python -m stage.recipe.stored
+	mkdir -p recipes/schema
+	$(BIN)/python -m stage.recipe.editors > recipes/schema/base.json
+	for of in sft grpo score serve eval bon curate prefer; do \
+	  $(BIN)/python launch/$$of.py --schema > recipes/schema/$$of.json; done
+	$(BIN)/python launch/ablate.py --schema > recipes/schema/ablation.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

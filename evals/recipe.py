@@ -48,6 +48,11 @@ class EvalRecipe(StageRecipe):
     An interrupted evaluation is continued from what it wrote; a finished one is refused without `overwrite`.
     """
 
+    first = (
+        "stage output model.path data.eval.<n>.path data.eval.<n>.format data.eval.<n>.limit "
+        "generation.max_new_tokens generation.batch_size gold prompt.style prompt.notation images.min_pixels "
+        "images.max_pixels model.dtype model.attention"
+    )
     stage: Literal["eval"] = "eval"
     "Which launcher the recipe is for."
     generation: GenerationSection = GenerationSection()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from stage.recipe.arguments import OWNED, arguments
+from stage.recipe.arguments import arguments
 from stage.recipe.sections import TrainingRecipe
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.common.section import Section
 
-ARGUMENTS = arguments("GRPOConfig", {**OWNED, "reward_weights": "rewards", "shuffle_dataset": "data.shuffle"})
+ARGUMENTS = arguments(
+    "GRPOConfig",
+    {"reward_weights": "rewards", "shuffle_dataset": "data.shuffle"},
+    log_completions=True,
+    num_completions_to_print=0,
+)
 
 
 class RewardSection(Section):
@@ -49,6 +54,14 @@ class RewardSection(Section):
 class GRPORecipe(TrainingRecipe):
     """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) with the rewards below."""
 
+    first = (
+        "stage output model.path data.train.<n>.path data.train.<n>.limit rewards.<n>.use rewards.<n>.weight "
+        "rewards.<n>.options training.num_generations training.max_completion_length training.beta "
+        "training.temperature training.learning_rate training.per_device_train_batch_size "
+        "training.gradient_accumulation_steps training.num_train_epochs training.max_steps training.lr_scheduler_type "
+        "training.gradient_checkpointing training.logging_steps training.save_strategy images.min_pixels "
+        "images.max_pixels model.dtype model.attention model.lora sharding.zero tracking.report_to gpus"
+    )
     stage: Literal["grpo"] = "grpo"
     "Which launcher the recipe is for."
     rewards: list[RewardSection] = [RewardSection(use="gated")]
@@ -64,28 +77,52 @@ class GRPORecipe(TrainingRecipe):
         """Refuse, before any weight loads, what TRL would only refuse later or not at all."""
         if not self.rewards:
             raise RecipeError("rewards is empty; GRPO needs at least one, e.g. `rewards: [{use: gated}]`")
-        group = int(self.training.get("num_generations", 8))
-        if group < 2:
-            raise RecipeError(f"training.num_generations is {group}; a group needs at least 2 completions")
-        if self.training.get("use_transformers_continuous_batching"):
+        super().check()
+        for key in ("use_transformers_continuous_batching", "use_transformers_paged"):
+            if self.argument(key):
+                raise RecipeError(f"training.{key}: transformers has it for text models only; use use_vllm")
+        if self.argument("auto_find_batch_size"):
             raise RecipeError(
-                "training.use_transformers_continuous_batching: transformers has it for text models only; use use_vllm"
+                "training.auto_find_batch_size would cut groups; write false, and lower per_device_train_batch_size"
             )
-        if self.training.get("sync_ref_model") and self.sharding.zero:
+        if self.argument("sync_ref_model") and not self.argument("beta"):
+            raise RecipeError("training.sync_ref_model with beta = 0: there is no reference model; set training.beta")
+        if self.argument("sync_ref_model") and self.sharding.zero:
             raise RecipeError(
                 "training.sync_ref_model with sharding.zero: a checkpoint would lack the reference's weights, so no "
                 "run could resume from it; write sharding.zero: 0, or leave sync_ref_model out"
             )
-        if "generation_batch_size" not in self.training:
-            self._check_batch(group, processes())
+        if self.argument("entropy_coef_min") > self.argument("entropy_coef_max"):
+            raise RecipeError("training.entropy_coef_min is above training.entropy_coef_max; swap them")
+        self._check_batch(processes())
 
-    def _check_batch(self, group: int, processes: int) -> None:
-        batch = int(self.training.get("per_device_train_batch_size", 8))
-        blocks = self.training.get("steps_per_generation") or self.training.get("gradient_accumulation_steps", 1)
-        total = batch * processes * int(blocks)
-        if total % group and not (self.gpus and processes == 1):
+    def _check_batch(self, processes: int) -> None:
+        if self.gpus and processes == 1:  # the plan knows their number
+            return
+        group, batch = self.argument("num_generations"), self.argument("per_device_train_batch_size")
+        blocks = self.argument("steps_per_generation") or self.argument("gradient_accumulation_steps")
+        total, stated = batch * processes * blocks, self.argument("generation_batch_size")
+        if stated and self.argument("steps_per_generation"):
+            raise RecipeError("training.generation_batch_size and training.steps_per_generation say the same; keep one")
+        if stated and stated % (batch * processes):
+            raise RecipeError(
+                f"training.generation_batch_size = {stated}; expected a multiple of the {batch * processes} completions "
+                f"that {processes} processes take at a time (per_device_train_batch_size {batch})"
+            )
+        if stated and stated % group:
+            raise RecipeError(
+                f"training.num_generations = {group} does not divide training.generation_batch_size = {stated}"
+            )
+        if not stated and total % group:
             raise RecipeError(
                 f"training.num_generations = {group} does not divide the {total} completions of a generation batch "
                 f"(per_device_train_batch_size {batch} × {processes} processes × {blocks} accumulation steps); write "
                 f"per_device_train_batch_size: {max(1, round(batch / group)) * group}"
+            )
+        held_out = self.argument("num_generations_eval") or group
+        at_once = self.argument("per_device_eval_batch_size") * processes
+        if self.argument("eval_strategy") != "no" and at_once % held_out:
+            raise RecipeError(
+                f"training.per_device_eval_batch_size = {at_once // processes} on {processes} processes; expected a "
+                f"multiple of the {held_out} completions of a held-out prompt (num_generations_eval, num_generations)"
             )

@@ -71,8 +71,6 @@ def train(
         recipe,
         reward_weights=[r.weight for r in recipe.rewards],
         shuffle_dataset=recipe.data.shuffle,
-        log_completions=recipe.training.get("log_completions", True),
-        num_completions_to_print=recipe.training.get("num_completions_to_print", 0),
     )
     check_rows(data["train"].rows, args.generation_batch_size // args.num_generations)
     processor = processor_of(recipe)

@@ -19,7 +19,7 @@ def trainer(recipe: SFTRecipe, model: Any, device: str):
 
     from sft.trainer import SFTTrainer
 
-    args = arguments(SFTConfig, alone(recipe, device), assistant_only_loss=True, max_length=None)
+    args = arguments(SFTConfig, alone(recipe, device), assistant_only_loss=True)
     turns = [{"role": "user", "content": "-"}, {"role": "assistant", "content": "-"}]
     row = {"messages": turns, "images": []}
     return SFTTrainer(model, args, train_dataset=Dataset.from_list([row]), processing_class=processor_of(recipe))

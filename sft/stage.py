@@ -38,8 +38,6 @@ def train(recipe: SFTRecipe) -> Path:
         SFTConfig,
         recipe,
         assistant_only_loss=True,
-        # TRL's default of 1,024 would cut through the 1,337 visual tokens of one large image
-        max_length=recipe.training.get("max_length"),
         # transformers: sequential order is a strategy of its own
         train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
     )

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from stage.recipe import config
 from stage.recipe.editors import json_schema
 from stage.recipe.keys import page
+from stage.recipe.together import check_engines
 from stage.tracking.trackers import check_account, check_installed
 from vlm.common.console import EXIT_USER_ERROR, log_to_stderr, report, say
 from vlm.common.errors import RESUMABLE, Interrupted, UserError
@@ -39,7 +40,6 @@ def check_machine(recipe: Any) -> None:
     if hasattr(recipe, "model") and recipe.model.attention == "flash_attention_2":
         resolve_attention(recipe.model.attention, recipe.model.dtype)
     if hasattr(recipe, "tracking"):
-        check_installed(recipe.tracking)
         check_account(recipe.tracking)
 
 
@@ -70,6 +70,9 @@ def launch(
 
     def work() -> None:
         recipe = config.load(arguments.recipe, recipe_class, arguments.overrides)
+        check_engines(recipe)
+        if hasattr(recipe, "tracking"):
+            check_installed(recipe.tracking)
         if not arguments.dry_run:
             check_machine(recipe)
             train(recipe)

@@ -41,6 +41,10 @@ class CurateRecipe(Section):
     and the scorer are the same: trying another `keep` costs no scoring.
     """
 
+    first = (
+        "stage output data.train.<n>.path data.train.<n>.format data.train.<n>.images data.on_fault by keep.share "
+        "keep.count scorer.path scorer.urls scorer.positions scorer.dtype scorer.batch_size clip.path"
+    )
     output: str
     "Run folder: the kept rows are in `kept/`, each file under its own name and in its own format."
     data: DataSection

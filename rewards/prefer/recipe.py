@@ -101,6 +101,11 @@ class PreferRecipe(Section):
     again, and with another `lists` or `min_gap` makes other pairs of the same ratings without asking anybody.
     """
 
+    first = (
+        "stage output data.<n>.path data.<n>.images judge.address judge.model judge.key judge.rating "
+        "judge.concurrency judge.max_pixels cost.input cost.output cost.max_cost dedup.texts dedup.images lists "
+        "min_gap"
+    )
     data: list[CandidateSource]
     "Files of rows with candidates."
     output: str

@@ -91,6 +91,12 @@ class BonRecipe(StageRecipe):
     as long as model, data and settings that it depends on are the same.
     """
 
+    first = (
+        "stage output model.path data.eval.<n>.path data.eval.<n>.limit selectors scorer.path scorer.positions "
+        "clip.path gold completions generation.samples generation.temperature generation.top_p "
+        "generation.max_new_tokens generation.batch_size images.min_pixels images.max_pixels model.dtype "
+        "model.attention"
+    )
     stage: Literal["bon"] = "bon"
     "Which launcher the recipe is for."
     generation: SamplingSection = SamplingSection()

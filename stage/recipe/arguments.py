@@ -52,6 +52,8 @@ OWNED = {
     **dict.fromkeys(("hub_revision", "log_completions_hub_repo"), _NO_UPLOAD),
 }
 """Key of TRL's configuration → the recipe key that sets it, in every stage."""
+OURS = {"logging_steps": 1, "save_strategy": "no"}
+"""Defaults of every stage that are not TRL's."""
 
 
 @functools.cache
@@ -60,15 +62,21 @@ def stored() -> dict[str, dict[str, dict[str, Any]]]:
     return json.loads(STORED.read_text(encoding="utf-8"))
 
 
-def arguments(name: str, owned: Mapping[str, str]) -> type[Keys]:
-    """The keys of TRL's class `name` as a model. owned: keys that Nadir sets → the recipe key for each."""
+def arguments(name: str, owned: Mapping[str, str], **ours: Any) -> type[Keys]:
+    """The keys of TRL's class `name` as a model.
+
+    owned: keys that Nadir sets in this stage, besides `OWNED` → the recipe key for each. ours: defaults of this stage,
+    besides `OURS`, that are not TRL's.
+    """
+    owned, ours = {**OWNED, **owned}, {**OURS, **ours}
     fields: dict[str, Any] = {}
     for key, schema in (stored()["shared"] | stored()[name]).items():
         if key not in owned:
             narrowed = {**schema, **RANGES.get(f"{name}.{key}", RANGES.get(key, {}))}
-            fields[key] = annotation(narrowed), Field(default=schema["default"], description=schema["description"])
+            default = ours.get(key, schema["default"])
+            fields[key] = annotation(narrowed), Field(default=default, description=schema["description"])
     model = create_model(name, __base__=Keys, **fields)
-    model.called, model.owned = f"trl.{name}", dict(owned)
+    model.called, model.owned, model.ours = f"trl.{name}", owned, ours
     return model
 
 
@@ -80,6 +88,9 @@ def annotation(schema: Mapping[str, Any]) -> Any:
     parts: list[Any] = [Literal[tuple(schema["enum"])]] if "enum" in schema else []
     limits = [LIMITS[key](value) for key, value in schema.items() if key in LIMITS]
     for kind in kinds:
-        number = kind in ("integer", "number")
-        parts.append(Annotated[KINDS[kind], AllowInfNan(False), *limits] if number else KINDS[kind])
+        extra = [
+            *(limits if kind in ("integer", "number") else ()),
+            *([AllowInfNan(False)] if kind == "number" else ()),
+        ]
+        parts.append(Annotated[KINDS[kind], *extra] if extra else KINDS[kind])
     return Union[tuple(parts)]  # noqa: UP007

@@ -1,11 +1,88 @@
-"""JSON schema of recipes, for editors that complete and check YAML: `launch/x.py --schema`, `recipes/schema/`."""
+"""JSON schema of recipes, for editors that complete and check them: `launch/x.py --schema`, `recipes/schema/`.
+
+    # yaml-language-server: $schema=schema/grpo.json
+
+It is the models' own, with what recipes add: `base:`, which may state the required keys; `null`, which takes back what
+a base said; on, off, yes and no for booleans; and unquoted numbers for texts. Draft 7, which editors know best.
+"""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
+
+from stage.recipe.keys import BASE
+from stage.recipe.schema import WORDS, is_section, members
+from stage.recipe.sections import StageRecipe
 from vlm.common.section import Section
 
 
-def json_schema(cls: type[Section]) -> str:
-    return json.dumps(cls.model_json_schema(), indent=1)
+class _Generator(GenerateJsonSchema):
+    """Overrides bool_schema, str_schema, nullable_schema's neighbours `field_title_should_be_set` and `default_schema`:
+    how recipes write booleans and texts, and no titles, which repeat the keys."""
+
+    def bool_schema(self, schema: core_schema.BoolSchema) -> dict[str, Any]:
+        return {"enum": [True, False, *WORDS]}
+
+    def str_schema(self, schema: core_schema.StringSchema) -> dict[str, Any]:
+        return {"type": ["string", "number"]}
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def json_schema(cls: type[Section], whole: bool = True) -> str:
+    """As text. whole: without `base:` a file must state the required keys; false for a base that is no recipe itself."""
+    found = cls.model_json_schema(schema_generator=_Generator, ref_template="#/definitions/{model}")
+    found["definitions"] = found.pop("$defs", {})
+    complete = _stated_whole(found)
+    for name, part in {"": found, **found["definitions"]}.items():
+        part.pop("title", None)
+        if name not in complete:  # merged over a base: less may be stated, and null takes back
+            required = part.pop("required", ())
+            for key, value in part.get("properties", {}).items():
+                part["properties"][key] = value if key in required else _nullable(value)
+    found["properties"] = {"base": {"type": "string", "description": BASE}, **found["properties"]}
+    needed = {"if": {"required": ["base"]}, "else": _needed(cls)} if whole else {}
+    head = {"$schema": "http://json-schema.org/draft-07/schema#", **found, "title": cls.__name__}
+    return json.dumps(head | needed, indent=1, ensure_ascii=False)
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    told = {key: schema.pop(key) for key in ("description", "default") if key in schema}
+    null = {"type": "null"}
+    options = schema["anyOf"] if set(schema) == {"anyOf"} else [schema]
+    return {**told, "anyOf": [*options, *([] if null in options else [null])]} if schema else told
+
+
+def _stated_whole(schema: Any, inside: bool = False) -> set[str]:
+    """Names of the definitions in lists and mappings: their parts are never merged over a base's."""
+    if isinstance(schema, list):
+        return {name for part in schema for name in _stated_whole(part, inside)}
+    if not isinstance(schema, dict):
+        return set()
+    own = {schema["$ref"].rpartition("/")[2]} if inside and isinstance(schema.get("$ref"), str) else set()
+    for key, part in schema.items():
+        own |= _stated_whole(part, inside or key in ("items", "additionalProperties"))
+    return own
+
+
+def _needed(cls: type[Section]) -> dict[str, Any]:
+    """The required keys of a recipe and of its sections."""
+    inner = {
+        name: _needed(section)
+        for name, field in cls.model_fields.items()
+        for section in members(field)
+        if is_section(section)
+    }
+    required = [name for name, field in cls.model_fields.items() if field.is_required()]
+    found = {"required": required} if required else {}
+    properties = {name: needed for name, needed in inner.items() if needed}
+    return found | ({"properties": properties} if properties else {})
+
+
+if __name__ == "__main__":  # of a base that is shared by recipes of several stages
+    print(json_schema(StageRecipe, whole=False))

@@ -12,6 +12,7 @@ from stage.recipe.schema import Entry, describe
 from vlm.common.section import Section
 
 WIDTH = 112
+BASE = "Another recipe, relative to this one, which then states only its changes; null takes back what the base says."
 
 
 def page(cls: type[Section], which: str = "") -> str:
@@ -27,6 +28,7 @@ def page(cls: type[Section], which: str = "") -> str:
     known = {row.key: row for row in rows}
     chosen = [known[key]._replace(doc=_shortened(known[key].doc)) for key in cls.first.split()]
     left = len(rows) - len(chosen)
+    chosen.insert(0, Entry("base", "str or null", None, BASE))
     return "\n".join(
         [*_lines(chosen), f"and {left} more: `--keys all`, or `--keys WORD` for those with WORD in the name"]
     )

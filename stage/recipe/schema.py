@@ -29,6 +29,8 @@ class Keys(Section):
     "The library's class, for messages."
     owned: ClassVar[dict[str, str]] = {}
     "Keys that Nadir sets → the recipe key for each."
+    ours: ClassVar[dict[str, Any]] = {}
+    "Defaults that are not the library's."
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

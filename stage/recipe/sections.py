@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from samples.sections import DataSection
+from stage.recipe.schema import Keys, members
+from stage.recipe.together import check_together
 from stage.tracking.section import TrackingSection
 from vlm.common.errors import RecipeError
 from vlm.common.section import Section
@@ -104,6 +106,21 @@ class TrainingRecipe(StageRecipe):
     "Steps to be kept for `launch/replay.py`."
     gpus: str | None = None
     "Target of `--dry-run`, e.g. 8xA100-80G."
+    training: Annotated[dict[str, Any], Keys] = {}
+    "The trainer's own arguments, key by key."
+
+    @classmethod
+    def arguments(cls) -> type[Keys]:
+        """The model of `training:`."""
+        (keys,) = members(cls.model_fields["training"])
+        return keys
+
+    def argument(self, key: str) -> Any:
+        """A value of `training:`; where the recipe gives none, the run's default."""
+        return self.training.get(key, self.arguments().model_fields[key].default)
+
+    def check(self) -> None:
+        check_together(self)
 
 
 NEUTRAL = (

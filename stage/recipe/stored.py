@@ -48,7 +48,7 @@ def _schema(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
     default = None if field.default is dataclasses.MISSING else field.default
     default = default.value if isinstance(default, enum.Enum) else default
     schema = {"type": sorted(kinds), "enum": choices, "default": default}
-    help_text = " ".join(str(field.metadata.get("help", "")).split())
+    help_text = " ".join(str(field.metadata.get("help", "")).split()).replace("%%", "%")  # argparse's way to write it
     return {key: value for key, value in schema.items() if value != [] or key == "default"} | {"description": help_text}
 
 

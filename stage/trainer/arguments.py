@@ -44,7 +44,7 @@ def check_masters(model: ModelSection, sharding: ShardingSection) -> None:
 
 
 def arguments(config: type[T], recipe: Any, **forced: Any) -> T:
-    """TRL's configuration object for a recipe; `forced` are the stage's own settings.
+    """TRL's configuration object for a recipe; `forced` are settings of the stage, of keys that a recipe does not give.
 
     Raises: RecipeError when TRL or transformers refuse a value or a combination, with their reason.
     """
@@ -58,13 +58,12 @@ def arguments(config: type[T], recipe: Any, **forced: Any) -> T:
     set_seed(recipe.seed)
     sharded = recipe.sharding.zero > 0 or fsdp_launched()
     values = {
-        "logging_steps": 1,
+        **recipe.arguments().ours,
         "dataloader_pin_memory": torch.cuda.is_available(),
-        "save_strategy": "no",
         # several processes without a GPU: accelerate joins them only when told so, else each would train on its own
         "use_cpu": processes() > 1 and not (sharded or torch.accelerator.is_available()),
-        **recipe.training,
         **forced,
+        **recipe.training,
         "output_dir": recipe.output,
         "seed": recipe.seed,
         "data_seed": recipe.seed,

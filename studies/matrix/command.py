@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from stage.recipe import config
+from stage.recipe.editors import json_schema
 from stage.recipe.keys import page
 from studies import study
 from studies.matrix import axes, commands, marks, planning, slurm, view
@@ -27,6 +28,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("matrix", nargs="?", help="YAML matrix")
     made.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the matrix")
     made.add_argument("--keys", action="store_true", help="list the keys of a matrix and stop")
+    made.add_argument("--schema", action="store_true", help="print the matrix's JSON schema, for editors, and stop")
     made.add_argument("--dry-run", action="store_true", help="resolve and check everything, print the plan and stop")
     made.add_argument("--commands", action="store_true", help="print the command of each stage to do and stop")
     made.add_argument("--slurm", type=Path, metavar="FILE", help="write a script of array jobs and stop")
@@ -42,8 +44,8 @@ def main(arguments: argparse.Namespace, launchers: Launchers) -> int:
 
     Raises: UserError before anything runs.
     """
-    if arguments.keys:
-        print(page(MatrixRecipe))
+    if arguments.keys or arguments.schema:
+        print(json_schema(MatrixRecipe) if arguments.schema else page(MatrixRecipe))
         return 0
     if arguments.matrix is None:
         raise UserError("a matrix is needed, e.g. recipes/ablation.yaml")

@@ -87,6 +87,10 @@ class ServeRecipe(Section):
     Without TLS: on a network that others use, put it behind a proxy that has it, or use an SSH tunnel.
     """
 
+    first = (
+        "stage model.path model.positions model.dtype model.attention host port token_variable image_root "
+        "batching.max_batch batching.window"
+    )
     model: ServedModelSection
     "The score model."
     stage: Literal["serve"] = "serve"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from samples.sections import FileSection
-from stage.recipe.arguments import OWNED, arguments
+from stage.recipe.arguments import arguments
 from stage.recipe.sections import TrainingRecipe
 from vlm.adapters import PARTS
 from vlm.common.errors import RecipeError
@@ -18,7 +18,7 @@ Part = Literal["head", "vision_tower", "merger", "language_model"]
 ARGUMENTS = arguments(
     "RewardConfig",
     {
-        **OWNED,
+        "train_sampling_strategy": "data.shuffle",
         "max_length": "nothing (an exchange is never cut: its end is what is read)",
         "disable_dropout": "nothing (Qwen2-VL has none)",
         "activation_offloading": "nothing (use gradient_checkpointing)",
@@ -63,6 +63,13 @@ class ScoreRecipe(TrainingRecipe):
     fresh head.
     """
 
+    first = (
+        "stage output model.path data.train.<n>.path data.eval.<n>.path train positions training.learning_rate "
+        "training.per_device_train_batch_size training.gradient_accumulation_steps training.num_train_epochs "
+        "training.max_steps training.lr_scheduler_type training.warmup_steps training.gradient_checkpointing "
+        "training.logging_steps training.save_strategy training.eval_strategy images.min_pixels images.max_pixels "
+        "model.dtype model.attention model.lora sharding.zero tracking.report_to gpus"
+    )
     stage: Literal["score"] = "score"
     "Which launcher the recipe is for."
     data: PreferenceData = PreferenceData()
@@ -98,11 +105,7 @@ class ScoreRecipe(TrainingRecipe):
             )
         if self.images.random_resize is not None:
             raise RecipeError("images.random_resize is for the rows of SFT and GRPO; write `random_resize: null`")
-        coefficient = self.training.get("center_rewards_coefficient")
-        if coefficient is not None and float(coefficient) < 0:
-            raise RecipeError(f"training.center_rewards_coefficient = {coefficient}; expected 0 or more (TRL: 0.01)")
-        if self.training.get("eval_strategy", "no") != "no" and not self.data.eval:
-            raise RecipeError("training.eval_strategy is set, but data.eval is empty; name held-out preferences")
+        super().check()
         self._check_lora()
 
     def _check_lora(self) -> None:

@@ -1,0 +1,95 @@
+"""Values of a training recipe that are right one by one and cannot go together, and engines that are not installed.
+
+TRL and transformers refuse these, too: after the data is read and, some, after the weights are loaded.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from vlm.common.errors import RecipeError
+
+SCHEDULES = {
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
+    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
+    "warmup_stable_decay": ("num_decay_steps",),
+}
+"""Learning-rate schedules → the options of which they need one."""
+ENGINES = {
+    "bitsandbytes": (
+        "adamw_bnb_8bit adamw_8bit ademamix ademamix_8bit lion_8bit lion_32bit paged_adamw_32bit paged_adamw_8bit "
+        "paged_ademamix_32bit paged_ademamix_8bit paged_lion_32bit paged_lion_8bit rmsprop_bnb rmsprop_bnb_8bit "
+        "rmsprop_bnb_32bit"
+    ),
+    "galore_torch": (
+        "galore_adamw galore_adamw_8bit galore_adafactor galore_adamw_layerwise galore_adamw_8bit_layerwise "
+        "galore_adafactor_layerwise"
+    ),
+    "apollo_torch": "apollo_adamw apollo_adamw_layerwise",
+    "lomo_optim": "lomo adalomo",
+    "schedulefree": "schedule_free_radam schedule_free_adamw schedule_free_sgd",
+    "torchao": "adamw_torch_4bit adamw_torch_8bit",
+    "grokadamw": "grokadamw",
+    "optimi": "stable_adamw",
+    "torchdistx": "adamw_anyprecision",
+    "torch_xla": "adamw_torch_xla",
+    "torch_npu": "adamw_torch_npu_fused",
+}
+"""Module → the values of `training.optim` that need it (transformers' `trainer_optimizer`)."""
+
+
+def check_together(recipe: Any) -> None:
+    """What holds in every training stage. recipe: a `stage.recipe.sections.TrainingRecipe` with `data.eval`.
+
+    Raises: RecipeError.
+    """
+    asked, strategy = recipe.argument, recipe.argument("eval_strategy")
+    if (strategy != "no" or asked("eval_on_start")) and not recipe.data.eval:
+        key = "eval_strategy" if strategy != "no" else "eval_on_start"
+        raise RecipeError(f"training.{key} is set, but data.eval is empty; name held-out data, or leave {key} out")
+    schedule, options = asked("lr_scheduler_type"), asked("lr_scheduler_kwargs") or {}
+    if schedule in ("reduce_lr_on_plateau", "greedy") and strategy == "no":
+        raise RecipeError(
+            f"training.lr_scheduler_type = {schedule} follows the evaluation; set training.eval_strategy and data.eval"
+        )
+    needed = SCHEDULES.get(schedule, ())
+    if needed and not set(needed) & set(options):
+        raise RecipeError(
+            f"training.lr_scheduler_type = {schedule} needs {' or '.join(needed)}; write, e.g., "
+            f"lr_scheduler_kwargs: {{{needed[0]}: {100 if 'steps' in needed[0] else 1e-7}}}"
+        )
+    saving = asked("save_strategy")
+    if asked("load_best_model_at_end") and saving not in ("best", strategy):
+        raise RecipeError(
+            f"training.load_best_model_at_end needs one strategy for saving and evaluating; found save_strategy = "
+            f"{saving} and eval_strategy = {strategy}"
+        )
+    if asked("dataloader_prefetch_factor") is not None and asked("dataloader_num_workers") == 0:
+        raise RecipeError("training.dataloader_prefetch_factor needs workers; set dataloader_num_workers to 1 or more")
+    if asked("optim_target_modules") and not asked("optim").startswith(("galore", "apollo")):
+        raise RecipeError(f"training.optim_target_modules is for GaLore and APOLLO; found optim = {asked('optim')}")
+    if asked("bf16_full_eval") and asked("fp16_full_eval"):
+        raise RecipeError("training.bf16_full_eval and training.fp16_full_eval are both on; keep one")
+
+
+def check_engines(recipe: Any) -> None:
+    """Refuse an engine that the recipe asks for and this environment lacks; for a dry run, too.
+
+    Raises: RecipeError.
+    """
+    if hasattr(recipe, "model") and getattr(recipe.model, "liger", False):
+        _need("liger_kernel", "model.liger", "pip install -e '.[gpu]', or write liger: false")
+    if not hasattr(recipe, "argument"):
+        return
+    optimiser = recipe.argument("optim")
+    for module, names in ENGINES.items():
+        if optimiser in names.split():
+            _need(module, f"training.optim = {optimiser}", "install it, or write optim: adamw_torch_fused")
+    if recipe.training.get("use_vllm"):
+        _need("vllm", "training.use_vllm", "install it, or write use_vllm: false")
+
+
+def _need(module: str, key: str, advice: str) -> None:
+    if find_spec(module) is None:
+        raise RecipeError(f"{key}: the package {module} is not installed here; {advice}")
