@@ -106,8 +106,8 @@ class GRPORecipe(TrainingRecipe):
             raise RecipeError("training.generation_batch_size and training.steps_per_generation say the same; keep one")
         if stated and stated % (batch * processes):
             raise RecipeError(
-                f"training.generation_batch_size = {stated}; expected a multiple of the {batch * processes} completions "
-                f"that {processes} processes take at a time (per_device_train_batch_size {batch})"
+                f"training.generation_batch_size = {stated}; expected a multiple of the {batch * processes} that "
+                f"{processes} processes take at a time (per_device_train_batch_size {batch})"
             )
         if stated and stated % group:
             raise RecipeError(

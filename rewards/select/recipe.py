@@ -54,7 +54,9 @@ class ClipSection(BatchedSection):
     text: Literal["answer", "exchange"] = "answer"
     "Compare the image with the answer alone, or with question and answer."
     dtype: Literal["bfloat16", "float16", "float32"] = "float32"
+    "What the weights are loaded as."
     batch_size: int = 64
+    "Exchanges at a time."
 
 
 class SamplingSection(Section):

@@ -21,8 +21,8 @@ from vlm.common.section import Section
 
 
 class _Generator(GenerateJsonSchema):
-    """Overrides bool_schema, str_schema, nullable_schema's neighbours `field_title_should_be_set` and `default_schema`:
-    how recipes write booleans and texts, and no titles, which repeat the keys."""
+    """Overrides `bool_schema`, `str_schema`, `nullable_schema` and `field_title_should_be_set`: how recipes write
+    booleans and texts; no union for null, and no titles, which repeat the keys."""
 
     def bool_schema(self, schema: core_schema.BoolSchema) -> dict[str, Any]:
         return {"enum": [True, False, *WORDS]}
@@ -30,12 +30,15 @@ class _Generator(GenerateJsonSchema):
     def str_schema(self, schema: core_schema.StringSchema) -> dict[str, Any]:
         return {"type": ["string", "number"]}
 
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> dict[str, Any]:
+        return _nullable(self.generate_inner(schema["schema"]))
+
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def json_schema(cls: type[Section], whole: bool = True) -> str:
-    """As text. whole: without `base:` a file must state the required keys; false for a base that is no recipe itself."""
+    """As text. whole: without `base:` the required keys must be stated; false for a base that is no recipe itself."""
     found = cls.model_json_schema(schema_generator=_Generator, ref_template="#/definitions/{model}")
     found["definitions"] = found.pop("$defs", {})
     complete = _stated_whole(found)
@@ -43,8 +46,9 @@ def json_schema(cls: type[Section], whole: bool = True) -> str:
         part.pop("title", None)
         if name not in complete:  # merged over a base: less may be stated, and null takes back
             required = part.pop("required", ())
-            for key, value in part.get("properties", {}).items():
+            for key, value in part["properties"].items():
                 part["properties"][key] = value if key in required else _nullable(value)
+            _nullable(part)
     found["properties"] = {"base": {"type": "string", "description": BASE}, **found["properties"]}
     needed = {"if": {"required": ["base"]}, "else": _needed(cls)} if whole else {}
     head = {"$schema": "http://json-schema.org/draft-07/schema#", **found, "title": cls.__name__}
@@ -52,10 +56,15 @@ def json_schema(cls: type[Section], whole: bool = True) -> str:
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
-    told = {key: schema.pop(key) for key in ("description", "default") if key in schema}
-    null = {"type": "null"}
-    options = schema["anyOf"] if set(schema) == {"anyOf"} else [schema]
-    return {**told, "anyOf": [*options, *([] if null in options else [null])]} if schema else told
+    """Takes null, too, without a union around it: a fault is then shown where it is."""
+    if "const" in schema:
+        schema["enum"] = [schema.pop("const")]
+    if isinstance(schema.get("type"), str):
+        schema["type"] = [schema["type"]]
+    for key, null in (("type", "null"), ("enum", None), ("anyOf", {"type": "null"})):
+        if key in schema and null not in schema[key]:
+            schema[key] = [*schema[key], null]
+    return schema
 
 
 def _stated_whole(schema: Any, inside: bool = False) -> set[str]:
@@ -80,7 +89,7 @@ def _needed(cls: type[Section]) -> dict[str, Any]:
     }
     required = [name for name, field in cls.model_fields.items() if field.is_required()]
     found = {"required": required} if required else {}
-    properties = {name: needed for name, needed in inner.items() if needed}
+    properties = {name: {"type": "object"} | part if name in required else part for name, part in inner.items() if part}
     return found | ({"properties": properties} if properties else {})
 
 

@@ -12,6 +12,8 @@ COUNT = {"minimum": 1}
 SHARE = {"minimum": 0, "maximum": 1}
 NOT_NEGATIVE = {"minimum": 0}
 POSITIVE = {"exclusiveMinimum": 0}
+STEPS = [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}]
+"""Every so many steps, or after this share of all."""
 
 _ROWS: tuple[tuple[dict[str, Any], str], ...] = (
     (COUNT, "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps num_iterations"),
@@ -29,7 +31,9 @@ _ROWS: tuple[tuple[dict[str, Any], str], ...] = (
     (NOT_NEGATIVE, "entropy_coef_min entropy_coef_max entropy_coef_delta router_aux_loss_coef"),
     (NOT_NEGATIVE, "center_rewards_coefficient vespo_k_pos vespo_lambda_pos vespo_k_neg vespo_lambda_neg"),
     (NOT_NEGATIVE, "vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min vllm_importance_sampling_cap"),
-    (POSITIVE, "num_train_epochs adam_epsilon logging_steps eval_steps save_steps temperature repetition_penalty"),
+    (POSITIVE, "num_train_epochs adam_epsilon temperature repetition_penalty"),
+    ({"anyOf": STEPS}, "logging_steps save_steps"),
+    ({"anyOf": [*STEPS, {"type": "null"}]}, "eval_steps"),
     (POSITIVE, "delta sapo_temperature_neg sapo_temperature_pos vllm_server_timeout off_policy_mask_threshold"),
     ({"minimum": 0, "exclusiveMaximum": 1}, "adam_beta1 adam_beta2 label_smoothing_factor"),
     (SHARE, "min_p ref_model_mixup_alpha"),

@@ -193,10 +193,22 @@ def _line(fault: ErrorDetails, root: type[Section], tree: Node, name: str) -> tu
             key, tp = join(key, slot), inside(within, slot)
             return key, f"{name}: missing required key `{key}`; expected {type_name(tp)}"
     if kind == "check":
-        return key, f"{name}: " + (f"in `{key}`: " if key else "") + fault["ctx"]["reason"]
+        reason = fault["ctx"]["reason"]
+        where = _where(node, reason.split(" ")[0].rstrip(":").split(".")) or name
+        return key, f"{where}: " + (f"in `{key}`: " if key else "") + reason
     if kind == "extra_forbidden":
         return key, f"{node.where}: " + _unknown(key, next(m for m in members(holder) if is_section(m)), root)
     return key, f"{node.where}: `{key or 'the recipe'}`: found {node}, expected {_expected(tp, node.value)}"
+
+
+def _where(node: Node, path: list[str]) -> str | None:
+    """Where a key that a reason begins with stands, if it is one inside another."""
+    for slot in path if len(path) > 1 else [None]:
+        held = {str(known): child for known, child in _slots(node.value)}
+        if slot not in held:
+            return None
+        node = held[slot]
+    return node.where
 
 
 def _expected(tp: Any, value: Any) -> str:
