@@ -19,7 +19,7 @@ from stage.cli import launch  # noqa: E402
 def resolved(recipe: GRPORecipe) -> list:
     """The recipe's rewards as callables; a notation that an option does not set is the prompt's."""
     from rewards.guarded import Limits, guard
-    from rewards.score.reward.stopping import learned
+    from rewards.score.reward.score import learned
 
     found = []
     for reward in recipe.rewards:
@@ -34,7 +34,8 @@ def resolved(recipe: GRPORecipe) -> list:
 
 def train(recipe: GRPORecipe) -> None:
     from rewards.guarded import guarded_in
-    from rewards.score.reward.stopping import StopOnFailures, learned
+    from rewards.score.reward.score import learned
+    from rewards.score.reward.stopping import StopOnFailures
 
     found = resolved(recipe)
     scores = learned(found)
@@ -44,7 +45,7 @@ def train(recipe: GRPORecipe) -> None:
 
 
 def plan(recipe: GRPORecipe) -> None:
-    from rewards.score.reward.stopping import learned
+    from rewards.score.reward.score import learned
     from rewards.score.training.planned import resident
     from stage.planning.gpus import parse_gpus
     from vlm.common.processes import processes

@@ -12,6 +12,7 @@ from samples.rows import prompt_rows
 from stage.guards.out_of_memory import advised
 from stage.planning.estimate import training
 from stage.planning.job import Job, check_rows, common
+from stage.planning.lengths import Lengths
 from stage.planning.plan import Plan
 
 Reward = Callable[..., list[float | None]]
@@ -19,8 +20,8 @@ ANY_NUMBER = 2**30
 """Of rows: what is asked of the plan then does not depend on it."""
 
 
-def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[str] = ()) -> Plan:
-    """The plan of a recipe with this many training rows; the others as in `plan`."""
+def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[str] = (), **measured: int) -> Plan:
+    """The plan of a recipe with this many training rows. measured: of their texts. The others as in `plan`."""
     asked: dict[str, Any] = recipe.training
     job = Job(
         stage="grpo",
@@ -34,6 +35,7 @@ def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[
         resident=resident,
         share_prefix=recipe.share_prefix,
         remarks=tuple(remarks),
+        **measured,
         **common(recipe),
     )
     return training(job)
@@ -97,7 +99,9 @@ def plan(
 
     resident: bytes on each GPU that score models take. remarks: said under the plan. check: refuses tasks of the data.
     """
-    data = mixture.count(recipe.data, "train", recipe.seed)
+    lengths = Lengths(recipe)
+    data = mixture.count(recipe.data, "train", recipe.seed, lengths.see)
     data.show()
     check(data.tasks)
-    planned(recipe, data.rows, resident, remarks).render()
+    measured, remark = lengths.measure(data)
+    planned(recipe, data.rows, resident, [*remarks, remark], **measured).render()

@@ -16,9 +16,9 @@ from vlm import prompts
 from vlm.boxes import NOTATIONS, write_boxes, write_quads
 from vlm.common.errors import DataError
 from vlm.pictures.images import load
-from vlm.pictures.resizing import Resizing
+from vlm.pictures.resizing import Resizing, seen
 from vlm.pictures.unreadable import Readable
-from vlm.sections import PromptSection
+from vlm.sections import ImageSection, PromptSection
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -113,6 +113,20 @@ def reference(truth: Truth, notation: str, resized: tuple[int, int] | None) -> d
     else:
         text = write_boxes(truth["boxes"], notation, truth["size"], resized)
     return {"role": "assistant", "content": text}
+
+
+def learnt(sample: Sample, section: PromptSection, images: ImageSection) -> list[dict[str, str]]:
+    """The assistant's turn that SFT learns, as `chat_rows` has it with pictures as they are; none where it would refuse
+    the row."""
+    if sample.messages[-1]["role"] == "assistant":
+        return [sample.messages[-1]]
+    truth = truth_of(sample)
+    if section.style != "direct" or truth is None:
+        return []
+    try:
+        return [reference(truth, section.notation, seen(sample.size, images))]
+    except (DataError, ValueError):  # a notation that cannot say it, a strip: training tells
+        return []
 
 
 def _columns(sample: Sample) -> dict[str, Any]:

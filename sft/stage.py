@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from samples import mixture
@@ -10,12 +11,13 @@ from sft.recipe import SFTRecipe
 from stage.guards.out_of_memory import advised
 from stage.planning.estimate import training
 from stage.planning.job import Job, common
+from stage.planning.lengths import Lengths
 from stage.planning.plan import Plan
 
 
-def planned(recipe: SFTRecipe, rows: int) -> Plan:
-    """The plan of a recipe with this many training rows."""
-    return training(Job(stage="sft", samples=rows, **common(recipe)))
+def planned(recipe: SFTRecipe, rows: int, remarks: Sequence[str] = (), **measured: int) -> Plan:
+    """The plan of a recipe with this many training rows. measured: of their texts. remarks: said under it."""
+    return training(Job(stage="sft", samples=rows, remarks=tuple(remarks), **measured, **common(recipe)))
 
 
 @advised(lambda recipe: lambda changed: planned(changed, rows=1))
@@ -57,6 +59,8 @@ def train(recipe: SFTRecipe) -> Path:
 
 def plan(recipe: SFTRecipe) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
-    data = mixture.count(recipe.data, "train", recipe.seed)
+    lengths = Lengths(recipe, answers=True)
+    data = mixture.count(recipe.data, "train", recipe.seed, lengths.see)
     data.show()
-    planned(recipe, data.rows).render()
+    measured, remark = lengths.measure(data)
+    planned(recipe, data.rows, [remark], **measured).render()

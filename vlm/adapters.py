@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from vlm.common.console import EXIT_USER_ERROR, report, say
@@ -34,49 +34,61 @@ def part_of(name: str) -> str:
     return "vision_tower" if ".visual." in padded else "language_model"
 
 
-def freeze(model, names: Iterable[str]) -> None:
-    """Stop the gradients of whole parts, in place. Works before and after `apply_lora`.
+def left_to_train(parameters: Iterable[str], frozen: Iterable[str]) -> list[str]:
+    """Those of the named parameters that train on when whole parts are frozen.
 
-    Raises `RecipeError` for an unknown part, or when nothing would be left to train.
+    Raises `RecipeError` for an unknown part, or when nothing would be left.
     """
-    names = set(names)
-    if unknown := names - set(PARTS):
+    frozen = set(frozen)
+    if unknown := frozen - set(PARTS):
         raise RecipeError(f"model.freeze: unknown part {sorted(unknown)[0]!r}; expected some of {', '.join(PARTS)}")
-    for name, parameter in model.named_parameters():
-        if part_of(name) in names:
-            parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise RecipeError(f"model.freeze: {sorted(names)} leaves nothing to train; leave a part out of the list")
+    left = [name for name in parameters if part_of(name) not in frozen]
+    if not left:
+        raise RecipeError(f"model.freeze: {sorted(frozen)} leaves nothing to train; leave a part out of the list")
+    return left
+
+
+def freeze(model, names: Iterable[str]) -> None:
+    """Stop the gradients of whole parts, in place. Works before and after `apply_lora`. Raises as `left_to_train`."""
+    parameters = dict(model.named_parameters())
+    left = set(left_to_train((name for name, one in parameters.items() if one.requires_grad), names))
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in left)
 
 
 def lora_targets(model, patterns: Iterable[str]) -> list[str]:
-    """Full names of the linear layers that LoRA adapts.
+    """Full names of the linear layers of a model that LoRA adapts: `chosen`, of those that `freeze` has left."""
+    import torch
+
+    linears = {name: one.weight for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
+    return chosen({name: weight.requires_grad for name, weight in linears.items()}, patterns)
+
+
+def chosen(linears: Mapping[str, bool], patterns: Iterable[str]) -> list[str]:
+    """Full names of the linear layers that LoRA adapts. linears: by full name, whether it is trained.
 
     A plain name (`q_proj`) means the linears of that name in the *language model*: Qwen2.5-VL's vision blocks
     have `gate_proj`, `up_proj` and `down_proj` too. A pattern with a dot (`model.visual.blocks.*.attn.qkv`)
-    is matched against the full name, and so reaches everything. Layers that `freeze` has frozen are left out.
+    is matched against the full name, and so reaches everything. Frozen layers are left out.
 
     Raises `RecipeError` for a pattern that matches no linear layer, or when all that matched is frozen.
     """
-    import torch
-
-    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    targets: list[str] = []
+    targets: dict[str, None] = {}
     for pattern in patterns:
-        matched = [(name, module) for name, module in linears if _matches(name, pattern)]
+        matched = [name for name in linears if _matches(name, pattern)]
         if not matched:
-            known = sorted({name.rsplit(".", 1)[-1] for name, _ in linears if part_of(name) == "language_model"})
+            known = sorted({name.rsplit(".", 1)[-1] for name in linears if part_of(name) == "language_model"})
             raise RecipeError(
                 f"model.lora.target_modules: {pattern!r} matches no linear layer; the language model has "
                 f"{', '.join(known)}; write vision layers as patterns, e.g. model.visual.blocks.*.attn.qkv"
             )
-        targets += [name for name, module in matched if module.weight.requires_grad and name not in targets]
+        targets |= dict.fromkeys(name for name in matched if linears[name])
     if not targets:
         raise RecipeError(
             "model.lora.target_modules: every layer it names is frozen by model.freeze; unfreeze that part, "
             "or target another, e.g. model.visual.blocks.*.attn.qkv"
         )
-    return targets
+    return list(targets)
 
 
 def _matches(name: str, pattern: str) -> bool:

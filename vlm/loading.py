@@ -10,6 +10,7 @@ torch and transformers are imported inside the functions: importing this module 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -58,16 +59,13 @@ def looks_local(path: str) -> bool:
 def raw_config(path: str, revision: str | None = None) -> dict:
     """`config.json` of a checkpoint as a dict: folder first, then the hub cache, then the hub.
 
-    Raises `RecipeError` when it is nowhere, or when the folder holds a LoRA adapter.
+    Raises `RecipeError` when it is nowhere, or is no JSON object, or when the folder holds a LoRA adapter.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise RecipeError(_no_config(folder))
-        try:
-            return _config_dict(str(folder), None, local=True)
-        except OSError as error:
-            raise RecipeError(f"model.path: {folder}/config.json cannot be read: {error}") from error
+        return read_json(folder / "config.json")
     if folder.exists():
         raise RecipeError(f"model.path: {path} is a file; expected a checkpoint folder or a hub id (owner/name)")
     if looks_local(path):
@@ -75,21 +73,53 @@ def raw_config(path: str, revision: str | None = None) -> dict:
             f"model.path: no folder {path} (looked in {Path.cwd()}); expected a checkpoint folder or a hub "
             "id (owner/name)"
         )
+    return read_json(at_hand(path, "config.json", revision) or _fetched(path, "config.json", revision))
+
+
+def read_json(file: Path) -> dict:
+    """A JSON object among a checkpoint's files. Raises `RecipeError` naming the file, and where it is broken."""
     try:
-        return _config_dict(path, revision, local=True)
-    except OSError:
-        if not hub_reachable():
-            why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
-            raise RecipeError(
-                f"model.path: {path} is no folder here, it is not in the hub cache, and {why}; download it "
-                f"where there is a connection (hf download {path} --local-dir DIR) and set model.path to DIR"
-            ) from None
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # of broken JSON, line and column
+        raise RecipeError(f"model.path: {file} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise RecipeError(f"model.path: {file} holds {type(found).__name__}; expected a JSON object")
+    return found
+
+
+def at_hand(path: str, name: str, revision: str | None = None) -> Path | None:
+    """A file of a checkpoint in its folder or the hub cache; None where it is in neither. Asks no network."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
     try:
-        return _config_dict(path, revision, local=False)
-    except OSError as error:
+        found = try_to_load_from_cache(path, name, revision=revision or "main")
+    except HFValidationError:  # a path that can be no hub id
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def _fetched(path: str, name: str, revision: str | None) -> Path:
+    """A file of a checkpoint on the hub, put into its cache."""
+    if not hub_reachable():
+        why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
+        raise RecipeError(
+            f"model.path: {path} is no folder here, it is not in the hub cache, and {why}; download it "
+            f"where there is a connection (hf download {path} --local-dir DIR) and set model.path to DIR"
+        )
+    from httpx2 import HTTPError
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(path, name, revision=revision))
+    except (HTTPError, OSError, ValueError) as error:
+        said = [line for line in str(error).splitlines() if line and "Request ID" not in line]
         raise RecipeError(
             f"model.path: {path}{f' at revision {revision}' if revision else ''} is neither a folder nor a "
-            f"model that the hub lets you read: {str(error).splitlines()[0]}"
+            f"model that the hub lets you read: {said[0] if said else type(error).__name__}"
         ) from error
 
 
@@ -101,13 +131,6 @@ def _no_config(folder: Path) -> str:
         )
     found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) or "nothing"
     return f"model.path: {folder} has no config.json (it holds {found}); expected a checkpoint folder"
-
-
-def _config_dict(path: str, revision: str | None, local: bool) -> dict:
-    from transformers import PreTrainedConfig
-
-    config, _ = PreTrainedConfig.get_config_dict(path, revision=revision or "main", local_files_only=local)
-    return config
 
 
 def source(path: str, revision: str | None = None) -> tuple[str, dict]:

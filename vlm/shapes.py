@@ -1,4 +1,4 @@
-"""Sizes without weights: architectures on the meta device, known checkpoints, visual-token arithmetic.
+"""Sizes without weights: parameters by part, known checkpoints, visual-token arithmetic.
 
 Units: an image is (width, height) in pixels; a patch is 14 × 14 pixels; a visual token is 2 × 2 patches, so
 28 × 28 pixels.
@@ -10,9 +10,12 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from vlm.adapters import PARTS, freeze, lora_targets, part_of
+from vlm import inventory
+from vlm.adapters import PARTS, chosen, left_to_train, part_of
 from vlm.common.errors import RecipeError
+from vlm.loading import architecture, looks_local, raw_config
 
 _QWEN2_7B = {
     "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
@@ -67,38 +70,25 @@ def known(path: str) -> str | None:
     return name if name in KNOWN else None
 
 
-def read_config(path: str, revision: str | None = None):
+def read_config(path: str, revision: str | None = None) -> tuple[dict[str, Any], str]:
     """Config of a checkpoint and where it was read from; a known shape serves where it cannot be reached.
 
     Returns (config, source), `source` a sentence for the plan. Raises `RecipeError` when neither is there.
     """
-    from transformers import Qwen2_5_VLConfig, Qwen2VLConfig
-
-    from vlm.loading import architecture, looks_local, raw_config
-
-    name = known(path)
     try:
-        kind, raw = architecture(path, revision), raw_config(path, revision)
-        source = f"config.json of {path}"
+        architecture(path, revision)
+        return raw_config(path, revision), f"config.json of {path}"
     except RecipeError:
+        name = known(path)
         if name is None or looks_local(path):
             raise
-        raw = KNOWN[name]
-        kind, source = (
-            raw["model_type"],
-            f"{path} cannot be reached here: the published shape of {name} is used instead",
-        )
-    raw = {key: value for key, value in raw.items() if key != "model_type"}
-    config = {"qwen2_vl": Qwen2VLConfig, "qwen2_5_vl": Qwen2_5_VLConfig}[kind].from_dict(raw)
-    return config, source
+        return KNOWN[name], f"{path} cannot be reached here: the published shape of {name} is used instead"
 
 
 @dataclass(frozen=True)
-class Shape:
+class Shape(inventory.Architecture):
     """What the memory arithmetic reads off an architecture and the recipe's `model:` section."""
 
-    kind: str
-    """`qwen2_vl` or `qwen2_5_vl`."""
     source: str
     parameters: dict[str, int]
     """Parameters by part; a tied head is counted once."""
@@ -106,24 +96,7 @@ class Shape:
     """Trainable parameters by part; under LoRA those of the adapters."""
     lora_inputs: int
     """Sum of the input widths of the adapted layers (0 without LoRA)."""
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    key_value: int
-    """Width of all keys (or all values) of one layer: key-value heads × head size."""
-    vocabulary: int
-    tied: bool
     head_trainable: bool
-    depth: int
-    """Blocks of the vision tower."""
-    width: int
-    """Channels of the vision tower."""
-    vision_heads: int
-    vision_intermediate: int
-    patch: int
-    merge: int
-    temporal: int
 
     @property
     def total(self) -> int:
@@ -134,51 +107,23 @@ class Shape:
         return sum(self.trainable.values())
 
 
-def meta_model(config):
-    """The real model class without storage: `Qwen2VLForConditionalGeneration` and the like on the meta
-    device."""
-    import torch
-    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
-
-    classes = {"qwen2_vl": Qwen2VLForConditionalGeneration, "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
-    with torch.device("meta"):
-        model = classes[config.model_type](config)
-    model.tie_weights()
-    return model
-
-
 def shape(section) -> Shape:
     """Shape of a recipe's `model:` section, with its freezing and LoRA."""
     config, source = read_config(section.path, section.revision)
-    model = meta_model(config)
-    parameters = _count((name, p.numel()) for name, p in model.named_parameters())
-    if section.freeze:
-        freeze(model, section.freeze)
-    trainable, lora_inputs = _trainable(model, section.lora)
-    text, vision = config.text_config, config.vision_config
-    old = config.model_type == "qwen2_vl"
-    width = vision.embed_dim if old else vision.hidden_size
+    sizes = inventory.read(config, f"model.path: {source}")
+    parameters = {name: math.prod(shape) for name, shape in inventory.parameters(sizes)}
+    trained = left_to_train(parameters, section.freeze)
+    if section.lora is None:
+        trainable, lora_inputs = _count((name, parameters[name]) for name in trained), 0
+    else:
+        trainable, lora_inputs = _adapters(sizes, section.lora, set(section.freeze))
     return Shape(
-        kind=config.model_type,
+        **vars(sizes),
         source=source,
-        parameters=parameters,
+        parameters=_count(parameters.items()),
         trainable=trainable,
         lora_inputs=lora_inputs,
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
-        heads=text.num_attention_heads,
-        key_value=text.num_key_value_heads * text.hidden_size // text.num_attention_heads,
-        vocabulary=text.vocab_size,
-        tied=config.tie_word_embeddings,
-        head_trainable=section.lora is None and model.lm_head.weight.requires_grad,
-        depth=vision.depth,
-        width=width,
-        vision_heads=vision.num_heads,
-        vision_intermediate=int(width * vision.mlp_ratio) if old else vision.intermediate_size,
-        patch=vision.patch_size,
-        merge=vision.spatial_merge_size,
-        temporal=vision.temporal_patch_size,
+        head_trainable=section.lora is None and "language_model" not in section.freeze,
     )
 
 
@@ -189,15 +134,11 @@ def _count(named: Iterable[tuple[str, int]]) -> dict[str, int]:
     return counts
 
 
-def _trainable(model, lora) -> tuple[dict[str, int], int]:
-    """Trainable parameters by part, and the summed input widths of LoRA's layers: A is (r, in), B is (out,
-    r)."""
-    if lora is None:
-        return _count((name, p.numel()) for name, p in model.named_parameters() if p.requires_grad), 0
-    modules = dict(model.named_modules())
-    layers = {name: modules[name] for name in lora_targets(model, lora.target_modules)}
-    counts = _count((name, lora.r * (m.in_features + m.out_features)) for name, m in layers.items())
-    return counts, sum(m.in_features for m in layers.values())
+def _adapters(sizes: inventory.Architecture, lora, frozen: set[str]) -> tuple[dict[str, int], int]:
+    """LoRA's parameters by part, and the summed input widths of its layers: A is (r, in), B is (out, r)."""
+    linears = {layer.name: layer.weight for layer in inventory.layers(sizes) if layer.linear}
+    targets = chosen({name: part_of(name) not in frozen for name in linears}, lora.target_modules)
+    return _count((name, lora.r * sum(linears[name])) for name in targets), sum(linears[name][1] for name in targets)
 
 
 def smart_resize(size: tuple[int, int], min_pixels: int, max_pixels: int, factor: int = 28) -> tuple[int, int]:

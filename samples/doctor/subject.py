@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from samples import Sample
-from samples.rows import reference, truth_of
+from samples.rows import learnt
 from samples.sections import DataSection
 from vlm import prompts
-from vlm.common.errors import DataError, RecipeError
-from vlm.pictures.resizing import seen
+from vlm.common.errors import RecipeError
 from vlm.sections import ImageSection, PromptSection
 
 
@@ -35,25 +34,12 @@ class Ruler:
         texts = []
         for sample in samples:
             turns = prompts.prompt(sample, self.prompt.style, self.prompt.system, self.prompt.wording)
-            learnt = self._learnt(sample) if self.answers else []
-            ask = not learnt
+            reply = learnt(sample, self.prompt, self.images) if self.answers else []
+            ask = not reply
             texts.append(
-                self.tokenizer.apply_chat_template([*turns, *learnt], tokenize=False, add_generation_prompt=ask)
+                self.tokenizer.apply_chat_template([*turns, *reply], tokenize=False, add_generation_prompt=ask)
             )
         return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-
-    def _learnt(self, sample: Sample) -> list[dict[str, str]]:
-        """The assistant's turn that SFT learns, as `samples.rows.chat_rows` has it; none where it would refuse the
-        row."""
-        if sample.messages[-1]["role"] == "assistant":
-            return [sample.messages[-1]]
-        truth = truth_of(sample)
-        if self.prompt.style != "direct" or truth is None:
-            return []
-        try:
-            return [reference(truth, self.prompt.notation, seen(sample.size, self.images))]
-        except (DataError, ValueError):  # a notation that cannot say it, a strip: training tells
-            return []
 
 
 @dataclass

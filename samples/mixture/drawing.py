@@ -7,7 +7,7 @@ import logging
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -47,6 +47,8 @@ class Source:
         "Good rows by task, those of unwanted tasks included."
         self.tasks: list[str] = []
         "Task of each row that passed."
+        self.drawing = section.percent is not None or section.ratio is not None
+        "Which rows are used is known when all are read."
         self.keys = array("Q")
         self.rows = read(
             section.path,
@@ -61,14 +63,13 @@ class Source:
         )
 
     def __iter__(self) -> Iterator[Sample]:
-        drawing = self.section.percent is not None or self.section.ratio is not None
         for sample in self.rows:
             task = sys.intern(sample.task)
             self.read[task] += 1
             if self.wanted is not None and task not in self.wanted:
                 continue
             self.tasks.append(task)
-            if drawing:
+            if self.drawing:
                 self.keys.append(draw_key(self.seed, sample))
             yield sample
             if len(self.tasks) == self.section.limit:
@@ -147,9 +148,10 @@ def draw_all(data: DataSection, seed: int) -> dict[Role, Mixture]:
     return {role: draw(data, role, seed) for role in roles}
 
 
-def count(data: DataSection, role: Role, seed: int) -> Mixture:
+def count(data: DataSection, role: Role, seed: int, see: Callable[[Sample], object] | None = None) -> Mixture:
     """The same without samples, for a dry run: faulty rows are left out and counted, images are not opened.
 
+    see: is shown each row that the mixture uses, once. For it, a source is held whole where its rows are drawn.
     A file that is not here counts with its `limit`. Raises: RecipeError where neither file nor limit nor ratio says how
     many rows it gives; DataError as `draw`, but for faulty rows.
     """
@@ -157,9 +159,16 @@ def count(data: DataSection, role: Role, seed: int) -> Mixture:
     for section, quota in zip(data.sources(role), data.quotas(role), strict=True):
         if section.path.startswith("hub:") or Path(section.path).exists():
             source = Source(section, data, seed, "skip", verify_images=False)
-            for _ in source:
-                pass
-            mixture.parts.append(source.part(source.uses(quota)))
+            held: list[Sample] = []
+            take = held.append if see is not None and source.drawing else see
+            for sample in source:
+                if take is not None:
+                    take(sample)
+            uses = source.uses(quota)
+            if see is not None and source.drawing:
+                for number in np.unique(uses).tolist():
+                    see(held[number])
+            mixture.parts.append(source.part(uses))
         else:
             mixture.parts.append(_absent(section, quota, role))
     return mixture

@@ -1,1 +1,1 @@
-"""What a recipe will do and need, told before weights load: batches, visual tokens, memory on which GPUs."""
+"""What a recipe will do and need, told before weights load: batches, tokens, memory on which GPUs."""

@@ -1,9 +1,9 @@
 """`--dry-run`: what a recipe will do and need, from the real architecture and without weights or a GPU.
 
 A launcher fills a `Job` from its recipe and calls `training(job).render()`. The numbers are arithmetic on
-shapes: parameters from the real class on the meta device, batches as TRL's samplers count them, visual tokens
-by Qwen2-VL's resizing, memory by the formulas of `stage.planning.memory`. Peaks are estimates; measure one step before
-a long run.
+shapes: parameters as config.json implies them (`vlm.inventory`), batches as TRL's samplers count them, visual tokens by
+Qwen2-VL's resizing, memory by the formulas of `stage.planning.memory`. Peaks are estimates; measure one step before a
+long run.
 
 Example:
     job = Job(stage="grpo", model=recipe.model, images=recipe.images, sharding=recipe.sharding, samples=8000,

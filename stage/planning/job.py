@@ -39,7 +39,7 @@ class Job:
     checkpointing: bool = True
     """`gradient_checkpointing`."""
     prompt_tokens: int = 256
-    """Text of a prompt, system message and template included, images not."""
+    """Text of the longest prompt, template included, images not; measured by `stage.planning.lengths`."""
     completion_tokens: int = 512
     """`max_completion_length` (GRPO), or the answer's tokens (SFT): the longest, which is what must fit."""
     images_per_sample: int = 1

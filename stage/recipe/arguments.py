@@ -13,13 +13,15 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AllowInfNan, Field, create_model
+from pydantic import AllowInfNan, Field, GetCoreSchemaHandler, create_model
+from pydantic_core import CoreSchema, core_schema
 
 from stage.recipe.ranges import RANGES
-from stage.recipe.schema import Keys
+from stage.recipe.schema import did_you_mean
+from vlm.common.section import Section
 
 STORED = Path(__file__).with_name("arguments.json")
 KINDS = {
@@ -62,6 +64,35 @@ def stored() -> dict[str, dict[str, dict[str, Any]]]:
     return json.loads(STORED.read_text(encoding="utf-8"))
 
 
+class Keys(Section):
+    """A mapping whose keys a library defines: `Annotated[dict[str, Any], A_SUBCLASS]` is a dict of the keys given."""
+
+    library: ClassVar[str] = ""
+    "The library's class, for messages."
+    owned: ClassVar[dict[str, str]] = {}
+    "Keys that Nadir sets → the recipe key for each."
+    ours: ClassVar[dict[str, Any]] = {}
+    "Defaults that are not the library's."
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if source is cls:
+            return handler(source)
+        return core_schema.no_info_after_validator_function(
+            lambda found: found.model_dump(exclude_unset=True),
+            handler.generate_schema(cls),
+            serialization=core_schema.plain_serializer_function_ser_schema(dict),
+        )
+
+    @classmethod
+    def refusal(cls, key: str) -> str:
+        above, _, name = key.rpartition(".")
+        if name in cls.owned:
+            return f"`{key}` is set by Nadir; write `{cls.owned[name]}` instead"
+        near = did_you_mean(name, list(cls.model_fields), above)
+        return f"unknown key `{key}`; `{above}` holds fields of {cls.library}{near}"
+
+
 def arguments(name: str, owned: Mapping[str, str], **ours: Any) -> type[Keys]:
     """The keys of TRL's class `name` as a model.
 
@@ -76,7 +107,7 @@ def arguments(name: str, owned: Mapping[str, str], **ours: Any) -> type[Keys]:
             default = ours.get(key, schema["default"])
             fields[key] = annotation(narrowed), Field(default=default, description=schema["description"])
     model = create_model(name, __base__=Keys, **fields)
-    model.called, model.owned, model.ours = f"trl.{name}", owned, ours
+    model.library, model.owned, model.ours = f"trl.{name}", owned, ours
     return model
 
 

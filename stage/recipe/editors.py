@@ -14,8 +14,9 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
+from stage.recipe.annotations import is_section, members
 from stage.recipe.keys import BASE
-from stage.recipe.schema import WORDS, is_section, members
+from stage.recipe.schema import WORDS
 from stage.recipe.sections import StageRecipe
 from vlm.common.section import Section
 

@@ -4,15 +4,45 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic_core import PydanticUndefined
 
-from stage.recipe.schema import Entry, describe
+from stage.recipe.annotations import is_section, members, type_name
+from stage.recipe.schema import join
 from vlm.common.section import Section
 
 WIDTH = 112
 BASE = "Another recipe, relative to this one, which then states only its changes; null takes back what the base says."
+
+
+class Entry(NamedTuple):
+    """One row of a recipe reference."""
+
+    key: str
+    type: str
+    default: Any
+    "`PydanticUndefined` where the key is required."
+    doc: str
+
+
+def describe(cls: type[Section], key: str = "") -> Iterator[Entry]:
+    """Every key of a recipe with its type, default and doc, sections before their fields.
+
+    Fields inside a list are shown as `rewards.<n>.weight`, inside a dict as `sets.<name>.path`.
+    """
+    for name, field in cls.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        yield Entry(join(key, name), type_name(field), default, field.description or "")
+        yield from _inside(field, join(key, name))
+
+
+def _inside(tp: Any, key: str) -> Iterator[Entry]:
+    for member in members(tp):
+        if is_section(member):
+            yield from describe(member, key)
+        elif get_origin(member) in (list, dict):
+            yield from _inside(get_args(member)[-1], join(key, "<n>" if get_origin(member) is list else "<name>"))
 
 
 def page(cls: type[Section], which: str = "") -> str:

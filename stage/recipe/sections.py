@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from samples.sections import DataSection
-from stage.recipe.schema import Keys, members
+from stage.recipe.annotations import members
+from stage.recipe.arguments import Keys
 from stage.recipe.together import check_together
 from stage.tracking.section import TrackingSection
 from vlm.common.errors import RecipeError

@@ -29,34 +29,35 @@ LONGEST_NUMBER = 100
 
 @dataclass(slots=True)
 class Node:
-    """One value of a recipe before its type is known, and where it was written."""
+    """One value of a recipe before its type is known: a scalar, dict[str, Node] or list[Node]; and where it stands."""
 
     value: Any
-    "A scalar, dict[str, Node] or list[Node]."
     where: str
     "For messages: `recipes/r1.yaml, line 3` or `command line`."
     text: str | None = None
     "The characters of an unquoted scalar, so that `revision: 1234e56` stays what was typed."
     over: bool = False
-    "Stands over an earlier layer's value."
+    "Stands over an earlier layer's value: null takes that back, and a field that cannot be null has its default."
 
     @property
     def takes_back(self) -> bool:
-        """A null over an earlier layer's value: a field that cannot be null returns to its default."""
         return self.over and self.value is None
+
+    def parts(self) -> list[tuple[Any, Node]]:
+        """Key or index, and what is there."""
+        if isinstance(self.value, dict):
+            return list(self.value.items())
+        return list(enumerate(self.value)) if isinstance(self.value, list) else []
 
     def plain(self) -> Any:
         if isinstance(self.value, dict):
-            return {key: child.plain() for key, child in self.value.items()}
-        return [child.plain() for child in self.value] if isinstance(self.value, list) else self.value
+            return {key: child.plain() for key, child in self.parts()}
+        return [child.plain() for _, child in self.parts()] if isinstance(self.value, list) else self.value
 
     def __str__(self) -> str:
-        if self.value is None:
-            return "null"
-        if isinstance(self.value, (dict, list)):
-            return "a mapping" if isinstance(self.value, dict) else "a list"
-        shown = str(self.value).lower() if isinstance(self.value, bool) else repr(self.value)
-        return f"{shown} ({type(self.value).__name__})"
+        kind = type(self.value).__name__
+        shown = str(self.value).lower() if kind == "bool" else repr(self.value)
+        return {"NoneType": "null", "dict": "a mapping", "list": "a list"}.get(kind, f"{shown} ({kind})")
 
 
 def nodes(value: Any, where: str) -> Node:
@@ -101,10 +102,9 @@ _PATTERNS = {
     "int": re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z"),
     "float": re.compile(rf"(?:{FLOAT.pattern})\Z"),
 }
-for _kind, _first in {"null": "~nN", "bool": "tTfF", "int": "-+0123456789", "float": "-+.0123456789"}.items():
-    for _class in (_Loader, _Dumper):
-        _starts = [*_first, ""] if _kind == "null" else [*_first]
-        _class.add_implicit_resolver(TAG + _kind, _PATTERNS[_kind], _starts)
+for _kind, _pattern in _PATTERNS.items():
+    _Loader.add_implicit_resolver(TAG + _kind, _pattern, None)
+    _Dumper.add_implicit_resolver(TAG + _kind, _pattern, None)
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
@@ -120,14 +120,13 @@ def parse(text: str, place: str, lines: bool = True) -> Node:
     """YAML text as a tree of nodes that know where they stand. Raises: RecipeError with the line."""
     try:
         root = yaml.compose(text, Loader=_Loader)  # aliases stay references here
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+    except yaml.YAMLError as error:
+        known = vars(error)  # of most errors: where, and what in words
+        mark = known.get("problem_mark") or known.get("context_mark")
         at = f", line {mark.line + 1}, column {mark.column + 1}" if lines and mark else ""
-        problem = ", ".join(filter(None, (error.context, error.problem)))
+        problem = ", ".join(filter(None, (known.get("context"), known.get("problem")))) or error
         hint = "" if lines else "; the value is read as YAML, so put text with special characters in quotes"
         raise RecipeError(f"{place}{at}: not valid YAML: {problem}{hint}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{place}: not valid YAML: {error}") from error
     except RecursionError as error:
         raise RecipeError(f"{place}: found values nested too deeply, expected at most {DEEPEST} levels") from error
     return Node(None, place) if root is None else _node(root, place, lines, (), iter(range(MOST)))
@@ -172,6 +171,6 @@ def _scalar(node: yaml.Node, where: str) -> Node:
         raise RecipeError(f"{where}: found a number of {len(text)} characters, expected at most {LONGEST_NUMBER}")
     if kind == "int":
         return Node(int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)), where, typed)
-    if kind == "float":
-        return Node(to_float(text), where, typed)
-    return Node(None if kind == "null" else text.lower() == "true", where)
+    return Node(
+        {"float": to_float, "bool": lambda t: t.lower() == "true"}.get(kind, lambda _: None)(text), where, typed
+    )

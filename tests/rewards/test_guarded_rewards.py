@@ -9,8 +9,7 @@ from rewards import resolve
 from rewards.gated import Gated
 from rewards.guarded import Guarded, Limits, guard, guarded_in
 from rewards.score.reward.faults import ScoringFailed
-from rewards.score.reward.score import Score
-from rewards.score.reward.stopping import learned
+from rewards.score.reward.score import Score, learned
 from rewards.timed import Overdue, timed
 from vlm.common.errors import RecipeError, UserError
 

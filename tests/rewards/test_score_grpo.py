@@ -18,8 +18,8 @@ from rewards.score.model.fingerprint import fingerprint
 from rewards.score.model.score_model import ScoreModel
 from rewards.score.placement import InProcess, random_state_kept, unsharded
 from rewards.score.reward.faults import ScoringFailed
-from rewards.score.reward.score import Score
-from rewards.score.reward.stopping import StopOnFailures, learned
+from rewards.score.reward.score import Score, learned
+from rewards.score.reward.stopping import StopOnFailures
 from rewards.score.scorer import ScorerUnavailable
 from rewards.score.service import client
 from samples import Sample

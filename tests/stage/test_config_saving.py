@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from pydantic_core import PydanticUndefined
 
 from stage.recipe import config
-from stage.recipe.keys import page
-from stage.recipe.schema import describe
+from stage.recipe.keys import describe, page
 from tests.support.runs.example_recipe import Inner, Recipe, Reward, loader, writer
 
 

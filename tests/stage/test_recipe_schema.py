@@ -26,9 +26,8 @@ from sft.recipe import SFTRecipe
 from stage.recipe import config, stored
 from stage.recipe.arguments import STORED
 from stage.recipe.editors import json_schema
-from stage.recipe.keys import page
+from stage.recipe.keys import describe, page
 from stage.recipe.ranges import RANGES
-from stage.recipe.schema import describe
 from stage.recipe.sections import StageRecipe
 from stage.recipe.yaml_nodes import parse
 from studies.matrix.recipe import MatrixRecipe

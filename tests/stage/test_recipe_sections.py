@@ -11,6 +11,7 @@ import pytest
 
 from samples.sections import DataSection, SourceSection
 from stage.recipe import config
+from stage.recipe.keys import describe
 from stage.recipe.sections import ShardingSection
 from stage.tracking.section import TRACKERS, TrackingSection
 from tests.support.runs.example_recipe import message, writer
@@ -106,7 +107,7 @@ def test_what_may_go_together_is_not_refused(write):
 
 def test_every_shared_key_is_documented():
     for section in (ModelSection, DataSection, ImageSection, PromptSection, ShardingSection, TrackingSection):
-        assert [row.key for row in config.describe(section) if not row.doc] == []
+        assert [row.key for row in describe(section) if not row.doc] == []
 
 
 def test_trackers_are_known_to_transformers():

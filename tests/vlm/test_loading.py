@@ -86,6 +86,75 @@ def test_wrong_paths(tmp_path, monkeypatch):
         loading.load_processor("nobody/nothing", pixels())
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"model_type": "qwen2_vl",\n "hidden_size": }', "config.json cannot be read: .*line 2 column 17"),
+        ("[1]", "config.json holds list; expected a JSON object"),
+        (b"\xff\xfe", "config.json cannot be read: .*utf-8"),
+    ],
+)
+def test_a_broken_config(tmp_path, text, message):
+    (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RecipeError, match=f"model.path: {tmp_path}/{message}"):
+        loading.raw_config(str(tmp_path))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache as huggingface_hub lays it out, with two revisions of one model."""
+    for name, width in {"main": 8, "v1": 16}.items():
+        snapshot = tmp_path / "models--nobody--model" / "snapshots" / f"commit-{name}"
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text(json.dumps({"model_type": "qwen2_vl", "hidden_size": width}))
+        refs = tmp_path / "models--nobody--model" / "refs"
+        refs.mkdir(exist_ok=True)
+        (refs / name).write_text(snapshot.name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(loading, "hub_reachable", lambda: False)
+
+
+def test_the_cache_of_the_hub_is_read_first(hub):
+    from transformers import PreTrainedConfig
+
+    for revision in (None, "v1"):
+        expected, _ = PreTrainedConfig.get_config_dict("nobody/model", revision=revision, local_files_only=True)
+        assert loading.raw_config("nobody/model", revision) == expected
+    assert loading.raw_config("nobody/model", "v1")["hidden_size"] == 16
+    for name, revision in (("nobody/model", "v2"), ("nobody/other", None), ("no name/at all", None)):
+        with pytest.raises(RecipeError, match="is no folder here, it is not in the hub cache, and HF_HUB_OFFLINE is"):
+            loading.raw_config(name, revision)
+    assert loading.at_hand("nobody/model", "config.json").name == "config.json"
+    assert loading.at_hand("nobody/model", "tokenizer.json") is None
+
+
+def test_the_hub_is_asked_where_it_answers(hub, tmp_path, monkeypatch):
+    from httpx2 import ConnectError, Request, Response
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    monkeypatch.setattr(loading, "hub_reachable", lambda: True)
+    (tmp_path / "fetched.json").write_text('{"model_type": "qwen2_vl"}')
+    asked = []
+
+    def download(*positional, **named):
+        asked.append((positional, named))
+        return str(tmp_path / "fetched.json")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert loading.raw_config("nobody/other", "v3") == {"model_type": "qwen2_vl"}
+    assert asked == [(("nobody/other", "config.json"), {"revision": "v3"})]
+    answer = Response(404, request=Request("GET", "https://hub"))
+    said = "404 Client Error. (Request ID: 1)\n\nRepository Not Found for url: https://hub."
+    for error in (RepositoryNotFoundError(said, response=answer), ConnectError("Repository Not Found for url: x")):
+        monkeypatch.setattr(
+            "huggingface_hub.hf_hub_download", lambda *_, error=error, **__: (_ for _ in ()).throw(error)
+        )
+        with pytest.raises(
+            RecipeError, match="other at revision v3 is neither a folder nor a model .*: Repository Not"
+        ):
+            loading.raw_config("nobody/other", "v3")
+
+
 def test_attention_without_a_gpu(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RecipeError, match="there is no CUDA GPU. Set model.attention to sdpa"):

@@ -10,6 +10,8 @@ asked for. Unknown keys are refused, also in Python, where pydantic raises its V
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, model_validator
@@ -28,6 +30,11 @@ class Section(BaseModel):
     def check(self) -> None:
         """Refuse values that cannot go together. Raises: RecipeError that names keys relative to the section."""
 
+    @classmethod
+    def refusal(cls, key: str) -> str:
+        """What to say of an unknown key instead of the usual."""
+        return ""
+
     @model_validator(mode="after")
     def _checked(self) -> Self:
         """Inner sections come first; pydantic keeps the place for the message."""
@@ -38,10 +45,27 @@ class Section(BaseModel):
         return self
 
 
+def locate(path: str, recipe: str | Path) -> str:
+    """Where a path stated in a recipe lies, absolute.
+
+    Seen from the current directory; if nothing is there, from the repository root of the recipe's file (the
+    nearest folder above it with a `pyproject.toml` or `.git`; without one, the file's folder). What lies in
+    neither place comes back as it is, for it may be a hub id; whoever opens it reports it missing.
+    """
+    expanded = os.path.expanduser(path)
+    folder = Path(recipe).resolve().parent
+    marks = ("pyproject.toml", ".git")
+    root = next((f for f in (folder, *folder.parents) if any((f / mark).exists() for mark in marks)), folder)
+    for candidate in (Path(expanded), root / expanded):
+        if path and candidate.exists():
+            return os.path.abspath(candidate)
+    return expanded
+
+
 def _located(path: str, info: ValidationInfo) -> str:
     locate = (info.context or {}).get("locate")
     return locate(path) if locate else path
 
 
 LocatedPath = Annotated[str, AfterValidator(_located)]
-"""A path, which `stage.recipe.config.load` makes absolute where something is there (`locate`)."""
+"""A path, which reading a recipe makes absolute where something is there (`locate`)."""

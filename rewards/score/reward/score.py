@@ -21,9 +21,10 @@ A score that could not be computed is no reward of 0: see `rewards.score.reward.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from rewards.gated import ungated
 from rewards.registry import Reward, collective, options_of, register, resolve
 from rewards.rules import Inside
 from rewards.score.model.exchange import Exchange
@@ -263,3 +264,8 @@ def _rule(spec: str, tasks: Sequence[str]) -> tuple[str, Reward]:
     """(name of a rule reward in the metrics, the reward), for rows of these tasks."""
     reward = resolve(spec, **({"applies_to": tasks} if "applies_to" in options_of(spec) else {}))
     return spec.rpartition(":")[2], reward
+
+
+def learned(rewards: Iterable[Any]) -> list[Score]:
+    """The `score` rewards among `rewards`, those inside `gated` included."""
+    return [reward for reward in ungated(rewards) if isinstance(reward, Score)]

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from transformers import TrainerCallback
 
-from rewards.gated import ungated
 from rewards.score.reward.faults import Failures
 from rewards.score.reward.score import Score
 from stage.parallel.agreement import anywhere
-
-
-def learned(rewards: Iterable[Any]) -> list[Score]:
-    """The `score` rewards among `rewards`, those inside `gated` included."""
-    return [reward for reward in ungated(rewards) if isinstance(reward, Score)]
 
 
 class StopOnFailures(TrainerCallback):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from stage.recipe import config
-from stage.recipe.schema import Keys
+from stage.recipe.arguments import Keys
 from vlm.common.errors import RecipeError
 from vlm.common.section import LocatedPath, Section
 
@@ -32,7 +32,7 @@ class Inner(Section):
 class Foreign(Keys):
     """Stands for a library's config class."""
 
-    called = f"{__name__}.Foreign"
+    library = f"{__name__}.Foreign"
     owned = {"output_dir": "output"}
 
     lr: float = 0.0

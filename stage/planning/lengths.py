@@ -1,0 +1,156 @@
+"""How long the longest texts of the data are in tokens, by the checkpoint's own tokenizer and chat template.
+
+Neither transformers nor a network is needed: `tokenizer.json` is read by `tokenizers`, the template is rendered by
+jinja2 in a sandbox, both from the model's folder or the hub cache. Only the TOKENISED longest texts by characters are
+counted, so that 100,000 rows take seconds; a shorter text of more tokens than all of them would be missed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from samples import Sample
+from samples.mixture import Mixture
+from samples.rows import learnt
+from stage.planning.job import Job
+from vlm import prompts
+from vlm.common.errors import RecipeError
+from vlm.loading import at_hand, read_json
+from vlm.sections import ModelSection
+
+TOKENISED = 64
+TEMPLATES = ("processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json")
+"""Where a checkpoint's chat template may stand; transformers' processor takes the first of them."""
+
+Turns = list[dict[str, str]]
+
+
+class Unmeasured(Exception):
+    """Why no text can be measured."""
+
+
+class Lengths:
+    """Sees the rows of a mixture, remembers the longest, and measures these."""
+
+    def __init__(self, recipe: Any, answers: bool = False):
+        """recipe: a training recipe with `model`, `prompt` and `images`. answers: what the rows teach counts (SFT)."""
+        self.recipe, self.answers = recipe, answers
+        self.rows = self.images = 0
+        self._longest: dict[str, list[tuple[int, int, Turns, Turns, int]]] = {"prompt": [], "answer": []}
+        "By what is measured, a heap of (characters, row number, prompt, answer, images)."
+
+    def see(self, sample: Sample) -> None:
+        asked, images = self.recipe.prompt, len(sample.images)
+        turns = prompts.prompt(sample, asked.style, asked.system, asked.wording)
+        reply = learnt(sample, asked, self.recipe.images) if self.answers else []
+        self.rows, self.images = self.rows + 1, max(self.images, images)
+        for name, text in (("prompt", turns), ("answer", reply)):
+            heap, row = self._longest[name], (sum(len(one["content"]) for one in text), self.rows, turns, reply, images)
+            if text and len(heap) < TOKENISED:
+                heapq.heappush(heap, row)
+            elif text and row > heap[0]:
+                heapq.heapreplace(heap, row)
+
+    def measure(self, data: Mixture) -> tuple[dict[str, int], str]:
+        """(fields of a `Job`, what the plan says of them). data: the mixture whose rows were seen.
+
+        Where texts cannot be measured the assumptions of `Job` stand, and where rows are not here these are the least.
+        Raises: RecipeError for a broken tokenizer.json.
+        """
+        unread = any(line.task == "?" and line.rows for part in data.parts for line in part.lines)
+        found = {} if unread and not self.rows else {"images_per_sample": max(self.images, int(unread))}
+        assumed = {"prompt_tokens": Job.prompt_tokens}
+        if self.answers:
+            assumed["completion_tokens"] = Job.completion_tokens
+        named = dict(zip(assumed, ("prompt text", "answer"), strict=False))
+        try:
+            texts = self._tokens()
+        except Unmeasured as error:
+            said = " and ".join(f"{tokens} tokens of {named[key]}" for key, tokens in assumed.items())
+            return found, f"text lengths are not measured ({error}): {said} are assumed"
+        measured = dict(zip(assumed, texts, strict=False))
+        said = ", ".join(f"longest {named[key]}: {tokens} tokens" for key, tokens in measured.items())
+        said += f" (of {self.rows:,} rows)"
+        if unread:
+            measured = {key: max(tokens, assumed[key]) for key, tokens in measured.items()}
+            least = ", ".join(str(tokens) for tokens in assumed.values())
+            said += f"; other rows are not here, so no less than {least} is planned"
+        return found | measured, said
+
+    def _tokens(self) -> list[int]:
+        """Of the longest prompt, and of the longest answer, the template's tokens after it included."""
+        if not self.rows:
+            raise Unmeasured("no row is here")
+        if self.answers and not self._longest["answer"]:
+            raise Unmeasured("no row has an answer")
+        text = ChatText(self.recipe.model)
+        found = [max(text.tokens(turns, images) for _, _, turns, _, images in self._longest["prompt"])]
+        answers = [
+            text.tokens([*turns, *reply], images, ask=False) - text.tokens(turns, images)
+            for _, _, turns, reply, images in self._longest["answer"]
+        ]
+        return found + ([max(answers)] if answers else [])
+
+
+class ChatText:
+    """The tokenizer and chat template of a checkpoint. Raises Unmeasured where they are not at hand."""
+
+    def __init__(self, model: ModelSection, template: str | None = None):
+        """template: another than the checkpoint's own."""
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from tokenizers import Tokenizer
+
+        file = at_hand(model.path, "tokenizer.json", model.revision)
+        if file is None:
+            raise Unmeasured(f"{model.path} has no tokenizer.json here")
+        try:
+            self.tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises nothing more special
+            raise RecipeError(f"model.path: {file} cannot be read: {error}; expected a tokenizer") from error
+        self.tokenizer.no_truncation()
+        # transformers' blocks around what is learnt print what stands in them
+        plain = re.sub(r"(\{%[-+]?\s*)generation\b", r"\1if true", template or template_of(model))
+        plain = re.sub(r"(\{%[-+]?\s*)endgeneration\b", r"\1endif", plain)
+        loops = ["jinja2.ext.loopcontrols"]
+        world = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=loops)  # as transformers
+        try:
+            self.template = world.from_string(plain)
+        except TemplateError as error:
+            raise Unmeasured(f"the chat template of {model.path} is not understood: {error}") from error
+
+    def tokens(self, turns: Turns, images: int, ask: bool = True) -> int:
+        """Tokens of a conversation's text; pictures, before the first user text, count with the tokens around them.
+
+        ask: the assistant's turn is opened, as for generation.
+        """
+        text = self.render(turns, images, ask)
+        return len(self.tokenizer.encode(text, add_special_tokens=False)) - images
+
+    def render(self, turns: Turns, images: int, ask: bool = True) -> str:
+        """The text that the model reads, with one placeholder for each picture."""
+        left, messages = images, []
+        for turn in turns:
+            parts: list[Mapping[str, str]] = [{"type": "text", "text": turn["content"]}]
+            if turn["role"] == "user":
+                parts, left = [*[{"type": "image"}] * left, *parts], 0
+            messages.append({"role": turn["role"], "content": parts})
+        try:
+            return self.template.render(messages=messages, add_generation_prompt=ask)
+        except Exception as error:  # a template is a program of the checkpoint's author
+            raise Unmeasured(f"the chat template cannot be rendered: {type(error).__name__}: {error}") from error
+
+
+def template_of(model: ModelSection) -> str:
+    """The chat template of a checkpoint. Raises Unmeasured where it has none here."""
+    for name in TEMPLATES:
+        file = at_hand(model.path, name, model.revision)
+        if file is None:
+            continue
+        found = file.read_text(encoding="utf-8") if name.endswith(".jinja") else read_json(file).get("chat_template")
+        if isinstance(found, str):
+            return found
+    raise Unmeasured(f"{model.path} has no chat template here")
