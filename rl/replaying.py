@@ -31,9 +31,9 @@ def trainer(recipe: GRPORecipe, model: Any, device: str):
         check_sharing=False,
     )
     # what a loss reads of them; the constructor would load a reference model, and start vLLM
-    made.beta = float(recipe.training.get("beta", args.beta))
-    made.use_vllm = bool(recipe.training.get("use_vllm", False))
-    made.vllm_importance_sampling_correction = recipe.training.get("vllm_importance_sampling_correction", True)
+    made.beta = recipe.argument("beta")
+    made.use_vllm = recipe.argument("use_vllm")
+    made.vllm_importance_sampling_correction = recipe.argument("vllm_importance_sampling_correction")
     return made
 
 

@@ -11,9 +11,12 @@ from samples import mixture
 from samples.rows import prompt_rows
 from stage.guards.out_of_memory import advised
 from stage.planning.estimate import training
+from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, check_rows, common
 from stage.planning.lengths import Lengths
 from stage.planning.plan import Plan
+from vlm.common.errors import RecipeError
+from vlm.common.processes import processes
 
 Reward = Callable[..., list[float | None]]
 ANY_NUMBER = 2**30
@@ -22,16 +25,16 @@ ANY_NUMBER = 2**30
 
 def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[str] = (), **measured: int) -> Plan:
     """The plan of a recipe with this many training rows. measured: of their texts. The others as in `plan`."""
-    asked: dict[str, Any] = recipe.training
+    asked = recipe.argument
     job = Job(
         stage="grpo",
         samples=rows,
-        group=asked.get("num_generations", 8),
-        beta=asked.get("beta", 0.0),
-        completion_tokens=asked.get("max_completion_length", 256),
-        steps_per_generation=asked.get("steps_per_generation"),
-        iterations=asked.get("num_iterations", 1),
-        external_rollout=bool(asked.get("use_vllm")) and asked.get("vllm_mode", "colocate") == "server",
+        group=asked("num_generations"),
+        beta=asked("beta"),
+        completion_tokens=asked("max_completion_length"),
+        steps_per_generation=_micro_batches(recipe),
+        iterations=asked("num_iterations"),
+        external_rollout=asked("use_vllm") and asked("vllm_mode") == "server",
         resident=resident,
         share_prefix=recipe.share_prefix,
         remarks=tuple(remarks),
@@ -39,6 +42,20 @@ def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[
         **common(recipe),
     )
     return training(job)
+
+
+def _micro_batches(recipe: GRPORecipe) -> int | None:
+    """Those that one generation serves, where the recipe says so in one of TRL's two ways."""
+    stated = recipe.argument("generation_batch_size")
+    if stated is None:
+        return recipe.argument("steps_per_generation")
+    count = parse_gpus(recipe.gpus).count if recipe.gpus else processes()
+    at_once = recipe.argument("per_device_train_batch_size") * count
+    if stated % at_once:
+        raise RecipeError(
+            f"training.generation_batch_size = {stated}; expected a multiple of the {at_once} of one step"
+        )
+    return stated // at_once
 
 
 @advised(lambda recipe: lambda changed: planned(changed, ANY_NUMBER))

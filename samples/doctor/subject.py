@@ -90,12 +90,12 @@ def _room(recipe: Any, context: int | None) -> tuple[int | None, str]:
     limits: list[tuple[int, str]] = []
     kept, why = 0, ""
     if recipe.stage == "sft":
-        if (longest := recipe.training.get("max_length")) is not None:
-            limits.append((int(longest), "training.max_length"))
+        if (longest := recipe.argument("max_length")) is not None:
+            limits.append((longest, "training.max_length"))
     elif recipe.stage == "grpo":
-        kept, why = int(recipe.training.get("max_completion_length", 256)), " less training.max_completion_length"
-        if recipe.training.get("use_vllm") and (longest := recipe.training.get("vllm_max_model_length")) is not None:
-            limits.append((int(longest) - kept, "training.vllm_max_model_length" + why))
+        kept, why = recipe.argument("max_completion_length"), " less training.max_completion_length"
+        if recipe.argument("use_vllm") and (longest := recipe.argument("vllm_max_model_length")) is not None:
+            limits.append((longest - kept, "training.vllm_max_model_length" + why))
     else:
         kept, why = recipe.generation.max_new_tokens, " less generation.max_new_tokens"
     if context is not None:

@@ -105,7 +105,7 @@ def savings(recipe: Any, plan: Callable[[Any], Plan], base: Plan) -> list[tuple[
 
 def candidates(recipe: Any, base: Plan) -> Iterator[list[str]]:
     """Changes that could help, as overrides of the command line; those that change least in the results first."""
-    training, model, sharding = recipe.training, recipe.model, recipe.sharding
+    model, sharding = recipe.model, recipe.sharding
     if not base.job.checkpointing:
         yield ["training.gradient_checkpointing=true"]
     if model.attention == "eager":
@@ -128,7 +128,7 @@ def candidates(recipe: Any, base: Plan) -> Iterator[list[str]]:
     half = max(recipe.images.max_pixels // 2, recipe.images.min_pixels, SMALLEST_IMAGE)
     if half < recipe.images.max_pixels and drawn is None:
         yield [f"images.max_pixels={half}"]
-    length = training.get("max_completion_length", 256) // 2 if base.job.stage == "grpo" else 0
+    length = recipe.argument("max_completion_length") // 2 if base.job.stage == "grpo" else 0
     if length >= SHORTEST:
         yield [f"training.max_completion_length={length}"]
     if model.lora is None:

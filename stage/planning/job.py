@@ -67,16 +67,16 @@ class Job:
 
 def common(recipe: Any) -> dict[str, Any]:
     """Fields of a `Job` that are in the same place of every training recipe."""
-    asked = recipe.training
+    asked = recipe.argument
     return {
         "model": recipe.model.model_copy(update={"dtype": load_dtype(recipe.model, recipe.sharding)}),
         "images": recipe.images,
         "sharding": recipe.sharding,
-        "per_device_batch": asked.get("per_device_train_batch_size", 8),
-        "accumulation": asked.get("gradient_accumulation_steps", 1),
-        "epochs": asked.get("num_train_epochs", 3.0),
-        "max_steps": asked.get("max_steps", -1),
-        "checkpointing": asked.get("gradient_checkpointing", True),
+        "per_device_batch": asked("per_device_train_batch_size"),
+        "accumulation": asked("gradient_accumulation_steps"),
+        "epochs": asked("num_train_epochs"),
+        "max_steps": asked("max_steps"),
+        "checkpointing": asked("gradient_checkpointing"),
         "gpus": recipe.gpus,
         "processes": processes(),
     }

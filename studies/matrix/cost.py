@@ -65,7 +65,8 @@ class Counter:
             made = found.steps * found.per_step if found and recipe.stage == "grpo" else None
             return Work(found.steps, _of_rollouts(recipe, made)) if found else Work()
         if training is not None:
-            return Work(steps=training.get("max_steps"))
+            steps = recipe.argument("max_steps")
+            return Work(steps=steps if steps > 0 else None)
         return Work(questions=self._questions(recipe))
 
     def _batches(self, recipe: Any) -> Batch | None:
@@ -109,7 +110,7 @@ class Counter:
 
 def _of_rollouts(recipe: Any, consumed: int | None) -> int | None:
     """Completions that are sampled, of those that steps consume: each is used in `num_iterations` steps."""
-    return None if consumed is None else consumed // int(recipe.training.get("num_iterations", 1))
+    return None if consumed is None else consumed // recipe.argument("num_iterations")
 
 
 def kinds(plan: Plan) -> list[Kind]:

@@ -37,10 +37,10 @@ def processor():
 
 def recipe_of(path, prompt=None, model=BASE, **data):
     """What `Lengths` reads of a recipe."""
-    sources = [SourceSection(str(one)) for one in path] if isinstance(path, list) else [SourceSection(str(path))]
+    sources = [SourceSection(path=str(one)) for one in path] if isinstance(path, list) else [SourceSection(path=str(path))]
     section = DataSection(train=data.pop("train", sources), **data)
     return SimpleNamespace(
-        model=ModelSection(str(model)), prompt=prompt or PromptSection(), images=PIXELS, data=section, seed=0
+        model=ModelSection(path=str(model)), prompt=prompt or PromptSection(), images=PIXELS, data=section, seed=0
     )
 
 
@@ -120,11 +120,11 @@ def test_several_pictures_and_none(tmp_path, processor):
 def test_only_rows_that_the_mixture_uses_are_measured(tmp_path):
     words = tuple("w " * n for n in range(1, 21))
     path = mixed(tmp_path, (0,) * 20, words)
-    recipe = recipe_of(path, train=[SourceSection(str(path), percent=10.0, repeat=2)])
+    recipe = recipe_of(path, train=[SourceSection(path=str(path), percent=10.0, repeat=2)])
     used = draw(recipe.data, "train", 0).samples
     found, said = measured(recipe)
     shorter = [row for row, text in enumerate(words) if len(text) <= max(len(s.messages[0]["content"]) for s in used)]
-    limited = recipe_of(path, train=[SourceSection(str(path), limit=len(shorter))])
+    limited = recipe_of(path, train=[SourceSection(path=str(path), limit=len(shorter))])
     assert len(used) == 4 and len(shorter) < 20
     assert said.endswith("(of 2 rows)") and found == measured(limited)[0]
 
@@ -139,10 +139,10 @@ def test_what_is_not_here_is_assumed(tmp_path):
     found, said = measured(recipe_of(path, model="nobody/model"), answers=True)
     assert said.endswith("256 tokens of prompt text and 512 tokens of answer are assumed")
     assert "(no row has an answer)" in measured(recipe_of(path), answers=True)[1]
-    gone = SourceSection(str(tmp_path / "gone.jsonl"), limit=9)
+    gone = SourceSection(path=str(tmp_path / "gone.jsonl"), limit=9)
     found, said = measured(recipe_of(path, train=[gone]))
     assert found == {} and "(no row is here): 256 tokens of prompt text are assumed" in said
-    found, said = measured(recipe_of(path, PromptSection(style="direct"), train=[SourceSection(str(path)), gone]))
+    found, said = measured(recipe_of(path, PromptSection(style="direct"), train=[SourceSection(path=str(path)), gone]))
     assert found == {"images_per_sample": 2, "prompt_tokens": Job.prompt_tokens}
     assert said.endswith("(of 3 rows); other rows are not here, so no less than 256 is planned")
 
@@ -172,12 +172,12 @@ TEMPLATE = (BASE / "chat_template.jinja").read_text()
 )
 def test_the_template_is_the_processors(files, tmp_path):
     folder = copied(tmp_path, **files)
-    assert lengths.template_of(ModelSection(str(folder))) == load_processor(str(folder), PIXELS).chat_template
+    assert lengths.template_of(ModelSection(path=str(folder))) == load_processor(str(folder), PIXELS).chat_template
 
 
 def test_a_template_that_marks_what_is_learnt(processor):
     """As TRL's for training: blocks of transformers' own."""
-    model, turns = ModelSection(str(BASE)), [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    model, turns = ModelSection(path=str(BASE)), [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
     marked = get_training_chat_template(processor)
     assert "generation %}" in marked
     text = lengths.ChatText(model, marked)

@@ -8,10 +8,6 @@ HEAVY = ["torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "dat
 sys.argv = sys.argv[1:]
 sys.path.insert(0, sys.path.pop(0).partition("/tests/")[0])
 
-from stage.recipe import schema  # noqa: E402
-
-schema.Builder.foreign_keys = lambda *_: None  # imports trl for the keys of `training`
-
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 finally:
