@@ -37,7 +37,9 @@ def processor():
 
 def recipe_of(path, prompt=None, model=BASE, **data):
     """What `Lengths` reads of a recipe."""
-    sources = [SourceSection(path=str(one)) for one in path] if isinstance(path, list) else [SourceSection(path=str(path))]
+    sources = (
+        [SourceSection(path=str(one)) for one in path] if isinstance(path, list) else [SourceSection(path=str(path))]
+    )
     section = DataSection(train=data.pop("train", sources), **data)
     return SimpleNamespace(
         model=ModelSection(path=str(model)), prompt=prompt or PromptSection(), images=PIXELS, data=section, seed=0
@@ -177,7 +179,10 @@ def test_the_template_is_the_processors(files, tmp_path):
 
 def test_a_template_that_marks_what_is_learnt(processor):
     """As TRL's for training: blocks of transformers' own."""
-    model, turns = ModelSection(path=str(BASE)), [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    model, turns = (
+        ModelSection(path=str(BASE)),
+        [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}],
+    )
     marked = get_training_chat_template(processor)
     assert "generation %}" in marked
     text = lengths.ChatText(model, marked)

@@ -217,3 +217,47 @@ def test_nothing_heavy_is_imported_for_them():
         "sys.exit(sorted({'torch', 'trl', 'transformers', 'datasets'} & set(sys.modules)) or 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, env=os.environ).returncode == 0
+
+
+def test_docs_recipes_table_is_true():
+    """docs/recipes.md: each row of the table, on the command line."""
+    lines = (ROOT / "docs/recipes.md").read_text().splitlines()
+    rows = [[cell.strip().strip("`") for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
+    assert len(rows) >= 14
+    for written, key, meaning in rows:
+        override = f"{key}={written}"
+        if meaning == "refused":
+            with pytest.raises(config.RecipeError):
+                config.load(ROOT / "recipes/demo/grpo.yaml", GRPORecipe, [override])
+            continue
+        found = config.load(ROOT / "recipes/demo/grpo.yaml", GRPORecipe, [override])
+        value = config.to_dict(found)
+        for name in key.split("."):
+            value = value[name]
+        assert json.dumps(value) == meaning, override
+
+
+def test_docs_recipes_message_is_what_is_said(tmp_path):
+    """docs/recipes.md: two mistakes in a file, and what is said of them."""
+    text = (ROOT / "docs/recipes.md").read_text()
+    (said,) = re.findall(r"```\nerror: (recipes/mine.*?)\n```", text, re.S)
+    recipe = [
+        "stage: grpo",
+        "output: o",
+        "model: {path: m}",
+        "data:",
+        "  train: [{path: d}]",
+        "rewards: [{use: iou}]",
+        "seed: 1",
+    ]
+    recipe += [
+        "training:",
+        "  learning_rat: 1",
+        "  num_generations: 8",
+        "  per_device_train_batch_size: 8",
+        "  top_p: 2",
+    ]
+    (tmp_path / "mine.yaml").write_text("\n".join(recipe))
+    with pytest.raises(config.RecipeError) as caught:
+        config.load(tmp_path / "mine.yaml", GRPORecipe)
+    assert str(caught.value).replace(str(tmp_path), "recipes") == said
