@@ -11,6 +11,7 @@ import yaml
 from rl.recipe import GRPORecipe
 from stage.cli import launch
 from stage.recipe import config
+from stage.recipe.together import ENGINES
 
 BASE = "model: {path: m}\noutput: o\nrewards: [{use: gated}]\ndata: {train: [{path: rows.jsonl}]}\n"
 
@@ -197,3 +198,88 @@ def test_what_is_taken_reaches_the_trainer(tmp_path):
             found = {"group": True, "none": False}[found] if isinstance(value, bool) else found
         assert getattr(found, "value", found) == value or (value is None and found is None), key
         assert not (isinstance(found, float) and math.isnan(found))
+
+
+TOGETHER = [
+    ({"eval_strategy": "steps"}, "training.eval_strategy is set, but data.eval is empty"),
+    ({"eval_on_start": True}, "training.eval_on_start is set, but data.eval is empty"),
+    ({"lr_scheduler_type": "greedy"}, "training.lr_scheduler_type = greedy follows the evaluation"),
+    ({"lr_scheduler_type": "cosine_with_min_lr"}, "training.lr_scheduler_type = cosine_with_min_lr needs min_lr or"),
+    (
+        {"lr_scheduler_type": "warmup_stable_decay"},
+        "training.lr_scheduler_type = warmup_stable_decay needs num_decay_steps",
+    ),
+    ({"load_best_model_at_end": True, "save_strategy": "steps"}, "training.load_best_model_at_end needs one strategy"),
+    ({"dataloader_prefetch_factor": 2}, "training.dataloader_prefetch_factor needs workers"),
+    ({"optim_target_modules": ["q_proj"]}, "training.optim_target_modules is for GaLore and APOLLO"),
+    (
+        {"bf16_full_eval": True, "fp16_full_eval": True},
+        "training.bf16_full_eval and training.fp16_full_eval are both on",
+    ),
+    ({"sync_ref_model": True}, "training.sync_ref_model with beta = 0: there is no reference model"),
+    ({"auto_find_batch_size": True}, "training.auto_find_batch_size would cut groups"),
+    ({"use_transformers_paged": True}, "training.use_transformers_paged: transformers has it for text models only"),
+    (
+        {"generation_batch_size": 8, "steps_per_generation": 1},
+        "training.generation_batch_size and training.steps_per_gen",
+    ),
+    ({"generation_batch_size": 12}, "training.generation_batch_size = 12; expected a multiple of the 8"),
+    ({"generation_batch_size": 16, "num_generations": 3}, "training.num_generations = 3 does not divide training.gen"),
+    ({"num_generations": 3}, "training.num_generations = 3 does not divide the 8 completions of a generation batch"),
+    ({"entropy_coef_min": 2.0}, "training.entropy_coef_min is above training.entropy_coef_max"),
+]
+
+
+@pytest.mark.parametrize(("training", "words"), TOGETHER, ids=[",".join(training) for training, _ in TOGETHER])
+def test_what_cannot_go_together_is_refused_with_its_line(training, words, tmp_path, capsys, log_levels):
+    file = tmp_path / "r.yaml"
+    file.write_text(BASE + yaml.safe_dump({"training": training}))
+    assert launch(GRPORecipe, pytest.fail, pytest.fail, [str(file), "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    lines = file.read_text().splitlines()
+    (line,) = (
+        number for number, text in enumerate(lines, 1) if text.strip().startswith(words.split(".")[1].split(" ")[0])
+    )
+    assert said.startswith(f"error: {file}, line {line}: ") and words in said
+
+
+def test_held_out_prompts_need_whole_groups(tmp_path):
+    values = yaml.safe_load(BASE)
+    values["data"]["eval"] = [{"path": "rows.jsonl"}]
+    values["training"] = {"eval_strategy": "epoch", "per_device_eval_batch_size": 6}
+    with pytest.raises(
+        config.RecipeError, match="per_device_eval_batch_size = 6 on 1 processes; expected a multiple of the 8"
+    ):
+        config.build(values, GRPORecipe)
+    assert config.build(values, GRPORecipe, ["training.num_generations_eval=3"]).argument("num_generations_eval") == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.use_vllm=true", "training.use_vllm: the package vllm is not installed here"),
+        ("training.optim=adamw_8bit", "training.optim = adamw_8bit: the package bitsandbytes is not installed here"),
+        ("training.optim=lomo", "training.optim = lomo: the package lomo_optim is not installed here"),
+        ("model.liger=true", "model.liger: the package liger_kernel is not installed here"),
+        ("tracking.report_to=[comet_ml]", "tracking.report_to names comet_ml, which is not installed"),
+    ],
+)
+def test_an_engine_that_is_not_installed_is_refused(override, words, tmp_path, capsys, log_levels, monkeypatch):
+    """In a dry run, too; a saved recipe of such a run still loads, for reports."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("stage.recipe.together.find_spec", lambda name: None)
+    file = tmp_path / "r.yaml"
+    file.write_text(BASE)
+    assert launch(GRPORecipe, pytest.fail, pytest.fail, [str(file), override, "--dry-run"]) == 2
+    assert words in capsys.readouterr().err
+    config.load(file, GRPORecipe, [override])
+
+
+def test_every_optimiser_of_another_package_is_known():
+    """transformers' handlers name them: what is none of torch's own needs a package."""
+    from transformers.training_args import OptimizerNames
+
+    plain = "adamw_torch adamw_torch_fused adafactor sgd adagrad rmsprop"
+    named = [name for names in ENGINES.values() for name in names.split()]
+    assert sorted([*plain.split(), *named]) == sorted(one.value for one in OptimizerNames)
+    assert len(set(named)) == len(named)
