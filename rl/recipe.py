@@ -94,11 +94,11 @@ class GRPORecipe(TrainingRecipe):
             )
         if self.argument("entropy_coef_min") > self.argument("entropy_coef_max"):
             raise RecipeError("training.entropy_coef_min is above training.entropy_coef_max; swap them")
-        self._check_batch(processes())
+        if not self.gpus or processes() > 1:  # else the plan, or the run, knows their number
+            self.check_batch(processes())
 
-    def _check_batch(self, processes: int) -> None:
-        if self.gpus and processes == 1:  # the plan knows their number
-            return
+    def check_batch(self, processes: int) -> None:
+        """Refuse batches that groups do not fill on this many processes. Raises: RecipeError."""
         group, batch = self.argument("num_generations"), self.argument("per_device_train_batch_size")
         blocks = self.argument("steps_per_generation") or self.argument("gradient_accumulation_steps")
         total, stated = batch * processes * blocks, self.argument("generation_batch_size")

@@ -79,6 +79,7 @@ def train(
     from stage.trainer.finish import complete
     from stage.trainer.models import processor_of, tables, untrained
 
+    recipe.check_batch(processes())
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
