@@ -89,13 +89,13 @@ def vllm(monkeypatch):
 
 def asking(tiny_model, **generation):
     return EvalRecipe(
-        ModelSection(tiny_model, dtype="float32"),
-        "out",
+        model=ModelSection(path=tiny_model, dtype="float32"),
+        output="out",
         seed=7,
         images=ImageSection(min_pixels=12544, max_pixels=25088),
         prompt=PromptSection(style="direct", wording={"vqa": "{question}"}),
         inside="text",
-        data=DataSection(eval=[SourceSection("v.jsonl")]),
+        data=DataSection(eval=[SourceSection(path="v.jsonl")]),
         generation=GenerationSection(backend="vllm", **generation),
     )
 

@@ -100,7 +100,7 @@ def test_scores_are_read_from_all_parts_and_counted_once(tmp_path):
 
 
 def texts(tmp_path, row, format, **section):
-    source = corpus.Source(SourceSection(str(dump(tmp_path / "x.json", [row])), format=format, **section))
+    source = corpus.Source(SourceSection(path=str(dump(tmp_path / "x.json", [row])), format=format, **section))
     ((number, found),) = source
     said = corpus.exchange(source.sample(number, found), "qwen2_vl")
     assert all(str(image).endswith("a.png") for image in said.images) and len(said.images) == 1

@@ -6,7 +6,7 @@ from rewards.score.reward.score import Score
 from rewards.score.training.planned import resident
 from vlm.sections import ModelSection
 
-POLICY = ModelSection("Qwen/Qwen2-VL-7B-Instruct", dtype="bfloat16", attention="sdpa")
+POLICY = ModelSection(path="Qwen/Qwen2-VL-7B-Instruct", dtype="bfloat16", attention="sdpa")
 BACKBONE_7B = 8_291_375_616 - 152_064 * 3_584 + 3_584
 """Qwen2-VL-7B-Instruct's published parameter count, a head of one row in place of the LM head."""
 

@@ -118,7 +118,7 @@ def processor():
     from vlm.loading import load_processor
     from vlm.sections import ImageSection
 
-    return load_processor(BASE, ImageSection(12544, 12544))
+    return load_processor(BASE, ImageSection(min_pixels=12544, max_pixels=12544))
 
 
 def test_a_batch_holds_every_candidate_with_its_image_and_question(colours):
