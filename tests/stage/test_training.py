@@ -124,7 +124,7 @@ def test_what_trl_refuses_is_a_recipe_error_with_its_reason():
     with pytest.raises(RecipeError, match="training: .*num_generations|training: .*divisible"):
         arguments(trl.GRPOConfig, recipe(training={"num_generations": 3, "generation_batch_size": 4}))
     with pytest.raises(RecipeError, match="training: .*save and eval strategy"):
-        arguments(trl.GRPOConfig, recipe(training={"load_best_model_at_end": True}))
+        arguments(trl.GRPOConfig, recipe(training={"load_best_model_at_end": True, "eval_strategy": "epoch"}))
 
 
 @pytest.mark.parametrize("key", sorted(OWNED))
