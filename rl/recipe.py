@@ -64,9 +64,7 @@ class GRPORecipe(TrainingRecipe):
         """Refuse, before any weight loads, what TRL would only refuse later or not at all."""
         if not self.rewards:
             raise RecipeError("rewards is empty; GRPO needs at least one, e.g. `rewards: [{use: gated}]`")
-        group = int(self.training.get("num_generations", 8))
-        if group < 2:
-            raise RecipeError(f"training.num_generations is {group}; a group needs at least 2 completions")
+        group = self.training.get("num_generations", 8)
         if self.training.get("use_transformers_continuous_batching"):
             raise RecipeError(
                 "training.use_transformers_continuous_batching: transformers has it for text models only; use use_vllm"
@@ -80,9 +78,9 @@ class GRPORecipe(TrainingRecipe):
             self._check_batch(group, processes())
 
     def _check_batch(self, group: int, processes: int) -> None:
-        batch = int(self.training.get("per_device_train_batch_size", 8))
+        batch = self.training.get("per_device_train_batch_size", 8)
         blocks = self.training.get("steps_per_generation") or self.training.get("gradient_accumulation_steps", 1)
-        total = batch * processes * int(blocks)
+        total = batch * processes * blocks
         if total % group and not (self.gpus and processes == 1):
             raise RecipeError(
                 f"training.num_generations = {group} does not divide the {total} completions of a generation batch "

@@ -134,7 +134,8 @@ def test_sampling_is_by_the_seed(model, processor, questions, tmp_path):
     """And is sampling: another seed says something else."""
 
     def said(seed):
-        recipe = EvalRecipe(model=ModelSection(path="m"), output="o", seed=seed, prompt=PROMPT)
+        data = DataSection(eval=[SourceSection(path="v.jsonl")])
+        recipe = EvalRecipe(model=ModelSection(path="m"), output="o", seed=seed, prompt=PROMPT, data=data)
         recipe.generation = GenerationSection(batch_size=4, max_new_tokens=8, temperature=1.5, top_p=0.9)
         path = tmp_path / "predictions.jsonl"
         stage.answer(recipe, Ready(model, processor), questions, path, append=False)

@@ -98,9 +98,6 @@ class ScoreRecipe(TrainingRecipe):
             )
         if self.images.random_resize is not None:
             raise RecipeError("images.random_resize is for the rows of SFT and GRPO; write `random_resize: null`")
-        coefficient = self.training.get("center_rewards_coefficient")
-        if coefficient is not None and float(coefficient) < 0:
-            raise RecipeError(f"training.center_rewards_coefficient = {coefficient}; expected 0 or more (TRL: 0.01)")
         if self.training.get("eval_strategy", "no") != "no" and not self.data.eval:
             raise RecipeError("training.eval_strategy is set, but data.eval is empty; name held-out preferences")
         self._check_lora()
