@@ -19,6 +19,11 @@ from vlm.common.section import Section
 
 WORDS = {"on": True, "yes": True, "off": False, "no": False}
 """YAML 1.1's booleans: text here, unless a boolean is asked for."""
+LAUNCHERS = {
+    **{stage: stage for stage in ("sft", "grpo", "score", "serve", "eval", "bon", "curate", "prefer")},
+    "ablation": "ablate",
+}
+"""Stage of a recipe → its launcher."""
 BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
@@ -174,7 +179,8 @@ def explain(error: ValidationError, root: type[Section], tree: Node, name: str) 
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
     told = dict(_line(fault, root, tree, name) for fault in reversed(faults))  # the first one of a key
     if "stage" in told:  # another launcher's recipe: its keys are right
-        return told["stage"]
+        launcher = LAUNCHERS.get(str(tree.plain()["stage"]))
+        return told["stage"] + (f"; start it with launch/{launcher}.py" if launcher else "")
     outer = {key for key in told if any(other.startswith(f"{key}.") for other in told)}  # other members of a union
     return "\n".join(told[key] for key in reversed(told) if key not in outer)
 

@@ -177,6 +177,11 @@ def test_another_recipes_evaluation(folder):
     assert doctor(folder, "data.eval=[]", against=str(folder / "eval.yaml")) == 1
 
 
+def test_the_command_asks_for_a_recipe_only():
+    done = run([sys.executable, ROOT / "launch/data.py"], expect=2)
+    assert "error: a recipe is needed, e.g. recipes/r1.yaml" in done.stderr and "overrides" not in done.stderr
+
+
 def test_recipes_of_other_stages(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("stage: serve\n")
