@@ -207,6 +207,8 @@ def _expected(tp: Any, value: Any) -> str:
     among = [member for member in members(tp) if member is not types.NoneType]
     choices = [str(choice) for member in among if get_origin(member) is Literal for choice in get_args(member)]
     if len(among) == 1 and is_section(among[0]):
+        if issubclass(among[0], Keys):
+            return f"a mapping of fields of {among[0].called}"
         return f"a section with the keys {', '.join(among[0].model_fields)}"
     if len(among) == 1 and get_origin(among[0]) in (list, dict):
         return f"a {type_name(among[0])}, e.g. {'[a, b]' if get_origin(among[0]) is list else '{a: b}'}"
@@ -222,7 +224,8 @@ def _unknown(key: str, holder: type[Section], root: type[Section]) -> str:
     near = did_you_mean(name, list(holder.model_fields), above)
     if issubclass(holder, Keys):
         if name in holder.owned:
-            return f"`{key}` is set by Nadir; write `{holder.owned[name]}` instead"
+            owner = holder.owned[name]
+            return f"`{key}` is set by Nadir; write {owner if owner.startswith('nothing') else f'`{owner}` instead'}"
         return f"unknown key `{key}`; `{above}` holds fields of {holder.called}{near}"
     elsewhere = next((row.key for row in describe(root) if row.key.rpartition(".")[2] == name), None)
     if elsewhere:  # the right name in the wrong section

@@ -138,7 +138,7 @@ def test_keys_that_a_section_owns_are_refused_under_training(key):
 def test_stages_own_their_own_keys_too():
     with pytest.raises(RecipeError, match="reward_weights.*rewards"):
         config.load(ROOT / "recipes/demo/grpo.yaml", GRPORecipe, ["training.reward_weights=[1]"])
-    with pytest.raises(RecipeError, match="assistant_only_loss"):
+    with pytest.raises(RecipeError, match=r"`training.assistant_only_loss` is set by Nadir; write nothing \(it is"):
         config.load(ROOT / "recipes/demo/sft.yaml", SFTRecipe, ["training.assistant_only_loss=false"])
 
 
