@@ -29,7 +29,7 @@ def drawer(recipe: BonRecipe) -> stage.Draw:
 
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
     model = load_model(recipe.model).to(device()).eval()
-    how = GenerationSection(**{name: value for name, value in vars(recipe.generation).items() if name != "samples"})
+    how = GenerationSection(**recipe.generation.model_dump(exclude={"samples"}))
 
     def draw(sample, seed):
         set_seed(seed)

@@ -35,13 +35,16 @@ def main() -> int:
     from samples.doctor.command import command
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="YAML recipe")
+    parser.add_argument("recipe", nargs="?", help="YAML recipe")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the recipe")
     parser.add_argument("--against", metavar="RECIPE", help="another recipe, whose data.eval must not be in training")
     parser.add_argument("--out", type=Path, help="folder of the report; by default `doctor` in the recipe's output")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that decode images")
     parser.add_argument("--strict", action="store_true", help="warnings count as faults")
-    return command(recipe_of, parser.parse_intermixed_args())
+    given = parser.parse_intermixed_args()
+    if given.recipe is None:
+        parser.error("a recipe is needed, e.g. recipes/r1.yaml")
+    return command(recipe_of, given)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,8 @@ def launch(
     parser.add_argument("--keys", nargs="?", const="", metavar="all|WORD", help="list the recipe's keys and stop")
     parser.add_argument("--schema", action="store_true", help="print the recipe's JSON schema, for editors, and stop")
     arguments = parser.parse_intermixed_args(argv)
+    if (arguments.keys or "").endswith((".yaml", ".yml")):
+        arguments.keys = ""  # the recipe, behind a flag that takes a word
     if arguments.keys is not None or arguments.schema:
         say(json_schema(recipe_class) if arguments.schema else page(recipe_class, arguments.keys), sys.stdout)
         return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
 
 from rewards.select.recipe import ClipSection, ScorerSection, need_path
 from samples.sections import DataSection
@@ -10,12 +12,14 @@ from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
 from vlm.common.section import Section
 
+RULES = ("share", "count", "threshold")
+
 
 class KeepSection(Section):
     """What is kept: give one of the three."""
 
     share: float | None = None
-    "The best share of the scored rows, 0 < share ≤ 1."
+    "The best share of the scored rows, 0 < share ≤ 1; 0.3 where none of the three is given."
     count: int | None = None
     "The best N rows."
     threshold: float | None = None
@@ -23,11 +27,18 @@ class KeepSection(Section):
     per_source: bool = False
     "Apply share or count to each file by itself, so that the mixture of sources stays as it is."
 
+    @model_validator(mode="before")
+    @classmethod
+    def _share_by_default(cls, given: Any) -> Any:
+        return {"share": 0.3, **given} if isinstance(given, dict) and not given.keys() & set(RULES) else given
+
     def check(self) -> None:
-        given = [name for name in ("share", "count", "threshold") if getattr(self, name) is not None]
+        given = [name for name in RULES if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
-            raise RecipeError(f"found {found}; expected one of share, count and threshold, such as `share: 0.3`")
+            raise RecipeError(
+                f"found {found}; expected one of share, count and threshold, such as `share: 0.3`; the others null"
+            )
         if self.share is not None and not 0 < self.share <= 1:
             raise RecipeError(f"share = {self.share}; expected 0 < share ≤ 1 (0.3 keeps 30 percent)")
         if self.count is not None and self.count < 1:
@@ -53,7 +64,7 @@ class CurateRecipe(Section):
     "Which launcher the recipe is for."
     by: Literal["score", "clip", "random"] = "score"
     "Who scores; `clip` and `random` are the baselines."
-    keep: KeepSection = KeepSection(share=0.3)
+    keep: KeepSection = Field({}, validate_default=True)
     "What is kept."
     scorer: ScorerSection = ScorerSection()
     "The score model of `by: score`."

@@ -67,7 +67,7 @@ def identity(name: str, scorer: ScorerSection, clip: ClipSection, seed: int) -> 
         assert clip.path is not None
         if looks_local(clip.path):  # a hub id is found out when it is loaded
             check_folder(clip.path)
-        settings = {key: value for key, value in vars(clip).items() if key not in ("path", "batch_size")}
+        settings = clip.model_dump(exclude={"path", "batch_size"})
         return fingerprint(name, settings, state_of_checkpoint(clip.path, clip.revision))
     model = learned(scorer)
     model.prepare()

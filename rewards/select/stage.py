@@ -88,7 +88,7 @@ def run(
 
 def drawn_by(recipe: BonRecipe) -> str:
     """Changes when other answers would be drawn."""
-    settings = {name: value for name, value in vars(recipe.generation).items() if name != "batch_size"}
+    settings = recipe.generation.model_dump(exclude={"batch_size"})
     model = state_of_checkpoint(recipe.model.path, recipe.model.revision)
     return fingerprint(model, recipe.model.dtype, recipe.images, recipe.prompt, settings, recipe.seed)
 

@@ -10,7 +10,6 @@ ranks changes, and is no measurement of what this process held.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -146,9 +145,7 @@ def _peak(plan: Callable[[Any], Plan], recipe: Any, changes: list[str]) -> int |
 
 def _here(recipe: Any) -> Any:
     """The recipe planned for the processes of this run, whatever target a dry run would plan for."""
-    changed = copy.copy(recipe)
-    changed.gpus = None
-    return changed
+    return recipe.model_copy(update={"gpus": None})
 
 
 def _size(size: float) -> str:

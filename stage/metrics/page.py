@@ -18,7 +18,7 @@ a range only where one holds in general, by definition, from the literature or f
 otherwise it says why there is none. ↓ or ↑: which way is a bad sign in the course of a run. A range that is left once
 is a question, not a verdict.
 
-`training.…` are the keys of TRL's GRPOConfig, SFTConfig and RewardConfig; `python launch/grpo.py --keys` lists the
+`training.…` are the keys of TRL's GRPOConfig, SFTConfig and RewardConfig; `python launch/grpo.py --keys all` lists the
 others. `score:variant` is the option `variant` of the reward `score`. In code: `stage.metrics.find("eval_kl").healthy`.
 What a reward of yours logs under a name of its own (`log_metric`) is not here.
 """

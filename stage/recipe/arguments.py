@@ -85,10 +85,15 @@ class Keys(Section):
         )
 
     @classmethod
+    def summary(cls) -> str:
+        return f"a mapping of fields of {cls.library}"
+
+    @classmethod
     def refusal(cls, key: str) -> str:
         above, _, name = key.rpartition(".")
         if name in cls.owned:
-            return f"`{key}` is set by Nadir; write `{cls.owned[name]}` instead"
+            owner = cls.owned[name]
+            return f"`{key}` is set by Nadir; write {owner if owner.startswith('nothing') else f'`{owner}` instead'}"
         near = did_you_mean(name, list(cls.model_fields), above)
         return f"unknown key `{key}`; `{above}` holds fields of {cls.library}{near}"
 

@@ -33,6 +33,8 @@ def describe(cls: type[Section], key: str = "") -> Iterator[Entry]:
     """
     for name, field in cls.model_fields.items():
         default = field.get_default(call_default_factory=True)
+        if is_section(field.annotation) and isinstance(default, dict):
+            default = field.annotation(**default)
         yield Entry(join(key, name), type_name(field), default, field.description or "")
         yield from _inside(field, join(key, name))
 

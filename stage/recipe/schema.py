@@ -17,6 +17,7 @@ from stage.recipe.annotations import inside, is_section, members, type_name
 from stage.recipe.yaml_nodes import FLOAT, Node, nodes, to_float
 from vlm.common.section import Section
 
+STAGES = ("sft", "grpo", "score", "serve", "eval", "bon", "curate", "prefer", "ablation")
 WORDS = {"on": True, "yes": True, "off": False, "no": False}
 """YAML 1.1's booleans: text here, unless a boolean is asked for."""
 
@@ -78,7 +79,9 @@ def explain(error: ValidationError, root: type[Section], tree: Node, name: str, 
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
     told = dict(_line(fault, root, tree, name, keys) for fault in reversed(faults))  # the first one of a key
     if "stage" in told:  # another launcher's recipe: its keys are right
-        return told["stage"]
+        stage = tree.plain()["stage"]
+        launcher = "ablate" if stage == "ablation" else stage
+        return told["stage"] + (f"; start it with launch/{launcher}.py" if stage in STAGES else "")
     outer = {key for key in told if any(other.startswith(f"{key}.") for other in told)}  # other members of a union
     return "\n".join(told[key] for key in reversed(told) if key not in outer)
 
@@ -113,14 +116,19 @@ def _place(node: Node, path: list[str]) -> str | None:
 
 def _expected(tp: Any, value: Any) -> str:
     among = [member for member in members(tp) if member is not types.NoneType]
+    null = " or null" if types.NoneType in members(tp) else ""
     if len(among) == 1 and is_section(among[0]):
-        return f"a section with the keys {', '.join(among[0].model_fields)}"
+        return among[0].summary() + null
     if len(among) == 1 and get_origin(among[0]) in (list, dict):
-        return f"a {type_name(among[0])}, e.g. {'[a, b]' if get_origin(among[0]) is list else '{a: b}'}"
+        inner = get_args(among[0])[-1]
+        item = f"{{{next(iter(inner.model_fields))}: …}}" if is_section(inner) else "a, b"
+        return f"a {type_name(among[0])}{null}, e.g. {f'[{item}]' if get_origin(among[0]) is list else '{a: b}'}"
     hint = "; write true or false" if bool in among and value is not None else ""
     if str in among and isinstance(value, bool):
         hint = "; put it in quotes if a text is meant"
-    near = difflib.get_close_matches(str(value), map(str, _choices(among)), n=1)
+    choices = [str(choice) for choice in _choices(among)]
+    begun = [choice for choice in choices if choice.startswith(f"{value}_")]
+    near = begun or difflib.get_close_matches(str(value), choices, n=1)
     return type_name(tp) + (f"; did you mean {near[0]}?" if near else hint)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator
+
 from samples.sections import DataSection
 from stage.recipe.annotations import members
 from stage.recipe.arguments import Keys
@@ -14,10 +16,17 @@ from vlm.common.section import Section
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
 
+def _whole(value: object) -> object:
+    """True and 1.0 equal 1, so pydantic takes them for it in a Literal."""
+    if type(value) is not int:
+        raise ValueError("expected a whole number")
+    return value
+
+
 class ShardingSection(Section):
     """DeepSpeed ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054)."""
 
-    zero: Literal[0, 1, 2, 3] = 0
+    zero: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_whole)] = 0
     "What is split over the GPUs: 0 nothing, 1 optimiser state, 2 also gradients, 3 also weights."
     offload: bool = False
     "Keep optimiser state (with zero 3 also weights) in the host's memory: less GPU memory, slower."

@@ -82,7 +82,7 @@ def arguments(config: type[T], recipe: Any, **forced: Any) -> T:
     except (ValueError, TypeError) as error:
         if "bf16/gpu" in str(error):
             raise RecipeError(
-                "model.dtype = bfloat16: no GPU here computes in it; write model.dtype=float32, or to try bf16 on the CPU "
-                "training.use_cpu=true"
+                "model.dtype = bfloat16: no GPU here computes in it; write model.dtype=float32, or, to try bf16 on the "
+                "CPU, training.use_cpu=true"
             ) from error
         raise RecipeError(f"training: {error}") from error

@@ -27,7 +27,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("matrix", nargs="?", help="YAML matrix")
     made.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the matrix")
-    made.add_argument("--keys", action="store_true", help="list the keys of a matrix and stop")
+    made.add_argument("--keys", nargs="?", const="", metavar="all|WORD", help="list the keys of a matrix and stop")
     made.add_argument("--schema", action="store_true", help="print the matrix's JSON schema, for editors, and stop")
     made.add_argument("--dry-run", action="store_true", help="resolve and check everything, print the plan and stop")
     made.add_argument("--commands", action="store_true", help="print the command of each stage to do and stop")
@@ -44,8 +44,8 @@ def main(arguments: argparse.Namespace, launchers: Launchers) -> int:
 
     Raises: UserError before anything runs.
     """
-    if arguments.keys or arguments.schema:
-        print(json_schema(MatrixRecipe) if arguments.schema else page(MatrixRecipe))
+    if arguments.keys is not None or arguments.schema:
+        print(json_schema(MatrixRecipe) if arguments.schema else page(MatrixRecipe, arguments.keys))
         return 0
     if arguments.matrix is None:
         raise UserError("a matrix is needed, e.g. recipes/ablation.yaml")

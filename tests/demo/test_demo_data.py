@@ -209,7 +209,9 @@ def test_the_shipped_base():
     from vlm.loading import load_model
 
     assert sum(path.stat().st_size for path in BASE.rglob("*") if path.is_file()) <= 8_000_000
-    model = load_model(ModelSection(str(BASE), dtype="float32", attention="sdpa"))  # strict: every tensor, no other
+    model = load_model(
+        ModelSection(path=str(BASE), dtype="float32", attention="sdpa")
+    )  # strict: every tensor, no other
     assert 2_900_000 < model.num_parameters() < 2_940_000
     card = (BASE / "README.md").read_text()
     assert re.search(r"seed\D{0,12}\d", card, re.IGNORECASE) and "demo.pretrain" in card

@@ -112,7 +112,7 @@ def test_the_number_of_parameters_by_hand(tiny_model, words):
     vision = 3 * 2 * 14 * 14 * 128 + 3 * block + merger
     layer = (192 * 192 + 192) + 2 * (192 * 96 + 96) + 192 * 192 + 3 * 192 * 512 + 2 * 192
     language = 2 * len(words) * 192 + 4 * layer + 192  # embeddings and head are apart
-    model = load_model(ModelSection(tiny_model, dtype="float32", attention="sdpa"))
+    model = load_model(ModelSection(path=tiny_model, dtype="float32", attention="sdpa"))
     assert model.num_parameters() == vision + language
     assert sum(p.numel() for p in model.model.visual.parameters()) == vision == 1_106_752
     assert 2_900_000 < model.num_parameters() < 2_940_000
@@ -120,7 +120,7 @@ def test_the_number_of_parameters_by_hand(tiny_model, words):
 
 
 def test_the_model_stops_at_the_end_of_a_turn(tiny_model, words):
-    model = load_model(ModelSection(tiny_model, dtype="float32", attention="sdpa"))
+    model = load_model(ModelSection(path=tiny_model, dtype="float32", attention="sdpa"))
     ends = [words.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
     assert model.generation_config.eos_token_id == ends
     assert model.config.image_token_id == words.convert_tokens_to_ids("<|image_pad|>")
@@ -130,7 +130,7 @@ def test_the_model_stops_at_the_end_of_a_turn(tiny_model, words):
 def test_weights_are_a_function_of_the_seed(tiny_model, words):
     import torch
 
-    stored = load_model(ModelSection(tiny_model, dtype="float32", attention="sdpa")).state_dict()
+    stored = load_model(ModelSection(path=tiny_model, dtype="float32", attention="sdpa")).state_dict()
     again, other = tiny.random_model(words, 0).state_dict(), tiny.random_model(words, 1).state_dict()
     assert all(torch.equal(stored[name], value) for name, value in again.items())
     assert not torch.equal(stored["lm_head.weight"], other["lm_head.weight"])

@@ -6,6 +6,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from evals import predictions, ranks
 from evals.generate import VLLM, answerer
@@ -14,7 +15,6 @@ from evals.recipe import EvalRecipe, GenerationSection
 from samples import Sample
 from samples.sections import DataSection, SourceSection
 from stage.parallel.team import Team
-from stage.recipe import config
 from vlm.common.errors import RecipeError
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
@@ -89,13 +89,13 @@ def vllm(monkeypatch):
 
 def asking(tiny_model, **generation):
     return EvalRecipe(
-        ModelSection(tiny_model, dtype="float32"),
-        "out",
+        model=ModelSection(path=tiny_model, dtype="float32"),
+        output="out",
         seed=7,
         images=ImageSection(min_pixels=12544, max_pixels=25088),
         prompt=PromptSection(style="direct", wording={"vqa": "{question}"}),
         inside="text",
-        data=DataSection(eval=[SourceSection("v.jsonl")]),
+        data=DataSection(eval=[SourceSection(path="v.jsonl")]),
         generation=GenerationSection(backend="vllm", **generation),
     )
 
@@ -140,5 +140,5 @@ def test_vllm_splits_its_work_itself(tiny_model, vllm, monkeypatch):
 
 
 def test_generation_keys_that_do_not_go_together():
-    with pytest.raises(RecipeError, match=r"tensor_parallel = 2 with backend hf"):
-        config.check(GenerationSection(tensor_parallel=2))
+    with pytest.raises(ValidationError, match=r"tensor_parallel = 2 with backend hf"):
+        GenerationSection(tensor_parallel=2)

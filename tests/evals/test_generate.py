@@ -134,7 +134,8 @@ def test_sampling_is_by_the_seed(model, processor, questions, tmp_path):
     """And is sampling: another seed says something else."""
 
     def said(seed):
-        recipe = EvalRecipe(ModelSection("m"), "o", seed=seed, prompt=PROMPT)
+        data = DataSection(eval=[SourceSection(path="v.jsonl")])
+        recipe = EvalRecipe(model=ModelSection(path="m"), output="o", seed=seed, prompt=PROMPT, data=data)
         recipe.generation = GenerationSection(batch_size=4, max_new_tokens=8, temperature=1.5, top_p=0.9)
         path = tmp_path / "predictions.jsonl"
         stage.answer(recipe, Ready(model, processor), questions, path, append=False)
@@ -217,8 +218,8 @@ def test_asking_for_no_tags_and_reading_inside_them_is_refused(tiny_model, demo_
 def finished(folder: Path, right: int) -> Path:
     """An evaluation of ten VQA questions, the first `right` of them answered right, in the right format."""
     folder.mkdir()
-    data = DataSection(eval=[SourceSection("v.jsonl")])
-    config.save(EvalRecipe(ModelSection("m"), str(folder), data=data), folder / "recipe.yaml")
+    data = DataSection(eval=[SourceSection(path="v.jsonl")])
+    config.save(EvalRecipe(model=ModelSection(path="m"), output=str(folder), data=data), folder / "recipe.yaml")
     rows = [
         predictions.Prediction(str(n), "v", "vqa", said("yes" if n < right else "no"), answer="yes") for n in range(10)
     ]

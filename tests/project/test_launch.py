@@ -41,14 +41,14 @@ def check_trained(folder: Path, recipe_class: type, overrides: dict, tiny_model:
     assert json.loads((folder / "finished.json").read_text())["steps"] == 2
     with Image.open(folder / "curves.png") as curves:
         assert min(curves.size) > 200
-    section = ModelSection(str(folder / "final"), dtype="float32", attention="sdpa")
+    section = ModelSection(path=str(folder / "final"), dtype="float32", attention="sdpa")
     trained, start = (
         load_model(section).state_dict(),
-        load_model(ModelSection(tiny_model, dtype="float32")).state_dict(),
+        load_model(ModelSection(path=tiny_model, dtype="float32")).state_dict(),
     )
     assert trained.keys() == start.keys()
     assert any(not trained[name].equal(start[name]) for name in start)
-    processor = load_processor(section.path, ImageSection(12544, 12544))
+    processor = load_processor(section.path, ImageSection(min_pixels=12544, max_pixels=12544))
     assert processor.tokenizer.chat_template or processor.chat_template
 
 
@@ -257,6 +257,8 @@ def test_plan_of_sft_and_eval(started):
 
 
 def test_keys():
-    """Every key with its meaning, without a recipe."""
-    done = run([sys.executable, "launch/grpo.py", "--keys"])
-    assert "sharding.zero: " in done.stdout and "model.lora.r: " in done.stdout
+    """A page of keys with their meanings, with and without a recipe; then every key."""
+    short = run([sys.executable, "launch/grpo.py", "--keys"]).stdout
+    assert "sharding.zero: " in short and "model.lora.r: " not in short
+    assert run([sys.executable, "launch/grpo.py", "--keys", "recipes/r1.yaml"]).stdout == short
+    assert "model.lora.r: " in run([sys.executable, "launch/grpo.py", "--keys", "all"]).stdout

@@ -53,6 +53,24 @@ def test_recipe_loads(name, monkeypatch):
     assert recipe.stage == stage
 
 
+def test_a_recipe_of_another_stage_names_its_launcher():
+    """Only the stage is wrong: no word of the keys that the other launcher does not know."""
+    from sft.recipe import SFTRecipe
+    from stage.recipe import config
+    from stage.recipe.schema import LAUNCHERS
+    from vlm.common.errors import RecipeError
+
+    assert LAUNCHERS.keys() == STAGES.keys()
+    assert all((ROOT / f"launch/{launcher}.py").is_file() for launcher in LAUNCHERS.values())
+    for name, found, launcher in (("r1", "grpo", "grpo"), ("ablation", "ablation", "ablate")):
+        with pytest.raises(RecipeError) as caught:
+            config.load(ROOT / f"recipes/{name}.yaml", SFTRecipe)
+        expected = f"`stage`: found {found!r} (str), expected sft; start it with launch/{launcher}.py"
+        assert str(caught.value) == f"{ROOT}/recipes/{name}.yaml, line 5: {expected}"
+    with pytest.raises(RecipeError, match=r"expected sft; did you mean sft\?$"):
+        config.load(ROOT / "recipes/sft.yaml", SFTRecipe, ["stage=sfft"])
+
+
 @pytest.mark.parametrize("name", ACCELERATE)
 def test_accelerate_config_loads(name):
     from accelerate.commands.config.config_args import load_config_from_file

@@ -100,7 +100,7 @@ def test_scores_are_read_from_all_parts_and_counted_once(tmp_path):
 
 
 def texts(tmp_path, row, format, **section):
-    source = corpus.Source(SourceSection(str(dump(tmp_path / "x.json", [row])), format=format, **section))
+    source = corpus.Source(SourceSection(path=str(dump(tmp_path / "x.json", [row])), format=format, **section))
     ((number, found),) = source
     said = corpus.exchange(source.sample(number, found), "qwen2_vl")
     assert all(str(image).endswith("a.png") for image in said.images) and len(said.images) == 1
@@ -136,6 +136,13 @@ def test_recipes_that_cannot_work_are_refused(tmp_path):
     file = tmp_path / "r.yaml"
     file.write_text(f"output: {tmp_path}/run\ndata: {{train: [{{path: x.json}}]}}\nby: random\n")
     assert config.load(file, CurateRecipe).keep.share == 0.3
+    for change in ("keep.count=2", "keep={count: 2}"):  # the default share is for recipes that say nothing else
+        asked = config.load(file, CurateRecipe, [change])
+        assert asked.keep == KeepSection(count=2) and asked.keep.share is None
+        config.save(asked, tmp_path / "saved.yaml")
+        assert config.load(tmp_path / "saved.yaml", CurateRecipe) == asked
+    assert config.load(file, CurateRecipe, ["keep.per_source=true"]).keep == KeepSection(share=0.3, per_source=True)
+    assert CurateRecipe(output="o", data=config.load(file, CurateRecipe).data, by="random").keep.share == 0.3
     for change, message in [
         ("keep={share: 0.3, count: 5}", "found share and count; expected one of"),
         ("keep={share: null}", "found none of them"),

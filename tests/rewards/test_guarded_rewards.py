@@ -4,6 +4,7 @@ import math
 import threading
 
 import pytest
+from pydantic import ValidationError
 
 from rewards import resolve
 from rewards.gated import Gated
@@ -241,6 +242,6 @@ def test_impossible_limits_are_refused():
     from rl.recipe import RewardSection
 
     for wrong in ({"timeout": 0.0}, {"slow": -1.0}, {"retries": -1}, {"max_failures": 1.0}, {"failure_window": 0}):
-        with pytest.raises(RecipeError):
-            RewardSection("gated", **wrong).check()
-    assert Limits.of(RewardSection("gated")) == Limits()
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
+            RewardSection(use="gated", **wrong)
+    assert Limits.of(RewardSection(use="gated")) == Limits()

@@ -164,7 +164,7 @@ def test_what_is_left_of_the_rows(tmp_path, scenes, clip):
     ]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"task": "caption", "question": "", **row}) + "\n" for row in written))
-    found = rows.collect([CandidateSource(str(path))], "error")
+    found = rows.collect([CandidateSource(path=str(path))], "error")
 
     def left(**section):
         result = deduplicate(found, DedupSection(**section))
@@ -175,4 +175,9 @@ def test_what_is_left_of_the_rows(tmp_path, scenes, clip):
     assert left(images=by) == ("1246", 2, 0)
     assert left(texts=by) == ("12356", 0, 1)
     assert left(images=by, texts=by) == ("126", 2, 1)
-    assert left(images=SimilaritySection(clip, 1.0), texts=SimilaritySection(clip, 1.0))[0][:2] == "12"
+    assert (
+        left(images=SimilaritySection(clip=clip, threshold=1.0), texts=SimilaritySection(clip=clip, threshold=1.0))[0][
+            :2
+        ]
+        == "12"
+    )

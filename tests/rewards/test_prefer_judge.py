@@ -27,7 +27,7 @@ def no_proxy(monkeypatch):
 
 
 def items(folder, candidates, **changes):
-    return rows.collect([CandidateSource(str(put_rows(folder, candidates, **changes)))], "error")
+    return rows.collect([CandidateSource(path=str(put_rows(folder, candidates, **changes)))], "error")
 
 
 def rated(judge, item, seed=0, **section):
@@ -227,7 +227,7 @@ def test_closed_options(tmp_path):
 def test_faulty_rows(tmp_path, change, message):
     path = put_rows(tmp_path, [["a", "b"]])
     path.write_text(path.read_text() + json.dumps({**json.loads(path.read_text()), "id": "bad"} | change) + "\n")
-    source = CandidateSource(str(path))
+    source = CandidateSource(path=str(path))
     with pytest.raises(DataError, match=f"candidates.jsonl, line 2, .*{message}"):
         rows.collect([source], "error")
     assert [item.sample.id for item in rows.collect([source], "skip")] == ["0"]
@@ -238,7 +238,7 @@ def test_faulty_rows(tmp_path, change, message):
 def test_rows_are_told_apart(tmp_path):
     same, other = items(tmp_path, [["a", "a", "a"], ["a", "b", "a"]])
     assert (same.candidates, other.candidates) == (("a",), ("a", "b"))
-    source = CandidateSource(str(tmp_path / "candidates.jsonl"))
+    source = CandidateSource(path=str(tmp_path / "candidates.jsonl"))
     with pytest.raises(DataError, match="two rows are called candidates/0"):
         rows.collect([source, source], "error")
     source.limit = 1

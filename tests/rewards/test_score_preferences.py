@@ -176,8 +176,8 @@ def test_files_that_hold_no_preferences(tmp_path):
 def test_collecting_counts_what_it_skips_and_stops_at_the_limit(tmp_path, caplog):
     rows = [{"ranked": ["a", "b"]}, {"ranked": ["a"]}, {"ranked": ["c", "d"]}, {"ranked": ["e", "f"]}]
     path = str(dump(tmp_path / "own.jsonl", rows))
-    found = collect([PreferenceSource(path, limit=2), PreferenceSource(path)], "skip", "train")
+    found = collect([PreferenceSource(path=path, limit=2), PreferenceSource(path=path)], "skip", "train")
     assert [p.ranked[0] for p in found] == ["a", "c", "a", "c", "e"]
     assert "4 rows = 3 kept + 1 skipped" in caplog.text and "line 2, field 'ranked'" in caplog.text
     with pytest.raises(DataError, match="line 2, field 'ranked'"):
-        collect([PreferenceSource(path)], "error", "train")
+        collect([PreferenceSource(path=path)], "error", "train")

@@ -208,7 +208,7 @@ def test_every_process_makes_the_same_passes(monkeypatch, tiny_model, share_pref
 
 
 def test_a_plan_counts_a_process_part():
-    policy = ModelSection("Qwen/Qwen2-VL-7B-Instruct", dtype="bfloat16", attention="sdpa")
+    policy = ModelSection(path="Qwen/Qwen2-VL-7B-Instruct", dtype="bfloat16", attention="sdpa")
     path = "runs/score/Qwen2-VL-7B-stage3/final"
     whole, _ = resident([Score(model=path)], policy, 8)
     split, remarks = resident([Score(model=path, sharded=True)], policy, 8)

@@ -118,7 +118,7 @@ def processor():
     from vlm.loading import load_processor
     from vlm.sections import ImageSection
 
-    return load_processor(BASE, ImageSection(12544, 12544))
+    return load_processor(BASE, ImageSection(min_pixels=12544, max_pixels=12544))
 
 
 def test_a_batch_holds_every_candidate_with_its_image_and_question(colours):
@@ -146,7 +146,7 @@ REFUSED = {
     "prompt": ({"prompt": {"style": "direct"}}, "prompt is not read here"),
     "lora of nothing": ({"train": ["head"], "section": {"lora": {}}}, "nothing to adapt"),
     "lora elsewhere": ({"train": ["vision_tower", "head"], "section": {"lora": {}}}, "which `train` does not name"),
-    "centring": ({"training": {"center_rewards_coefficient": -1}}, "expected 0 or more"),
+    "centring": ({"training": {"center_rewards_coefficient": -1}}, "found -1 (int), expected float ≥ 0"),
     "a key of TRL's that does nothing here": ({"training": {"max_length": 512}}, "an exchange is never cut"),
     "an unknown part": ({"train": ["tower"]}, "train"),
 }

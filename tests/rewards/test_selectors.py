@@ -127,15 +127,15 @@ def test_random_scores_depend_on_seed_and_content_alone(tmp_path):
 def test_the_score_model_is_known_without_reading_its_weights(tmp_path):
     """The weights here are none at all; a checkpoint that is not there is an error at once."""
     with pytest.raises(RecipeError, match="gone"):
-        scorers.identity("score", ScorerSection(str(tmp_path / "gone")), ClipSection(), 0)
+        scorers.identity("score", ScorerSection(path=str(tmp_path / "gone")), ClipSection(), 0)
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
     (tmp_path / "model.safetensors").write_bytes(b"one")
 
     def identity(**changes):
-        return scorers.identity("score", ScorerSection(str(tmp_path), **changes), ClipSection(), 0)
+        return scorers.identity("score", ScorerSection(path=str(tmp_path), **changes), ClipSection(), 0)
 
     assert identity() == identity(batch_size=99) != identity(positions="sequential")
-    assert identity(images=ImageSection(784, 1568)) != identity()
+    assert identity(images=ImageSection(min_pixels=784, max_pixels=1568)) != identity()
     before = identity()
     (tmp_path / "model.safetensors").write_bytes(b"others")
     assert identity() != before
@@ -145,12 +145,12 @@ def test_an_identity_changes_with_the_checkpoint_and_not_with_the_batch(tmp_path
     folder = tmp_path / "clip"
     folder.mkdir()
     with pytest.raises(RecipeError, match="clip.path: no checkpoint in"):
-        scorers.identity("clip", ScorerSection(), ClipSection(str(folder)), 0)
+        scorers.identity("clip", ScorerSection(), ClipSection(path=str(folder)), 0)
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"one")
 
     def identity(**changes):
-        return scorers.identity("clip", ScorerSection(), ClipSection(str(folder), **changes), 0)
+        return scorers.identity("clip", ScorerSection(), ClipSection(path=str(folder), **changes), 0)
 
     first = identity()
     assert first == identity(batch_size=3) != identity(text="exchange")

@@ -44,7 +44,7 @@ def dataset(tmp_path, count=2):
 def recipe(model, output, **training) -> GRPORecipe:
     small = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 6, "max_steps": 1}
     small |= {"gradient_checkpointing": False, "learning_rate": 1e-3, "logging_steps": 1}
-    made = GRPORecipe(ModelSection(str(model), dtype="float32", attention="sdpa"), str(output))
+    made = GRPORecipe(model=ModelSection(path=str(model), dtype="float32", attention="sdpa"), output=str(output))
     made.training = small | training
     return made
 

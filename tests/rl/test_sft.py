@@ -130,7 +130,7 @@ def test_the_loss_is_the_mean_over_those_tokens(run, tiny_model):
     trainer = run(train=False)
     batch = trainer.data_collator([trainer.train_dataset[n] for n in range(3)])
     got = trainer.compute_loss(trainer.model.eval(), copy.deepcopy(dict(batch))).item()
-    model = load_model(ModelSection(tiny_model, dtype="float32", attention="eager")).eval()
+    model = load_model(ModelSection(path=tiny_model, dtype="float32", attention="eager")).eval()
     terms = []
     for row, name in enumerate(ROWS):
         ids, labels = by_hand(trainer.processing_class.tokenizer, name)

@@ -196,7 +196,9 @@ def train(tiny_model, tmp_path):
         small = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 5, "max_steps": 4}
         small |= {"gradient_checkpointing": False, "learning_rate": 0.05, "optim": "sgd", "beta": 0.1}
         small |= {"lr_scheduler_type": "constant", "logging_steps": 1} | training
-        recipe = GRPORecipe(ModelSection(str(tiny_model), dtype="float32", attention="sdpa"), str(tmp_path / "run"))
+        recipe = GRPORecipe(
+            model=ModelSection(path=str(tiny_model), dtype="float32", attention="sdpa"), output=str(tmp_path / "run")
+        )
         recipe.training = small
         torch.manual_seed(0)
         trainer = cls(

@@ -22,7 +22,7 @@ from rewards import resolve
 from rewards.curate import stage as curation
 from rewards.curate.recipe import CurateRecipe
 from rewards.prefer import judge, pairs, rows
-from rewards.prefer.recipe import CandidateSource, JudgeSection, PreferRecipe
+from rewards.prefer.recipe import CandidateSource, ClosedSection, JudgeSection, PreferRecipe
 from rewards.prefer.truth import comparisons, values
 from rewards.score.training import preferences
 from rewards.select import candidates
@@ -257,7 +257,7 @@ def test_candidates(folder):
         "", COUNT, f"{USE}\nA. housing B. farming C. industry", CLASS, SHIP, "What is a runway?",
     ]  # fmt: skip
     assert [item.sizes for item in found] == [((200, 100),)] * 5 + [()]
-    closed = comparisons(PreferRecipe(data=[], output="x").closed)
+    closed = comparisons(ClosedSection())
     compared = {item.sample.task: values(item, closed[item.sample.task]) for item in found[1:5]}
     assert compared == {
         "vqa": [0, 1, 0],
@@ -271,7 +271,9 @@ def ratings(folder: Path, found: list[rows.Item]) -> dict[str, list[dict[str, in
     """What the journal in the folder holds, read with the judge that the page's row names."""
     said = json.loads(examples("What the judge said")["judged.jsonl"])["judge"]
     section = JudgeSection(address="http://127.0.0.1:9", **{k: v for k, v in said.items() if k != "seed"})
-    kept = judge.answers(PreferRecipe(data=[], output=str(folder), judge=section, seed=said["seed"]))
+    kept = judge.answers(
+        PreferRecipe(data=[CandidateSource(path="x")], output=str(folder), judge=section, seed=said["seed"])
+    )
     kept.read(found, judge.kept)
     return kept.done
 

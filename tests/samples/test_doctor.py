@@ -24,7 +24,7 @@ from tests.support.runs.example_recipe import message
 from tests.support.sample_rows import dump
 from vlm.sections import ImageSection, PromptSection
 
-PIXELS = ImageSection(12544, 12544)
+PIXELS = ImageSection(min_pixels=12544, max_pixels=12544)
 
 
 @pytest.fixture
@@ -177,6 +177,11 @@ def test_another_recipes_evaluation(folder):
     assert doctor(folder, "data.eval=[]", against=str(folder / "eval.yaml")) == 1
 
 
+def test_the_command_asks_for_a_recipe_only():
+    done = run([sys.executable, ROOT / "launch/data.py"], expect=2)
+    assert "error: a recipe is needed, e.g. recipes/r1.yaml" in done.stderr and "overrides" not in done.stderr
+
+
 def test_recipes_of_other_stages(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("stage: serve\n")
@@ -206,7 +211,9 @@ def test_rows_in_are_rows_out_and_rows_reported(folder, kinds, limit):
     cut_short(folder)
     shutil.copy(folder / "b.png", folder / "cut.png")
     dump(folder / "train.jsonl", [asked("a.png", n, **KINDS[kind]) for n, kind in enumerate(kinds)])
-    data = DataSection([SourceSection(str(folder / "train.jsonl"), format="nadir", limit=limit)], tasks=["vqa"])
+    data = DataSection(
+        train=[SourceSection(path=str(folder / "train.jsonl"), format="nadir", limit=limit)], tasks=["vqa"]
+    )
     (source,) = examine(Subject(data, 0, Ruler(PromptSection()), PIXELS), folder, 1).sources
     passing = [n for n, kind in enumerate(kinds) if kind in ("good", "cut")]
     read = kinds if limit is None or len(passing) < limit else kinds[: passing[limit - 1] + 1]
@@ -246,7 +253,9 @@ def test_ctrl_c_leaves_no_process(folder):
         if decoded:
             raise KeyboardInterrupt
 
-    subject = Subject(DataSection([SourceSection(str(folder / "train.jsonl"))]), 0, Ruler(PromptSection()), PIXELS)
+    subject = Subject(
+        DataSection(train=[SourceSection(path=str(folder / "train.jsonl"))]), 0, Ruler(PromptSection()), PIXELS
+    )
     with pytest.raises(KeyboardInterrupt):
         examine(subject, folder, 2, interrupt)
     assert not multiprocessing.active_children()

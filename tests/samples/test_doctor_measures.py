@@ -78,8 +78,10 @@ def test_odd_boxes(tmp_path):
     }
     rows = [asked("a.png", 0, id=name, task="grounding", boxes=found) for name, found in boxes.items()]
     path = str(dump(tmp_path / "t.jsonl", rows))
-    limits = ImageSection(112 * 56, 112 * 56)
-    report = examine(Subject(DataSection([SourceSection(path)]), 0, Ruler(PromptSection()), limits), tmp_path, 1)
+    limits = ImageSection(min_pixels=112 * 56, max_pixels=112 * 56)
+    report = examine(
+        Subject(DataSection(train=[SourceSection(path=path)]), 0, Ruler(PromptSection()), limits), tmp_path, 1
+    )
     found = report.to_dict()["boxes"]["odd"]
     assert {kind: (line["count"], line["first"]) for kind, line in found.items()} == {
         "whole image": (1, ["t/whole"]),

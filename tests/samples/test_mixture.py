@@ -49,7 +49,7 @@ def files(tmp_path_factory):
 
 
 def ids(mixed, limit=None, **data):
-    return [s.id for s in draw(DataSection([SourceSection(mixed, limit=limit)], **data), "train", 0).samples]
+    return [s.id for s in draw(DataSection(train=[SourceSection(path=mixed, limit=limit)], **data), "train", 0).samples]
 
 
 def test_faults_end_the_run_or_are_counted(mixed, caplog):
@@ -58,7 +58,7 @@ def test_faults_end_the_run_or_are_counted(mixed, caplog):
     with caplog.at_level(logging.WARNING):
         assert ids(mixed, on_fault="skip") == ["0", "1", "2", "4", "5"]
     assert "6 rows = 5 kept + 1 skipped" in caplog.text and "missing_image: 1" in caplog.text
-    found = draw(DataSection([SourceSection(mixed)], on_fault="skip"), "train", 0).to_dict()["sources"]
+    found = draw(DataSection(train=[SourceSection(path=mixed)], on_fault="skip"), "train", 0).to_dict()["sources"]
     assert [(part["faulty"], part["rows"]) for part in found] == [(1, 5)]
 
 
@@ -76,11 +76,11 @@ def test_rows_behind_the_limit_are_not_even_checked(mixed):
 
 def test_each_source_has_its_own_limit_and_tasks_and_comes_in_order(mixed):
     sources = [
-        SourceSection(mixed, limit=1),
-        SourceSection(mixed, limit=2, task="caption"),
-        SourceSection(mixed, tasks=["caption"], repeat=2),
+        SourceSection(path=mixed, limit=1),
+        SourceSection(path=mixed, limit=2, task="caption"),
+        SourceSection(path=mixed, tasks=["caption"], repeat=2),
     ]
-    found = draw(DataSection(sources, on_fault="skip"), "train", 0).samples
+    found = draw(DataSection(train=sources, on_fault="skip"), "train", 0).samples
     assert [(s.task, s.id) for s in found] == [("vqa", "0"), ("caption", "0"), ("caption", "1")] + [
         ("caption", "1"),
         ("caption", "4"),
@@ -90,9 +90,9 @@ def test_each_source_has_its_own_limit_and_tasks_and_comes_in_order(mixed):
 
 def test_nothing_left_is_an_error(mixed):
     with pytest.raises(DataError, match=r"data.eval: no rows left; sources \['.*mixed.jsonl'\], tasks \['grounding'\]"):
-        draw(DataSection(eval=[SourceSection(mixed)], on_fault="skip", tasks=["grounding"]), "eval", 0)
+        draw(DataSection(eval=[SourceSection(path=mixed)], on_fault="skip", tasks=["grounding"]), "eval", 0)
     with pytest.raises(DataError, match=r"percent = 1 of 40 rows is none; tasks: all, found \{'vqa': 40\}"):
-        draw(DataSection([SourceSection(mixed.replace("mixed", "forty"), percent=1.0)]), "train", 0)
+        draw(DataSection(train=[SourceSection(path=mixed.replace("mixed", "forty"), percent=1.0)]), "train", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -133,11 +133,11 @@ def test_a_larger_draw_contains_a_smaller_one(seed, rows, one, other):
 def test_counts_add_up(files, settings, tasks, seed):
     """Read, kept and used, against counts made from the samples themselves."""
     sources = [
-        SourceSection(path, limit=limit, percent=percent, repeat=repeat)
+        SourceSection(path=path, limit=limit, percent=percent, repeat=repeat)
         for path, (limit, percent, repeat) in zip(files[::-1], settings, strict=False)
         if tasks is None or "b.jsonl" not in path
     ]
-    found = draw(DataSection(sources, tasks=tasks), "train", seed)
+    found = draw(DataSection(train=sources, tasks=tasks), "train", seed)
     sizes = {"a": 40, "b": 25, "c": 7}
     assert found.rows == len(found.samples) == sum(part.rows for part in found.parts)
     for part, source in zip(found.parts, sources, strict=True):
@@ -147,13 +147,13 @@ def test_counts_add_up(files, settings, tasks, seed):
         assert (line.read, line.kept, line.rows) == (min(source.limit or 99, sizes[name]), kept, kept * source.repeat)
         times = Counter(s.id for s in found.samples if s.source == name)
         assert len(times) == kept and set(times.values()) == {source.repeat}
-    assert count(DataSection(sources, tasks=tasks), "train", seed).to_dict() == found.to_dict()
+    assert count(DataSection(train=sources, tasks=tasks), "train", seed).to_dict() == found.to_dict()
 
 
 def test_ratios_of_a_total(files):
     """60 rows as 3 : 2 : 1: 30 of 40 rows, 20 of 25, and 10 of 7: each once, three of them twice."""
     ratios = (3.0, 2.0, 1.0)
-    data = DataSection([SourceSection(p, ratio=r) for p, r in zip(files, ratios, strict=True)], rows=60)
+    data = DataSection(train=[SourceSection(path=p, ratio=r) for p, r in zip(files, ratios, strict=True)], rows=60)
     found = draw(data, "train", 5)
     times = Counter((s.source, s.id) for s in found.samples)
     assert [sum(n for (name, _), n in times.items() if name == source) for source in "abc"] == [30, 20, 10]
@@ -164,8 +164,8 @@ def test_ratios_of_a_total(files):
 
 
 def subset(path, seed, percent=25.0, beside=()):
-    sources = [*(SourceSection(p) for p in beside), SourceSection(path, percent=percent)]
-    return [s.id for s in draw(DataSection(sources), "train", seed).samples if s.source == "a"]
+    sources = [*(SourceSection(path=p) for p in beside), SourceSection(path=path, percent=percent)]
+    return [s.id for s in draw(DataSection(train=sources), "train", seed).samples if s.source == "a"]
 
 
 def test_the_draw_depends_on_the_seed_alone(files):
@@ -179,7 +179,7 @@ def test_the_draw_depends_on_the_seed_alone(files):
 
 
 def test_what_a_run_keeps_of_it(files, tmp_path, capsys):
-    found = draw(DataSection([SourceSection(files[2], repeat=2)]), "train", 0)
+    found = draw(DataSection(train=[SourceSection(path=files[2], repeat=2)]), "train", 0)
     run = Run.create(tmp_path / "run", {"seed": 0})
     run.note_mixtures({"train": found})
     task = {"read": 7, "kept": 7, "repeated": 7, "rows": 14, "share": 1.0}
@@ -234,7 +234,7 @@ def test_a_repeated_row_is_a_prompt_and_a_group_of_its_own(files):
     from samples.rows import prompt_rows
     from vlm.sections import PromptSection
 
-    found = draw(DataSection([SourceSection(files[2], limit=1, repeat=2)]), "train", 0)
+    found = draw(DataSection(train=[SourceSection(path=files[2], limit=1, repeat=2)]), "train", 0)
     rows = list(prompt_rows(found.samples, PromptSection()))
     assert [(r["source"], r["id"], r["copy"]) for r in rows] == [("c", "0", 0), ("c", "0", 1)]
     batch = [rows[0], rows[0], rows[1], rows[1]]

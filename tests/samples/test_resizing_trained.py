@@ -24,7 +24,9 @@ from vlm.pictures.resizing import Resizing
 from vlm.sections import ImageSection, ModelSection, PromptSection, ResizeSection
 
 pytestmark = pytest.mark.xdist_group("resizing")
-DRAWN = ImageSection(56 * 56, 168 * 168, ResizeSection(56 * 56, 168 * 168))
+DRAWN = ImageSection(
+    min_pixels=56 * 56, max_pixels=168 * 168, random_resize=ResizeSection(min_pixels=56 * 56, max_pixels=168 * 168)
+)
 STEPS = {"max_steps": 3, "gradient_checkpointing": False, "learning_rate": 1e-4, "logging_steps": 1}
 
 
@@ -41,7 +43,9 @@ def samples(tmp_path):
 
 def test_a_group_is_rewarded_at_the_one_size_it_saw(samples, tiny_model, tmp_path):
     """Three steps are three passes over two prompts: within one a prompt has one size, in all its completions."""
-    recipe = GRPORecipe(ModelSection(str(tiny_model), dtype="float32", attention="sdpa"), str(tmp_path / "run"))
+    recipe = GRPORecipe(
+        model=ModelSection(path=str(tiny_model), dtype="float32", attention="sdpa"), output=str(tmp_path / "run")
+    )
     recipe.training = STEPS | {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4}
     calls = []
 
@@ -85,11 +89,11 @@ def test_supervised_training_learns_boxes_at_the_size_drawn(samples, tiny_model,
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = SFTRecipe(
-        ModelSection(str(tiny_model), dtype="float32", attention="sdpa"),
-        str(tmp_path / "run"),
+        model=ModelSection(path=str(tiny_model), dtype="float32", attention="sdpa"),
+        output=str(tmp_path / "run"),
         images=DRAWN,
         prompt=PromptSection(style="direct", notation="rscovlm"),
-        data=DataSection(train=[SourceSection(str(tmp_path / "rows.jsonl"))]),
+        data=DataSection(train=[SourceSection(path=str(tmp_path / "rows.jsonl"))]),
         training=STEPS | {"per_device_train_batch_size": 2},
     )
     learnt, plain = [], trl.SFTTrainer.compute_loss

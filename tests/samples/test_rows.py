@@ -76,13 +76,13 @@ def test_training_and_asking_use_the_same_prompt(demo_data):
     from demo.tiny import SYSTEM, WORDING
 
     section = PromptSection(system=SYSTEM, wording=WORDING)
-    traces = draw(DataSection([SourceSection(str(demo_data / "sft/traces.json"))]), "train", 0).samples
+    traces = draw(DataSection(train=[SourceSection(path=str(demo_data / "sft/traces.json"))]), "train", 0).samples
     for row in rows.chat_rows(traces, section):
         system, question, trace = row["messages"]
         assert system == {"role": "system", "content": "Think, then answer."}
         assert question["role"] == "user" and "<image>" not in question["content"]
         assert trace["content"].startswith("<think>") and trace["content"].endswith("</answer>")
-    held_out = DataSection(eval=[SourceSection(str(demo_data / "test/vg_test.json"), format="vg_dior")])
+    held_out = DataSection(eval=[SourceSection(path=str(demo_data / "test/vg_test.json"), format="vg_dior")])
     asked = draw(held_out, "eval", 0).samples
     for row, sample in zip(rows.prompt_rows(asked, section), asked, strict=True):
         assert row["prompt"][1]["content"] == f"Where is {sample.messages[0]['content']}?"

@@ -96,7 +96,7 @@ def state(folder, **changes):
     from vlm.loading import load_model
     from vlm.sections import ModelSection
 
-    return load_model(ModelSection(str(folder), dtype="float32", attention="sdpa", **changes)).state_dict()
+    return load_model(ModelSection(path=str(folder), dtype="float32", attention="sdpa", **changes)).state_dict()
 
 
 def test_each_ran_as_it_should(trained):

@@ -200,7 +200,7 @@ def keys() -> dict[str, set[str]]:
     from rewards.score.training.recipe import ScoreRecipe
     from rl.recipe import GRPORecipe
     from sft.recipe import SFTRecipe
-    from stage.recipe.schema import describe
+    from stage.recipe.keys import describe
 
     found = {}
     for stage, recipe, trl in (

@@ -46,14 +46,14 @@ def mixed(tmp_path):
     ],
 )
 def test_rows_are_counted_as_training_draws_them(mixed, data, source, expected):
-    section = DataSection(train=[SourceSection(mixed, **source)], **data)
+    section = DataSection(train=[SourceSection(path=mixed, **source)], **data)
     drawn, counted = draw(section, "train", 0), count(section, "train", 0)
     assert counted.rows == expected == len(drawn.samples)
     assert counted.to_dict() == drawn.to_dict() and not counted.samples
 
 
 def gone(tmp_path, rows=None, **source):
-    section = SourceSection(str(tmp_path / "gone.jsonl"), **source)
+    section = SourceSection(path=str(tmp_path / "gone.jsonl"), **source)
     return count(DataSection(train=[section], rows=rows), "train", 0).rows
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import ClassVar
 
 import pytest
+from pydantic import ValidationError
 
 from rewards.prefer import prompts, rows
 from rewards.prefer.judge import estimate
@@ -81,7 +82,7 @@ def test_no_connection_and_no_reply():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
-    fault, waits, _ = ask(JudgeSection(f"http://127.0.0.1:{free}/v1", "m", retries=2))
+    fault, waits, _ = ask(JudgeSection(address=f"http://127.0.0.1:{free}/v1", model="m", retries=2))
     assert isinstance(fault, Unanswered) and "ConnectError" in str(fault) and len(waits) == 2
     release = threading.Event()
     with FakeJudge(default=lambda body: release.wait(60) and None) as judge:
@@ -133,8 +134,8 @@ def test_the_key_is_sent_and_never_shown(monkeypatch):
     ],
 )
 def test_faulty_sections(change, message):
-    with pytest.raises(RecipeError, match=message) as refused:
-        JudgeSection(**({"address": "https://host/v1", "model": "m"} | change)).check()
+    with pytest.raises(ValidationError, match=message) as refused:
+        JudgeSection(**({"address": "https://host/v1", "model": "m"} | change))
     assert "abc123" not in str(refused.value) and "pass@" not in str(refused.value)
 
 
@@ -158,10 +159,10 @@ def test_so_many_requests_at_a_time_and_no_more(concurrency, tmp_path):
             now[0] -= 1
         return answer
 
-    source = CandidateSource(str(put_rows(tmp_path, [["55555 a", "11111 b"]] * 9)))
+    source = CandidateSource(path=str(put_rows(tmp_path, [["55555 a", "11111 b"]] * 9)))
     todo, usage = rows.collect([source], "error"), Usage()
     with FakeJudge(default=together) as judge:
-        recipe = PreferRecipe([source], str(tmp_path), judge=judge.section(concurrency=concurrency))
+        recipe = PreferRecipe(data=[source], output=str(tmp_path), judge=judge.section(concurrency=concurrency))
         with answers(recipe) as found:
             asyncio.run(rate_all(recipe, todo, found, usage))
     assert most[0] == concurrency and judge.calls == len(found.done) == usage.calls == 9 and found.failed == 0
@@ -182,12 +183,11 @@ def counted(text):
 def test_another_user_of_the_endpoint(tmp_path):
     """One that knows no ratings: its own section, answers and file; what is finished is not asked again."""
 
-    @dataclass
     class EngineSection(EndpointSection):
         called: ClassVar[str] = "engine"
 
     def answered(judge, keys, model="m", **changes):
-        section = EngineSection(judge.address, model, **({"concurrency": 1, "retries": 0} | changes))
+        section = EngineSection(address=judge.address, model=model, **({"concurrency": 1, "retries": 0} | changes))
         answers = Answers(tmp_path / "counts.jsonl", section.called, {"model": model}, "count")
         if answers.path.exists():
             answers.read(map(Question, keys), lambda value, row: int(value))
@@ -215,16 +215,16 @@ def test_another_user_of_the_endpoint(tmp_path):
             answered(judge, ["é"], model="other")
     with FakeJudge(default=lambda body: error(401)) as judge, pytest.raises(EndpointError, match="fix `engine` in"):
         answered(judge, ["c"])
-    with pytest.raises(RecipeError, match="ENGINE_API_KEY"):
-        EngineSection("https://host/v1", "m", key="sk-1").check()
+    with pytest.raises(ValidationError, match="ENGINE_API_KEY"):
+        EngineSection(address="https://host/v1", model="m", key="sk-1")
 
 
 def test_cost_by_hand(tmp_path):
     """Two rows of one 56 × 28 picture (2 tokens of 28 × 28), three candidates each."""
-    source = CandidateSource(str(put_rows(tmp_path, [["abc", "de", "f"], ["abc", "de", "f"]], question="Why?")))
+    source = CandidateSource(path=str(put_rows(tmp_path, [["abc", "de", "f"], ["abc", "de", "f"]], question="Why?")))
     found = rows.collect([source], "error")
     section = CostSection(input=2.0, output=8.0, pixels_per_token=784, characters_per_token=4.0)
-    judge = JudgeSection("http://h/v1", "m", max_tokens=300)
+    judge = JudgeSection(address="http://h/v1", model="m", max_tokens=300)
 
     text = len(prompts.SYSTEM) + len(prompts.request("Why?", ["abc", "de", "f"]))
     reply = math.ceil(len(prompts.example(3)) / 4)
@@ -244,12 +244,12 @@ def test_cost_by_hand(tmp_path):
 
 
 def test_max_cost(tmp_path):
-    source = CandidateSource(str(put_rows(tmp_path, [["a", "b"]])))
-    judge = JudgeSection("http://h/v1", "m", max_tokens=500_000)
+    source = CandidateSource(path=str(put_rows(tmp_path, [["a", "b"]])))
+    judge = JudgeSection(address="http://h/v1", model="m", max_tokens=500_000)
     found = estimate(rows.collect([source], "error"), judge, CostSection(output=2.0))
     assert found.most_cost == 1.0  # half a million tokens at 2 the million
     refuse_above(found, CostSection(output=2.0, max_cost=1.0))
     with pytest.raises(UserError, match="1 calls may cost 1.00 .* nothing was sent"):
         refuse_above(found, CostSection(output=2.0, max_cost=0.99))
-    with pytest.raises(RecipeError, match="max_cost without prices"):
-        CostSection(max_cost=1.0).check()
+    with pytest.raises(ValidationError, match="max_cost without prices"):
+        CostSection(max_cost=1.0)

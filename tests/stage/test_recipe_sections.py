@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from stage.recipe.keys import describe
 from stage.recipe.sections import ShardingSection
 from stage.tracking.section import TRACKERS, TrackingSection
 from tests.support.runs.example_recipe import message, writer
+from vlm.common.section import Section
 from vlm.sections import LANGUAGE_MODEL_LINEARS, ImageSection, LoraSection, ModelSection, PromptSection
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,14 +25,13 @@ def write(tmp_path):
     return writer(tmp_path)
 
 
-@dataclass
-class Shared:
+class Shared(Section):
     model: ModelSection
-    data: DataSection = field(default_factory=DataSection)
-    images: ImageSection = field(default_factory=ImageSection)
-    prompt: PromptSection = field(default_factory=PromptSection)
-    sharding: ShardingSection = field(default_factory=ShardingSection)
-    tracking: TrackingSection = field(default_factory=TrackingSection)
+    data: DataSection = DataSection()
+    images: ImageSection = ImageSection()
+    prompt: PromptSection = PromptSection()
+    sharding: ShardingSection = ShardingSection()
+    tracking: TrackingSection = TrackingSection()
 
 
 def test_shared_sections_load(write):
@@ -46,7 +45,7 @@ tracking: {report_to: [wandb], mode: offline}
     recipe = config.load(write(text), Shared)
     assert recipe.model.revision == "1234567"
     assert recipe.model.lora == LoraSection(r=128, alpha=128, dropout=0.05, target_modules=LANGUAGE_MODEL_LINEARS)
-    assert recipe.data.train == [SourceSection("a.jsonl", task="vqa", limit=3)]
+    assert recipe.data.train == [SourceSection(path="a.jsonl", task="vqa", limit=3)]
     assert (recipe.images.min_pixels, recipe.images.max_pixels) == (512 * 512, 1024 * 1024)
     assert recipe.sharding.zero == 3
 
@@ -90,6 +89,7 @@ tracking: {report_to: [wandb], mode: offline}
         ("sharding.offload=true", "in `sharding`: offload needs DeepSpeed"),
         ("sharding.zero=4", "`sharding.zero`: found 4 (int), expected one of 0, 1, 2, 3"),
         ("sharding.zero=true", "`sharding.zero`: found true (bool)"),
+        ("sharding.zero=2.0", "`sharding.zero`: found 2.0 (float), expected one of 0, 1, 2, 3"),
         ("tracking.report_to=[all]", "in `tracking`: report_to names 'all'"),
     ],
 )

@@ -156,7 +156,7 @@ def sft(tiny_model, demo_data, tmp_path_factory):
     from vlm.sections import PromptSection
 
     folder = tmp_path_factory.mktemp("sft")
-    source = [SourceSection(str(demo_data / "sft/traces.json"))]
+    source = [SourceSection(path=str(demo_data / "sft/traces.json"))]
     data = chat_rows(mixture.draw(DataSection(train=source), "train", 0).samples, PromptSection(system="Think."))
 
     def make(name, cls=SFTTrainer, **training):

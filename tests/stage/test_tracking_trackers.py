@@ -20,7 +20,9 @@ from vlm.sections import ModelSection
 def test_a_tracker_that_is_not_installed_is_an_error_before_anything_loads(monkeypatch):
     there = {"wandb"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in there or None)
-    recipe = GRPORecipe(ModelSection("nowhere"), "out", tracking=TrackingSection(report_to=["wandb", "trackio"]))
+    recipe = GRPORecipe(
+        model=ModelSection(path="nowhere"), output="out", tracking=TrackingSection(report_to=["wandb", "trackio"])
+    )
     with pytest.raises(RecipeError, match=r"trackio, which is not installed: pip install trackio; .*report_to=\[wandb"):
         cli.check_machine(recipe)
     with pytest.raises(RecipeError, match="pip install comet-ml"):
@@ -46,7 +48,7 @@ def test_wandb_online_needs_an_account_before_anything_loads(monkeypatch, tmp_pa
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    recipe = GRPORecipe(ModelSection("nowhere"), "out", tracking=TrackingSection(report_to=["wandb"]))
+    recipe = GRPORecipe(model=ModelSection(path="nowhere"), output="out", tracking=TrackingSection(report_to=["wandb"]))
     with pytest.raises(RecipeError, match=r"no account here: run `wandb login`.* tracking.mode=offline"):
         cli.check_machine(recipe)
     monkeypatch.setenv("RANK", "1")  # the main process says it
@@ -91,7 +93,7 @@ def test_runs_that_differ_by_the_seed_alone_are_one_cell(axes, cell):
 
 def test_columns_to_group_by():
     tracking = TrackingSection(group="m", axes={"start": "sft", "seed": 1})
-    recipe = GRPORecipe(ModelSection("nowhere"), "out", seed=1, tracking=tracking)
+    recipe = GRPORecipe(model=ModelSection(path="nowhere"), output="out", seed=1, tracking=tracking)
     found = trackers.labels(recipe)
     assert found == {
         "recipe": config.to_dict(recipe), "axes": {"start": "sft", "seed": 1}, "cell": "start=sft", "group": "m",

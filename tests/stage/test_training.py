@@ -1,6 +1,5 @@
 """From a recipe to TRL's arguments: precision, what a recipe may not say twice, DeepSpeed."""
 
-import dataclasses
 import os
 from pathlib import Path
 
@@ -9,11 +8,13 @@ import torch
 import trl
 
 from rl.recipe import GRPORecipe
+from samples.sections import DataSection, SourceSection
 from sft.recipe import SFTRecipe
 from stage.recipe import config
+from stage.recipe.arguments import OWNED
 from stage.recipe.sections import ShardingSection
 from stage.tracking.section import TrackingSection
-from stage.trainer.arguments import OWNED, arguments, check_masters, load_dtype
+from stage.trainer.arguments import arguments, check_masters, load_dtype
 from vlm.common.errors import RecipeError
 from vlm.sections import LoraSection, ModelSection
 
@@ -22,7 +23,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def recipe(cls=GRPORecipe, dtype="float32", **fields):
-    return cls(ModelSection("nowhere", dtype=dtype), "runs/some run/", **{"seed": 11} | fields)
+    data = DataSection(train=[SourceSection(path="nowhere.jsonl")])
+    model = ModelSection(path="nowhere", dtype=dtype)
+    return cls(model=model, output="runs/some run/", data=data, **{"seed": 11} | fields)
 
 
 @pytest.mark.parametrize(
@@ -36,17 +39,17 @@ def recipe(cls=GRPORecipe, dtype="float32", **fields):
     ],
 )
 def test_who_keeps_the_float32_weights(zero, lora, loaded):
-    assert load_dtype(ModelSection("m", dtype="bfloat16", lora=lora), ShardingSection(zero=zero)) == loaded
-    assert load_dtype(ModelSection("m", dtype="float32", lora=lora), ShardingSection(zero=zero)) == "float32"
+    assert load_dtype(ModelSection(path="m", dtype="bfloat16", lora=lora), ShardingSection(zero=zero)) == loaded
+    assert load_dtype(ModelSection(path="m", dtype="float32", lora=lora), ShardingSection(zero=zero)) == "float32"
 
 
 def test_flash_attention_does_not_meet_float32_masters():
-    flash = ModelSection("m", dtype="bfloat16", attention="flash_attention_2")
+    flash = ModelSection(path="m", dtype="bfloat16", attention="flash_attention_2")
     with pytest.raises(RecipeError, match="kept in float32.*sharding.zero=1"):
         check_masters(flash, ShardingSection(zero=0))
     check_masters(flash, ShardingSection(zero=2))
-    check_masters(dataclasses.replace(flash, lora=LoraSection()), ShardingSection(zero=0))
-    check_masters(dataclasses.replace(flash, attention="auto"), ShardingSection(zero=0))
+    check_masters(flash.model_copy(update={"lora": LoraSection()}), ShardingSection(zero=0))
+    check_masters(flash.model_copy(update={"attention": "auto"}), ShardingSection(zero=0))
 
 
 @pytest.mark.parametrize("cls", [GRPORecipe, SFTRecipe])
@@ -71,7 +74,7 @@ def test_dtype_means_computation(monkeypatch):
         arguments(Config, recipe(dtype=dtype))
         assert (handed["bf16"], handed["fp16"]) == (bf16, fp16)
     forced = arguments(
-        Config, recipe(training={"max_length": 3, "logging_steps": 7}), loss_type="bnpo", log_completions=1
+        Config, recipe(training={"max_completion_length": 3, "logging_steps": 7}), loss_type="bnpo", log_completions=1
     )
     assert (forced.loss_type, forced.log_completions, forced.logging_steps) == ("bnpo", 1, 7)
 
@@ -119,9 +122,9 @@ def test_a_launch_that_says_otherwise_is_refused(monkeypatch):
 
 def test_what_trl_refuses_is_a_recipe_error_with_its_reason():
     with pytest.raises(RecipeError, match="training: .*num_generations|training: .*divisible"):
-        arguments(trl.GRPOConfig, recipe(training={"num_generations": 3, "per_device_train_batch_size": 4}))
-    with pytest.raises(RecipeError, match="training: "):
-        arguments(trl.GRPOConfig, recipe(training={"lr_scheduler_type": "zigzag"}))
+        arguments(trl.GRPOConfig, recipe(training={"num_generations": 3, "generation_batch_size": 4}))
+    with pytest.raises(RecipeError, match="training: .*save and eval strategy"):
+        arguments(trl.GRPOConfig, recipe(training={"load_best_model_at_end": True, "eval_strategy": "epoch"}))
 
 
 @pytest.mark.parametrize("key", sorted(OWNED))
@@ -135,7 +138,7 @@ def test_keys_that_a_section_owns_are_refused_under_training(key):
 def test_stages_own_their_own_keys_too():
     with pytest.raises(RecipeError, match="reward_weights.*rewards"):
         config.load(ROOT / "recipes/demo/grpo.yaml", GRPORecipe, ["training.reward_weights=[1]"])
-    with pytest.raises(RecipeError, match="assistant_only_loss"):
+    with pytest.raises(RecipeError, match=r"`training.assistant_only_loss` is set by Nadir; write nothing \(it is"):
         config.load(ROOT / "recipes/demo/sft.yaml", SFTRecipe, ["training.assistant_only_loss=false"])
 
 

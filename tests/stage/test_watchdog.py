@@ -8,11 +8,12 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 
 from stage.guards import peers, watchdog
 from stage.guards.progress import Progress
 from stage.recipe.sections import GuardSection, WatchdogSection
-from vlm.common.errors import RESUMABLE, RecipeError
+from vlm.common.errors import RESUMABLE
 
 
 class Clock:
@@ -28,7 +29,7 @@ def pack(tmp_path):
 
     def make(ranks, minutes=10.0, abort=False):
         clock, codes = Clock(), []
-        section = WatchdogSection(minutes, abort)
+        section = WatchdogSection(minutes=minutes, abort=abort)
         found = [Progress(clock) for _ in range(ranks)]
         dogs = [
             watchdog.Watchdog(section, tmp_path, n, here, ranks, clock, codes.append) for n, here in enumerate(found)
@@ -141,9 +142,13 @@ def test_ranks_of_an_earlier_larger_run_are_not_missed(pack, capfd, tmp_path):
 
 
 def test_impossible_sections_are_refused():
-    for section in (WatchdogSection(0), GuardSection(skip=-1), GuardSection(dumps=-1)):
-        with pytest.raises(RecipeError):
-            section.check()
+    for section, wrong in (
+        (WatchdogSection, {"minutes": 0}),
+        (GuardSection, {"skip": -1}),
+        (GuardSection, {"dumps": -1}),
+    ):
+        with pytest.raises(ValidationError, match=f"{next(iter(wrong))} = "):
+            section(**wrong)
 
 
 # --- another process has gone ---

@@ -72,7 +72,7 @@ def test_what_runs_are_grouped_by_is_what_they_say_of_themselves():
     from vlm.sections import ModelSection
 
     tracking = TrackingSection(group="m", axes={"reward": "score"})
-    found = labels(GRPORecipe(ModelSection("nowhere"), "out", tracking=tracking))
+    found = labels(GRPORecipe(model=ModelSection(path="nowhere"), output="out", tracking=tracking))
     assert "cell" in found and found["axes"]["reward"] == "score" and found["stage"] == View("p", ["m"]).stage
     assert View("p", ["m"]).keys == ["cell"] and View("p", ["m"], axes=["reward"]).keys == ["axes.reward"]
 

@@ -22,7 +22,7 @@ GRIDS = ((1, 4, 4), (1, 4, 8), (1, 8, 4))
 
 def policy(path, temperature=0.9, share=True):
     """A float32 model with TRL's fused head; it can share prefixes, and does where it is asked to."""
-    model = load_model(ModelSection(str(path), dtype="float32", attention="sdpa"))
+    model = load_model(ModelSection(path=str(path), dtype="float32", attention="sdpa"))
     add_fused_lm_head(model, temperature=temperature, outputs=("log_probs", "entropy"))
     if share:
         enable(model)

@@ -176,7 +176,7 @@ def test_log_probabilities_see_a_wrong_position(families):
 
 def test_each_picture_is_prepared_once(tiny_model):
     """Equal pixels count as one, whatever the object; the output is the processor's own, but for repeated pixels."""
-    processor = load_processor(tiny_model, ImageSection(112 * 112, 112 * 112))
+    processor = load_processor(tiny_model, ImageSection(min_pixels=112 * 112, max_pixels=112 * 112))
     inner = processor.image_processor
     first, second = picture(100, 80), picture(100, 80, seed=1)
     text = "<|vision_start|><|image_pad|><|vision_end|> where"

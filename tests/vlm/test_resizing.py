@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 import rewards
 from evals import predictions
@@ -16,14 +17,16 @@ from rewards.select.selectors import agreement
 from samples import Sample, rows
 from stage.trainer.callbacks import PassCallback
 from vlm.boxes import NOTATIONS, quad_from_obb, read_boxes, write_boxes, write_quads
-from vlm.common.errors import DataError, RecipeError
+from vlm.common.errors import DataError
 from vlm.loading import load_processor
 from vlm.pictures.resizing import Resizing, seen
 from vlm.sections import ImageSection, PromptSection, ResizeSection
 
 SIDE = 28
 LIMITS = ImageSection(min_pixels=56 * 56, max_pixels=560 * 560)
-DRAWN = ImageSection(56 * 56, 560 * 560, ResizeSection(min_pixels=112 * 112, max_pixels=448 * 448))
+DRAWN = ImageSection(
+    min_pixels=56 * 56, max_pixels=560 * 560, random_resize=ResizeSection(min_pixels=112 * 112, max_pixels=448 * 448)
+)
 BOX, QUAD = [30.0, 20, 150, 80], quad_from_obb(90, 60, 100, 30, 20)
 
 
@@ -50,7 +53,12 @@ def samples(tmp_path):
 
 def test_the_side_is_drawn_uniformly_between_the_limits():
     """√(w·h) is spread evenly, whatever the image; the aspect ratio stays up to the multiples of 28."""
-    sizes = Resizing(ImageSection(1, 10**7, ResizeSection(448 * 448, 1344 * 1344)), train=True)
+    sizes = Resizing(
+        ImageSection(
+            min_pixels=1, max_pixels=10**7, random_resize=ResizeSection(min_pixels=448 * 448, max_pixels=1344 * 1344)
+        ),
+        train=True,
+    )
     for size in ((800, 800), (4000, 2000)):
         drawn = np.array([sizes.drawn(size, row) for row in range(3000)])
         sides = np.sqrt(drawn.prod(axis=1))
@@ -86,13 +94,23 @@ def test_passes_are_counted_by_the_trainer():
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        (lambda: ResizeSection(0, 10**6).check(), "expected 784 ≤ min_pixels < max_pixels"),
-        (lambda: ImageSection(10**5, 10**6, ResizeSection(10**4, 10**6)).check(), "random_resize draws 10000"),
-        (lambda: ImageSection(10**4, 10**5, ResizeSection(10**4, 10**6)).check(), "would undo it"),
+        (lambda: ResizeSection(min_pixels=0, max_pixels=10**6), "expected 784 ≤ min_pixels < max_pixels"),
+        (
+            lambda: ImageSection(
+                min_pixels=10**5, max_pixels=10**6, random_resize=ResizeSection(min_pixels=10**4, max_pixels=10**6)
+            ),
+            "random_resize draws 10000",
+        ),
+        (
+            lambda: ImageSection(
+                min_pixels=10**4, max_pixels=10**5, random_resize=ResizeSection(min_pixels=10**4, max_pixels=10**6)
+            ),
+            "would undo it",
+        ),
     ],
 )
 def test_limits_that_contradict_each_other_are_refused(section, message):
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(ValidationError, match=message):
         section()
 
 

@@ -25,10 +25,20 @@ class Section(BaseModel):
 
     first: ClassVar[str] = ""
     "Of a whole recipe: the keys that `--keys` shows, in the order of use."
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # it may be a secret
+    )
 
     def check(self) -> None:
         """Refuse values that cannot go together. Raises: RecipeError that names keys relative to the section."""
+
+    @classmethod
+    def summary(cls) -> str:
+        """What messages say is expected where this section belongs."""
+        return f"a section with the keys {', '.join(cls.model_fields)}"
 
     @classmethod
     def refusal(cls, key: str) -> str:

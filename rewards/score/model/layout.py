@@ -19,7 +19,6 @@ from typing import Any
 
 from vlm.common.errors import RecipeError
 from vlm.loading import architecture, load_processor, mismatch, raw_config, source, stored_limits
-from vlm.sections import ImageSection
 
 logger = logging.getLogger(__name__)
 
@@ -129,8 +128,6 @@ def load_parts(path: str, revision: str | None, min_pixels: int | None, max_pixe
             f"score model: {path} has a tokenizer and no image processor (preprocessor_config.json or "
             f"processor_config.json): {str(error).splitlines()[0]}"
         ) from error
-    limits = ImageSection(
-        min_pixels=stored.min_pixels if min_pixels is None else min_pixels,
-        max_pixels=stored.max_pixels if max_pixels is None else max_pixels,
-    )
+    given = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    limits = stored.model_copy(update={key: value for key, value in given.items() if value is not None})
     return load_processor(path, limits, revision)

@@ -71,7 +71,7 @@ class LimitsSection(Section):
     'Seconds from then until the scores; who waits longer gets a "busy" reply.'
 
     def check(self) -> None:
-        for name, value in vars(self).items():
+        for name, value in self:
             if isinstance(value, float) and not 0 < value <= 86400:
                 raise RecipeError(f"{name} = {value}; expected seconds, more than 0 and at most 86400")
             if isinstance(value, int) and value < 1:

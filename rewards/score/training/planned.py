@@ -26,6 +26,7 @@ from stage.planning.estimate import DTYPE_BYTES, memory_setup
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, batches, common
 from stage.planning.plan import Plan
+from stage.recipe import config
 from vlm.adapters import PARTS
 from vlm.common.errors import RecipeError
 from vlm.sections import ModelSection
@@ -160,7 +161,8 @@ def resident(scores: Sequence[Score], policy: ModelSection, processes: int = 1) 
         if not isinstance(scorer, Loaded):
             continue
         path = scorer.path if Path(scorer.path).exists() else known(scorer.path) or scorer.path
-        section = ModelSection(path, revision=scorer.options.get("revision"))
+        asked = {"path": path, "revision": scorer.options.get("revision")}
+        section = config.build(asked, ModelSection, where=f"score model {scorer.path}")
         try:
             sizes = shape(section)
         except RecipeError:

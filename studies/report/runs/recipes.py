@@ -55,7 +55,7 @@ def difference(run: Folder, classes: Sequence[type]) -> Difference | None:
         except UserError:
             pass  # it is of another stage, or lacks more: the defaults remain
     required = {name: getattr(own, name) for name, field in type(own).model_fields.items() if field.is_required()}
-    return Difference(f"the defaults of {own.stage}", _changes(type(own)(**required), own))
+    return Difference(f"the defaults of {own.stage}", _changes(type(own).model_construct(**required), own))
 
 
 def started_with(run: Folder) -> Path | None:

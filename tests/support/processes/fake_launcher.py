@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +24,10 @@ from stage.recipe.sections import TrainingRecipe  # noqa: E402
 HERE = Path(__file__)
 
 
-@dataclass
 class FakeRecipe(TrainingRecipe):
     stage: Literal["fake"] = "fake"
-    training: dict[str, Any] = field(default_factory=dict)
-    rewards: list[str] = field(default_factory=list)
+    training: dict[str, Any] = {}
+    rewards: list[str] = []
 
 
 def main() -> int:
