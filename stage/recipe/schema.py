@@ -17,7 +17,8 @@ from stage.recipe.annotations import inside, is_section, members, type_name
 from stage.recipe.yaml_nodes import FLOAT, Node, nodes, to_float
 from vlm.common.section import Section
 
-STAGES = ("sft", "grpo", "score", "serve", "eval", "bon", "curate", "prefer", "ablation")
+LAUNCHERS = {name: name for name in ("sft", "grpo", "score", "serve", "eval", "bon", "curate", "prefer")}
+LAUNCHERS["ablation"] = "ablate"
 WORDS = {"on": True, "yes": True, "off": False, "no": False}
 """YAML 1.1's booleans: text here, unless a boolean is asked for."""
 
@@ -79,9 +80,8 @@ def explain(error: ValidationError, root: type[Section], tree: Node, name: str, 
     faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
     told = dict(_line(fault, root, tree, name, keys) for fault in reversed(faults))  # the first one of a key
     if "stage" in told:  # another launcher's recipe: its keys are right
-        stage = tree.plain()["stage"]
-        launcher = "ablate" if stage == "ablation" else stage
-        return told["stage"] + (f"; start it with launch/{launcher}.py" if stage in STAGES else "")
+        launcher = LAUNCHERS.get(str(tree.plain()["stage"]))
+        return told["stage"] + (f"; start it with launch/{launcher}.py" if launcher else "")
     outer = {key for key in told if any(other.startswith(f"{key}.") for other in told)}  # other members of a union
     return "\n".join(told[key] for key in reversed(told) if key not in outer)
 
