@@ -10,7 +10,7 @@ from rewards.select.recipe import ClipSection, ScorerSection, need_path
 from samples.sections import DataSection
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
-from vlm.common.section import Section
+from vlm.common.section import Folder, Section, Seed
 
 RULES = ("share", "count", "threshold")
 
@@ -56,7 +56,7 @@ class CurateRecipe(Section):
         "stage output data.train.<n>.path data.train.<n>.format data.train.<n>.images data.on_fault by keep.share "
         "keep.count scorer.path scorer.urls scorer.positions scorer.dtype scorer.batch_size clip.path"
     )
-    output: str
+    output: Folder
     "Run folder: the kept rows are in `kept/`, each file under its own name and in its own format."
     data: DataSection
     "The corpus, in `train:`; the other keys as in training."
@@ -76,7 +76,7 @@ class CurateRecipe(Section):
     "Rows handed to the scorer at a time, and recorded together: at most these are scored again after a kill."
     examples: int = 8
     "How many of the best and of the worst rows examples.png shows; 0 for none."
-    seed: int = 0
+    seed: Seed = 0
     "Seed of `by: random`."
     overwrite: bool = False
     "Replace the selection that an earlier run left in `output` instead of refusing."

@@ -9,7 +9,7 @@ from samples.sections import FileSection, known_tasks
 from stage.endpoint.sections import CostSection, EndpointSection
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
-from vlm.common.section import LocatedPath, Section
+from vlm.common.section import Folder, LocatedPath, Section, Seed
 
 
 class CandidateSource(FileSection):
@@ -108,7 +108,7 @@ class PreferRecipe(Section):
     )
     data: list[CandidateSource]
     "Files of rows with candidates."
-    output: str
+    output: Folder
     "Run folder: judged.jsonl, failures.jsonl, preferences.jsonl, report.json."
     stage: Literal["prefer"] = "prefer"
     "Which launcher the recipe is for."
@@ -126,7 +126,7 @@ class PreferRecipe(Section):
     "Least difference of two candidates' five-dimension means (1 to 5) for one to be preferred."
     on_fault: Literal["error", "skip"] = "error"
     "A faulty row (missing image, no candidates, …) ends the run, or is left out and counted."
-    seed: int = 0
+    seed: Seed = 0
     "Seed of the order in which the judge sees candidates."
     overwrite: bool = False
     "Throw away what an earlier run left in `output`, ratings included."
@@ -136,5 +136,3 @@ class PreferRecipe(Section):
             raise RecipeError("data is empty; name at least one file, e.g. `data: [{path: candidates.jsonl}]`")
         if not 0 <= self.min_gap <= 4:
             raise RecipeError(f"min_gap = {self.min_gap}; expected 0 to 4: means are between 1 and 5")
-        if not self.output:
-            raise RecipeError("output is empty; expected a run folder")

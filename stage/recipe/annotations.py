@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from vlm.common.section import Section
 
-BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "min_length": "of a length ≥"}
 
 
 def is_section(tp: Any) -> TypeGuard[type[Section]]:
@@ -42,7 +42,7 @@ def type_name(tp: Any) -> str:
         tp = tp.rebuild_annotation()
     origin, args = get_origin(tp) or tp, get_args(tp)
     if origin is Annotated:
-        limits = [f"{sign} {getattr(m, name):g}" for m in args[1:] for name, sign in BOUNDS.items() if hasattr(m, name)]
+        limits = [f"{sign} {getattr(m, name)}" for m in args[1:] for name, sign in BOUNDS.items() if hasattr(m, name)]
         return " ".join([type_name(args[0]), " and ".join(limits)]).strip()
     if origin in (Union, types.UnionType):
         named = [type_name(arg) for arg in args if arg is not types.NoneType]

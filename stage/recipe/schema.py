@@ -121,8 +121,9 @@ def _expected(tp: Any, value: Any) -> str:
         return among[0].summary() + null
     if len(among) == 1 and get_origin(among[0]) in (list, dict):
         inner = get_args(among[0])[-1]
-        item = f"{{{next(iter(inner.model_fields))}: …}}" if is_section(inner) else "a, b"
-        return f"a {type_name(among[0])}{null}, e.g. {f'[{item}]' if get_origin(among[0]) is list else '{a: b}'}"
+        if get_origin(among[0]) is list and is_section(inner):
+            return f"a list of sections{null}, e.g. [{{{next(iter(inner.model_fields))}: …}}]"
+        return f"a {type_name(among[0])}{null}, e.g. {'[a, b]' if get_origin(among[0]) is list else '{a: b}'}"
     hint = "; write true or false" if bool in among and value is not None else ""
     if str in among and isinstance(value, bool):
         hint = "; put it in quotes if a text is meant"

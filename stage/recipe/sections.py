@@ -12,7 +12,7 @@ from stage.recipe.arguments import Keys
 from stage.recipe.together import check_together
 from stage.tracking.section import TrackingSection
 from vlm.common.errors import RecipeError
-from vlm.common.section import Section
+from vlm.common.section import Folder, Section, Seed
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
 
@@ -85,7 +85,7 @@ class StageRecipe(Section):
 
     model: ModelSection
     "The model to train or to ask; in GRPO with `training.beta` above 0 its starting point is the reference model too."
-    output: str
+    output: Folder
     "Run folder: the resolved recipe, metrics, pictures; a trained model is in `final/`."
     images: ImageSection = ImageSection()
     "Pixel limits, the same in every stage."
@@ -93,7 +93,7 @@ class StageRecipe(Section):
     "How questions are asked."
     data: DataSection = DataSection()
     "Where rows come from: `train:` is trained on, `eval:` is held out."
-    seed: int = 0
+    seed: Seed = 0
     "Seed of data order, sampling and adapters."
     overwrite: bool = False
     "Replace what an earlier run left in `output` instead of refusing."

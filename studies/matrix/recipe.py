@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vlm.common.errors import RecipeError
-from vlm.common.section import LocatedPath, Section
+from vlm.common.section import Folder, LocatedPath, Section
 
 NAME = re.compile(r"[A-Za-z]\w*")
 SEED = "seed"
@@ -70,7 +70,7 @@ class MatrixRecipe(Section):
     Each run goes through the stages that its last ones (those that no other stage names) need, directly or indirectly.
     """
 
-    output: str
+    output: Folder
     "Folder of the runs: output/LABEL/seed-0/STAGE."
     stages: dict[str, StageSection]
     "Name → stage, in the order in which they are shown."
@@ -92,7 +92,7 @@ class MatrixRecipe(Section):
     "Options of sbatch for `--slurm`, e.g. {time: '12:00:00', partition: gpu}."
 
     def check(self) -> None:
-        for what, values in (("output", self.output), ("stages", self.stages), ("seeds", self.seeds)):
+        for what, values in (("stages", self.stages), ("seeds", self.seeds)):
             if not values:
                 raise RecipeError(f"{what} is empty")
         for name in self.stages:

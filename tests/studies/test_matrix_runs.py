@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -100,6 +101,16 @@ def test_killed_by_the_system_is_a_failure(here, capfd):
     assert outputs(here) == [SFT, WITHOUT]  # of the run that was asked for
 
 
+def reached(fifo: Path) -> None:
+    """Wait until a stage has opened it; a stage that fails before does not hold the tests for ever."""
+    end = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    poll = select.poll()
+    poll.register(end, select.POLLIN)
+    came = poll.poll(LIMIT * 1000)
+    os.close(end)
+    assert came, "no stage is under way"
+
+
 def pausing(here: Path) -> list[str]:
     """Words of a command whose grpo stages wait for a signal; the FIFO tells when the first one does."""
     os.mkfifo(here / "ready")
@@ -112,7 +123,7 @@ def test_a_signal_is_handed_on(here, number, capfd):
     argv = pausing(here)
 
     def send():
-        (here / "ready").open().close()
+        reached(here / "ready")
         os.kill(os.getpid(), number)
 
     helper = threading.Thread(target=send)
@@ -135,7 +146,7 @@ def test_killed_with_its_stage_left_running(here):
     command = [sys.executable, "-m", "tests.support.runs.matrices", *argv]
     variables = environment(JOURNAL=str(here / "journal"), PYTHONPATH=str(ROOT))
     ours = [subprocess.Popen(command, cwd=here, env=variables, stdout=subprocess.PIPE, text=True)]
-    (here / "ready").open().close()  # the stage is under way
+    reached(here / "ready")
     ours[0].kill()
     ours[0].wait(LIMIT)
     stage = plan(*argv[1:2]).runs[0].stages["grpo"]

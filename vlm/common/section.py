@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
+from annotated_types import Ge, Lt, MinLen
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -77,5 +78,9 @@ def _located(path: str, info: ValidationInfo) -> str:
     return locate(path) if locate else path
 
 
+Seed = Annotated[int, Ge(0), Lt(2**32)]
+"""What numpy, torch and Python's `random` all take."""
+Folder = Annotated[str, MinLen(1)]
+"""Where a stage writes: not located, for it need not exist, and not empty."""
 LocatedPath = Annotated[str, AfterValidator(_located)]
 """A path, which reading a recipe makes absolute where something is there (`locate`)."""

@@ -13,21 +13,35 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from stage import runs  # noqa: E402
 from stage.recipe import config  # noqa: E402
+from stage.recipe.arguments import Keys  # noqa: E402
 from stage.recipe.sections import TrainingRecipe  # noqa: E402
 
 HERE = Path(__file__)
 
 
+class FakeArguments(Keys):
+    act: str = "finish"
+    wait: str | None = None
+    lr: float = 0.0
+    beta: float = 0.0
+    logging_steps: int = 1
+    save_steps: int = 1
+    max_steps: int = -1
+
+
 class FakeRecipe(TrainingRecipe):
     stage: Literal["fake"] = "fake"
-    training: dict[str, Any] = {}
+    training: Annotated[dict[str, Any], FakeArguments] = {}
     rewards: list[str] = []
+
+    def check(self) -> None:
+        """Its `training:` has nothing of a trainer's."""
 
 
 def main() -> int:
