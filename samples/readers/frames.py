@@ -28,9 +28,9 @@ ENOUGH = 50
 """Boxes from which on a file whose boxes all look like another frame is refused; with fewer one is warned."""
 FEW = 3
 """Boxes from which on one is warned."""
-MARGIN = 1.02
-"""Boxes of a frame may overhang its extent by this factor and still look like it."""
-CHANCE = math.log(1e-3)
+MARGIN = 1.001
+"""Boxes of a frame may overhang its extent by this factor, of rounding, and still look like it."""
+CHANCE = math.log(5e-3)
 """Of a file in pixels to look like another frame by accident, at most."""
 FLIPPED = 0.1
 """Share of boxes with x2 < x1 or y2 < y1 from which on they look like width and height."""
@@ -92,7 +92,7 @@ class Frames:
     """What the numbers of one file's boxes look like, while no frame is declared.
 
     Frames of a fixed extent (0–1, 0–100, 0–1000) are suspected where no box exceeds it, and where that would be an
-    accident, of at most 1 in 1,000, if the boxes were pixels. The chance of one box not to exceed the part r of an axis
+    accident, of at most 1 in 200, if the boxes were pixels. The chance of one box not to exceed the part r of an axis
     is taken as r for r ≤ ½, and as 1 - 2 (1 - r)² above: the larger of what corners that are spread evenly and ones
     that keep to the middle (triangularly distributed) have. So 1,000 of a 1,024-pixel image says nothing, of 4,000
     much. xywh is suspected where x2 < x1 or y2 < y1 in a tenth of the boxes and left + width, top + height fit for all.
@@ -130,7 +130,7 @@ class Frames:
     def _see(self, shape: list[float], size: tuple[int, int]) -> None:
         self.seen += 1
         least, most = min(shape), max(shape)
-        self.small += least >= -0.02 and most <= MARGIN
+        self.small += least >= 1 - MARGIN and most <= MARGIN
         beyond = max(shape[::2]) > size[0] + 1 or max(shape[1::2]) > size[1] + 1
         for frame, chance in list(self.chances.items()):
             extent = FIXED[frame] * MARGIN
@@ -171,7 +171,7 @@ class Frames:
         flipped = f"{self.flipped} have x2 < x1 or y2 < y1"
         why = f"{flipped}, and left + width is within the image in all" if frame == "xywh" else ""
         if frame in FIXED:
-            why = f"none is beyond {FIXED[frame] * MARGIN:g}, on images of up to {width} x {height} pixels"
+            why = f"none is beyond {FIXED[frame]:g}, on images of up to {width} x {height} pixels"
             why += f"; {flipped}: write corners" if self.flipped else ""
         return (
             f"{self.seen} boxes, and these look like {_LOOKS[frame]}, not like pixels: {why}. Declare it at the "

@@ -74,6 +74,30 @@ def test_other_open_layouts(folder):
     assert found.boxes == [pytest.approx(SAME["pixel"])]
 
 
+@pytest.mark.parametrize(
+    ("said", "boxes"),
+    [
+        ("<|box_start|>(100,250),(500,1000)<|box_end|>", 1),
+        ("<|box_start|>( 100.0, 250 ), (500,1000)<|box_end|>, <|box_start|>(100,250),(500,1000)<|box_end|>", 2),
+        ("<|box_start|>(100,250),(500,1000)<|box_end|><|box_start|>(100,250),(500,1000)<|box_end|>", 2),
+        ("[[100,250,500,1000]]", 1),
+        ("<|box_start|>(100,250),(500,1000)", 0),
+        ("<|box_start|>(100,250),(500,1000)<|box_end|> or so", 0),
+        ("<|box_start|>(100,2.5.0),(500,1000)<|box_end|>", 0),
+        ("(100,250),(500,1000)", 0),  # its published reward reads such a truth as none
+    ],
+)
+def test_scorers_truths_in_both_of_its_forms(folder, said, boxes):
+    asked = {"problem": "the dam", "answer": said, "type": "iou", "image": "a.png"}
+    path = dump(folder / "rl.jsonl", [asked])
+    if boxes:
+        (found,) = samples.read(path, "scorers_rl_per_mille")
+        assert found.boxes == [pytest.approx(SAME["pixel"])] * boxes
+        return
+    with pytest.raises(DataError, match="field 'answer': found"):
+        list(samples.read(path, "scorers_rl_per_mille"))
+
+
 def test_a_layout_that_fixes_its_frame_takes_no_other(folder):
     path = dump(folder / "vg.json", [{"image": "a.png", "conversations": []}])
     with pytest.raises(
@@ -225,10 +249,10 @@ def test_at_most_one_in_a_hundred_files_in_pixels_is_doubted(how):
 
 @pytest.mark.parametrize("frame", ["unit", "percent", "per_mille", "xywh"])
 def test_files_in_another_frame_are_found(frame):
-    """On pictures of 1,500 pixels and more, where every frame can be seen."""
+    """On pictures of 1,200 pixels and more, where every frame can be seen from 50 boxes."""
     rng = np.random.default_rng(3)
     for _ in range(100):
-        size = (int(rng.integers(1500, 5000)), int(rng.integers(1500, 5000)))
+        size = (int(rng.integers(1200, 5000)), int(rng.integers(1200, 5000)))
         found = judged([size] * 50, written(boxes_in(rng, size, 50), frame, size))
         assert found.looks == frame and found.certain
 

@@ -14,6 +14,8 @@ from evals.predictions import Prediction
 from evals.scoring.metrics import evaluate
 from evals.scoring.reading import Reading
 from evals.scoring.scores import Grounding
+from rewards.select.selectors import _overlaps
+from samples import Sample
 from vlm.boxes import NOTATIONS, corners, hull, quad_from_obb, read_said, write_boxes, write_quads
 
 SIZE, RESIZED = (2016, 1008), (1008, 504)  # a resized pixel is two of the original's
@@ -104,6 +106,22 @@ def test_turned_shapes_may_overhang():
     lines = "0,0,9,0,9,9,0,9 a\n-2000,0,9,0,9,9,0,9 b"
     found = read_said(lines, "rscovlm_quad", SIZE, RESIZED)
     assert [item.label for item in found.objects] == ["a"] and found.missed == 1
+
+
+def test_detection_counts_missed_objects_as_not_read():
+    said = "0,0,9,0,9,9,0,9 a\n-2000,0,9,0,9,9,0,9 b"
+    for text, unread in ((said, 1), (f"{said}\nand so on", 2)):  # whole, and line by line
+        asked = Prediction("1", "g", "grounding", text, size=SIZE, resized=RESIZED)
+        objects, lost = Reading("rscovlm_quad", "text").objects(asked)
+        assert ([item.label for item in objects], lost) == (["a"], unread)
+
+
+def test_a_vote_counts_boxes_that_overhang():
+    """Best of N: 1009 of 1008 votes for the same box as 1008; one that is missed for nothing, not even itself."""
+    sample = Sample([], [], "grounding", size=SIZE, boxes=[BOX])
+    texts = ["504,252,1009,504", "504,252,1008,504", "504,252,1100,504", None]
+    table = _overlaps(sample, texts, "rscovlm", RESIZED)
+    assert table.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
 # --- the further forms
