@@ -41,6 +41,7 @@ _ALL: tuple[Notation, ...] = (
         template="<|box_start|>({},{}),({},{})<|box_end|>",
         pattern=_QWEN,
         refs=("<|object_ref_start|>", "<|object_ref_end|>"),
+        bare=True,
     ),
     # Qwen2.5-VL (arXiv 2502.13923, section 2.2.1): absolute coordinates of the image it is given, in JSON.
     Json(name="qwen2_5_vl", frame="resized", key="bbox_2d", keys=("bbox",)),

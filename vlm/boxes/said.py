@@ -12,7 +12,8 @@ Rewards and metrics read answers here, by one convention:
 
 Besides the text that a notation writes, these forms are read:
 
-    qwen2_vl    the object's name between `<|object_ref_start|>` and `<|object_ref_end|>` before its boxes
+    qwen2_vl    the object's name between `<|object_ref_start|>` and `<|object_ref_end|>` before its boxes; or the name
+                right before them, without a space, which is what decoding without special tokens leaves of that
     qwen2_5_vl  JSON with further keys, the key `bbox`, a comma before a closing bracket, bare lists `[x1, y1, x2, y2]`,
                 and prose before the one code fence
     vhm         `(x1,y1),(x2,y2)`, also in Qwen2-VL's tokens: ScoreRS takes either, per mille both

@@ -39,6 +39,8 @@ class Running(Notation):
     "What may stand between two objects."
     refs: tuple[str, str] = ("", "")
     "Around the name of an object, which an answer may put before its boxes."
+    bare: bool = False
+    "`refs` are special tokens, which decoding drops: an answer may then have the bare name right before its boxes."
     said: re.Pattern[str] | None = None
     "One object in the family's other form, in which an answer may have all of its objects."
 
@@ -46,10 +48,29 @@ class Running(Notation):
         found = self._read(text)
         if found is None and self.refs[0] and self.refs[0] in text:
             found = self._read_named(" ".join(text.split()))
+        if found is None and self.bare:
+            found = self._read_bare(" ".join(text.split()))
         if found is None and self.said is not None:
             numbers = replace(self, pattern=self.said)._run(" ".join(text.split()))
             found = None if numbers is None else [Written(self._complete(one)) for one in numbers]
         return found
+
+    def _read_bare(self, text: str) -> list[Written] | None:
+        """Objects with a bare name before each, or before each group of them: no space is between the name and the
+        first box, so that a sentence that ends in a box is none. All boxes of the text count, or none does."""
+        found: list[Written] = []
+        name, position = "", 0
+        for match in self.pattern.finditer(text):
+            between = text[position : match.start()]
+            if between.strip(" ,;"):
+                name = between.lstrip(" ,;")
+                if name.endswith(" ") or "(" in name or ")" in name or not _plain(name):
+                    return None
+            if not name:
+                return None
+            found.append(Written([float(value) for value in match.groups() if value is not None], name))
+            position = match.end()
+        return None if text[position:] else found
 
     def _read_named(self, text: str) -> list[Written] | None:
         """Objects with a name in `refs` before each, or before each group of them."""
