@@ -177,7 +177,8 @@ def picture(row: predictions.Prediction, image: str, reading: Reading) -> Pictur
     """A prediction as a cell of the picture grid."""
     judged = metrics.judge(row, reading.notation, reading.inside)
     said = reading.text(row)
-    found = reading.boxes(row) if said and row.boxes and row.size else None
+    read = reading.said(row) if said and row.boxes and row.size else None
+    found = read.boxes if read is not None else None
     return Picture(
         image=image,
         question=row.prompt,

@@ -8,19 +8,23 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from samples.readers.checks import TASKS, checked
 from samples.readers.formats import FORMATS, Format, detect, listed
+from samples.readers.frames import FRAMES, Frames, in_pixels
 from samples.readers.look import Look
 from samples.readers.rows import LeftOut, Place, RowFault
 from samples.sample import Sample
 from vlm.common.errors import DataError
 
 log = logging.getLogger(__name__)
+AHEAD = 500
+"""Rows behind a box that is no box in pixels, in which one looks for the frame."""
 
 
 @dataclass(slots=True)
@@ -37,6 +41,12 @@ class Faults:
     "Rows that ask nothing a task could score (an inactive stub, a formula): counted, never an error."
     cut: int = 0
     "Kept rows with a box that exceeded the image within its format's share, and was cut to it."
+    objects: Counter[str] = field(default_factory=Counter)
+    "Objects left out of rows that are kept: without area (`flat_object`), wholly outside (`object_outside`)."
+    frames: Frames = field(default_factory=Frames)
+    "What the boxes look like, where no frame is declared."
+    sized: bool = True
+    "Whether the row that was kept last states the size of its image."
 
     @property
     def skipped(self) -> int:
@@ -50,6 +60,10 @@ class Faults:
         self.left_out[kind] += 1
         self.examples.setdefault(kind, message)
 
+    def drop(self, kind: str, message: str) -> None:
+        self.objects[kind] += 1
+        self.examples.setdefault(kind, message)
+
     def __str__(self) -> str:
         parts = [f"{self.kept} kept", f"{self.skipped} skipped"]
         if self.left_out:
@@ -57,6 +71,8 @@ class Faults:
         lines = [f"{self.rows} rows = {' + '.join(parts)}"]
         for kind, count in [*self.kinds.most_common(), *self.left_out.most_common()]:
             lines.append(f"  {kind}: {count} (first: {self.examples[kind]})")
+        for kind, count in self.objects.most_common():
+            lines.append(f"  {kind}: {count} objects left out of kept rows (first: {self.examples[kind]})")
         if self.cut:
             lines.append(f"  in {self.cut} of the kept rows, boxes were cut to the image")
         return "\n".join(lines)
@@ -72,7 +88,8 @@ def read(
     verify_images: bool = True,
     split: str | None = None,
     outside: bool = False,
-) -> Iterator[Sample]:
+    frame: str | None = None,
+) -> Generator[Sample, None, None]:
     """Samples of a file, a folder, or a dataset of the hub (`hub:OWNER/NAME`), in order; streamed.
 
     format: one of FORMATS, or None to tell by content where that is unambiguous. images: the folder that
@@ -80,7 +97,9 @@ def read(
     on_fault: "skip" leaves faulty rows out and counts them in `faults`. verify_images: open every image's header,
     which also fills `size`; without it only where boxes need a size that the row does not state. split: which part of a
     folder or a hub dataset, where there are several. outside: rows may name images anywhere on this disk; otherwise
-    only below their folder, and by absolute paths in our own JSONL (`samples.readers.rows.Place`).
+    only below their folder, and by absolute paths in our own JSONL (`samples.readers.rows.Place`). frame: of the boxes,
+    one of `samples.readers.frames.FRAMES`, in formats that leave it open; without it they are pixels, and a file whose
+    boxes all look like another frame is refused from 50 boxes on, and warned of below.
 
     Raises: DataError, immediately for the file, its format or an unknown task; while iterating for a faulty row
     (naming file, row and field) and for a file that breaks off, or at the end where no row was good.
@@ -97,9 +116,25 @@ def read(
     look = Look(path, split)
     chosen = detect(look) if format is None else FORMATS[format]
     _fits_path(look, chosen)
+    _fits_frame(look, chosen, frame)
     faults = Faults() if faults is None else faults
     place = Place(look.home, images, outside, chosen.absolute and not look.is_table)
-    return _samples(look, chosen, place, task, on_fault, faults, verify_images)
+    return _samples(look, chosen, place, task, on_fault, faults, verify_images, frame)
+
+
+def _fits_frame(look: Look, format: Format, frame: str | None) -> None:
+    if frame is None:
+        return
+    if frame not in FRAMES:
+        raise DataError(f"{look.path}: found the frame {frame!r}, expected one of {', '.join(FRAMES)}")
+    if not format.any_frame:
+        raise DataError(f"{look.path}: found frame: {frame}, {fixed(format)}")
+
+
+def fixed(format: Format) -> str:
+    """Why a source of this format has no `frame:`."""
+    open_ones = ", ".join(one.name for one in FORMATS.values() if one.any_frame)
+    return f"but {format.name} fixes the frame of its boxes: {format.about}; leave `frame` out (it is for {open_ones})"
 
 
 def _fits_path(look: Look, format: Format) -> None:
@@ -110,19 +145,40 @@ def _fits_path(look: Look, format: Format) -> None:
 
 
 def _samples(
-    look: Look, format: Format, place: Place, task: str | None, on_fault: str, faults: Faults, verify: bool
-) -> Iterator[Sample]:
+    look: Look,
+    format: Format,
+    place: Place,
+    task: str | None,
+    on_fault: str,
+    faults: Faults,
+    verify: bool,
+    frame: str | None,
+) -> Generator[Sample, None, None]:
     kept, others, first = 0, 0, ""
-    stem = look.home.stem
-    for where, row in look.each() if format.walk is None else format.walk(look):
+    stem, skip = look.home.stem, on_fault == "skip"
+    watching = format.any_frame and frame is None
+    rows = iter(look.each() if format.walk is None else format.walk(look))
+    for where, row in rows:
+        place.dropped = []
         try:
             if isinstance(row, RowFault):
                 raise row
             record = format.convert(row, place, task)
-            sample = Sample(**checked(record, place, verify, format.overhang))
+            if watching:
+                faults.frames.see(record, place)
+                if faults.frames.certain:
+                    raise DataError(f"{look.path}: {faults.frames}")
+            elif frame is not None:
+                record = in_pixels(record, frame, place)
+            flat = format.flat is not None and format.flat(row)
+            sample = Sample(**checked(record, place, verify, format.overhang, flat, skip))
         except RowFault as fault:
             message = f"{look.path}, {look.unit(where)}, {fault}"
-            if on_fault == "error" and not isinstance(fault, LeftOut):
+            if frame not in (None, "pixel") and fault.kind.startswith("box_"):
+                message += f" (in pixels, from frame: {frame})"
+            if not skip and not isinstance(fault, LeftOut):
+                if watching and fault.kind in ("box_inverted", "box_outside"):
+                    message += _hint(rows, format, place, task, faults.frames)
                 raise DataError(message) from fault
             others += 1
             first = first or message
@@ -132,13 +188,43 @@ def _samples(
         sample.source = sample.source or stem
         sample.id = sample.id or f"#{where}"
         faults.cut += format.overhang > 0 and sample.boxes != record.get("boxes") and sample.quads is None
+        for kind, said in place.dropped:
+            faults.drop(kind, f"{look.path}, {look.unit(where)}, {said}")
         kept += 1
         faults.rows += 1
         faults.kept += 1
-        yield sample
+        faults.sized = record.get("size") is not None
+        try:
+            yield sample
+        except GeneratorExit:  # a limit: what was read is all there is to tell
+            _doubt(look, faults)
+            raise
+    _doubt(look, faults)
     if others:
         log.info("%s: %d of %d rows are no samples", look.path, others, kept + others)
     if not kept:
         why = "are faulty or ask nothing" if faults.left_out else "are faulty"
         said = f"all {others} rows {why}; {first}" if others else "no rows"
         raise DataError(f"{look.path}: {said}")
+
+
+def _doubt(look: Look, faults: Faults) -> None:
+    if said := str(faults.frames):
+        log.warning("%s: %s", look.path, said)
+
+
+def _hint(
+    rows: Iterator[tuple[int | str, dict[str, Any] | RowFault]],
+    format: Format,
+    place: Place,
+    task: str | None,
+    frames: Frames,
+) -> str:
+    """What the boxes of the next rows look like, for the message about one that is no box in pixels."""
+    for _, row in islice(rows, AHEAD):
+        try:
+            if not isinstance(row, RowFault):
+                frames.see(format.convert(row, place, task), place)
+        except RowFault:
+            continue
+    return f". In these {frames}" if str(frames) else ""

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 from samples import FORMATS, TASKS
+from samples.readers.frames import SourceFrame
+from samples.reading import fixed
 from samples.shares import quotas
 from vlm.common.errors import RecipeError
 from vlm.common.section import LocatedPath, Section
@@ -48,6 +50,8 @@ class SourceSection(FileSection):
     "Format of the file; without it, detected from its contents."
     task: str | None = None
     "Task of every row, whatever the rows say themselves."
+    frame: SourceFrame | None = None
+    "Frame of the rows' boxes, where their layout leaves it open (nadir, sharegpt, trl); without it, pixels."
     tasks: list[str] | None = None
     "Use only rows of these tasks."
     limit: int | None = None
@@ -72,6 +76,8 @@ class SourceSection(FileSection):
                 raise RecipeError("ratio says how many rows are used, and so do percent and repeat; keep one of them")
         if self.format is not None and self.format not in FORMATS:
             raise RecipeError(f"format = {self.format!r}; known formats: {', '.join(FORMATS)}")
+        if self.frame is not None and self.format is not None and not FORMATS[self.format].any_frame:
+            raise RecipeError(f"frame = {self.frame!r}, {fixed(FORMATS[self.format])}")
         known_tasks("task", [] if self.task is None else [self.task])
         _some_tasks(self.tasks)
 

@@ -1,8 +1,10 @@
 """Numbers from predictions, each with the convention it was computed by, because projects differ.
 
-Grounding   plain IoU in pixels of the original image (no "+1"), threshold >=; an answer that does not parse,
-            is inverted, or names another number of boxes than the truth counts as IoU 0 and stays in the
-            denominator. The VHM and ScoreRS evaluators use the same threshold and arithmetic.
+Grounding   plain IoU in pixels of the original image (no "+1"), threshold >=; an answer that does not parse or
+            names another number of boxes than the truth counts as IoU 0 and stays in the denominator. A box that
+            overhangs the image by at most 2% of the side is cut to the border; one that overhangs it further, or is
+            inverted, is a miss of that box (`vlm.boxes.said`, as in the rewards). The VHM and ScoreRS evaluators use
+            the same threshold and arithmetic.
 VQA         exact match after `vlm.answers.normalise` over all questions (micro), per question type, and the
             mean of the types (RSVQA). An empty answer is never right.
 Choice      the answer must name exactly one option (`vlm.answers.option`).
@@ -92,13 +94,15 @@ def _iou(prediction: Prediction, reading: Reading) -> float:
 
     Another number of boxes is a miss: otherwise naming two boxes for one object would be a hedge.
     """
-    true, said = _truth(prediction, "boxes"), reading.boxes(prediction)
+    true, said = _truth(prediction, "boxes"), reading.said(prediction)
     if said is None or len(said) != len(true):
         return 0.0
-    return sum(boxes.match_ious(said, true)) / len(true)
+    return sum(boxes.match_ious(said.boxes, true)) / len(true)
 
 
-_GROUNDING = "plain IoU in pixels; unparsable, inverted or wrong number of boxes = {zero}, kept in the denominator"
+_GROUNDING = (
+    "plain IoU in pixels; unparsable or wrong number of boxes = {zero}, kept in the denominator; " + boxes.CONVENTION
+)
 _EXACT = "exact match after normalising; empty = wrong"
 CONVENTIONS = {
     "grounding/acc@0.5": "IoU >= 0.5, " + _GROUNDING.format(zero="miss"),

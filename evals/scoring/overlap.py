@@ -93,11 +93,11 @@ def quad_parts(predicted: Box, true: Box) -> tuple[float, float]:
 
 
 SIZES = {"S": (0, 32**2), "M": (32**2, 96**2), "L": (96**2, float("inf"))}
-"""Classes of the true box's area in pixels of the original image, as VHM and ScoreRS count (and COCO, arXiv 1405.0312):
-small up to 32², large from 96²; a border belongs to the larger class."""
+"""Classes of the true box's area in pixels of the original image, as VHM and ScoreRS count: above the first number, and
+at most the second, so that small is ≤ 32², medium ≤ 96². A box without area is small."""
 
 
 def size_class(box: Box) -> str:
     """S, M or L."""
     area = (box[2] - box[0]) * (box[3] - box[1])
-    return next(name for name, (low, high) in SIZES.items() if low <= area < high)
+    return next(name for name, (_, high) in SIZES.items() if area <= high)

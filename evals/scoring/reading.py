@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from evals.predictions import Prediction
 from vlm import answers, boxes
-from vlm.boxes import Object
+from vlm.boxes import Object, Said
 from vlm.common.errors import DataError
 
 Inside = Literal["answer", "text"]
@@ -28,28 +28,26 @@ class Reading:
             return prediction.completion.strip()
         return answers.parse(prediction.completion).answer or ""
 
-    def boxes(self, prediction: Prediction) -> list[list[float]] | None:
-        """Predicted boxes in pixels of the original image; None where the answer is anything but boxes."""
-        return boxes.read_boxes(self.text(prediction), self.notation, *self._sizes(prediction))
-
-    def quads(self, prediction: Prediction) -> list[list[float]] | None:
-        """Predicted quadrilaterals, likewise."""
-        return boxes.read_quads(self.text(prediction), self.notation, *self._sizes(prediction))
+    def said(self, prediction: Prediction) -> Said | None:
+        """Predicted shapes in pixels of the original image, read as rewards read them (`vlm.boxes.said`); None where
+        the answer is anything but boxes."""
+        return boxes.read_said(self.text(prediction), self.notation, *self._sizes(prediction))
 
     def objects(self, prediction: Prediction) -> tuple[list[Object], int]:
-        """Predicted objects with their labels, and how many lines could not be read.
+        """Predicted objects with their labels, and how many could not be read, or are no proper shapes.
 
         Read line by line where the whole cannot be read: an answer that is cut off keeps what came before.
         """
         text, sizes = self.text(prediction), self._sizes(prediction)
         if answers.normalise(text) in ("", *NOTHING):
             return [], 0
-        whole = boxes.read_objects(text, self.notation, *sizes)
+        whole = boxes.read_said(text, self.notation, *sizes)
         if whole is not None:
-            return whole, 0
+            return whole.objects, whole.missed
         lines = [line for line in text.splitlines() if line.strip()]
-        read = [boxes.read_objects(line, self.notation, *sizes) for line in lines]
-        return [one for found in read if found for one in found], sum(found is None for found in read)
+        read = [boxes.read_said(line, self.notation, *sizes) for line in lines]
+        unread = sum(1 if found is None else found.missed for found in read)
+        return [one for found in read if found is not None for one in found.objects], unread
 
     def _sizes(self, prediction: Prediction) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """Of the original image, and that which the frame `resized` counts in. Raises: DataError for a lack of them."""

@@ -20,10 +20,12 @@ from evals.scoring.overlap import CONVENTIONS, SIZES, quad_parts, size_class
 from evals.scoring.reading import Reading, truth
 from evals.scoring.report import Scores
 from samples import kinds_of
-from vlm import answers
+from vlm import answers, boxes
 from vlm.common.bootstrap import means, ratio
 
-FAILED = "unparsable, inverted or wrong number of boxes = IoU 0 (the true area as union), kept in the denominator"
+FAILED = (
+    "unparsable or wrong number of boxes = IoU 0 (the true area as union), kept in the denominator; " + boxes.CONVENTION
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Grounding:
 
         size = _truth(prediction, "size")
         true = _truth(prediction, "quads" if self.rotated else "boxes")
-        said = (reading.quads if self.rotated else reading.boxes)(prediction)
+        said = reading.said(prediction)
         rule = CONVENTIONS[convention]
 
         def parts(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
@@ -100,10 +102,14 @@ class Grounding:
 
         if said is None or len(said) != len(true):
             return Judged([0.0], 0.0, sum(parts(one, one)[1] for one in true))
-        table = np.array([[parts(a, b) for b in true] for a in said])  # (P, T, 2)
-        ious = table[..., 0] / np.maximum(table[..., 1], 1e-12)  # the union holds the truth, which has an area
+        shapes = said.quads if self.rotated else said.boxes
+        table = np.array([[parts(a, b) for b in true] for a in shapes]).reshape(len(shapes), len(true), 2)  # (P, T, 2)
+        ious = table[..., 0] / np.maximum(table[..., 1], 1e-12)  # a flat truth may have no union
         pairs = linear_sum_assignment(ious, maximize=True)
-        return Judged(ious[pairs].clip(max=1.0).tolist(), *table[pairs].sum(axis=0).tolist())
+        inner, outer = table[pairs].sum(axis=0).tolist()
+        alone = set(range(len(true))) - set(pairs[1].tolist())  # what a missed box was stated for
+        outer += sum(parts(true[number], true[number])[1] for number in alone)
+        return Judged([*ious[pairs].clip(max=1.0).tolist(), *[0.0] * said.missed], inner, outer)
 
     def _parts(self, predictions: Sequence[Prediction]) -> dict[str, list[str]]:
         """Names of parts of the questions → their keys."""

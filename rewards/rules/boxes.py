@@ -39,7 +39,8 @@ def iou(
 
     The answer's shapes are matched one to one with the true ones for the greatest IoU sum, each IoU is turned
     into steps, and their sum is divided by the larger of the two counts: a missing shape and a surplus one both
-    cost.
+    cost. A box that overhangs the image by at most 2% of the side is cut to the border; one that overhangs it further,
+    or is inverted, is a miss, and the other boxes of the answer count (`vlm.boxes.said`, as in the metrics).
 
     shape: "box" compares the row's ``boxes`` with the boxes around what the answer states; "quad" compares its
     ``quads`` with the corners of what the answer states: oriented boxes and quadrilaterals as they lie, and an
@@ -53,9 +54,7 @@ def iou(
         raise RecipeError(f"reward 'iou': threshold is {threshold}; expected a number in (0, 1]")
     frame = vlm_boxes.NOTATIONS[notation].frame
     column, name = (boxes, "boxes") if shape == "box" else (quads, "quads")
-    read, overlap = (
-        (vlm_boxes.read_boxes, vlm_boxes.iou) if shape == "box" else (vlm_boxes.read_quads, vlm_boxes.quad_iou)
-    )
+    overlap = vlm_boxes.iou if shape == "box" else vlm_boxes.quad_iou
 
     def judge(row: int, said: str) -> float | None:
         if not given("iou", row, task, columns, **{name: column}, size=size):
@@ -67,10 +66,10 @@ def iou(
             )
         assert column is not None and size is not None
         truth = column[row]
-        found = read(said, notation, size[row], None if resized is None else resized[row])
-        if not found or not truth:
+        found = vlm_boxes.read_said(said, notation, size[row], None if resized is None else resized[row])
+        if found is None or not truth:
             return 0.0
-        matched = vlm_boxes.match_ious(found, truth, overlap)
+        matched = vlm_boxes.match_ious(found.boxes if shape == "box" else found.quads, truth, overlap)
         return min(1.0, sum(_step(value, steps, threshold) for value in matched) / max(len(found), len(truth)))
 
     return per_row(completions, task, applies_to, inside, judge)

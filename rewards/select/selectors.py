@@ -60,15 +60,15 @@ def _overlaps(sample: Sample, said: Sequence[str | None], notation: str, resized
     if sample.size is None:
         raise DataError(f"{sample.source}, sample {sample.id}: no size, without which its boxes cannot be read")
     distinct = {text: number for number, text in enumerate(dict.fromkeys(text for text in said if text is not None))}
-    found = [boxes.read_boxes(text, notation, sample.size, resized) for text in distinct]
+    found = [boxes.read_said(text, notation, sample.size, resized) for text in distinct]
     overlap = np.zeros((len(found) + 1, len(found) + 1))  # the last row and column: no answer at all
     for i, a in enumerate(found):
-        if a is None:
+        if a is None or not a.objects:
             continue
         overlap[i, i] = 1.0
         for j, b in enumerate(found[:i]):
             if b is not None:
-                overlap[i, j] = overlap[j, i] = sum(boxes.match_ious(a, b)) / max(len(a), len(b))
+                overlap[i, j] = overlap[j, i] = sum(boxes.match_ious(a.boxes, b.boxes)) / max(len(a), len(b))
     places = [distinct[text] if text is not None else len(found) for text in said]
     return overlap[np.ix_(places, places)]
 

@@ -23,6 +23,7 @@ from vlm.shapes import visual_tokens
 
 Told = Callable[[int, int, int], None]
 """`told(rows, decoded, pictures)` while it runs."""
+TURNED = "turned by EXIF, and boxes fit both as stored and upright: state `size` in the rows"
 EVERY = 500
 """Rows between two calls of it."""
 
@@ -77,7 +78,7 @@ def _read(source: Source, role: Role, rows: Rows, report: Report, told: Told) ->
     gallery = rows.gallery
     try:
         for number, sample in enumerate(source):
-            rows.add(sample, role, place)
+            rows.add(sample, role, place, source.faults.sized)
             if number % EVERY == 0:
                 told(len(rows.names), gallery.decoded, len(gallery.names))
     except DataError as error:  # all rows are faulty, or the file breaks off
@@ -105,6 +106,11 @@ def _judge_pictures(
             report.unfit.add("cannot be decoded", f"{where}: {found.fault}")
             continue
         report.sizes[found.size] += 1
+        if number in rows.unsized and found.orientation != 1:
+            doubtful, name = rows.unsized[number].doubtful(found.orientation)
+            if doubtful:
+                said = f"{gallery.names[number]}, EXIF orientation {found.orientation}: {doubtful} rows, first {name}"
+                report.turned.add(TURNED, said)
         try:
             tokens[number] = visual_tokens(found.size, *pixels)
         except ValueError as error:

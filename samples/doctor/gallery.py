@@ -19,7 +19,7 @@ import numpy as np
 
 from vlm.common.errors import DataError
 from vlm.pictures.digests import digest, perceptual_hash
-from vlm.pictures.images import load
+from vlm.pictures.images import load, orientation
 
 BATCH = 16
 """Pictures handed to a worker at a time."""
@@ -40,6 +40,8 @@ class Look(NamedTuple):
     "The perceptual hash, packed; empty where the picture has no features."
     fault: str = ""
     "Why it cannot be decoded."
+    orientation: int = 1
+    "Of EXIF, 1 to 8; 1 is upright as it is stored."
 
 
 PENDING = Look(fault="not decoded yet")
@@ -48,11 +50,12 @@ PENDING = Look(fault="not decoded yet")
 def look(picture: str | bytes) -> Look:
     """Decode one picture. Never raises for what is wrong with the picture."""
     try:
-        found = load(picture)
+        found, turn = load(picture), orientation(picture)
     except DataError as error:
         return Look(fault=str(error))
     bits = perceptual_hash(found)
-    return Look(found.size, digest(found)[:16], b"" if bits is None else np.packbits(bits).tobytes())
+    packed = b"" if bits is None else np.packbits(bits).tobytes()
+    return Look(found.size, digest(found)[:16], packed, orientation=turn)
 
 
 def look_at(pictures: Sequence[str | bytes]) -> list[Look]:

@@ -47,7 +47,8 @@ class SourceCounts:
         counts = {name: getattr(self, name) for name in ("rows", "fit", "unfit", "other_tasks")}
         known = {"role": self.role, "path": self.path, **counts, "faulty": self.faults.skipped}
         known |= {"left_out": self.faults.left_out.total(), "left_out_kinds": dict(self.faults.left_out)}
-        known |= {"boxes_cut": self.faults.cut}
+        known |= {"boxes_cut": self.faults.cut, "objects_left_out": dict(self.faults.objects)}
+        known |= {"frame": str(self.faults.frames) or None}
         return known | {"faults": faults, "broken": self.broken or None, "tasks": self.kinds}
 
 
@@ -62,6 +63,8 @@ class Report:
     pictures: int = 0
     unfit: Findings = field(default_factory=Findings)
     "Pictures that cannot be decoded or shown."
+    turned: Findings = field(default_factory=Findings)
+    "Pictures that EXIF turns, and whose boxes fit both ways while their rows state no size."
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     visual_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0))
     answer_words: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -100,6 +103,8 @@ class Report:
         found = []
         if count := self.leaked["alike"]:
             found.append(f"{count:,} pictures of the evaluation look like one of training: look at the pairs")
+        found += [f"{s.path}: {s.faults.frames}" for s in self.sources if str(s.faults.frames) and not s.broken]
+        found += [f"{count:,} pictures are {kind}" for kind, count in self.turned.counts.items()]
         found += [f"{count:,} rows are {kind}" for kind, count in self.long.counts.items()]
         found += [f"{count:,} boxes: {kind}" for kind, count in self.boxes.counts.most_common()]
         return found
@@ -121,6 +126,7 @@ class Report:
             "pictures": {
                 "different": self.pictures,
                 "unfit": self.unfit.to_dict(),
+                "turned": self.turned.to_dict(),
                 "sizes": sizes,
                 "visual_tokens": summary(self.visual_tokens),
             },

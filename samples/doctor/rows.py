@@ -41,6 +41,31 @@ class Findings:
         return {kind: {"count": n, "first": self.examples[kind]} for kind, n in self.counts.most_common()}
 
 
+@dataclass(slots=True)
+class Unsized:
+    """Rows with boxes in a picture whose size they do not state. If EXIF turns it, nobody can tell from which side of
+    the turn the boxes are, as long as they fit both."""
+
+    rows: int = 0
+    first: str = ""
+    fitting: int = 0
+    "Of these, rows whose boxes also fit a picture with width and height swapped."
+    first_fitting: str = ""
+
+    def add(self, boxes: Shapes, size: tuple[int, int], name: str) -> None:
+        self.rows += 1
+        self.first = self.first or name
+        if all(x2 <= size[1] and y2 <= size[0] for _, _, x2, y2 in boxes):
+            self.fitting += 1
+            self.first_fitting = self.first_fitting or name
+
+    def doubtful(self, orientation: int) -> tuple[int, str]:
+        """Rows whose boxes fit the picture both as stored and upright, and the first of them; 5 to 8 swap the sides."""
+        if orientation == 1:
+            return 0, ""
+        return (self.fitting, self.first_fitting) if orientation >= 5 else (self.rows, self.first)
+
+
 class Rows:
     """The rows that were examined, as columns, and what is odd about them.
 
@@ -65,10 +90,12 @@ class Rows:
         self.box_sides = array("f")
         "Square root of the share of the image that each box covers."
         self.boxes = Findings()
+        self.unsized: dict[int, Unsized] = {}
+        "By number of the picture: its rows with boxes that state no size."
         self._waiting: list[Sample] = []
 
-    def add(self, sample: Sample, role: str, place: int) -> None:
-        """Look at one row; `place`: number of its source."""
+    def add(self, sample: Sample, role: str, place: int, sized: bool = True) -> None:
+        """Look at one row; `place`: number of its source; `sized`: whether it states the size of its picture."""
         name = f"{sample.source}/{sample.id}"
         self.names.append(name)
         self.places.append(place)
@@ -84,6 +111,9 @@ class Rows:
             self.answer_words.append(len(answer.split()))
         if sample.boxes and sample.size:
             self._look_at_boxes(sample.boxes, sample.quads, sample.size, name)
+            if not sized and sample.images:
+                first = self.pictures[len(self.pictures) - len(sample.images)]
+                self.unsized.setdefault(first, Unsized()).add(sample.boxes, sample.size, name)
         if self.ruler.tokenizer is not None:
             self._waiting.append(sample)
             if len(self._waiting) == BATCH:

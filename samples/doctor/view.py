@@ -36,7 +36,7 @@ def render(report: Report, console: Console, strict: bool = False) -> None:
         say(_pair(leak))
     if len(report.leaks) > SHOWN:
         say(f"  … and {len(report.leaks) - SHOWN:,} more, in report.json")
-    for found in (report.unfit, report.long, report.boxes):
+    for found in (report.unfit, report.turned, report.long, report.boxes):
         for kind, examples in found.examples.items():
             say(f"{kind}: {'; '.join(examples[:SHOWN])}{' …' * (found.counts[kind] > SHOWN)}")
     for note in report.notes:
@@ -77,6 +77,8 @@ def _contents(source: SourceCounts) -> Iterator[tuple[str, str]]:
         yield f"{short(source.path)}: {count:,} × {kind}, first: {source.faults.examples[kind]}", "red"
     for kind, count in source.faults.left_out.most_common():
         yield f"{short(source.path)}: {count:,} × {kind}, no question: {source.faults.examples[kind]}", ""
+    for kind, count in source.faults.objects.most_common():
+        yield f"{short(source.path)}: {count:,} × {kind}, left out of its row: {source.faults.examples[kind]}", ""
     if source.faults.cut:
         yield f"{short(source.path)}: in {source.faults.cut:,} rows boxes exceed the image, and are cut to it", ""
 

@@ -60,6 +60,7 @@ class Source:
             verify_images,
             section.split,
             section.outside,
+            section.frame,
         )
 
     def __iter__(self) -> Iterator[Sample]:
@@ -73,6 +74,7 @@ class Source:
                 self.keys.append(draw_key(self.seed, sample))
             yield sample
             if len(self.tasks) == self.section.limit:
+                self.rows.close()  # it tells what it has seen
                 return
 
     def uses(self, quota: int | None) -> np.ndarray:
@@ -125,7 +127,7 @@ def draw(data: DataSection, role: Role, seed: int) -> Mixture:
         uses = source.uses(quota)
         mixture.samples += [rows[number] for number in uses.tolist()]
         mixture.parts.append(_told_apart(source.part(uses), rows, uses))
-        if source.faults.skipped:
+        if source.faults.skipped or source.faults.objects:
             logger.warning("%s: %s", source.section.path, source.faults)
     if not mixture.rows:
         paths = [section.path for section in sections]

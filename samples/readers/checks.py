@@ -15,14 +15,24 @@ from vlm.prompts import TASKS
 
 CLOSED = ("vqa", "choice", "classification")
 """Tasks whose truth is the text of the answer."""
+AROUND = "four corners in order around an area"
 TOLERANCE = 1e-3
 """Pixels by which a box may overhang the image: rounding on the way from other frames is no error."""
 
 
-def checked(record: dict[str, Any], place: Place, verify: bool, overhang: float = 0.0) -> dict[str, Any]:
+def checked(
+    record: dict[str, Any],
+    place: Place,
+    verify: bool,
+    overhang: float = 0.0,
+    flat: bool = False,
+    skip: bool = False,
+) -> dict[str, Any]:
     """The fields of a Sample. `verify` opens every image's header; else only where a box needs a size.
 
     overhang: share of a box's area that may lie outside the image; it is cut off. (`quads` may overhang anyway.)
+    flat: boxes may be without area. skip: an object without area is left out, and noted in `place.dropped`, where the
+    row has others; else it is a fault of the row.
     """
     task = _task(record)
     images = _required(record, "images", list, "a list of paths")
@@ -37,6 +47,8 @@ def checked(record: dict[str, Any], place: Place, verify: bool, overhang: float 
         "id": _id(record),
     }
     boxes, quads = _boxes(record.get("boxes"), "boxes", 4), _boxes(record.get("quads"), "quads", 8)
+    if skip and not flat:
+        boxes, quads = _with_area(boxes, quads, place)
     size = _size(record.get("size"))
     if verify or ((boxes or quads) and size is None):
         size = _verified(size, fields["images"], place)
@@ -50,7 +62,7 @@ def checked(record: dict[str, Any], place: Place, verify: bool, overhang: float 
             raise RowFault("no_boxes", "boxes", show(boxes), "at least one box for grounding")
         if not images:
             raise RowFault("missing_image", "images", "none", "an image: grounding needs one")
-    _inside(boxes or [], size)
+    _inside(boxes or [], size, flat)
     _answer(fields)
     return fields
 
@@ -157,13 +169,18 @@ def _around(
     width, height = size
     found = []
     for quad in quads:
-        if not (_convex(quad) or quad_iou(quad, quad)):
-            raise RowFault("box_inverted", "quads", str(quad), "four corners in order around an area")
+        if not surrounds(quad):
+            raise RowFault("box_inverted", "quads", str(quad), AROUND)
         x1, y1, x2, y2 = hull(quad)
         if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
             raise RowFault("box_outside", "quads", str(quad), f"a shape that meets the image of {width} x {height}")
         found.append([max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))])
     return found
+
+
+def surrounds(quad: list[float]) -> bool:
+    """Whether the corners go around an area: a simple polygon, which may be concave."""
+    return _convex(quad) or quad_iou(quad, quad) > 0
 
 
 def _convex(quad: list[float]) -> bool:
@@ -204,10 +221,37 @@ def _verified(size: tuple[int, int] | None, images: list[str | bytes], place: Pl
     return actual[0] if actual else size
 
 
-def _inside(boxes: list[list[float]], size: tuple[int, int] | None) -> None:
+def _with_area(
+    boxes: list[list[float]] | None, quads: list[list[float]] | None, place: Place
+) -> tuple[list[list[float]] | None, list[list[float]] | None]:
+    """The objects without those that are a line or a point, unless all are."""
+    shapes = quads if quads is not None else boxes
+    if not shapes or (quads is not None and boxes is not None and len(quads) != len(boxes)):
+        return boxes, quads
+    kept = [number for number, shape in enumerate(shapes) if not _flat(shape)]
+    if len(kept) == len(shapes) or not kept:
+        return boxes, quads
+    for number, shape in enumerate(shapes):
+        if number not in kept:
+            place.dropped.append(("flat_object", f"object {number + 1}: {shape} has no area"))
+    boxes, quads = (None if one is None else [one[number] for number in kept] for one in (boxes, quads))
+    return boxes, quads
+
+
+def _flat(shape: list[float]) -> bool:
+    """Whether a box has no width or no height (and is not inverted), or all corners of a quadrilateral are in line."""
+    if len(shape) == 4:
+        x1, y1, x2, y2 = shape
+        return x1 <= x2 and y1 <= y2 and (x1 == x2 or y1 == y2)
+    x, y = shape[0], shape[1]
+    arms = [(shape[place] - x, shape[place + 1] - y) for place in (2, 4, 6)]
+    return all(ax * by == ay * bx for ax, ay in arms for bx, by in arms)
+
+
+def _inside(boxes: list[list[float]], size: tuple[int, int] | None, flat: bool = False) -> None:
     for box in boxes:
         x1, y1, x2, y2 = box
-        if x2 <= x1 or y2 <= y1:
+        if (x2 < x1 or y2 < y1) if flat else (x2 <= x1 or y2 <= y1):
             raise RowFault("box_inverted", "boxes", f"{box}, inverted or empty", "x1 < x2 and y1 < y2")
         if size is None:
             raise RowFault("missing_field", "size", "none", "an image or a size for the boxes")

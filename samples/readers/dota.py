@@ -8,7 +8,9 @@
 `path` is the folder above, the folder of labels, or one label file. One question for each class of an image ("every
 plane"), whose `quads` are all of its objects in pixels, the difficult ones (last number 1) at the end; how many those
 are goes to `kind` after the class ("plane,difficult:2"), for evaluators leave them out of account. A line that is no
-object is a fault of its own, and an image without objects is left out (`no_objects`).
+object, or whose corners do not go around an area, is a fault of its own, and an image without objects is left out
+(`no_objects`). Labels of a tile may end outside it: their shapes stay uncut, and those wholly outside are left out and
+counted (`object_outside`).
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from samples.readers.checks import AROUND, surrounds
 from samples.readers.look import Look, files, one_of
 from samples.readers.records import record
 from samples.readers.rows import LeftOut, Place, RowFault, show
+from vlm.boxes import hull
 from vlm.common.errors import DataError
 
 FOLDERS = ("images", "../images")
@@ -65,10 +69,34 @@ def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
 
 def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     image, name = place.seek(row["image"], FOLDERS), row["class"]
-    kind = name + (f",difficult:{row['difficult']}" if row["difficult"] else "")
+    quads, size = row["quads"], place.size(image)
+    inside = [meets(quad, size) for quad in quads]
+    if not any(inside):
+        raise LeftOut("no_objects", f"all {len(quads)} objects of the class {name} lie outside the image of {size}")
+    for quad, there in zip(quads, inside, strict=True):
+        if not there:
+            place.dropped.append(("object_outside", f"{quad} of the class {name}, image of {size[0]} x {size[1]}"))
+    difficult = sum(inside[len(quads) - row["difficult"] :])
+    kind = name + (f",difficult:{difficult}" if difficult else "")
     question = f"every {name.replace('-', ' ').replace('_', ' ')}"
-    more = {"quads": row["quads"], "kind": kind, "id": f"{row['image']}/{name}"}
+    kept = [quad for quad, there in zip(quads, inside, strict=True) if there]
+    more = {"quads": kept, "kind": kind, "id": f"{row['image']}/{name}"}
     return record(image, question, task or "grounding", **more)
+
+
+def meets(quad: list[float], size: tuple[int, int]) -> bool:
+    """Whether a quadrilateral has a part inside an image of (width, height); its corners may lie anywhere."""
+    (x1, y1, x2, y2), (width, height) = hull(quad), size
+    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+        return False
+    if x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height:
+        return True
+    import shapely
+
+    shape = shapely.Polygon(list(zip(quad[::2], quad[1::2], strict=True)))
+    if not shape.is_valid:
+        return True  # no quadrilateral: the checks say so
+    return shape.intersection(shapely.box(0, 0, width, height)).area > 0
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -76,8 +104,9 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _labels(path: Path) -> bool:
-    """Whether the first line that is no header is an object."""
-    return isinstance(next((found for _, found in _lines(path)), None), tuple)
+    """Whether the first line that is no header is an object, perhaps one without area."""
+    found = next((found for _, found in _lines(path)), None)
+    return isinstance(found, tuple) or (isinstance(found, RowFault) and found.kind == "box_inverted")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, tuple[str, list[float], bool] | RowFault]]:
@@ -102,4 +131,6 @@ def _object(said: str) -> tuple[str, list[float], bool] | RowFault:
         right = False
     if not right or "\ufffd" in said:
         return RowFault("wrong_type", "(whole line)", show(said), "x1 y1 … x4 y4 class difficult, in pixels")
+    if not surrounds(quad):
+        return RowFault("box_inverted", "(whole line)", show(said), AROUND)
     return parts[8], quad, parts[9:] in (["1"], ["2"])

@@ -43,6 +43,10 @@ class Format:
     "Whether its rows may name images by any absolute path: only what our own stages write."
     overhang: float = 0.0
     "Share of a box's area that is cut off where it exceeds the image; more is a fault."
+    any_frame: bool = False
+    "Whether its layout leaves the frame of boxes open: pixels, or what the source's `frame` says."
+    flat: Callable[[dict[str, Any]], bool] | None = None
+    "Whether a row's boxes may be without area."
 
 
 def _ours(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
@@ -138,7 +142,7 @@ def _trl(look: Look) -> bool:
 
 
 def _sources() -> Iterable[Format]:
-    yield Format("nadir", "our JSONL, one Sample per line", _ours, _is_ours, absolute=True)
+    yield Format("nadir", "our JSONL, one Sample per line", _ours, _is_ours, absolute=True, any_frame=True)
     frames = {
         "vg_dior": "conversations, boxes in pixels: [10,20,90,80]",
         "vhm": "conversations, boxes in per mille: [[012,025,112,100]]",
@@ -147,13 +151,14 @@ def _sources() -> Iterable[Format]:
         yield Format(name, about, _talk(name), _framed)
     about = "conversations with text answers only (RS-GPT4V, LLaVA lists)"
     yield Format("conversations", about, _talk("conversations"), _conversations)
-    yield Format("sharegpt", "messages[{from, value}] and images[]", _talk("sharegpt"), _sharegpt)
+    yield Format("sharegpt", "messages[{from, value}] and images[]", _talk("sharegpt"), _sharegpt, any_frame=True)
     about = (
         "GeoChat-Instruct and VRSBench_train.json: conversations with tags, boxes in percent: {<10><20><40><50>|<30>}"
     )
     yield Format("geochat", about, geochat.instruct, _instruct)
     yield Format("geochat_bench", "GeoChat-Bench's JSONL files", geochat.bench, _bench, geochat.walk)
-    yield Format("vrsbench", "VRSBench_EVAL_*.json, boxes in percent", vrsbench.evaluated, _evaluated)
+    about = "VRSBench_EVAL_*.json, boxes in percent"
+    yield Format("vrsbench", about, vrsbench.evaluated, _evaluated, flat=vrsbench.asks)
     about = "VRSBench's annotation of each image (a folder of them, or one)"
     folder = partial(Format, splits=True, folders=True)
     annotated = vrsbench.annotated
@@ -177,7 +182,8 @@ def _sources() -> Iterable[Format]:
     for frame, said in units.items():
         convert = partial(rl_rows.scorers, frame=frame)
         yield Format(f"scorers_rl_{frame}", f"the same with boxes in {said}: [[…]]", convert, _scorers(True))
-    yield Format("trl", "TRL's rows: prompt, image or images, and columns for rewards", rl_rows.trl, _trl)
+    about = "TRL's rows: prompt, image or images, and columns for rewards"
+    yield Format("trl", about, rl_rows.trl, _trl, any_frame=True)
 
 
 FORMATS: dict[str, Format] = {one.name: one for one in _sources()}

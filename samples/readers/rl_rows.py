@@ -4,8 +4,9 @@ ScoreRS (arXiv 2503.00743): `problem`, `answer`, `image` (encoded bytes or {byte
 
     em            vqa, by exact match
     open_ended    as named
-    iou           grounding; the answer holds boxes as JSON lists, `[[10,20,90,80]]`, in a frame that nothing in the
-                  file says (the published code guesses it from the size of a number), so it is part of the format:
+    iou           grounding; the answer holds boxes as JSON lists, `[[10,20,90,80]]`, or in Qwen2-VL's tokens,
+                  `<|box_start|>(10,20),(90,80)<|box_end|>` (the published reward takes both), in a frame that nothing
+                  in the file says (that code guesses it from the size of a number), so it is part of the format:
                   scorers_rl_pixel, scorers_rl_per_mille or scorers_rl_unit
     math          left out (`math`): no task compares formulas
 
@@ -16,12 +17,16 @@ are ours: `task`, `answer` (or `solution`, `ground_truth`), `boxes` and `quads` 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from samples.readers.records import answer, json_boxes, record, text
 from samples.readers.rows import LeftOut, Place, RowFault, show
 from vlm.boxes import Frame, convert
 
+BOX_START = "<|box_start|>"
+_N = r" ?(-?[0-9.]+) ?"
+PAIR = re.compile(rf"<\|box_start\|> ?\({_N},{_N}\) ?, ?\({_N},{_N}\) ?<\|box_end\|>")
 TYPES = {"em": "vqa", "open_ended": "open_ended", "iou": "grounding"}
 TRUTHS = ("answer", "solution", "ground_truth")
 
@@ -44,11 +49,19 @@ def scorers(row: dict[str, Any], place: Place, task: str | None, frame: Frame | 
         )
     if not images:
         raise RowFault("missing_image", "image", "none", "an image: grounding needs one")
-    boxes = json_boxes(answer(row, "answer"))
+    boxes = json_boxes(_as_lists(answer(row, "answer")))
     if boxes is None or not all(abs(x) < 1e9 for box in boxes for x in box):
         raise RowFault("box_text", "answer", show(row["answer"]), "boxes as lists such as [[10,20,90,80]]")
     size = place.size(images[0])
     return record(None, question, task) | more | {"boxes": [convert(box, frame, "pixel", size) for box in boxes]}
+
+
+def _as_lists(said: str) -> str:
+    """Boxes in Qwen2-VL's tokens as JSON lists; any other text as it is."""
+    if BOX_START not in said:
+        return said
+    found = PAIR.sub(r"[\1,\2,\3,\4]", " ".join(said.split()))
+    return "[" + re.sub(r"\] ?,? ?\[", "],[", found) + "]"
 
 
 def trl(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:

@@ -121,6 +121,8 @@ class Place:
     ):
         self.path, self.outside, self.absolute = path, outside, absolute or outside
         self.given = root is not None
+        self.dropped: list[tuple[str, str]] = []
+        "Objects of the current row that are left out: kind, and what was found."
         self.root = Path(root if root is not None else path if path.is_dir() else path.parent).absolute()
         self._at = str(self.root)  # joining texts is an order of magnitude faster than joining Paths
         self._found: dict[tuple[Any, ...], str] = {}

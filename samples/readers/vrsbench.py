@@ -7,10 +7,12 @@
                                                "answer"}]}
 
 The truth of a referring row is the text `{<25><40><33><60>}` on 0–100, as VRSBench's own evaluator reads it, although
-`obj_corner` may stand beside it. Annotations give one question for the caption, one for each object with a sentence
-(`quads`, from its corners in fractions of the image) and one for each QA pair; an object without a sentence is left out
-(`no_question`). Captions without a question get VRSBench's wording. Images lie in `Images_val`, `Images_train` or
-`images`, beside the file or above its folder. Training rows (VRSBench_train.json): `samples.readers.geochat`.
+`obj_corner` may stand beside it. It is truncated, so that 13 of the 16,159 are without area (`{<92><0><96><0>}`): they
+are read, for that evaluator adds 1 to every side. `unique` goes to `kind` (`unique`, `non-unique`). Annotations give
+one question for the caption, one for each object with a sentence (`quads`, from its corners in fractions of the image)
+and one for each QA pair; an object without a sentence is left out (`no_question`). Captions without a question get
+VRSBench's wording. Images lie in `Images_val`, `Images_train` or `images`, beside the file or above its folder.
+Training rows (VRSBench_train.json): `samples.readers.geochat`.
 """
 
 from __future__ import annotations
@@ -30,8 +32,15 @@ from vlm.common.errors import DataError
 
 FOLDERS = tuple(os.path.join(above, name) for above in ("", "..") for name in ("Images_val", "Images_train", "images"))
 DESCRIBE = "Describe the image in detail."
+UNIQUE = ("non-unique", "unique")
+"""Whether the sentence's object is the only one of its class: VRSBench reports both apart."""
 LARGEST = 1 << 22
 """Bytes of one image's annotation."""
+
+
+def asks(row: dict[str, Any]) -> bool:
+    """Whether it is a row of an evaluation file: 13 of the 16,159 true boxes there are without area."""
+    return conversations.turns(row) is None
 
 
 def evaluated(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
@@ -40,7 +49,8 @@ def evaluated(row: dict[str, Any], place: Place, task: str | None) -> dict[str, 
         return geochat.instruct(row, place, task)
     image = place.seek(row.get("image_id"), FOLDERS, "image_id")
     said, kind = answer(row, "ground_truth"), kinds(row.get("type"))
-    more = {"id": row.get("question_id", ""), "kind": kind}
+    unique = row.get("unique")
+    more = {"id": row.get("question_id", ""), "kind": kinds(kind, UNIQUE[unique] if isinstance(unique, bool) else None)}
     caption = (kind or "").lower().startswith("cap")
     if task is None:
         task = "grounding" if geochat.BOX.match(said) else "caption" if caption else "vqa"

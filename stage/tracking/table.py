@@ -21,7 +21,7 @@ from typing import Any
 
 from stage.tracking.pictures import Small, small
 from vlm.answers import parse
-from vlm.boxes import NOTATIONS, read_boxes, read_quads
+from vlm.boxes import read_said
 from vlm.common.errors import DataError
 
 FOLDER = "samples"
@@ -114,10 +114,12 @@ class Reading:
             return None, None
         given = (answer, self.notation, columns["size"], columns["resized"])
         try:
-            boxes = read_boxes(*given)
-            return boxes, read_quads(*given) if boxes and NOTATIONS[self.notation].shape != "box" else None
+            said = read_said(*given)
         except DataError:  # the notation counts pixels of a resized image whose size the row does not tell
             return None, None
+        if said is None or not said.objects:
+            return None, None
+        return said.boxes, None if said.upright else said.quads
 
 
 def row(

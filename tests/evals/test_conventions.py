@@ -89,12 +89,13 @@ def test_mean_iou_and_ciou_with_failures():
 
 
 def test_size_classes():
-    # areas in pixels: 31·33 = 1023 < 32², 32² = 1024 is M already, 96² is L
-    assert [size_class((0, 0, *corner)) for corner in ((31, 33), (32, 32), (96, 95), (96, 96))] == ["S", "M", "M", "L"]
+    # areas in pixels: 32² = 1024 is S still, 25·41 = 1025 is M, 96² = 9216 is M still, 97·96 is L; 0 is S
+    corners = ((32, 32), (25, 41), (96, 96), (97, 96), (5, 0))
+    assert [size_class((0, 0, *corner)) for corner in corners] == ["S", "M", "M", "L", "S"]
     asked = [
         ground(1, "(0,0),(310,330)", (0, 0, 31, 33)),
         ground(2, "(0,0),(10,10)", (0, 0, 31, 33)),
-        ground(3, "(0,0),(320,320)", (0, 0, 32, 32)),
+        ground(3, "(0,0),(320,330)", (0, 0, 32, 33)),
     ]
     metrics = Grounding(sizes=True)(asked, TEXT).metrics
     assert (metrics["grounding/acc@0.5[S]"].value, metrics["grounding/acc@0.5[S]"].n) == (0.5, 2)

@@ -68,7 +68,7 @@ LAYOUTS = {
         asked("Describe the image in detail", VRS, "caption", "The image shows a harbor.", id="0", kind="caption")
     ],
     "VRSBench/VRSBench_EVAL_referring.json": [
-        asked("The ship near the pier", VRS, "grounding", boxes=[[10, 8, 14, 12]], id="0", kind="ref")
+        asked("The ship near the pier", VRS, "grounding", boxes=[[10, 8, 14, 12]], id="0", kind="ref,unique")
     ],
     "VRSBench/VRSBench_EVAL_vqa.json": [
         asked("How many ships are there?", VRS, "vqa", "2", id="0", kind="object quantity"),

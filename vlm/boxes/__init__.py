@@ -3,7 +3,7 @@
 A box is ``[x1, y1, x2, y2]`` with y pointing down and x1 <= x2, y1 <= y2; a quadrilateral ``[x1, y1, …, x4, y4]`` goes
 around its shape; an oriented box ``[cx, cy, width, height, degrees]`` is a way to write the latter. None ever travels
 without its frame (`frames.py`), and nothing here guesses a frame from the size of the numbers: a notation declares its
-frame and its shape.
+frame and its shape. Data is read by `read_boxes` and its siblings, strictly; a model's answer by `read_said`.
 """
 
 from vlm.boxes.frames import FRAMES, Frame, convert
@@ -20,13 +20,16 @@ from vlm.boxes.notations import (
     write_quads,
 )
 from vlm.boxes.overlaps import iou, ious, match_ious, quad_iou, quad_ious
+from vlm.boxes.said import CONVENTION, Said, read_said
 
 __all__ = [
+    "CONVENTION",
     "FRAMES",
     "NOTATIONS",
     "Frame",
     "Notation",
     "Object",
+    "Said",
     "check_notation",
     "clip",
     "convert",
@@ -43,6 +46,7 @@ __all__ = [
     "read_boxes",
     "read_objects",
     "read_quads",
+    "read_said",
     "write_boxes",
     "write_quads",
 ]

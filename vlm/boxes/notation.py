@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vlm.boxes.frames import Frame, convert, extent
@@ -18,6 +18,8 @@ from vlm.common.errors import DataError
 Shape = Literal["box", "obb_corners", "obb_centre", "quad"]
 COUNTS = {"box": 4, "obb_corners": 5, "obb_centre": 5, "quad": 8}
 """How many numbers an object of each shape takes."""
+OVERHANG = 0.02
+"""Share of the image's side by which a box in a model's answer may overhang the image; it is cut to the border."""
 _EXPECTED = {
     "box": "0 <= x1 <= x2 <= {0:g} and 0 <= y1 <= y2 <= {1:g}",
     "obb_corners": "x1 <= x2, y1 <= y2, the centre within 0–{0:g} and 0–{1:g}, at most one image beyond its edges",
@@ -68,6 +70,16 @@ class Notation:
         if not found or not all(self._holds(item.numbers, limits) for item in found):
             return None
         return found
+
+    def parse_said(self, text: str, resized: Sequence[float] | None = None) -> list[Written | None] | None:
+        """The objects of a model's answer, read with the tolerance that `vlm.boxes.said` states.
+
+        None in the list for an object that is stated and counts as missed; None instead of the list for a text that
+        states nothing, or not clearly one thing. What ``parse_labelled`` reads is read here, and the same.
+        """
+        limits = self.limits(resized)
+        found = self._read_said(text)
+        return [self._settled(item, limits) for item in found] if found else None
 
     def format(
         self,
@@ -170,6 +182,18 @@ class Notation:
         inside = 0 <= x1 + x2 <= 2 * width and 0 <= y1 + y2 <= 2 * height
         return near and inside and x1 <= x2 and y1 <= y2 and abs(degrees) <= 180
 
+    def _settled(self, item: Written, limits: tuple[float, float]) -> Written | None:
+        """An object of an answer, cut to the image where it is a box that overhangs it a little; None for no proper
+        one."""
+        numbers = item.numbers
+        if self.shape == "box" and len(numbers) == 4:
+            numbers = [_cut(value, limits[place % 2]) for place, value in enumerate(numbers)]
+        return replace(item, numbers=numbers) if self._holds(numbers, limits) else None
+
+    def _read_said(self, text: str) -> list[Written] | None:
+        """As `_read`, of a model's answer: with the further forms that its family has."""
+        return self._read(text)
+
     def _read(self, text: str) -> list[Written] | None:
         """The objects of a text that consists of nothing else; numbers need not be proper yet."""
         raise NotImplementedError
@@ -181,3 +205,11 @@ class Notation:
     def _label(self, label: str) -> str:
         """A label as the text form holds it. Raises DataError where it holds none, or not this one."""
         raise DataError(f"the notation {self.name} has no place for labels; found {label!r}")
+
+
+def _cut(value: float, limit: float) -> float:
+    """A coordinate, moved to the border of 0–limit that it exceeds by at most OVERHANG of it."""
+    slack = OVERHANG * limit * (1 + 1e-12)  # 1.02 of 1 is 2%, whatever floats say
+    if -slack <= value < 0:
+        return 0.0
+    return limit if limit < value <= limit + slack else value

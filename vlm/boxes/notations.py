@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from vlm.boxes.frames import convert
 from vlm.boxes.geometry import clip, corners, hull
 from vlm.boxes.notation import Notation
-from vlm.boxes.texts import NUMBER, SIGNED, Grouped, Json, Lines, Running
+from vlm.boxes.texts import NUMBER, Grouped, Json, Lines, Running
 from vlm.common.errors import DataError, RecipeError
 
 _CORNERS = rf"\({NUMBER},{NUMBER}\) ?, ?\({NUMBER},{NUMBER}\)"
+_QWEN = re.compile(rf"<\|box_start\|> ?{_CORNERS} ?<\|box_end\|>|{_CORNERS}")
 _LIST = rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]"
 
 _ALL: tuple[Notation, ...] = (
@@ -38,10 +39,12 @@ _ALL: tuple[Notation, ...] = (
         name="qwen2_vl",
         frame="per_mille",
         template="<|box_start|>({},{}),({},{})<|box_end|>",
-        pattern=re.compile(rf"<\|box_start\|> ?{_CORNERS} ?<\|box_end\|>|{_CORNERS}"),
+        pattern=_QWEN,
+        refs=("<|object_ref_start|>", "<|object_ref_end|>"),
+        bare=True,
     ),
     # Qwen2.5-VL (arXiv 2502.13923, section 2.2.1): absolute coordinates of the image it is given, in JSON.
-    Json(name="qwen2_5_vl", frame="resized", key="bbox_2d"),
+    Json(name="qwen2_5_vl", frame="resized", key="bbox_2d", keys=("bbox",)),
     # VHM: "[[012,025,112,100]]". The right and lower edges of the image are written 1000 (four digits),
     # because 999 would be a whole unit off; VHM's own rows stop at 999.
     Running(
@@ -51,6 +54,7 @@ _ALL: tuple[Notation, ...] = (
         joiner=",",
         brackets="[]",
         pattern=re.compile(_LIST),
+        said=_QWEN,  # ScoreRS takes both, in the same frame (model_based_reward.py of NJU-LHRS/ScoreRS)
     ),
     # GeoChat (arXiv 2311.15826, section 3): the box before it is turned, and the angle. The paper does not say which
     # way: `bbox_and_angle_to_polygon` (geochat_demo.py and geochat/serve/cli.py of mbzuai-oryx/GeoChat) adds x·cos -
@@ -62,8 +66,9 @@ _ALL: tuple[Notation, ...] = (
         frame="percent",
         shape="obb_corners",
         template="{{<{}><{}><{}><{}>|<{}>}}",
-        pattern=re.compile(r"\{ ?" + " ?".join([rf"<{SIGNED}>"] * 4) + rf" ?(?:\| ?<{SIGNED}> ?)?\}}"),
+        pattern=re.compile(r"\{ ?" + " ?".join([rf"<{NUMBER}>"] * 4) + rf" ?(?:\| ?<{NUMBER}> ?)?\}}"),
         between=re.compile(r" ?(?:[,;]|<delim>)? ?"),
+        refs=("<p>", "</p>"),
     ),
     # InternVL (arXiv 2312.14238 and the documentation of InternVL 2).
     Grouped(
@@ -86,9 +91,10 @@ _ALL: tuple[Notation, ...] = (
     ),
     # RSCoVLM (VisionXLab/RSCoVLM, rscovlm/training/data/refgeo_dataset.py): plain text, one object a line. Oriented
     # boxes are OpenCV's minAreaRect of the resized corners, the longer side first; corners begin at the highest.
-    Lines(name="rscovlm", frame="resized"),
-    Lines(name="rscovlm_obb", frame="resized", shape="obb_centre", signed=True),
-    Lines(name="rscovlm_quad", frame="resized", shape="quad", signed=True),
+    # Asked for JSON, it writes the same numbers under `key`.
+    Lines(name="rscovlm", frame="resized", key="bbox_2d"),
+    Lines(name="rscovlm_obb", frame="resized", shape="obb_centre", key="oriented bbox"),
+    Lines(name="rscovlm_quad", frame="resized", shape="quad", key="quadrant bbox"),
 )
 NOTATIONS: dict[str, Notation] = {notation.name: notation for notation in _ALL}
 

@@ -1,21 +1,26 @@
 """The text forms that notations use: objects one after another, in tagged groups, one a line, or as JSON.
 
-All are strict, for what does not fit entirely is refused, and take time linear in the text: white space is collapsed or
-split at first, so no pattern repeats it without a bound.
+`_read`, of data, is strict: what does not fit entirely is refused. `_read_said`, of a model's answer, begins with that
+and then tries the family's further forms; it, too, refuses a text in which a second box might compete with the one that
+it would read (`_plain`). All take time linear in the text: white space is collapsed or split at first, so no pattern
+repeats it without a bound.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vlm.boxes.notation import COUNTS, Notation, Written
 from vlm.common.errors import DataError
 
-NUMBER = r" ?([0-9]+(?:\.[0-9]+)?|\.[0-9]+) ?"
-SIGNED = r" ?(-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)) ?"
+NUMBER = r" ?(-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)) ?"
+"""Whether it may be negative is a matter of the shape and the frame, not of the text."""
+_ANY_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
+_TRAILING = re.compile(r'"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)|,(?=\s*[\]}])', re.DOTALL)
+"""A JSON string, which stays, or a comma before a closing bracket."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,52 @@ class Running(Notation):
     "One object as text; the groups that match are its numbers. Allows single spaces."
     between: re.Pattern[str] = field(default=re.compile(r" ?[,;]? ?"))
     "What may stand between two objects."
+    refs: tuple[str, str] = ("", "")
+    "Around the name of an object, which an answer may put before its boxes."
+    bare: bool = False
+    "`refs` are special tokens, which decoding drops: an answer may then have the bare name right before its boxes."
+    said: re.Pattern[str] | None = None
+    "One object in the family's other form, in which an answer may have all of its objects."
+
+    def _read_said(self, text: str) -> list[Written] | None:
+        found = self._read(text)
+        if found is None and self.refs[0] and self.refs[0] in text:
+            found = self._read_named(" ".join(text.split()))
+        if found is None and self.bare:
+            found = self._read_bare(" ".join(text.split()))
+        if found is None and self.said is not None:
+            numbers = replace(self, pattern=self.said)._run(" ".join(text.split()))
+            found = None if numbers is None else [Written(self._complete(one)) for one in numbers]
+        return found
+
+    def _read_bare(self, text: str) -> list[Written] | None:
+        """Objects with a bare name before each, or before each group of them: no space is between the name and the
+        first box, so that a sentence that ends in a box is none. All boxes of the text count, or none does."""
+        found: list[Written] = []
+        name, position = "", 0
+        for match in self.pattern.finditer(text):
+            between = text[position : match.start()]
+            if between.strip(" ,;"):
+                name = between.lstrip(" ,;")
+                if name.endswith(" ") or "(" in name or ")" in name or not _plain(name):
+                    return None
+            if not name:
+                return None
+            found.append(Written([float(value) for value in match.groups() if value is not None], name))
+            position = match.end()
+        return None if text[position:] else found
+
+    def _read_named(self, text: str) -> list[Written] | None:
+        """Objects with a name in `refs` before each, or before each group of them."""
+        head, *parts = text.split(self.refs[0])
+        found: list[Written] = []
+        for part in parts:
+            name, closed, objects = part.partition(self.refs[1])
+            numbers = self._run(objects.strip(" ,;"))
+            if not closed or not name.strip() or not _plain(name) or numbers is None:
+                return None
+            found += [Written(self._complete(one), name.strip()) for one in numbers]
+        return None if head else found
 
     def _read(self, text: str) -> list[Written] | None:
         numbers = self._run(" ".join(text.split()))
@@ -109,11 +160,15 @@ class Grouped(Running):
 class Lines(Notation):
     """One object a line: its numbers, commas between them, then perhaps a space and a label beginning with a letter."""
 
-    signed: bool = False
+    key: str = ""
+    "Of the numbers in the family's JSON, in which an answer may have its objects."
+
+    def _read_said(self, text: str) -> list[Written] | None:
+        found = self._read(text)
+        return found if found is not None or not self.key else _json_said(text, (self.key,), COUNTS[self.shape])
 
     def _read(self, text: str) -> list[Written] | None:
-        number = SIGNED if self.signed else NUMBER
-        pattern = re.compile(",".join([number] * COUNTS[self.shape]) + r"(?:(?<= )([^\W\d_].*))?")
+        pattern = re.compile(",".join([NUMBER] * COUNTS[self.shape]) + r"(?:(?<= )([^\W\d_].*))?")
         found: list[Written] = []
         for line in text.split("\n"):
             line = " ".join(line.split())
@@ -150,6 +205,12 @@ class Json(Notation):
     """
 
     key: str = ""
+    keys: tuple[str, ...] = ()
+    "Other names that answers give it."
+
+    def _read_said(self, text: str) -> list[Written] | None:
+        found = self._read(text)
+        return found if found is not None else _json_said(text, (self.key, *self.keys), COUNTS[self.shape])
 
     def _read(self, text: str) -> list[Written] | None:
         text = text.strip()
@@ -192,3 +253,61 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _plain(text: str) -> bool:
+    """Whether no box can hide in a text that stands beside one: no brackets, and fewer than four numbers."""
+    return not any(mark in text for mark in "[]{}<>`") and sum(1 for _ in _ANY_NUMBER.finditer(text)) < 4
+
+
+def _json_said(text: str, keys: tuple[str, ...], count: int) -> list[Written] | None:
+    """Objects of an answer in JSON: a list or one, each under one of `keys` or as a bare list of numbers.
+
+    Prose may stand before the one code fence, commas before closing brackets, and further keys in an object, as long as
+    no other box can hide in them.
+    """
+    text = text.strip()
+    prose, fence, inside = text.partition("```")
+    if fence:
+        inside, fence, behind = inside.partition("```")
+        if not fence or behind or not _plain(prose):
+            return None
+        text = inside.removeprefix("json")
+    text = _TRAILING.sub(lambda match: "" if match[0] == "," else match[0], text)
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_int=float, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    bare = isinstance(value, list) and len(value) == count and all(type(x) is float for x in value)
+    items = [value] if bare or not isinstance(value, list) else value
+    found = []
+    for item in items:
+        numbers, label = item, None
+        if isinstance(item, dict):
+            named = [key for key in keys if key in item]
+            others = [item[key] for key in item if key not in (*keys, "label")]
+            if len(named) != 1 or not all(map(_harmless, others)):
+                return None
+            numbers, label = item[named[0]], item.get("label")
+            if not (isinstance(label, str | None) or _harmless(label)):
+                return None
+        if not isinstance(numbers, list) or len(numbers) != count or not all(type(x) is float for x in numbers):
+            return None
+        found.append(Written(numbers, label if isinstance(label, str) else None))
+    return found
+
+
+def _harmless(value: Any) -> bool:
+    """Whether the value of a key that is not read holds no box of its own: fewer than four numbers, texts included."""
+    waiting, numbers = [value], 0
+    while waiting and numbers < 4:
+        one = waiting.pop()
+        if isinstance(one, str):
+            numbers += sum(1 for _ in _ANY_NUMBER.finditer(one))
+        elif isinstance(one, list):
+            waiting += one
+        elif isinstance(one, dict):
+            waiting += [*one, *one.values()]
+        else:
+            numbers += type(one) is float
+    return numbers < 4

@@ -64,6 +64,13 @@ def size(image: str | bytes) -> tuple[int, int]:
     return width, height
 
 
+def orientation(image: str | bytes) -> int:
+    """The EXIF orientation, 1 to 8, that `load` applies; 1 where nothing is turned. Raises: as `size`."""
+    with _opened(image) as picture:
+        found = _orientation(picture)
+    return found if found in _UPRIGHT else 1
+
+
 @contextmanager
 def _opened(image: str | bytes) -> Iterator[Image.Image]:
     """Open lazily, refuse bombs, and turn whatever Pillow throws at a broken file into one DataError."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from studies.report.runs.folders import PREDICTIONS, Folder
 from vlm import answers
-from vlm.boxes import NOTATIONS, read_boxes, read_quads
+from vlm.boxes import read_said
 from vlm.common.errors import DataError, RecipeError
 
 SAMPLES, COMPLETIONS = "samples.jsonl", "completions"
@@ -235,10 +235,12 @@ def _shapes(text: str | None, size: Any, resized: Any, folder: Folder) -> Boxes 
         return None
     notation = _prompt(folder).get("notation", "qwen2_vl")
     try:
-        read = read_quads if NOTATIONS[notation].shape != "box" else read_boxes
-        return read(text, notation, size, resized)
+        said = read_said(text, notation, size, resized)
     except (DataError, RecipeError, KeyError):  # a notation of pixels as the model saw them, or one of another version
         return None
+    if said is None or not said.objects:
+        return None
+    return said.boxes if said.upright else said.quads
 
 
 def _size(image: Path | None) -> tuple[int, int] | None:

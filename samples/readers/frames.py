@@ -1,0 +1,186 @@
+"""The frame of boxes whose layout leaves it open: what a source declares, and what the numbers give away.
+
+Our own rows, ShareGPT's and TRL's hold `boxes` and `quads` in pixels unless the source says otherwise (`frame:`):
+
+    pixel      x1, y1, x2, y2 in pixels of the original image
+    unit       the same in fractions of the image, 0–1
+    percent    in hundredths of it, 0–100
+    per_mille  in thousandths of it, 0–1000
+    xywh       left, top, width and height in pixels (COCO's boxes); `quads` are in pixels
+
+Nothing is converted that is not declared. But where nothing is declared, `Frames` watches the numbers, for a file in
+another frame would often pass every check, and train on nonsense.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
+
+from samples.readers.rows import Place, RowFault
+from vlm.boxes import Frame, convert
+from vlm.boxes.frames import FIXED
+
+SourceFrame = Literal["pixel", "unit", "percent", "per_mille", "xywh"]
+FRAMES: tuple[str, ...] = get_args(SourceFrame)
+ENOUGH = 50
+"""Boxes from which on a file whose boxes all look like another frame is refused; with fewer one is warned."""
+FEW = 3
+"""Boxes from which on one is warned."""
+MARGIN = 1.001
+"""Boxes of a frame may overhang its extent by this factor, of rounding, and still look like it."""
+CHANCE = math.log(5e-3)
+"""Of a file in pixels to look like another frame by accident, at most."""
+FLIPPED = 0.1
+"""Share of boxes with x2 < x1 or y2 < y1 from which on they look like width and height."""
+BEYOND = math.log(0.1)
+"""The chance, for a file in pixels, that one more box exceeds its image: that would be a fault."""
+_LOOKS = {
+    "unit": "0–1 (fractions of the image)",
+    "percent": "0–100 (percent of the image)",
+    "per_mille": "0–1000 (per mille of the image)",
+    "xywh": "xywh (left, top, width, height)",
+}
+
+
+def in_pixels(record: dict[str, Any], frame: str, place: Place) -> dict[str, Any]:
+    """The record with `boxes` and `quads` in pixels. What is no list of numbers stays, for the checks to name it."""
+    if frame == "pixel":
+        return record
+    if frame == "xywh":
+        return record | {"boxes": _each(record.get("boxes"), 4, lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])}
+    if not (record.get("boxes") or record.get("quads")) or (size := size_of(record, place)) is None:
+        return record
+    known = cast(Frame, frame)
+    shapes = {
+        name: _each(record[name], count, lambda shape: convert(shape, known, "pixel", size))
+        for name, count in (("boxes", 4), ("quads", 8))
+        if record.get(name) is not None
+    }
+    return record | shapes
+
+
+def size_of(record: dict[str, Any], place: Place) -> tuple[int, int] | None:
+    """(width, height) that the record states or its first image has; None where neither can be had, which the checks
+    report."""
+    size, images = record.get("size"), record.get("images")
+    if isinstance(size, list) and len(size) == 2 and all(type(x) is int and x > 0 for x in size):
+        return size[0], size[1]
+    if not isinstance(images, list) or not images:
+        return None
+    try:
+        return place.size(place.image(images[0]))
+    except RowFault:
+        return None
+
+
+def _each(shapes: Any, count: int, change: Any) -> Any:
+    if not isinstance(shapes, list):
+        return shapes
+    return [change(shape) if _numbers(shape, count) else shape for shape in shapes]
+
+
+def _numbers(shape: Any, count: int) -> bool:
+    return (
+        isinstance(shape, list) and len(shape) == count and all(type(x) in (int, float) and abs(x) < 1e9 for x in shape)
+    )
+
+
+@dataclass(slots=True)
+class Frames:
+    """What the numbers of one file's boxes look like, while no frame is declared.
+
+    Frames of a fixed extent (0–1, 0–100, 0–1000) are suspected where no box exceeds it, and where that would be an
+    accident, of at most 1 in 200, if the boxes were pixels. The chance of one box not to exceed the part r of an axis
+    is taken as r for r ≤ ½, and as 1 - 2 (1 - r)² above: the larger of what corners that are spread evenly and ones
+    that keep to the middle (triangularly distributed) have. So 1,000 of a 1,024-pixel image says nothing, of 4,000
+    much. xywh is suspected where x2 < x1 or y2 < y1 in a tenth of the boxes and left + width, top + height fit for all.
+    """
+
+    seen: int = 0
+    "Boxes and quadrilaterals."
+    chances: dict[str, float] = field(default_factory=lambda: dict.fromkeys(FIXED, 0.0))
+    "Frame that no box has exceeded yet → logarithm of the chance of that."
+    small: int = 0
+    "Boxes within 0–1."
+    flipped: int = 0
+    "Boxes with x2 < x1 or y2 < y1."
+    sums_fit: bool = True
+    "Whether left + width and top + height were within the image for every box."
+    largest: tuple[int, int] = (0, 0)
+    "The largest image of a box."
+
+    def see(self, record: dict[str, Any], place: Place) -> None:
+        """Count a record's boxes."""
+        boxes, quads = (
+            [shape for shape in shapes if _numbers(shape, count)] if isinstance(shapes, list) else []
+            for shapes, count in ((record.get("boxes"), 4), (record.get("quads"), 8))
+        )
+        if not (boxes or quads) or (size := size_of(record, place)) is None:
+            return
+        self.largest = max(self.largest, size, key=lambda one: one[0] * one[1])
+        for shape in quads or boxes:
+            self._see(shape, size)
+            if not quads:
+                x1, y1, x2, y2 = shape
+                self.flipped += x2 < x1 or y2 < y1
+                self.sums_fit = self.sums_fit and x1 + x2 <= size[0] + 1 and y1 + y2 <= size[1] + 1
+
+    def _see(self, shape: list[float], size: tuple[int, int]) -> None:
+        self.seen += 1
+        least, most = min(shape), max(shape)
+        self.small += least >= 1 - MARGIN and most <= MARGIN
+        beyond = max(shape[::2]) > size[0] + 1 or max(shape[1::2]) > size[1] + 1
+        for frame, chance in list(self.chances.items()):
+            extent = FIXED[frame] * MARGIN
+            if most > extent or least < FIXED[frame] - extent:
+                del self.chances[frame]
+                continue
+            self.chances[frame] = chance + sum(_chance(extent / side) for side in size) + BEYOND * beyond
+
+    @property
+    def looks(self) -> str | None:
+        """The frame that all boxes look like; None where they may be pixels."""
+        found = [frame for frame in ("unit", "percent", "per_mille") if self.chances.get(frame, 0.0) < CHANCE]
+        if found and found[0] == "unit":
+            return "unit"
+        if self.sums_fit and self.flipped >= max(2, FLIPPED * self.seen):
+            return "xywh"
+        return found[0] if found else None
+
+    @property
+    def certain(self) -> bool:
+        """Whether there are enough of them to refuse the file."""
+        return self.seen >= ENOUGH and self.looks is not None
+
+    def __str__(self) -> str:
+        """What is doubtful, and what to do; empty where nothing is."""
+        frame = self.looks
+        if self.seen < FEW:
+            return ""
+        if frame is None:
+            if self.small >= max(FEW, self.seen / 2) and "unit" not in self.chances:
+                return f"{self.small} of {self.seen} boxes are within 0–1: is the file of several frames?"
+            if self.flipped >= max(FEW, FLIPPED * self.seen):
+                return (
+                    f"{self.flipped} of {self.seen} boxes have x2 < x1 or y2 < y1; expected corners, the smaller first"
+                )
+            return ""
+        width, height = self.largest
+        flipped = f"{self.flipped} have x2 < x1 or y2 < y1"
+        why = f"{flipped}, and left + width is within the image in all" if frame == "xywh" else ""
+        if frame in FIXED:
+            why = f"none is beyond {FIXED[frame]:g}, on images of up to {width} x {height} pixels"
+            why += f"; {flipped}: write corners" if self.flipped else ""
+        return (
+            f"{self.seen} boxes, and these look like {_LOOKS[frame]}, not like pixels: {why}. Declare it at the "
+            f"source, `frame: {frame}`, or `frame: pixel` if they are right"
+        )
+
+
+def _chance(part: float) -> float:
+    """Logarithm of the chance that a corner is within this part of an axis."""
+    if part >= 1:
+        return 0.0
+    return math.log(part if part <= 0.5 else 1 - 2 * (1 - part) ** 2)
