@@ -38,6 +38,9 @@ class Faults:
     cut: int = 0
     "Kept rows with a box that exceeded the image within its format's share, and was cut to it."
 
+    swapped: int = 0
+    "Names of pictures whose files have another suffix (`.jpg` in the row, `.png` in the folder)."
+
     @property
     def skipped(self) -> int:
         return self.kinds.total()
@@ -59,6 +62,8 @@ class Faults:
             lines.append(f"  {kind}: {count} (first: {self.examples[kind]})")
         if self.cut:
             lines.append(f"  in {self.cut} of the kept rows, boxes were cut to the image")
+        if self.swapped:
+            lines.append(f"  {self.swapped} names of pictures have another suffix than their files")
         return "\n".join(lines)
 
 
@@ -114,28 +119,34 @@ def _samples(
 ) -> Iterator[Sample]:
     kept, others, first = 0, 0, ""
     stem = look.home.stem
-    for where, row in look.each() if format.walk is None else format.walk(look):
-        try:
-            if isinstance(row, RowFault):
-                raise row
-            record = format.convert(row, place, task)
-            sample = Sample(**checked(record, place, verify, format.overhang))
-        except RowFault as fault:
-            message = f"{look.path}, {look.unit(where)}, {fault}"
-            if on_fault == "error" and not isinstance(fault, LeftOut):
-                raise DataError(message) from fault
-            others += 1
-            first = first or message
+    try:
+        for where, row in look.each() if format.walk is None else format.walk(look):
+            try:
+                if isinstance(row, RowFault):
+                    raise row
+                record = format.convert(row, place, task)
+                sample = Sample(**checked(record, place, verify, format.overhang))
+            except RowFault as fault:
+                message = f"{look.path}, {look.unit(where)}, {fault}"
+                if on_fault == "error" and not isinstance(fault, LeftOut):
+                    raise DataError(message) from fault
+                others += 1
+                first = first or message
+                faults.rows += 1
+                (faults.leave if isinstance(fault, LeftOut) else faults.add)(fault.kind, message)
+                continue
+            sample.source = sample.source or stem
+            sample.id = sample.id or f"#{where}"
+            faults.cut += format.overhang > 0 and sample.boxes != record.get("boxes") and sample.quads is None
+            kept += 1
             faults.rows += 1
-            (faults.leave if isinstance(fault, LeftOut) else faults.add)(fault.kind, message)
-            continue
-        sample.source = sample.source or stem
-        sample.id = sample.id or f"#{where}"
-        faults.cut += format.overhang > 0 and sample.boxes != record.get("boxes") and sample.quads is None
-        kept += 1
-        faults.rows += 1
-        faults.kept += 1
-        yield sample
+            faults.kept += 1
+            yield sample
+    finally:  # also where no more rows are wanted
+        faults.swapped += place.swaps
+        if place.swaps:
+            found = f"{place.swaps} names of pictures have another suffix than their files (the first: {place.swap})"
+            log.warning("%s: %s; those files are used", look.path, found)
     if others:
         log.info("%s: %d of %d rows are no samples", look.path, others, kept + others)
     if not kept:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from samples.readers.encoding import undecoded
 from samples.readers.look import Look, files, one_of
 from samples.readers.records import record
 from samples.readers.rows import LeftOut, Place, RowFault, show
@@ -86,7 +87,11 @@ def _lines(path: Path) -> Iterator[tuple[int, tuple[str, list[float], bool] | Ro
             number = 0
             while line := file.readline(LINE):
                 number += 1
-                said = line.decode("utf-8", "replace").removeprefix("\ufeff").strip()
+                try:
+                    said = line.decode().removeprefix("\ufeff").strip()
+                except UnicodeDecodeError as error:
+                    yield number, RowFault("encoding", "(whole line)", undecoded(path, line, error), "UTF-8")
+                    continue
                 if said and not said.lower().startswith(HEADERS):
                     yield number, _object(said)
     except OSError as error:
@@ -100,6 +105,6 @@ def _object(said: str) -> tuple[str, list[float], bool] | RowFault:
         right = len(parts) in (9, 10) and all(abs(x) < 1e9 for x in quad) and parts[9:] in ([], ["0"], ["1"], ["2"])
     except ValueError:
         right = False
-    if not right or "\ufffd" in said:
+    if not right:
         return RowFault("wrong_type", "(whole line)", show(said), "x1 y1 … x4 y4 class difficult, in pixels")
     return parts[8], quad, parts[9:] in (["1"], ["2"])

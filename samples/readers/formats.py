@@ -7,6 +7,7 @@ from something else than rows of one file.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,9 @@ from vlm.common.errors import DataError
 
 OVERHANG = 0.5
 """Share of a box's area that may lie outside the image in published annotations; it is cut off, and counted."""
+
+WHOLE = 1 << 26
+"""Bytes of a file that is read whole to say what it is."""
 
 Walk = Callable[[Look], Iterator[tuple[int | str, dict[str, Any] | RowFault]]]
 
@@ -197,8 +201,25 @@ def detect(look: Look) -> Format:
         return FORMATS[fitting[0]]
     if fitting:
         raise DataError(f"{look.path}: its content fits several formats; name one of these:{listed(fitting)}")
+    if look.wrong is not None:
+        raise DataError(f"{look.path}: no row is an object; {look.wrong}{_one_object(look)}")
     if look.rows is None:
         found = "a folder of no layout that is known"
+    elif not look.is_hub and not look.path.stat().st_size:
+        found = "an empty file"
     else:
         found = f"keys of the first row: {', '.join(map(str, next(iter(look.first), {}))) or 'none'}"
     raise DataError(f"{look.path}: unknown layout ({found}); formats are:{listed(FORMATS)}")
+
+
+def _one_object(look: Look) -> str:
+    """What a file holds that is one object over many lines, which reads as many broken rows."""
+    if look.path.stat().st_size > WHOLE:
+        return ""
+    try:
+        found = json.loads(look.path.read_bytes())
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(found, dict):
+        return ""
+    return f"\nThe file is one JSON object, with the keys {', '.join(list(found)[:20])}: none whose list is read here"

@@ -16,12 +16,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from samples.readers.encoding import undecoded
 from vlm.common.errors import DataError
 
 BLOCK = 1 << 18
 LONGEST = 1 << 28
 """Characters that one item of a list may take before the list counts as broken."""
 _MARK = re.compile(r"[^ \t\n\r]")
+
+
+class Twice:
+    """In the place of a row in which a key stands twice: a parser would silently keep the last value."""
+
+    def __init__(self, key: str):
+        self.key = key
+
+
+class Once:
+    """Its `object` is an `object_pairs_hook` that remembers a key that stands twice in one object, anywhere in the row."""
+
+    def __init__(self) -> None:
+        self.twice: str | None = None
+
+    def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            self.twice = next(name for place, name in enumerate(names) if name in names[:place])
+        return found
 
 
 class ListFile:
@@ -50,7 +72,8 @@ class _Walk:
     def __init__(self, path: Path, file: BinaryIO):
         self.path, self.file = path, file
         self.bytes = codecs.getincrementaldecoder("utf-8-sig")()
-        self.json = json.JSONDecoder()
+        self.once = Once()
+        self.json = json.JSONDecoder(object_pairs_hook=self.once.object)
         self.text, self.position, self.ended, self.count = "", 0, False, 0
 
     def enter(self, wanted: str) -> None:
@@ -74,7 +97,7 @@ class _Walk:
         while separator == ",":
             item = self.item()
             self.count += 1
-            yield item
+            yield item if self.once.twice is None else Twice(self.once.twice)
             separator = self.mark()
             self.position += 1
         if separator != "]":
@@ -104,6 +127,7 @@ class _Walk:
         """The value that begins at the next mark; reads on until it is whole."""
         self.mark()
         while True:
+            self.once.twice = None
             try:
                 item, end = self.json.raw_decode(self.text, self.position)
                 # a number that is cut in two is a number, too: only what ends it shows that it is whole
@@ -121,7 +145,7 @@ class _Walk:
         try:
             self.text, self.position = self.text[self.position :] + self.bytes.decode(block, final=self.ended), 0
         except UnicodeDecodeError as error:
-            raise self.broken(f"bytes that are no UTF-8: {error}") from error
+            raise self.broken(undecoded(self.path, error.object, error)) from error
 
     def broken(self, why: str) -> DataError:
         return DataError(

@@ -23,7 +23,7 @@ from samples.readers.look import Look
 from samples.readers.records import answer, kinds, record, rows_in, text
 from samples.readers.rows import LeftOut, Place, RowFault, show
 
-FOLDERS = ("images", "image", "LHRS-Bench")
+FOLDERS = ("images", "image", "LHRS-Bench", "imgs_png", "imgs_jpg")
 TYPES = frozenset(map(str, range(1, 12)))
 MARKS = 100
 """Letters looked at, the last ones: a text of nothing but "A. A. A. …" shall not take forever."""
@@ -86,7 +86,7 @@ def walk(look: Look) -> Iterator[tuple[int | str, dict[str, Any] | RowFault]]:
 def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     if conversations.turns(row) is not None:
         return _talked(row, place, task)
-    image = place.seek(row.get("filename"), FOLDERS, "filename")
+    image = place.seek(row.get("filename"), FOLDERS, "filename", swap=True)
     choices = row.get("choices")
     if isinstance(choices, str):
         choices = _choices(choices, "choices")[1]

@@ -62,6 +62,13 @@ class Look:
         """The first rows that are objects, without the images of tables; none for a folder."""
         return [] if self.rows is None else list(islice(self.rows.good(), FIRST))
 
+    @cached_property
+    def wrong(self) -> str | None:
+        """Of a file in which no row is good: what its first row is instead; None where there is none."""
+        if self.rows is None or self.first:
+            return None
+        return next((f"{self.unit(where)}, {row}" for where, row in self.rows if isinstance(row, RowFault)), None)
+
     def once(self, name: str, find: Callable[[], T]) -> T:
         """What `find` gives, asked once: some traits take a pass over the file, and several formats ask for them."""
         if name not in self._known:

@@ -30,7 +30,7 @@ from samples.readers.rows import Place, RowFault, show
 def refgeo(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     dataset = row.get("dataset")
     folder = place.own(dataset, "dataset") if isinstance(dataset, str) else ""
-    image = place.seek(row.get("image_id"), _folders(folder), "image_id")
+    image = place.seek(row.get("image_id"), _folders(folder), "image_id", swap=True)
     poly, box = row.get("poly"), row.get("bbox")
     if poly:
         if not isinstance(poly, list):
