@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from samples import TASKS, Sample
+from samples.readers.encoding import refuse, undecoded
+from samples.readers.json_list import Once
 from vlm.common.errors import DataError
 
 
@@ -114,17 +116,28 @@ def read(path: str | os.PathLike[str]) -> list[Prediction]:
     predictions: list[Prediction] = []
     seen: dict[str, int] = {}
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
+    refuse(path, data[:4096])
+    try:
+        lines = data.decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: found {undecoded(path, data, error)}") from error
+    once = Once()
     for number, text in enumerate(lines, 1):
         if not text.strip():
             continue
         where = f"{path}, line {number}"
         try:
-            row = json.loads(text)
+            once.twice = None
+            row = json.loads(text, object_pairs_hook=once.object)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: found no JSON ({error}), expected one prediction per line") from error
+        if once.twice is not None:
+            raise DataError(
+                f"{where}, field {once.twice!r}: found this key twice in one object, expected each key once"
+            )
         prediction = _prediction(row, where)
         if prediction.key in seen:
             earlier = seen[prediction.key]

@@ -1,7 +1,7 @@
 """What bytes are that are no UTF-8 text: told by their first bytes, or by what they decode as.
 
-A file of rows is UTF-8, with or without a byte order mark. Everything else is refused with its name and the command that
-helps; nothing is read with replacement characters.
+A file of rows is UTF-8, with or without a byte order mark. Everything else is refused with its name and the command
+that helps; nothing is read with replacement characters.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def refuse(path: Path, start: bytes) -> None:
 
 
 def undecoded(path: Path, data: bytes, error: UnicodeDecodeError) -> str:
-    """What `data`, which is no UTF-8, is, and what to do: "bytes that are no UTF-8 but read as GBK ('机场'); write …"."""
+    """What `data` is that is no UTF-8, and what to do: "bytes that are no UTF-8 but read as GBK ('机场'); write …"."""
     if (foreign := _foreign(path, data)) is not None:
         return "; ".join(foreign)
     data = data[max(0, error.start - LOOK) : error.start + LOOK]

@@ -33,7 +33,7 @@ class Twice:
 
 
 class Once:
-    """Its `object` is an `object_pairs_hook` that remembers a key that stands twice in one object, anywhere in the row."""
+    """Its `object` is an `object_pairs_hook` that remembers a key that stands twice in an object of the row."""
 
     def __init__(self) -> None:
         self.twice: str | None = None

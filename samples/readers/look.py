@@ -64,10 +64,8 @@ class Look:
 
     @cached_property
     def wrong(self) -> str | None:
-        """Of a file in which no row is good: what its first row is instead; None where there is none."""
-        if self.rows is None or self.first:
-            return None
-        return next((f"{self.unit(where)}, {row}" for where, row in self.rows if isinstance(row, RowFault)), None)
+        """`Rows.wrong` of a file of text."""
+        return self.rows.wrong() if isinstance(self.rows, Rows) else None
 
     def once(self, name: str, find: Callable[[], T]) -> T:
         """What `find` gives, asked once: some traits take a pass over the file, and several formats ask for them."""

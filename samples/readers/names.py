@@ -31,9 +31,9 @@ class Names:
         """
         candidates = list(candidates)
         for name in candidates:
-            if found := ADDRESS.search(name):
-                if found[1] == "file":
-                    return f"a path is written without 'file:', such as {'/' + name[found.end() :]!r}"
+            if address := ADDRESS.search(name):
+                if address[1] == "file":
+                    return f"a path is written without 'file:', such as {'/' + name[address.end() :]!r}"
                 return "an address: pictures are not fetched; download it and name the file (images: FOLDER)"
         for name in candidates:
             if (found := self.near(os.path.join(root, name))) is not None:

@@ -2,8 +2,9 @@
 
 A fault belongs to one row and carries a `kind`, so that `on_fault="skip"` can count what it left out:
 
-    json  encoding  twice  wrong_type  missing_field  unknown_task  missing_image  unreadable_image  image_tag  conversation  outside
-    no_boxes  box_text  box_inverted  box_outside  size_mismatch  choices  not_a_choice  split_index
+    json  encoding  twice  wrong_type  missing_field  unknown_task  missing_image  unreadable_image  image_tag
+    conversation  outside  no_boxes  box_text  box_inverted  box_outside  size_mismatch  choices  not_a_choice
+    split_index
 
 A row that is sound but asks nothing (an inactive stub, an object without a sentence) is `LeftOut`: counted, no error.
 """
@@ -103,6 +104,12 @@ class Rows:
         """The rows that are objects at all."""
         return (row for _, row in self if not isinstance(row, RowFault))
 
+    def wrong(self) -> str | None:
+        """Of a file in which no row is an object: what its first row is instead; None where there is none."""
+        if next(self.good(), None) is not None:
+            return None
+        return next((f"{self.unit} {number}, {row}" for number, row in self), None)
+
     def _parsed(self, line: bytes, decoder: json.JSONDecoder, once: Once) -> dict[str, Any] | RowFault:
         try:
             item = decoder.decode(line.decode())
@@ -192,9 +199,13 @@ class Place:
                 return name
             tried.append(name)
         said = " or ".join(map(repr, tried[:4])) + (f" or {len(tried) - 4} more" if len(tried) > 4 else "")
+        expected = f"an image file that exists{self.cause(*candidates)}"
+        raise RowFault("missing_image", "images", said, expected)
+
+    def cause(self, *candidates: str | Path) -> str:
+        """Why none of them is there, behind what was expected: "; there is one named …"; "" where that is unknown."""
         cause = self._names.cause(map(str, candidates), self._at)
-        expected = "an image file that exists"
-        raise RowFault("missing_image", "images", said, expected if cause is None else f"{expected}; {cause}")
+        return "" if cause is None else f"; {cause}"
 
     def seek(self, name: Any, folders: tuple[str, ...] = (), field: str = "image", swap: bool = False) -> str:
         """An image by file name or by id without a suffix: at `root`, or in the first of `folders` where it lies.

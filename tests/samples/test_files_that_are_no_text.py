@@ -1,4 +1,4 @@
-"""Files that are no UTF-8 rows say what they are and what to do; keys that stand twice are faults; names are explained."""
+"""Files that are no UTF-8 say what they are and what to do; keys that stand twice are faults; names are explained."""
 
 import gzip
 import json
@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 import samples
+from evals import predictions
+from rewards.score.training import preferences
 from samples import Faults
 from tests.support.sample_rows import dump
 from vlm.common.errors import DataError
@@ -40,9 +42,7 @@ def test_what_is_no_text_says_what_it_is(tmp_path, name, data, message, format):
 def test_rows_in_gbk_are_faults_that_show_what_they_decode_as(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(TEXT.encode() + TEXT.encode("gbk"))
-    message = (
-        r"line 2, .*no UTF-8 but read as GBK \('机场跑道'\); write it as UTF-8: iconv -f gbk -t utf-8 .*rows.jsonl"
-    )
+    message = r"line 2, .*no UTF-8 but read as GBK \('机场跑道'\); write it as UTF-8: iconv -f gbk -t utf-8 "
     with pytest.raises(DataError, match=message):
         list(samples.read(path))
     faults = Faults()
@@ -154,8 +154,8 @@ def test_another_suffix_is_found_where_the_layout_has_that_and_said_once(tmp_pat
     assert [one.images for one in found] == [[str(tmp_path / "1.png")]] * 3 and faults.swapped == 2
     said = [one.getMessage() for one in caplog.records]
     assert said == [
-        f"{path}: 2 names of pictures have another suffix than their files (the first: '1.jpg' is '1.png'); those files "
-        "are used"
+        f"{path}: 2 names of pictures have another suffix than their files (the first: '1.jpg' is '1.png'); those "
+        "files are used"
     ]
     assert "2 names of pictures have another suffix" in str(faults)
     Image.new("RGB", (40, 20)).save(tmp_path / "1.tif")
@@ -164,3 +164,27 @@ def test_another_suffix_is_found_where_the_layout_has_that_and_said_once(tmp_pat
     row = {"image": "1.jpg", "conversations": [{"from": "human", "value": "Was?"}, {"from": "gpt", "value": "x"}]}
     with pytest.raises(DataError, match="an image file that exists"):  # no such habit here
         list(samples.read(dump(tmp_path / "talk.jsonl", [row]), "conversations", task="vqa"))
+
+
+def test_predictions_and_preferences_say_the_same(tmp_path):
+    row = {"id": "1", "source": "s", "task": "vqa", "completion": "机场", "answer": "机场"}
+    path = tmp_path / "predictions.jsonl"
+    text = json.dumps(row, ensure_ascii=False) + "\n"
+    path.write_text(text)
+    assert [one.answer for one in predictions.read(path)] == ["机场"]
+    for data, message in (
+        (text.encode("gbk"), r"predictions.jsonl: found bytes that are no UTF-8 but read as GBK \('机场机场'\)"),
+        (text.encode("utf-16"), "found UTF-16"),
+        (text.replace('"answer"', '"task"').encode(), "line 1, field 'task': found this key twice"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=message):
+            predictions.read(path)
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    pair = {"image": "A.png", "question": "Was?", "chosen": "机场", "rejected": "x"}
+    path = dump(tmp_path / "pairs.jsonl", [pair])
+    with pytest.raises(DataError, match=r"there is one named '.*a.png' \(another case\)"):
+        list(preferences.read(path))
+    path.write_bytes(json.dumps(pair, ensure_ascii=False).encode("gbk"))
+    with pytest.raises(DataError, match="read as GBK"):
+        list(preferences.read(path))
