@@ -110,7 +110,7 @@ def read(
 def _fits_path(look: Look, format: Format) -> None:
     if look.is_folder and not format.folders:
         raise DataError(f"{look.path}: is a folder, expected a file of the format {format.name}: {format.about}")
-    if look.split is not None and not (look.is_hub or (look.is_folder and format.splits)):
+    if look.split is not None and not (look.is_hub or (look.is_folder and format.splits) or format.row_splits):
         raise DataError(f"{look.path}: found the split {look.split!r}, but {format.name} has none here; name its file")
 
 

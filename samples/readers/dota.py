@@ -5,6 +5,8 @@
                            2753 2408 2861 2385 2888 2468 2805 2502 plane 0
     images/P0001.png
 
+or mmrotate's tiles, `annfiles/P0001__1__0___0.txt` beside `images/`. A file may have no object, or headers alone.
+
 `path` is the folder above, the folder of labels, or one label file. One question for each class of an image ("every
 plane"), whose `quads` are all of its objects in pixels, the difficult ones (last number 1) at the end; how many those
 are goes to `kind` after the class ("plane,difficult:2"), for evaluators leave them out of account. A line that is no
@@ -32,8 +34,8 @@ LINE = 1 << 12
 def fits(look: Look) -> bool:
     if look.is_folder:
         folders = _folders(look.path)
-        return bool(folders) or any(_labels(path) for path in files(look.path, ".txt", 1))
-    return look.path.suffix == ".txt" and _labels(look.path)
+        return bool(folders) or _holds(look.path)
+    return look.path.suffix == ".txt" and _labels(look.path) is True
 
 
 def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
@@ -73,12 +75,21 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("labelTxt*")) if path.is_dir() and files(path, ".txt", 1)]
+    """Those named as DOTA's own, and as mmrotate's tiles, that have label files."""
+    names = [*sorted(folder.glob("labelTxt*")), folder / "annfiles"]
+    return [path for path in names if path.is_dir() and files(path, ".txt", 1)]
 
 
-def _labels(path: Path) -> bool:
-    """Whether the first line that is no header is an object."""
-    return isinstance(next((found for _, found in _lines(path)), None), tuple)
+def _holds(folder: Path) -> bool:
+    """Whether the first of its label files that says anything has an object; many tiles have none."""
+    said = (_labels(path) for path in files(folder, ".txt"))
+    return next((right for right in said if right is not None), False)
+
+
+def _labels(path: Path) -> bool | None:
+    """Whether the first line that is no header is an object; None where there is none."""
+    found = next((found for _, found in _lines(path)), None)
+    return None if found is None else isinstance(found, tuple)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, tuple[str, list[float], bool] | RowFault]]:

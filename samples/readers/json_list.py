@@ -2,6 +2,7 @@
 
     [{…}, {…}]                       a list                          ListFile(path)
     {"questions": [{…}, {…}]}        a list inside an object         ListFile(path, "questions")
+    {"a": [{…}], "b": [{…}]}         all lists of an object          ListFile(path, EVERY); a row says its list there
 
 The standard library's decoder does the parsing. ijson, which would do the walking as well, turns half a surrogate pair
 into "?" and refuses NaN and integers beyond 64 bits, so it would read other rows than `json.loads` does.
@@ -20,6 +21,8 @@ from samples.readers.encoding import undecoded
 from vlm.common.errors import DataError
 
 BLOCK = 1 << 18
+EVERY = "*"
+"""The key of all keys; a row has the name of its list under it."""
 LONGEST = 1 << 28
 """Characters that one item of a list may take before the list counts as broken."""
 _MARK = re.compile(r"[^ \t\n\r]")
@@ -50,15 +53,19 @@ class ListFile:
     """The items of a JSON list, read again on each pass.
 
     key: the list is the value of this key of the object that the file holds; what stands behind it is not read.
+    once: where it is given, rows in which a key stands twice come as `Twice`.
     """
 
-    def __init__(self, path: Path, key: str | None = None):
-        self.path, self.key = path, key
+    def __init__(self, path: Path, key: str | None = None, once: Once | None = None):
+        self.path, self.key, self.once = path, key, once
 
     def __iter__(self) -> Iterator[Any]:
         """Raises: DataError where the file is no such JSON; the items before are given first."""
         with self.path.open("rb") as file:
-            walk = _Walk(self.path, file)
+            walk = _Walk(self.path, file, self.once)
+            if self.key == EVERY:
+                yield from walk.lists()
+                return
             if self.key is not None:
                 walk.enter(self.key)
             yield from walk.items()
@@ -69,11 +76,11 @@ class ListFile:
 class _Walk:
     """`text[position:]` is what was read of the file and not yet walked over."""
 
-    def __init__(self, path: Path, file: BinaryIO):
+    def __init__(self, path: Path, file: BinaryIO, once: Once | None):
         self.path, self.file = path, file
         self.bytes = codecs.getincrementaldecoder("utf-8-sig")()
-        self.once = Once()
-        self.json = json.JSONDecoder(object_pairs_hook=self.once.object)
+        self.once = once
+        self.json = json.JSONDecoder(object_pairs_hook=None if once is None else once.object)
         self.text, self.position, self.ended, self.count = "", 0, False, 0
 
     def enter(self, wanted: str) -> None:
@@ -89,15 +96,28 @@ class _Walk:
                 self.position += 1
         raise self.broken(f"no list under the key {wanted!r}")
 
+    def lists(self) -> Iterator[Any]:
+        """The items of all lists of an object."""
+        self.expect("{")
+        separator = ","
+        while separator == ",":
+            name = self.item()
+            self.expect(":")
+            yield from ({**item, EVERY: name} if isinstance(item, dict) else item for item in self.items())
+            separator = self.mark()
+            self.position += 1
+        if separator != "}":
+            raise self.broken(f"found {separator or 'the end of the file'!r}, expected ',' or '}}'")
+
     def items(self) -> Iterator[Any]:
         self.expect("[")
-        self.count = 0
         separator = "]" if self.mark() == "]" else ","
         self.position += separator == "]"
         while separator == ",":
             item = self.item()
             self.count += 1
-            yield item if self.once.twice is None else Twice(self.once.twice)
+            twice = None if self.once is None else self.once.twice
+            yield item if twice is None else Twice(twice)
             separator = self.mark()
             self.position += 1
         if separator != "]":
@@ -127,7 +147,8 @@ class _Walk:
         """The value that begins at the next mark; reads on until it is whole."""
         self.mark()
         while True:
-            self.once.twice = None
+            if self.once is not None:
+                self.once.twice = None
             try:
                 item, end = self.json.raw_decode(self.text, self.position)
                 # a number that is cut in two is a number, too: only what ends it shows that it is whole

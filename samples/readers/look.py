@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from samples.readers.rows import RowFault, Rows
-from samples.readers.tables import HUB, Hub, Parquet
+from samples.readers.tables import HUB, Hub, Parquet, saved
 from vlm.common.errors import DataError
 
 T = TypeVar("T")
@@ -26,8 +26,8 @@ class Look:
 
     def __init__(self, path: str | os.PathLike[str], split: str | None = None):
         self.path, self.split = Path(path), split
-        self.is_hub = str(path).startswith(HUB)
         try:
+            self.is_hub = str(path).startswith(HUB) or saved(self.path)
             self.is_folder = not self.is_hub and self.path.is_dir()
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({error})") from error

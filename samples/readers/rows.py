@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from samples.readers.encoding import refuse, undecoded
-from samples.readers.json_list import ListFile, Once, Twice
+from samples.readers.json_list import EVERY, ListFile, Once, Twice
 from samples.readers.names import Names
 from vlm.common.errors import DataError
 from vlm.pictures import images
@@ -31,6 +31,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", "
 REMEMBERED = 4096
 """Images whose place and size are kept at a time: consecutive rows share an image, and memory stays flat."""
 _INSIDE = re.compile(rb'\{\s*"(?:(questions|answers|data)"\s*:\s*\[|(qtype)"\s*:)')
+_WRAPPED = re.compile(rb'\{\s*(?:"\w+"\s*:\s*"[^"]*"\s*,\s*)*"(images|annotations)"\s*:\s*\[\s*\{')
+_WITHIN = {"images": (b'"sentences"', b'"sentids"'), "annotations": (b'"text_output"', b'"caption"', b'"qa_pairs"')}
+"""What the first rows of captions have: rows of our own begin with `{"images": [`, too."""
+_CLASSES = re.compile(rb'\{\s*"[^"\\]*"\s*:\s*\[\s*\{[^{}\[\]]*"raw(?:_\d)?"\s*:')
 
 
 ONE = "one JSON object per line"
@@ -62,7 +66,7 @@ class Rows:
     """The rows of one file as (number, row or RowFault), counting lines or list items from 1; streamed, on each pass.
 
     The first characters tell the layouts apart: a list begins with `[`, which no row does; RSVQA and LHRS-Bench put
-    their list under a key of an object.
+    their list under a key of an object, captions too.
     Raises: DataError where the file is missing or unreadable; while iterating where a list is no JSON.
     """
 
@@ -79,30 +83,31 @@ class Rows:
             raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
         refuse(path, start)
         start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-        inside = _INSIDE.match(start)
-        self.key = None if inside is None else "data" if inside[2] else inside[1].decode()
+        self.key = _key(start)
         "The key that the list stands under."
         self.is_list = self.key is not None or start.startswith(b"[")
         self.unit = "row" if self.is_list else "line"
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
+        return self._each(Once())
+
+    def _each(self, once: Once | None) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
+        """once: looks for keys that stand twice, which takes a microsecond a row."""
         if self.is_list:
-            for number, item in enumerate(ListFile(self.path, self.key), 1):
+            for number, item in enumerate(ListFile(self.path, self.key, once), 1):
                 yield number, item if isinstance(item, dict) else _no_object(item)
             return
-        once = Once()
-        decoder = json.JSONDecoder(object_pairs_hook=once.object)
+        decoder = json.JSONDecoder(object_pairs_hook=None if once is None else once.object)
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if not line.isspace() and line:
-                    once.twice = None
                     yield number, self._parsed(line, decoder, once)
 
     def good(self) -> Iterator[dict[str, Any]]:
         """The rows that are objects at all."""
-        return (row for _, row in self if not isinstance(row, RowFault))
+        return (row for _, row in self._each(None) if not isinstance(row, RowFault))
 
     def wrong(self) -> str | None:
         """Of a file in which no row is an object: what its first row is instead; None where there is none."""
@@ -110,16 +115,28 @@ class Rows:
             return None
         return next((f"{self.unit} {number}, {row}" for number, row in self), None)
 
-    def _parsed(self, line: bytes, decoder: json.JSONDecoder, once: Once) -> dict[str, Any] | RowFault:
+    def _parsed(self, line: bytes, decoder: json.JSONDecoder, once: Once | None) -> dict[str, Any] | RowFault:
+        if once is not None:
+            once.twice = None
         try:
             item = decoder.decode(line.decode())
         except UnicodeDecodeError as error:
             return RowFault("encoding", "(whole row)", undecoded(self.path, line, error), "UTF-8")
         except (ValueError, RecursionError) as error:
             return RowFault("json", "(whole row)", f"{line[:60].decode(errors='ignore').strip()!r} ({error})", ONE)
-        if once.twice is not None:
+        if once is not None and once.twice is not None:
             return _no_object(Twice(once.twice))
         return item if isinstance(item, dict) else _no_object(item)
+
+
+def _key(start: bytes) -> str | None:
+    """The key of an object that a list of rows stands under, by the file's first characters."""
+    if inside := _INSIDE.match(start):
+        return "data" if inside[2] else inside[1].decode()
+    if wrapped := _WRAPPED.match(start):
+        key = wrapped[1].decode()
+        return key if any(mark in start for mark in _WITHIN[key]) else None
+    return EVERY if _CLASSES.match(start) else None
 
 
 def _no_object(item: Any) -> RowFault:

@@ -9,8 +9,9 @@
 The truth of a referring row is the text `{<25><40><33><60>}` on 0–100, as VRSBench's own evaluator reads it, although
 `obj_corner` may stand beside it. Annotations give one question for the caption, one for each object with a sentence
 (`quads`, from its corners in fractions of the image) and one for each QA pair; an object without a sentence is left out
-(`no_question`). Captions without a question get VRSBench's wording. Images lie in `Images_val`, `Images_train` or
-`images`, beside the file or above its folder. Training rows (VRSBench_train.json): `samples.readers.geochat`.
+(`no_question`). An annotation may be JSON5, as which VRSBench's own scripts read it. Captions without a question get
+VRSBench's wording. Images lie in `Images_val`, `Images_train` or `images`, beside the file or above its folder.
+Training rows (VRSBench_train.json): `samples.readers.geochat`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from samples.readers import conversations, geochat
+from samples.readers.encoding import undecoded
+from samples.readers.json_list import Once, Twice
 from samples.readers.look import Look, files, one_of
 from samples.readers.records import answer, kinds, record, rows_in, text
 from samples.readers.rows import LeftOut, Place, RowFault, Rows, show
@@ -115,12 +118,38 @@ def _annotation(path: Path) -> dict[str, Any] | RowFault:
     try:
         if path.stat().st_size > LARGEST:
             return RowFault("json", "(whole file)", f"{path.stat().st_size} bytes", expected)
-        row = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        row = _parsed(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return RowFault("encoding", "(whole file)", undecoded(path, data, error), "UTF-8")
     except (ValueError, RecursionError) as error:
         return RowFault("json", "(whole file)", str(error), expected)
+    if isinstance(row, Twice):
+        return RowFault("twice", row.key, "this key twice in one object", "each key once")
     return row if isinstance(row, dict) else RowFault("wrong_type", "(whole file)", show(row), expected)
+
+
+def _parsed(text: str) -> Any:
+    """The value of JSON, else of JSON5: some published annotations have what JSON has not, such as a last comma.
+
+    Raises: ValueError with the fault that JSON has where it is neither.
+    """
+    once = Once()
+    try:
+        found = json.loads(text, object_pairs_hook=once.object)
+    except ValueError as error:
+        try:
+            import json5
+        except ModuleNotFoundError:
+            raise ValueError(f"{error}; JSON5 is read where the package json5 is installed") from None
+        try:
+            found = json5.loads(text, object_pairs_hook=once.object)
+        except ValueError:
+            raise error from None
+    return found if once.twice is None else Twice(once.twice)
 
 
 def _questions(row: dict[str, Any], stem: str) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import samples
 from samples import Faults
-from samples.readers import lhrs_bench, rsvqa, scenes
+from samples.readers import options, rsvqa, scenes
 from samples.readers.formats import detect
 from samples.readers.look import Look
 from tests.support.layouts import build
@@ -176,7 +176,7 @@ def test_questions_without_answers_name_the_file(root, tmp_path):
     ],
 )
 def test_choices_are_cut_out_of_a_question(said, expected):
-    assert lhrs_bench.split_choices(said) == expected
+    assert options.split(said) == expected
 
 
 def test_class_names_become_words():
