@@ -4,7 +4,8 @@
      "completion": "<think>…</think><answer>(89,178),(803,714)</answer>", "boxes": [[10, 20, 90, 80]],
      "size": [112, 112], "image": "/data/images/3.png"}
 
-Answers that other programs' authors published (`evals.published`) are read, too. Everything a metric needs is in the row, so a file can be scored again later, under other conventions.
+Everything a metric needs is in the row, so a file can be scored again later, under other conventions. Answers that the
+authors of another program published (`evals.published`) are read, too.
 """
 
 from __future__ import annotations
