@@ -33,6 +33,8 @@ from vlm.common.errors import DataError
 
 FOLDERS = tuple(os.path.join(above, name) for above in ("", "..") for name in ("Images_val", "Images_train", "images"))
 DESCRIBE = "Describe the image in detail."
+LOOKED = 10
+"""Files that are looked at to tell what a folder holds: the first may be broken."""
 LARGEST = 1 << 22
 """Bytes of one image's annotation."""
 
@@ -64,7 +66,7 @@ def holds(path: Path) -> bool:
 
 def fits(look: Look) -> bool:
     if look.is_folder:
-        return bool(_folders(look)) or any(holds(path) for path in files(look.path, ".json", 1))
+        return bool(_folders(look)) or any(map(holds, files(look.path, ".json", LOOKED)))
     return isinstance(look.rows, Rows) and not look.rows.is_list and look.path.suffix == ".json" and holds(look.path)
 
 
@@ -72,7 +74,7 @@ def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
     """(file and place in it, one question) of one annotation or a folder of them, sorted by name."""
     paths = [look.path]
     if look.is_folder:
-        folders = _folders(look)
+        folders = _folders(look) or _named(look)
         folder = one_of(look, folders, "annotations") if folders else look.path
         paths = files(folder, ".json")
     for path in paths:
@@ -109,8 +111,11 @@ def annotated(row: dict[str, Any], place: Place, task: str | None) -> dict[str, 
 def _folders(look: Look) -> list[Path]:
     if not look.is_folder:
         return []
-    found = [folder for folder in sorted(look.path.glob("Annotations_*")) if folder.is_dir()]
-    return [folder for folder in found if any(holds(path) for path in files(folder, ".json", 1))]
+    return [folder for folder in _named(look) if any(map(holds, files(folder, ".json", LOOKED)))]
+
+
+def _named(look: Look) -> list[Path]:
+    return [folder for folder in sorted(look.path.glob("Annotations_*")) if folder.is_dir()]
 
 
 def _annotation(path: Path) -> dict[str, Any] | RowFault:
