@@ -52,24 +52,16 @@ def uses_from(row: dict[str, Any]) -> bool:
 
 def boxed(row: dict[str, Any]) -> bool:
     """Whether some turn that is not the user's holds what looks like a box, so that its frame matters."""
-    texts = _texts(row, "human")
-    return any(("[" in text or "(" in text) and BOX_LIKE.search(text) for text in texts)
-
-
-def _texts(row: dict[str, Any], but: str | None = None) -> list[str]:
-    """The texts of a row's turns, as far as they are texts; without those of one role."""
     raw = turns(row)
     said = [turn for turn in raw if isinstance(turn, dict)] if isinstance(raw, list) else []
-    texts = [turn.get("value", turn.get("content")) for turn in said if turn.get("from", turn.get("role", "")) != but]
-    return [text for text in texts if isinstance(text, str)]
+    texts = [turn.get("value", turn.get("content")) for turn in said if turn.get("from", turn.get("role")) != "human"]
+    return any(isinstance(text, str) and ("[" in text or "(" in text) and BOX_LIKE.search(text) for text in texts)
 
 
 def convert(
     row: dict[str, Any], format: str, place: Place, task: str | None, folders: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """One row → the keys of a Sample, still unchecked. `task` is the source's and overrides the row's."""
-    if any("[SEG]" in text for text in _texts(row)):
-        raise LeftOut("mask", "its answer has masks (GeoPixel's [SEG]), which no task has as its truth")
     found = pictures(row, place, folders)
     messages = spoken(turns(row), len(found))
     reference = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
@@ -121,10 +113,10 @@ def _take_options(record: dict[str, Any]) -> None:
 def pictures(row: dict[str, Any], place: Place, folders: tuple[str, ...] = ()) -> list[str | bytes]:
     """The row's images, found below `image_path`, else in the folder named after the file's stem, the file's own, or
     one of `folders`."""
-    for key in ("video", "videos"):
-        if row.get(key) is not None:
-            expected = "pictures under `image` or `images`, each with its <image> tag: frames of a video are not read"
-            raise RowFault("missing_image", key, show(row[key]), expected)
+    if "video" in row or "videos" in row:
+        key = "video" if "video" in row else "videos"
+        expected = "pictures under `image` or `images`, each with its <image> tag: frames of a video are not read"
+        raise RowFault("missing_image", key, show(row[key]), expected)
     names = row.get("images", row.get("image"))
     names = [] if names is None else names if isinstance(names, list) else [names]
     folder = row.get("image_path")
@@ -152,6 +144,8 @@ def spoken(raw: Any, images: int) -> list[dict[str, str]]:
             raise RowFault("wrong_type", "conversations", show(turn), "a turn with 'from' and 'value'")
         said, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
         role = ROLES.get(said) if isinstance(said, str) else None
+        if isinstance(content, str) and "[SEG]" in content:
+            raise LeftOut("mask", "its answer has masks (GeoPixel's [SEG]), which no task has as its truth")
         if role is None or not isinstance(content, str):
             raise RowFault("conversation", "conversations", show(turn), "from human or gpt, with a text value")
         if "<image>" in content:

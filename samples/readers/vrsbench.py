@@ -151,7 +151,7 @@ def _parsed(text: str) -> Any:
         except ModuleNotFoundError:
             raise ValueError(f"{error}; JSON5 is read where the package json5 is installed") from None
         try:
-            found = json5.loads(text, object_pairs_hook=once.object)
+            found = json5.loads(text, object_pairs_hook=lambda pairs: once.object(list(pairs)))
         except ValueError:
             raise error from None
     return found if once.twice is None else Twice(once.twice)

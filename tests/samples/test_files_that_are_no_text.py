@@ -166,6 +166,16 @@ def test_another_suffix_is_found_where_the_layout_has_that_and_said_once(tmp_pat
         list(samples.read(dump(tmp_path / "talk.jsonl", [row]), "conversations", task="vqa"))
 
 
+@pytest.mark.parametrize("there", ["airport_1.png", "images/airport_1.tif"])
+def test_aid_of_geochats_bench_is_found_under_another_suffix(tmp_path, there):
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    Image.new("RGB", (40, 20)).save(tmp_path / there)
+    row = {"question_id": "Airport/airport_1", "image": "airport_1.jpg", "text": "Which?", "ground_truth": "Airport"}
+    faults = Faults()
+    (found,) = samples.read(dump(tmp_path / "aid.jsonl", [row]), faults=faults)
+    assert found.images == [str(tmp_path / there)] and faults.swapped == 1
+
+
 def test_predictions_and_preferences_say_the_same(tmp_path):
     row = {"id": "1", "source": "s", "task": "vqa", "completion": "机场", "answer": "机场"}
     path = tmp_path / "predictions.jsonl"
