@@ -233,8 +233,9 @@ def detect(look: Look) -> Format:
         found = "an empty file"
     else:
         first = next(iter(look.first), {})
-        found = f"keys of the first row: {', '.join(map(str, first)) or 'none'}{_odd_row(first)}"
-    raise DataError(f"{look.path}: unknown layout ({found}); formats are:{listed(FORMATS)}")
+        found = f"keys of the first row: {', '.join(map(str, first)) or 'none'}"
+        odd = _odd_row(first)
+    raise DataError(f"{look.path}: unknown layout ({found}){odd or ''}; formats are:{listed(FORMATS)}")
 
 
 def _odd_row(row: dict[str, Any]) -> str:
@@ -242,7 +243,7 @@ def _odd_row(row: dict[str, Any]) -> str:
     if "polygons" in row or "mask_path" in row:
         return "; masks are no task's truth"
     if row and not any(word in str(key).lower() for key in row for word in ("im", "pic", "file", "prompt", "path")):
-        truth = row.keys() & {"annotation", "groundtruth", "caption0", "ground_truth"}
+        truth = row.keys() & {"annotation", "caption0"}
         said = "; no key names a picture"
         if truth and "answer" in row:
             said += f": these are answers of a program beside the truth ({', '.join(sorted(truth))}), no questions. "
