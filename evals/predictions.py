@@ -4,7 +4,8 @@
      "completion": "<think>…</think><answer>(89,178),(803,714)</answer>", "boxes": [[10, 20, 90, 80]],
      "size": [112, 112], "image": "/data/images/3.png"}
 
-Everything a metric needs is in the row, so a file can be scored again later, under other conventions.
+Everything a metric needs is in the row, so a file can be scored again later, under other conventions. Answers that the
+authors of another program published (`evals.published`) are read, too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals import published
 from samples import TASKS, Sample
+from samples.readers.encoding import refuse, undecoded
+from samples.readers.json_list import Once
 from vlm.common.errors import DataError
 
 
@@ -49,6 +53,8 @@ class Prediction:
     "(width, height) at which the model saw it, for notations that count pixels of that."
     choices: list[str] | None = None
     "Texts of the options in order A, B, C …"
+    references: list[str] | None = None
+    "True captions, where there are several: metrics of captions take all of them."
     image: str | None = None
     "Path of the first image; None where it was bytes."
     gold: float | None = None
@@ -86,6 +92,7 @@ def from_sample(
         size=sample.size,
         resized=resized,
         choices=sample.choices,
+        references=sample.references,
         image=first if isinstance(first, str) else None,
         gold=gold,
     )
@@ -114,18 +121,29 @@ def read(path: str | os.PathLike[str]) -> list[Prediction]:
     predictions: list[Prediction] = []
     seen: dict[str, int] = {}
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
+    refuse(path, data[:4096])
+    try:
+        lines = data.decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: found {undecoded(path, data, error)}") from error
+    once = Once()
     for number, text in enumerate(lines, 1):
         if not text.strip():
             continue
         where = f"{path}, line {number}"
         try:
-            row = json.loads(text)
+            once.twice = None
+            row = json.loads(text, object_pairs_hook=once.object)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: found no JSON ({error}), expected one prediction per line") from error
-        prediction = _prediction(row, where)
+        if once.twice is not None:
+            raise DataError(
+                f"{where}, field {once.twice!r}: found this key twice in one object, expected each key once"
+            )
+        prediction = _prediction(published.row(row, number, path.parent.name), where)
         if prediction.key in seen:
             earlier = seen[prediction.key]
             raise DataError(f"{where}, field 'id': {prediction.key!r} is also on line {earlier}")
@@ -162,8 +180,9 @@ def _prediction(row: Any, where: str) -> Prediction:
             raise DataError(f"{where}, field '{name}': found {fields[name]!r}, expected text")
     if fields["task"] not in TASKS:
         raise DataError(f"{where}, field 'task': found {fields['task']!r}, expected one of {', '.join(TASKS)}")
-    if not all(isinstance(choice, str) for choice in _items(fields, "choices", where)):
-        raise DataError(f"{where}, field 'choices': found {fields['choices']!r}, expected texts")
+    for name in ("choices", "references"):
+        if not all(isinstance(text, str) for text in _items(fields, name, where)):
+            raise DataError(f"{where}, field {name!r}: found {fields[name]!r}, expected texts")
     for name, count, expected in (("boxes", 4, "[x1, y1, x2, y2]"), ("quads", 8, "[x1, y1, …, x4, y4]")):
         for box in _items(fields, name, where):
             if not _numbers(box, count):

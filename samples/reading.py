@@ -48,6 +48,9 @@ class Faults:
     sized: bool = True
     "Whether the row that was kept last states the size of its image."
 
+    swapped: int = 0
+    "Names of pictures whose files have another suffix (`.jpg` in the row, `.png` in the folder)."
+
     @property
     def skipped(self) -> int:
         return self.kinds.total()
@@ -75,6 +78,8 @@ class Faults:
             lines.append(f"  {kind}: {count} objects left out of kept rows (first: {self.examples[kind]})")
         if self.cut:
             lines.append(f"  in {self.cut} of the kept rows, boxes were cut to the image")
+        if self.swapped:
+            lines.append(f"  {self.swapped} names of pictures have another suffix than their files")
         return "\n".join(lines)
 
 
@@ -140,7 +145,7 @@ def fixed(format: Format) -> str:
 def _fits_path(look: Look, format: Format) -> None:
     if look.is_folder and not format.folders:
         raise DataError(f"{look.path}: is a folder, expected a file of the format {format.name}: {format.about}")
-    if look.split is not None and not (look.is_hub or (look.is_folder and format.splits)):
+    if look.split is not None and not (look.is_hub or (look.is_folder and format.splits) or format.row_splits):
         raise DataError(f"{look.path}: found the split {look.split!r}, but {format.name} has none here; name its file")
 
 
@@ -158,48 +163,54 @@ def _samples(
     stem, skip = look.home.stem, on_fault == "skip"
     watching = format.any_frame and frame is None
     rows = iter(look.each() if format.walk is None else format.walk(look))
-    for where, row in rows:
-        place.dropped = []
-        try:
-            if isinstance(row, RowFault):
-                raise row
-            record = format.convert(row, place, task)
-            if watching:
-                faults.frames.see(record, place)
-                if faults.frames.certain:
-                    raise DataError(f"{look.path}: {faults.frames}")
-            elif frame is not None:
-                record = in_pixels(record, frame, place)
-            flat = format.flat is not None and format.flat(row)
-            sample = Sample(**checked(record, place, verify, format.overhang, flat, skip))
-        except RowFault as fault:
-            message = f"{look.path}, {look.unit(where)}, {fault}"
-            if frame not in (None, "pixel") and fault.kind.startswith("box_"):
-                message += f" (in pixels, from frame: {frame})"
-            if not skip and not isinstance(fault, LeftOut):
-                if watching and fault.kind in ("box_inverted", "box_outside"):
-                    message += _hint(rows, format, place, task, faults.frames)
-                raise DataError(message) from fault
-            others += 1
-            first = first or message
+    try:
+        for where, row in rows:
+            place.dropped = []
+            try:
+                if isinstance(row, RowFault):
+                    raise row
+                record = format.convert(row, place, task)
+                if watching:
+                    faults.frames.see(record, place)
+                    if faults.frames.certain:
+                        raise DataError(f"{look.path}: {faults.frames}")
+                elif frame is not None:
+                    record = in_pixels(record, frame, place)
+                flat = format.flat is not None and format.flat(row)
+                sample = Sample(**checked(record, place, verify, format.overhang, flat, skip))
+            except RowFault as fault:
+                message = f"{look.path}, {look.unit(where)}, {fault}"
+                if frame not in (None, "pixel") and fault.kind.startswith("box_"):
+                    message += f" (in pixels, from frame: {frame})"
+                if not skip and not isinstance(fault, LeftOut):
+                    if watching and fault.kind in ("box_inverted", "box_outside"):
+                        message += _hint(rows, format, place, task, faults.frames)
+                    raise DataError(message) from fault
+                others += 1
+                first = first or message
+                faults.rows += 1
+                (faults.leave if isinstance(fault, LeftOut) else faults.add)(fault.kind, message)
+                continue
+            sample.source = sample.source or stem
+            sample.id = sample.id or f"#{where}"
+            faults.cut += format.overhang > 0 and sample.boxes != record.get("boxes") and sample.quads is None
+            for kind, said in place.dropped:
+                faults.drop(kind, f"{look.path}, {look.unit(where)}, {said}")
+            kept += 1
             faults.rows += 1
-            (faults.leave if isinstance(fault, LeftOut) else faults.add)(fault.kind, message)
-            continue
-        sample.source = sample.source or stem
-        sample.id = sample.id or f"#{where}"
-        faults.cut += format.overhang > 0 and sample.boxes != record.get("boxes") and sample.quads is None
-        for kind, said in place.dropped:
-            faults.drop(kind, f"{look.path}, {look.unit(where)}, {said}")
-        kept += 1
-        faults.rows += 1
-        faults.kept += 1
-        faults.sized = record.get("size") is not None
-        try:
-            yield sample
-        except GeneratorExit:  # a limit: what was read is all there is to tell
-            _doubt(look, faults)
-            raise
-    _doubt(look, faults)
+            faults.kept += 1
+            faults.sized = record.get("size") is not None
+            try:
+                yield sample
+            except GeneratorExit:  # a limit: what was read is all there is to tell
+                _doubt(look, faults)
+                raise
+        _doubt(look, faults)
+    finally:  # also where no more rows are wanted
+        faults.swapped += place.swaps
+        if place.swaps:
+            found = f"{place.swaps} names of pictures have another suffix than their files (the first: {place.swap})"
+            log.warning("%s: %s; those files are used", look.path, found)
     if others:
         log.info("%s: %d of %d rows are no samples", look.path, others, kept + others)
     if not kept:

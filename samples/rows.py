@@ -142,6 +142,7 @@ def _columns(sample: Sample) -> dict[str, Any]:
         "quads": sample.quads,
         "size": list(sample.size) if sample.size else None,
         "choices": sample.choices,
+        "references": sample.references,
         "source": sample.source,
         "id": sample.id,
     }

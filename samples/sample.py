@@ -45,6 +45,8 @@ class Sample:
     "Unique within its source: the row's own, else its number in the file."
     kind: str | None = None
     'The question type within the task ("count"); several are separated by commas.'
+    references: list[str] | None = None
+    "Texts that are all equally right: the captions of an image. `answer` is what SFT learns, the first of them."
 
 
 def kinds_of(kind: str | None) -> list[str]:
@@ -68,7 +70,7 @@ def write(path: str | os.PathLike[str], samples: Iterable[Sample]) -> int:
 def _row(sample: Sample, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"images": [image_name(image, folder) for image in sample.images]}
     row |= {"messages": sample.messages, "task": sample.task}
-    for name in ("answer", "boxes", "quads", "size", "choices", "source", "id", "kind"):
+    for name in ("answer", "references", "boxes", "quads", "size", "choices", "source", "id", "kind"):
         value = getattr(sample, name)
         if value is not None and value != "":
             row[name] = value

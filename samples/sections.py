@@ -43,7 +43,7 @@ class SourceSection(FileSection):
     path: LocatedPath
     "A file, a published folder, or a dataset of the hub: hub:OWNER/NAME."
     split: str | None = None
-    "Which part of a folder or a hub dataset."
+    "Which part of a folder, of a hub dataset, or of a file of captions."
     images: LocatedPath | None = None
     "Folder that the rows' image paths start from; without it, what the file's format prescribes."
     format: str | None = None

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ Texts = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Captions:
-    """BLEU, METEOR, ROUGE-L and CIDEr against the one reference of each question (`answer`)."""
+    """BLEU, METEOR, ROUGE-L and CIDEr against all references of each question (`references`, else `answer`)."""
 
     tasks: tuple[str, ...] = ("caption",)
 
@@ -44,13 +45,14 @@ class Captions:
             out.missing |= dict.fromkeys((*NAMES, METEOR), INSTALL)
             return out
         said = {prediction.key: reading.text(prediction) for prediction in predictions}
-        true = {prediction.key: _reference(prediction) for prediction in predictions}
+        true = {prediction.key: _references(prediction) for prediction in predictions}
         tokeniser = "ptb" if java() and _writable() else "words"
         # both at once: a Java takes its time to start
-        tokens = TOKENISERS[tokeniser]([*said.values(), *true.values()])
+        tokens = TOKENISERS[tokeniser]([*said.values(), *chain.from_iterable(true.values())])
         found = {key: [text] for key, text in zip(said, tokens, strict=False)}
-        references = {key: [text] for key, text in zip(true, tokens[len(said) :], strict=True)}
-        behind = f"tokens: {ABOUT[tokeniser]}; an empty caption scores 0; {reading.convention}"
+        behind_them = iter(tokens[len(said) :])
+        references = {key: list(islice(behind_them, len(texts))) for key, texts in true.items()}
+        behind = f"{_counted(true)}; tokens: {ABOUT[tokeniser]}; an empty caption scores 0; {reading.convention}"
         _bleu(out, found, references, behind)
         _means(out, found, references, behind)
         if java():
@@ -83,10 +85,19 @@ def _writable() -> bool:
     return os.access(Path(pycocoevalcap.tokenizer.__path__[0]), os.W_OK)
 
 
-def _reference(prediction: Prediction) -> str:
-    if not prediction.answer or not prediction.answer.strip():
+def _references(prediction: Prediction) -> list[str]:
+    found = [text for text in prediction.references or [prediction.answer or ""] if text.strip()]
+    if not found:
         raise DataError(f"question {prediction.key!r}: no 'answer', which captions are scored by")
-    return prediction.answer
+    return found
+
+
+def _counted(true: Texts) -> str:
+    """How many references the questions have: "5 references", "4 to 5 references"."""
+    counts = sorted({len(texts) for texts in true.values()})
+    if counts == [1]:
+        return "one reference"
+    return f"{counts[0]} to {counts[-1]} references" if len(counts) > 1 else f"{counts[0]} references"
 
 
 def _ptb(texts: Sequence[str]) -> list[str]:
@@ -118,7 +129,7 @@ def _bleu(out: Scores, found: Texts, references: Texts, behind: str) -> None:
     # n-grams that are right and that were said, lengths of caption and reference, of each question: (N, 10)
     counts = np.array([_counts(one) for one in scorer.ctest], dtype=float)
     for n, value in enumerate(library, 1):
-        said = f"BLEU-{n} of the corpus, one reference, closest length"
+        said = f"BLEU-{n} of the corpus, closest length"
         out.add(NAMES[n - 1], Statistic(list(found), _bleu_of(counts, n), point=float(value)), f"{said}; {behind}")
 
 

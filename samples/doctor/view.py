@@ -81,6 +81,8 @@ def _contents(source: SourceCounts) -> Iterator[tuple[str, str]]:
         yield f"{short(source.path)}: {count:,} × {kind}, left out of its row: {source.faults.examples[kind]}", ""
     if source.faults.cut:
         yield f"{short(source.path)}: in {source.faults.cut:,} rows boxes exceed the image, and are cut to it", ""
+    if source.faults.swapped:
+        yield f"{short(source.path)}: {source.faults.swapped:,} names have another suffix than their files, used", ""
 
 
 def _measures(report: Report) -> Table:

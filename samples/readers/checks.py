@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from samples.readers.rows import Place, RowFault, show
+from samples.readers.rows import LeftOut, Place, RowFault, show
 from vlm import answers
 from vlm.boxes import hull, quad_iou
 from vlm.prompts import TASKS
@@ -40,12 +40,15 @@ def checked(
         "task": task,
         "messages": _messages(_required(record, "messages", list, "a list of turns")),
         "images": [place.image(image) for image in images],
-        "choices": _choices(record.get("choices"), task),
+        "choices": _choices(record.get("choices"), task, record.get("repeats") is True),
         "answer": _text(record, "answer"),
         "kind": _text(record, "kind"),
+        "references": _references(record.get("references")),
         "source": _text(record, "source") or "",
         "id": _id(record),
     }
+    if fields["answer"] is None and fields["references"]:
+        fields["answer"] = fields["references"][0]
     boxes, quads = _boxes(record.get("boxes"), "boxes", 4), _boxes(record.get("quads"), "quads", 8)
     if skip and not flat:
         boxes, quads = _with_area(boxes, quads, place)
@@ -64,6 +67,8 @@ def checked(
             raise RowFault("missing_image", "images", "none", "an image: grounding needs one")
     _inside(boxes or [], size, flat)
     _answer(fields)
+    if task == "choice" and record.get("repeats") is True:
+        _one_right(fields["answer"], fields["choices"])
     return fields
 
 
@@ -128,7 +133,8 @@ def _messages(turns: list[Any]) -> list[dict[str, str]]:
     return messages
 
 
-def _choices(value: Any, task: str) -> list[str] | None:
+def _choices(value: Any, task: str, repeats: bool = False) -> list[str] | None:
+    """The options. repeats: published questions repeat some; a wrong option that stands there twice does no harm."""
     if value is None:
         if task == "choice":
             raise RowFault("missing_field", "choices", "none", "the texts of the options, in order A, B, C …")
@@ -136,9 +142,30 @@ def _choices(value: Any, task: str) -> list[str] | None:
     if not isinstance(value, list):
         raise RowFault("wrong_type", "choices", show(value), "a list of texts")
     texts = [valid_text("choices", text, "a list of texts") for text in value]
-    if not 2 <= len(texts) <= 26 or len({answers.normalise(text) for text in texts}) < len(texts):
+    same = not repeats and len({answers.normalise(text) for text in texts}) < len(texts)
+    if not 2 <= len(texts) <= 26 or same:
         raise RowFault("choices", "choices", show(texts), "2 to 26 different texts")
     return texts
+
+
+def _references(value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    expected = "a list of texts, one at least, none of them empty"
+    if not isinstance(value, list) or not value:
+        raise RowFault("wrong_type", "references", show(value), expected)
+    texts = [valid_text("references", text, expected) for text in value]
+    if not all(text.strip() for text in texts):
+        raise RowFault("wrong_type", "references", show(texts), expected)
+    return texts
+
+
+def _one_right(answer: str, choices: list[str]) -> None:
+    """Raises: LeftOut where the true option's text stands at another letter, too."""
+    right = answers.option(answer, choices)
+    texts = [answers.normalise(text) for text in choices]
+    if right is not None and texts.count(texts[right]) > 1:
+        raise LeftOut("two_right", f"its true option {choices[right]!r} stands at two letters: {show(choices)}")
 
 
 def _boxes(value: Any, name: str, count: int) -> list[list[float]] | None:

@@ -13,7 +13,7 @@ The frame of a box cannot be seen in the file, so it is part of the format and n
 
 `image_path` is a folder, absolute or relative to the JSON; without it the images lie in the folder named
 after the JSON file's stem, as in the VHM and ScoreRS evaluators, or beside the file. Rows may also say
-`task`, `choices`, `answer`, `id` (or `question_id`), `kind` (or `type`). A row's `size` is only compared
+`task`, `choices`, `answer`, `references`, `id` (or `question_id`), `kind` (or `type`). A row's `size` is only compared
 with the image, in either order: those evaluators read it as (h, w).
 
 A reference that is nothing but box text is taken out of `messages`: it is in `boxes`, in pixels, and would
@@ -27,8 +27,9 @@ import os
 import re
 from typing import Any
 
+from samples.readers import options
 from samples.readers.records import json_boxes
-from samples.readers.rows import Place, RowFault, show
+from samples.readers.rows import LeftOut, Place, RowFault, show
 from vlm import answers
 from vlm.boxes import read_boxes
 
@@ -71,9 +72,12 @@ def convert(
         "task": task if task is not None else row.get("task"),
         "answer": row.get("answer", text),
         "choices": row.get("choices"),
+        "references": row.get("references"),
         "id": row.get("id", row.get("question_id", "")),
         "kind": _kind(row),
     }
+    if record["task"] == "choice" and record["choices"] is None:
+        _take_options(record)
     if format == "sharegpt":
         record["boxes"], record["size"] = row.get("boxes"), row.get("size")
         record["task"] = record["task"] or "open_ended"
@@ -98,9 +102,21 @@ def convert(
     return record
 
 
+def _take_options(record: dict[str, Any]) -> None:
+    """Lettered options of the last question become `choices`, as VHM and LHRS-Bench's variant write them."""
+    asked = [turn for turn in record["messages"] if turn["role"] == "user"]
+    if asked:
+        record["repeats"] = True
+        asked[-1]["content"], record["choices"] = options.taken(asked[-1]["content"], "conversations")
+
+
 def pictures(row: dict[str, Any], place: Place, folders: tuple[str, ...] = ()) -> list[str | bytes]:
     """The row's images, found below `image_path`, else in the folder named after the file's stem, the file's own, or
     one of `folders`."""
+    if "video" in row or "videos" in row:
+        key = "video" if "video" in row else "videos"
+        expected = "pictures under `image` or `images`, each with its <image> tag: frames of a video are not read"
+        raise RowFault("missing_image", key, show(row[key]), expected)
     names = row.get("images", row.get("image"))
     names = [] if names is None else names if isinstance(names, list) else [names]
     folder = row.get("image_path")
@@ -128,6 +144,8 @@ def spoken(raw: Any, images: int) -> list[dict[str, str]]:
             raise RowFault("wrong_type", "conversations", show(turn), "a turn with 'from' and 'value'")
         said, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
         role = ROLES.get(said) if isinstance(said, str) else None
+        if isinstance(content, str) and "[SEG]" in content:
+            raise LeftOut("mask", "its answer has masks (GeoPixel's [SEG]), which no task has as its truth")
         if role is None or not isinstance(content, str):
             raise RowFault("conversation", "conversations", show(turn), "from human or gpt, with a text value")
         if "<image>" in content:

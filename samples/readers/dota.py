@@ -5,6 +5,8 @@
                            2753 2408 2861 2385 2888 2468 2805 2502 plane 0
     images/P0001.png
 
+or mmrotate's tiles, `annfiles/P0001__1__0___0.txt` beside `images/`. A file may have no object, or headers alone.
+
 `path` is the folder above, the folder of labels, or one label file. One question for each class of an image ("every
 plane"), whose `quads` are all of its objects in pixels, the difficult ones (last number 1) at the end; how many those
 are goes to `kind` after the class ("plane,difficult:2"), for evaluators leave them out of account. A line that is no
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from samples.readers.checks import AROUND, surrounds
+from samples.readers.encoding import undecoded
 from samples.readers.look import Look, files, one_of
 from samples.readers.records import record
 from samples.readers.rows import LeftOut, Place, RowFault, show
@@ -35,8 +38,8 @@ LINE = 1 << 12
 def fits(look: Look) -> bool:
     if look.is_folder:
         folders = _folders(look.path)
-        return bool(folders) or any(_labels(path) for path in files(look.path, ".txt", 1))
-    return look.path.suffix == ".txt" and _labels(look.path)
+        return bool(folders) or _holds(look.path)
+    return look.path.suffix == ".txt" and _labels(look.path) is True
 
 
 def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
@@ -100,13 +103,21 @@ def meets(quad: list[float], size: tuple[int, int]) -> bool:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("labelTxt*")) if path.is_dir() and files(path, ".txt", 1)]
+    """Those named as DOTA's own, and as mmrotate's tiles, that have label files."""
+    names = [*sorted(folder.glob("labelTxt*")), folder / "annfiles"]
+    return [path for path in names if path.is_dir() and files(path, ".txt", 1)]
 
 
-def _labels(path: Path) -> bool:
-    """Whether the first line that is no header is an object, perhaps one without area."""
+def _holds(folder: Path) -> bool:
+    """Whether the first of its label files that says anything has an object; many tiles have none."""
+    said = (_labels(path) for path in files(folder, ".txt"))
+    return next((right for right in said if right is not None), False)
+
+
+def _labels(path: Path) -> bool | None:
+    """Whether the first line that is no header is an object, perhaps one without area; None where there is none."""
     found = next((found for _, found in _lines(path)), None)
-    return isinstance(found, tuple) or (isinstance(found, RowFault) and found.kind == "box_inverted")
+    return None if found is None else isinstance(found, tuple) or found.kind == "box_inverted"
 
 
 def _lines(path: Path) -> Iterator[tuple[int, tuple[str, list[float], bool] | RowFault]]:
@@ -115,7 +126,11 @@ def _lines(path: Path) -> Iterator[tuple[int, tuple[str, list[float], bool] | Ro
             number = 0
             while line := file.readline(LINE):
                 number += 1
-                said = line.decode("utf-8", "replace").removeprefix("\ufeff").strip()
+                try:
+                    said = line.decode().removeprefix("\ufeff").strip()
+                except UnicodeDecodeError as error:
+                    yield number, RowFault("encoding", "(whole line)", undecoded(path, line, error), "UTF-8")
+                    continue
                 if said and not said.lower().startswith(HEADERS):
                     yield number, _object(said)
     except OSError as error:
@@ -129,7 +144,7 @@ def _object(said: str) -> tuple[str, list[float], bool] | RowFault:
         right = len(parts) in (9, 10) and all(abs(x) < 1e9 for x in quad) and parts[9:] in ([], ["0"], ["1"], ["2"])
     except ValueError:
         right = False
-    if not right or "\ufffd" in said:
+    if not right:
         return RowFault("wrong_type", "(whole line)", show(said), "x1 y1 … x4 y4 class difficult, in pixels")
     if not surrounds(quad):
         return RowFault("box_inverted", "(whole line)", show(said), AROUND)

@@ -7,12 +7,26 @@ from something else than rows of one file.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from samples.readers import conversations, dota, geochat, lhrs_bench, questions, rl_rows, rsvg, rsvqa, scenes, vrsbench
+from samples.readers import (
+    captions,
+    choice,
+    conversations,
+    dota,
+    geochat,
+    lhrs_bench,
+    questions,
+    rl_rows,
+    rsvg,
+    rsvqa,
+    scenes,
+    vrsbench,
+)
 from samples.readers.look import Look
 from samples.readers.rows import Place, RowFault, Rows
 from vlm.boxes import Frame
@@ -20,6 +34,9 @@ from vlm.common.errors import DataError
 
 OVERHANG = 0.5
 """Share of a box's area that may lie outside the image in published annotations; it is cut off, and counted."""
+
+WHOLE = 1 << 26
+"""Bytes of a file that is read whole to say what it is."""
 
 Walk = Callable[[Look], Iterator[tuple[int | str, dict[str, Any] | RowFault]]]
 
@@ -37,6 +54,8 @@ class Format:
     "None: the rows of the file."
     splits: bool = False
     "Whether `split` chooses among the files of a folder."
+    row_splits: bool = False
+    "Whether `split` chooses among the rows of a file."
     folders: bool = False
     "Whether it is read from a folder."
     absolute: bool = False
@@ -168,10 +187,17 @@ def _sources() -> Iterable[Format]:
     about = "RSVQA: …_questions.json with …_answers.json next to it, or their folder"
     yield folder("rsvqa", about, rsvqa.convert, rsvqa.fits, rsvqa.walk)
     about = "LHRS-Bench, choices in the row or in the question"
-    yield Format("lhrs_bench", about, lhrs_bench.convert, lhrs_bench.fits, lhrs_bench.walk)
+    yield Format("lhrs_bench", about, lhrs_bench.convert, lhrs_bench.fits, lhrs_bench.walk, folders=True)
+    yield Format("choice", "CHOICE's JSON lists, one for each task", choice.convert, choice.fits)
+    about = "RSICD, UCM, Sydney, RSITMD, NWPU-Captions, LEVIR-CC: all captions of an image"
+    yield Format("captions", about, captions.convert, captions.fits, captions.walk, row_splits=True)
+    about = "RSICap and RSIEval (RSGPT): {'annotations': […]}"
+    yield Format("rsgpt", about, captions.convert_rsgpt, captions.fits_rsgpt, captions.walk_rsgpt)
     about = "refGeo's JSONL: bbox and poly in pixels"
     yield Format("refgeo", about, questions.refgeo, _has("question", "bbox", "image_id"), overhang=OVERHANG)
     yield Format("lrs_vqa", "LRS-VQA's JSONL", questions.lrs_vqa, _has("text", "ground_truth", "image", "image_size"))
+    gro = _has("image_name", "question", "ground_truth", "bbox", "higher_level")
+    yield Format("lrs_gro", "LRS-GRO's JSONL (ZoomEarth)", questions.lrs_gro, gro)
     about = "DOTA: folder with labelTxt and images, or label files; quadrilaterals in pixels"
     yield folder("dota", about, dota.convert, dota.fits, dota.walk)
     about = "a folder of images for each class: AID, UCMerced, NWPU-RESISC45, METER-ML, WHU-RS19, SIRI-WHU"
@@ -203,8 +229,43 @@ def detect(look: Look) -> Format:
         return FORMATS[fitting[0]]
     if fitting:
         raise DataError(f"{look.path}: its content fits several formats; name one of these:{listed(fitting)}")
+    if look.wrong is not None:
+        raise DataError(f"{look.path}: no row is an object; {look.wrong}{_one_object(look)}")
+    if (odd := scenes.odd(look)) is not None:
+        raise DataError(odd)
     if look.rows is None:
         found = "a folder of no layout that is known"
+    elif not look.is_hub and not look.path.stat().st_size:
+        found = "an empty file"
     else:
-        found = f"keys of the first row: {', '.join(map(str, next(iter(look.first), {}))) or 'none'}"
-    raise DataError(f"{look.path}: unknown layout ({found}); formats are:{listed(FORMATS)}")
+        first = next(iter(look.first), {})
+        found = f"keys of the first row: {', '.join(map(str, first)) or 'none'}"
+        odd = _odd_row(first)
+    raise DataError(f"{look.path}: unknown layout ({found}){odd or ''}; formats are:{listed(FORMATS)}")
+
+
+def _odd_row(row: dict[str, Any]) -> str:
+    """What rows of no format are that look like those of some."""
+    if "polygons" in row or "mask_path" in row:
+        return "; masks are no task's truth"
+    if row and not any(word in str(key).lower() for key in row for word in ("im", "pic", "file", "prompt", "path")):
+        truth = row.keys() & {"annotation", "caption0"}
+        said = "; no key names a picture"
+        if truth and "answer" in row:
+            said += f": these are answers of a program beside the truth ({', '.join(sorted(truth))}), no questions. "
+            said += "They are scored as predictions.jsonl (docs/rows.md)"
+        return said
+    return ""
+
+
+def _one_object(look: Look) -> str:
+    """What a file holds that is one object over many lines, which reads as many broken rows."""
+    if look.path.stat().st_size > WHOLE:
+        return ""
+    try:
+        found = json.loads(look.path.read_bytes())
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(found, dict):
+        return ""
+    return f"\nThe file is one JSON object, with the keys {', '.join(list(found)[:20])}: none whose list is read here"

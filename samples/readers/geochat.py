@@ -101,12 +101,12 @@ def bench(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]
     kind = kinds(row.get("category"), row.get("type"), row.get("size_group"))
     more = {"id": row.get("question_id", ""), "kind": kind}
     if "text" in row:
-        image, said = place.seek(row.get("image"), FOLDERS), answer(row, "ground_truth")
+        image, said = place.seek(row.get("image"), FOLDERS, swap=True), answer(row, "ground_truth")
         if isinstance(more["id"], str) and "/" in more["id"]:
             said = more["id"].split("/")[0]
         closed = "classification" if row.get("joined") is None else "vqa"
         return record(image, text(row, "text"), task or closed, said, **more)
-    image, question = place.seek(row.get("image_id"), FOLDERS, "image_id"), text(row, "question")
+    image, question = place.seek(row.get("image_id"), FOLDERS, "image_id", swap=True), text(row, "question")
     shapes = row.get("ground_truth")
     if isinstance(shapes, str) and not BOX.match(shapes):
         asked = f"What is the object present at {question}?" if BOX.match(question) else question

@@ -2,6 +2,7 @@
 
     [{…}, {…}]                       a list                          ListFile(path)
     {"questions": [{…}, {…}]}        a list inside an object         ListFile(path, "questions")
+    {"a": [{…}], "b": [{…}]}         all lists of an object          ListFile(path, EVERY); a row says its list there
 
 The standard library's decoder does the parsing. ijson, which would do the walking as well, turns half a surrogate pair
 into "?" and refuses NaN and integers beyond 64 bits, so it would read other rows than `json.loads` does.
@@ -16,27 +17,55 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from samples.readers.encoding import undecoded
 from vlm.common.errors import DataError
 
 BLOCK = 1 << 18
+EVERY = "*"
+"""The key of all keys; a row has the name of its list under it."""
 LONGEST = 1 << 28
 """Characters that one item of a list may take before the list counts as broken."""
 _MARK = re.compile(r"[^ \t\n\r]")
+
+
+class Twice:
+    """In the place of a row in which a key stands twice: a parser would silently keep the last value."""
+
+    def __init__(self, key: str):
+        self.key = key
+
+
+class Once:
+    """Its `object` is an `object_pairs_hook` that remembers a key that stands twice in an object of the row."""
+
+    def __init__(self) -> None:
+        self.twice: str | None = None
+
+    def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            self.twice = next(name for place, name in enumerate(names) if name in names[:place])
+        return found
 
 
 class ListFile:
     """The items of a JSON list, read again on each pass.
 
     key: the list is the value of this key of the object that the file holds; what stands behind it is not read.
+    once: where it is given, rows in which a key stands twice come as `Twice`.
     """
 
-    def __init__(self, path: Path, key: str | None = None):
-        self.path, self.key = path, key
+    def __init__(self, path: Path, key: str | None = None, once: Once | None = None):
+        self.path, self.key, self.once = path, key, once
 
     def __iter__(self) -> Iterator[Any]:
         """Raises: DataError where the file is no such JSON; the items before are given first."""
         with self.path.open("rb") as file:
-            walk = _Walk(self.path, file)
+            walk = _Walk(self.path, file, self.once)
+            if self.key == EVERY:
+                yield from walk.lists()
+                return
             if self.key is not None:
                 walk.enter(self.key)
             yield from walk.items()
@@ -47,10 +76,11 @@ class ListFile:
 class _Walk:
     """`text[position:]` is what was read of the file and not yet walked over."""
 
-    def __init__(self, path: Path, file: BinaryIO):
+    def __init__(self, path: Path, file: BinaryIO, once: Once | None):
         self.path, self.file = path, file
         self.bytes = codecs.getincrementaldecoder("utf-8-sig")()
-        self.json = json.JSONDecoder()
+        self.once = once
+        self.json = json.JSONDecoder(object_pairs_hook=None if once is None else once.object)
         self.text, self.position, self.ended, self.count = "", 0, False, 0
 
     def enter(self, wanted: str) -> None:
@@ -66,15 +96,28 @@ class _Walk:
                 self.position += 1
         raise self.broken(f"no list under the key {wanted!r}")
 
+    def lists(self) -> Iterator[Any]:
+        """The items of all lists of an object."""
+        self.expect("{")
+        separator = ","
+        while separator == ",":
+            name = self.item()
+            self.expect(":")
+            yield from ({**item, EVERY: name} if isinstance(item, dict) else item for item in self.items())
+            separator = self.mark()
+            self.position += 1
+        if separator != "}":
+            raise self.broken(f"found {separator or 'the end of the file'!r}, expected ',' or '}}'")
+
     def items(self) -> Iterator[Any]:
         self.expect("[")
-        self.count = 0
         separator = "]" if self.mark() == "]" else ","
         self.position += separator == "]"
         while separator == ",":
             item = self.item()
             self.count += 1
-            yield item
+            twice = None if self.once is None else self.once.twice
+            yield item if twice is None else Twice(twice)
             separator = self.mark()
             self.position += 1
         if separator != "]":
@@ -104,6 +147,8 @@ class _Walk:
         """The value that begins at the next mark; reads on until it is whole."""
         self.mark()
         while True:
+            if self.once is not None:
+                self.once.twice = None
             try:
                 item, end = self.json.raw_decode(self.text, self.position)
                 # a number that is cut in two is a number, too: only what ends it shows that it is whole
@@ -121,7 +166,7 @@ class _Walk:
         try:
             self.text, self.position = self.text[self.position :] + self.bytes.decode(block, final=self.ended), 0
         except UnicodeDecodeError as error:
-            raise self.broken(f"bytes that are no UTF-8: {error}") from error
+            raise self.broken(undecoded(self.path, error.object, error)) from error
 
     def broken(self, why: str) -> DataError:
         return DataError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from samples.readers.rows import RowFault, Rows
-from samples.readers.tables import HUB, Hub, Parquet
+from samples.readers.tables import HUB, Hub, Parquet, saved
 from vlm.common.errors import DataError
 
 T = TypeVar("T")
@@ -26,8 +26,8 @@ class Look:
 
     def __init__(self, path: str | os.PathLike[str], split: str | None = None):
         self.path, self.split = Path(path), split
-        self.is_hub = str(path).startswith(HUB)
         try:
+            self.is_hub = str(path).startswith(HUB) or saved(self.path)
             self.is_folder = not self.is_hub and self.path.is_dir()
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({error})") from error
@@ -61,6 +61,11 @@ class Look:
     def first(self) -> list[dict[str, Any]]:
         """The first rows that are objects, without the images of tables; none for a folder."""
         return [] if self.rows is None else list(islice(self.rows.good(), FIRST))
+
+    @cached_property
+    def wrong(self) -> str | None:
+        """`Rows.wrong` of a file of text."""
+        return self.rows.wrong() if isinstance(self.rows, Rows) else None
 
     def once(self, name: str, find: Callable[[], T]) -> T:
         """What `find` gives, asked once: some traits take a pass over the file, and several formats ask for them."""

@@ -15,6 +15,14 @@ LRS-VQA (Luo et al. 2025, arXiv 2503.07588):
 
 `hbox` and `rbox` say where the objects lie and may exceed the image; no truth of a question is in them, and they are
 not read. Images are found below the folder that holds `LRS_VQA`, and below that itself.
+
+LRS-GRO (ZoomEarth, earth-insights/ZoomEarth at 2d6bb5d):
+
+    {"question_id": "LRS-GRO-3314", "image_name": "13464.tif", "category": "Counting", "question": "How many …?",
+     "higher_level": "perception", "ground_truth": "3", "bbox": [163, 78, 196, 601], "type": "object", "split": "RL"}
+
+`bbox` says where to look, in a picture whose long side is 1024; it is no answer, and is not read. `kind` is `type` and
+`category`.
 """
 
 from __future__ import annotations
@@ -30,7 +38,7 @@ from samples.readers.rows import Place, RowFault, show
 def refgeo(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     dataset = row.get("dataset")
     folder = place.own(dataset, "dataset") if isinstance(dataset, str) else ""
-    image = place.seek(row.get("image_id"), _folders(folder), "image_id")
+    image = place.seek(row.get("image_id"), _folders(folder), "image_id", swap=True)
     poly, box = row.get("poly"), row.get("bbox")
     if poly:
         if not isinstance(poly, list):
@@ -55,3 +63,9 @@ def lrs_vqa(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
     image = place.seek(row.get("image"), ("..", "image", "images"))
     more = {"id": row.get("question_id", ""), "kind": kinds(row.get("category"))}
     return record(image, text(row, "text"), task or "vqa", answer(row, "ground_truth"), **more)
+
+
+def lrs_gro(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
+    image = place.seek(row.get("image_name"), ("image", "images", "../images"), "image_name")
+    more = {"id": row.get("question_id", ""), "kind": kinds(row.get("type"), row.get("category"))}
+    return record(image, text(row, "question"), task or "vqa", answer(row, "ground_truth"), **more)

@@ -2,8 +2,9 @@
 
 A fault belongs to one row and carries a `kind`, so that `on_fault="skip"` can count what it left out:
 
-    json  wrong_type  missing_field  unknown_task  missing_image  unreadable_image  image_tag  conversation  outside
-    no_boxes  box_text  box_inverted  box_outside  size_mismatch  choices  not_a_choice  split_index
+    json  encoding  twice  wrong_type  missing_field  unknown_task  missing_image  unreadable_image  image_tag
+    conversation  outside  no_boxes  box_text  box_inverted  box_outside  size_mismatch  choices  not_a_choice
+    split_index
 
 A row that is sound but asks nothing (an inactive stub, an object without a sentence) is `LeftOut`: counted, no error.
 """
@@ -19,7 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from samples.readers.json_list import ListFile
+from samples.readers.encoding import refuse, undecoded
+from samples.readers.json_list import EVERY, ListFile, Once, Twice
+from samples.readers.names import Names
 from vlm.common.errors import DataError
 from vlm.pictures import images
 
@@ -28,6 +31,13 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", "
 REMEMBERED = 4096
 """Images whose place and size are kept at a time: consecutive rows share an image, and memory stays flat."""
 _INSIDE = re.compile(rb'\{\s*"(?:(questions|answers|data)"\s*:\s*\[|(qtype)"\s*:)')
+_WRAPPED = re.compile(rb'\{\s*(?:"\w+"\s*:\s*"[^"]*"\s*,\s*)*"(images|annotations)"\s*:\s*\[\s*\{')
+_WITHIN = {"images": (b'"sentences"', b'"sentids"'), "annotations": (b'"text_output"', b'"caption"', b'"qa_pairs"')}
+"""What the first rows of captions have: rows of our own begin with `{"images": [`, too."""
+_CLASSES = re.compile(rb'\{\s*"[^"\\]*"\s*:\s*\[\s*\{[^{}\[\]]*"raw(?:_\d)?"\s*:')
+
+
+ONE = "one JSON object per line"
 
 
 class RowFault(DataError):
@@ -56,7 +66,7 @@ class Rows:
     """The rows of one file as (number, row or RowFault), counting lines or list items from 1; streamed, on each pass.
 
     The first characters tell the layouts apart: a list begins with `[`, which no row does; RSVQA and LHRS-Bench put
-    their list under a key of an object.
+    their list under a key of an object, captions too.
     Raises: DataError where the file is missing or unreadable; while iterating where a list is no JSON.
     """
 
@@ -64,44 +74,75 @@ class Rows:
         self.path = path
         try:
             with path.open("rb") as file:
-                start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+                start = file.read(4096)
         except FileNotFoundError as error:
-            raise DataError(f"{path}: no such file") from error
+            cause = Names().cause([str(path)], os.getcwd())
+            said = "" if path.is_absolute() else f" ({path.absolute()})"
+            raise DataError(f"{path}: no such file{said}" + (f"; {cause}" if cause else "")) from error
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-        inside = _INSIDE.match(start)
-        self.key = None if inside is None else "data" if inside[2] else inside[1].decode()
+        refuse(path, start)
+        start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+        self.key = _key(start)
         "The key that the list stands under."
         self.is_list = self.key is not None or start.startswith(b"[")
         self.unit = "row" if self.is_list else "line"
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
+        return self._each(Once())
+
+    def _each(self, once: Once | None) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
+        """once: looks for keys that stand twice, which takes a microsecond a row."""
         if self.is_list:
-            for number, item in enumerate(ListFile(self.path, self.key), 1):
+            for number, item in enumerate(ListFile(self.path, self.key, once), 1):
                 yield number, item if isinstance(item, dict) else _no_object(item)
             return
+        decoder = json.JSONDecoder(object_pairs_hook=None if once is None else once.object)
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if not line.isspace() and line:
-                    yield number, _parsed(line)
+                    yield number, self._parsed(line, decoder, once)
 
     def good(self) -> Iterator[dict[str, Any]]:
         """The rows that are objects at all."""
-        return (row for _, row in self if not isinstance(row, RowFault))
+        return (row for _, row in self._each(None) if not isinstance(row, RowFault))
+
+    def wrong(self) -> str | None:
+        """Of a file in which no row is an object: what its first row is instead; None where there is none."""
+        if next(self.good(), None) is not None:
+            return None
+        return next((f"{self.unit} {number}, {row}" for number, row in self), None)
+
+    def _parsed(self, line: bytes, decoder: json.JSONDecoder, once: Once | None) -> dict[str, Any] | RowFault:
+        if once is not None:
+            once.twice = None
+        try:
+            item = decoder.decode(line.decode())
+        except UnicodeDecodeError as error:
+            return RowFault("encoding", "(whole row)", undecoded(self.path, line, error), "UTF-8")
+        except (ValueError, RecursionError) as error:
+            return RowFault("json", "(whole row)", f"{line[:60].decode(errors='ignore').strip()!r} ({error})", ONE)
+        if once is not None and once.twice is not None:
+            return _no_object(Twice(once.twice))
+        return item if isinstance(item, dict) else _no_object(item)
 
 
-def _parsed(line: bytes) -> dict[str, Any] | RowFault:
-    try:
-        item = json.loads(line.decode())
-    except (ValueError, RecursionError) as error:
-        found = line[:60].decode("utf-8", "replace").strip()
-        return RowFault("json", "(whole row)", f"{found!r} ({error})", "one JSON object per line")
-    return item if isinstance(item, dict) else _no_object(item)
+def _key(start: bytes) -> str | None:
+    """The key of an object that a list of rows stands under, by the file's first characters."""
+    if inside := _INSIDE.match(start):
+        return "data" if inside[2] else inside[1].decode()
+    if wrapped := _WRAPPED.match(start):
+        key = wrapped[1].decode()
+        return key if any(mark in start for mark in _WITHIN[key]) else None
+    return EVERY if _CLASSES.match(start) else None
 
 
 def _no_object(item: Any) -> RowFault:
+    if isinstance(item, Twice):
+        expected = "each key once: a parser would keep the last value and drop the others"
+        return RowFault("twice", item.key, "this key twice in one object", expected)
     return RowFault("wrong_type", "(whole row)", show(item), "a JSON object with named fields")
 
 
@@ -127,6 +168,11 @@ class Place:
         self._at = str(self.root)  # joining texts is an order of magnitude faster than joining Paths
         self._found: dict[tuple[Any, ...], str] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._names = Names()
+        self.swaps = 0
+        "Names in rows whose files have another suffix (`seek`)."
+        self.swap = ""
+        "The first of them."
 
     def own(self, name: str, field: str = "images") -> str:
         """A name from a row, if a row may reach that far. Raises: RowFault."""
@@ -172,24 +218,54 @@ class Place:
                 return name
             tried.append(name)
         said = " or ".join(map(repr, tried[:4])) + (f" or {len(tried) - 4} more" if len(tried) > 4 else "")
-        raise RowFault("missing_image", "images", said, "an image file that exists")
+        expected = f"an image file that exists{self.cause(*candidates)}"
+        raise RowFault("missing_image", "images", said, expected)
 
-    def seek(self, name: Any, folders: tuple[str, ...] = (), field: str = "image") -> str:
-        """An image by file name or by id without a suffix: at `root`, or in the first of `folders` where it lies."""
+    def cause(self, *candidates: str | Path) -> str:
+        """Why none of them is there, behind what was expected: "; there is one named …"; "" where that is unknown."""
+        cause = self._names.cause(map(str, candidates), self._at)
+        return "" if cause is None else f"; {cause}"
+
+    def seek(self, name: Any, folders: tuple[str, ...] = (), field: str = "image", swap: bool = False) -> str:
+        """An image by file name or by id without a suffix: at `root`, or in the first of `folders` where it lies.
+
+        swap: take the one of another image suffix where that of the name is not there; `swaps` counts such names.
+        """
         if not isinstance(name, str) or not name:
             raise RowFault("wrong_type", field, show(name), "the name of an image file")
         known = (name, folders)
         if (found := self._found.get(known)) is None:
-            found = self._found[known] = self._search(name, folders, field)
+            found = self._found[known] = self._search(name, folders, field, swap)
+        if swap and not found.endswith(name[-4:]) and name.lower().endswith(SUFFIXES):
+            self.swaps += 1
+            self.swap = self.swap or f"{name!r} is {os.path.basename(found)!r}"
         return found
 
-    def _search(self, name: str, folders: tuple[str, ...], field: str) -> str:
+    def _search(self, name: str, folders: tuple[str, ...], field: str, swap: bool) -> str:
         self.own(name, field)
         places = [os.path.join(folder, name) for folder in ("", *folders)]
-        if name.lower().endswith(SUFFIXES):
+        endings = (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES))
+        if not name.lower().endswith(SUFFIXES):
+            return self.find(*(place + ending for place in places for ending in ("", *endings)))
+        try:
             return self.find(*places)
-        endings = ("", *SUFFIXES, *(suffix.upper() for suffix in SUFFIXES))
-        return self.find(*(place + ending for place in places for ending in endings))
+        except RowFault:
+            there = self._other_suffixes(places, endings) if swap else []
+            if len(there) != 1:
+                if there:
+                    names = " and ".join(map(os.path.basename, there))
+                    expected = f"an image file that exists; there are {names}, and which is meant cannot be seen"
+                    raise RowFault("missing_image", "images", show(name), expected) from None
+                raise
+            return there[0]
+
+    def _other_suffixes(self, places: list[str], endings: tuple[str, ...]) -> list[str]:
+        """Files of the same name but for the suffix, in the first folder that has any."""
+        for place in places:
+            stem = os.path.normpath(os.path.join(self._at, os.path.splitext(place)[0]))
+            if there := [stem + ending for ending in endings if os.path.isfile(stem + ending)]:
+                return there
+        return []
 
     def image(self, name: Any) -> str | bytes:
         """An image as rows have it: a path, `data:…;base64,…`, or encoded bytes (tables).

@@ -87,7 +87,7 @@ def _indices(look: Look, folder: Path) -> Generator[tuple[str, RowFault], None, 
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                said = line.decode("ascii", "replace").strip()
+                said = line.decode("ascii", "backslashreplace").strip()
                 if not said:
                     continue
                 if not said.isdecimal() or len(said) > 9 or int(said) in wanted:

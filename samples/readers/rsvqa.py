@@ -65,7 +65,7 @@ class Joined:
 
     def __init__(self, path: Path, key: str, field: str):
         self.path, self.key, self.field = path, key, field
-        self._rows = Rows(path).good()
+        self._rows = (row for _, row in Rows(path) if not isinstance(row, RowFault))
         self._ahead: dict[int | str, Any] = {}
         "Of questions that were not asked for yet."
 

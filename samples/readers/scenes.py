@@ -21,6 +21,15 @@ from samples.readers.records import record
 from samples.readers.rows import SUFFIXES, LeftOut, Place, RowFault
 from vlm.common.errors import DataError
 
+BEFORE_AFTER = ({"a", "b"}, {"im1", "im2"}, {"t1", "t2"}, {"time1", "time2"}, {"before", "after"}, {"pre", "post"})
+CHANGE = frozenset(
+    {"label", "labels", "label1", "label2", "mask", "masks", "gt", "out", "change", "list", *set().union(*BEFORE_AFTER)}
+)
+"""Names of folders of change detection, as LEVIR-CD (A, B, label) and SECOND (im1, im2, label1, label2) have them."""
+SPLITS = frozenset(
+    {"train", "val", "test", "trainval", "valid", "validation", "dev"}
+    | {f"{stem}-{split}" for stem in ("jpegimages", "images") for split in ("train", "val", "test", "trainval")}
+)
 _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])|[_\s-]+")
 
 
@@ -30,7 +39,31 @@ def words(name: str) -> str:
 
 
 def fits(look: Look) -> bool:
-    return look.is_folder and (len(_classes(look.path)) > 1 or any(len(_classes(f)) > 1 for f in _folders(look.path)))
+    if not look.is_folder or odd(look) is not None:
+        return False
+    return len(_classes(look.path)) > 1 or any(len(_classes(f)) > 1 for f in _folders(look.path))
+
+
+def odd(look: Look) -> str | None:
+    """What a folder's folders of pictures are instead of classes, here or one folder below, and what to do."""
+    if not look.is_folder:
+        return None
+    for folder in (look.path, *_folders(look.path)):
+        names = [path.name for path in _pictured(folder)]
+        lower = {name.lower() for name in names}
+        found = f"{folder}: found {'/ '.join(names)}/, which looks like"
+        if any(pair <= lower for pair in BEFORE_AFTER) and lower <= CHANGE:
+            return (
+                f"{found} change detection (pictures before and after, masks of what changed), expected a folder for "
+                "each class. Masks are no task's truth; for questions about both pictures, write rows with two "
+                "`images` (docs/rows.md)"
+            )
+        if len(names) > 1 and lower <= SPLITS:
+            return (
+                f"{found} splits of pictures without classes, expected a folder for each class (SPLIT/CLASS/a.jpg). "
+                "Point `path` at the file of annotations, or sort the pictures into classes"
+            )
+    return None
 
 
 def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
@@ -38,6 +71,8 @@ def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
     folder = look.path
     if not look.is_folder:
         raise DataError(f"{folder}: is a file, expected the folder that holds a folder for each class")
+    if (found := odd(look)) is not None:
+        raise DataError(found)
     if look.split is not None or len(_classes(folder)) < 2:
         above = [path for path in _folders(folder) if len(_classes(path)) > 1]
         folder = one_of(look, above, "folders of classes")
@@ -73,7 +108,12 @@ def _names(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_file())
 
 
+def _pictured(folder: Path) -> list[Path]:
+    """Subfolders that hold images."""
+    return [path for path in _folders(folder) if any(name.lower().endswith(SUFFIXES) for name in _names(path))]
+
+
 def _classes(folder: Path) -> list[Path]:
     """Subfolders that hold images; none where one is called "images", as beside annotations."""
-    found = [path for path in _folders(folder) if any(name.lower().endswith(SUFFIXES) for name in _names(path))]
+    found = _pictured(folder)
     return [] if any("image" in path.name.lower() for path in found) else found

@@ -6,6 +6,7 @@ the formats of JSON files read tables alike. Tables are streamed: they may be la
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ BATCH = 64
 """Rows decoded at a time; each may hold a whole image."""
 IMAGES = ("image", "images")
 """Columns that may hold encoded pictures."""
+PICTURE = "jpg"
+"""EarthDial's column of the picture."""
 HUB = "hub:"
 """How a path says that it is a dataset's id (or the folder of a copy of it)."""
 
@@ -69,8 +72,17 @@ class Parquet:
             raise DataError(f"{self.path}: cannot be read behind row {number} ({_line(error)})") from error
 
 
+def saved(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk` of `datasets`, one table or several splits."""
+    one = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return one or (folder / "dataset_dict.json").is_file()
+
+
 class Hub:
     """The rows of a dataset by its id, `OWNER/NAME` or `OWNER/NAME/CONFIGURATION`, or of a folder that holds a copy.
+
+    A folder may also be one that `save_to_disk` wrote (`saved`), as EarthDial publishes its sets: there the picture is
+    the column `jpg`, and `conversations` is a list of turns as JSON text.
 
     split: needed where the dataset has several. What was downloaded once is read without a network.
     """
@@ -87,7 +99,16 @@ class Hub:
         configuration = "/".join(parts[2:]) or None if not folder.exists() else None
         where = self.name if folder.exists() else "/".join(parts[:2])
         try:
-            found = datasets.load_dataset(where, configuration, split=split)
+            if saved(folder):
+                found = datasets.load_from_disk(self.name)
+                if isinstance(found, datasets.DatasetDict) and split is not None:
+                    if split not in found:
+                        raise ValueError(f"it has the splits {', '.join(map(str, found))}, not {split}")
+                    found = found[split]
+                elif split is not None:
+                    raise ValueError(f"it is one table without splits, and split {split} was asked for")
+            else:
+                found = datasets.load_dataset(where, configuration, split=split)
         except Exception as error:  # OSError, ValueError, its own and the hub client's: whatever hinders the loading
             hint = "expected the id or folder of a dataset that is here or can be downloaded, and a split that it has"
             raise DataError(f"{name}: cannot be loaded ({type(error).__name__}: {_line(error)}); {hint}") from error
@@ -95,6 +116,8 @@ class Hub:
             if len(found) > 1:
                 raise DataError(f"{name}: has the splits {', '.join(map(str, found))}; name one of them: `split:`")
             found = next(iter(found.values()))
+        if saved(folder) and PICTURE in found.column_names and not {*IMAGES} & {*found.column_names}:
+            found = found.rename_column(PICTURE, IMAGES[0])
         self._data = _encoded(found)
         self.columns = list(self._data.column_names)
 
@@ -103,7 +126,8 @@ class Hub:
 
     def good(self) -> Iterator[dict[str, Any]]:
         """The rows without their images."""
-        return iter(self._data.remove_columns([name for name in self.columns if name in IMAGES]))
+        rows = map(_flat, self._data.remove_columns([name for name in self.columns if name in IMAGES]))
+        return (row for row in rows if not isinstance(row, RowFault))
 
 
 def _encoded(data: Any) -> Any:
@@ -119,7 +143,12 @@ def _encoded(data: Any) -> Any:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any] | RowFault:
-    """The row with its images as bytes or paths."""
+    """The row with its images as bytes or paths, and its turns as a list."""
+    if isinstance(said := row.get("conversations"), str):
+        try:
+            row["conversations"] = json.loads(said)
+        except (ValueError, RecursionError) as error:
+            return RowFault("json", "conversations", f"{show(said)} ({error})", "a list of turns as JSON text")
     try:
         for name in IMAGES:
             if (value := row.get(name)) is not None:

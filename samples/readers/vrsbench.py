@@ -10,8 +10,8 @@ The truth of a referring row is the text `{<25><40><33><60>}` on 0–100, as VRS
 `obj_corner` may stand beside it. It is truncated, so that 13 of the 16,159 are without area (`{<92><0><96><0>}`): they
 are read, for that evaluator adds 1 to every side. `unique` goes to `kind` (`unique`, `non-unique`). Annotations give
 one question for the caption, one for each object with a sentence (`quads`, from its corners in fractions of the image)
-and one for each QA pair; an object without a sentence is left out (`no_question`). Captions without a question get
-VRSBench's wording. Images lie in `Images_val`, `Images_train` or `images`, beside the file or above its folder.
+and one for each QA pair; an object without a sentence is left out (`no_question`). An annotation may be JSON5, as which
+VRSBench's own scripts read it. Captions without a question get VRSBench's wording. Images lie in `Images_val`, `Images_train` or `images`, beside the file or above its folder.
 Training rows (VRSBench_train.json): `samples.readers.geochat`.
 """
 
@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from samples.readers import conversations, geochat
+from samples.readers.encoding import undecoded
+from samples.readers.json_list import Once, Twice
 from samples.readers.look import Look, files, one_of
 from samples.readers.records import answer, kinds, record, rows_in, text
 from samples.readers.rows import LeftOut, Place, RowFault, Rows, show
@@ -34,6 +36,8 @@ FOLDERS = tuple(os.path.join(above, name) for above in ("", "..") for name in ("
 DESCRIBE = "Describe the image in detail."
 UNIQUE = ("non-unique", "unique")
 """Whether the sentence's object is the only one of its class: VRSBench reports both apart."""
+LOOKED = 10
+"""Files that are looked at to tell what a folder holds: the first may be broken."""
 LARGEST = 1 << 22
 """Bytes of one image's annotation."""
 
@@ -71,7 +75,7 @@ def holds(path: Path) -> bool:
 
 def fits(look: Look) -> bool:
     if look.is_folder:
-        return bool(_folders(look)) or any(holds(path) for path in files(look.path, ".json", 1))
+        return bool(_folders(look)) or any(map(holds, files(look.path, ".json", LOOKED)))
     return isinstance(look.rows, Rows) and not look.rows.is_list and look.path.suffix == ".json" and holds(look.path)
 
 
@@ -79,7 +83,7 @@ def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
     """(file and place in it, one question) of one annotation or a folder of them, sorted by name."""
     paths = [look.path]
     if look.is_folder:
-        folders = _folders(look)
+        folders = _folders(look) or _named(look)
         folder = one_of(look, folders, "annotations") if folders else look.path
         paths = files(folder, ".json")
     for path in paths:
@@ -116,8 +120,11 @@ def annotated(row: dict[str, Any], place: Place, task: str | None) -> dict[str, 
 def _folders(look: Look) -> list[Path]:
     if not look.is_folder:
         return []
-    found = [folder for folder in sorted(look.path.glob("Annotations_*")) if folder.is_dir()]
-    return [folder for folder in found if any(holds(path) for path in files(folder, ".json", 1))]
+    return [folder for folder in _named(look) if any(map(holds, files(folder, ".json", LOOKED)))]
+
+
+def _named(look: Look) -> list[Path]:
+    return [folder for folder in sorted(look.path.glob("Annotations_*")) if folder.is_dir()]
 
 
 def _annotation(path: Path) -> dict[str, Any] | RowFault:
@@ -125,12 +132,38 @@ def _annotation(path: Path) -> dict[str, Any] | RowFault:
     try:
         if path.stat().st_size > LARGEST:
             return RowFault("json", "(whole file)", f"{path.stat().st_size} bytes", expected)
-        row = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        row = _parsed(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return RowFault("encoding", "(whole file)", undecoded(path, data, error), "UTF-8")
     except (ValueError, RecursionError) as error:
         return RowFault("json", "(whole file)", str(error), expected)
+    if isinstance(row, Twice):
+        return RowFault("twice", row.key, "this key twice in one object", "each key once")
     return row if isinstance(row, dict) else RowFault("wrong_type", "(whole file)", show(row), expected)
+
+
+def _parsed(text: str) -> Any:
+    """The value of JSON, else of JSON5: some published annotations have what JSON has not, such as a last comma.
+
+    Raises: ValueError with the fault that JSON has where it is neither.
+    """
+    once = Once()
+    try:
+        found = json.loads(text, object_pairs_hook=once.object)
+    except ValueError as error:
+        try:
+            import json5
+        except ModuleNotFoundError:
+            raise ValueError(f"{error}; JSON5 is read where the package json5 is installed") from None
+        try:
+            found = json5.loads(text, object_pairs_hook=lambda pairs: once.object(list(pairs)))
+        except ValueError:
+            raise error from None
+    return found if once.twice is None else Twice(once.twice)
 
 
 def _questions(row: dict[str, Any], stem: str) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:

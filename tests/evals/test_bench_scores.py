@@ -1,5 +1,6 @@
 """The metrics of questions with text answers: RSVQA's types, choices by type, classes, captions."""
 
+import dataclasses
 import math
 import shutil
 
@@ -120,6 +121,34 @@ def test_cider_by_hand(no_java):
     asked[0] = caption(1, "a red", "a red roof")
     expected = 10 * (2 / math.sqrt(6) + 1 / math.sqrt(2)) / 4 * math.exp(-1 / 72)
     assert Captions()(asked, TEXT).metrics["caption/cider"].value == pytest.approx(expected / 2)
+
+
+def test_all_references_of_a_caption_count(no_java):
+    """BLEU counts an n-gram that any reference has, ROUGE-L takes the best of them (COCO: max P and max R)."""
+    two = ["a red roof", "two ships near the pier"]
+    asked = [Prediction("1", "c", "caption", "two ships near the pier", answer=two[0], references=two)]
+    metrics = Captions()(asked, TEXT).metrics
+    for name in ("caption/bleu1", "caption/bleu4", "caption/rouge_l"):
+        assert metrics[name].value == pytest.approx(1, rel=1e-6)
+    assert "2 references; " in metrics["caption/bleu1"].convention
+    alone = Captions()([dataclasses.replace(asked[0], references=two[:1])], TEXT).metrics
+    assert alone["caption/bleu1"].value == pytest.approx(0, abs=1e-6) and alone["caption/rouge_l"].value == 0
+    assert "one reference; " in alone["caption/bleu1"].convention
+    # words from both: "red" from one, "pier" from the other: 2 of 2 right; closest length 3, so brevity e^(1 - 3/2)
+    mixed = Captions()([dataclasses.replace(asked[0], completion="red pier")], TEXT).metrics
+    assert mixed["caption/bleu1"].value == pytest.approx(math.exp(-0.5), rel=1e-6)
+    more = [*asked, Prediction("2", "c", "caption", "ice", answer="ice")]
+    assert "1 to 2 references; " in Captions()(more, TEXT).metrics["caption/cider"].convention
+
+
+def test_cider_of_several_references_is_their_mean(no_java):
+    """Two questions; every word is in the references of one of them, so idf = log 2. The caption equals one of two
+    references, and has no word in common with the other: (1 + 0) / 2, for n = 1 … 3, of four."""
+    asked = [
+        Prediction("1", "c", "caption", "a red roof", references=["a red roof", "one big tank"]),
+        Prediction("2", "c", "caption", "five planes", references=["three white ships here"]),
+    ]
+    assert Captions()(asked, TEXT).metrics["caption/cider"].value == pytest.approx((10 * 3 / 4 / 2 + 0) / 2)
 
 
 def test_resampled_bleu_is_bleu_of_the_resample(no_java):

@@ -41,6 +41,8 @@ def test_a_prediction_from_a_sample():
     assert prediction == Prediction(
         "7", "s", "grounding", "done", "the dam", boxes=[[1, 2, 3, 4]], size=(9, 9), image="/x/a.png"
     )
+    sample.references = ["a", "b"]
+    assert predictions.from_sample(sample, "done").references == ["a", "b"]
     sample.images = [b"..."]
     assert predictions.from_sample(sample, "done").image is None
 
@@ -54,6 +56,7 @@ def test_a_prediction_from_a_sample():
         ({"boxes": [[1, 2, 3]]}, "field 'boxes'"),
         ({"size": [0, 5]}, "field 'size'"),
         ({"choices": "ab"}, "field 'choices'"),
+        ({"references": ["a", 1]}, "field 'references': found .*expected texts"),
     ],
 )
 def test_faulty_predictions(tmp_path, change, message):

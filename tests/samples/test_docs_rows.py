@@ -104,7 +104,7 @@ QUESTIONS = [
     asked(RUNWAYS, "harbour.png", "grounding", "2", "questions", boxes=AROUND, quads=QUADS),
     asked(COUNT, "harbour.png", "vqa", "3", "questions", answer="3", kind="count"),
     asked(USE, "field.png", "choice", "4", "questions", answer="B", choices=USES),
-    asked(DESCRIBE, "field.png", "caption", "5", "questions", answer=FIELD),
+    asked(DESCRIBE, "field.png", "caption", "5", "questions", answer=FIELD, references=[FIELD, "Farmland."]),
     asked(CLASS, "field.png", "classification", "6", "questions", answer="farmland"),
     asked(BUSY, "harbour.png", "open_ended", "7", "questions", answer=YES),
 ]
@@ -371,6 +371,7 @@ def test_every_task_has_a_row():
 def test_every_field_is_in_its_table():
     assert list(table("Questions")) == [
         "images", "messages", "task", "answer", "boxes", "quads", "size", "choices", "source", "id", "kind",
+        "references",
     ]  # fmt: skip
     assert set(table("Questions")) == set(Sample.__dataclass_fields__)
     assert set(table("Preferences")) == set(preferences.Preference.__dataclass_fields__)

@@ -29,7 +29,7 @@ def asked(question, image, task, answer=None, **more):
 
 
 def fields(sample, root):
-    names = ("task", "answer", "boxes", "quads", "size", "choices", "id", "kind")
+    names = ("task", "answer", "boxes", "quads", "size", "choices", "id", "kind", "references")
     found = {name: getattr(sample, name) for name in names}
     found["images"] = [image if isinstance(image, bytes) else os.path.relpath(image, root) for image in sample.images]
     found["images"] = ["bytes" if isinstance(image, bytes) else image for image in found["images"]]
@@ -42,6 +42,7 @@ def fields(sample, root):
 DIOR, VRS, PIER = "DIOR-RSVG/JPEGImages", "VRSBench/Images_val/P0001_0001.png", "GeoChat-Instruct/images/P0001.png"
 SHOWN = "Which class of scene does the image show:"
 BENCH = "GeoChat-Bench/images"
+CHOICE = "CHOICE/perception/single_instance_identification"
 LAYOUTS = {
     "DIOR-RSVG train": [
         asked("A dam on the left", f"{DIOR}/00001.jpg", "grounding", boxes=[[1, 2, 11, 12]], id="0", kind="dam"),
@@ -167,6 +168,65 @@ LAYOUTS = {
         asked(f"{SHOWN} sea ice, ship?", f"NWPU-RESISC45/train/{name}.jpg", "classification", word,
               id=name.split("/")[1])
         for word, name in (("sea ice", "sea_ice/sea_ice_001"), ("ship", "ship/ship_125"))
+    ],
+    "CHOICE/object_presence.json": [
+        asked("Is a/an dam present in this image?", f"{CHOICE}/object_presence/images/3.png", "choice", "C", id="6a-1",
+              kind="object_presence", choices=["No", "can't judge", "Yes"]),
+        asked("Which is it?", f"{CHOICE}/object_presence/images/3.png", "choice", "B", id="6a-2",
+              kind="object_presence", choices=["left", "right", "left", "U.S. base"]),
+    ],
+    "CHOICE/visual_grounding.json": [  # corners in any order: 0.1 and 0.5 of 40, 0.2 and 0.6 of 20
+        asked("the storage-tank", f"{CHOICE}/visual_grounding/images/4.png", "grounding", id="7b-1",
+              kind="visual_grounding", quads=[[4, 4, 20, 4, 20, 12, 4, 12]], boxes=[[4, 4, 20, 12]])
+    ],
+    "UCM_captions/dataset.json test": [
+        asked("Describe the image in one sentence.", "UCM_captions/imgs/2.tif", "caption", "There is a dam .",
+              id="2.tif", references=["There is a dam .", "A dam lies in a valley .", "It is a dam .",
+                                      "There is a dam .", "A river and a dam ."])
+    ],
+    "NWPU-Captions/dataset_nwpu.json": [
+        asked("Describe the image in one sentence.", "NWPU-Captions/NWPU_images/airport/airport_1.jpg", "caption",
+              "An airport .", id="airport_1.jpg", kind="airport",
+              references=["An airport .", "Two runways .", "An airport ."]),
+        asked("Describe the image in one sentence.", "NWPU-Captions/NWPU_images/sea_ice_2.jpg", "caption", "Ice .",
+              id="sea_ice_2.jpg", kind="sea_ice", references=["Ice .", "Ice on the sea ."]),
+    ],
+    "LEVIR-CC/LevirCCcaptions.json": [
+        asked("Describe in one sentence what has changed from the first image to the second.", "", "caption", said[0],
+              id=f"train/{name}", kind=kind, references=said)
+        | {"images": [f"LEVIR-CC/images/train/{side}/{name}" for side in "AB"]}
+        for name, kind, said in (
+            ("train_1.png", "change", ["a house appears .", "a road and a house are built ."]),
+            ("train_2.png", "no change", ["nothing has changed ."]),
+        )
+    ],
+    "RSGPT/RSICap/captions.json": [
+        asked("Describe this image in detail.", "RSGPT/RSICap/images/P1.png", "caption", "A dam in a valley.",
+              id="P1.png")
+    ],
+    "RSGPT/RSIEval/annotations.json": [
+        asked("Describe the image in detail.", "RSGPT/RSIEval/images/P1.png", "caption", "Two planes.", id="P1.png"),
+        asked("How many planes?", "RSGPT/RSIEval/images/P1.png", "vqa", "2", id="P1.png/1", kind="quantity"),
+        asked("Is it a port?", "RSGPT/RSIEval/images/P1.png", "vqa", "No", id="P1.png/2", kind="presence"),
+    ],
+    "LHRS_Data/LHRS-Bench": [
+        asked("What is it?", "LHRS_Data/LHRS-Bench/imgs_png/a.png", "choice", "A", id="1/1", kind="1",
+              choices=["harbor", "airport"]),
+        asked("Is it red?", "LHRS_Data/LHRS-Bench/imgs_png/b.png", "choice", "B", id="2/1", kind="2",
+              choices=["No", "Yes"]),
+    ],
+    "LRS-GRO/rl.jsonl": [
+        asked("How many piers?", "LRS-GRO/images/13464.tif", "vqa", "3", id="LRS-GRO-1", kind="global,Counting"),
+        asked("What colour is the breakwater?", "LRS-GRO/images/13464.tif", "vqa", "light grey", id="LRS-GRO-2",
+              kind="object,Object color / pattern"),
+    ],
+    "DOTA-tiles": [
+        asked("every plane", "DOTA-tiles/images/P0002__1__0___0.png", "grounding", id="P0002__1__0___0/plane",
+              kind="plane", quads=[[4, 2, 12, 2, 12, 10, 4, 10]], boxes=[[4, 2, 12, 10]])
+    ],
+    "DOTA-tiles/annfiles": [
+        asked("every plane", "DOTA-tiles/images/P0002__1__0___0.png", "grounding", id="P0002__1__0___0/plane",
+              kind="plane", quads=[[4, 2, 12, 2, 12, 10, 4, 10]], boxes=[[4, 2, 12, 10]])
     ],
     "VG-DIOR/VG_DOIR_RSVG_test.json format=vg_dior": [
         asked("the dam", "VG-DIOR/VG_DOIR_RSVG_test/00001.jpg", "grounding", boxes=[[1, 2, 11, 12]], id="#1"),

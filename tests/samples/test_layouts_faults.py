@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import samples
 from samples import Faults
-from samples.readers import lhrs_bench, rsvqa, scenes
+from samples.readers import options, rsvqa, scenes
 from samples.readers.formats import detect
 from samples.readers.look import Look
 from tests.support.layouts import build
@@ -41,6 +41,8 @@ REPORTS = [
     ("GeoChat-Bench/lrben.jsonl", {}, {"missing_field": 1}, {}, "line 3, field 'answer': found none.*question 99"),
     ("refGeo/rsvg_test.jsonl", {}, {"box_outside": 1}, {}, "line 4, field 'boxes'"),
     ("DOTA", {}, {"wrong_type": 1}, {"no_objects": 1}, "file P0001.txt, line 6.*x1 y1 … x4 y4 class"),
+    ("DOTA-tiles", {}, {}, {"no_objects": 2}, "file P0001__1__0___0.txt, a label file without objects"),
+    ("CHOICE/object_presence.json", {}, {}, {"two_right": 1}, "row 3, its true option '8' stands at two letters"),
     ("AID", {}, {}, {"no_image": 1}, "file Airport/Thumbs.db, not an image"),
     ("ScoreRS-RL/bytes.parquet", {}, {}, {"math": 1}, "row 3, type 'math'"),
     ("ScoreRS-RL/structs.parquet", {"format": "scorers_rl"}, {"box_text": 1}, {"math": 1}, "no frame.*scorers_rl_p"),
@@ -77,6 +79,9 @@ DETECTED = {
     "DOTA/labelTxt/P0001.txt": "dota",
     "DOTA/labelTxt": "dota",
     "TRL/prompts.parquet": "trl",
+    "CHOICE/visual_grounding.json": "choice",
+    "NWPU-Captions/dataset_nwpu.json": "captions",
+    "LHRS_Data/LHRS-Bench/qa.json": "lhrs_bench",
     "RS-GPT4V/train.json": "conversations",
     "VG-DIOR/VG_DOIR_RSVG_test.json": ["vg_dior", "vhm", "conversations"],
     "ScoreRS-RL/structs.parquet": ["scorers_rl_pixel", "scorers_rl_per_mille", "scorers_rl_unit"],
@@ -176,7 +181,7 @@ def test_questions_without_answers_name_the_file(root, tmp_path):
     ],
 )
 def test_choices_are_cut_out_of_a_question(said, expected):
-    assert lhrs_bench.split_choices(said) == expected
+    assert options.split(said) == expected
 
 
 def test_class_names_become_words():

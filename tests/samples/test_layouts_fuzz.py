@@ -36,6 +36,9 @@ ROWS = {
     "VG-DIOR/VG_DOIR_RSVG_test.json": "vg_dior",
     "ScoreRS-SFT/traces.json": "sharegpt",
     "TRL/prompts.jsonl": "trl",
+    "CHOICE/object_presence.json": "choice",
+    "CHOICE/visual_grounding.json": "choice",
+    "LRS-GRO/rl.jsonl": "lrs_gro",
     "ScoreRS-RL/rows.jsonl": "scorers_rl_pixel",
 }
 """Files of one row an item: as many rows must be accounted for as there are."""
@@ -48,6 +51,11 @@ FILES = [
     ("DIOR-RSVG/Annotations/00001.xml", {"at": "DIOR-RSVG", "split": "all"}),
     ("DIOR-RSVG/test.txt", {}),
     ("DOTA/labelTxt/P0001.txt", {"at": "DOTA"}),
+    ("UCM_captions/dataset.json", {"split": "test"}),
+    ("NWPU-Captions/dataset_nwpu.json", {}),
+    ("LEVIR-CC/LevirCCcaptions.json", {}),
+    ("RSGPT/RSIEval/annotations.json", {}),
+    ("LHRS_Data/LHRS-Bench/qa.json", {"at": "LHRS_Data/LHRS-Bench"}),
     ("ScoreRS-RL/bytes.parquet", {}),
     ("ScoreRS-RL/structs.parquet", {"format": "scorers_rl_unit"}),
     ("TRL/prompts.parquet", {}),

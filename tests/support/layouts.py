@@ -35,6 +35,16 @@ PICTURES = [
     *(f"UCMerced_LandUse/Images/{name}.tif" for name in ("harbor/harbor11", "golfcourse/golfcourse01")),
     *(f"NWPU-RESISC45/{name}.jpg" for name in ("train/ship/ship_125", "train/sea_ice/sea_ice_001", "test/ship/ship_1")),
     "NWPU-RESISC45/test/sea_ice/sea_ice_002.jpg",
+    "CHOICE/perception/single_instance_identification/object_presence/images/3.png",
+    "CHOICE/perception/single_instance_identification/visual_grounding/images/4.png",
+    *(f"UCM_captions/imgs/{name}.tif" for name in "12"),
+    "NWPU-Captions/NWPU_images/airport/airport_1.jpg",
+    "NWPU-Captions/NWPU_images/sea_ice_2.jpg",
+    *(f"LEVIR-CC/images/train/{side}/train_{name}.png" for side in "AB" for name in "12"),
+    *(f"RSGPT/{name}/images/P1.png" for name in ("RSICap", "RSIEval")),
+    *(f"LHRS_Data/LHRS-Bench/imgs_png/{name}.png" for name in "ab"),
+    "LRS-GRO/images/13464.tif",
+    *(f"DOTA-tiles/images/{name}.png" for name in ("P0001__1__0___0", "P0001__1__0___1024", "P0002__1__0___0")),
 ]
 
 

@@ -146,6 +146,8 @@ def _layout(rows: Rows | Parquet, path: Path) -> str:
     for row in rows.good():
         if found := [key for key in LAYOUTS if key in row]:
             return found[0]
+    if isinstance(rows, Rows) and (wrong := rows.wrong()) is not None:
+        raise DataError(f"{path}: no row is an object; {wrong}")
     keys = ", ".join(map(str, next(rows.good(), {}))) or "none"
     layouts = "".join(f"\n  {text}" for text in LAYOUTS.values())
     raise DataError(f"{path}: no preferences (keys of the first row: {keys}); layouts are:{layouts}")
@@ -231,12 +233,14 @@ class _Reader:
         if key is None:
             return []
         name, stem = valid_text(key, row[key]), self.place.path.stem
+        whole: list[str | Path] = []
         try:  # a parquet keeps the path that the image had where the table was made, of which the name is left
             whole = [Path(stem, name), name] if self.place.reaches(name) else []
             return [self.place.find(*whole, Path(stem, Path(name).name))]
         except RowFault as fault:
             tried = f"{name!r} (below {self.place.root} and {self.place.root / stem})"
-            expected = "an image file that exists; `text_only: true` on the source scores without pictures"
+            cause = self.place.cause(*whole, Path(stem, Path(name).name))
+            expected = f"an image file that exists{cause}; `text_only: true` on the source scores without pictures"
             raise RowFault("missing_image", key, tried, expected) from fault
 
 
