@@ -23,6 +23,8 @@ def of_rows(samples: Iterable[Sample], folder: Path) -> str:
     for sample in samples:
         row = [_picture(image, folder) for image in sample.images], [getattr(sample, name) for name in FIELDS]
         found.update(json.dumps(row, ensure_ascii=True, default=list).encode() + b"\n")
+        if sample.columns:
+            found.update(json.dumps(sample.columns, sort_keys=True, default=repr).encode() + b"\n")
     return found.hexdigest()
 
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from samples.readers.checks import TASKS, checked
 from samples.readers.formats import FORMATS, Format, detect, listed
-from samples.readers.look import Look
+from samples.readers.keys import Keys, check_names
+from samples.readers.look import FIRST, Look
 from samples.readers.rows import LeftOut, Place, RowFault
 from samples.sample import Sample
 from vlm.common.errors import DataError
 
 log = logging.getLogger(__name__)
+Check = Callable[[Sample], None]
+"""Raises RowFault for a sample that a stage cannot take (a control token of its model's in a text)."""
 
 
 @dataclass(slots=True)
@@ -37,6 +41,10 @@ class Faults:
     "Rows that ask nothing a task could score (an inactive stub, a formula): counted, never an error."
     cut: int = 0
     "Kept rows with a box that exceeded the image within its format's share, and was cut to it."
+    travelling: dict[str, None] = field(default_factory=dict)
+    "Columns that are no field of ours and travel on to rewards, in order (`samples.readers.keys`)."
+    staying: dict[str, None] = field(default_factory=dict)
+    "Columns that cannot, for training uses their names itself."
 
     @property
     def skipped(self) -> int:
@@ -49,6 +57,16 @@ class Faults:
     def leave(self, kind: str, message: str) -> None:
         self.left_out[kind] += 1
         self.examples.setdefault(kind, message)
+
+    def columns_said(self) -> list[str]:
+        """What a run's first lines say of the columns."""
+        said = []
+        if self.travelling:
+            said.append(f"columns that travel on: {', '.join(self.travelling)}")
+        if self.staying:
+            hint = "training uses these names itself; `columns:` of the source renames them"
+            said.append(f"columns that stay behind: {', '.join(self.staying)} ({hint})")
+        return said
 
     def __str__(self) -> str:
         parts = [f"{self.kept} kept", f"{self.skipped} skipped"]
@@ -72,6 +90,8 @@ def read(
     verify_images: bool = True,
     split: str | None = None,
     outside: bool = False,
+    columns: Mapping[str, str] | None = None,
+    check: Check | None = None,
 ) -> Iterator[Sample]:
     """Samples of a file, a folder, or a dataset of the hub (`hub:OWNER/NAME`), in order; streamed.
 
@@ -80,7 +100,8 @@ def read(
     on_fault: "skip" leaves faulty rows out and counts them in `faults`. verify_images: open every image's header,
     which also fills `size`; without it only where boxes need a size that the row does not state. split: which part of a
     folder or a hub dataset, where there are several. outside: rows may name images anywhere on this disk; otherwise
-    only below their folder, and by absolute paths in our own JSONL (`samples.readers.rows.Place`).
+    only below their folder, and by absolute paths in our own JSONL (`samples.readers.rows.Place`). columns: our name
+    of a key ← the file's. check: raises RowFault for samples that the caller cannot take.
 
     Raises: DataError, immediately for the file, its format or an unknown task; while iterating for a faulty row
     (naming file, row and field) and for a file that breaks off, or at the end where no row was good.
@@ -94,12 +115,15 @@ def read(
         raise ValueError(f"on_fault is 'error' or 'skip', not {on_fault!r}")
     if images is not None and not os.path.isdir(images):
         raise DataError(f"{path}: the image folder {str(images)!r} does not exist")
-    look = Look(path, split)
+    look = Look(path, split, columns)
+    if columns and look.rows is not None:
+        check_names(columns, islice(look.rows.good(), FIRST), path)
     chosen = detect(look) if format is None else FORMATS[format]
     _fits_path(look, chosen)
     faults = Faults() if faults is None else faults
     place = Place(look.home, images, outside, chosen.absolute and not look.is_table)
-    return _samples(look, chosen, place, task, on_fault, faults, verify_images)
+    reader = RowReader(chosen, place, task, verify_images, columns, check)
+    return _samples(look, reader, on_fault, faults)
 
 
 def _fits_path(look: Look, format: Format) -> None:
@@ -109,17 +133,42 @@ def _fits_path(look: Look, format: Format) -> None:
         raise DataError(f"{look.path}: found the split {look.split!r}, but {format.name} has none here; name its file")
 
 
-def _samples(
-    look: Look, format: Format, place: Place, task: str | None, on_fault: str, faults: Faults, verify: bool
-) -> Iterator[Sample]:
+class RowReader:
+    """Rows of one source → samples, each checked."""
+
+    def __init__(
+        self,
+        format: Format,
+        place: Place,
+        task: str | None = None,
+        verify: bool = True,
+        columns: Mapping[str, str] | None = None,
+        check: Check | None = None,
+    ):
+        self.format, self.place, self.task, self.verify, self.check = format, place, task, verify, check
+        self.keys = Keys(format.name, columns)
+
+    def sample(self, row: dict[str, Any] | RowFault, place: Place | None = None) -> tuple[Sample, bool]:
+        """(the sample, whether boxes of it were cut to the image). Raises: RowFault."""
+        if isinstance(row, RowFault):
+            raise row
+        place = place or self.place
+        columns = self.keys.columns(row)
+        self.keys.refuse(row)
+        record = self.keys.meant(row, self.format.convert(row, place, self.task), place)
+        sample = Sample(**checked(record, place, self.verify, self.format.overhang), columns=columns)
+        if self.check is not None:
+            self.check(sample)
+        return sample, self.format.overhang > 0 and sample.boxes != record.get("boxes") and sample.quads is None
+
+
+def _samples(look: Look, reader: RowReader, on_fault: str, faults: Faults) -> Iterator[Sample]:
     kept, others, first = 0, 0, ""
-    stem = look.home.stem
+    stem, format = look.home.stem, reader.format
+    faults.travelling, faults.staying = reader.keys.travelling, reader.keys.staying
     for where, row in look.each() if format.walk is None else format.walk(look):
         try:
-            if isinstance(row, RowFault):
-                raise row
-            record = format.convert(row, place, task)
-            sample = Sample(**checked(record, place, verify, format.overhang))
+            sample, cut = reader.sample(row)
         except RowFault as fault:
             message = f"{look.path}, {look.unit(where)}, {fault}"
             if on_fault == "error" and not isinstance(fault, LeftOut):
@@ -131,7 +180,7 @@ def _samples(
             continue
         sample.source = sample.source or stem
         sample.id = sample.id or f"#{where}"
-        faults.cut += format.overhang > 0 and sample.boxes != record.get("boxes") and sample.quads is None
+        faults.cut += cut
         kept += 1
         faults.rows += 1
         faults.kept += 1

@@ -7,7 +7,7 @@ row once per completion of a group.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -73,14 +73,20 @@ class Pictures:
     their sizes (column `resized`), and writes the references whose numbers depend on them.
 
     sizes: None leaves the column out; the model's size is then unknown, and notations that count in it cannot be used.
-    notation: of the references to write, for tables with a column `truth`.
+    notation: of the references to write, for tables with a column `truth`. columns: what else each row holds, by the
+    row's number; they are of any types, which Arrow's columns cannot be. A row has None for those that it lacks.
     """
 
-    def __init__(self, sizes: Resizing | None, notation: str = ""):
-        self.sizes, self.notation = sizes, notation
+    def __init__(
+        self, sizes: Resizing | None, notation: str = "", columns: Sequence[dict[str, Any] | None] | None = None
+    ):
+        self.sizes, self.notation, self.columns = sizes, notation, columns or []
+        self.names = list(dict.fromkeys(name for one in self.columns for name in one or ()))
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         numbers, truths = batch.pop("row", []), batch.pop("truth", None)
+        for name in self.names if numbers else ():
+            batch[name] = [(self.columns[number] or {}).get(name) for number in numbers]
         if "images" not in batch:
             return batch
         batch["images"] = [[_source(image) for image in images] for images in batch["images"]]
@@ -151,7 +157,7 @@ def prompt_rows(
     samples: Iterable[Sample], section: PromptSection, sizes: Resizing | None = None, on_fault: OnFault = "error"
 ) -> Dataset:
     """Rows for GRPO: `prompt` (conversation), `images` (decoded), the sample's fields, `copy`, and with ``sizes`` also
-    `resized`, [w, h] of the first picture as the model sees it.
+    `resized`, [w, h] of the first picture as the model sees it. The samples' columns are there under their names.
 
     A row that a mixture repeats is a prompt of its own each time, with completions of its own. `copy` numbers these
     times from 0: by it rewards that compare within a group tell neighbours with the same source and id apart.
@@ -159,14 +165,16 @@ def prompt_rows(
     Raises: DataError for a picture that the model cannot take.
     """
     rows: list[dict[str, Any]] = []
+    columns: list[dict[str, Any] | None] = []
     copies: Counter[tuple[str, str]] = Counter()
     for number, sample in enumerate(samples):
         _check_strip(sample, sizes)
         prompt = prompts.prompt(sample, section.style, section.system, section.wording)
         name = (sample.source, sample.id)
         rows.append({"prompt": prompt, **_columns(sample), "copy": copies[name], "row": number})
+        columns.append(sample.columns)
         copies[name] += 1
-    return _table(rows, Pictures(sizes), on_fault)
+    return _table(rows, Pictures(sizes, columns=columns if any(columns) else None), on_fault)
 
 
 def chat_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
@@ -27,12 +28,21 @@ class FileSection(Section):
     "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyway."
     limit: int | None = None
     "Use only the first N rows."
+    columns: dict[str, str] = {}
+    "Our name of a key ← the file's: `{question: problem}`. Keys that are no field of ours travel on to rewards."
 
     def check(self) -> None:
         if not self.path:
             raise RecipeError(f"path is empty; expected {self.expected}")
         if self.limit is not None and self.limit < 1:
             raise RecipeError(f"limit = {self.limit}; expected at least 1, or null for all {self.unit}")
+        if not all(self.columns) or not all(self.columns.values()):
+            raise RecipeError(
+                f"columns = {self.columns}; expected names, ours before the file's: {{question: problem}}"
+            )
+        twice = [name for name, count in Counter(self.columns.values()).items() if count > 1]
+        if twice:
+            raise RecipeError(f"columns: {twice[0]!r} of the file is given two names; keep one")
 
 
 class SourceSection(FileSection):
