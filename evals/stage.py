@@ -18,6 +18,7 @@ from evals.scoring import metrics
 from evals.scoring.reading import Reading
 from evals.scoring.report import Scores, as_dict
 from samples import Sample, mixture
+from samples.columns import ByTask, Columns
 from stage.parallel.team import Team
 from stage.recipe import config
 from stage.runs import FINISHED, Run
@@ -66,6 +67,7 @@ def changed(folder: Path, recipe: EvalRecipe) -> set[str]:
     return {key for key in config.difference(earlier, recipe) if key not in ("overwrite", "pictures")}
 
 
+CheckColumns = Callable[[ByTask], None]
 Judge = Callable[[Sample, Sequence[str]], list[float] | None]
 """`judge(sample, completions)` → a value for each; None where it does not apply to the sample."""
 
@@ -81,15 +83,23 @@ def questions(recipe: EvalRecipe, samples: list[Sample]) -> list[Sample]:
     return unique(samples)[: recipe.limit]
 
 
-def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None = None) -> Scores:
+def run(
+    recipe: EvalRecipe,
+    judge: Judge | None = None,
+    asked: Answerer | None = None,
+    check_columns: CheckColumns | None = None,
+) -> Scores:
     """Evaluate; returns the report, which also lies in the run folder. Faulty data is found before weights load.
 
     One process or many (`evals.ranks`); all of them return. judge: of the recipe's `gold`, for open questions. asked:
-    who answers, where one model serves several evaluations; None: the recipe's model.
+    who answers, where one model serves several evaluations; None: the recipe's model. check_columns: refuses columns
+    that the judge needs and no row has.
     """
     check(recipe)
     drawn = mixture.draw(recipe.data, "eval", recipe.seed)
     samples = questions(recipe, drawn.samples)
+    if check_columns is not None:
+        check_columns(Columns(samples).by_task)
     folder, team = Path(recipe.output), Team.join()
     if recipe.overwrite:
         ranks.discard(folder)
@@ -189,7 +199,7 @@ def picture(row: predictions.Prediction, image: str, reading: Reading) -> Pictur
     )
 
 
-def plan(recipe: EvalRecipe) -> None:
+def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
     """Print what would be asked (`--dry-run`); neither model nor data need be here yet: what is not is noted."""
     console = Console()
     try:
@@ -200,8 +210,11 @@ def plan(recipe: EvalRecipe) -> None:
     for source in recipe.data.eval:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
-    counted = mixture.count(recipe.data.model_copy(update={"eval": known}), "eval", recipe.seed)
+    columns = Columns()
+    counted = mixture.count(recipe.data.model_copy(update={"eval": known}), "eval", recipe.seed, columns.see)
     counted.show()
+    if check_columns is not None and len(known) == len(recipe.data.eval) and not counted.absent:
+        check_columns(columns.by_task)
     count = counted.rows if recipe.limit is None else min(counted.rows, recipe.limit)
     low, high = visual_range(recipe.images.min_pixels, recipe.images.max_pixels)
     console.print(f"{count} questions in {-(-count // recipe.generation.batch_size)} batches")

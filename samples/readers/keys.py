@@ -108,7 +108,7 @@ def renamed(row: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     there = {ours: theirs for ours, theirs in names.items() if theirs in row}
     if not there:
         return row
-    gone = set(there.values())
+    gone = set(there.values()) - TAKEN  # a field of ours stays one: `{solution: answer}` gives it a second name
     return {k: v for k, v in row.items() if k not in gone} | {ours: row[theirs] for ours, theirs in there.items()}
 
 

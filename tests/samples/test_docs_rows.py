@@ -201,9 +201,12 @@ def test_sft_without_a_trace(folder):
 def test_trls_rows(folder):
     found = [told(sample, folder) for sample in samples.read(put(folder, "TRL's rows", "table.jsonl"))]
     assert found == [
-        asked(COUNT, "harbour.png", "vqa", "1", "table", answer="3", kind="count"),
+        asked(COUNT, "harbour.png", "vqa", "1", "table", answer="3", kind="count", columns={"solution": 3}),
         asked(SHIP, "harbour.png", "grounding", "2", "port", boxes=BOX),
-        asked(USE, "field.png", "choice", "3", "table", answer="farming", choices=USES),
+        asked(
+            USE, "field.png", "choice", "3", "table", answer="farming", choices=USES,
+            columns={"ground_truth": "farming"},
+        ),
         asked(CLASS, "field.png", "classification", "4", "table", "farmland", answer="farmland"),
         asked(RUNWAYS, "harbour.png", "grounding", "5", "table", boxes=AROUND, quads=QUADS),
     ]
@@ -328,9 +331,10 @@ def test_curation(folder):
     kept = folder / "run/kept/captions.jsonl"
     assert kept.read_text() == re.findall(EXAMPLE, SECTIONS["Curation"], re.MULTILINE | re.DOTALL)[1][1]
     read = [told(sample, folder) for sample in samples.read(kept, images=folder)]
+    held = {"licence": "CC-BY-4.0"}
     assert read == [
-        asked(DESCRIBE, "harbour.png", "caption", "1", "captions", THREE),
-        asked("Is there water?", "field.png", "vqa", "3", "captions", answer="no"),
+        asked(DESCRIBE, "harbour.png", "caption", "1", "captions", THREE, columns=held | {"score": 26.0}),
+        asked("Is there water?", "field.png", "vqa", "3", "captions", answer="no", columns=held | {"score": 17.0}),
     ]
     with pytest.raises(DataError, match="an image file that exists"):
         list(samples.read(kept))
@@ -372,7 +376,7 @@ def test_every_field_is_in_its_table():
     assert list(table("Questions")) == [
         "images", "messages", "task", "answer", "boxes", "quads", "size", "choices", "source", "id", "kind",
     ]  # fmt: skip
-    assert set(table("Questions")) == set(Sample.__dataclass_fields__)
+    assert set(table("Questions")) == set(Sample.__dataclass_fields__) - {"columns"}
     assert set(table("Preferences")) == set(preferences.Preference.__dataclass_fields__)
     assert set(table("Predictions")) == set(predictions.Prediction.__dataclass_fields__)
 
