@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samples import mixture
-from samples.rows import chat_rows
+from samples.rows import chat_rows, say_untagged
 from sft.recipe import SFTRecipe
 from stage.guards.out_of_memory import advised
 from stage.planning.estimate import training
@@ -36,6 +36,8 @@ def train(recipe: SFTRecipe) -> Path:
         return Path(recipe.output) / "final"
     data = mixture.draw_all(recipe.data, recipe.seed)
     rows, passes = tables(recipe, data, chat_rows)
+    for role, found in data.items():
+        say_untagged(found.samples, recipe.prompt, role)
     args = arguments(
         SFTConfig,
         recipe,
