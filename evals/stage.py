@@ -20,6 +20,7 @@ from evals.scoring.report import Scores, as_dict
 from samples import Sample, mixture
 from samples.columns import ByTask, Columns
 from stage.parallel.team import Team
+from stage.planning import control
 from stage.recipe import config
 from stage.runs import FINISHED, Run
 from vlm.common.errors import RecipeError, UserError
@@ -96,7 +97,7 @@ def run(
     that the judge needs and no row has.
     """
     check(recipe)
-    drawn = mixture.draw(recipe.data, "eval", recipe.seed)
+    drawn = mixture.draw(recipe.data, "eval", recipe.seed, control.of_recipe(recipe, fetch=True).check)
     samples = questions(recipe, drawn.samples)
     if check_columns is not None:
         check_columns(Columns(samples).by_task)
@@ -211,7 +212,8 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
     columns = Columns()
-    counted = mixture.count(recipe.data.model_copy(update={"eval": known}), "eval", recipe.seed, columns.see)
+    there, tokens = recipe.data.model_copy(update={"eval": known}), control.of_recipe(recipe)
+    counted = mixture.count(there, "eval", recipe.seed, columns.see, tokens.check)
     counted.show()
     if check_columns is not None and len(known) == len(recipe.data.eval) and not counted.absent:
         check_columns(columns.by_task)

@@ -30,10 +30,16 @@ def recipe_of(path: str, overrides: Sequence[str] = ()):
 
 def subject_of(recipe):
     """What of a recipe is examined: questions, or preferences."""
-    from rewards.score.training import examined
+    from rewards.curate.stage import texts_of
+    from rewards.score.training import examined, planned
     from samples.doctor.subject import subject
+    from stage.planning import control
 
-    return examined.subject(recipe) if recipe.stage == "score" else subject(recipe)
+    if recipe.stage == "score":
+        return examined.subject(recipe, planned.text_check(recipe))
+    found = subject(recipe)
+    found.check = (texts_of(recipe) if recipe.stage == "curate" else control.of_recipe(recipe)).check
+    return found
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from samples import Sample, mixture
 from samples.columns import ByTask, Columns
 from samples.rows import prompt_rows
 from stage.guards.out_of_memory import advised
+from stage.planning import control
 from stage.planning.estimate import training
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, check_rows, common
@@ -85,7 +86,7 @@ def train(
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
-    data = mixture.draw_all(recipe.data, recipe.seed)
+    data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True).check)
     check_data(rewards, Columns(sample for found in data.values() for sample in found.samples).by_task)
     rows, passes = tables(recipe, data, prompt_rows)
     args = arguments(
@@ -126,7 +127,7 @@ def plan(
         lengths.see(sample)
         columns.see(sample)
 
-    data = mixture.count(recipe.data, "train", recipe.seed, see)
+    data = mixture.count(recipe.data, "train", recipe.seed, see, control.of_recipe(recipe).check)
     data.show()
     check(data.tasks if data.absent else columns.by_task)
     measured, remark = lengths.measure(data)

@@ -27,6 +27,7 @@ from samples import Sample, mixture
 from samples.columns import ByTask, Columns
 from stage.parallel.journal import Part, fingerprint, records, state_of_checkpoint, state_of_file
 from stage.parallel.team import Team
+from stage.planning import control
 from stage.recipe import config
 from stage.runs import FINISHED, Run
 from vlm.common.best_of import sizes
@@ -53,7 +54,7 @@ def run(
     row has.
     """
     team = Team.join()
-    data = mixture.draw(recipe.data, "eval", recipe.seed)
+    data = mixture.draw(recipe.data, "eval", recipe.seed, control.of_recipe(recipe, fetch=True).check)
     samples = data.samples
     candidates.check_unique(samples)
     if check_columns is not None:
@@ -230,7 +231,7 @@ def plan(recipe: BonRecipe, check_columns: Callable[[ByTask], None] | None = Non
     from rich.console import Console
 
     console, columns = Console(), Columns()
-    data = mixture.count(recipe.data, "eval", recipe.seed, columns.see)
+    data = mixture.count(recipe.data, "eval", recipe.seed, columns.see, control.of_recipe(recipe).check)
     data.show()
     if check_columns is not None and not data.absent:
         check_columns(columns.by_task)

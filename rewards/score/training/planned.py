@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from rewards.score.placement import Loaded, Served
 from rewards.score.sharded import Sharded
-from rewards.score.training.preferences import Check, of_source, say_unread
+from rewards.score.training.preferences import Check, Preference, of_source, say_unread
 from rewards.score.training.recipe import PreferenceSource, ScoreRecipe
 from samples import Faults
 from samples.mixture.drawing import KeyFaults
 from stage.planning import memory
+from stage.planning.control import tokens_of
 from stage.planning.estimate import DTYPE_BYTES, memory_setup
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, batches, common
@@ -75,6 +76,16 @@ def survey(sources: Sequence[PreferenceSource], on_fault: str = "skip", check: C
     return found
 
 
+def text_check(recipe: ScoreRecipe, fetch: bool = False) -> Check:
+    """Refuses records whose texts spell out control tokens of the model (`stage.planning.control`)."""
+    tokens = tokens_of(recipe.model, None, fetch)
+
+    def check(record: Preference) -> None:
+        tokens.refuse([("question", record.question), *(("ranked", text) for text in record.ranked)])
+
+    return check
+
+
 def scorer_shape(recipe: ScoreRecipe, section) -> Shape:
     """Shape of the score model: the head, counted with the language model, in place of the LM head.
 
@@ -96,7 +107,7 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
     """The plan of a recipe; data: what `survey` has found, where it has looked already.
 
     Raises RecipeError for data that is not here, impossible batches, LoRA, or checkpoints."""
-    data = data or survey(recipe.data.train, recipe.data.on_fault)
+    data = data or survey(recipe.data.train, recipe.data.on_fault, text_check(recipe))
     job = Job(stage="sft", samples=data.records, images_per_sample=data.images, **common(recipe))
     fleet = parse_gpus(job.gpus) if job.gpus else None
     processes = fleet.count if fleet else job.processes or 1
