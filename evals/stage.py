@@ -35,15 +35,20 @@ logger = logging.getLogger(__name__)
 
 def unique(samples: Sequence[Sample]) -> list[Sample]:
     """The samples, refused where two would have the same key in predictions.jsonl."""
-    seen: set[tuple[str, str]] = set()
+    names: set[tuple[str, str]] = set()
     for sample in samples:
-        if (sample.source, sample.id) in seen:
-            raise UserError(
-                f"data.eval: two questions are called {sample.source}/{sample.id}; give rows distinct ids, or leave "
-                "one of the sources out"
-            )
-        seen.add((sample.source, sample.id))
+        refuse_namesake(sample, names)
     return list(samples)
+
+
+def refuse_namesake(sample: Sample, names: set[tuple[str, str]]) -> None:
+    """Add the sample's name to `names`. Raises: UserError where it is there."""
+    if (sample.source, sample.id) in names:
+        raise UserError(
+            f"data.eval: two questions are called {sample.source}/{sample.id}; give rows distinct ids, each source "
+            "a `name:`, or leave one of the sources out"
+        )
+    names.add((sample.source, sample.id))
 
 
 def started(recipe: EvalRecipe, folder: Path) -> list[predictions.Prediction]:
@@ -211,9 +216,15 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
     for source in recipe.data.eval:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
-    columns = Columns()
+    columns, names = Columns(), set[tuple[str, str]]()
+
+    def see(sample: Sample) -> None:
+        columns.see(sample)
+        if recipe.benchmark is None:  # it puts its questions together from rows that may share a name
+            refuse_namesake(sample, names)
+
     there, tokens = recipe.data.model_copy(update={"eval": known}), control.of_recipe(recipe)
-    counted = mixture.count(there, "eval", recipe.seed, columns.see, tokens.check)
+    counted = mixture.count(there, "eval", recipe.seed, see, tokens.check)
     counted.show()
     if check_columns is not None and len(known) == len(recipe.data.eval) and not counted.absent:
         check_columns(columns.by_task)

@@ -56,7 +56,7 @@ class Source:
         place = Place(self.path, self.section.images, self.section.outside, self.format.absolute)
         reader = RowReader(self.format, place, self.section.task, False, self.section.columns, self.check)
         sample, _ = reader.sample(row)
-        sample.source = sample.source or self.path.stem
+        sample.source = self.section.name or sample.source or self.path.stem
         sample.id = sample.id or f"#{number}"
         return sample
 

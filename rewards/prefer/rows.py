@@ -73,7 +73,7 @@ def collect(sources: Sequence[CandidateSource], on_fault: str) -> list[Item]:
         for item in read(source, on_fault, faults):
             if item.key in items:
                 raise DataError(
-                    f"{source.path}: two rows are called {item.key}; give rows distinct ids, or files distinct names"
+                    f"{source.path}: two rows are called {item.key}; give rows distinct ids, or each source a `name:`"
                 )
             items[item.key] = item
         if faults.skipped:
@@ -92,7 +92,9 @@ def read(source: CandidateSource, on_fault: str, faults: Faults) -> Iterator[Ite
     keys = Keys("nadir", source.columns, optional=("candidates",))
 
     def item(row: dict[str, Any], number: int) -> Item:
-        return _item(renamed(row, source.columns) | given, place, path.stem, number, keys)
+        found = _item(renamed(row, source.columns) | given, place, path.stem, number, keys)
+        found.sample.source = source.name or found.sample.source
+        return found
 
     return good_rows(rows, item, on_fault, faults, source.limit)
 

@@ -230,8 +230,13 @@ def plan(recipe: BonRecipe, check_columns: Callable[[ByTask], None] | None = Non
     """Print what would be drawn and scored (`--dry-run`). check_columns: as in `run`."""
     from rich.console import Console
 
-    console, columns = Console(), Columns()
-    data = mixture.count(recipe.data, "eval", recipe.seed, columns.see, control.of_recipe(recipe).check)
+    console, columns, names = Console(), Columns(), set[str]()
+
+    def see(sample: Sample) -> None:
+        columns.see(sample)
+        candidates.refuse_namesake(sample, names)
+
+    data = mixture.count(recipe.data, "eval", recipe.seed, see, control.of_recipe(recipe).check)
     data.show()
     if check_columns is not None and not data.absent:
         check_columns(columns.by_task)

@@ -62,6 +62,7 @@ def examine(subject: Subject, folder: Path, workers: int, told: Told = lambda *c
         gallery.finish()
     _judge_lengths(rows, *_judge_pictures(gallery, rows, report, pixels), report)
     report.replies, report.repeated = rows.replies, rows.repeated
+    report.namesakes = rows.namesakes if subject.unique else 0
     _mix(subject, sources, report)
     report.boxes, report.answer_words = rows.boxes, np.asarray(rows.answer_words)
     report.box_sides = np.asarray(rows.box_sides)

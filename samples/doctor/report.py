@@ -66,6 +66,8 @@ class Report:
     "Rows that show one of them."
     replies: Findings = field(default_factory=Findings)
     "What is wrong with what SFT would learn."
+    namesakes: int = 0
+    "Held-out rows that are called as another one, where results are kept by name."
     repeated: Findings = field(default_factory=Findings)
     "Rows that ask again what another row asks about the same pictures."
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -96,6 +98,8 @@ class Report:
         if count := self.replies.counts[MUTE]:
             found.append(f"{count:,} rows are {MUTE}: supervised training refuses them")
         found += self.mixture_faults
+        if self.namesakes:
+            found.append(f"{self.namesakes:,} held-out rows are called as another one; give each source a `name:`")
         for kind in CERTAIN:
             if count := self.leaked[kind]:
                 found.append(f"contamination: {count:,} pictures of the evaluation are in training, too: {kind}")

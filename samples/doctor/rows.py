@@ -80,6 +80,9 @@ class Rows:
         "1 for each row that has nothing to learn, where that is learned."
         self.repeated = Findings()
         "Rows that ask what another row of their role has asked about the same pictures."
+        self.namesakes = 0
+        "Held-out rows that are called as another one."
+        self._called: set[bytes] = set()
         self._asked: set[bytes] = set()
         self._answered: set[bytes] = set()
         self._waiting: list[Sample] = []
@@ -88,6 +91,10 @@ class Rows:
         """Look at one row; `place`: number of its source."""
         name = f"{sample.source}/{sample.id}"
         self.names.append(name)
+        if role == "eval":
+            called = _digest(repr((sample.source, sample.id)))
+            self.namesakes += called in self._called
+            self._called.add(called)
         self.places.append(place)
         for kind in kinds_of(sample.kind) or [""]:
             self.kinds[place, sample.task, kind] += 1

@@ -68,6 +68,8 @@ class Subject:
     notes: list[str] = field(default_factory=list)
     open: Callable[[Any, Faults], Examined] | None = None
     "Begins a source of the recipe, faulty rows left out; None: `samples.mixture.Source`, and the mixture is drawn."
+    unique: bool = False
+    "No two held-out rows may have one name: results are kept by it."
     check: Check | None = None
     "Raises RowFault for samples that the stage refuses."
 
@@ -81,7 +83,7 @@ def subject(recipe: Any) -> Subject:
         note = "row lengths are not measured: a curation recipe names no policy"
         return Subject(recipe.data, recipe.seed, Ruler(PromptSection(), note=note), notes=[note])
     ruler = Ruler(recipe.prompt, recipe.images, answers=recipe.stage == "sft")
-    found = Subject(recipe.data, recipe.seed, ruler, recipe.images)
+    found = Subject(recipe.data, recipe.seed, ruler, recipe.images, unique=recipe.stage in ("eval", "bon"))
     if recipe.images.random_resize is not None:
         found.notes.append("images.random_resize: tokens are those of images as they are; training draws other sizes")
     try:

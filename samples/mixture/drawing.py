@@ -70,6 +70,7 @@ class Source:
     def __iter__(self) -> Iterator[Sample]:
         for sample in self.rows:
             task = sys.intern(sample.task)
+            sample.source = self.section.name or sample.source
             self.read[task] += 1
             if self.wanted is not None and task not in self.wanted:
                 continue

@@ -20,7 +20,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -144,7 +144,7 @@ def of_source(
     check: Check | None = None,
 ) -> Iterator[Preference]:
     """`read` of a recipe's source, its limit aside."""
-    return read(
+    found = read(
         source.path,
         source.images,
         source.text_only,
@@ -155,6 +155,7 @@ def of_source(
         source.columns,
         check,
     )
+    return found if source.name is None else (replace(record, source=source.name) for record in found)
 
 
 def say_unread(source: Any, faults: Faults) -> None:
