@@ -10,7 +10,8 @@ from PIL import Image
 import samples
 from samples import Faults, write
 from samples.mixture import count, draw
-from samples.readers.keys import distance, pictured, slip
+from samples.readers.formats import FORMATS
+from samples.readers.keys import READ, distance, pictured, slip
 from samples.rows import prompt_rows
 from samples.sections import DataSection, SourceSection
 from vlm.common.errors import DataError
@@ -44,6 +45,10 @@ def read(folder, row, **options):
 
 
 # Slips.
+
+
+def test_every_format_of_rows_has_its_keys():
+    assert {one.name for one in FORMATS.values() if one.walk is None} <= READ.keys() <= FORMATS.keys()
 
 
 def test_distances_by_hand():
