@@ -20,7 +20,7 @@ from rewards.registry import COLUMNS, Reward, _name
 from samples.columns import OPTIONAL
 from vlm.common.errors import RecipeError
 
-ALWAYS = COLUMNS - set(OPTIONAL)
+ALWAYS = COLUMNS - {*OPTIONAL, "columns"}
 """What every call of a reward holds."""
 
 
