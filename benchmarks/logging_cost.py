@@ -149,7 +149,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     begun = time.process_time()
     with mock.patch.object(finish, "follow", followed):
-        train(recipe, functions, rewards.check_tasks)
+        train(recipe, functions, rewards.check_data)
     used["trainer"] = time.process_time() - begun
     found = figures(meter.steps, rates) | {"outside": used["outside"] / used["trainer"], "rates": rates}
     lines = len((folder / "run/samples.jsonl").read_text().splitlines())

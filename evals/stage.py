@@ -18,7 +18,9 @@ from evals.scoring import metrics
 from evals.scoring.reading import Reading
 from evals.scoring.report import Scores, as_dict
 from samples import Sample, mixture
+from samples.columns import ByTask, Columns
 from stage.parallel.team import Team
+from stage.planning import control
 from stage.recipe import config
 from stage.runs import FINISHED, Run
 from vlm.common.errors import RecipeError, UserError
@@ -33,15 +35,20 @@ logger = logging.getLogger(__name__)
 
 def unique(samples: Sequence[Sample]) -> list[Sample]:
     """The samples, refused where two would have the same key in predictions.jsonl."""
-    seen: set[tuple[str, str]] = set()
+    names: set[tuple[str, str]] = set()
     for sample in samples:
-        if (sample.source, sample.id) in seen:
-            raise UserError(
-                f"data.eval: two questions are called {sample.source}/{sample.id}; give rows distinct ids, or leave "
-                "one of the sources out"
-            )
-        seen.add((sample.source, sample.id))
+        refuse_namesake(sample, names)
     return list(samples)
+
+
+def refuse_namesake(sample: Sample, names: set[tuple[str, str]]) -> None:
+    """Add the sample's name to `names`. Raises: UserError where it is there."""
+    if (sample.source, sample.id) in names:
+        raise UserError(
+            f"data.eval: two questions are called {sample.source}/{sample.id}; give rows distinct ids, each source "
+            "a `name:`, or leave one of the sources out"
+        )
+    names.add((sample.source, sample.id))
 
 
 def started(recipe: EvalRecipe, folder: Path) -> list[predictions.Prediction]:
@@ -66,6 +73,7 @@ def changed(folder: Path, recipe: EvalRecipe) -> set[str]:
     return {key for key in config.difference(earlier, recipe) if key not in ("overwrite", "pictures")}
 
 
+CheckColumns = Callable[[ByTask], None]
 Judge = Callable[[Sample, Sequence[str]], list[float] | None]
 """`judge(sample, completions)` → a value for each; None where it does not apply to the sample."""
 
@@ -81,15 +89,23 @@ def questions(recipe: EvalRecipe, samples: list[Sample]) -> list[Sample]:
     return unique(samples)[: recipe.limit]
 
 
-def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None = None) -> Scores:
+def run(
+    recipe: EvalRecipe,
+    judge: Judge | None = None,
+    asked: Answerer | None = None,
+    check_columns: CheckColumns | None = None,
+) -> Scores:
     """Evaluate; returns the report, which also lies in the run folder. Faulty data is found before weights load.
 
     One process or many (`evals.ranks`); all of them return. judge: of the recipe's `gold`, for open questions. asked:
-    who answers, where one model serves several evaluations; None: the recipe's model.
+    who answers, where one model serves several evaluations; None: the recipe's model. check_columns: refuses columns
+    that the judge needs and no row has.
     """
     check(recipe)
-    drawn = mixture.draw(recipe.data, "eval", recipe.seed)
+    drawn = mixture.draw(recipe.data, "eval", recipe.seed, control.of_recipe(recipe, fetch=True).check)
     samples = questions(recipe, drawn.samples)
+    if check_columns is not None:
+        check_columns(Columns(samples).by_task)
     folder, team = Path(recipe.output), Team.join()
     if recipe.overwrite:
         ranks.discard(folder)
@@ -190,7 +206,7 @@ def picture(row: predictions.Prediction, image: str, reading: Reading) -> Pictur
     )
 
 
-def plan(recipe: EvalRecipe) -> None:
+def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
     """Print what would be asked (`--dry-run`); neither model nor data need be here yet: what is not is noted."""
     console = Console()
     try:
@@ -201,8 +217,18 @@ def plan(recipe: EvalRecipe) -> None:
     for source in recipe.data.eval:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
-    counted = mixture.count(recipe.data.model_copy(update={"eval": known}), "eval", recipe.seed)
+    columns, names = Columns(), set[tuple[str, str]]()
+
+    def see(sample: Sample) -> None:
+        columns.see(sample)
+        if recipe.benchmark is None:  # it puts its questions together from rows that may share a name
+            refuse_namesake(sample, names)
+
+    there, tokens = recipe.data.model_copy(update={"eval": known}), control.of_recipe(recipe)
+    counted = mixture.count(there, "eval", recipe.seed, see, tokens.check)
     counted.show()
+    if check_columns is not None and len(known) == len(recipe.data.eval) and not counted.absent:
+        check_columns(columns.by_task)
     count = counted.rows if recipe.limit is None else min(counted.rows, recipe.limit)
     low, high = visual_range(recipe.images.min_pixels, recipe.images.max_pixels)
     console.print(f"{count} questions in {-(-count // recipe.generation.batch_size)} batches")

@@ -53,8 +53,13 @@ def judge(recipe: BonRecipe, judged, sample, completions):
 
 
 def run(recipe: BonRecipe) -> None:
-    stage.run(recipe, partial(drawer, recipe), partial(judge, recipe, gold.judge(recipe.gold)))
+    judged = partial(judge, recipe, gold.judge(recipe.gold))
+    stage.run(recipe, partial(drawer, recipe), judged, check_columns=partial(gold.check, recipe.gold))
+
+
+def plan(recipe: BonRecipe) -> None:
+    stage.plan(recipe, partial(gold.check, recipe.gold))
 
 
 if __name__ == "__main__":
-    sys.exit(launch(BonRecipe, run, stage.plan))
+    sys.exit(launch(BonRecipe, run, plan))

@@ -1,6 +1,7 @@
 """Data doctor:  python launch/data.py recipes/r1.yaml [key.sub=value …] [--against recipes/eval.yaml]
 
-Takes a recipe of SFT, GRPO, evaluation, best-of-N or curation. Writes report.json, data.png and faults.jsonl.
+Takes a recipe of SFT, GRPO, evaluation, best-of-N, curation or a score model. Writes report.json, data.png and
+faults.jsonl.
 Exit code: 0 the data is fit; 1 it is not (faulty rows, unreadable images, an image in training and evaluation);
 2 the recipe is wrong, or a file that it names is not there; 130 Ctrl-C.
 """
@@ -18,12 +19,27 @@ def recipe_of(path: str, overrides: Sequence[str] = ()):
     """The recipe in `path`, of the stage that it names."""
     from evals.recipe import EvalRecipe
     from rewards.curate.recipe import CurateRecipe
+    from rewards.score.training.recipe import ScoreRecipe
     from rewards.select.recipe import BonRecipe
     from rl.recipe import GRPORecipe
     from sft.recipe import SFTRecipe
     from stage.recipe import config
 
-    return config.load_any(path, [SFTRecipe, GRPORecipe, EvalRecipe, BonRecipe, CurateRecipe], overrides)
+    return config.load_any(path, [SFTRecipe, GRPORecipe, EvalRecipe, BonRecipe, CurateRecipe, ScoreRecipe], overrides)
+
+
+def subject_of(recipe):
+    """What of a recipe is examined: questions, or preferences."""
+    from rewards.curate.stage import texts_of
+    from rewards.score.training import examined, planned
+    from samples.doctor.subject import subject
+    from stage.planning import control
+
+    if recipe.stage == "score":
+        return examined.subject(recipe, planned.text_check(recipe))
+    found = subject(recipe)
+    found.check = (texts_of(recipe) if recipe.stage == "curate" else control.of_recipe(recipe)).check
+    return found
 
 
 def main() -> int:
@@ -44,7 +60,7 @@ def main() -> int:
     given = parser.parse_intermixed_args()
     if given.recipe is None:
         parser.error("a recipe is needed, e.g. recipes/r1.yaml")
-    return command(recipe_of, given)
+    return command(recipe_of, given, subject_of)
 
 
 if __name__ == "__main__":

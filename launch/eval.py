@@ -7,6 +7,7 @@ Many processes: `accelerate launch launch/eval.py …`.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `sft` would be launch/sft.py
@@ -23,9 +24,13 @@ from stage.cli import launch  # noqa: E402
 
 
 def run(recipe: EvalRecipe) -> None:
-    stage.run(recipe, gold.judge(recipe.gold))
+    stage.run(recipe, gold.judge(recipe.gold), check_columns=partial(gold.check, recipe.gold))
+
+
+def plan(recipe: EvalRecipe) -> None:
+    stage.plan(recipe, partial(gold.check, recipe.gold))
 
 
 if __name__ == "__main__":
     named = any(word.split("=")[0] in ("--benchmarks", "--list") for word in sys.argv[1:])
-    sys.exit(session.main() if named else launch(EvalRecipe, run, stage.plan))
+    sys.exit(session.main() if named else launch(EvalRecipe, run, plan))

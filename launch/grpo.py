@@ -41,7 +41,7 @@ def train(recipe: GRPORecipe) -> None:
     scores = learned(found)
     for score in scores:
         score.prepare()
-    stage.train(recipe, found, rewards.check_tasks, [StopOnFailures([*scores, *guarded_in(found)])])
+    stage.train(recipe, found, rewards.check_data, [StopOnFailures([*scores, *guarded_in(found)])])
 
 
 def plan(recipe: GRPORecipe) -> None:
@@ -52,7 +52,7 @@ def plan(recipe: GRPORecipe) -> None:
 
     found = resolved(recipe)  # a plugin that does not import is an error in a dry run, too
     count = parse_gpus(recipe.gpus).count if recipe.gpus else processes()
-    stage.plan(recipe, *resident(learned(found), recipe.model, count), partial(rewards.check_tasks, found))
+    stage.plan(recipe, *resident(learned(found), recipe.model, count), partial(rewards.check_data, found))
 
 
 if __name__ == "__main__":

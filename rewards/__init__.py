@@ -9,6 +9,7 @@ Built in: ``format``, ``exact_match``, ``choice``, ``label_set``, ``numeric``, `
 "nadir.rewards".
 """
 
+from rewards.columns import check_data
 from rewards.gated import Gated, check_tasks
 from rewards.registry import names, options_of, register, resolve
 from rewards.rules import choice, count, exact_match, format, iou, label_set, numeric
@@ -17,6 +18,7 @@ from rewards.score.reward.score import Score
 __all__ = [
     "Gated",
     "Score",
+    "check_data",
     "check_tasks",
     "choice",
     "count",

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from rewards.columns import check_columns, required
 from rewards.registry import Reward, resolve
 from samples import Sample
+from samples.readers.checks import CLOSED
 from vlm.common.errors import DataError
 
+FIELDS = [field.name for field in dataclasses.fields(Sample) if field.name != "columns"]
 Judge = Callable[[Sample, Sequence[str]], list[float] | None]
 """`judge(sample, completions)` → one value per completion; None where it does not apply to the sample."""
 
@@ -23,6 +26,17 @@ def judge(spec: str | None) -> Judge | None:
         return None
     reward = resolve(spec)
     return lambda sample, completions: values(reward, sample, completions)
+
+
+def check(spec: str | None, columns: Mapping[str, Iterable[str]]) -> None:
+    """Refuse a judge that asks for a column which no open question has (`rewards.columns`), or does not resolve.
+
+    columns: by task. Raises: RecipeError.
+    """
+    reward = None if spec is None else resolve(spec)
+    asked = {task: names for task, names in columns.items() if task not in CLOSED}
+    if reward is not None and asked:
+        check_columns([reward], asked)
 
 
 def values(reward: Reward, sample: Sample, completions: Sequence[str]) -> list[float] | None:
@@ -44,6 +58,8 @@ def values(reward: Reward, sample: Sample, completions: Sequence[str]) -> list[f
 
 def called(reward: Reward, sample: Sample, completions: Sequence[str]) -> list[float | None]:
     """What the reward itself returns for completions of the sample."""
-    columns = {field.name: [getattr(sample, field.name)] * len(completions) for field in dataclasses.fields(sample)}
+    columns = {name: [getattr(sample, name)] * len(completions) for name in FIELDS}
+    held = dict.fromkeys(required(reward)) | (sample.columns or {})
+    columns |= {name: [value] * len(completions) for name, value in held.items() if name not in columns}
     said = [[{"role": "assistant", "content": text}] for text in completions]
     return reward(prompts=[sample.messages] * len(completions), completions=said, **columns)

@@ -35,7 +35,8 @@ Reward = Callable[..., list[float | None]]
 
 ENTRY_POINTS = "nadir.rewards"
 
-# What TRL passes by keyword: its own arguments, the columns that `samples.rows` adds, and the Sample's fields. No
+# What TRL passes by keyword: its own arguments, the columns that `samples.rows` adds, and the Sample's fields. (What
+# else a data set has, `rewards.columns` compares with the rewards.) No
 # option may carry such a name, because TRL's keyword would silently replace the bound option on every call.
 _TRL = "prompts completions completion_ids trainer_state log_extra log_metric environments prompt image"
 _ROWS = "image_file resized"

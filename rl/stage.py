@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rl.recipe import GRPORecipe
-from samples import mixture
+from samples import Sample, mixture
+from samples.columns import ByTask, Columns
 from samples.rows import prompt_rows
 from stage.guards.out_of_memory import advised
+from stage.planning import control
 from stage.planning.estimate import training
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, check_rows, common
@@ -62,12 +64,13 @@ def _micro_batches(recipe: GRPORecipe) -> int | None:
 def train(
     recipe: GRPORecipe,
     rewards: Sequence[Reward],
-    check_tasks: Callable[[Sequence[Reward], set[str]], None],
+    check_data: Callable[[Sequence[Reward], ByTask], None],
     callbacks: Sequence[Any] = (),
 ) -> Path:
     """Train; returns the folder of the trained model (`output/final`).
 
-    rewards: TRL reward callables in the order of `recipe.rewards`. check_tasks: refuses tasks that no reward knows.
+    rewards: TRL reward callables in the order of `recipe.rewards`. check_data: refuses tasks that no reward knows, and
+    columns that a reward needs and the data lacks.
     callbacks: transformers', given to the trainer.
     Everything that can be wrong with recipe and data is found before weights load.
     """
@@ -83,8 +86,8 @@ def train(
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
-    data = mixture.draw_all(recipe.data, recipe.seed)
-    check_tasks(rewards, set().union(*(found.tasks for found in data.values())))
+    data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True).check)
+    check_data(rewards, Columns(sample for found in data.values() for sample in found.samples).by_task)
     rows, passes = tables(recipe, data, prompt_rows)
     args = arguments(
         GRPOConfig,
@@ -111,15 +114,21 @@ def train(
 
 
 def plan(
-    recipe: GRPORecipe, resident: int = 0, remarks: Sequence[str] = (), check: Callable[[set[str]], Any] = set
+    recipe: GRPORecipe, resident: int = 0, remarks: Sequence[str] = (), check: Callable[[Iterable[str]], Any] = set
 ) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`).
 
-    resident: bytes on each GPU that score models take. remarks: said under the plan. check: refuses tasks of the data.
+    resident: bytes on each GPU that score models take. remarks: said under the plan. check: refuses
+    tasks of the data, and their columns where all of it is here (then it is given `samples.columns.ByTask`).
     """
-    lengths = Lengths(recipe)
-    data = mixture.count(recipe.data, "train", recipe.seed, lengths.see)
+    lengths, columns = Lengths(recipe), Columns()
+
+    def see(sample: Sample) -> None:
+        lengths.see(sample)
+        columns.see(sample)
+
+    data = mixture.count(recipe.data, "train", recipe.seed, see, control.of_recipe(recipe).check)
     data.show()
-    check(data.tasks)
+    check(data.tasks if data.absent else columns.by_task)
     measured, remark = lengths.measure(data)
     planned(recipe, data.rows, resident, [*remarks, remark], **measured).render()

@@ -25,6 +25,8 @@ def of_rows(samples: Iterable[Sample], folder: Path) -> str:
         if sample.references is not None:  # a field that came later: rows without it keep their digests
             row[1].append(sample.references)
         found.update(json.dumps(row, ensure_ascii=True, default=list).encode() + b"\n")
+        if sample.columns:
+            found.update(json.dumps(sample.columns, sort_keys=True, default=repr).encode() + b"\n")
     return found.hexdigest()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any, Literal
 from samples.readers.checks import TASKS, checked
 from samples.readers.formats import FORMATS, Format, detect, listed
 from samples.readers.frames import FRAMES, Frames, in_pixels
-from samples.readers.look import Look
+from samples.readers.keys import Keys, check_names
+from samples.readers.look import FIRST, Look
 from samples.readers.rows import LeftOut, Place, RowFault
 from samples.sample import Sample
 from vlm.common.errors import DataError
@@ -25,6 +26,8 @@ from vlm.common.errors import DataError
 log = logging.getLogger(__name__)
 AHEAD = 500
 """Rows behind a box that is no box in pixels, in which one looks for the frame."""
+Check = Callable[[Sample], None]
+"""Raises RowFault for a sample that a stage cannot take (a control token of its model's in a text)."""
 
 
 @dataclass(slots=True)
@@ -50,6 +53,10 @@ class Faults:
 
     swapped: int = 0
     "Names of pictures whose files have another suffix (`.jpg` in the row, `.png` in the folder)."
+    travelling: dict[str, None] = field(default_factory=dict)
+    "Columns that are no field of ours and travel on to rewards, in order (`samples.readers.keys`)."
+    staying: dict[str, None] = field(default_factory=dict)
+    "Columns that cannot, for training uses their names itself."
 
     @property
     def skipped(self) -> int:
@@ -66,6 +73,16 @@ class Faults:
     def drop(self, kind: str, message: str) -> None:
         self.objects[kind] += 1
         self.examples.setdefault(kind, message)
+
+    def columns_said(self) -> list[str]:
+        """What a run's first lines say of the columns."""
+        said = []
+        if self.travelling:
+            said.append(f"columns that travel on: {', '.join(self.travelling)}")
+        if self.staying:
+            hint = "training uses these names itself; `columns:` of the source renames them"
+            said.append(f"columns that stay behind: {', '.join(self.staying)} ({hint})")
+        return said
 
     def __str__(self) -> str:
         parts = [f"{self.kept} kept", f"{self.skipped} skipped"]
@@ -94,6 +111,8 @@ def read(
     split: str | None = None,
     outside: bool = False,
     frame: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    check: Check | None = None,
 ) -> Generator[Sample, None, None]:
     """Samples of a file, a folder, or a dataset of the hub (`hub:OWNER/NAME`), in order; streamed.
 
@@ -104,7 +123,8 @@ def read(
     folder or a hub dataset, where there are several. outside: rows may name images anywhere on this disk; otherwise
     only below their folder, and by absolute paths in our own JSONL (`samples.readers.rows.Place`). frame: of the boxes,
     one of `samples.readers.frames.FRAMES`, in formats that leave it open; without it they are pixels, and a file whose
-    boxes all look like another frame is refused from 50 boxes on, and warned of below.
+    boxes all look like another frame is refused from 50 boxes on, and warned of below. columns: our name of a key ← the
+    file's. check: raises RowFault for samples that the caller cannot take.
 
     Raises: DataError, immediately for the file, its format or an unknown task; while iterating for a faulty row
     (naming file, row and field) and for a file that breaks off, or at the end where no row was good.
@@ -118,13 +138,16 @@ def read(
         raise ValueError(f"on_fault is 'error' or 'skip', not {on_fault!r}")
     if images is not None and not os.path.isdir(images):
         raise DataError(f"{path}: the image folder {str(images)!r} does not exist")
-    look = Look(path, split)
+    look = Look(path, split, columns)
+    if columns and look.rows is not None:
+        check_names(columns, islice(look.rows.good(), FIRST), path)
     chosen = detect(look) if format is None else FORMATS[format]
     _fits_path(look, chosen)
     _fits_frame(look, chosen, frame)
     faults = Faults() if faults is None else faults
     place = Place(look.home, images, outside, chosen.absolute and not look.is_table)
-    return _samples(look, chosen, place, task, on_fault, faults, verify_images, frame)
+    reader = RowReader(chosen, place, task, verify_images, columns, check, frame, on_fault == "skip")
+    return _samples(look, reader, on_fault, faults)
 
 
 def _fits_frame(look: Look, format: Format, frame: str | None) -> None:
@@ -149,42 +172,83 @@ def _fits_path(look: Look, format: Format) -> None:
         raise DataError(f"{look.path}: found the split {look.split!r}, but {format.name} has none here; name its file")
 
 
-def _samples(
-    look: Look,
-    format: Format,
-    place: Place,
-    task: str | None,
-    on_fault: str,
-    faults: Faults,
-    verify: bool,
-    frame: str | None,
-) -> Generator[Sample, None, None]:
+class RowReader:
+    """Rows of one source → samples, each checked."""
+
+    def __init__(
+        self,
+        format: Format,
+        place: Place,
+        task: str | None = None,
+        verify: bool = True,
+        columns: Mapping[str, str] | None = None,
+        check: Check | None = None,
+        frame: str | None = None,
+        skip: bool = False,
+    ):
+        """frame: of the boxes, where it is declared. skip: objects without area leave their rows, and do not refuse
+        them."""
+        self.format, self.place, self.task, self.verify, self.check = format, place, task, verify, check
+        self.frame, self.skip = frame, skip
+        self.keys = Keys(format.name, columns)
+        self.frames: Frames | None = None
+        "Is shown the boxes of each row, where no frame is declared."
+        self.sized = True
+        "Whether the row that was read last states the size of its image."
+
+    def record(self, row: dict[str, Any] | RowFault, place: Place) -> dict[str, Any]:
+        """What a row says in our words, boxes in the file's frame. Raises: RowFault."""
+        if isinstance(row, RowFault):
+            raise row
+        self.keys.refuse(row)
+        return self.keys.meant(row, self.format.convert(row, place, self.task), place)
+
+    def sample(self, row: dict[str, Any] | RowFault, place: Place | None = None) -> tuple[Sample, bool]:
+        """(the sample, whether boxes of it were cut to the image). Raises: RowFault."""
+        place = place or self.place
+        place.dropped = []
+        columns = None if isinstance(row, RowFault) else self.keys.columns(row)
+        record = self.record(row, place)
+        assert not isinstance(row, RowFault)
+        if self.frame is not None:
+            record = in_pixels(record, self.frame, place)
+        elif self.frames is not None:
+            self.frames.see(record, place)
+            if self.frames.certain:
+                raise Doubtful
+        flat = self.format.flat is not None and self.format.flat(row)
+        found = checked(record, place, self.verify, self.format.overhang, flat, self.skip)
+        sample = Sample(**found, columns=columns)
+        if self.check is not None:
+            self.check(sample)
+        self.sized = record.get("size") is not None
+        return sample, self.format.overhang > 0 and sample.boxes != record.get("boxes") and sample.quads is None
+
+
+class Doubtful(Exception):
+    """The boxes seen are in another frame than pixels."""
+
+
+def _samples(look: Look, reader: RowReader, on_fault: str, faults: Faults) -> Generator[Sample, None, None]:
     kept, others, first = 0, 0, ""
-    stem, skip = look.home.stem, on_fault == "skip"
+    stem, format, place, frame = look.home.stem, reader.format, reader.place, reader.frame
     watching = format.any_frame and frame is None
+    reader.frames = faults.frames if watching else None
+    faults.travelling, faults.staying = reader.keys.travelling, reader.keys.staying
     rows = iter(look.each() if format.walk is None else format.walk(look))
     try:
         for where, row in rows:
-            place.dropped = []
             try:
-                if isinstance(row, RowFault):
-                    raise row
-                record = format.convert(row, place, task)
-                if watching:
-                    faults.frames.see(record, place)
-                    if faults.frames.certain:
-                        raise DataError(f"{look.path}: {faults.frames}")
-                elif frame is not None:
-                    record = in_pixels(record, frame, place)
-                flat = format.flat is not None and format.flat(row)
-                sample = Sample(**checked(record, place, verify, format.overhang, flat, skip))
+                sample, cut = reader.sample(row)
+            except Doubtful:
+                raise DataError(f"{look.path}: {faults.frames}") from None
             except RowFault as fault:
                 message = f"{look.path}, {look.unit(where)}, {fault}"
                 if frame not in (None, "pixel") and fault.kind.startswith("box_"):
                     message += f" (in pixels, from frame: {frame})"
-                if not skip and not isinstance(fault, LeftOut):
+                if on_fault == "error" and not isinstance(fault, LeftOut):
                     if watching and fault.kind in ("box_inverted", "box_outside"):
-                        message += _hint(rows, format, place, task, faults.frames)
+                        message += _hint(rows, reader, faults.frames)
                     raise DataError(message) from fault
                 others += 1
                 first = first or message
@@ -193,13 +257,13 @@ def _samples(
                 continue
             sample.source = sample.source or stem
             sample.id = sample.id or f"#{where}"
-            faults.cut += format.overhang > 0 and sample.boxes != record.get("boxes") and sample.quads is None
+            faults.cut += cut
             for kind, said in place.dropped:
                 faults.drop(kind, f"{look.path}, {look.unit(where)}, {said}")
             kept += 1
             faults.rows += 1
             faults.kept += 1
-            faults.sized = record.get("size") is not None
+            faults.sized = reader.sized
             try:
                 yield sample
             except GeneratorExit:  # a limit: what was read is all there is to tell
@@ -224,18 +288,11 @@ def _doubt(look: Look, faults: Faults) -> None:
         log.warning("%s: %s", look.path, said)
 
 
-def _hint(
-    rows: Iterator[tuple[int | str, dict[str, Any] | RowFault]],
-    format: Format,
-    place: Place,
-    task: str | None,
-    frames: Frames,
-) -> str:
+def _hint(rows: Iterator[tuple[int | str, dict[str, Any] | RowFault]], reader: RowReader, frames: Frames) -> str:
     """What the boxes of the next rows look like, for the message about one that is no box in pixels."""
     for _, row in islice(rows, AHEAD):
         try:
-            if not isinstance(row, RowFault):
-                frames.see(format.convert(row, place, task), place)
+            frames.see(reader.record(row, reader.place), reader.place)
         except RowFault:
             continue
     return f". In these {frames}" if str(frames) else ""

@@ -6,14 +6,16 @@ row once per completion of a group.
 
 from __future__ import annotations
 
+import string
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from samples import Sample
-from vlm import prompts
+from vlm import answers, prompts
 from vlm.boxes import NOTATIONS, write_boxes, write_quads
+from vlm.common.console import say
 from vlm.common.errors import DataError
 from vlm.pictures.images import load
 from vlm.pictures.resizing import Resizing, seen
@@ -73,14 +75,20 @@ class Pictures:
     their sizes (column `resized`), and writes the references whose numbers depend on them.
 
     sizes: None leaves the column out; the model's size is then unknown, and notations that count in it cannot be used.
-    notation: of the references to write, for tables with a column `truth`.
+    notation: of the references to write, for tables with a column `truth`. columns: what else each row holds, by the
+    row's number; they are of any types, which Arrow's columns cannot be. A row has None for those that it lacks.
     """
 
-    def __init__(self, sizes: Resizing | None, notation: str = ""):
-        self.sizes, self.notation = sizes, notation
+    def __init__(
+        self, sizes: Resizing | None, notation: str = "", columns: Sequence[dict[str, Any] | None] | None = None
+    ):
+        self.sizes, self.notation, self.columns = sizes, notation, columns or []
+        self.names = list(dict.fromkeys(name for one in self.columns for name in one or ()))
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         numbers, truths = batch.pop("row", []), batch.pop("truth", None)
+        for name in self.names if numbers else ():
+            batch[name] = [(self.columns[number] or {}).get(name) for number in numbers]
         if "images" not in batch:
             return batch
         batch["images"] = [[_source(image) for image in images] for images in batch["images"]]
@@ -120,13 +128,46 @@ def learnt(sample: Sample, section: PromptSection, images: ImageSection) -> list
     the row."""
     if sample.messages[-1]["role"] == "assistant":
         return [sample.messages[-1]]
+    if section.style != "direct":
+        return []
+    if (said := answer_of(sample)) is not None:
+        return [{"role": "assistant", "content": said}]
     truth = truth_of(sample)
-    if section.style != "direct" or truth is None:
+    if truth is None:
         return []
     try:
         return [reference(truth, section.notation, seen(sample.size, images))]
     except (DataError, ValueError):  # a notation that cannot say it, a strip: training tells
         return []
+
+
+def answer_of(sample: Sample) -> str | None:
+    """The reply of the style `direct` that stands in the truth as text: the answer, of a choice its letter.
+
+    None where there is no such text, and for grounding, whose reply is its boxes.
+    """
+    if sample.answer is None or not sample.answer.strip() or sample.task == "grounding":
+        return None
+    if sample.choices and sample.task == "choice":
+        place = answers.option(sample.answer, sample.choices)
+        return None if place is None else string.ascii_uppercase[place]
+    return sample.answer
+
+
+def untagged(reply: str, section: PromptSection) -> bool:
+    """Whether the style asks for `<think>` and `<answer>`, and a reply to learn is not of that form."""
+    return section.style == "r1" and not answers.parse(reply).well_formed
+
+
+def say_untagged(samples: Sequence[Sample], section: PromptSection, role: str = "train") -> None:
+    """Say the share of rows that teach another form than the style asks for."""
+    replies = [sample.messages[-1]["content"] for sample in samples if sample.messages[-1]["role"] == "assistant"]
+    bare = sum(untagged(reply, section) for reply in replies)
+    if bare:
+        say(
+            f"data.{role}: {bare:,} of {len(samples):,} rows ({bare / len(samples):.0%}) have a reply without <think> "
+            "and <answer>, which prompt.style r1 asks for (with style direct, replies are bare answers)"
+        )
 
 
 def _columns(sample: Sample) -> dict[str, Any]:
@@ -152,7 +193,7 @@ def prompt_rows(
     samples: Iterable[Sample], section: PromptSection, sizes: Resizing | None = None, on_fault: OnFault = "error"
 ) -> Dataset:
     """Rows for GRPO: `prompt` (conversation), `images` (decoded), the sample's fields, `copy`, and with ``sizes`` also
-    `resized`, [w, h] of the first picture as the model sees it.
+    `resized`, [w, h] of the first picture as the model sees it. The samples' columns are there under their names.
 
     A row that a mixture repeats is a prompt of its own each time, with completions of its own. `copy` numbers these
     times from 0: by it rewards that compare within a group tell neighbours with the same source and id apart.
@@ -160,14 +201,16 @@ def prompt_rows(
     Raises: DataError for a picture that the model cannot take.
     """
     rows: list[dict[str, Any]] = []
+    columns: list[dict[str, Any] | None] = []
     copies: Counter[tuple[str, str]] = Counter()
     for number, sample in enumerate(samples):
         _check_strip(sample, sizes)
         prompt = prompts.prompt(sample, section.style, section.system, section.wording)
         name = (sample.source, sample.id)
         rows.append({"prompt": prompt, **_columns(sample), "copy": copies[name], "row": number})
+        columns.append(sample.columns)
         copies[name] += 1
-    return _table(rows, Pictures(sizes), on_fault)
+    return _table(rows, Pictures(sizes, columns=columns if any(columns) else None), on_fault)
 
 
 def chat_rows(
@@ -175,9 +218,9 @@ def chat_rows(
 ) -> Dataset:
     """Rows for SFT: `messages` ending in the assistant's turn, `images` (decoded), `source` and `id`.
 
-    Where the conversation has no such turn but the sample has boxes, and the style is `direct`, it is written: the
-    boxes in `prompt.notation`, following the size at which the picture is seen (``sizes``). The style `r1` needs a
-    trace, which no box truth holds.
+    Where the conversation has no such turn but the sample has its truth, and the style is `direct`, it is written: the
+    answer, of a choice its letter; or the boxes in `prompt.notation`, following the size at which the picture is seen
+    (``sizes``). The style `r1` needs a trace, which no truth holds.
 
     Raises: DataError for a row without anything to learn from, for one whose text cannot follow a drawn size, and for
     a picture that the model cannot take.
@@ -189,6 +232,8 @@ def chat_rows(
         if sample.messages and sample.messages[-1]["role"] == "assistant":
             _check_text(sample, section, sizes)
             reply = [sample.messages[-1]]
+        elif section.style == "direct" and (said := answer_of(sample)) is not None:
+            reply = [{"role": "assistant", "content": said}]
         else:
             truth = _truth(sample, section, sizes)
         messages = [*prompts.prompt(sample, section.style, section.system, section.wording), *reply]
@@ -218,7 +263,7 @@ def _truth(sample: Sample, section: PromptSection, sizes: Resizing | None) -> Tr
     if section.style != "direct" or truth is None:
         raise DataError(
             f"{sample.source}: row {sample.id!r}: messages end without an assistant turn; supervised training "
-            "needs one to learn from (with prompt.style direct, boxes are enough)"
+            "needs one to learn from (with prompt.style direct, an answer or boxes are enough)"
         )
     try:
         reference(truth, section.notation, None if sizes is None else sizes.seen(truth["size"]))

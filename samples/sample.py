@@ -1,6 +1,6 @@
 """The one record of training and evaluation data, and how it is written.
 
-Our own JSONL holds one Sample per line, images relative to the file's folder or absolute, other keys ignored:
+Our own JSONL holds one Sample per line, images relative to the file's folder or absolute; other keys are columns:
 
     {"images": ["images/3.png"], "task": "grounding", "boxes": [[10, 20, 90, 80]], "size": [112, 112],
      "messages": [{"role": "user", "content": "the red ship near the pier"}], "id": "3"}
@@ -47,6 +47,8 @@ class Sample:
     'The question type within the task ("count"); several are separated by commas.'
     references: list[str] | None = None
     "Texts that are all equally right: the captions of an image. `answer` is what SFT learns, the first of them."
+    columns: dict[str, Any] | None = None
+    "What else the row holds, by name: rewards get it (`samples.readers.keys`). None for nothing."
 
 
 def kinds_of(kind: str | None) -> list[str]:
@@ -76,7 +78,7 @@ def _row(sample: Sample, folder: Path) -> dict[str, Any]:
             row[name] = value
     if sample.answer == "":
         row["answer"] = ""
-    return row
+    return row | (sample.columns or {})
 
 
 def image_name(image: str | bytes, folder: Path) -> str:

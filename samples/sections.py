@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
@@ -29,12 +30,25 @@ class FileSection(Section):
     "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyway."
     limit: int | None = None
     "Use only the first N rows."
+    name: str | None = None
+    "What messages and results call the data set: the `source` of all its rows. Without it, theirs or the file's name."
+    columns: dict[str, str] = {}
+    "Our name of a key ← the file's: `{question: problem}`. Keys that are no field of ours travel on to rewards."
 
     def check(self) -> None:
         if not self.path:
             raise RecipeError(f"path is empty; expected {self.expected}")
         if self.limit is not None and self.limit < 1:
             raise RecipeError(f"limit = {self.limit}; expected at least 1, or null for all {self.unit}")
+        if self.name is not None and not self.name.strip():
+            raise RecipeError("name is empty; expected what the data set is called, or null")
+        if not all(self.columns) or not all(self.columns.values()):
+            raise RecipeError(
+                f"columns = {self.columns}; expected names, ours before the file's: {{question: problem}}"
+            )
+        twice = [name for name, count in Counter(self.columns.values()).items() if count > 1]
+        if twice:
+            raise RecipeError(f"columns: {twice[0]!r} of the file is given two names; keep one")
 
 
 class SourceSection(FileSection):

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samples import mixture
-from samples.rows import chat_rows
+from samples.rows import chat_rows, say_untagged
 from sft.recipe import SFTRecipe
 from stage.guards.out_of_memory import advised
+from stage.planning import control
 from stage.planning.estimate import training
 from stage.planning.job import Job, common
 from stage.planning.lengths import Lengths
@@ -34,8 +35,10 @@ def train(recipe: SFTRecipe) -> Path:
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
-    data = mixture.draw_all(recipe.data, recipe.seed)
+    data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True).check)
     rows, passes = tables(recipe, data, chat_rows)
+    for role, found in data.items():
+        say_untagged(found.samples, recipe.prompt, role)
     args = arguments(
         SFTConfig,
         recipe,
@@ -60,7 +63,7 @@ def train(recipe: SFTRecipe) -> Path:
 def plan(recipe: SFTRecipe) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
     lengths = Lengths(recipe, answers=True)
-    data = mixture.count(recipe.data, "train", recipe.seed, lengths.see)
+    data = mixture.count(recipe.data, "train", recipe.seed, lengths.see, control.of_recipe(recipe).check)
     data.show()
     measured, remark = lengths.measure(data)
     planned(recipe, data.rows, [remark], **measured).render()

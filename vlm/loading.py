@@ -123,6 +123,16 @@ def _fetched(path: str, name: str, revision: str | None) -> Path:
         ) from error
 
 
+def fetched_quietly(path: str, name: str, revision: str | None = None) -> Path | None:
+    """A file of a checkpoint on the hub; None where it cannot be had, or `path` is no hub id."""
+    if Path(path).expanduser().exists() or looks_local(path):
+        return None
+    try:
+        return _fetched(path, name, revision)
+    except RecipeError:
+        return None
+
+
 def _no_config(folder: Path) -> str:
     if (folder / "adapter_config.json").is_file():
         return (

@@ -26,6 +26,7 @@ from evals.recipe import EvalRecipe
 from evals.scoring.report import Scores, as_dict
 from samples import mixture
 from stage.cli import check_machine, guarded
+from stage.planning import control
 from stage.recipe import config
 from stage.runs import FINISHED
 from vlm.common.console import say
@@ -76,7 +77,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Scores]:
         check_machine(recipes[names[0]])
     else:
         for name, one in recipes.items():
-            rows = mixture.draw(one.data, "eval", one.seed).samples
+            rows = mixture.draw(one.data, "eval", one.seed, control.of_recipe(one).check).samples
             say(f"{name}: {len(stage.questions(one, rows))} questions → {one.output}", sys.stdout)
         return {}
     asked, reports = None, {}

@@ -10,10 +10,11 @@ from typing import Any
 
 from rewards.score.model.exchange import Exchange
 from samples import Sample
-from samples.readers.checks import checked
 from samples.readers.formats import FORMATS, detect
-from samples.readers.look import Look
+from samples.readers.keys import check_names, renamed
+from samples.readers.look import FIRST, Look
 from samples.readers.rows import Place, RowFault, Rows
+from samples.reading import Check, RowReader
 from samples.sections import SourceSection
 from stage.parallel.journal import encoded
 from vlm.boxes import write_boxes
@@ -28,16 +29,20 @@ class Source:
     written back in part.
     """
 
-    def __init__(self, section: SourceSection):
+    def __init__(self, section: SourceSection, check: Check | None = None):
+        """check: raises RowFault for a sample that the scorer cannot take."""
         self.section = section
         self.path = Path(section.path)
-        look = Look(self.path)
+        look = Look(self.path, columns=section.columns)
+        if section.columns and look.rows is not None:
+            check_names(section.columns, islice(look.rows.good(), FIRST), self.path)
         if section.images is not None and not os.path.isdir(section.images):
             raise DataError(f"{self.path}: the image folder {section.images!r} does not exist")
         self.format = FORMATS[section.format] if section.format else detect(look)
         if self.format.walk is not None or not isinstance(look.rows, Rows):
             raise DataError(f"{self.path}: {self.format.name} cannot be curated by row; expected a JSON list or JSONL")
         self.rows = look.rows
+        self.check = check
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
         """(number from 1, row or fault) up to the section's limit, which counts rows of the file."""
@@ -45,13 +50,13 @@ class Source:
 
     def sample(self, number: int, row: dict[str, Any] | RowFault) -> Sample:
         """A row, checked as `samples.read` does. Raises: RowFault. Image files must exist; they are not opened."""
-        if isinstance(row, RowFault):
-            raise row
+        if not isinstance(row, RowFault):
+            row = renamed(row, self.section.columns)
         # A Place remembers the size of every image it saw: one for the whole corpus would hold all their names.
         place = Place(self.path, self.section.images, self.section.outside, self.format.absolute)
-        task = self.section.task
-        sample = Sample(**checked(self.format.convert(row, place, task), place, False, self.format.overhang))
-        sample.source = sample.source or self.path.stem
+        reader = RowReader(self.format, place, self.section.task, False, self.section.columns, self.check)
+        sample, _ = reader.sample(row)
+        sample.source = self.section.name or sample.source or self.path.stem
         sample.id = sample.id or f"#{number}"
         return sample
 

@@ -23,9 +23,12 @@ from rewards.curate.scoring import Shard, journal
 from rewards.curate.store import Scores
 from rewards.score.scorer import Scorer
 from rewards.select import scorers
+from rewards.select.recipe import ClipSection, ScorerSection
+from samples.mixture.drawing import KeyFaults
 from samples.readers.rows import RowFault
 from stage.parallel.journal import Part, fingerprint, state_of_file
 from stage.parallel.team import Team
+from stage.planning.control import ControlTokens, tokens_of
 from stage.recipe import config
 from stage.runs import FINISHED, Run
 from vlm.common.errors import DataError
@@ -40,7 +43,8 @@ def run(recipe: CurateRecipe, load: Callable[[], Scorer] | None = None) -> repor
     """
     team = Team.join()
     folder = Path(recipe.output)
-    sources = [Source(section) for section in recipe.data.train]
+    tokens = texts_of(recipe, fetch=True)
+    sources = [Source(section, tokens.check) for section in recipe.data.train]
     continued = (folder / "recipe.yaml").exists() and not (folder / FINISHED).exists() and not recipe.overwrite
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=continued, main=team.main)
     name = scored_by(recipe)
@@ -138,14 +142,38 @@ def kept_paths(sources: Sequence[Source], folder: Path) -> list[Path]:
     return paths
 
 
+def texts_of(recipe: CurateRecipe, fetch: bool = False) -> ControlTokens:
+    """The scorer's control tokens, which rows must not spell out; none for a scorer that reads no texts."""
+    scorers_of: dict[str, ScorerSection | ClipSection] = {"score": recipe.scorer, "clip": recipe.clip}
+    section = scorers_of.get(recipe.by)
+    if section is None or section.path is None:
+        return ControlTokens(())
+    return tokens_of(section, recipe.notation, fetch)
+
+
+def checked_count(recipe: CurateRecipe, source: Source) -> int:
+    """Rows of a source. Raises: DataError for wrong keys and texts, unless the recipe skips faulty rows."""
+    count = 0
+    for number, row in source:
+        count += 1
+        if recipe.data.on_fault == "skip":
+            continue
+        try:
+            source.sample(number, row)
+        except RowFault as fault:
+            if fault.kind in KeyFaults.ENDING:
+                raise DataError(f"{source.where(number)}, {fault}") from fault
+    return count
+
+
 def plan(recipe: CurateRecipe) -> None:
     """Print how much would be scored and kept (`--dry-run`)."""
     from rich.console import Console
 
-    console, total, kept = Console(), 0, 0
+    console, total, kept, tokens = Console(), 0, 0, texts_of(recipe)
     for section in recipe.data.train:
         if Path(section.path).exists():
-            count = sum(1 for _ in Source(section))
+            count = checked_count(recipe, Source(section, tokens.check))
         elif section.limit is not None:
             count = section.limit
         else:

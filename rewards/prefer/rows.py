@@ -14,6 +14,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from rewards.prefer.recipe import CandidateSource
 from rewards.score.training.preferences import good_rows
 from samples import Faults, Sample
 from samples.readers.checks import checked, valid_text
+from samples.readers.keys import Keys, check_names, renamed
+from samples.readers.look import FIRST
 from samples.readers.rows import Place, RowFault, Rows, show
 from vlm.common.errors import DataError
 from vlm.prompts import options_text
@@ -70,7 +73,7 @@ def collect(sources: Sequence[CandidateSource], on_fault: str) -> list[Item]:
         for item in read(source, on_fault, faults):
             if item.key in items:
                 raise DataError(
-                    f"{source.path}: two rows are called {item.key}; give rows distinct ids, or files distinct names"
+                    f"{source.path}: two rows are called {item.key}; give rows distinct ids, or each source a `name:`"
                 )
             items[item.key] = item
         if faults.skipped:
@@ -85,15 +88,24 @@ def read(source: CandidateSource, on_fault: str, faults: Faults) -> Iterator[Ite
     path = Path(source.path)
     rows, place = Rows(path), Place(path, source.images, source.outside, absolute=True)
     given = {} if source.task is None else {"task": source.task}
-    return good_rows(
-        rows, lambda row, number: _item(row | given, place, path.stem, number), on_fault, faults, source.limit
-    )
+    check_names(source.columns, islice(rows.good(), FIRST), path)
+    keys = Keys("nadir", source.columns, optional=("candidates",))
+
+    def item(row: dict[str, Any], number: int) -> Item:
+        found = _item(renamed(row, source.columns) | given, place, path.stem, number, keys)
+        found.sample.source = source.name or found.sample.source
+        return found
+
+    return good_rows(rows, item, on_fault, faults, source.limit)
 
 
-def _item(row: dict[str, Any], place: Place, stem: str, number: int) -> Item:
+def _item(row: dict[str, Any], place: Place, stem: str, number: int, keys: Keys) -> Item:
+    columns = keys.columns(row)
+    keys.refuse(row)
     if "messages" not in row and "question" in row:
         row = row | {"messages": [{"role": "user", "content": row["question"]}]}
-    sample = Sample(**checked(row, place, verify=True))
+    row = keys.meant(row, row, place)
+    sample = Sample(**checked(row, place, verify=True), columns=columns)
     if sum(turn["role"] == "user" for turn in sample.messages) > 1:
         raise RowFault("conversation", "messages", show(sample.messages), "one question: candidates answer one turn")
     sample.source, sample.id = sample.source or stem, sample.id or f"#{number}"

@@ -87,6 +87,7 @@ def run(recipe: PreferRecipe) -> dict[str, Any]:
     folder = Path(recipe.output)
     comparisons = truth.comparisons(recipe.closed)
     work = prepare(recipe, recipe.dedup)
+    truth.check(comparisons, work.closed)
     answers = begun(recipe, work)
     todo = [item for item in work.open if item.key not in answers.done]
     if todo and recipe.judge is not None:
@@ -150,7 +151,7 @@ def write(recipe: PreferRecipe, work: Work, done: dict, comparisons: dict, folde
 
 def plan(recipe: PreferRecipe) -> None:
     """Print what would be done and cost (`--dry-run`); nothing is sent, nothing written."""
-    truth.comparisons(recipe.closed)
+    comparisons = truth.comparisons(recipe.closed)
     if missing := [source.path for source in recipe.data if not Path(source.path).exists()]:
         print(f"note: {', '.join(missing)} not here; without the rows there is nothing to estimate")
         return
@@ -158,6 +159,7 @@ def plan(recipe: PreferRecipe) -> None:
     if by_clip:
         print("note: a dry run loads no CLIP, so duplicates are counted with the rest")
     work = prepare(recipe, DedupSection() if by_clip else recipe.dedup)
+    truth.check(comparisons, work.closed)
     print(
         f"{work.rows} rows; duplicates by image {work.duplicates.image_duplicates}, by text "
         f"{work.duplicates.text_duplicates}; {work.same} with one text only"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 
 import rewards
+from rewards.columns import check_columns
 from rewards.gold import called
 from rewards.prefer.recipe import ClosedSection
 from rewards.prefer.rows import Item
 from rewards.registry import Reward
+from samples.columns import Columns
 from vlm.common.errors import DataError
 
 
@@ -20,6 +23,14 @@ def comparisons(section: ClosedSection) -> dict[str, Reward]:
         options = {"inside": section.inside, "notation": section.notation}
         found[task] = rewards.resolve(spec, **{name: value for name, value in options.items() if name in known})
     return found
+
+
+def check(comparisons: Mapping[str, Reward], items: Iterable[Item]) -> None:
+    """Refuse a comparison that asks for a column which no row of its task has. Raises: RecipeError."""
+    columns = Columns(item.sample for item in items).by_task
+    for task, reward in comparisons.items():
+        if task in columns:
+            check_columns([reward], {task: columns[task]})
 
 
 def values(item: Item, reward: Reward) -> list[float]:

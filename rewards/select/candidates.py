@@ -30,11 +30,16 @@ def key(sample: Sample) -> str:
 
 def check_unique(samples: Sequence[Sample]) -> None:
     """Raises: DataError where two questions have one name."""
-    seen: set[str] = set()
+    names: set[str] = set()
     for sample in samples:
-        if key(sample) in seen:
-            raise DataError(f"data.eval: two questions are called {key(sample)}; give rows distinct ids")
-        seen.add(key(sample))
+        refuse_namesake(sample, names)
+
+
+def refuse_namesake(sample: Sample, names: set[str]) -> None:
+    """Add the question's name to `names`. Raises: DataError where it is there."""
+    if (name := key(sample)) in names:
+        raise DataError(f"data.eval: two questions are called {name}; give rows distinct ids, or each source a `name:`")
+    names.add(name)
 
 
 def draw_all(

@@ -24,8 +24,10 @@ from rewards.select.candidates import Draw, key
 from rewards.select.recipe import BonRecipe
 from rewards.select.selectors import agreement, readable, score_answers
 from samples import Sample, mixture
+from samples.columns import ByTask, Columns
 from stage.parallel.journal import Part, fingerprint, records, state_of_checkpoint, state_of_file
 from stage.parallel.team import Team
+from stage.planning import control
 from stage.recipe import config
 from stage.runs import FINISHED, Run
 from vlm.common.best_of import sizes
@@ -43,16 +45,20 @@ def run(
     draw: Callable[[], Draw],
     judge: Judge,
     load: Callable[[str], Scorer] | None = None,
+    check_columns: Callable[[ByTask], None] | None = None,
 ) -> list[report.Point]:
     """Best-of-N by a resolved recipe; returns the curve (empty in processes other than the main one).
 
     draw: loads the model and returns how completions of a question are drawn. judge: how good completions are.
-    load: the scorer by its name; by default the recipe's.
+    load: the scorer by its name; by default the recipe's. check_columns: refuses columns that the judge needs and no
+    row has.
     """
     team = Team.join()
-    data = mixture.draw(recipe.data, "eval", recipe.seed)
+    data = mixture.draw(recipe.data, "eval", recipe.seed, control.of_recipe(recipe, fetch=True).check)
     samples = data.samples
     candidates.check_unique(samples)
+    if check_columns is not None:
+        check_columns(Columns(samples).by_task)
     folder = Path(recipe.output)
     continued = (folder / "recipe.yaml").exists() and not (folder / FINISHED).exists() and not recipe.overwrite
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=continued, main=team.main)
@@ -220,12 +226,20 @@ def _agreement(recipe: BonRecipe, sample: Sample, said: Sequence[str | None]) ->
     return agreement(sample, said, recipe.prompt.notation, seen(sample.size, recipe.images))
 
 
-def plan(recipe: BonRecipe) -> None:
-    """Print what would be drawn and scored (`--dry-run`)."""
+def plan(recipe: BonRecipe, check_columns: Callable[[ByTask], None] | None = None) -> None:
+    """Print what would be drawn and scored (`--dry-run`). check_columns: as in `run`."""
     from rich.console import Console
 
-    console, data = Console(), mixture.count(recipe.data, "eval", recipe.seed)
+    console, columns, names = Console(), Columns(), set[str]()
+
+    def see(sample: Sample) -> None:
+        columns.see(sample)
+        candidates.refuse_namesake(sample, names)
+
+    data = mixture.count(recipe.data, "eval", recipe.seed, see, control.of_recipe(recipe).check)
     data.show()
+    if check_columns is not None and not data.absent:
+        check_columns(columns.by_task)
     questions = data.rows
     drawn = questions * recipe.generation.samples
     how = f"up to {recipe.generation.max_new_tokens} new tokens each"

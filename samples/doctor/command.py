@@ -18,10 +18,11 @@ from vlm.common.errors import RecipeError, UserError
 FIT, NOT_FIT, INTERRUPTED = 0, 1, 130
 
 
-def command(recipe_of: Callable[..., Any], given: Namespace) -> int:
+def command(recipe_of: Callable[..., Any], given: Namespace, subject_of: Callable[[Any], Subject] = subject) -> int:
     """Examine, show and write down; returns the exit code (0 fit, 1 not fit, 2 wrong recipe, 130 Ctrl-C).
 
-    recipe_of: `recipe_of(path, overrides=())` loads a recipe. given: the launcher's options.
+    recipe_of: `recipe_of(path, overrides=())` loads a recipe. given: the launcher's options. subject_of: what of a
+    recipe is examined.
     """
     log_to_stderr()
     try:
@@ -29,12 +30,18 @@ def command(recipe_of: Callable[..., Any], given: Namespace) -> int:
         if given.workers < 1:
             raise RecipeError(f"--workers {given.workers}: expected at least 1")
         if given.against is not None:
-            recipe.data.eval += recipe_of(given.against).data.eval
+            other = recipe_of(given.against)
+            if type(other.data) is not type(recipe.data):
+                raise RecipeError(
+                    f"--against {given.against}: a recipe of stage {other.stage}, whose data are rows of another kind "
+                    f"than those of stage {recipe.stage}; name one of the same kind"
+                )
+            recipe.data.eval += other.data.eval
         if not recipe.data.train and not recipe.data.eval:
             raise RecipeError(f"{given.recipe}: data.train and data.eval are empty; there is nothing to examine")
         folder = given.out or Path(recipe.output) / "doctor"
         folder.mkdir(parents=True, exist_ok=True)
-        found = watched(subject(recipe), folder, given.workers)
+        found = watched(subject_of(recipe), folder, given.workers)
         write(found, folder, f"Data · {Path(given.recipe).stem}", given.strict)
     except UserError as error:
         report(error)

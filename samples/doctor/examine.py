@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from samples.doctor.gallery import Gallery
 from samples.doctor.leaks import leaks
 from samples.doctor.report import Report, SourceCounts
 from samples.doctor.rows import Rows
-from samples.doctor.subject import Subject
+from samples.doctor.subject import Examined, Subject
 from samples.mixture import Mixture, Source
 from samples.sections import Role
 from vlm.common.errors import DataError
@@ -52,16 +52,18 @@ def examine(subject: Subject, folder: Path, workers: int, told: Told = lambda *c
         file = stack.enter_context(open(folder / "faults.jsonl", "w", encoding="utf-8", errors="backslashreplace"))
         gallery = stack.enter_context(Gallery(workers))
         rows = Rows(gallery, subject.ruler, pixels)
-        sources: dict[Role, list[Source]] = {"train": [], "eval": []}
+        sources: dict[Role, list[Examined]] = {"train": [], "eval": []}
         for role, opened in sources.items():
             for section in subject.data.sources(role):
                 faults = WrittenFaults(file, role, section.path)
-                opened.append(Source(section, subject.data, subject.seed, "skip", faults=faults))
+                opened.append(_opened(subject, section, faults))
                 _read(opened[-1], role, rows, report, told)
         rows.measure()
         gallery.told = lambda decoded, known: told(len(rows.names), decoded, known)
         gallery.finish()
     _judge_lengths(rows, *_judge_pictures(gallery, rows, report, pixels), report)
+    report.replies, report.repeated = rows.replies, rows.repeated
+    report.namesakes = rows.namesakes if subject.unique else 0
     _mix(subject, sources, report)
     report.boxes, report.answer_words = rows.boxes, np.asarray(rows.answer_words)
     report.box_sides = np.asarray(rows.box_sides)
@@ -71,7 +73,13 @@ def examine(subject: Subject, folder: Path, workers: int, told: Told = lambda *c
     return report
 
 
-def _read(source: Source, role: Role, rows: Rows, report: Report, told: Told) -> None:
+def _opened(subject: Subject, section: Any, faults: Faults) -> Examined:
+    if subject.open is not None:
+        return subject.open(section, faults)
+    return Source(section, subject.data, subject.seed, "skip", faults=faults, check=subject.check)
+
+
+def _read(source: Examined, role: Role, rows: Rows, report: Report, told: Told) -> None:
     place = len(report.sources)
     counts = SourceCounts(role, source.section.path)
     report.sources.append(counts)
@@ -93,7 +101,7 @@ def _judge_pictures(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sizes, and what cannot be decoded or shown to the model.
 
-    Returns (pictures,) visual tokens and (rows,) whether all of a row's pictures are fit.
+    Returns (pictures,) visual tokens and (rows,) whether a row is fit: all its pictures, and what it teaches.
     """
     bad = np.zeros(len(gallery.names), bool)
     tokens = np.zeros(len(gallery.names), np.int64)
@@ -118,7 +126,9 @@ def _judge_pictures(
             report.unfit.add("too long and thin", f"{where}: {error}")
     report.pictures = len(gallery.names)
     report.visual_tokens = tokens[~bad]
-    fit = rows.of_pictures(bad) == 0
+    shown = rows.of_pictures(bad) == 0
+    report.unfit_rows = int((~shown).sum())
+    fit = shown & ~np.asarray(rows.mute, bool)
     for place in np.asarray(rows.places)[~fit].tolist():
         report.sources[place].unfit += 1
     return tokens, fit
@@ -136,7 +146,7 @@ def _judge_lengths(rows: Rows, visual: np.ndarray, fit: np.ndarray, report: Repo
             report.long.add(f"longer than {ruler.room:,} tokens ({ruler.rule})", rows.names[number])
 
 
-def _mix(subject: Subject, sources: dict[Role, list[Source]], report: Report) -> None:
+def _mix(subject: Subject, sources: dict[Role, list[Examined]], report: Report) -> None:
     """What the recipe would draw of the rows."""
     for role, opened in sources.items():
         if not opened:
@@ -144,9 +154,12 @@ def _mix(subject: Subject, sources: dict[Role, list[Source]], report: Report) ->
                 f"no contamination is looked for: data.{role} is empty (--against names another recipe)"
             )
             continue
+        drawn = [source for source in opened if isinstance(source, Source)]
+        if subject.open is not None:
+            continue
         mixture = Mixture(role, [])
         try:
-            for source, quota in zip(opened, subject.data.quotas(role), strict=True):
+            for source, quota in zip(drawn, subject.data.quotas(role), strict=True):
                 mixture.parts.append(source.part(source.uses(quota)))
             if not mixture.rows:
                 raise DataError(f"data.{role}: no rows left, tasks {subject.data.tasks or 'all'}")

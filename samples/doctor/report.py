@@ -10,7 +10,7 @@ import numpy as np
 
 from samples import Faults
 from samples.doctor.leaks import CERTAIN, Leak
-from samples.doctor.rows import Findings
+from samples.doctor.rows import AGAIN, MUTE, UNTAGGED, Findings
 from samples.mixture import Mixture
 
 LISTED = 1000
@@ -28,7 +28,7 @@ class SourceCounts:
     examined: int = 0
     "Good rows of the wanted tasks."
     unfit: int = 0
-    "Of these, rows that show a picture which cannot be decoded or shown."
+    "Of these, rows that show a picture which cannot be decoded or shown, or that have nothing for SFT to learn."
     other_tasks: int = 0
     "Good rows that the recipe's task filters leave out."
     faults: Faults = field(default_factory=Faults)
@@ -65,6 +65,14 @@ class Report:
     "Pictures that cannot be decoded or shown."
     turned: Findings = field(default_factory=Findings)
     "Pictures that EXIF turns, and whose boxes fit both ways while their rows state no size."
+    unfit_rows: int = 0
+    "Rows that show one of them."
+    replies: Findings = field(default_factory=Findings)
+    "What is wrong with what SFT would learn."
+    namesakes: int = 0
+    "Held-out rows that are called as another one, where results are kept by name."
+    repeated: Findings = field(default_factory=Findings)
+    "Rows that ask again what another row asks about the same pictures."
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     visual_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0))
     answer_words: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -88,10 +96,13 @@ class Report:
         found = [f"{s.path}: {s.broken}" for s in self.sources if s.broken]
         if rows := sum(s.faults.skipped for s in self.sources):
             found.append(f"{rows:,} faulty rows (each in faults.jsonl)")
-        unfit = sum(s.unfit for s in self.sources)
         for kind, count in self.unfit.counts.items():
-            found.append(f"{count:,} pictures: {kind} ({unfit:,} rows show such a picture)")
+            found.append(f"{count:,} pictures: {kind} ({self.unfit_rows:,} rows show such a picture)")
+        if count := self.replies.counts[MUTE]:
+            found.append(f"{count:,} rows are {MUTE}: supervised training refuses them")
         found += self.mixture_faults
+        if self.namesakes:
+            found.append(f"{self.namesakes:,} held-out rows are called as another one; give each source a `name:`")
         for kind in CERTAIN:
             if count := self.leaked[kind]:
                 found.append(f"contamination: {count:,} pictures of the evaluation are in training, too: {kind}")
@@ -106,6 +117,13 @@ class Report:
         found += [f"{s.path}: {s.faults.frames}" for s in self.sources if str(s.faults.frames) and not s.broken]
         found += [f"{count:,} pictures are {kind}" for kind, count in self.turned.counts.items()]
         found += [f"{count:,} rows are {kind}" for kind, count in self.long.counts.items()]
+        if count := self.replies.counts[UNTAGGED]:
+            rows = sum(source.examined for source in self.sources)
+            found.append(
+                f"{count:,} of {rows:,} rows ({count / rows:.0%}) are {UNTAGGED}: prompt.style r1 asks for them"
+            )
+        if count := self.repeated.counts[AGAIN]:
+            found.append(f"{count:,} rows are {AGAIN} (same pictures, same text)")
         found += [f"{count:,} boxes: {kind}" for kind, count in self.boxes.counts.most_common()]
         return found
 
@@ -132,6 +150,8 @@ class Report:
             },
             "answers": {"words": summary(self.answer_words)},
             "boxes": {"count": len(self.box_sides), "odd": self.boxes.to_dict(), "side": summary(self.box_sides)},
+            "replies": self.replies.to_dict(),
+            "repeated": self.repeated.to_dict(),
             "lengths": {
                 "tokens": summary(self.lengths),
                 "room": self.room,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import numpy as np
 from samples import Sample, kinds_of
 from samples.doctor.gallery import Gallery
 from samples.doctor.subject import Ruler
+from samples.rows import learnt, untagged
 from vlm.shapes import smart_resize
 
 TINY = 4.0
@@ -22,7 +24,14 @@ EXAMPLES = 20
 BATCH = 256
 """Rows whose texts are tokenised together."""
 
+MUTE, UNTAGGED = "without a reply to learn from", "with a reply without <think> and <answer>"
+AGAIN, OTHERWISE = "asked again with the same answer", "asked again with another answer"
+
 Shapes = list[list[float]]
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 @dataclass(slots=True)
@@ -92,18 +101,36 @@ class Rows:
         self.boxes = Findings()
         self.unsized: dict[int, Unsized] = {}
         "By number of the picture: its rows with boxes that state no size."
+        self.replies = Findings()
+        "What is wrong with what SFT would learn."
+        self.mute = array("B")
+        "1 for each row that has nothing to learn, where that is learned."
+        self.repeated = Findings()
+        "Rows that ask what another row of their role has asked about the same pictures."
+        self.namesakes = 0
+        "Held-out rows that are called as another one."
+        self._called: set[bytes] = set()
+        self._asked: set[bytes] = set()
+        self._answered: set[bytes] = set()
         self._waiting: list[Sample] = []
 
     def add(self, sample: Sample, role: str, place: int, sized: bool = True) -> None:
         """Look at one row; `place`: number of its source; `sized`: whether it states the size of its picture."""
         name = f"{sample.source}/{sample.id}"
         self.names.append(name)
+        if role == "eval":
+            called = _digest(repr((sample.source, sample.id)))
+            self.namesakes += called in self._called
+            self._called.add(called)
         self.places.append(place)
         for kind in kinds_of(sample.kind) or [""]:
             self.kinds[place, sample.task, kind] += 1
+        first = len(self.pictures)
         for picture in sample.images:
             self.pictures.append(self.gallery.add(picture, role, name))
         self.ends.append(len(self.pictures))
+        self._look_for_repeats(sample, role, self.pictures[first:], name)
+        self.mute.append(self.ruler.answers and not self._look_at_reply(sample, name))
         answer = sample.answer
         if answer is None and sample.messages[-1]["role"] == "assistant":
             answer = sample.messages[-1]["content"]
@@ -118,6 +145,27 @@ class Rows:
             self._waiting.append(sample)
             if len(self._waiting) == BATCH:
                 self.measure()
+
+    def _look_at_reply(self, sample: Sample, name: str) -> bool:
+        """Whether SFT finds something to learn."""
+        reply = learnt(sample, self.ruler.prompt, self.ruler.images)
+        if not reply:
+            self.replies.add(MUTE, name)
+        elif untagged(reply[0]["content"], self.ruler.prompt):
+            self.replies.add(UNTAGGED, name)
+        return bool(reply)
+
+    def _look_for_repeats(self, sample: Sample, role: str, pictures: array, name: str) -> None:
+        turns = [turn for turn in sample.messages if turn is not sample.messages[-1] or turn["role"] != "assistant"]
+        texts = [(turn["role"], " ".join(turn["content"].split())) for turn in turns]
+        question = repr((role, sample.task, pictures.tolist(), texts, sample.choices))
+        truth = (sample.answer, sample.boxes, sample.quads, (sample.columns or {}).get("ranked"))
+        said = sample.messages[-1]["content"] if len(turns) < len(sample.messages) else None
+        asked, answered = (_digest(text) for text in (question, repr((question, truth, said))))
+        if asked in self._asked:
+            self.repeated.add(AGAIN if answered in self._answered else OTHERWISE, name)
+        self._asked.add(asked)
+        self._answered.add(answered)
 
     def measure(self) -> None:
         """Tokenise the texts that wait for it; call it once more after the last row."""

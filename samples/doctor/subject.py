@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from samples import Sample
+from samples import Faults, Sample
+from samples.reading import Check
 from samples.rows import learnt
-from samples.sections import DataSection
 from vlm import prompts
 from vlm.common.errors import RecipeError
 from vlm.sections import ImageSection, PromptSection
@@ -42,15 +43,35 @@ class Ruler:
         return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
+class Examined(Protocol):
+    """One source: its samples, counted while they are read (`samples.mixture.Source` is one)."""
+
+    section: Any
+    faults: Faults
+    tasks: list[str]
+    "Task of each row that passed."
+    read: Counter[str]
+    "Good rows by task."
+
+    def __iter__(self) -> Iterator[Sample]: ...
+
+
 @dataclass
 class Subject:
     """A recipe as the doctor sees it."""
 
-    data: DataSection
+    data: Any
+    "A `DataSection`, or whatever else `open` knows the sources of."
     seed: int
     ruler: Ruler
     images: ImageSection = field(default_factory=ImageSection)
     notes: list[str] = field(default_factory=list)
+    open: Callable[[Any, Faults], Examined] | None = None
+    "Begins a source of the recipe, faulty rows left out; None: `samples.mixture.Source`, and the mixture is drawn."
+    unique: bool = False
+    "No two held-out rows may have one name: results are kept by it."
+    check: Check | None = None
+    "Raises RowFault for samples that the stage refuses."
 
 
 def subject(recipe: Any) -> Subject:
@@ -62,11 +83,11 @@ def subject(recipe: Any) -> Subject:
         note = "row lengths are not measured: a curation recipe names no policy"
         return Subject(recipe.data, recipe.seed, Ruler(PromptSection(), note=note), notes=[note])
     ruler = Ruler(recipe.prompt, recipe.images, answers=recipe.stage == "sft")
-    found = Subject(recipe.data, recipe.seed, ruler, recipe.images)
+    found = Subject(recipe.data, recipe.seed, ruler, recipe.images, unique=recipe.stage in ("eval", "bon"))
     if recipe.images.random_resize is not None:
         found.notes.append("images.random_resize: tokens are those of images as they are; training draws other sizes")
     try:
-        ruler.tokenizer, context = _tokenizer(recipe)
+        ruler.tokenizer, context = tokenizer_of(recipe)
         ruler.room, ruler.rule = _room(recipe, context)
     except RecipeError as error:
         ruler.note = f"row lengths are not measured: {error}"
@@ -74,7 +95,7 @@ def subject(recipe: Any) -> Subject:
     return found
 
 
-def _tokenizer(recipe: Any) -> tuple[Any, int | None]:
+def tokenizer_of(recipe: Any) -> tuple[Any, int | None]:
     """The model's tokenizer, and the longest sequence that its config allows."""
     from vlm.loading import load_processor, raw_config
 

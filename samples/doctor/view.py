@@ -36,7 +36,7 @@ def render(report: Report, console: Console, strict: bool = False) -> None:
         say(_pair(leak))
     if len(report.leaks) > SHOWN:
         say(f"  … and {len(report.leaks) - SHOWN:,} more, in report.json")
-    for found in (report.unfit, report.turned, report.long, report.boxes):
+    for found in (report.unfit, report.turned, report.replies, report.repeated, report.long, report.boxes):
         for kind, examples in found.examples.items():
             say(f"{kind}: {'; '.join(examples[:SHOWN])}{' …' * (found.counts[kind] > SHOWN)}")
     for note in report.notes:
@@ -58,7 +58,7 @@ def _sources(report: Report) -> Table:
     table = Table(title="Rows", title_justify="left")
     table.add_column("")
     table.add_column("source", overflow="fold")
-    for name in ("rows", "fit", "other tasks", "unfit image", "faulty", "no question"):
+    for name in ("rows", "fit", "other tasks", "unfit", "faulty", "no question"):
         table.add_column(name, justify="right")
     for source in report.sources:
         faulty, empty = source.faults.skipped, source.faults.left_out.total()

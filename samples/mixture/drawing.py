@@ -17,8 +17,10 @@ import numpy as np
 from samples import Faults, Sample, read
 from samples.fingerprints import of_rows
 from samples.mixture.record import Line, Mixture, Part
+from samples.reading import Check
 from samples.sections import DataSection, Role, SourceSection
 from samples.shares import draw_key, drawn, percentage
+from vlm.common.console import say
 from vlm.common.errors import DataError, RecipeError
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class Source:
         on_fault: Literal["error", "skip"],
         verify_images: bool = True,
         faults: Faults | None = None,
+        check: Check | None = None,
     ):
         self.section = section
         self.wanted = data.wanted_tasks(section)
@@ -61,11 +64,14 @@ class Source:
             section.split,
             section.outside,
             section.frame,
+            section.columns,
+            check,
         )
 
     def __iter__(self) -> Iterator[Sample]:
         for sample in self.rows:
             task = sys.intern(sample.task)
+            sample.source = self.section.name or sample.source
             self.read[task] += 1
             if self.wanted is not None and task not in self.wanted:
                 continue
@@ -113,17 +119,18 @@ class Source:
         return Part(self.section.path, lines, self.faults.skipped, self.faults.left_out.total())
 
 
-def draw(data: DataSection, role: Role, seed: int) -> Mixture:
-    """The rows of `data.train` or `data.eval`, checked.
+def draw(data: DataSection, role: Role, seed: int, check: Check | None = None) -> Mixture:
+    """The rows of `data.train` or `data.eval`, checked; says which columns travel on.
 
-    A source is held whole until its rows are drawn; the rest of it is then dropped.
+    A source is held whole until its rows are drawn; the rest of it is then dropped. check: as in `samples.read`.
     Raises: DataError for a faulty row (under `on_fault: error`), a draw that leaves nothing, and an empty mixture.
     """
     sections = data.sources(role)
     mixture = Mixture(role, [])
     for section, quota in zip(sections, data.quotas(role), strict=True):
-        source = Source(section, data, seed, data.on_fault)
+        source = Source(section, data, seed, data.on_fault, check=check)
         rows = list(source)
+        _say_columns(source)
         uses = source.uses(quota)
         mixture.samples += [rows[number] for number in uses.tolist()]
         mixture.parts.append(_told_apart(source.part(uses), rows, uses))
@@ -144,13 +151,35 @@ def _told_apart(part: Part, rows: list[Sample], uses: np.ndarray) -> Part:
     return replace(part, bytes=size, digest=of_rows(rows, folder), used=used)
 
 
-def draw_all(data: DataSection, seed: int) -> dict[Role, Mixture]:
+class KeyFaults(Faults):
+    """Faults of a dry run: it may be made where pictures are not, but wrong keys and texts end it as they end a run."""
+
+    ENDING = frozenset({"unknown_key", "other_key", "control_token"})
+
+    def add(self, kind: str, message: str) -> None:
+        if kind in self.ENDING:
+            raise DataError(message)
+        super().add(kind, message)
+
+
+def _say_columns(source: Source) -> None:
+    for line in source.faults.columns_said():
+        say(f"{source.section.path}: {line}")
+
+
+def draw_all(data: DataSection, seed: int, check: Check | None = None) -> dict[Role, Mixture]:
     """`train`, and `eval` where the recipe names held-out data. Raises: as `draw`."""
     roles: list[Role] = ["train", "eval"] if data.eval else ["train"]
-    return {role: draw(data, role, seed) for role in roles}
+    return {role: draw(data, role, seed, check) for role in roles}
 
 
-def count(data: DataSection, role: Role, seed: int, see: Callable[[Sample], object] | None = None) -> Mixture:
+def count(
+    data: DataSection,
+    role: Role,
+    seed: int,
+    see: Callable[[Sample], object] | None = None,
+    check: Check | None = None,
+) -> Mixture:
     """The same without samples, for a dry run: faulty rows are left out and counted, images are not opened.
 
     see: is shown each row that the mixture uses, once. For it, a source is held whole where its rows are drawn.
@@ -160,7 +189,8 @@ def count(data: DataSection, role: Role, seed: int, see: Callable[[Sample], obje
     mixture = Mixture(role, [])
     for section, quota in zip(data.sources(role), data.quotas(role), strict=True):
         if section.path.startswith("hub:") or Path(section.path).exists():
-            source = Source(section, data, seed, "skip", verify_images=False)
+            faults = KeyFaults() if data.on_fault == "error" else Faults()
+            source = Source(section, data, seed, "skip", False, faults, check)
             held: list[Sample] = []
             take = held.append if see is not None and source.drawing else see
             for sample in source:
@@ -171,6 +201,7 @@ def count(data: DataSection, role: Role, seed: int, see: Callable[[Sample], obje
                 for number in np.unique(uses).tolist():
                     see(held[number])
             mixture.parts.append(source.part(uses))
+            _say_columns(source)
         else:
             mixture.parts.append(_absent(section, quota, role))
     return mixture

@@ -75,6 +75,11 @@ class Mixture:
         """Of its rows, as far as they could be read."""
         return {line.task for part in self.parts for line in part.lines if line.rows} - {"?"}
 
+    @property
+    def absent(self) -> bool:
+        """Whether some of its rows are not here, and were only counted."""
+        return any(line.task == "?" and line.rows for part in self.parts for line in part.lines)
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON: {"rows": 4, "sources": [{"path", "rows", "faulty", "tasks": {"vqa": {"read", "kept", …}}}]}"""
         sources = []

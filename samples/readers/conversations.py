@@ -113,10 +113,6 @@ def _take_options(record: dict[str, Any]) -> None:
 def pictures(row: dict[str, Any], place: Place, folders: tuple[str, ...] = ()) -> list[str | bytes]:
     """The row's images, found below `image_path`, else in the folder named after the file's stem, the file's own, or
     one of `folders`."""
-    if "video" in row or "videos" in row:
-        key = "video" if "video" in row else "videos"
-        expected = "pictures under `image` or `images`, each with its <image> tag: frames of a video are not read"
-        raise RowFault("missing_image", key, show(row[key]), expected)
     names = row.get("images", row.get("image"))
     names = [] if names is None else names if isinstance(names, list) else [names]
     folder = row.get("image_path")

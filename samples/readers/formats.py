@@ -70,6 +70,8 @@ class Format:
 
 def _ours(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     place.check(row.get("images"))
+    if "messages" not in row and isinstance(row.get("question"), str):
+        row = row | {"messages": [{"role": "user", "content": row["question"]}]}
     return row if task is None else row | {"task": task}
 
 
@@ -96,6 +98,8 @@ def _talks(look: Look) -> str | None:
 
 def _is_ours(look: Look) -> bool:
     """Role and content: a Sample, which may lack its task in JSONL; in a list that is ShareGPT."""
+    if _talks(look) is None and isinstance(look.rows, Rows) and look.key is None:
+        return any({"images", "question"} <= row.keys() and not {"ranked", "chosen"} & row.keys() for row in look.first)
     return _talks(look) == "nadir" or (
         _talks(look) == "roles" and isinstance(look.rows, Rows) and not look.rows.is_list
     )

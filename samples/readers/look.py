@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from samples.readers.keys import renamed
 from samples.readers.rows import RowFault, Rows
 from samples.readers.tables import HUB, Hub, Parquet, saved
 from vlm.common.errors import DataError
@@ -24,8 +25,11 @@ class Look:
     Raises: DataError where nothing is there or it cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str], split: str | None = None):
-        self.path, self.split = Path(path), split
+    def __init__(
+        self, path: str | os.PathLike[str], split: str | None = None, columns: Mapping[str, str] | None = None
+    ):
+        """columns: our name of a key ← the file's (`samples.readers.keys.renamed`)."""
+        self.path, self.split, self.columns = Path(path), split, columns or {}
         try:
             self.is_hub = str(path).startswith(HUB) or saved(self.path)
             self.is_folder = not self.is_hub and self.path.is_dir()
@@ -60,7 +64,7 @@ class Look:
     @cached_property
     def first(self) -> list[dict[str, Any]]:
         """The first rows that are objects, without the images of tables; none for a folder."""
-        return [] if self.rows is None else list(islice(self.rows.good(), FIRST))
+        return list(islice(self.good(), FIRST))
 
     @cached_property
     def wrong(self) -> str | None:
@@ -75,10 +79,14 @@ class Look:
 
     def each(self) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
         """The rows of a file; none for a folder."""
-        return iter(() if self.rows is None else self.rows)
+        if not self.columns:
+            return iter(() if self.rows is None else self.rows)
+        rows: Any = () if self.rows is None else self.rows
+        return ((n, row if isinstance(row, RowFault) else renamed(row, self.columns)) for n, row in rows)
 
     def good(self) -> Iterator[dict[str, Any]]:
-        return iter(()) if self.rows is None else self.rows.good()
+        good = iter(()) if self.rows is None else self.rows.good()
+        return (renamed(row, self.columns) for row in good) if self.columns else good
 
 
 def one_of(look: Look, found: Sequence[Path], what: str) -> Path:

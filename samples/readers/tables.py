@@ -152,13 +152,13 @@ def _flat(row: dict[str, Any]) -> dict[str, Any] | RowFault:
     try:
         for name in IMAGES:
             if (value := row.get(name)) is not None:
-                row[name] = [_picture(name, one) for one in value] if isinstance(value, list) else _picture(name, value)
+                row[name] = [picture(name, one) for one in value] if isinstance(value, list) else picture(name, value)
     except RowFault as fault:
         return fault
     return row
 
 
-def _picture(name: str, value: Any) -> bytes | str:
+def picture(name: str, value: Any) -> bytes | str:
     if isinstance(value, dict):
         value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
     if not isinstance(value, bytes | str):

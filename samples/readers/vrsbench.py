@@ -12,7 +12,8 @@ are read, for that evaluator adds 1 to every side. `unique` goes to `kind` (`uni
 one question for the caption, one for each object with a sentence (`quads`, from its corners in fractions of the image)
 and one for each QA pair; an object without a sentence is left out (`no_question`). An annotation may be JSON5, as which
 VRSBench's own scripts read it. Captions without a question get VRSBench's wording. Images lie in `Images_val`,
-`Images_train` or `images`, beside the file or above its folder. Training rows (VRSBench_train.json): `samples.readers.geochat`.
+`Images_train` or `images`, beside the file or above its folder. Training rows (VRSBench_train.json):
+`samples.readers.geochat`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import samples
 from evals import predictions
 from evals.scoring import metrics
 from evals.stage import unique
-from rewards import resolve
+from rewards import check_data, resolve
 from rewards.curate import stage as curation
 from rewards.curate.recipe import CurateRecipe
 from rewards.prefer import judge, pairs, rows
@@ -27,7 +27,9 @@ from rewards.prefer.truth import comparisons, values
 from rewards.score.training import preferences
 from rewards.select import candidates
 from samples import Faults, Sample
+from samples.columns import Columns
 from samples.rows import chat_rows, prompt_rows
+from stage.planning.control import ControlTokens
 from stage.recipe import config
 from studies.scaling import best_of_n
 from tests.support.processes.commands import ROOT
@@ -201,12 +203,46 @@ def test_sft_without_a_trace(folder):
 def test_trls_rows(folder):
     found = [told(sample, folder) for sample in samples.read(put(folder, "TRL's rows", "table.jsonl"))]
     assert found == [
-        asked(COUNT, "harbour.png", "vqa", "1", "table", answer="3", kind="count"),
+        asked(COUNT, "harbour.png", "vqa", "1", "table", answer="3", kind="count", columns={"solution": 3}),
         asked(SHIP, "harbour.png", "grounding", "2", "port", boxes=BOX),
-        asked(USE, "field.png", "choice", "3", "table", answer="farming", choices=USES),
+        asked(
+            USE,
+            "field.png",
+            "choice",
+            "3",
+            "table",
+            answer="farming",
+            choices=USES,
+            columns={"ground_truth": "farming"},
+        ),
         asked(CLASS, "field.png", "classification", "4", "table", "farmland", answer="farmland"),
         asked(RUNWAYS, "harbour.png", "grounding", "5", "table", boxes=AROUND, quads=QUADS),
     ]
+
+
+def test_other_keys(folder):
+    """A box of 0.1, 0.2 to 0.9, 0.8 of 200 x 100 pixels."""
+    path = put(folder, "Other keys", "columns.jsonl")
+    found = [told(one, folder) for one in samples.read(path, columns={"question": "problem", "answer": "label"})]
+    assert found == [
+        asked(COUNT, "harbour.png", "vqa", "#1", "columns", answer="3",
+              columns={"solution": "<answer>3</answer>", "level": 2}),
+        asked("Is there water?", "field.png", "vqa", "#2", "columns", answer="no",
+              columns={"solution": "<answer>no</answer>"}),
+    ]  # fmt: skip
+    (swift,) = samples.read(put(folder, "Other keys", "swift.jsonl"), format="sharegpt")
+    assert (swift.task, swift.boxes) == ("grounding", [pytest.approx(BOX[0])])
+    assert [(turn["role"], turn["content"]) for turn in swift.messages] == [
+        ("system", "Be brief."), ("user", "Where is the red ship?"),
+    ]  # fmt: skip
+
+
+def test_preferences_of_other_projects(folder):
+    heading = "As TRL, LLaMA-Factory and ms-swift write them"
+    for name in examples(heading):
+        (found,) = preferences.read(put(folder, heading, name))
+        assert [Path(image).name for image in found.images] == ["harbour.png"]
+        assert (found.question, found.ranked, found.id) == (COUNT, ["Three.", "Five."], "1")
 
 
 THREE = "Three ships lie at a pier."
@@ -328,9 +364,10 @@ def test_curation(folder):
     kept = folder / "run/kept/captions.jsonl"
     assert kept.read_text() == re.findall(EXAMPLE, SECTIONS["Curation"], re.MULTILINE | re.DOTALL)[1][1]
     read = [told(sample, folder) for sample in samples.read(kept, images=folder)]
+    held = {"licence": "CC-BY-4.0"}
     assert read == [
-        asked(DESCRIBE, "harbour.png", "caption", "1", "captions", THREE),
-        asked("Is there water?", "field.png", "vqa", "3", "captions", answer="no"),
+        asked(DESCRIBE, "harbour.png", "caption", "1", "captions", THREE, columns=held | {"score": 26.0}),
+        asked("Is there water?", "field.png", "vqa", "3", "captions", answer="no", columns=held | {"score": 17.0}),
     ]
     with pytest.raises(DataError, match="an image file that exists"):
         list(samples.read(kept))
@@ -373,7 +410,7 @@ def test_every_field_is_in_its_table():
         "images", "messages", "task", "answer", "boxes", "quads", "size", "choices", "source", "id", "kind",
         "references",
     ]  # fmt: skip
-    assert set(table("Questions")) == set(Sample.__dataclass_fields__)
+    assert set(table("Questions")) == set(Sample.__dataclass_fields__) - {"columns"}
     assert set(table("Preferences")) == set(preferences.Preference.__dataclass_fields__)
     assert set(table("Predictions")) == set(predictions.Prediction.__dataclass_fields__)
 
@@ -485,7 +522,7 @@ def test_messages_of_wrong_rows(folder, monkeypatch):
     put(folder, "A wrong row", "wrong.jsonl")
     monkeypatch.chdir(folder)
     monkeypatch.setattr(Heard, "said", [])
-    with pytest.raises(DataError, match="all 14 rows are faulty"):
+    with pytest.raises(DataError, match="all 16 rows are faulty"):
         list(samples.read("wrong.jsonl", on_fault="skip", faults=Heard()))
     (told,) = re.findall(r"```text\n(.*?)^```", SECTIONS["A wrong row"], re.MULTILINE | re.DOTALL)
     assert [message.replace(str(folder), "/data/mine") for message in Heard.said] == told.splitlines()
@@ -500,8 +537,10 @@ def test_messages_of_rows_that_are_refused_later(folder):
     assert [one.task for one in samples.read(bare, format="nadir", task="vqa")] == ["vqa"]
     refused = [
         lambda: list(samples.read(bare)),
+        lambda: list(samples.read(path, check=ControlTokens(["ship"]).check)),
         lambda: chat_rows(read, PromptSection()),
         lambda: resolve("gated").check_tasks({sample.task for sample in read}),
+        lambda: check_data([lambda completions, solution, **columns: []], Columns(read).by_task),
         lambda: unique([*read, *read]),
     ]
     assert len(said) == len(refused)

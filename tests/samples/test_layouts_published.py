@@ -122,7 +122,7 @@ def test_conversations_with_options_and_no_type(tmp_path):
 def test_frames_of_a_video_and_masks_are_not_read_as_text(tmp_path):
     talk = [{"from": "human", "value": "<video>\nWhat changed?"}, {"from": "gpt", "value": "A road."}]
     path = dump(tmp_path / "a.jsonl", [{"video": ["1.png", "2.png"], "conversations": talk}])
-    with pytest.raises(DataError, match=r"field 'video': found \['1.png', '2.png'\], expected pictures under `image`"):
+    with pytest.raises(DataError, match=r"field 'video': found \['1.png', '2.png'\], expected pictures: no"):
         list(samples.read(path, "conversations", task="open_ended"))
     talk = [{"from": "human", "value": "Describe it."}, {"from": "gpt", "value": "A <p> dam </p> [SEG] ."}]
     path = dump(tmp_path / "b.jsonl", [{"conversations": talk, "polygons": "1.json"}])

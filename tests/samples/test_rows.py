@@ -92,6 +92,10 @@ def test_training_and_asking_use_the_same_prompt(demo_data):
 def test_a_row_without_a_reference_cannot_be_learnt(samples):
     samples[1].messages.pop()
     with pytest.raises(DataError, match="row '8': messages end without an assistant turn"):
+        rows.chat_rows(samples, PROMPT.model_copy(update={"style": "r1"}))
+    assert rows.chat_rows(samples, PROMPT)[1]["messages"][-1] == {"role": "assistant", "content": "4"}
+    samples[1].answer = None
+    with pytest.raises(DataError, match="row '8': messages end without an assistant turn"):
         rows.chat_rows(samples, PROMPT)
 
 

@@ -56,4 +56,7 @@ def launcher():
 def doctor(folder: Path, *overrides: str, **options) -> int:
     """The command's exit code, in this process."""
     given = {"against": None, "out": folder / "out", "workers": 1, "strict": False, **options}
-    return command(launcher().recipe_of, Namespace(recipe=str(folder / "recipe.yaml"), overrides=overrides, **given))
+    doctor = launcher()
+    return command(
+        doctor.recipe_of, Namespace(recipe=str(folder / "recipe.yaml"), overrides=overrides, **given), doctor.subject_of
+    )

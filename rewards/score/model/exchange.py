@@ -20,12 +20,13 @@ from typing import Any
 from PIL import Image
 
 from samples import Sample
+from stage.planning.control import MARKS
 from vlm.common.errors import DataError, RecipeError
 from vlm.pictures import images as pictures
 from vlm.pictures.digests import digest
 from vlm.prompts import options_text
 
-ANSWER_TOKENS = tuple(f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad") for end in ("start", "end"))
+ANSWER_TOKENS = MARKS
 """Special tokens of Qwen's grounding notation, which an answer may hold."""
 
 

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 
 from rewards.score.placement import Loaded, Served
 from rewards.score.sharded import Sharded
-from rewards.score.training.preferences import read
+from rewards.score.training.preferences import Check, Preference, of_source, say_unread
 from rewards.score.training.recipe import PreferenceSource, ScoreRecipe
 from samples import Faults
+from samples.mixture.drawing import KeyFaults
 from stage.planning import memory
+from stage.planning.control import tokens_of
 from stage.planning.estimate import DTYPE_BYTES, memory_setup
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, batches, common
@@ -49,27 +51,22 @@ class Survey:
     "The most that a record has."
 
 
-def survey(sources: Sequence[PreferenceSource]) -> Survey:
+def survey(sources: Sequence[PreferenceSource], on_fault: str = "skip", check: Check | None = None) -> Survey:
     """Count a recipe's training records; a file that is not here counts with its `limit`, as pairs.
 
-    Raises: RecipeError where neither file nor limit says.
+    on_fault: the recipe's; under "error" wrong keys and texts end it, as they end the run. check: as in `read`.
+    Raises: RecipeError where neither file nor limit says; DataError as `read`.
     """
     found = Survey()
     for source in sources:
         if Path(source.path).exists():
-            rows = read(
-                source.path,
-                source.images,
-                source.text_only,
-                "skip",
-                Faults(),
-                verify_images=False,
-                outside=source.outside,
-            )
+            faults = KeyFaults() if on_fault == "error" else Faults()
+            rows = of_source(source, "skip", faults, verify_images=False, check=check)
             for record in islice(rows, source.limit):
                 found.records += 1
                 found.candidates = max(found.candidates, len(record.ranked))
                 found.images = max(found.images, len(record.images))
+            say_unread(source, faults)
         elif source.limit is not None:
             logger.warning("%s is not here; planning with its limit of %d pairs", source.path, source.limit)
             found.records += source.limit
@@ -77,6 +74,16 @@ def survey(sources: Sequence[PreferenceSource]) -> Survey:
         else:
             raise RecipeError(f"data.train: {source.path} is not here and has no `limit`; state one to plan with")
     return found
+
+
+def text_check(recipe: ScoreRecipe, fetch: bool = False) -> Check:
+    """Refuses records whose texts spell out control tokens of the model (`stage.planning.control`)."""
+    tokens = tokens_of(recipe.model, None, fetch)
+
+    def check(record: Preference) -> None:
+        tokens.refuse([("question", record.question), *(("ranked", text) for text in record.ranked)])
+
+    return check
 
 
 def scorer_shape(recipe: ScoreRecipe, section) -> Shape:
@@ -100,7 +107,7 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
     """The plan of a recipe; data: what `survey` has found, where it has looked already.
 
     Raises RecipeError for data that is not here, impossible batches, LoRA, or checkpoints."""
-    data = data or survey(recipe.data.train)
+    data = data or survey(recipe.data.train, recipe.data.on_fault, text_check(recipe))
     job = Job(stage="sft", samples=data.records, images_per_sample=data.images, **common(recipe))
     fleet = parse_gpus(job.gpus) if job.gpus else None
     processes = fleet.count if fleet else job.processes or 1

@@ -1,8 +1,8 @@
 """Preferences: candidate texts about the same image and question, the best first; the record and its files.
 
-Three layouts, told apart by content:
+Layouts, told apart by content; those of TRL, LLaMA-Factory and ms-swift: `rewards.score.training.layouts`.
 
-    ours        JSONL (or a JSON list), images relative to the file's folder or to `images:`, other keys ignored
+    ours        JSONL (or a JSON list), images relative to the file's folder or to `images:`
                 {"images": ["3.png"], "question": "How many ships are there?", "ranked": ["Two.", "Five.", "Red."],
                  "dimensions": ["relevance"], "margin": 0.5, "id": "3"}
     published   ScoreRS's JSON: `question` (without it, captions), `chosen` and `rejected` (each a text or a list of
@@ -19,19 +19,22 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rewards.score.model.exchange import Exchange
+from rewards.score.training import layouts
 from rewards.score.training.tables import Parquet
 from samples import Faults, image_name
 from samples.readers.checks import valid_text
+from samples.readers.keys import check_names, renamed
+from samples.readers.look import FIRST
 from samples.readers.rows import Place, RowFault, Rows, show
 from stage.parallel.journal import encoded
+from vlm.common.console import say
 from vlm.common.errors import DataError
 from vlm.common.files import replacing
 
@@ -42,7 +45,9 @@ DIMENSIONS = ("relevance", "specificity", "completeness", "clarity", "richness")
 """The quality dimensions of the ScoreRS paper, each rated 1 to 5. A file may name others."""
 LAYOUTS = {
     "ranked": "our JSONL: `ranked`, the texts, best first",
-    "chosen": "ScoreRS's JSON or parquet: `chosen` and `rejected`",
+    "chosen": "ScoreRS's JSON or parquet, TRL's and LLaMA-Factory's rows: `chosen` and `rejected`",
+    "rejected_response": "ms-swift's rows: `messages` and `rejected_response`",
+    "rejected_messages": "the same with `rejected_messages`",
 }
 
 
@@ -72,6 +77,10 @@ class Preference:
         return [Exchange.of(self.question, text, self.images) for text in self.ranked]
 
 
+Check = Callable[[Preference], None]
+"""Raises RowFault for a record that a stage cannot take."""
+
+
 def read(
     path: str | os.PathLike[str],
     images: str | os.PathLike[str] | None = None,
@@ -80,12 +89,15 @@ def read(
     faults: Faults | None = None,
     verify_images: bool = True,
     outside: bool = False,
+    columns: Mapping[str, str] | None = None,
+    check: Check | None = None,
 ) -> Iterator[Preference]:
     """Preferences of a file, in order.
 
     images: the folder that image names start from (default: the file's own). text_only: leave images out. on_fault:
     "skip" leaves faulty rows out and counts them in `faults`. verify_images: open every image's header. outside: rows
-    may name images anywhere (`samples.readers.rows.Place`).
+    may name images anywhere (`samples.readers.rows.Place`). columns: our name of a key ← the file's. check: raises
+    RowFault for records that the caller cannot take.
 
     Raises: DataError, immediately for the file or its layout; while iterating for a faulty row (naming file, row and
     field), or at the end where no row was good.
@@ -96,13 +108,19 @@ def read(
     if images is not None and not os.path.isdir(images):
         raise DataError(f"{path}: the image folder {str(images)!r} does not exist")
     rows = Parquet(path) if Parquet.holds(path) else Rows(path)
-    layout = _layout(rows, path)
+    names = columns or {}
+    check_names(names, islice(rows.good(), FIRST), path)
+    layout = _layout(rows, path, names)
     ours = layout == "ranked" and isinstance(rows, Rows)
-    reader = _Reader(Place(path, images, outside, absolute=ours), layout, text_only, verify_images)
-    return _preferences(rows, reader, on_fault, Faults() if faults is None else faults)
+    faults = Faults() if faults is None else faults
+    place = Place(path, images, outside, absolute=ours)
+    reader = _Reader(place, layout, text_only, verify_images, names, check, faults)
+    return _preferences(rows, reader, on_fault, faults)
 
 
-def collect(sources: Iterable[Any], on_fault: Literal["error", "skip"], role: str) -> list[Preference]:
+def collect(
+    sources: Iterable[Any], on_fault: Literal["error", "skip"], role: str, check: Check | None = None
+) -> list[Preference]:
     """All preferences of a recipe's sources (`rewards.score.training.recipe.PreferenceSource`), each cut to its limit.
 
     Images stay paths; those of a parquet are held in memory, encoded, by every process.
@@ -111,11 +129,39 @@ def collect(sources: Iterable[Any], on_fault: Literal["error", "skip"], role: st
     found: list[Preference] = []
     for source in sources:
         faults = Faults()
-        rows = read(source.path, source.images, source.text_only, on_fault, faults, outside=source.outside)
-        found += islice(rows, source.limit)
+        found += islice(of_source(source, on_fault, faults, check=check), source.limit)
+        say_unread(source, faults)
         if faults.skipped:
             logger.warning("data.%s: %s: %s", role, source.path, faults)
     return found
+
+
+def of_source(
+    source: Any,
+    on_fault: Literal["error", "skip"],
+    faults: Faults,
+    verify_images: bool = True,
+    check: Check | None = None,
+) -> Iterator[Preference]:
+    """`read` of a recipe's source, its limit aside."""
+    found = read(
+        source.path,
+        source.images,
+        source.text_only,
+        on_fault,
+        faults,
+        verify_images,
+        source.outside,
+        source.columns,
+        check,
+    )
+    return found if source.name is None else (replace(record, source=source.name) for record in found)
+
+
+def say_unread(source: Any, faults: Faults) -> None:
+    """Say once which keys of a source are not read."""
+    if faults.staying:
+        say(f"{source.path}: columns that are not read: {', '.join(faults.staying)}")
 
 
 def write(path: str | os.PathLike[str], preferences: Iterable[Preference]) -> int:
@@ -141,9 +187,9 @@ def line(preference: Preference, folder: Path) -> bytes:
     return encoded(row) + b"\n"
 
 
-def _layout(rows: Rows | Parquet, path: Path) -> str:
-    """A key of LAYOUTS, by the first row that holds one."""
-    for row in rows.good():
+def _layout(rows: Rows | Parquet, path: Path, names: Mapping[str, str]) -> str:
+    """A key of LAYOUTS, by the first row that holds one. names: as in `samples.readers.keys.renamed`."""
+    for row in (renamed(row, names) for row in rows.good()):
         if found := [key for key in LAYOUTS if key in row]:
             return found[0]
     if isinstance(rows, Rows) and (wrong := rows.wrong()) is not None:
@@ -195,16 +241,27 @@ class _Reader:
     layout: str
     text_only: bool
     verify: bool
+    names: Mapping[str, str]
+    check: Check | None
+    faults: Faults
 
     def records(self, row: dict[str, Any], number: str) -> list[Preference]:
         """The records of a row: one, or for several chosen or rejected texts one per pair of them."""
+        found = self._records(renamed(row, self.names), number)
+        for record in found if self.check is not None else ():
+            self.check(record)
+        return found
+
+    def _records(self, row: dict[str, Any], number: str) -> list[Preference]:
+        self.faults.staying.update(dict.fromkeys(layouts.check_keys(row, self.text_only)))
         named = [] if self.text_only else self._images(row)
         if self.verify:
             for image in named:
                 self.place.size(image)
+        question, placed, sides_of = layouts.asked(row if self.layout == "ranked" else _unranked(row))
         common = {
             "images": named,
-            "question": _untagged(valid_text("question", row.get("question") or "")),
+            "question": layouts.untagged(valid_text("question", question), placed, len(named), self.text_only),
             "dimensions": _texts(row.get("dimensions") or [], "dimensions"),
             "margin": _margin(row.get("margin")),
             "source": valid_text("source", row.get("source") or self.place.path.stem),
@@ -213,7 +270,8 @@ class _Reader:
         if self.layout == "ranked":
             texts = _ranked(_texts(row.get("ranked"), "ranked"))
             return [Preference(ranked=texts, ratings=_ratings(row.get("ratings"), texts), id=own, **common)]
-        sides = [_texts(row.get(side), side, alone=True) for side in ("chosen", "rejected")]
+        assert sides_of is not None  # only `ranked` has none
+        sides = [_texts(getattr(sides_of, side), side, alone=True) for side in ("chosen", "rejected")]
         pairs = [_ranked(list(pair)) for pair in product(*sides)]
         if not pairs:
             raise RowFault("missing_field", "rejected", "no texts", "at least one chosen and one rejected text")
@@ -221,22 +279,22 @@ class _Reader:
         return [Preference(ranked=pair, id=name, **common) for pair, name in zip(pairs, ids, strict=True)]
 
     def _images(self, row: dict[str, Any]) -> list[str | bytes]:
+        key, names = layouts.named_images(row)
         if self.layout == "ranked":
-            names = row.get("images") or []
-            if not isinstance(names, list):
-                raise RowFault("wrong_type", "images", show(names), "a list of paths")
             self.place.check(names)
             return [self.place.image(name) for name in names]
-        if isinstance(row.get("image"), bytes):  # a parquet's cell
-            return [row["image"]]
-        key = next((key for key in ("image_name", "image_path", "image") if row.get(key)), None)
-        if key is None:
-            return []
-        name, stem = valid_text(key, row[key]), self.place.path.stem
+        return [self._image(key, name) for name in names]
+
+    def _image(self, key: str, value: Any) -> str | bytes:
+        if isinstance(value, bytes):  # a parquet's cell
+            return value
+        if isinstance(value, str) and value.startswith("data:"):
+            return self.place.image(value)
+        name, stem = valid_text(key, value), self.place.path.stem
         whole: list[str | Path] = []
         try:  # a parquet keeps the path that the image had where the table was made, of which the name is left
             whole = [Path(stem, name), name] if self.place.reaches(name) else []
-            return [self.place.find(*whole, Path(stem, Path(name).name))]
+            return self.place.find(*whole, Path(stem, Path(name).name))
         except RowFault as fault:
             tried = f"{name!r} (below {self.place.root} and {self.place.root / stem})"
             cause = self.place.cause(*whole, Path(stem, Path(name).name))
@@ -244,9 +302,9 @@ class _Reader:
             raise RowFault("missing_image", key, tried, expected) from fault
 
 
-def _untagged(question: str) -> str:
-    """Without `<image>` tags: a record's images stand before its question."""
-    return re.sub(r"\n?<image>\n?", "", question)
+def _unranked(row: dict[str, Any]) -> dict[str, Any]:
+    """A file has one layout: `ranked` in a row of another one is not read."""
+    return {key: value for key, value in row.items() if key != "ranked"}
 
 
 def _texts(value: Any, name: str, alone: bool = False) -> list[str]:
@@ -258,6 +316,9 @@ def _texts(value: Any, name: str, alone: bool = False) -> list[str]:
         value = [value]
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise RowFault("wrong_type", name, show(value), expected)
+    for text in value:
+        if "<image>" in text:
+            raise RowFault("image_tag", name, show(text), "no <image> tags: images come before the question")
     return [valid_text(name, text) for text in value]
 
 

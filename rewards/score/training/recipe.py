@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from samples.sections import FileSection
+from samples.sections import FileSection, Role
 from stage.recipe.arguments import arguments
 from stage.recipe.sections import TrainingRecipe
 from vlm.adapters import PARTS
@@ -54,6 +54,9 @@ class PreferenceData(Section):
     "A faulty row (missing image, no rejected text, …) ends the run, or is left out and counted."
     shuffle: bool = True
     "Shuffle the training records, by the recipe's seed."
+
+    def sources(self, role: Role) -> list[PreferenceSource]:
+        return self.train if role == "train" else self.eval
 
 
 class ScoreRecipe(TrainingRecipe):

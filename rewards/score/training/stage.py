@@ -47,8 +47,9 @@ def train(recipe: ScoreRecipe) -> Path:
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
-    records = collect(recipe.data.train, recipe.data.on_fault, "train")
-    held_out = collect(recipe.data.eval, recipe.data.on_fault, "eval")
+    check = planned.text_check(recipe, fetch=True)
+    records = collect(recipe.data.train, recipe.data.on_fault, "train", check)
+    held_out = collect(recipe.data.eval, recipe.data.on_fault, "eval", check)
     check_mixture(recipe, records, held_out)
     args = arguments(
         RewardConfig,

@@ -24,7 +24,7 @@ class Parquet(tables.Parquet):
 
     def __init__(self, path: Path):
         super().__init__(path)
-        if not {"text", "chosen"} & set(self.columns):
+        if not {"text", "chosen", "ranked", "rejected_response", "rejected_messages"} & set(self.columns):
             raise DataError(
                 f"{path}: found the columns {', '.join(self.columns)}; expected `text`, a JSON string with question, "
                 "chosen and rejected, and perhaps `image`"
@@ -54,6 +54,11 @@ def _unpacked(row: dict[str, Any]) -> dict[str, Any] | RowFault:
         if image.get("bytes") is None and image.get("path"):
             return row | {"image_path": image["path"]}
         image = image.get("bytes")
+    if isinstance(row.get("images"), list):
+        try:
+            row["images"] = [tables.picture("images", one) for one in row["images"]]
+        except RowFault as fault:
+            return fault
     if image is None:
         return row
     if not isinstance(image, bytes):

@@ -1,0 +1,185 @@
+"""What a row of preferences shows, asks and compares, under whichever project's keys.
+
+    ours            images, question, ranked
+    ScoreRS         image_name or image_path, question, chosen and rejected (texts, or lists of them)
+    TRL             images or image, prompt (text or turns), chosen and rejected (texts or turns); without a prompt,
+                    what both sides begin with
+    LLaMA-Factory   images, conversations, chosen and rejected as turns {"from": "gpt", "value": …}
+    ms-swift        images, messages whose last turn is the better answer, rejected_response (text or texts) or
+                    rejected_messages
+
+A question is one user turn. A system turn is left out, as everywhere before the score model (`Exchange.from_messages`).
+`<image>` tags in the question must be as many as the pictures. Another key is never silent: one that is near a field,
+or holds a question or a picture that would be missing, is refused; the rest are told once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from samples.readers.conversations import ROLES
+from samples.readers.keys import FOREIGN, refuse_hidden, slip, unread
+from samples.readers.rows import RowFault, show
+
+IMAGES = ("images", "image", "image_name", "image_path")
+ASKING = ("question", "prompt", "messages", "conversations", "conversation")
+SIDES = ("ranked", "chosen", "rejected", "rejected_response", "rejected_messages")
+OTHERS = ("dimensions", "ratings", "margin", "source", "id", "system")
+READ = frozenset({*IMAGES, *ASKING, *SIDES, *OTHERS})
+UNASKED = ("instruction", "input", "query", "problem", "text")
+"""Names under which other projects have the question."""
+REFUSED = {
+    **{key: said for key, said in FOREIGN.items() if key not in SIDES},
+    "objects": "boxes and names written into the texts, in the notation that the scored answers have",
+    "rejected_images": "the same pictures on both sides: a record has one list of images",
+}
+TAG = re.compile(r"\n?<image>\n?")
+TEXTS = "a text or a list of texts"
+Turns = list[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a row of other layouts than `ranked` compares, as it is found; still unchecked texts."""
+
+    chosen: Any
+    rejected: Any
+
+
+def check_keys(row: Mapping[str, Any], text_only: bool) -> list[str]:
+    """The keys that are not read. Raises: RowFault for those that must not be lost."""
+    others = [key for key in row if key not in READ]
+    for key in others:
+        if key in REFUSED and row[key] not in (None, "", [], {}, "[]"):
+            raise RowFault("other_key", key, show(row[key]), REFUSED[key])
+        if (field := slip(key, READ - set(row))) is not None and not _has_one(field, row):
+            raise unread(key, field)
+    if not any(row.get(key) is not None for key in ASKING):
+        for key in others:
+            if key in UNASKED and row[key]:
+                expected = f"the question under 'question' (at the source: `columns: {{question: {key}}}`)"
+                raise RowFault("unknown_key", key, show(row[key]), expected)
+    if not text_only and not any(row.get(key) for key in IMAGES):
+        refuse_hidden(dict(row), READ)
+    return others
+
+
+def _has_one(field: str, row: Mapping[str, Any]) -> bool:
+    """Whether the row has another name of what the field says, so that none is missed."""
+    for names in (IMAGES, ASKING, SIDES):
+        if field in names:
+            return any(row.get(name) not in (None, "", []) for name in names)
+    return False
+
+
+def named_images(row: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """(the key, what stands under it): the row's pictures; none for none. Raises: RowFault where two keys have some."""
+    given = [key for key in IMAGES if row.get(key) not in (None, "", [])]
+    if len(given) > 1:
+        raise RowFault("wrong_type", given[1], f"pictures under {given[0]!r}, too", "one of the two keys")
+    if not given:
+        return "images", []
+    value = row[given[0]]
+    if given[0] == "images" and not isinstance(value, list):
+        raise RowFault("wrong_type", "images", show(value), "a list of paths")
+    return given[0], value if isinstance(value, list) else [value]
+
+
+def asked(row: Mapping[str, Any]) -> tuple[str, int, Compared | None]:
+    """(question, pictures that it places, sides). Sides: None for `ranked`.
+
+    Raises: RowFault for several questions, or turns that are no conversation.
+    """
+    given = [key for key in ASKING if row.get(key) not in (None, "", [])]
+    if len(given) > 1:
+        raise RowFault("wrong_type", given[1], f"a question under {given[0]!r}, too", "one of the two keys")
+    ranked = row.get("ranked") is not None
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    turns: Turns = []
+    placed = 0
+    if given:
+        turns, placed = _turns(row[given[0]], given[0])
+    elif not ranked and _are_turns(chosen) and _are_turns(rejected) and isinstance(chosen, list):
+        turns, placed = _common(chosen, rejected)
+    swift = {"rejected_response", "rejected_messages"} & {key for key in SIDES if row.get(key) is not None}
+    if swift and chosen is None:
+        if not turns or turns[-1]["role"] != "assistant":
+            raise RowFault("conversation", given[0] if given else "messages", "no answer", "the better answer, last")
+        chosen, rejected = turns.pop()["content"], row[min(swift)]
+    question = _question(turns, given[0] if given else "question")
+    if ranked:
+        return question, placed, None
+    return question, placed, Compared(_side(chosen, "chosen", turns), _side(rejected, "rejected", turns))
+
+
+def _question(turns: Turns, key: str) -> str:
+    turns = [turn for turn in turns if turn["role"] != "system"]
+    if not turns:
+        return ""
+    if len(turns) > 1 or turns[0]["role"] != "user":
+        found = f"the roles {', '.join(turn['role'] for turn in turns)}"
+        raise RowFault("conversation", key, found, "one user turn: what is compared are answers to one question")
+    return turns[0]["content"]
+
+
+def _are_turns(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _turns(value: Any, key: str) -> tuple[Turns, int]:
+    """A text (one user turn), or turns of either spelling, and the pictures that they place outside of their texts."""
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}], 0
+    if key == "question":
+        raise RowFault("wrong_type", key, show(value), "text")
+    if not isinstance(value, list):
+        raise RowFault("wrong_type", key, show(value), "text, or a list of turns")
+    turns, placed = [], 0
+    for turn in value:
+        said = turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
+        role = ROLES.get(said) if isinstance(said, str) else None
+        content = turn.get("value", turn.get("content")) if isinstance(turn, dict) else None
+        if isinstance(content, list):
+            parts = [part for part in content if isinstance(part, dict)]
+            placed += sum(part.get("type") == "image" for part in parts)
+            content = "\n".join(str(part.get("text")) for part in parts if part.get("type") == "text")
+        if role is None or not isinstance(content, str):
+            raise RowFault(
+                "conversation", key, show(turn), "a turn of the user, the assistant or the system, with text"
+            )
+        turns.append({"role": role, "content": content})
+    return turns, placed
+
+
+def _common(chosen: Sequence[Any], rejected: Any) -> tuple[Turns, int]:
+    """TRL's prompt that both sides begin with."""
+    count = 0
+    others = rejected if isinstance(rejected, list) else [rejected]
+    while count < min(len(chosen), len(others)) - 1 and chosen[count] == others[count]:
+        count += 1
+    return _turns(list(chosen[:count]), "chosen")
+
+
+def _side(value: Any, key: str, asked: Turns) -> Any:
+    """The texts of a side: a text, texts, or the assistant's turn of a conversation that begins as the prompt does."""
+    if not _are_turns(value):
+        return value
+    given = [value] if isinstance(value, dict) else value
+    turns, placed = _turns(given, key)
+    if len(turns) > 1 and turns[: len(asked)] == asked:
+        turns, placed = _turns(given[len(asked) :], key)
+    if len(turns) != 1 or turns[0]["role"] != "assistant" or placed:
+        found = f"the roles {', '.join(turn['role'] for turn in turns)}"
+        raise RowFault("conversation", key, found, f"{TEXTS}, or turns: the prompt's, and one of the assistant")
+    return turns[0]["content"]
+
+
+def untagged(question: str, placed: int, images: int, text_only: bool) -> str:
+    """The question without `<image>` tags: a record's images stand before it. Raises: RowFault for another number."""
+    tags = question.count("<image>") + placed
+    if tags and tags != images and not text_only:
+        raise RowFault("image_tag", "question", f"{tags} <image> tags", f"as many as images ({images})")
+    return TAG.sub("", question)

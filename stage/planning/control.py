@@ -1,0 +1,102 @@
+"""Control tokens of the model's own vocabulary in texts of the data, found before weights load.
+
+A tokenizer takes `<|im_end|>` in a question for the end of the turn, so that a row can forge turns, and
+`<|image_pad|>` for a picture that is not there, which ends the run hours later. The vocabulary is the checkpoint's, so
+the reader of the data cannot know it: the stage hands `ControlTokens.check` to it, and such a row is a fault like any.
+
+What passes: tokens that are plain marks of a text (`<think>`, `<tool_call>`; in `tokenizer.json` they are not special),
+and the marks of Qwen's box notation where the recipe's notation writes them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from samples import Sample
+from samples.readers.rows import RowFault, show
+from vlm.boxes import write_boxes
+from vlm.common.console import say
+from vlm.loading import at_hand, fetched_quietly, read_json
+
+MARKS = tuple(f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad") for end in ("start", "end"))
+"""Special tokens of Qwen's grounding notation, which are text like any other there."""
+_BARRED = re.compile(r"<\|.+\|>")
+
+
+class ControlTokens:
+    """The tokens that no text of the data may spell out."""
+
+    def __init__(self, tokens: Iterable[str]):
+        self.tokens = frozenset(tokens)
+        found = sorted(map(re.escape, self.tokens), key=len, reverse=True)
+        self._any = re.compile("|".join(found)) if found else None
+        self._start = _common_start(self.tokens)
+
+    def inside(self, text: str) -> str | None:
+        """The first of them in a text."""
+        if self._any is None or self._start not in text:
+            return None
+        found = self._any.search(text)
+        return None if found is None else found[0]
+
+    def refuse(self, texts: Iterable[tuple[str, str]]) -> None:
+        """texts: (field, text). Raises: RowFault naming field and token."""
+        for field, text in texts:
+            if (token := self.inside(text)) is not None:
+                found = f"the control token {token!r} in {show(text)}"
+                raise RowFault("control_token", field, found, "text alone: the model would read the token as its own")
+
+    def check(self, sample: Sample) -> None:
+        """Raises: RowFault where a text that is asked, or to be learned, spells one out."""
+        texts = [(f"messages[{number}]", turn["content"]) for number, turn in enumerate(sample.messages, 1)]
+        texts += [("choices", choice) for choice in sample.choices or ()]
+        if sample.answer is not None:
+            texts.append(("answer", sample.answer))
+        self.refuse(texts)
+
+
+def _common_start(tokens: frozenset[str]) -> str:
+    """What all of them begin with: texts without it need no search."""
+    first, last = min(tokens, default=""), max(tokens, default="")
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:same]
+
+
+def forbidden(tokenizer: dict[str, Any], notation: str | None) -> set[str]:
+    """Of a `tokenizer.json`: its special tokens, and added ones that are written like them, but for what may pass.
+
+    notation: whose marks pass where it writes any; None for texts in any notation, whose marks pass.
+    """
+    added = [one for one in tokenizer.get("added_tokens") or () if isinstance(one.get("content"), str)]
+    found = {one["content"] for one in added if one.get("special") or _BARRED.fullmatch(one["content"])}
+    return (found - {""}) - (set(MARKS) if notation is None or writes_marks(notation) else set())
+
+
+def writes_marks(notation: str) -> bool:
+    """Whether boxes in the notation are written with Qwen's marks."""
+    said = write_boxes([[0.0, 0.0, 10.0, 10.0]], notation, (20, 20), (20, 20))
+    return any(mark in said for mark in MARKS)
+
+
+def tokens_of(model: Any, notation: str | None, fetch: bool = False) -> ControlTokens:
+    """Those of a checkpoint. model: a section with `path` and `revision`. fetch: from the hub, where it is not here.
+
+    Where there is no tokenizer.json, it says so and finds none. Raises: RecipeError for a broken one.
+    """
+    file: Path | None = None
+    if model.path:
+        file = at_hand(model.path, "tokenizer.json", model.revision)
+        if file is None and fetch:
+            file = fetched_quietly(model.path, "tokenizer.json", model.revision)
+    if file is None:
+        say(f"note: control tokens in texts are not looked for: {model.path} has no tokenizer.json here")
+        return ControlTokens(())
+    return ControlTokens(forbidden(read_json(file), notation))
+
+
+def of_recipe(recipe: Any, fetch: bool = False) -> ControlTokens:
+    """Those of the model of a recipe that asks questions (SFT, GRPO, evaluation, best-of-N)."""
+    return tokens_of(recipe.model, recipe.prompt.notation, fetch)

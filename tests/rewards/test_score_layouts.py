@@ -1,0 +1,163 @@
+"""Preferences as TRL, LLaMA-Factory and ms-swift write them, and keys that would be lost: never a blind model."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pyarrow
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from rewards.score.training import planned
+from rewards.score.training.preferences import Preference, collect, read
+from rewards.score.training.recipe import PreferenceSource
+from tests.support.sample_rows import dump
+from vlm.common.errors import DataError
+
+Q, GOOD, BAD = "How many ships?", "Two ships.", "Five."
+USER, SYSTEM = {"role": "user", "content": Q}, {"role": "system", "content": "Be brief."}
+PARTS = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": Q}]}
+
+
+def said(text):
+    return {"role": "assistant", "content": text}
+
+
+def turn(kind, text):
+    return {"from": kind, "value": text}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "pics").mkdir()
+    for name in ("0", "1"):
+        Image.new("RGB", (56, 56)).save(tmp_path / f"pics/{name}.png")
+    return tmp_path
+
+
+LAYOUTS = {
+    "images beside chosen": {"images": ["pics/0.png"], "question": Q, "chosen": GOOD, "rejected": BAD},
+    "image beside ranked": {"image": "pics/0.png", "question": Q, "ranked": [GOOD, BAD]},
+    "prompt beside ranked": {"images": ["pics/0.png"], "prompt": [USER], "ranked": [GOOD, BAD]},
+    "messages beside ranked": {"images": ["pics/0.png"], "messages": [SYSTEM, USER], "ranked": [GOOD, BAD]},
+    "TRL, texts": {"image": "pics/0.png", "prompt": Q, "chosen": GOOD, "rejected": BAD},
+    "TRL, turns": {"images": ["pics/0.png"], "prompt": [PARTS], "chosen": [said(GOOD)], "rejected": [said(BAD)]},
+    "TRL, whole conversations": {
+        "images": ["pics/0.png"], "prompt": [USER], "chosen": [USER, said(GOOD)], "rejected": [USER, said(BAD)],
+    },
+    "TRL, implicit prompt": {"images": ["pics/0.png"], "chosen": [PARTS, said(GOOD)], "rejected": [PARTS, said(BAD)]},
+    "LLaMA-Factory": {
+        "conversations": [turn("human", f"<image>{Q}")], "chosen": turn("gpt", GOOD), "rejected": turn("gpt", BAD),
+        "images": ["pics/0.png"],
+    },
+    "ms-swift": {
+        "messages": [{"role": "user", "content": f"<image>{Q}"}, said(GOOD)], "rejected_response": BAD,
+        "images": ["pics/0.png"],
+    },
+    "ms-swift, messages": {
+        "messages": [USER, said(GOOD)], "rejected_messages": [USER, said(BAD)], "images": ["pics/0.png"], "videos": [],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_keeps_its_picture_and_question(folder, name):
+    path = dump(folder / "pairs.jsonl", [LAYOUTS[name]])
+    assert list(read(path)) == [
+        Preference([str(folder / "pics/0.png")], Q, [GOOD, BAD], source="pairs", id="#1"),
+    ]
+    (blind,) = read(path, text_only=True)
+    assert (blind.images, blind.question, blind.ranked) == ([], Q, [GOOD, BAD])
+
+
+def test_several_rejected_responses(folder):
+    row = {"messages": [USER, said(GOOD)], "rejected_response": [BAD, "Red."], "images": ["pics/0.png"]}
+    found = list(read(dump(folder / "pairs.jsonl", [row])))
+    assert [one.ranked for one in found] == [[GOOD, BAD], [GOOD, "Red."]]
+
+
+def test_trls_parquet(folder):
+    buffer = io.BytesIO()
+    Image.new("RGB", (56, 56), "red").save(buffer, "PNG")
+    turns = {"prompt": [[USER]], "chosen": [[said(GOOD)]], "rejected": [[said(BAD)]]}
+    images = [[{"bytes": buffer.getvalue(), "path": None}]]
+    parquet.write_table(pyarrow.table({"images": images, **turns}), folder / "pairs.parquet")
+    (found,) = read(folder / "pairs.parquet")
+    assert (found.images, found.question, found.ranked) == ([buffer.getvalue()], Q, [GOOD, BAD])
+
+
+PAIR = {"images": ["pics/0.png"], "question": Q, "chosen": GOOD, "rejected": BAD}
+BARE = {"question": Q, "chosen": GOOD, "rejected": BAD}
+REFUSED = {
+    "a slip of images": (BARE | {"imges": ["pics/0.png"]}, "field 'imges': found a key that is not read, .* 'images'"),
+    "a slip of image": (BARE | {"imag": "pics/0.png"}, "field 'imag': .* expected 'image'"),
+    "a slip of the question": ({"questoin": Q, "chosen": GOOD, "rejected": BAD}, "field 'questoin'.*'question'"),
+    "a picture elsewhere": (BARE | {"photo": "pics/0.png"}, "field 'photo': found 'pics/0.png'.*columns: {images: pho"),
+    "pictures elsewhere": (BARE | {"pics": ["pics/0.png"]}, "field 'pics': found"),
+    "two keys of pictures": (PAIR | {"image": "pics/1.png"}, "field 'image': found pictures under 'images', too"),
+    "two questions": (PAIR | {"prompt": Q}, "field 'prompt': found a question under 'question', too"),
+    "a question elsewhere": (
+        {"images": ["pics/0.png"], "instruction": Q, "chosen": GOOD, "rejected": BAD},
+        r"field 'instruction': found .*columns: \{question: instruction\}",
+    ),
+    "several turns": (
+        {"prompt": [USER, said("Which?"), USER], "chosen": GOOD, "rejected": BAD}, "field 'prompt'.*one user turn",
+    ),
+    "video": (PAIR | {"videos": ["a.mp4"]}, "field 'videos'.*no stage reads videos"),
+    "objects": (PAIR | {"objects": {"ref": ["a"]}}, "field 'objects'"),
+    "another picture for the worse": (PAIR | {"rejected_images": ["pics/1.png"]}, "field 'rejected_images'"),
+    "too many tags": (PAIR | {"question": f"<image><image>{Q}"}, r"field 'question': found 2 <image> tags.*\(1\)"),
+    "a tag without a picture": (BARE | {"question": f"<image>{Q}"}, r"found 1 <image> tags, expected as many .*\(0\)"),
+    "a tag in an answer": (PAIR | {"chosen": "<image> Two."}, "field 'chosen'.*no <image> tags"),
+    "no better answer": ({"messages": [USER], "rejected_response": BAD}, "expected the better answer, last"),
+    "a side of several turns": (
+        {"prompt": [USER], "chosen": [said("a"), USER, said(GOOD)], "rejected": [said(BAD)]},
+        "field 'chosen': found the roles assistant, user, assistant",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_be_lost_is_refused(folder, name):
+    row, message = REFUSED[name]
+    for rows in ([row], [PAIR, row]):
+        if "messages" in row and len(rows) > 1:
+            continue  # another layout than that of the first row
+        path = dump(folder / "pairs.jsonl", rows)
+        with pytest.raises(DataError, match=rf"pairs.jsonl, line {len(rows)}, .*{message}"):
+            list(read(path))
+
+
+def test_text_only_takes_a_picture_under_any_key(folder):
+    (found,) = read(dump(folder / "pairs.jsonl", [BARE | {"photo": "pics/0.png"}]), text_only=True)
+    assert found.images == []
+
+
+def test_renamed_columns_and_those_that_are_not_read(folder, capsys):
+    row = {"photo": "pics/1.png", "problem": Q, "best": GOOD, "rejected": BAD, "licence": "CC0", "score_chosen": 3}
+    names = {"images": "photo", "question": "problem", "chosen": "best"}
+    path = dump(folder / "pairs.jsonl", [row])
+    with pytest.raises(DataError, match="field 'images': found 'pics/1.png', expected a list of paths"):
+        list(read(path, columns=names))
+    names = names | {"image": "photo"}
+    del names["images"]
+    source = PreferenceSource(path=str(path), columns=names)
+    (found,) = collect([source], "error", "train")
+    assert (found.images, found.question) == ([str(folder / "pics/1.png")], Q)
+    said = f"{path}: columns that are not read: licence, score_chosen"
+    assert capsys.readouterr().err.splitlines() == [said]
+    assert planned.survey([source]).images == 1 and capsys.readouterr().err.splitlines() == [said]
+
+
+def test_a_dry_run_ends_at_a_lost_picture(folder):
+    path = dump(folder / "pairs.jsonl", [PAIR, BARE | {"imges": ["pics/0.png"]}])
+    sources = [PreferenceSource(path=str(path))]
+    with pytest.raises(DataError, match="line 2, field 'imges'"):
+        planned.survey(sources, "error")
+    assert planned.survey(sources, "skip").records == 1
+
+
+def test_json_is_what_is_written():
+    assert json.loads(json.dumps(LAYOUTS)) == LAYOUTS
