@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,7 +21,7 @@ from evals.scoring.report import Scores, as_dict
 from samples import Sample, mixture
 from stage.parallel.team import Team
 from stage.recipe import config
-from stage.runs import FINISHED, Run
+from stage.runs import FINISHED, RECORD, Run
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.processes import is_main_process, rank
 from vlm.loading import architecture
@@ -29,6 +30,7 @@ from vlm.pictures.resizing import seen
 from vlm.shapes import visual_range
 
 logger = logging.getLogger(__name__)
+UNRECORDED = "not recorded (no record.json); what the recipe leaves open may be the checkpoint's generation_config.json"
 
 
 def unique(samples: Sequence[Sample]) -> list[Sample]:
@@ -97,10 +99,12 @@ def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None =
         ranks.gather(folder)
     team.wait()
     done = started(recipe, folder)
+    drawn_how = drawing(recipe, len(done) if not (folder / RECORD).exists() else 0)
     asked = asked or answerer(recipe)
     team.wait()  # all have read what is there before the main process writes
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=bool(done))
     record.note_mixtures({"eval": drawn})
+    record.note_record(drawn_how)
     team.wait()
     have = {prediction.key for prediction in done}
     keys = [f"{sample.source}/{sample.id}" for sample in samples]
@@ -130,9 +134,34 @@ def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Scores:
         raise UserError(f"{folder} holds no {ranks.FILE}; name the output folder of launch/eval.py")
     recipe = recipe or config.load(folder / "recipe.yaml", EvalRecipe)
     rows = predictions.read(folder / ranks.FILE)
+    report: Scores
     if recipe.benchmark is None:
-        return metrics.evaluate(rows, recipe.prompt.notation, recipe.inside)
-    return find(recipe.benchmark).score(rows, Reading(recipe.prompt.notation, recipe.inside))
+        report = metrics.evaluate(rows, recipe.prompt.notation, recipe.inside)
+    else:
+        report = find(recipe.benchmark).score(rows, Reading(recipe.prompt.notation, recipe.inside))
+    report.sampling = sampling(folder)
+    return report
+
+
+def drawing(recipe: EvalRecipe, earlier: int = 0) -> dict[str, Any]:
+    """record.json of an evaluation: how answers were drawn, by the keys of `generation:` and in words.
+
+    earlier: answers that are there and of which this was not recorded.
+    """
+    said = recipe.generation.spoken()
+    if earlier:
+        said += f"; {earlier} answers: {UNRECORDED}"
+    return {"sampling": said, "generation": recipe.generation.model_dump(), "seed": recipe.seed}
+
+
+def sampling(folder: Path) -> str:
+    """How an evaluation's answers were drawn, in words, by its record.json.
+
+    One without it is older than that file: the checkpoint's generation_config.json then steered, too.
+    """
+    if not (folder / RECORD).exists():
+        return UNRECORDED
+    return json.loads((folder / RECORD).read_text(encoding="utf-8"))["sampling"]
 
 
 def answer(

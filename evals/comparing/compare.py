@@ -108,7 +108,14 @@ def rows(reports: Mapping[str, Scores]) -> tuple[list[list[str]], list[str]]:
             texts = dict.fromkeys(metric.convention for metric in found if metric)
             texts |= dict.fromkeys(f"not computed: {r.missing[name]}" for r in reports.values() if name in r.missing)
             notes.append(f"{name}: {' | '.join(texts)}")
-    return cells, [*notes, f"in brackets: {100 * LEVEL:g}% bootstrap intervals over questions"]
+    notes.append(f"in brackets: {100 * LEVEL:g}% bootstrap intervals over questions")
+    drawn: dict[str, list[str]] = {}
+    for name, report in reports.items():
+        if report.sampling:
+            drawn.setdefault(report.sampling, []).append(name)
+    for how, whose in drawn.items():
+        notes.append(f"answers{'' if len(drawn) == 1 else ' of ' + ', '.join(whose)}: {how}")
+    return cells, notes
 
 
 def cell(report: Scores, name: str) -> str:

@@ -22,12 +22,14 @@ class Metric:
 
 
 def as_dict(report: Scores) -> dict[str, dict[str, Any]]:
-    """{metric: {value, low, high, level, n, convention}}, and {metric: {not_computed}}; for JSON."""
+    """{metric: {value, low, high, level, n, convention, sampling}}, and {metric: {not_computed}}; for JSON."""
     out: dict[str, dict[str, Any]] = {}
     for name, metric in report.metrics.items():
         low, high = report.intervals.get(name, (None, None))
         out[name] = {"value": metric.value, "low": low, "high": high, "level": LEVEL}
         out[name] |= {"n": metric.n, "convention": metric.convention}
+        if report.sampling:
+            out[name]["sampling"] = report.sampling
     return out | {name: {"value": None, "not_computed": why} for name, why in report.missing.items()}
 
 
@@ -42,6 +44,8 @@ class Scores:
     bare: dict[str, Metric] = field(default_factory=dict)
     "Numbers that are not resampled, and so have no interval."
     order: list[str] = field(default_factory=list)
+    sampling: str = ""
+    "How the answers were drawn, in words; empty where nothing is known of it."
 
     def alone(self, name: str, value: float, n: int, convention: str) -> None:
         self.bare[name] = Metric(float(value), n, convention)

@@ -64,6 +64,8 @@ def notes(recipe: BonRecipe) -> list[str]:
     """What one must know to read the numbers."""
     lines = ["N below the largest: mean over subsets of the answers drawn, ties averaged"]
     lines.append("±: standard error of the mean over questions")
+    drawn = recipe.generation.spoken() if recipe.completions is None else f"brought along, {recipe.completions}"
+    lines.append(f"answers: {drawn}")
     if "random" in recipe.selectors:
         lines.append("random: exact, the mean over all answers")
     if "majority" in recipe.selectors:

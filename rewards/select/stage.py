@@ -57,6 +57,9 @@ def run(
     continued = (folder / "recipe.yaml").exists() and not (folder / FINISHED).exists() and not recipe.overwrite
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=continued, main=team.main)
     record.note_mixtures({"eval": data})
+    if recipe.completions is None:
+        how = recipe.generation
+        record.note_record({"sampling": how.spoken(), "generation": how.model_dump(), "seed": recipe.seed})
     path, parts = Path(recipe.completions or folder / "completions.jsonl"), folder / "parts"
     if recipe.completions is None:
         name = f"completions-{drawn_by(recipe)}"
