@@ -43,7 +43,8 @@ def record(trainer: Any, recipe: Any) -> dict[str, Any]:
 
 def sampling(arguments: Any) -> dict[str, Any]:
     """Of a stage that draws completions; the names are TRL's."""
-    names = "temperature top_p top_k min_p repetition_penalty max_completion_length generation_kwargs".split()
+    names = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty"]
+    names += ["max_completion_length", "generation_kwargs"]
     given = vars(arguments)
     return {"sampling": {name: given[name] for name in names}} if "generation_kwargs" in given else {}
 
