@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from evals.predictions import Prediction
-from evals.scoring import metrics
+from evals.scoring import lenient, metrics
 from evals.scoring.overlap import CONVENTIONS, SIZES, quad_parts, size_class
 from evals.scoring.reading import Reading, truth
 from evals.scoring.report import Scores
@@ -131,10 +131,11 @@ class Answers:
         out = _taken(report, "vqa/")
         out.missing |= self.not_computed
         kept = [kind for kind in report.kinds("vqa/exact") if kind not in self.left_out]
-        if kept and len(kept) < len(report.kinds("vqa/exact")):
-            groups = [group for kind in kept for group in report.groups(f"vqa/exact[{kind}]")]
-            said = f"as vqa/mean_of_kinds, over {', '.join(kept)} only; {', '.join(self.left_out)} left out"
-            out.add(f"vqa/mean_of_kinds:no_{'_'.join(self.left_out)}", means(groups), f"{said}; {reading.convention}")
+        for how in ("", metrics.LENIENT) if kept and len(kept) < len(report.kinds("vqa/exact")) else ():
+            groups = [group for kind in kept for group in report.groups(f"vqa/exact{how}[{kind}]")]
+            said = f"as vqa/mean_of_kinds{how}, over {', '.join(kept)} only; {', '.join(self.left_out)} left out"
+            name = f"vqa/mean_of_kinds:no_{'_'.join(self.left_out)}{how}"
+            out.add(name, means(groups), f"{said}; {reading.convention}")
         return out
 
 
@@ -160,17 +161,33 @@ class Classes:
     tasks: tuple[str, ...] = ("classification",)
 
     def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:
-        right: dict[str, float] = {}
-        groups: dict[str, dict[str, float]] = {}
-        for prediction in predictions:
-            said, true = class_key(reading.text(prediction)), class_key(_truth(prediction, "answer"))
-            right[prediction.key] = groups.setdefault(true, {})[prediction.key] = float(said == true)
-        exact = "exact match of class names without case, blanks, hyphens and underscores; anything more = wrong"
         out = Scores()
-        out.add("classification/accuracy", means([right]), f"{exact}; {reading.convention}")
-        said = f"mean over the {len(groups)} true classes of each one's share; {exact}; {reading.convention}"
-        out.add("classification/mean_of_classes", means(list(groups.values())), said)
+        for how, right, said in (
+            (
+                "",
+                _spelt,
+                "exact match of class names without case, blanks, hyphens and underscores; anything more = wrong",
+            ),
+            (metrics.LENIENT, _named, "the same, but an answer that is announced or set off counts, too (lenient)"),
+        ):
+            found: dict[str, float] = {}
+            groups: dict[str, dict[str, float]] = {}
+            for prediction in predictions:
+                text, true = reading.text(prediction), _truth(prediction, "answer")
+                value = float(right(text, true))
+                found[prediction.key] = groups.setdefault(class_key(true), {})[prediction.key] = value
+            out.add(f"classification/accuracy{how}", means([found]), f"{said}; {reading.convention}")
+            said = f"mean over the {len(groups)} true classes of each one's share; {said}; {reading.convention}"
+            out.add(f"classification/mean_of_classes{how}", means(list(groups.values())), said)
         return out
+
+
+def _spelt(text: str, true: str) -> bool:
+    return class_key(text) == class_key(true)
+
+
+def _named(text: str, true: str) -> bool:
+    return lenient.same_class(text, true, class_key)
 
 
 def class_key(name: str) -> str:

@@ -57,6 +57,10 @@ def iou(
         (vlm_boxes.read_boxes, vlm_boxes.iou) if shape == "box" else (vlm_boxes.read_quads, vlm_boxes.quad_iou)
     )
 
+    def stated(row: int, said: str) -> Any:
+        assert size is not None
+        return read(said, notation, size[row], None if resized is None else resized[row])
+
     def judge(row: int, said: str) -> float | None:
         if not given("iou", row, task, columns, **{name: column}, size=size):
             return None
@@ -67,13 +71,22 @@ def iou(
             )
         assert column is not None and size is not None
         truth = column[row]
-        found = read(said, notation, size[row], None if resized is None else resized[row])
+        found = stated(row, said)
         if not found or not truth:
             return 0.0
         matched = vlm_boxes.match_ious(found, truth, overlap)
         return min(1.0, sum(_step(value, steps, threshold) for value in matched) / max(len(found), len(truth)))
 
-    return per_row(completions, task, applies_to, inside, judge)
+    return per_row(
+        completions,
+        task,
+        applies_to,
+        inside,
+        judge,
+        name="iou",
+        readable=lambda row, said: bool(stated(row, said)),
+        log_metric=columns.get("log_metric"),
+    )
 
 
 def _step(value: float, steps: str, threshold: float) -> float:

@@ -95,7 +95,7 @@ def test_two_processes_one_of_which_is_killed(whole, tiny_model, data, tmp_path,
     words = command(tiny_model, data, out)
     words[1] = "aid,vg-dior"
     done = forked.run([*two_processes(), script, ROOT, *words], cwd=tmp_path, expect=1)
-    assert done.stdout.count("│ classification/accuracy") == 1  # the main process speaks
+    assert done.stdout.count("│ classification/accuracy ") == 1  # the main process speaks
     assert answers(out) == {"aid": answers(whole)["aid"]} and (out / "aid" / FINISHED).exists()
     left = (out / "vg-dior/predictions.rank1-of-2.jsonl").read_text()
     assert left.count("\n") == 1 and not (out / "vg-dior" / FINISHED).exists()
