@@ -20,8 +20,10 @@ from evals.scoring.report import Scores
 from stage.recipe import config
 from vlm.common.errors import UserError
 
-COMPARED = ("grounding/acc@0.5", "grounding/miou", "vqa/exact", "vqa/exact:lenient", "choice/accuracy")
-COMPARED += ("choice/accuracy:lenient", "format")
+COMPARED = (
+    *("grounding/acc@0.5", "grounding/miou", "vqa/exact", "vqa/exact:lenient"),
+    *("choice/accuracy", "choice/accuracy:lenient", "format"),
+)
 Runs = dict[str, list[Scores]]
 """Name → its reports, one per seed."""
 

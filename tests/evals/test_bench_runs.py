@@ -153,7 +153,7 @@ def test_side_by_side_with_published_figures(whole, tmp_path, capsys):
     assert (panel.marks[-1].low, panel.marks[-1].high) == (0, 0) and panel.marks[0].low is None
     other = sidebyside.panel("dior-rsvg", "grounding/acc@0.5", {}, True)
     assert other.marks[0].model == "RSCoVLM (rscovlm)"  # > 0.5, unlike ours
-    assert "WordNet synonyms" in sidebyside.panel("lrs-vqa", "vqa/mean_of_kinds", {}, True).note
+    assert "FAIR, Bridge and STAR" in sidebyside.panel("lrs-vqa", "vqa/mean_of_sources:wordnet", {}, True).note
     with pytest.raises(UserError, match="no predictions.jsonl, nor do its folders"):
         sidebyside.show([f"base={tmp_path / 'nowhere'}"], None)
 
