@@ -17,7 +17,7 @@ from evals.generate import Answerer, answerer, check
 from evals.recipe import EvalRecipe
 from evals.scoring import metrics
 from evals.scoring.reading import Reading
-from evals.scoring.report import Scores, as_dict
+from evals.scoring.report import Coverage, Scores, as_dict
 from samples import Sample, mixture
 from stage.parallel.team import Team
 from stage.recipe import config
@@ -30,6 +30,7 @@ from vlm.pictures.resizing import seen
 from vlm.shapes import visual_range
 
 logger = logging.getLogger(__name__)
+FAULTY = "faulty rows (data.on_fault: skip)"
 UNRECORDED = "not recorded (no record.json); what the recipe leaves open may be the checkpoint's generation_config.json"
 
 
@@ -91,7 +92,11 @@ def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None =
     """
     check(recipe)
     drawn = mixture.draw(recipe.data, "eval", recipe.seed)
-    samples = questions(recipe, drawn.samples)
+    every = questions(recipe.model_copy(update={"limit": None}), drawn.samples)
+    samples = every[: recipe.limit]
+    missed = left_out(drawn, len(every), len(samples))
+    if missed and is_main_process():
+        logger.warning("%s", Coverage(len(samples), missed))
     folder, team = Path(recipe.output), Team.join()
     if recipe.overwrite:
         ranks.discard(folder)
@@ -104,7 +109,7 @@ def run(recipe: EvalRecipe, judge: Judge | None = None, asked: Answerer | None =
     team.wait()  # all have read what is there before the main process writes
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=bool(done))
     record.note_mixtures({"eval": drawn})
-    record.note_record(drawn_how)
+    record.note_record(drawn_how | {"asked": len(samples), "left_out": missed})
     team.wait()
     have = {prediction.key for prediction in done}
     keys = [f"{sample.source}/{sample.id}" for sample in samples]
@@ -139,8 +144,28 @@ def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Scores:
         report = metrics.evaluate(rows, recipe.prompt.notation, recipe.inside)
     else:
         report = find(recipe.benchmark).score(rows, Reading(recipe.prompt.notation, recipe.inside))
-    report.sampling = sampling(folder)
+    report.sampling, report.coverage = sampling(folder), coverage(folder, len(rows))
     return report
+
+
+def left_out(drawn: mixture.Mixture, prepared: int, asked: int) -> dict[str, int]:
+    """Why questions of `data.eval` are not asked → how many. prepared: questions before `limit`; asked: after it."""
+    lines = [line for part in drawn.parts for line in part.lines]
+    found = {
+        FAULTY: sum(part.faulty for part in drawn.parts),
+        "not drawn (tasks, percent or ratio of data.eval)": sum(line.read - line.kept for line in lines),
+        "beyond limit": prepared - asked,
+    }
+    return {why: count for why, count in found.items() if count}
+
+
+def coverage(folder: Path, scored: int) -> Coverage | None:
+    """What an evaluation's numbers are over, by its record.json; None where that does not say."""
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8")) if (folder / RECORD).exists() else {}
+    if "asked" not in record:
+        return None
+    unanswered = {"not answered yet": record["asked"] - scored} if record["asked"] > scored else {}
+    return Coverage(scored, record["left_out"] | unanswered)
 
 
 def drawing(recipe: EvalRecipe, earlier: int = 0) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def summarise(reports: dict[str, Scores], out: Path) -> None:
     for name, report in reports.items():
         metric = headline(name, report)
         found = report.metrics.get(metric)
-        cells = [name, metric, str(found.n if found else ""), compare.cell(report, metric)]
+        cells = [name, metric, report.count(found) if found else "", compare.cell(report, metric)]
         lines.append("| " + " | ".join([*cells, found.convention if found else report.missing.get(metric, "")]) + " |")
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.md").write_text("\n".join(lines) + "\n")

@@ -36,13 +36,15 @@ class Difference:
     "Questions."
     seeds: int
     "Pairs of runs."
+    of: int | None = None
+    "Questions that there were, where some were left out."
 
     def __str__(self) -> str:
         runs = f", {self.seeds} seeds" if self.seeds > 1 else ""
         return (
             f"{self.metric} {100 * self.a:.1f} -> {100 * self.b:.1f}: {100 * self.difference:+.1f} points "
             f"[{100 * self.low:+.1f}, {100 * self.high:+.1f}] "
-            f"({100 * self.level:g}% paired, n = {self.n}{runs})"
+            f"({100 * self.level:g}% paired, n = {self.n}{f' of {self.of}' if self.of else ''}{runs})"
         )
 
 
@@ -80,7 +82,15 @@ def paired(
         level=level,
         n=len(left[0].keys),
         seeds=len(left),
+        of=_offered([*_list(a), *_list(b)], metric),
     )
+
+
+def _offered(reports: Sequence[Scores], metric: str) -> int | None:
+    """The most questions that there were for one of the reports; None where none says that some were left out."""
+    found = [report.of(report.metrics[metric]) for report in reports]
+    most = max((one for one in found if one is not None), default=0)
+    return most if most > reports[0].metrics[metric].n else None
 
 
 def _list(reports: Scores | Sequence[Scores]) -> list[Scores]:
@@ -102,7 +112,7 @@ def rows(reports: Mapping[str, Scores]) -> tuple[list[list[str]], list[str]]:
     cells, notes = [], []
     for name in _ordered(names):
         found = [report.metrics.get(name) for report in reports.values()]
-        counts = dict.fromkeys(str(metric.n) for metric in found if metric)
+        counts = dict.fromkeys(one.count(one.metrics[name]) for one in reports.values() if name in one.metrics)
         cells.append([name, " / ".join(counts), *(cell(report, name) for report in reports.values())])
         if "[" not in name:
             texts = dict.fromkeys(metric.convention for metric in found if metric)
@@ -113,6 +123,9 @@ def rows(reports: Mapping[str, Scores]) -> tuple[list[list[str]], list[str]]:
     for name, report in reports.items():
         if report.sampling:
             drawn.setdefault(report.sampling, []).append(name)
+    for name, report in reports.items():
+        if report.coverage is not None and report.coverage.left_out:
+            notes.append(f"{name}: {report.coverage}")
     for how, whose in drawn.items():
         notes.append(f"answers{'' if len(drawn) == 1 else ' of ' + ', '.join(whose)}: {how}")
     return cells, notes

@@ -106,7 +106,9 @@ def beside(benchmark: str, columns: dict[str, Scores]) -> str:
                 source = f"published: {figure.source}" + (f" ({figure.note})" if figure.note else "")
                 rows.append([figure.model, metric, f"{100 * figure.value:.2f}", source])
         for name, report in columns.items():
-            rows.append([f"**{name}**", metric, compare.cell(report, metric), "measured here"])
+            whole = report.coverage
+            missed = f" ({whole})" if whole is not None and whole.left_out else ""
+            rows.append([f"**{name}**", metric, compare.cell(report, metric), f"measured here{missed}"])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n" if told else ""
 
 

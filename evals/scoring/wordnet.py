@@ -106,7 +106,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _index(path: Path) -> dict[str, frozenset[str]]:
-    """`lemma pos synset_cnt p_cnt [pointers] sense_cnt tagsense_cnt offset …`; the licence's lines begin with blanks."""
+    """`lemma pos synset_cnt p_cnt [pointers] sense_cnt tagsense_cnt offset …`; a licence's line begins with a blank."""
     found = {}
     for number, line in enumerate(_lines(path), 1):
         if line.startswith(" ") or not line:

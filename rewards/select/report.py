@@ -46,15 +46,15 @@ class Point:
         return cls(metric, selector, n, float(np.mean(values)), spread / math.sqrt(len(values)), len(values))
 
 
-def save(points: Sequence[Point], folder: Path, recipe: BonRecipe) -> None:
-    """Write the three files, and print the table."""
+def save(points: Sequence[Point], folder: Path, recipe: BonRecipe, more: Sequence[str] = ()) -> None:
+    """Write the three files, and print the table. more: notes below it."""
     from rich.console import Console
 
     with (folder / "curve.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(Point)])
         writer.writerows(astuple(point) for point in points)
-    text = markdown(points, notes(recipe))
+    text = markdown(points, [*notes(recipe), *more])
     (folder / "table.md").write_text(text, encoding="utf-8")
     draw(points, folder / "curve.png", f"Best of N: {folder.name}")
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
