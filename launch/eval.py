@@ -28,4 +28,5 @@ def run(recipe: EvalRecipe) -> None:
 
 if __name__ == "__main__":
     named = any(word.split("=")[0] in ("--benchmarks", "--list") for word in sys.argv[1:])
-    sys.exit(session.main() if named else launch(EvalRecipe, run, stage.plan))
+    other = f"Or one model on public benchmarks:\n\n{session.parser().format_help()}"
+    sys.exit(session.main() if named else launch(EvalRecipe, run, stage.plan, epilog=other))

@@ -7,11 +7,11 @@ translation evaluation").
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +19,11 @@ from evals.scoring.metrics import CONVENTIONS
 from evals.scoring.report import LEVEL, Scores
 from vlm.common.bootstrap import quantiles, replicates
 from vlm.common.errors import DataError
+
+NAMED = 44
+"""Columns that a metric's name may take before it is folded."""
+EDGE = 3
+"""Columns of a table's line and the blanks beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +164,52 @@ def _ordered(names: Mapping[str, None]) -> list[str]:
 def table(reports: Mapping[str, Scores], title: str | None = None) -> Group:
     """Several reports side by side for the terminal, in percent, the conventions below."""
     cells, notes = rows(reports)
-    out = Table(title=title)
-    out.add_column("metric (%)")
-    for name in ("n", *reports):
-        out.add_column(Text(name), justify="right")
-    for row in cells:
-        out.add_row(*map(Text, row))  # Text: a plain string's [type] would be taken for markup
-    return Group(out, Text("\n".join(notes)))
+    return Group(Sheet(cells, list(reports), title), Text("\n".join(notes)))
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table that cuts no name short: runs that do not fit beside each other come in a table of their own below."""
+
+    cells: list[list[str]]
+    runs: list[str]
+    title: str | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        columns = [["metric (%)", "n", *self.runs], *self.cells]
+        full = [max(len(row[place]) for row in columns) for place in range(len(columns[0]))]
+        words = [[word for row in self.cells for word in row[place].split()] for place in range(len(full))]
+        least = [max(map(len, found), default=1) for found in words]
+        least[0] = min(full[0], NAMED)
+        shown: list[list[int]] = []
+        for place in range(2, len(full)):
+            if not shown or _taken([*shown[-1], place], least) > options.max_width:
+                shown.append([0, 1])
+            shown[-1].append(place)
+        for number, places in enumerate(shown):
+            widths = {place: least[place] for place in places}
+            spare = options.max_width - _taken(places, least)
+            widths[0] = max(1, widths[0] + min(spare, 0))
+            for at, place in enumerate(places[1:], 1):
+                share = max(spare, 0) // (len(places) - at)
+                widths[place] += min(share, full[place] - least[place])
+                spare -= widths[place] - least[place]
+            yield self._table(widths, None if number else self.title)
+
+    def _table(self, widths: Mapping[int, int], title: str | None) -> Table:
+        """Columns by place, as wide as told."""
+        out = Table(title=title)
+        heads = ["metric (%)", "n", *self.runs]
+        for place, width in widths.items():
+            out.add_column(Text(heads[place]), width=width, overflow="fold", justify="right" if place else "left")
+        for row in self.cells:
+            out.add_row(*(Text(row[place]) for place in widths))  # Text: [type] in a string would be taken for markup
+        return out
+
+
+def _taken(places: Sequence[int], widths: Sequence[int]) -> int:
+    """Of a terminal's columns, by a table of these."""
+    return 1 + sum(widths[place] + EDGE for place in places)
 
 
 def markdown(reports: Mapping[str, Scores]) -> str:

@@ -161,3 +161,12 @@ def test_side_by_side_with_published_figures(whole, tmp_path, capsys):
 def test_the_launcher_tells_the_two_forms_apart():
     done = run([sys.executable, ROOT / "launch/eval.py", "--benchmarks=vg-dior"], cwd=os.sep, expect=2)
     assert errors(done.stderr) == ["error: --benchmarks NAMES and --model PATH are needed; --list lists the benchmarks"]
+
+
+def test_help_of_the_launcher_shows_both_forms(started):
+    said = started("launch/eval.py", "--help")
+    assert "YAML recipe" in said and "--keys" in said
+    for option in ("--benchmarks", "--list", "--data", "--style", "--notation", "--limit"):
+        assert option in said
+    assert "Or one model on public benchmarks:" in said
+    assert "--benchmarks BENCHMARKS" in started("launch/eval.py", "--help", "--benchmarks", "aid")
