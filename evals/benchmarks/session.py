@@ -112,6 +112,7 @@ def recipe(name: str, arguments: argparse.Namespace) -> EvalRecipe:
         "output": str(folder(arguments) / name),
         "data": {"eval": [source.section(arguments.data.absolute()) for source in benchmark.sources]},
         "prompt": prompt,
+        "images": dict(benchmark.images),
         "inside": "text" if direct else "answer",
         "generation": {"backend": arguments.backend},
         "limit": arguments.limit,

@@ -1,5 +1,7 @@
 """The benchmarks' declarations: complete, buildable as recipes, and clear where data is missing."""
 
+import dataclasses
+
 import pytest
 
 from evals.benchmarks import BENCHMARKS, find, session
@@ -59,6 +61,15 @@ def test_overrides_lie_on_top():
     assert (one.generation.batch_size, one.images.min_pixels, one.model.dtype) == (3, 784, "float32")
     with pytest.raises(RecipeError, match="unknown key `generation.batch_sise`; did you mean"):
         session.recipe("aid", arguments("generation.batch_sise=3"))
+
+
+def test_a_benchmark_says_what_its_pictures_need(monkeypatch):
+    """Above the defaults, below the command line."""
+    monkeypatch.setitem(BENCHMARKS, "lrs-vqa", dataclasses.replace(find("lrs-vqa"), images={"max_pixels": 5000000}))
+    one = session.recipe("lrs-vqa", arguments())
+    assert (one.images.min_pixels, one.images.max_pixels) == (262144, 5000000)
+    assert session.recipe("lrs-vqa", arguments("images.max_pixels=786432")).images.max_pixels == 786432
+    assert session.recipe("aid", arguments()).images.max_pixels == 1048576
 
 
 def test_data_that_is_missing_says_what_to_put_where(tmp_path):
