@@ -13,6 +13,8 @@ from evals.scoring.report import Coverage, as_dict
 from stage.recipe import config
 from stage.runs import RECORD
 from studies.report import evaluations
+from studies.tables.grid import grids
+from studies.tables.rows import means
 from tests.support.processes.commands import ROOT
 from tests.support.scores.scored import ask, said
 
@@ -41,6 +43,13 @@ def test_tables_and_comparisons_say_it():
     assert "n = 6 of 8)" in str(compare.paired(reports["base"], reports["r1"], "vqa/exact"))
     assert "n = 6)" in str(compare.paired(reports["base"], reports["base"], "vqa/exact"))
     assert "measured here (6 of 8 questions; left out: 2 faulty rows) |" in sidebyside.beside("lrs-vqa", reports)
+
+
+def test_tables_of_seeds_say_it():
+    runs = {"base": {"0": {"": report(3)}}, "r1": {"0": {"": report(4, {"faulty rows": 2})}}}
+    (grid,) = grids(means(runs, ["vqa/exact"], count=50))
+    assert "r1: 6 of 8 questions; left out: 2 faulty rows" in grid.notes
+    assert not any(note.startswith("base:") for note in grid.notes)
 
 
 def test_the_page_of_runs_says_it():
