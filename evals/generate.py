@@ -42,14 +42,14 @@ def complete(
 
     Image and video tokens are never generated; the text has no special tokens.
     Prompts of a batch are padded on the left, so a completion does not depend on its neighbours beyond rounding. A
-    sample that stands several times in a batch, as in best-of-N, is prepared and prefilled once.
+    sample that stands several times in a batch, as in best-of-N, is prepared and prefilled once. How tokens are chosen
+    is what `how` says; the checkpoint's generation config gives the tokens that end a text, no more.
     """
     import torch
 
-    from vlm.rollout import first_places, generate, row_numbers
+    from vlm.rollout import first_places, generate, neutral, row_numbers
 
     banned = [model.config.image_token_id, model.config.video_token_id]
-    sampling = {"do_sample": True, "temperature": how.temperature, "top_p": how.top_p, "top_k": 0}
     for start in range(0, len(samples), how.batch_size):
         batch = samples[start : start + how.batch_size]
         index = row_numbers([id(sample) for sample in batch])
@@ -62,15 +62,8 @@ def complete(
             return_tensors="pt",
             processor_kwargs={"padding": True, "padding_side": "left"},
         ).to(model.device)
-        with torch.inference_mode():
-            tokens = generate(
-                model,
-                inputs,
-                torch.tensor(index),
-                max_new_tokens=how.max_new_tokens,
-                suppress_tokens=banned,
-                **(sampling if how.temperature > 0 else {"do_sample": False}),
-            )
+        with torch.inference_mode(), neutral(model):
+            tokens = generate(model, inputs, torch.tensor(index), suppress_tokens=banned, **how.of_transformers())
         texts = processor.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         yield from zip(batch, texts, strict=True)
 
@@ -117,9 +110,7 @@ class VLLM:
         # -100 is the lowest bias that vLLM takes; the image and video tokens would break the next turn's pictures
         banned = {self.processor.image_token_id: -100.0, self.processor.video_token_id: -100.0}
         sampling = self.vllm.SamplingParams(
-            temperature=how.temperature,
-            top_p=how.top_p,
-            max_tokens=how.max_new_tokens,
+            **how.of_vllm(),
             seed=recipe.seed,
             logit_bias=banned,
             skip_special_tokens=True,
@@ -151,6 +142,7 @@ def engine_arguments(section: ModelSection, recipe: EvalRecipe, samples: Sequenc
         "trust_remote_code": section.trust_remote_code,
         "seed": recipe.seed,
         "tensor_parallel_size": recipe.generation.tensor_parallel,
+        "generation_config": "vllm",  # not the checkpoint's: sampling is the recipe's; its eos ids still end a text
         "limit_mm_per_prompt": {"image": max(1, *(len(sample.images) for sample in samples)), "video": 0},
         "mm_processor_kwargs": {"min_pixels": recipe.images.min_pixels, "max_pixels": recipe.images.max_pixels},
     }

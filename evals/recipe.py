@@ -5,22 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 from evals.benchmarks import find
+from stage.recipe.decoding import DecodingSection
 from stage.recipe.sections import StageRecipe
 from vlm.common.errors import RecipeError, UserError
-from vlm.common.section import Section
 
 
-class GenerationSection(Section):
-    """How answers are generated; the default is greedy."""
+class GenerationSection(DecodingSection):
+    """How answers are generated, greedily by default; the checkpoint's generation_config.json has no say."""
 
     batch_size: int = 16
     "Questions at a time."
-    max_new_tokens: int = 1024
-    "Longest completion."
-    temperature: float = 0.0
-    "0 is greedy; above it completions are sampled."
-    top_p: float = 1.0
-    "Nucleus of sampling."
     backend: Literal["hf", "vllm"] = "hf"
     "What generates: transformers, in one process or many, or vLLM (installed apart), in one."
     tensor_parallel: int = 1
@@ -36,10 +30,7 @@ class GenerationSection(Section):
             raise RecipeError(
                 f"batch_size = {self.batch_size} and max_new_tokens = {self.max_new_tokens}; both must be at least 1"
             )
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise RecipeError(
-                f"temperature = {self.temperature} and top_p = {self.top_p}; expected temperature ≥ 0, 0 < top_p ≤ 1"
-            )
+        super().check()
 
 
 class EvalRecipe(StageRecipe):

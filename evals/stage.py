@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -16,13 +17,13 @@ from evals.generate import Answerer, answerer, check
 from evals.recipe import EvalRecipe
 from evals.scoring import metrics
 from evals.scoring.reading import Reading
-from evals.scoring.report import Scores, as_dict
+from evals.scoring.report import Coverage, Scores, as_dict
 from samples import Sample, mixture
 from samples.columns import ByTask, Columns
 from stage.parallel.team import Team
 from stage.planning import control
 from stage.recipe import config
-from stage.runs import FINISHED, Run
+from stage.runs import FINISHED, RECORD, Run
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.processes import is_main_process, rank
 from vlm.loading import architecture
@@ -31,6 +32,8 @@ from vlm.pictures.resizing import seen
 from vlm.shapes import visual_range
 
 logger = logging.getLogger(__name__)
+FAULTY = "faulty rows (data.on_fault: skip)"
+UNRECORDED = "not recorded (no record.json); what the recipe leaves open may be the checkpoint's generation_config.json"
 
 
 def unique(samples: Sequence[Sample]) -> list[Sample]:
@@ -103,9 +106,13 @@ def run(
     """
     check(recipe)
     drawn = mixture.draw(recipe.data, "eval", recipe.seed, control.of_recipe(recipe, fetch=True).check)
-    samples = questions(recipe, drawn.samples)
+    every = questions(recipe.model_copy(update={"limit": None}), drawn.samples)
+    samples = every[: recipe.limit]
     if check_columns is not None:
         check_columns(Columns(samples).by_task)
+    missed = left_out(drawn, len(every), len(samples))
+    if missed and is_main_process():
+        logger.warning("%s", Coverage(len(samples), missed))
     folder, team = Path(recipe.output), Team.join()
     if recipe.overwrite:
         ranks.discard(folder)
@@ -113,10 +120,12 @@ def run(
         ranks.gather(folder)
     team.wait()
     done = started(recipe, folder)
+    drawn_how = drawing(recipe, len(done) if not (folder / RECORD).exists() else 0)
     asked = asked or answerer(recipe)
     team.wait()  # all have read what is there before the main process writes
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=bool(done))
     record.note_mixtures({"eval": drawn})
+    record.note_record(drawn_how | {"asked": len(samples), "left_out": missed})
     team.wait()
     have = {prediction.key for prediction in done}
     keys = [f"{sample.source}/{sample.id}" for sample in samples]
@@ -146,9 +155,54 @@ def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Scores:
         raise UserError(f"{folder} holds no {ranks.FILE}; name the output folder of launch/eval.py")
     recipe = recipe or config.load(folder / "recipe.yaml", EvalRecipe)
     rows = predictions.read(folder / ranks.FILE)
+    report: Scores
     if recipe.benchmark is None:
-        return metrics.evaluate(rows, recipe.prompt.notation, recipe.inside)
-    return find(recipe.benchmark).score(rows, Reading(recipe.prompt.notation, recipe.inside))
+        report = metrics.evaluate(rows, recipe.prompt.notation, recipe.inside)
+    else:
+        report = find(recipe.benchmark).score(rows, Reading(recipe.prompt.notation, recipe.inside))
+    report.sampling, report.coverage = sampling(folder), coverage(folder, len(rows))
+    return report
+
+
+def left_out(drawn: mixture.Mixture, prepared: int, asked: int) -> dict[str, int]:
+    """Why questions of `data.eval` are not asked → how many. prepared: questions before `limit`; asked: after it."""
+    lines = [line for part in drawn.parts for line in part.lines]
+    found = {
+        FAULTY: sum(part.faulty for part in drawn.parts),
+        "not drawn (tasks, percent or ratio of data.eval)": sum(line.read - line.kept for line in lines),
+        "beyond limit": prepared - asked,
+    }
+    return {why: count for why, count in found.items() if count}
+
+
+def coverage(folder: Path, scored: int) -> Coverage | None:
+    """What an evaluation's numbers are over, by its record.json; None where that does not say."""
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8")) if (folder / RECORD).exists() else {}
+    if "asked" not in record:
+        return None
+    unanswered = {"not answered yet": record["asked"] - scored} if record["asked"] > scored else {}
+    return Coverage(scored, record["left_out"] | unanswered)
+
+
+def drawing(recipe: EvalRecipe, earlier: int = 0) -> dict[str, Any]:
+    """record.json of an evaluation: how answers were drawn, by the keys of `generation:` and in words.
+
+    earlier: answers that are there and of which this was not recorded.
+    """
+    said = recipe.generation.spoken()
+    if earlier:
+        said += f"; {earlier} answers: {UNRECORDED}"
+    return {"sampling": said, "generation": recipe.generation.model_dump(), "seed": recipe.seed}
+
+
+def sampling(folder: Path) -> str:
+    """How an evaluation's answers were drawn, in words, by its record.json.
+
+    One without it is older than that file: the checkpoint's generation_config.json then steered, too.
+    """
+    if not (folder / RECORD).exists():
+        return UNRECORDED
+    return json.loads((folder / RECORD).read_text(encoding="utf-8"))["sampling"]
 
 
 def answer(

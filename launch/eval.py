@@ -33,4 +33,5 @@ def plan(recipe: EvalRecipe) -> None:
 
 if __name__ == "__main__":
     named = any(word.split("=")[0] in ("--benchmarks", "--list") for word in sys.argv[1:])
-    sys.exit(session.main() if named else launch(EvalRecipe, run, plan))
+    other = f"Or one model on public benchmarks:\n\n{session.parser().format_help()}"
+    sys.exit(session.main() if named else launch(EvalRecipe, run, plan, epilog=other))

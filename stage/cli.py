@@ -48,14 +48,21 @@ def launch(
     train: Callable[[T], None],
     plan: Callable[[T], None],
     argv: Sequence[str] | None = None,
+    *,
+    epilog: str = "",
 ) -> int:
     """Run a stage from the command line; returns the exit code.
 
     0 done, 2 the user's error, 75 stopped by a signal with a checkpoint (stage.signals), 130 Ctrl-C without one.
 
-    train: does the work of a resolved recipe. plan: prints what it would do (`--dry-run`), without weights.
+    train: does the work of a resolved recipe. plan: prints what it would do (`--dry-run`), without weights. epilog:
+    goes below `--help`, as it is.
     """
-    parser = argparse.ArgumentParser(description="See the README; `--keys` lists what a recipe may hold.")
+    parser = argparse.ArgumentParser(
+        description="See the README; `--keys` lists what a recipe may hold.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("recipe", nargs="?", help="YAML recipe")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the recipe")
     parser.add_argument("--dry-run", action="store_true", help="resolve, check and print the plan; load no weights")

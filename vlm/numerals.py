@@ -73,3 +73,8 @@ def read(text: str) -> Number | None:
     if not _UNIT.fullmatch(unit) or set(re.split(r"[ /-]", unit)) & (_WORDS.keys() | _MORE):
         return None
     return Number(value, unit.replace("^", ""), whole)
+
+
+def same_unit(a: str, b: str) -> bool:
+    """Whether two numbers' units do not contradict each other; one that is left out does not, nor does a plural."""
+    return not a or not b or a.removesuffix("s") == b.removesuffix("s")

@@ -11,6 +11,7 @@ Styles
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Mapping
 from typing import Literal, Protocol
@@ -32,6 +33,12 @@ WORDING: dict[str, str] = {
     "classification": "{question}\nAnswer with one of the class names.",
 }
 """Default wording by task. `{question}` is the user's text in the data, `{options}` the choices as `A. … B. …`."""
+
+_INSTRUCTION = re.compile(
+    r"(?:^|(?<=\s))(?:Please )?(?:Answer|Respond|Reply|answer|respond|reply)\b(?= (?:the|this|with|using|in|only|by)\b)"
+    r"[^?!\n]*\b(?:words?|phrases?|numbers?|letters?|options?|names?|class|classes|sentences?|yes)\b[^?!\n]*$"
+)
+"""At the end of a text: how to answer, as in "Answer the question using a single word or phrase."."""
 
 
 TASKS = tuple(WORDING)
@@ -77,9 +84,38 @@ def options_text(choices: list[str]) -> str:
 
 
 def user_text(sample: Asked, question: str, wording: Mapping[str, str] | None = None) -> str:
-    """The user's text of one turn in the wording of the sample's task."""
-    template = {**WORDING, **(wording or {})}[sample.task]
+    """The user's text of one turn in the wording of the sample's task.
+
+    No question is told twice how to be answered: a wording's last sentence is left out where the question ends with
+    that very sentence, as all of LRS-VQA's do; and the last sentence of a default wording, where the question ends with
+    any such instruction of its own.
+    """
+    own = wording or {}
+    template = {**WORDING, **own}[sample.task]
+    head, tail = _told(template)
+    if tail and (_ends(question, tail) or (sample.task not in own and instruction(question))):
+        template = head
     return template.format(question=question, options=options_text(sample.choices or []))
+
+
+def instruction(question: str) -> str | None:
+    """The instruction that a question ends with, about the form of its answer; None where there is none."""
+    found = _INSTRUCTION.search(question.rstrip())
+    return found[0] if found else None
+
+
+def _told(template: str) -> tuple[str, str]:
+    """A template before its last instruction, and that instruction; ("…", "") where nothing ends it behind the
+    question."""
+    told = instruction(template)
+    head = template.rstrip().removesuffix(told).rstrip() if told else template
+    return (head, told) if told and "{question}" in head and "{" not in told else (template, "")
+
+
+def _ends(question: str, told: str) -> bool:
+    """Whether a question ends with an instruction, whatever its case, blanks and full stop."""
+    said, wanted = (" ".join(text.casefold().split()).rstrip(".") for text in (question, told))
+    return said.endswith(wanted)
 
 
 def prompt(

@@ -113,6 +113,32 @@ def replaced(owner, name: str, value) -> Iterator[None]:
             setattr(owner, name, before)
 
 
+IDS = ("eos_token_id", "pad_token_id", "bos_token_id")
+"""What of a checkpoint's generation_config.json is kept: the tokens that end, pad and begin a text."""
+
+
+@contextmanager
+def neutral(model) -> Iterator[None]:
+    """Within, `model.generate` does what it is told and nothing else: of the checkpoint's generation config only the
+    `IDS` stand.
+
+    transformers fills whatever a call leaves open from that config, of a `generation_config` that is passed, too: a
+    repetition penalty, n-grams that must not repeat, suppressed tokens. The model keeps its config, to be saved with.
+    """
+    base = _unwrapped(model)
+    stored = base.generation_config
+    if said := steering(stored):
+        _say_ignored(", ".join(f"{key} {value!r}" for key, value in said.items()))
+    with replaced(base, "generation_config", GenerationConfig(**{name: getattr(stored, name) for name in IDS})):
+        yield
+
+
+def steering(config: GenerationConfig) -> dict[str, Any]:
+    """What a generation config says beyond the `IDS`."""
+    told = config.to_diff_dict()
+    return {key: value for key, value in told.items() if key not in (*IDS, "transformers_version")}
+
+
 def generate(
     model,
     inputs: Mapping[str, Tensor],
@@ -174,6 +200,17 @@ def _base(model):
     if model.active_peft_config.is_prompt_learning:
         raise ValueError(f"{model.active_peft_config.peft_type} is not supported; expected adapters such as LoRA")
     return model.get_base_model()
+
+
+def _unwrapped(model):
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+@lru_cache(maxsize=64)
+def _say_ignored(said: str) -> None:
+    logger.info("the checkpoint's generation_config.json says %s: not used; sampling is what the recipe says", said)
 
 
 @lru_cache(maxsize=64)

@@ -113,6 +113,7 @@ def recipe(name: str, arguments: argparse.Namespace) -> EvalRecipe:
         "output": str(folder(arguments) / name),
         "data": {"eval": [source.section(arguments.data.absolute()) for source in benchmark.sources]},
         "prompt": prompt,
+        "images": dict(benchmark.images),
         "inside": "text" if direct else "answer",
         "generation": {"backend": arguments.backend},
         "limit": arguments.limit,
@@ -141,7 +142,7 @@ def summarise(reports: dict[str, Scores], out: Path) -> None:
     for name, report in reports.items():
         metric = headline(name, report)
         found = report.metrics.get(metric)
-        cells = [name, metric, str(found.n if found else ""), compare.cell(report, metric)]
+        cells = [name, metric, report.count(found) if found else "", compare.cell(report, metric)]
         lines.append("| " + " | ".join([*cells, found.convention if found else report.missing.get(metric, "")]) + " |")
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.md").write_text("\n".join(lines) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from evals.predictions import Prediction
 from evals.scoring.reading import Reading
@@ -65,6 +65,8 @@ class Benchmark:
     "System prompt of its project, for the style `direct`."
     prepare: Prepare = staticmethod(lambda samples: samples)
     "From the rows that are read to the questions that are asked."
+    images: Mapping[str, Any] = field(default_factory=dict)
+    "Keys of the recipe's `images:` that its pictures need; what the command line says goes on top."
     classes: int | None = None
     "How many classes a complete copy has."
 

@@ -7,11 +7,11 @@ translation evaluation").
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +19,11 @@ from evals.scoring.metrics import CONVENTIONS
 from evals.scoring.report import LEVEL, Scores
 from vlm.common.bootstrap import quantiles, replicates
 from vlm.common.errors import DataError
+
+NAMED = 44
+"""Columns that a metric's name may take before it is folded."""
+EDGE = 3
+"""Columns of a table's line and the blanks beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,15 @@ class Difference:
     "Questions."
     seeds: int
     "Pairs of runs."
+    of: int | None = None
+    "Questions that there were, where some were left out."
 
     def __str__(self) -> str:
         runs = f", {self.seeds} seeds" if self.seeds > 1 else ""
         return (
             f"{self.metric} {100 * self.a:.1f} -> {100 * self.b:.1f}: {100 * self.difference:+.1f} points "
             f"[{100 * self.low:+.1f}, {100 * self.high:+.1f}] "
-            f"({100 * self.level:g}% paired, n = {self.n}{runs})"
+            f"({100 * self.level:g}% paired, n = {self.n}{f' of {self.of}' if self.of else ''}{runs})"
         )
 
 
@@ -80,7 +87,15 @@ def paired(
         level=level,
         n=len(left[0].keys),
         seeds=len(left),
+        of=_offered([*_list(a), *_list(b)], metric),
     )
+
+
+def _offered(reports: Sequence[Scores], metric: str) -> int | None:
+    """The most questions that there were for one of the reports; None where none says that some were left out."""
+    found = [report.of(report.metrics[metric]) for report in reports]
+    most = max((one for one in found if one is not None), default=0)
+    return most if most > reports[0].metrics[metric].n else None
 
 
 def _list(reports: Scores | Sequence[Scores]) -> list[Scores]:
@@ -102,13 +117,23 @@ def rows(reports: Mapping[str, Scores]) -> tuple[list[list[str]], list[str]]:
     cells, notes = [], []
     for name in _ordered(names):
         found = [report.metrics.get(name) for report in reports.values()]
-        counts = dict.fromkeys(str(metric.n) for metric in found if metric)
+        counts = dict.fromkeys(one.count(one.metrics[name]) for one in reports.values() if name in one.metrics)
         cells.append([name, " / ".join(counts), *(cell(report, name) for report in reports.values())])
         if "[" not in name:
             texts = dict.fromkeys(metric.convention for metric in found if metric)
             texts |= dict.fromkeys(f"not computed: {r.missing[name]}" for r in reports.values() if name in r.missing)
             notes.append(f"{name}: {' | '.join(texts)}")
-    return cells, [*notes, f"in brackets: {100 * LEVEL:g}% bootstrap intervals over questions"]
+    notes.append(f"in brackets: {100 * LEVEL:g}% bootstrap intervals over questions")
+    drawn: dict[str, list[str]] = {}
+    for name, report in reports.items():
+        if report.sampling:
+            drawn.setdefault(report.sampling, []).append(name)
+    for name, report in reports.items():
+        if report.coverage is not None and report.coverage.left_out:
+            notes.append(f"{name}: {report.coverage}")
+    for how, whose in drawn.items():
+        notes.append(f"answers{'' if len(drawn) == 1 else ' of ' + ', '.join(whose)}: {how}")
+    return cells, notes
 
 
 def cell(report: Scores, name: str) -> str:
@@ -139,13 +164,52 @@ def _ordered(names: Mapping[str, None]) -> list[str]:
 def table(reports: Mapping[str, Scores], title: str | None = None) -> Group:
     """Several reports side by side for the terminal, in percent, the conventions below."""
     cells, notes = rows(reports)
-    out = Table(title=title)
-    out.add_column("metric (%)")
-    for name in ("n", *reports):
-        out.add_column(Text(name), justify="right")
-    for row in cells:
-        out.add_row(*map(Text, row))  # Text: a plain string's [type] would be taken for markup
-    return Group(out, Text("\n".join(notes)))
+    return Group(Sheet(cells, list(reports), title), Text("\n".join(notes)))
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table that cuts no name short: runs that do not fit beside each other come in a table of their own below."""
+
+    cells: list[list[str]]
+    runs: list[str]
+    title: str | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        columns = [["metric (%)", "n", *self.runs], *self.cells]
+        full = [max(len(row[place]) for row in columns) for place in range(len(columns[0]))]
+        words = [[word for row in self.cells for word in row[place].split()] for place in range(len(full))]
+        least = [max(map(len, found), default=1) for found in words]
+        least[0] = min(full[0], NAMED)
+        shown: list[list[int]] = []
+        for place in range(2, len(full)):
+            if not shown or _taken([*shown[-1], place], least) > options.max_width:
+                shown.append([0, 1])
+            shown[-1].append(place)
+        for number, places in enumerate(shown):
+            widths = {place: least[place] for place in places}
+            spare = options.max_width - _taken(places, least)
+            widths[0] = max(1, widths[0] + min(spare, 0))
+            for at, place in enumerate(places[1:], 1):
+                share = max(spare, 0) // (len(places) - at)
+                widths[place] += min(share, full[place] - least[place])
+                spare -= widths[place] - least[place]
+            yield self._table(widths, None if number else self.title)
+
+    def _table(self, widths: Mapping[int, int], title: str | None) -> Table:
+        """Columns by place, as wide as told."""
+        out = Table(title=title)
+        heads = ["metric (%)", "n", *self.runs]
+        for place, width in widths.items():
+            out.add_column(Text(heads[place]), width=width, overflow="fold", justify="right" if place else "left")
+        for row in self.cells:
+            out.add_row(*(Text(row[place]) for place in widths))  # Text: [type] in a string would be taken for markup
+        return out
+
+
+def _taken(places: Sequence[int], widths: Sequence[int]) -> int:
+    """Of a terminal's columns, by a table of these."""
+    return 1 + sum(widths[place] + EDGE for place in places)
 
 
 def markdown(reports: Mapping[str, Scores]) -> str:

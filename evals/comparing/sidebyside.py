@@ -20,7 +20,10 @@ from evals.scoring.report import Scores
 from stage.recipe import config
 from vlm.common.errors import UserError
 
-COMPARED = ("grounding/acc@0.5", "grounding/miou", "vqa/exact", "choice/accuracy", "format")
+COMPARED = (
+    *("grounding/acc@0.5", "grounding/miou", "vqa/exact", "vqa/exact:lenient"),
+    *("choice/accuracy", "choice/accuracy:lenient", "format"),
+)
 Runs = dict[str, list[Scores]]
 """Name → its reports, one per seed."""
 
@@ -103,7 +106,9 @@ def beside(benchmark: str, columns: dict[str, Scores]) -> str:
                 source = f"published: {figure.source}" + (f" ({figure.note})" if figure.note else "")
                 rows.append([figure.model, metric, f"{100 * figure.value:.2f}", source])
         for name, report in columns.items():
-            rows.append([f"**{name}**", metric, compare.cell(report, metric), "measured here"])
+            whole = report.coverage
+            missed = f" ({whole})" if whole is not None and whole.left_out else ""
+            rows.append([f"**{name}**", metric, compare.cell(report, metric), f"measured here{missed}"])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n" if told else ""
 
 

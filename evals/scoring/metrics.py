@@ -9,6 +9,8 @@ VQA         exact match after `vlm.answers.normalise` over all questions (micro)
             mean of the types (RSVQA). An empty answer is never right.
 Choice      the answer must name exactly one option (`vlm.answers.option`).
 Open ended  mean of what the recipe's `gold` judge gave when the question was answered; captions count with them.
+Lenient     beside each strict number of VQA, choice and classification one by `evals.scoring.lenient`: announced,
+            set-off and explained answers count, too.
 Format      share of completions that are exactly <think>…</think><answer>…</answer>.
 """
 
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evals.predictions import Prediction
+from evals.scoring import lenient as lenient_reading
 from evals.scoring.reading import Inside, Reading, truth
 from evals.scoring.report import Scores
 from samples import kinds_of
@@ -39,6 +42,7 @@ class Judgement:
     kinds: tuple[str, ...] = ()
     iou: float | None = None
     correct: bool | None = None
+    lenient: bool | None = None
     gold: float | None = None
     well_formed: bool | None = None
 
@@ -68,7 +72,7 @@ def judge(prediction: Prediction, notation: str, inside: Inside) -> Judgement:
     reading, task = Reading(notation, inside), prediction.task
     text = reading.text(prediction)
     well_formed = answers.parse(prediction.completion).well_formed if inside == "answer" else None
-    overlap = correct = None
+    overlap = correct = lenient = None
     if task == "grounding":
         overlap = _iou(prediction, reading)
     elif task == "choice":
@@ -77,12 +81,15 @@ def judge(prediction: Prediction, notation: str, inside: Inside) -> Judgement:
         if right is None:
             raise DataError(f"question {prediction.key!r}: the answer {prediction.answer!r} is not among {options}")
         correct = answers.option(text, options) == right
+        lenient = correct or lenient_reading.option(text, options) == right
     elif task in ("vqa", "classification"):
-        said, true = answers.normalise(text), answers.normalise(_truth(prediction, "answer"))
+        truly = _truth(prediction, "answer")
+        said, true = answers.normalise(text), answers.normalise(truly)
         correct = said != "" and said == true
+        lenient = correct or lenient_reading.equal(text, truly)
     kinds = tuple(kinds_of(prediction.kind))
     gold = prediction.gold if task in OPEN else None
-    return Judgement(prediction.key, task, kinds, overlap, correct, gold, well_formed)
+    return Judgement(prediction.key, task, kinds, overlap, correct, lenient, gold, well_formed)
 
 
 def _truth(prediction: Prediction, name: str) -> Any:
@@ -104,21 +111,35 @@ _GROUNDING = (
     "plain IoU in pixels; unparsable or wrong number of boxes = {zero}, kept in the denominator; " + boxes.CONVENTION
 )
 _EXACT = "exact match after normalising; empty = wrong"
+_LENIENT = (
+    "lenient: what is announced (The answer is B), set off (**B**, $35$, \\boxed{B}), explained (B, because …; yes, "
+    "there is) or equal as a number (1,200; 35 m²) counts, too; two options, or a denied one, = wrong"
+)
 CONVENTIONS = {
     "grounding/acc@0.5": "IoU >= 0.5, " + _GROUNDING.format(zero="miss"),
     "grounding/acc@0.7": "IoU >= 0.7, " + _GROUNDING.format(zero="miss"),
     "grounding/miou": "mean IoU, " + _GROUNDING.format(zero="0"),
     "vqa/exact": f"{_EXACT}; over all questions",
+    "vqa/exact:lenient": f"{_LENIENT}; over all questions",
     "vqa/mean_of_kinds": f"{_EXACT}; mean over question types of each type's share",
+    "vqa/mean_of_kinds:lenient": f"{_LENIENT}; mean over question types of each type's share",
     "choice/accuracy": "the answer names exactly the right option, by letter or text; anything else = wrong",
+    "choice/accuracy:lenient": _LENIENT,
     "choice/mean_of_kinds": "choice/accuracy per question type, mean over the types",
+    "choice/mean_of_kinds:lenient": "choice/accuracy:lenient per question type, mean over the types",
     "classification/accuracy": _EXACT,
+    "classification/accuracy:lenient": _LENIENT,
     "open_ended/gold": "mean of the values that the recipe's `gold` judge gives",
     "format": "share of completions that are exactly one <think> block and one non-empty <answer> block",
 }
 """What is computed, in the order of the tables. Metrics of one type are named `vqa/exact[count]`."""
 
-_PER_KIND = {"vqa/exact": "vqa", "choice/accuracy": "choice"}
+LENIENT = ":lenient"
+_PER_KIND = {
+    f"{name}{how}": task
+    for name, task in (("vqa/exact", "vqa"), ("choice/accuracy", "choice"))
+    for how in ("", LENIENT)
+}
 
 
 class Report(Scores):
@@ -144,8 +165,9 @@ class Report(Scores):
         name, _, kind = metric.removesuffix("]").partition("[")
         if name not in CONVENTIONS or (kind and name not in _PER_KIND):
             raise DataError(f"unknown metric {metric!r}; metrics are {', '.join(CONVENTIONS)}")
-        if name.endswith("/mean_of_kinds"):
-            plain = next(plain for plain, task in _PER_KIND.items() if task == name.partition("/")[0])
+        if "/mean_of_kinds" in name:
+            task, how = name.partition("/")[0], name.partition(":")[2]
+            plain = next(plain for plain, its in _PER_KIND.items() if its == task and plain.partition(":")[2] == how)
             return [group for one in self.kinds(plain) for group in self.groups(f"{plain}[{one}]")]
         group = {
             judgement.key: value
@@ -176,7 +198,8 @@ def _value(judgement: Judgement, name: str) -> float | None:
     if judgement.task != task:
         return None
     if task != "grounding":
-        return None if judgement.correct is None else float(judgement.correct)
+        right = judgement.lenient if what.endswith(LENIENT) else judgement.correct
+        return None if right is None else float(right)
     if judgement.iou is None or what == "miou":
         return judgement.iou
     return float(judgement.iou >= float(what.removeprefix("acc@")))

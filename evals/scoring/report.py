@@ -21,13 +21,36 @@ class Metric:
     convention: str
 
 
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of what there was to be asked is in the numbers."""
+
+    scored: int
+    "Questions that were asked and answered."
+    left_out: dict[str, int] = field(default_factory=dict)
+    "Why not → how many questions (of faulty rows: rows)."
+
+    @property
+    def offered(self) -> int:
+        return self.scored + sum(self.left_out.values())
+
+    def __str__(self) -> str:
+        """ "6 of 8 questions; left out: 2 faulty rows"."""
+        told = ", ".join(f"{count} {why}" for why, count in self.left_out.items() if count)
+        return f"{self.scored} of {self.offered} questions" + (f"; left out: {told}" if told else "")
+
+
 def as_dict(report: Scores) -> dict[str, dict[str, Any]]:
-    """{metric: {value, low, high, level, n, convention}}, and {metric: {not_computed}}; for JSON."""
+    """{metric: {value, low, high, level, n, convention, sampling}}, and {metric: {not_computed}}; for JSON."""
     out: dict[str, dict[str, Any]] = {}
     for name, metric in report.metrics.items():
         low, high = report.intervals.get(name, (None, None))
         out[name] = {"value": metric.value, "low": low, "high": high, "level": LEVEL}
         out[name] |= {"n": metric.n, "convention": metric.convention}
+        if report.coverage is not None and report.coverage.offered > report.coverage.scored:
+            out[name] |= {"of": report.of(metric), "left_out": dict(report.coverage.left_out)}
+        if report.sampling:
+            out[name]["sampling"] = report.sampling
     return out | {name: {"value": None, "not_computed": why} for name, why in report.missing.items()}
 
 
@@ -42,6 +65,21 @@ class Scores:
     bare: dict[str, Metric] = field(default_factory=dict)
     "Numbers that are not resampled, and so have no interval."
     order: list[str] = field(default_factory=list)
+    sampling: str = ""
+    "How the answers were drawn, in words; empty where nothing is known of it."
+    coverage: Coverage | None = None
+    "None where nothing is known of it."
+
+    def of(self, metric: Metric) -> int | None:
+        """How many questions a number would be over if none were left out; None for a number over a part of them, as
+        nobody knows to which part those belong."""
+        whole = self.coverage
+        return None if whole is None or metric.n != whole.scored else whole.offered
+
+    def count(self, metric: Metric) -> str:
+        """Over how many questions a number is: "6", or "6 of 8" where some were left out."""
+        whole = self.of(metric)
+        return str(metric.n) if whole is None or whole == metric.n else f"{metric.n} of {whole}"
 
     def alone(self, name: str, value: float, n: int, convention: str) -> None:
         self.bare[name] = Metric(float(value), n, convention)

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from evals.predictions import Prediction
-from evals.scoring import metrics
+from evals.scoring import lenient, metrics, wordnet
 from evals.scoring.overlap import CONVENTIONS, SIZES, quad_parts, size_class
 from evals.scoring.reading import Reading, truth
 from evals.scoring.report import Scores
 from samples import kinds_of
 from vlm import answers, boxes
-from vlm.common.bootstrap import means, ratio
+from vlm.common.bootstrap import mean_of, means, ratio
 
 FAILED = (
     "unparsable or wrong number of boxes = IoU 0 (the true area as union), kept in the denominator; " + boxes.CONVENTION
@@ -124,12 +124,17 @@ class Grounding:
 
 @dataclass(frozen=True)
 class Answers:
-    """VQA: exact match after `vlm.answers.normalise` over all questions, per type, and the mean of the types."""
+    """VQA: exact match after `vlm.answers.normalise` over all questions, per type, and the mean of the types; each also
+    leniently."""
 
     left_out: tuple[str, ...] = ()
     "Types that are usually left out of the mean (RSVQA: counts and areas); both means are given, by name."
     not_computed: Mapping[str, str] = field(default_factory=dict)
     "What the project reports and is not computed here, with the reason."
+    sources: Mapping[str, str] = field(default_factory=dict)
+    "How ids of questions begin → the data set that they are from: also by it, and the mean of these."
+    synonyms: bool = False
+    "Also with WordNet's synonyms as right (LRS-VQA)."
     tasks: tuple[str, ...] = ("vqa",)
 
     def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:
@@ -137,11 +142,85 @@ class Answers:
         out = _taken(report, "vqa/")
         out.missing |= self.not_computed
         kept = [kind for kind in report.kinds("vqa/exact") if kind not in self.left_out]
-        if kept and len(kept) < len(report.kinds("vqa/exact")):
-            groups = [group for kind in kept for group in report.groups(f"vqa/exact[{kind}]")]
-            said = f"as vqa/mean_of_kinds, over {', '.join(kept)} only; {', '.join(self.left_out)} left out"
-            out.add(f"vqa/mean_of_kinds:no_{'_'.join(self.left_out)}", means(groups), f"{said}; {reading.convention}")
+        for how in ("", metrics.LENIENT) if kept and len(kept) < len(report.kinds("vqa/exact")) else ():
+            groups = [group for kind in kept for group in report.groups(f"vqa/exact{how}[{kind}]")]
+            said = f"as vqa/mean_of_kinds{how}, over {', '.join(kept)} only; {', '.join(self.left_out)} left out"
+            name = f"vqa/mean_of_kinds:no_{'_'.join(self.left_out)}{how}"
+            out.add(name, means(groups), f"{said}; {reading.convention}")
+        if self.sources:
+            for how in ("", metrics.LENIENT):
+                (values,) = report.groups(f"vqa/exact{how}")
+                said = f"right as in vqa/exact{how}; {reading.convention}"
+                self._by_source(out, predictions, values, how, said)
+        if self.synonyms:
+            self._with_synonyms(out, predictions, reading)
         return out
+
+    def _by_source(
+        self, out: Scores, predictions: Sequence[Prediction], values: Mapping[str, float], how: str, said: str
+    ) -> None:
+        """The mean of the sources' shares, that of the means of their types, and the shares themselves."""
+        asked: dict[str, list[Prediction]] = {}
+        for prediction in predictions:
+            asked.setdefault(self._source(prediction), []).append(prediction)
+        names = (f"vqa/mean_of_sources{how}", f"vqa/mean_of_sources_and_kinds{how}")
+        if "" in asked:
+            odd = asked[""][0].id
+            out.missing |= dict.fromkeys(
+                names,
+                f"{len(asked[''])} questions, such as {odd!r}, do not say where they are from; expected ids that begin "
+                f"with {', '.join(self.sources)}",
+            )
+            return
+        order = [name for name in self.sources.values() if name in asked]
+        groups = {name: {one.key: values[one.key] for one in asked[name]} for name in order}
+        for name, group in groups.items():
+            out.add(f"vqa/exact{how}[source {name}]", means([group]), said)
+        over = f"the sources {', '.join(order)}"
+        out.add(names[0], means(list(groups.values())), f"mean over {over} of each one's share; {said}")
+        parts = {name: _by_kind(asked[name], values) for name in order}
+        if all(parts.values()):
+            means_of_kinds = [means(list(kinds.values())) for kinds in parts.values()]
+            told = f"mean over {over} of the mean over the question types in each; {said}"
+            out.add(names[1], mean_of(means_of_kinds), told)
+
+    def _source(self, prediction: Prediction) -> str:
+        """Where a question is from; empty where its id does not say."""
+        return next((name for start, name in self.sources.items() if prediction.id.startswith(start)), "")
+
+    def _with_synonyms(self, out: Scores, predictions: Sequence[Prediction], reading: Reading) -> None:
+        how = ":wordnet"
+        names = [f"vqa/{name}{how}" for name in ("exact", "mean_of_kinds")]
+        names += [f"vqa/{name}{how}" for name in ("mean_of_sources", "mean_of_sources_and_kinds") if self.sources]
+        if (words := wordnet.at_hand()) is None:
+            out.missing |= dict.fromkeys(names, wordnet.ABSENT)
+            return
+        values = {}
+        for prediction in predictions:
+            text, true = (
+                one.lower().strip().strip(".") for one in (reading.text(prediction), _truth(prediction, "answer"))
+            )
+            values[prediction.key] = float(text == true or words.synonyms(true, text))
+        said = (
+            "equal in lower case without outer full stops, or in one synset of WordNet (path similarity > 0.8); "
+            f"{reading.convention}"
+        )
+        out.add(names[0], means([values]), said)
+        if kinds := _by_kind(predictions, values):
+            for kind, group in kinds.items():
+                out.add(f"{names[0]}[{kind}]", means([group]), said)
+            out.add(names[1], means(list(kinds.values())), f"mean over question types of each one's share; {said}")
+        if self.sources:
+            self._by_source(out, predictions, values, how, said)
+
+
+def _by_kind(predictions: Sequence[Prediction], values: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Question type → its questions' values; a question counts in each of its types."""
+    found: dict[str, dict[str, float]] = {}
+    for prediction in predictions:
+        for kind in kinds_of(prediction.kind):
+            found.setdefault(kind, {})[prediction.key] = values[prediction.key]
+    return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True)
@@ -166,17 +245,33 @@ class Classes:
     tasks: tuple[str, ...] = ("classification",)
 
     def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:
-        right: dict[str, float] = {}
-        groups: dict[str, dict[str, float]] = {}
-        for prediction in predictions:
-            said, true = class_key(reading.text(prediction)), class_key(_truth(prediction, "answer"))
-            right[prediction.key] = groups.setdefault(true, {})[prediction.key] = float(said == true)
-        exact = "exact match of class names without case, blanks, hyphens and underscores; anything more = wrong"
         out = Scores()
-        out.add("classification/accuracy", means([right]), f"{exact}; {reading.convention}")
-        said = f"mean over the {len(groups)} true classes of each one's share; {exact}; {reading.convention}"
-        out.add("classification/mean_of_classes", means(list(groups.values())), said)
+        for how, right, said in (
+            (
+                "",
+                _spelt,
+                "exact match of class names without case, blanks, hyphens and underscores; anything more = wrong",
+            ),
+            (metrics.LENIENT, _named, "the same, but an answer that is announced or set off counts, too (lenient)"),
+        ):
+            found: dict[str, float] = {}
+            groups: dict[str, dict[str, float]] = {}
+            for prediction in predictions:
+                text, true = reading.text(prediction), _truth(prediction, "answer")
+                value = float(right(text, true))
+                found[prediction.key] = groups.setdefault(class_key(true), {})[prediction.key] = value
+            out.add(f"classification/accuracy{how}", means([found]), f"{said}; {reading.convention}")
+            said = f"mean over the {len(groups)} true classes of each one's share; {said}; {reading.convention}"
+            out.add(f"classification/mean_of_classes{how}", means(list(groups.values())), said)
         return out
+
+
+def _spelt(text: str, true: str) -> bool:
+    return class_key(text) == class_key(true)
+
+
+def _named(text: str, true: str) -> bool:
+    return lenient.same_class(text, true, class_key)
 
 
 def class_key(name: str) -> str:

@@ -56,6 +56,10 @@ def iou(
     column, name = (boxes, "boxes") if shape == "box" else (quads, "quads")
     overlap = vlm_boxes.iou if shape == "box" else vlm_boxes.quad_iou
 
+    def stated(row: int, said: str) -> vlm_boxes.Said | None:
+        assert size is not None
+        return vlm_boxes.read_said(said, notation, size[row], None if resized is None else resized[row])
+
     def judge(row: int, said: str) -> float | None:
         if not given("iou", row, task, columns, **{name: column}, size=size):
             return None
@@ -66,13 +70,22 @@ def iou(
             )
         assert column is not None and size is not None
         truth = column[row]
-        found = vlm_boxes.read_said(said, notation, size[row], None if resized is None else resized[row])
+        found = stated(row, said)
         if found is None or not truth:
             return 0.0
         matched = vlm_boxes.match_ious(found.boxes if shape == "box" else found.quads, truth, overlap)
         return min(1.0, sum(_step(value, steps, threshold) for value in matched) / max(len(found), len(truth)))
 
-    return per_row(completions, task, applies_to, inside, judge)
+    return per_row(
+        completions,
+        task,
+        applies_to,
+        inside,
+        judge,
+        name="iou",
+        readable=lambda row, said: stated(row, said) is not None,
+        log_metric=columns.get("log_metric"),
+    )
 
 
 def _step(value: float, steps: str, threshold: float) -> float:

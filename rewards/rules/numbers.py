@@ -43,11 +43,20 @@ def numeric(
         if truth is None:
             return None
         found = numerals.read(said)
-        if found is None or not _same_unit(found.unit, truth.unit):
+        if found is None or not numerals.same_unit(found.unit, truth.unit):
             return 0.0
         return float(abs(found.value - truth.value) <= max(absolute, relative * abs(truth.value)))
 
-    return per_row(completions, task, applies_to, inside, judge)
+    return per_row(
+        completions,
+        task,
+        applies_to,
+        inside,
+        judge,
+        name="numeric",
+        readable=lambda row, said: numerals.read(said) is not None,
+        log_metric=columns.get("log_metric"),
+    )
 
 
 @register("count")
@@ -86,12 +95,16 @@ def count(
             return float(off == 0)
         return max(0.0, 1 - off) if closeness == "linear" else math.exp(-rate * off)
 
-    return per_row(completions, task, applies_to, inside, judge)
-
-
-def _same_unit(a: str, b: str) -> bool:
-    """Whether two units do not contradict each other; one that is left out does not, nor does a plural."""
-    return not a or not b or a.removesuffix("s") == b.removesuffix("s")
+    return per_row(
+        completions,
+        task,
+        applies_to,
+        inside,
+        judge,
+        name="count",
+        readable=lambda row, said: _whole(said) is not None,
+        log_metric=columns.get("log_metric"),
+    )
 
 
 def _whole(text: str) -> int | None:

@@ -30,9 +30,16 @@ def per_row(
     applies_to: Sequence[str],
     inside: Inside,
     judge: Callable[[int, str], float | None],
+    name: str = "",
+    readable: Callable[[int, str], bool] = lambda row, said: said.strip() != "",
+    log_metric: Callable[[str, float], None] | None = None,
 ) -> list[float | None]:
     """``judge(row, answer)`` on rows of the right task. It sees the empty answer, too: whether a row applies
-    does not depend on what was generated."""
+    does not depend on what was generated.
+
+    log_metric is told, for each row that the reward applies to, whether its answer can not be read (`readable`), as
+    ``reward_unreadable/<name>``: one call a row, so that TRL's mean over all calls of all processes is that over rows.
+    """
     tasks = (applies_to,) if isinstance(applies_to, str) else applies_to
     rewards: list[float | None] = []
     for row, completion in enumerate(completions):
@@ -42,6 +49,8 @@ def per_row(
         text = text_of(completion)
         said = text if inside == "text" else answers.parse(text).answer
         rewards.append(judge(row, said or ""))
+        if log_metric is not None and rewards[-1] is not None:
+            log_metric(f"reward_unreadable/{name}", float(not readable(row, said or "")))
     return rewards
 
 

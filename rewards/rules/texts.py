@@ -36,7 +36,15 @@ def exact_match(
         truth = answers.normalise(answer[row])
         return float(truth != "" and answers.normalise(said) == truth)
 
-    return per_row(completions, task, applies_to, inside, judge)
+    return per_row(
+        completions,
+        task,
+        applies_to,
+        inside,
+        judge,
+        name="exact_match",
+        log_metric=columns.get("log_metric"),
+    )
 
 
 @register("choice")
@@ -65,7 +73,16 @@ def choice(
             raise DataError(f"{name_of(row, columns)}: answer {answer[row]!r} names none of the choices {choices[row]}")
         return float(answers.option(said, choices[row]) == truth)
 
-    return per_row(completions, task, applies_to, inside, judge)
+    return per_row(
+        completions,
+        task,
+        applies_to,
+        inside,
+        judge,
+        name="choice",
+        readable=lambda row, said: choices is not None and answers.option(said, choices[row]) is not None,
+        log_metric=columns.get("log_metric"),
+    )
 
 
 @register("label_set")
@@ -106,7 +123,20 @@ def label_set(
         echo = _agreement(len(truth), len(known), len(truth), agreement) if known else 0.0
         return value if echo >= 1 else max(0.0, (value - echo) / (1 - echo))
 
-    return per_row(completions, task, applies_to, inside, judge)
+    def readable(row: int, said: str) -> bool:
+        found = _labels(said, vocabulary if vocabulary is not None else None if choices is None else choices[row])
+        return bool(found) and None not in found
+
+    return per_row(
+        completions,
+        task,
+        applies_to,
+        inside,
+        judge,
+        name="label_set",
+        readable=readable,
+        log_metric=columns.get("log_metric"),
+    )
 
 
 def _labels(text: str, known: Sequence[str] | None) -> list[str | int | None]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from stage.recipe.decoding import DecodingSection
 from stage.recipe.sections import StageRecipe
 from vlm.common.errors import RecipeError
-from vlm.common.section import LocatedPath, Section
+from vlm.common.section import LocatedPath
 from vlm.sections import ImageSection, WeightsSection
 
 Selector = Literal["score", "clip", "majority", "random"]
@@ -59,17 +60,13 @@ class ClipSection(BatchedSection):
     "Exchanges at a time."
 
 
-class SamplingSection(Section):
-    """How the answers to choose from are drawn."""
+class SamplingSection(DecodingSection):
+    """How the answers to choose from are drawn; the checkpoint's generation_config.json has no say."""
 
     samples: int = 64
     "Answers per question: the largest N of the curve."
     temperature: float = 0.95
     "Of sampling."
-    top_p: float = 1.0
-    "Nucleus of sampling."
-    max_new_tokens: int = 1024
-    "Longest completion."
     batch_size: int = 16
     "Completions at a time."
 
@@ -84,6 +81,7 @@ class SamplingSection(Section):
                 f"temperature = {self.temperature} and top_p = {self.top_p}; expected temperature > 0 (greedy answers "
                 "are all alike) and 0 < top_p ≤ 1"
             )
+        super().check()
 
 
 class BonRecipe(StageRecipe):

@@ -46,15 +46,15 @@ class Point:
         return cls(metric, selector, n, float(np.mean(values)), spread / math.sqrt(len(values)), len(values))
 
 
-def save(points: Sequence[Point], folder: Path, recipe: BonRecipe) -> None:
-    """Write the three files, and print the table."""
+def save(points: Sequence[Point], folder: Path, recipe: BonRecipe, more: Sequence[str] = ()) -> None:
+    """Write the three files, and print the table. more: notes below it."""
     from rich.console import Console
 
     with (folder / "curve.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(Point)])
         writer.writerows(astuple(point) for point in points)
-    text = markdown(points, notes(recipe))
+    text = markdown(points, [*notes(recipe), *more])
     (folder / "table.md").write_text(text, encoding="utf-8")
     draw(points, folder / "curve.png", f"Best of N: {folder.name}")
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
@@ -64,6 +64,8 @@ def notes(recipe: BonRecipe) -> list[str]:
     """What one must know to read the numbers."""
     lines = ["N below the largest: mean over subsets of the answers drawn, ties averaged"]
     lines.append("±: standard error of the mean over questions")
+    drawn = recipe.generation.spoken() if recipe.completions is None else f"brought along, {recipe.completions}"
+    lines.append(f"answers: {drawn}")
     if "random" in recipe.selectors:
         lines.append("random: exact, the mean over all answers")
     if "majority" in recipe.selectors:

@@ -63,6 +63,9 @@ def run(
     continued = (folder / "recipe.yaml").exists() and not (folder / FINISHED).exists() and not recipe.overwrite
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=continued, main=team.main)
     record.note_mixtures({"eval": data})
+    if recipe.completions is None:
+        how = recipe.generation
+        record.note_record({"sampling": how.spoken(), "generation": how.model_dump(), "seed": recipe.seed})
     path, parts = Path(recipe.completions or folder / "completions.jsonl"), folder / "parts"
     if recipe.completions is None:
         name = f"completions-{drawn_by(recipe)}"
@@ -86,7 +89,11 @@ def run(
     judged = judge_all(samples, completions, judge)
     save_judged(samples, judged, scored, folder / "judged.jsonl")
     points = curve(recipe, samples, said, scored, judged)
-    report.save(points, folder, recipe)
+    faulty, unjudged = sum(part.faulty for part in data.parts), judged.count(None)
+    counts = {"faulty rows (data.on_fault: skip)": faulty, "without a metric (gold)": unjudged}
+    told = ", ".join(f"{count} {why}" for why, count in counts.items() if count)
+    whole = f"{len(samples) - unjudged} of {len(samples) + faulty} questions; left out: {told}"
+    report.save(points, folder, recipe, [whole] if told else [])
     save_picks(recipe, samples, said, scored, folder / "picks.jsonl")
     record.finish(**{f"{p.metric}/{p.selector}@{p.n}": p.value for p in points if p.n == len(completions[0])})
     return points

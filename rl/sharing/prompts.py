@@ -13,7 +13,7 @@ from rl.sharing.prefill import shared_prefill
 from rl.sharing.rows import Generation, Rows, prompts_of, split
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
-from vlm.rollout import choose, evaluating
+from vlm.rollout import choose, evaluating, neutral
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,8 @@ class SharedPrompts:
     compared; raises UserError where the two differ by more than rounding.
 
     Overridden: `__init__` (the two arguments), `_tokenize_prompts` (pixels of each prompt once),
-    `_generate_single_turn` (TRL's, around one prefill, with whole weights), `_generate_and_score_completions` (TRL's,
+    `_generate_single_turn` (TRL's, around one prefill, with whole weights, and without what the
+    checkpoint's generation_config.json says beyond the recipe), `_generate_and_score_completions` (TRL's,
     with a memo before the image processor), `_prepare_inputs` (groups stay whole when a generation batch is shuffled
     and cut), `_get_per_token_logps_and_entropies` (packed rows).
     From its neighbours: `counters` (`rl.counters`), told in training what goes through the model, shared or plain;
@@ -104,7 +105,7 @@ class SharedPrompts:
             return super()._generate_single_turn(*given, **named)
         shared, model = self._generation, self.accelerator.unwrap_model(self.model_wrapped)
         whole = self.whole() if self.is_fsdp_enabled else nullcontext()
-        with whole, shared_prefill(model, shared.prompts) if shared else nullcontext():
+        with whole, neutral(model), shared_prefill(model, shared.prompts) if shared else nullcontext():
             output = super()._generate_single_turn(*given, **named)
         if self.model.training:
             unique = shared.unique() if shared else ()

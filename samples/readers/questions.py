@@ -10,8 +10,11 @@ by half of its area and is cut to it. `kind` is the `dataset` a row was taken fr
 
 LRS-VQA (Luo et al. 2025, arXiv 2503.07588):
 
-    {"question_id": 3, "image": "LRS_VQA/image/15565.tif", "category": "count", "text": "How many …?",
+    {"question_id": "FAIR_3", "image": "LRS_VQA/image/15565.tif", "category": "count", "text": "How many …?",
      "ground_truth": "4", "hbox": …, "rbox": …, "abs_size": …, "image_size": …}
+
+Ids begin with the data set that a picture is from (FAIR, GLH for Bridge, STAR) and are kept as they are: the published
+average is over these three. `text` ends with its own instruction ("Answer the question using …").
 
 `hbox` and `rbox` say where the objects lie and may exceed the image; no truth of a question is in them, and they are
 not read. Images are found below the folder that holds `LRS_VQA`, and below that itself.

@@ -31,6 +31,7 @@ __all__ = ["GROUPS", "METRICS", "Group", "Metric", "Range", "Row", "Stage", "fin
 GROUPS: tuple[Group, ...] = (
     rewards.REWARDS,
     rewards.GATED,
+    rewards.READ,
     rewards.FAULTS,
     policy.COMPLETIONS,
     policy.POLICY,

@@ -123,6 +123,27 @@ GATED = Group(
     ),
 )
 
+READ = Group(
+    "Answers that cannot be read",
+    "Logged by the rule rewards (`rewards/rules/rows.py`), alone or in `gated`, for the rows that they apply to. "
+    "Means are exact over the rows of all processes.",
+    (
+        logged(
+            "reward_unreadable/<reward>",
+            "share of answers that a rule reward cannot read, which earn 0 whatever they mean: no number for numeric "
+            "and count, no single option for choice, no boxes in `prompt.notation` for iou, an unknown label for "
+            "label_set, nothing between the tags for exact_match",
+            "share",
+            None,
+            "depends on what the model was taught. Rewards are strict: (The answer is B) names no option. An "
+            "evaluation says how a lenient reader fares (choice/accuracy:lenient, `docs/benchmarks.md`)",
+            "High from the start: teach the form first (SFT), or ask for it (`prompt.wording`, `prompt.notation`). "
+            "Rising: answers are cut off (`training.max_completion_length`), or the form is being lost.",
+            worse="higher",
+        ),
+    ),
+)
+
 FAULTS = Group(
     "Rewards that fail",
     "Logged by `rewards/guarded.py`, which wraps every reward except `score`.",

@@ -8,6 +8,7 @@ Two runs whose records, data.json and environment.json agree (but for times, hos
     libraries      CUDA, cuDNN and NCCL as torch was built with
     model          class, attention, precision, parameters; `sampled` is a digest of its weights (stage.replay.dumps)
     checkpoint     what it was loaded from (samples.fingerprints)
+    sampling       GRPO: how completions are drawn; a checkpoint's generation_config.json adds nothing
     plugins        SHA-256 of each `file.py:function` that the recipe names
 """
 
@@ -35,8 +36,17 @@ def record(trainer: Any, recipe: Any) -> dict[str, Any]:
         "libraries": libraries(),
         "model": model(trainer),
         "checkpoint": of_checkpoint(recipe.model.path, recipe.model.revision),
+        **sampling(trainer.args),
         "plugins": {path: of_file(Path(path)) for path in sorted(set(plugins(config.to_dict(recipe))))},
     }
+
+
+def sampling(arguments: Any) -> dict[str, Any]:
+    """Of a stage that draws completions; the names are TRL's."""
+    names = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty"]
+    names += ["max_completion_length", "generation_kwargs"]
+    given = vars(arguments)
+    return {"sampling": {name: given[name] for name in names}} if "generation_kwargs" in given else {}
 
 
 def processes(trainer: Any) -> dict[str, Any]:

@@ -30,10 +30,15 @@ def table(curves: Sequence[Curve]) -> dict[str, Any] | None:
     for name in names:
         metrics = [[one[name] for one in found if name in one] for _, found in holding]
         conventions = dict.fromkeys(m["convention"] for group in metrics for m in group if m.get("convention"))
-        counts = dict.fromkeys(str(m["n"]) for group in metrics for m in group if "n" in m)
+        counts = dict.fromkeys(_count(m) for group in metrics for m in group if "n" in m)
         cells = [_measured(group) for group in metrics]
         rows.append({"key": name, "n": " / ".join(counts), "cells": cells, "convention": " | ".join(conventions)})
     return {"labels": [label for label, _ in holding], "rows": rows}
+
+
+def _count(metric: dict[str, Any]) -> str:
+    """Over how many questions: "6", or "6 of 8" where some were left out."""
+    return f"{metric['n']} of {metric['of']}" if metric.get("of") else str(metric["n"])
 
 
 def _named(run: Folder) -> dict[str, dict[str, Any]]:

@@ -89,6 +89,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
         levels = dict.fromkeys(row.level for row in rows if row.scheme == scheme and row.level)
         out += [text.format(percent=f"{100 * level:g}") for level in levels]
     out += _few(rows)
+    for label, note in dict.fromkeys((row.label, row.note) for row in rows if row.kind == "measured" and row.note):
+        out.append(f"{label}: {note}")
     for source, note in dict.fromkeys((row.source, row.note) for row in rows if row.kind == "published"):
         out.append(f"† published, not measured here: {source}" + (f" ({note})" if note else ""))
     return out

@@ -25,6 +25,10 @@ class Report(Protocol):
     def metrics(self) -> Mapping[str, Any]:
         """By stable name, in the order of the tables."""
 
+    @property
+    def coverage(self) -> Any | None:
+        """How much of what there was to be asked is in it (`left_out`: why not → how many); None where unknown."""
+
     def statistic(self, metric: str) -> Statistic:
         """The number over its questions. Raises: DataError for one that cannot be resampled."""
 
@@ -69,7 +73,7 @@ class Row:
     source: str = ""
     "Of a published figure."
     note: str = ""
-    "What pairs, or what differs from how the figure was published."
+    "What pairs, what was left out, or what differs from how the figure was published."
 
     @property
     def spread(self) -> float | None:
@@ -107,9 +111,15 @@ def means(runs: Runs, names: Iterable[str], *, level: float = LEVEL, count: int 
                     questions = len(set().union(*(one.keys for one in found)))
                     out.append(
                         Row("measured", benchmark, metric, label, statistics.fmean(own), low, high, level, questions,
-                            len(found), own, scheme=_scheme(found))
+                            len(found), own, scheme=_scheme(found), note=_left_out(runs, label, benchmark))
                     )  # fmt: skip
     return out
+
+
+def _left_out(runs: Runs, label: str, benchmark: str) -> str:
+    """What the label's evaluations say of questions that are not in their numbers; empty where all are."""
+    whole = [one[benchmark].coverage for one in runs[label].values() if benchmark in one]
+    return "; ".join(dict.fromkeys(str(one) for one in whole if one is not None and one.left_out))
 
 
 def differences(

@@ -112,10 +112,13 @@ def test_what_vllm_is_told(tiny_model, tmp_path, vllm):
     assert [sample for sample, _ in pairs] == samples
     (engine,) = vllm.engines
     assert engine["model"] == tiny_model and engine["dtype"] == "float32" and engine["seed"] == 7
+    assert engine["generation_config"] == "vllm"  # the checkpoint's own does not steer
     assert engine["tensor_parallel_size"] == 4 and engine["limit_mm_per_prompt"] == {"image": 2, "video": 0}
     assert engine["mm_processor_kwargs"] == {"min_pixels": 12544, "max_pixels": 25088}
     (sampling,) = vllm.sampling
     assert (sampling["temperature"], sampling["top_p"], sampling["max_tokens"], sampling["seed"]) == (0.7, 0.8, 9, 7)
+    assert (sampling["top_k"], sampling["min_p"], sampling["repetition_penalty"]) == (-1, 0.0, 1.0)
+    assert (sampling["top_k"], sampling["min_p"], sampling["repetition_penalty"]) == (-1, 0.0, 1.0)
     with open(f"{tiny_model}/config.json") as file:
         ids = json.load(file)
     assert sampling["logit_bias"] == {ids["image_token_id"]: -100.0, ids["video_token_id"]: -100.0}

@@ -95,7 +95,7 @@ def test_two_processes_one_of_which_is_killed(whole, tiny_model, data, tmp_path,
     words = command(tiny_model, data, out)
     words[1] = "aid,vg-dior"
     done = forked.run([*two_processes(), script, ROOT, *words], cwd=tmp_path, expect=1)
-    assert done.stdout.count("│ classification/accuracy") == 1  # the main process speaks
+    assert done.stdout.count("│ classification/accuracy ") == 1  # the main process speaks
     assert answers(out) == {"aid": answers(whole)["aid"]} and (out / "aid" / FINISHED).exists()
     left = (out / "vg-dior/predictions.rank1-of-2.jsonl").read_text()
     assert left.count("\n") == 1 and not (out / "vg-dior" / FINISHED).exists()
@@ -153,7 +153,7 @@ def test_side_by_side_with_published_figures(whole, tmp_path, capsys):
     assert (panel.marks[-1].low, panel.marks[-1].high) == (0, 0) and panel.marks[0].low is None
     other = sidebyside.panel("dior-rsvg", "grounding/acc@0.5", {}, True)
     assert other.marks[0].model == "RSCoVLM (rscovlm)"  # > 0.5, unlike ours
-    assert "WordNet synonyms" in sidebyside.panel("lrs-vqa", "vqa/mean_of_kinds", {}, True).note
+    assert "FAIR, Bridge and STAR" in sidebyside.panel("lrs-vqa", "vqa/mean_of_sources:wordnet", {}, True).note
     with pytest.raises(UserError, match="no predictions.jsonl, nor do its folders"):
         sidebyside.show([f"base={tmp_path / 'nowhere'}"], None)
 
@@ -161,3 +161,12 @@ def test_side_by_side_with_published_figures(whole, tmp_path, capsys):
 def test_the_launcher_tells_the_two_forms_apart():
     done = run([sys.executable, ROOT / "launch/eval.py", "--benchmarks=vg-dior"], cwd=os.sep, expect=2)
     assert errors(done.stderr) == ["error: --benchmarks NAMES and --model PATH are needed; --list lists the benchmarks"]
+
+
+def test_help_of_the_launcher_shows_both_forms(started):
+    said = started("launch/eval.py", "--help")
+    assert "YAML recipe" in said and "--keys" in said
+    for option in ("--benchmarks", "--list", "--data", "--style", "--notation", "--limit"):
+        assert option in said
+    assert "Or one model on public benchmarks:" in said
+    assert "--benchmarks BENCHMARKS" in started("launch/eval.py", "--help", "--benchmarks", "aid")

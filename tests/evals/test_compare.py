@@ -1,6 +1,7 @@
 """evals.comparing.compare: the paired bootstrap against closed forms and enumeration, and the tables."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -109,3 +110,26 @@ def test_tables_hold_the_numbers_and_the_conventions():
     console.print(compare.table(reports, title="demo"))
     shown = console.export_text()
     assert "demo" in shown and "grounding/acc@0.5" in shown and "vqa/exact[x]" in shown and "30.0" in shown
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_no_name_is_cut_short(columns, count):
+    """At 80 columns, and fewer: every metric, run and number is there whole, folded at worst."""
+    found = run([1, 0, 0, 0], [("comparison of sizes",)] * 4)
+    reports = {f"qwen2vl-7b-r1-seed-{number}": found for number in range(count)}
+    console = Console(width=columns, record=True, file=io.StringIO())
+    console.print(compare.table(reports))
+    shown = console.export_text()
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= columns
+    runs = []
+    for one in shown.split("┏")[1:]:
+        lines = [re.split("[│┃]", line)[1:-1] for line in one.splitlines() if line[:1] in "│┃"]
+        texts = [[cell.strip() for cell in column] for column in zip(*lines, strict=True)]
+        for metric in found.metrics:
+            assert metric.replace(" ", "") in "".join(texts[0]).replace(" ", "")
+            assert columns < 80 or metric in texts[0]  # in one piece
+        for text in texts[2:]:
+            runs.append("".join(text).partition("25.0")[0])
+            assert "25.0[0.0,75.0]" in "".join(text).replace(" ", "")
+    assert runs == list(reports)

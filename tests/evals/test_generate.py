@@ -233,7 +233,7 @@ def test_differences_by_hand(tmp_path, capsys):
     table = (tmp_path / "out/table.md").read_text()
     assert "| vqa/exact | 10 | 20.0 [0.0, 50.0] | 20.0 [0.0, 50.0] | 60.0 [30.0, 90.0] |" in table
     assert "base·0 | base·1 | sft |" in table
-    (line,) = (line for line in table.splitlines() if line.startswith("- base → sft: vqa/exact"))
+    (line,) = (line for line in table.splitlines() if line.startswith("- base → sft: vqa/exact "))
     assert "20.0 -> 60.0: +40.0 points" in line and "n = 10, 2 seeds" in line
     assert "- base → sft: format 100.0 -> 100.0: +0.0 points [+0.0, +0.0]" in table
     assert "grounding" not in table and "+40.0 points" in capsys.readouterr().out

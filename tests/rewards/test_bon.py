@@ -174,8 +174,10 @@ def test_stage_by_hand(questions, tmp_path, served):
     folder = tmp_path / "run"
     assert {path.name for path in folder.glob("*.*")} - {"changes.diff"} == {
         "completions.jsonl", "curve.csv", "curve.png", "data.json", "environment.json", "finished.json", "judged.jsonl",
-        "picks.jsonl", "recipe.yaml", "table.md",
+        "picks.jsonl", "recipe.yaml", "record.json", "table.md",
     }  # fmt: skip
+    assert json.loads((folder / "record.json").read_text())["sampling"].startswith("sampled at temperature 0.95;")
+    assert "- answers: sampled at temperature 0.95; at most 1024 new tokens\n" in (folder / "table.md").read_text()
     picks = [json.loads(line)["picks"] for line in (folder / "picks.jsonl").read_text().splitlines()]
     assert [pick["score"] for pick in picks] == [1, 1, 1] and [pick["majority"] for pick in picks[:2]] == [0, 0]
     judged = [json.loads(line) for line in (folder / "judged.jsonl").read_text().splitlines()]

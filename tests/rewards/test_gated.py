@@ -43,6 +43,8 @@ def test_gated_logs_raw_components_whatever_passes_the_gate():
             "reward_raw/choice_count": 0,
             "reward_raw/classification_count": 0,
             "reward_raw/none_count": 1,
+            "reward_unreadable/iou": 1 / 2,  # without tags there is no answer
+            "reward_unreadable/exact_match": 0,
         }
     )
     assert logs.extra["reward_raw/format"] == [1.0, 0.0, 1.0, 1.0, 0.0, 1.0]

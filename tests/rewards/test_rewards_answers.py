@@ -198,3 +198,45 @@ def test_every_reward_stays_between_0_and_1(said, truth):
     for agreement in ("f1", "jaccard"):
         value = earned("label_set", said, "ship, plane", None, agreement=agreement, vocabulary=KNOWN)
         assert 0 <= value <= 1
+
+
+@pytest.mark.parametrize(
+    ("reward", "answers_", "columns", "unreadable"),
+    [
+        ("exact_match", ["2", "", "The answer is 2"], {"answer": ["2"] * 3}, [0, 1, 0]),
+        ("choice", ["B", "Option B", "B or C"], {"answer": ["B"] * 3, "choices": [["x", "y", "z"]] * 3}, [0, 1, 1]),
+        ("numeric", ["2", "two ships", "2 or 3"], {"answer": ["2"] * 3}, [0, 0, 1]),
+        ("count", ["2", "2.5", "many"], {"answer": ["2"] * 3}, [0, 1, 1]),
+        ("label_set", ["x, y", "x, w", ""], {"answer": ["x"] * 3, "choices": [["x", "y"]] * 3}, [0, 1, 1]),
+        (
+            "iou",
+            ["(0,0),(100,100)", "the dam", "(100,100),(0,0)"],
+            {"boxes": [[[0, 0, 10, 10]]] * 3, "size": [(100, 100)] * 3},
+            [0, 1, 1],
+        ),
+    ],
+)
+def test_the_share_that_cannot_be_read_is_logged(reward, answers_, columns, unreadable):
+    """Inside of `gated` and alone, for the rows that the reward applies to; rewards stay as strict as they were."""
+    logged = []
+    function = rewards.resolve(reward, inside="text")
+    values = function(completions=answers_, log_metric=lambda name, value: logged.append((name, value)), **columns)
+    assert logged == [(f"reward_unreadable/{reward}", float(value)) for value in unreadable]
+    assert all(value == 0 for value, bad in zip(values, unreadable, strict=True) if bad)
+
+
+def test_rows_of_another_task_are_not_counted_as_unreadable():
+    logged = []
+    gated = rewards.resolve("gated")
+    gated(
+        completions=["<think>a</think><answer>B</answer>", "<think>a</think><answer>?</answer>", "no tags"],
+        task=["choice", "choice", "vqa"],
+        answer=["B", "A", "yes"],
+        choices=[["x", "y"], ["x", "y"], None],
+        log_metric=lambda name, value: logged.append((name, value)),
+    )
+    assert [entry for entry in logged if "unreadable" in entry[0]] == [
+        ("reward_unreadable/exact_match", 1.0),
+        ("reward_unreadable/choice", 0.0),
+        ("reward_unreadable/choice", 1.0),
+    ]

@@ -38,6 +38,50 @@ def test_a_recipe_overrides_the_wording_of_one_task_only():
     assert prompts.user_text(sample("vqa"), "Why?", wording) == "Why?\nAnswer with a single word or number."
 
 
+PHRASE = "Answer the question using a single word or phrase."
+
+
+@pytest.mark.parametrize(
+    ("question", "wording", "expected"),
+    [
+        ("Rural?", f"{{question}}\n{PHRASE}", f"Rural?\n{PHRASE}"),
+        (f"Rural?\n{PHRASE}", f"{{question}}\n{PHRASE}", f"Rural?\n{PHRASE}"),  # LRS-VQA, lrben and hrben
+        (f"Rural? {PHRASE}", f"{{question}}\n{PHRASE}", f"Rural? {PHRASE}"),
+        (f"Rural?\n{PHRASE[:-1].upper()}", f"{{question}}\n{PHRASE}", f"Rural?\n{PHRASE[:-1].upper()}"),
+        (f"Rural?\n{PHRASE}", f"Q: {{question}} {PHRASE}", f"Q: Rural?\n{PHRASE}"),
+        # a wording that the recipe states stands, unless it says the very same
+        (f"Rural?\n{PHRASE}", "{question}\nAnswer in one word, in German.",
+         f"Rural?\n{PHRASE}\nAnswer in one word, in German."),
+        # the default gives way to whatever the data says
+        (f"Rural?\n{PHRASE}", None, f"Rural?\n{PHRASE}"),
+        ("Rural? Answer the question using a single word.", None, "Rural? Answer the question using a single word."),
+        ("What is it?\nRespond with only the letter of the option.", None,
+         "What is it?\nRespond with only the letter of the option."),
+        # questions that only look like it
+        ("Does the answer with the number hold?", None,
+         "Does the answer with the number hold?\nAnswer with a single word or number."),
+        ("Answer with a word: how many?", None, "Answer with a word: how many?\nAnswer with a single word or number."),
+        ("The answer", None, "The answer\nAnswer with a single word or number."),
+        ("", None, "\nAnswer with a single word or number."),
+    ],
+)  # fmt: skip
+def test_no_question_is_told_twice_how_to_be_answered(question, wording, expected):
+    assert prompts.user_text(sample(), question, {"vqa": wording} if wording else None) == expected
+
+
+def test_siblings_of_other_tasks():
+    """GeoChat-Bench's scenes, and choices whose question says it already."""
+    scenes = (
+        "Classify the image within one of the given classes: Airport, Beach.\nAnswer with one word or short phrase."
+    )
+    assert prompts.user_text(sample("classification"), scenes) == scenes
+    choice, told = sample("choice", choices=["a", "b"]), "Which? Answer with the letter of the right option."
+    assert prompts.user_text(choice, told) == f"{told}\nA. a B. b"
+    # what stands before the question or holds the options is never left out
+    wording = {"choice": "Answer with the letter of the right option. {question} {options}"}
+    assert prompts.user_text(choice, told, wording) == f"Answer with the letter of the right option. {told} A. a B. b"
+
+
 def test_braces_in_the_data_are_text():
     """Only the template is a template: a question that looks like one stays as it is."""
     assert prompts.user_text(sample("open_ended"), "what is {options} {0} {{x}}?") == "what is {options} {0} {{x}}?"

@@ -73,6 +73,26 @@ def means(groups: Sequence[Mapping[str, float]]) -> Statistic:
     return Statistic(keys, of, masks)
 
 
+def mean_of(parts: Sequence[Statistic]) -> Statistic:
+    """The mean of several numbers; one that a resample holds nothing of is left out of it."""
+    keys = sorted(set().union(*(part.keys for part in parts)))
+    place = {key: number for number, key in enumerate(keys)}
+    orders = [[place[key] for key in part.keys] for part in parts]
+
+    def of(drawn: np.ndarray) -> np.ndarray:
+        values = np.stack([part.of(drawn[:, order]) for part, order in zip(parts, orders, strict=True)])  # (K, R)
+        there = ~np.isnan(values)
+        return np.where(there.any(0), np.where(there, values, 0).sum(0) / np.maximum(there.sum(0), 1), np.nan)
+
+    masks = []
+    for part, order in zip(parts, orders, strict=True):
+        own = np.ones((1, len(order))) if part.design is None else part.design
+        spread = np.zeros((len(own), len(keys)))
+        spread[:, order] = own
+        masks.append(spread)
+    return Statistic(keys, of, np.concatenate(masks))
+
+
 def ratio(parts: Mapping[str, tuple[float, float]]) -> Statistic:
     """Sum of the first over the sum of the second, {question: (first, second)}; 0 / 0 is no number."""
     keys = sorted(parts)
