@@ -19,6 +19,7 @@ from samples.readers.look import Look
 from samples.readers.rows import LeftOut, Place, RowFault
 from samples.sample import Sample
 from vlm.common.errors import DataError
+from vlm.sections import RasterSection
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ def read(
     verify_images: bool = True,
     split: str | None = None,
     outside: bool = False,
+    raster: RasterSection | None = None,
 ) -> Iterator[Sample]:
     """Samples of a file, a folder, or a dataset of the hub (`hub:OWNER/NAME`), in order; streamed.
 
@@ -80,7 +82,8 @@ def read(
     on_fault: "skip" leaves faulty rows out and counts them in `faults`. verify_images: open every image's header,
     which also fills `size`; without it only where boxes need a size that the row does not state. split: which part of a
     folder or a hub dataset, where there are several. outside: rows may name images anywhere on this disk; otherwise
-    only below their folder, and by absolute paths in our own JSONL (`samples.readers.rows.Place`).
+    only below their folder, and by absolute paths in our own JSONL (`samples.readers.rows.Place`). raster: how images
+    with other bands than three or one of 8 bits are read.
 
     Raises: DataError, immediately for the file, its format or an unknown task; while iterating for a faulty row
     (naming file, row and field) and for a file that breaks off, or at the end where no row was good.
@@ -98,7 +101,7 @@ def read(
     chosen = detect(look) if format is None else FORMATS[format]
     _fits_path(look, chosen)
     faults = Faults() if faults is None else faults
-    place = Place(look.home, images, outside, chosen.absolute and not look.is_table)
+    place = Place(look.home, images, outside, chosen.absolute and not look.is_table, raster)
     return _samples(look, chosen, place, task, on_fault, faults, verify_images)
 
 

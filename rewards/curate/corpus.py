@@ -44,13 +44,13 @@ class Source:
         yield from islice(self.rows, self.section.limit)
 
     def sample(self, number: int, row: dict[str, Any] | RowFault) -> Sample:
-        """A row, checked as `samples.read` does. Raises: RowFault. Image files must exist; they are not opened."""
+        """A row, checked as `samples.read` does. Raises: RowFault. Of image files the headers are read."""
         if isinstance(row, RowFault):
             raise row
         # A Place remembers the size of every image it saw: one for the whole corpus would hold all their names.
-        place = Place(self.path, self.section.images, self.section.outside, self.format.absolute)
+        place = Place(self.path, self.section.images, self.section.outside, self.format.absolute, self.section.reading)
         task = self.section.task
-        sample = Sample(**checked(self.format.convert(row, place, task), place, False, self.format.overhang))
+        sample = Sample(**checked(self.format.convert(row, place, task), place, True, self.format.overhang))
         sample.source = sample.source or self.path.stem
         sample.id = sample.id or f"#{number}"
         return sample

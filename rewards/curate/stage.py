@@ -64,7 +64,8 @@ def scored_by(recipe: CurateRecipe) -> str:
     who = scorers.identity(recipe.by, recipe.scorer, recipe.clip, recipe.seed)
     files = []
     for section in recipe.data.train:
-        files.append({**section.model_dump(), "content": state_of_file(section.path)})
+        shown = section.reading.text if section.reading else None
+        files.append({**section.model_dump(), "shown": shown, "content": state_of_file(section.path)})
     return f"scores-{fingerprint(who, files, recipe.data.on_fault, recipe.data.tasks, recipe.notation)}"
 
 

@@ -60,6 +60,7 @@ class Source:
             verify_images,
             section.split,
             section.outside,
+            section.reading,
         )
 
     def __iter__(self) -> Iterator[Sample]:

@@ -34,6 +34,7 @@ from samples.readers.rows import Place, RowFault, Rows, show
 from stage.parallel.journal import encoded
 from vlm.common.errors import DataError
 from vlm.common.files import replacing
+from vlm.sections import RasterSection
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -80,12 +81,13 @@ def read(
     faults: Faults | None = None,
     verify_images: bool = True,
     outside: bool = False,
+    raster: RasterSection | None = None,
 ) -> Iterator[Preference]:
     """Preferences of a file, in order.
 
     images: the folder that image names start from (default: the file's own). text_only: leave images out. on_fault:
     "skip" leaves faulty rows out and counts them in `faults`. verify_images: open every image's header. outside: rows
-    may name images anywhere (`samples.readers.rows.Place`).
+    may name images anywhere (`samples.readers.rows.Place`). raster: how rasters are read.
 
     Raises: DataError, immediately for the file or its layout; while iterating for a faulty row (naming file, row and
     field), or at the end where no row was good.
@@ -98,7 +100,7 @@ def read(
     rows = Parquet(path) if Parquet.holds(path) else Rows(path)
     layout = _layout(rows, path)
     ours = layout == "ranked" and isinstance(rows, Rows)
-    reader = _Reader(Place(path, images, outside, absolute=ours), layout, text_only, verify_images)
+    reader = _Reader(Place(path, images, outside, ours, raster), layout, text_only, verify_images)
     return _preferences(rows, reader, on_fault, Faults() if faults is None else faults)
 
 
@@ -111,7 +113,15 @@ def collect(sources: Iterable[Any], on_fault: Literal["error", "skip"], role: st
     found: list[Preference] = []
     for source in sources:
         faults = Faults()
-        rows = read(source.path, source.images, source.text_only, on_fault, faults, outside=source.outside)
+        rows = read(
+            source.path,
+            source.images,
+            source.text_only,
+            on_fault,
+            faults,
+            outside=source.outside,
+            raster=source.reading,
+        )
         found += islice(rows, source.limit)
         if faults.skipped:
             logger.warning("data.%s: %s: %s", role, source.path, faults)
@@ -226,7 +236,7 @@ class _Reader:
             self.place.check(names)
             return [self.place.image(name) for name in names]
         if isinstance(row.get("image"), bytes):  # a parquet's cell
-            return [row["image"]]
+            return [self.place.image(row["image"])]
         key = next((key for key in ("image_name", "image_path", "image") if row.get(key)), None)
         if key is None:
             return []
