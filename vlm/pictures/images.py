@@ -72,7 +72,7 @@ def load(image: str | bytes) -> Image.Image:
     if raster is None and not _pillow_reads(image):
         raster = ORDINARY
     if raster is not None:
-        return rasters.load(image, raster, describe(image), limit())
+        return rasters.load(image, raster, describe(image), limit(), _turn(image))
     with _opened(image) as picture:
         orientation = _orientation(picture)
         picture.load()
@@ -89,7 +89,7 @@ def size(image: str | bytes) -> tuple[int, int]:
     if raster is None and not _pillow_reads(image):
         raster = ORDINARY
     if raster is not None:
-        return rasters.size(image, raster, describe(image), limit())
+        return rasters.size(image, raster, describe(image), limit(), _turn(image))
     with _opened(image) as picture:
         if picture.format == "TIFF" and picture.mode in ("RGBA", "LA"):
             _ask(picture, image)
@@ -116,21 +116,40 @@ def _pillow_reads(image: str | bytes) -> bool:
     shown = count - masked
     if set(kinds) == {"uint8"} and (shown in (1, 3) or (colours == 5 and count == 4)):
         try:
-            with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=["TIFF"]):
+            with _lazy(image):
                 return True
         except Exception as error:
             return isinstance(error, Image.DecompressionBombError | FileNotFoundError)
     if count == 1 and set(bits if isinstance(bits, tuple) else (bits,)) <= {1, 2, 4} and kinds[0].startswith("uint"):
         return True
-    raise DataError(_unclear(image, count, kinds))
+    raise DataError(_unclear(image, kinds, "red" if colours == 2 else ""))
 
 
-def _unclear(image: str | bytes, count: int, kinds: Sequence[str]) -> str:
+def _unclear(image: str | bytes, kinds: Sequence[str], first: str) -> str:
     return (
-        f"image {describe(image)}: found {rasters.bands_of(count, kinds)}, expected one or three of uint8, and perhaps "
+        f"image {describe(image)}: found {rasters.bands_of(len(kinds), kinds)}, expected one or three of uint8, and perhaps "
         "a declared alpha; say in the recipe which bands are shown and what is black and white, such as "
-        f"`images: {{{rasters.example(count, kinds)}}}`, or `raster:` at the source alone (docs/data.md)"
+        f"`images: {{{rasters.example(len(kinds), kinds, first)}}}`, or `raster:` at the source alone (docs/data.md)"
     )
+
+
+def _lazy(image: str | bytes) -> Image.Image:
+    """The header. Raises: whatever a broken file makes Pillow raise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of truncated tags: reading the pixels says so
+        return Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS)
+
+
+def _turn(image: str | bytes) -> int:
+    """The EXIF orientation of a file that GDAL opens, in TIFF a tag of its own; 1 where there is none."""
+    try:
+        found = rasters.tags(image)
+        if found is not None:
+            return int(found.get(rasters.ORIENTATION, 1))
+        with _lazy(image) as picture:
+            return _orientation(picture)
+    except (OSError, SyntaxError, ValueError, TypeError):  # no picture, or one that only GDAL knows: it says so
+        return 1
 
 
 @contextmanager
@@ -140,7 +159,7 @@ def _opened(image: str | bytes) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Between one and two times the limit Pillow only warns; the check below makes it an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS)
+            picture = _lazy(image)
         with picture:
             if picture.width * picture.height > limit():
                 raise DataError(rasters.too_large(describe(image), picture.width, picture.height, limit()))
@@ -174,7 +193,7 @@ def _clear(picture: Image.Image, image: str | bytes) -> None:
     elif picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         kinds = ["float32" if picture.mode == "F" else "int32" if picture.mode == "I" else "uint16"]
     if kinds:
-        raise DataError(_unclear(image, len(kinds), kinds))
+        raise DataError(_unclear(image, kinds, "red"))
 
 
 def _jpeg2000(image: str | bytes) -> tuple[list[int], bool]:

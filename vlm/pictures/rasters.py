@@ -31,7 +31,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from vlm.common.errors import DataError, RecipeError
@@ -47,7 +47,7 @@ DRIVERS = dict.fromkeys(TIFF, "GTiff") | {
 """First bytes of a file → GDAL's driver."""
 KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex int", 6: "complex float"}
 """TIFF 6.0, tag 339 (SampleFormat)."""
-BITS, COMPRESSION, COLOURS, ORIENTATION, SAMPLES, EXTRA, FORMAT = 258, 259, 262, 274, 277, 338, 339
+BITS, COLOURS, ORIENTATION, SAMPLES, EXTRA, FORMAT = 258, 262, 274, 277, 338, 339
 """Tags of TIFF 6.0."""
 SOFT = 0.01
 """Share of an alpha band that may be neither nothing nor full, as at the smoothed edges of a mosaic: more is asked
@@ -104,10 +104,10 @@ def tags(image: str | bytes) -> ImageFileDirectory_v2 | None:
         if head[:4] not in TIFF:
             return None
         found = ImageFileDirectory_v2(head + (file.read(8) if 43 in head[2:4] else b""))
-        file.seek(found.next)
-        found.load(file)
-        for tag in (BITS, COMPRESSION, COLOURS, ORIENTATION, SAMPLES, EXTRA, FORMAT, 256, 257):
-            found.get(tag)  # decoded while the file is open
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a truncated file, which whoever reads the pixels refuses
+            file.seek(found.next)
+            found.load(file)
         return found
 
 
@@ -125,20 +125,21 @@ def _each(value: Any, count: int) -> tuple[int, ...]:
     return given if len(given) == count else given[:1] * count
 
 
-def size(image: str | bytes, raster: RasterSection, name: str, limit: int) -> tuple[int, int]:
+def size(image: str | bytes, raster: RasterSection, name: str, limit: int, orientation: int) -> tuple[int, int]:
     """(width, height) of what `load` returns, and whether it could: from the header. Raises: DataError."""
     with _opened(image, name, limit) as source:
         _chosen(source, raster, name)
         width, height = source.width, source.height
-    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
-def load(image: str | bytes, raster: RasterSection, name: str, limit: int) -> Image.Image:
-    """Upright 8-bit RGB. name: how messages call the file. limit: most pixels. Raises: DataError, RecipeError."""
+def load(image: str | bytes, raster: RasterSection, name: str, limit: int, orientation: int) -> Image.Image:
+    """Upright 8-bit RGB. name: how messages call the file. limit: most pixels. orientation: EXIF's, which GDAL does not
+    look at. Raises: DataError, RecipeError."""
     with _opened(image, name, limit) as source:
         bands = _chosen(source, raster, name)
         if _palette(source, raster):
-            return _upright(_painted(source), _orientation(image))
+            return _upright(_painted(source), orientation)
         mask, opacity = _mask(source, raster, bands, name)
         inverted = _white_is_zero(image)
         shown = [_band(source, raster, band, mask, inverted) for band in bands]
@@ -148,11 +149,11 @@ def load(image: str | bytes, raster: RasterSection, name: str, limit: int) -> Im
     if opacity is not None:
         picture.putalpha(Image.fromarray(opacity))
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture).convert("RGB")
-    return _upright(picture, _orientation(image))
+    return _upright(picture, orientation)
 
 
-def rasterio() -> Any:
-    """The library. Raises: RecipeError where it is not installed."""
+def library() -> Any:
+    """rasterio. Raises: RecipeError where it is not installed."""
     try:
         import rasterio
     except ImportError as error:
@@ -162,12 +163,12 @@ def rasterio() -> Any:
 
 @contextmanager
 def _opened(image: str | bytes, name: str, limit: int) -> Iterator[Any]:
-    library = rasterio()
+    rasterio = library()
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
     driver = _driver(image, name)
     try:
-        with warnings.catch_warnings(), library.Env():
+        with warnings.catch_warnings(), rasterio.Env():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             if isinstance(image, bytes):
                 from rasterio.io import MemoryFile
@@ -175,7 +176,7 @@ def _opened(image: str | bytes, name: str, limit: int) -> Iterator[Any]:
                 with MemoryFile(image) as file, file.open(driver=driver) as source:
                     yield _bounded(source, name, limit)
             else:
-                with library.open(os.path.abspath(image), driver=driver) as source:
+                with rasterio.open(os.path.abspath(image), driver=driver) as source:
                     yield _bounded(source, name, limit)
     except (RasterioError, ValueError, OSError) as error:
         if isinstance(error, DataError):
@@ -209,9 +210,10 @@ def bands_of(count: int, kinds: Iterable[str]) -> str:
     return f"{count} band{'s' if count > 1 else ''} of {', '.join(sorted(set(kinds)))}"
 
 
-def example(count: int, kinds: Iterable[str] = ()) -> str:
-    """What may be written for a raster of so many bands."""
+def example(count: int, kinds: Iterable[str], first: str) -> str:
+    """What may be written for a raster of so many bands, of which the first is red, blue or of no colour."""
     bands = "" if count in (1, 3) else "bands: [1]" if count == 2 else "bands: [3, 2, 1]"
+    bands = "bands: [1, 2, 3]" if bands.endswith("[3, 2, 1]") and first == "red" else bands
     stretch = "" if set(kinds) == {"uint8"} else "stretch: {percentile: [2, 98]}"
     return f"raster: {{{', '.join(filter(None, (bands, stretch)))}}}"
 
@@ -237,14 +239,18 @@ def _chosen(source: Any, raster: RasterSection, name: str) -> list[int]:
         masked = colours[-1] == "alpha" or raster.alpha == source.count
         said = said[:-1] if masked and source.count in (2, 4) else said
         if len(said) not in (1, 3):
-            raise DataError(f"{found}, expected one or three; say which to show: `{example(source.count, kinds)}`")
+            raise DataError(
+                f"{found}, expected one or three; say which to show: `{example(source.count, kinds, colours[0])}`"
+            )
     if max([*said, raster.alpha or 0]) > source.count:
         raise DataError(f"{found}, expected at least {max([*said, raster.alpha or 0])}, which `raster` names")
     types = {source.dtypes[band - 1] for band in said}
     if strange := [kind for kind in types if kind.startswith("complex")]:
         raise DataError(f"{found}, expected real numbers: {strange[0]} has no brightness; compute one first")
     if raster.stretch is None and types != {"uint8"}:
-        raise DataError(f"{found}, whose values are no brightness; say which is, e.g. `{example(source.count)}`")
+        raise DataError(
+            f"{found}, whose values are no brightness; say which is, e.g. `{example(source.count, kinds, colours[0])}`"
+        )
     if raster.stretch is not None and "palette" in [colours[band - 1] for band in said]:
         raise DataError(f"{found}: a palette has colours, nothing to stretch; write `raster: plain` at the source")
     return said
@@ -335,18 +341,6 @@ def _ends(values: np.ndarray, valid: np.ndarray, raster: RasterSection) -> tuple
 def _white_is_zero(image: str | bytes) -> bool:
     found = tags(image)
     return found is not None and found.get(COLOURS) == 0
-
-
-def _orientation(image: str | bytes) -> int:
-    """What GDAL does not look at: TIFF's own tag, or EXIF's (2.3, tag 0x0112)."""
-    found = tags(image)
-    if found is not None:
-        return int(found.get(ORIENTATION, 1))
-    try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
-            return Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1)
-    except (OSError, SyntaxError, ValueError):
-        return 1
 
 
 # EXIF 2.3, tag 0x0112: what has to be done to the stored rows and columns to stand upright.
