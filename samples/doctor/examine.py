@@ -19,6 +19,7 @@ from samples.doctor.subject import Subject
 from samples.mixture import Mixture, Source
 from samples.sections import Role
 from vlm.common.errors import DataError
+from vlm.pictures.brightness import KINDS
 from vlm.shapes import visual_tokens
 
 Told = Callable[[int, int, int], None]
@@ -105,6 +106,8 @@ def _judge_pictures(
             report.unfit.add("cannot be decoded", f"{where}: {found.fault}")
             continue
         report.sizes[found.size] += 1
+        if found.tone:
+            report.tones.add(KINDS[found.tone], where)
         try:
             tokens[number] = visual_tokens(found.size, *pixels)
         except ValueError as error:

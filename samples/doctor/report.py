@@ -62,6 +62,8 @@ class Report:
     pictures: int = 0
     unfit: Findings = field(default_factory=Findings)
     "Pictures that cannot be decoded or shown."
+    tones: Findings = field(default_factory=Findings)
+    "Pictures with nothing to see (`vlm.pictures.brightness`)."
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     visual_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0))
     answer_words: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -100,6 +102,7 @@ class Report:
         found = []
         if count := self.leaked["alike"]:
             found.append(f"{count:,} pictures of the evaluation look like one of training: look at the pairs")
+        found += [f"{count:,} pictures: {kind}" for kind, count in self.tones.counts.most_common()]
         found += [f"{count:,} rows are {kind}" for kind, count in self.long.counts.items()]
         found += [f"{count:,} boxes: {kind}" for kind, count in self.boxes.counts.most_common()]
         return found
@@ -121,6 +124,7 @@ class Report:
             "pictures": {
                 "different": self.pictures,
                 "unfit": self.unfit.to_dict(),
+                "odd": self.tones.to_dict(),
                 "sizes": sizes,
                 "visual_tokens": summary(self.visual_tokens),
             },

@@ -127,8 +127,8 @@ def _pillow_reads(image: str | bytes) -> bool:
 
 def _unclear(image: str | bytes, kinds: Sequence[str], first: str) -> str:
     return (
-        f"image {describe(image)}: found {rasters.bands_of(len(kinds), kinds)}, expected one or three of uint8, and perhaps "
-        "a declared alpha; say in the recipe which bands are shown and what is black and white, such as "
+        f"image {describe(image)}: found {rasters.bands_of(len(kinds), kinds)}, expected one or three of uint8, "
+        "and perhaps a declared alpha; say in the recipe which bands are shown and what is black and white, such as "
         f"`images: {{{rasters.example(len(kinds), kinds, first)}}}`, or `raster:` at the source alone (docs/data.md)"
     )
 

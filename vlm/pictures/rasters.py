@@ -234,23 +234,20 @@ def _chosen(source: Any, raster: RasterSection, name: str) -> list[int]:
     """The bands that are shown. Raises: DataError where there are no such, or where it is not clear how."""
     colours, kinds = _interpretations(source), sorted(set(source.dtypes))
     found = f"image {name}: found {bands_of(source.count, kinds)} ({', '.join(colours)})"
+    instead = example(source.count, kinds, colours[0])
     said = raster.bands or list(range(1, source.count + 1))
     if raster.bands is None:
         masked = colours[-1] == "alpha" or raster.alpha == source.count
         said = said[:-1] if masked and source.count in (2, 4) else said
         if len(said) not in (1, 3):
-            raise DataError(
-                f"{found}, expected one or three; say which to show: `{example(source.count, kinds, colours[0])}`"
-            )
+            raise DataError(f"{found}, expected one or three; say which to show: `{instead}`")
     if max([*said, raster.alpha or 0]) > source.count:
         raise DataError(f"{found}, expected at least {max([*said, raster.alpha or 0])}, which `raster` names")
     types = {source.dtypes[band - 1] for band in said}
     if strange := [kind for kind in types if kind.startswith("complex")]:
         raise DataError(f"{found}, expected real numbers: {strange[0]} has no brightness; compute one first")
     if raster.stretch is None and types != {"uint8"}:
-        raise DataError(
-            f"{found}, whose values are no brightness; say which is, e.g. `{example(source.count, kinds, colours[0])}`"
-        )
+        raise DataError(f"{found}, whose values are no brightness; say which is, e.g. `{instead}`")
     if raster.stretch is not None and "palette" in [colours[band - 1] for band in said]:
         raise DataError(f"{found}: a palette has colours, nothing to stretch; write `raster: plain` at the source")
     return said
