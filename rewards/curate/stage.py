@@ -49,7 +49,9 @@ def run(recipe: CurateRecipe, load: Callable[[], Scorer] | None = None) -> repor
         logger.info("continuing: %d rows are scored", done.scored())
     load = load or (lambda: scorers.load(recipe.by, recipe.scorer, recipe.clip, recipe.seed))
     with Part(journal(folder), name, team.rank) as part:
-        Shard(recipe, sources, part, done, team, load).run()
+        shard = Shard(recipe, sources, part, done, team, load)
+        shard.check()
+        shard.run()
     team.wait()
     if not team.main:
         return None
