@@ -18,6 +18,7 @@ from samples import Faults, mixture, rows
 from stage.recipe import config
 from tests.support.doctored import doctor, launcher
 from tests.support.layouts import build
+from tests.support.processes.commands import ROOT
 from vlm.common.errors import DataError
 from vlm.pictures import images, rasters
 from vlm.sections import PromptSection
@@ -329,3 +330,31 @@ def test_curation_finds_strips_before_weights_load(folder):
     made = recipe("curate", folder, [*["b.png"] * 100, "strip.png"])  # beyond the first chunk of 64 rows
     with pytest.raises(DataError, match="line 101.*804 x 4"):
         run(made, lambda: pytest.fail("weights were loaded"))
+
+
+def test_launchers_take_limit_and_cache_from_the_recipe(folder, monkeypatch):
+    """`stage.cli.launch` for every stage; the doctor by its own command."""
+    from sft.recipe import SFTRecipe
+    from stage.cli import launch
+    from vlm.pictures import cache
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setattr(cache.decoded, "most", cache.decoded.most)
+    monkeypatch.setenv(images.SETTINGS, "")
+    recipe("sft", folder, ["b.png"])
+    path, found = folder / "recipe.yaml", []
+    path.write_text(
+        f"stage: sft\nmodel: {{path: x}}\noutput: {folder}/run\nimages: {{limit: 799, cache: 7}}\n"
+        f"data: {{train: [{{path: {folder}/rows.jsonl}}]}}\n"
+    )
+
+    def train(made):
+        found.append((images.limit(), cache.decoded.most))
+        mixture.draw(made.data, "train", 0)
+
+    assert launch(SFTRecipe, train, train, [str(path)]) == 2  # 40 × 20 = 800 pixels
+    assert launch(SFTRecipe, train, train, [str(path), "images.limit=800"]) == 0
+    assert found == [(799, 7 * 2**20), (800, 7 * 2**20)]
+    limits = ("images={limit: 799, min_pixels: 12544, max_pixels: 12544}", f"model={{path: {ROOT}/demo/base}}")
+    assert doctor(folder, *limits) == 1 and images.limit() == 799
+    assert "images.limit" in (folder / "out/faults.jsonl").read_text()

@@ -342,6 +342,21 @@ def test_gdal_opens_no_other_files(tmp_path):
         shown(tmp_path / "gone.tif")
 
 
+def test_files_beside_a_raster_are_not_opened(tmp_path):
+    """GDAL takes `a.tif.msk` for its mask, whatever it is: here a VRT that names another file, of zeros."""
+    path = write(tmp_path / "a.tif", bands_of(1), driver="GTiff")
+    write(tmp_path / "secret.tif", np.zeros((1, H, W), "uint8"), driver="GTiff")
+    before = shown(path, stretch=RANGE)
+    (tmp_path / "a.tif.msk").write_text(
+        f'<VRTDataset rasterXSize="{W}" rasterYSize="{H}"><Metadata><MDI key="INTERNAL_MASK_FLAGS_1">2</MDI></Metadata>'
+        '<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename>'
+        f"{tmp_path}/secret.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    with rasterio.open(path) as file:
+        assert file.dataset_mask().max() == 0  # what GDAL would do
+    assert np.array_equal(before, shown(path, stretch=RANGE)) and before.max() > 0
+
+
 def test_a_raster_cut_short_is_an_error(tmp_path):
     path = write(tmp_path / "a.tif", bands_of(3), driver="GTiff")
     content = (tmp_path / "a.tif").read_bytes()

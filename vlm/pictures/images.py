@@ -136,6 +136,8 @@ def _unclear(image: str | bytes, kinds: Sequence[str], first: str) -> str:
 def _lazy(image: str | bytes) -> Image.Image:
     """The header. Raises: whatever a broken file makes Pillow raise."""
     with warnings.catch_warnings():
+        # Between one and two times the limit Pillow only warns; `_opened` makes it an error.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         warnings.simplefilter("ignore", UserWarning)  # of truncated tags: reading the pixels says so
         return Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS)
 
@@ -156,11 +158,7 @@ def _turn(image: str | bytes) -> int:
 def _opened(image: str | bytes) -> Iterator[Image.Image]:
     """Open lazily, refuse bombs, and turn whatever Pillow throws at a broken file into one DataError."""
     try:
-        with warnings.catch_warnings():
-            # Between one and two times the limit Pillow only warns; the check below makes it an error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = _lazy(image)
-        with picture:
+        with _lazy(image) as picture:
             if picture.width * picture.height > limit():
                 raise DataError(rasters.too_large(describe(image), picture.width, picture.height, limit()))
             _clear(picture, image)

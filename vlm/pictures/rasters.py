@@ -17,7 +17,8 @@ tells pictures apart by name (caches, fingerprints, journals) tells two ways of 
                 believed where it looks like one (SOFT); else the recipe's `bands` leave it out, or it is asked about
     upright     the orientation tag of TIFF and EXIF is applied. Where the raster lies on the globe plays no part
 
-Files are opened by their first bytes (DRIVERS): what GDAL knows besides may name other files, or the network.
+Files are opened by their first bytes (DRIVERS), and alone: what GDAL knows besides may name other files, or the
+network.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex int", 6: "compl
 """TIFF 6.0, tag 339 (SampleFormat)."""
 BITS, COLOURS, ORIENTATION, SAMPLES, EXTRA, FORMAT = 258, 262, 274, 277, 338, 339
 """Tags of TIFF 6.0."""
+ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+"""Files beside a raster (.msk, .ovr, .aux.xml) are not looked at: GDAL opens them by any driver, and whoever wrote the
+data would choose what is read. A picture is what its file holds."""
 SOFT = 0.01
 """Share of an alpha band that may be neither nothing nor full, as at the smoothed edges of a mosaic: more is asked
 about, because GDAL calls any fourth band of 8 bits alpha, near infrared, too."""
@@ -168,7 +172,7 @@ def _opened(image: str | bytes, name: str, limit: int) -> Iterator[Any]:
 
     driver = _driver(image, name)
     try:
-        with warnings.catch_warnings(), rasterio.Env():
+        with warnings.catch_warnings(), rasterio.Env(**ALONE):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             if isinstance(image, bytes):
                 from rasterio.io import MemoryFile
