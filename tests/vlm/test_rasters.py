@@ -290,6 +290,22 @@ def test_a_true_alpha_is_pillows(tmp_path):
         ]
 
 
+def test_an_alpha_that_colours_are_multiplied_by_is_believed(tmp_path):
+    values = np.full((4, H, W), 20, "uint8")
+    values[3] = 100
+    path = write(tmp_path / "a.tif", values, driver="GTiff", photometric="rgb", alpha="premultiplied")
+    assert rasters.layout(rasters.tags(path))[2] == (1,)
+    assert images.size(path) == (W, H) and abs(int(np.asarray(images.load(path)).max()) - 20) <= 1
+
+
+def test_grey_with_alpha(tmp_path):
+    values = np.full((2, H, W), 90, "uint8")
+    values[1, :15], values[1, 15:] = 0, 255
+    path = write(tmp_path / "a.tif", values, driver="GTiff", alpha="yes")
+    found = np.asarray(images.load(path))
+    assert found[:15].max() == 0 and (found[15:] == 90).all() and np.array_equal(found, shown(path))
+
+
 def test_alpha_masks_a_stretch(tmp_path):
     values = bands_of(4)
     values[3] = 65535

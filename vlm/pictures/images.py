@@ -228,7 +228,12 @@ def _rgb(picture: Image.Image, image: str | bytes) -> Image.Image:
 
 
 def _ask(picture: Image.Image, image: str | bytes) -> None:
-    """Refuse a fourth band that is called alpha and has the values of something else."""
+    """Refuse a fourth band that is called alpha and has the values of something else.
+
+    Colours that are multiplied by it already (ExtraSamples 1) are its own word: GDAL writes that where it is told to.
+    """
+    if rasters.layout(picture.tag_v2)[2] == (1,):
+        return
     counts = np.asarray(picture.getchannel("A").histogram())
     soft = counts[1:-1].sum() / counts.sum()
     if soft > rasters.SOFT:
