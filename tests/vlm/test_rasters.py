@@ -306,9 +306,10 @@ def test_grey_with_alpha(tmp_path):
     assert found[:15].max() == 0 and (found[15:] == 90).all() and np.array_equal(found, shown(path))
 
 
-def test_alpha_masks_a_stretch(tmp_path):
+@pytest.mark.parametrize("full", [65535, 255])
+def test_alpha_masks_a_stretch(tmp_path, full):
     values = bands_of(4)
-    values[3] = 65535
+    values[3] = full
     values[:, :10] = [[[60000]], [[60000]], [[60000]], [[0]]]
     path = write(tmp_path / "a.tif", values, driver="GTiff", photometric="rgb", alpha="yes")
     found = shown(path, stretch=PERCENTILE)

@@ -278,7 +278,8 @@ def _mask(
     from rasterio.enums import MaskFlags
 
     if raster.alpha is not None:
-        values = source.read(raster.alpha) / _largest(source.dtypes[raster.alpha - 1])
+        values = source.read(raster.alpha)
+        values = values / _full(values)
         return values > 0, np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     colours = _interpretations(source)
     flags = source.mask_flag_enums[bands[0] - 1]
@@ -286,7 +287,8 @@ def _mask(
         return source.dataset_mask() > 0, None
     if "alpha" not in colours or (band := colours.index("alpha") + 1) in bands:
         return None, None
-    values, most = source.read(band), _largest(source.dtypes[band - 1])
+    values = source.read(band)
+    most = _full(values)
     soft = 1 - np.mean((values == 0) | (values == most))
     if soft <= SOFT:
         return values > 0, np.rint(values / most * 255).astype(np.uint8)
@@ -295,8 +297,11 @@ def _mask(
     return None, None
 
 
-def _largest(kind: str) -> float:
-    return 1.0 if kind.startswith("float") else float(np.iinfo(kind).max)
+def _full(alpha: np.ndarray) -> float:
+    """The value of an opaque pixel: the type's largest; in files of 16 bits it is often 255 all the same."""
+    if alpha.dtype.kind == "f":
+        return 1.0
+    return 255.0 if alpha.max() == 255 else float(np.iinfo(alpha.dtype).max)
 
 
 def doubtful(band: int, share: float) -> str:
