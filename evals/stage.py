@@ -73,7 +73,8 @@ def started(recipe: EvalRecipe, folder: Path) -> list[predictions.Prediction]:
 def changed(folder: Path, recipe: EvalRecipe) -> set[str]:
     """The keys that matter in which the recipe of a run folder differs from this one."""
     earlier = config.load(folder / "recipe.yaml", EvalRecipe)
-    return {key for key in config.difference(earlier, recipe) if key not in ("overwrite", "pictures")}
+    neutral = ("overwrite", "pictures", "images.limit", "images.cache")
+    return {key for key in config.difference(earlier, recipe) if key not in neutral}
 
 
 CheckColumns = Callable[[ByTask], None]

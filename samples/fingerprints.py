@@ -18,7 +18,7 @@ FIELDS = ("messages", "task", "answer", "boxes", "quads", "size", "choices", "so
 
 def of_rows(samples: Iterable[Sample], folder: Path) -> str:
     """SHA-256 of rows in their order, every field of them. Pictures count by name (below `folder`: relative to it) and
-    size; those that stand in the row, by their bytes."""
+    size; those that stand in the row, by their bytes. How a raster is read is part of its name."""
     found = hashlib.sha256()
     for sample in samples:
         row = [_picture(image, folder) for image in sample.images], [getattr(sample, name) for name in FIELDS]

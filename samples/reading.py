@@ -22,6 +22,7 @@ from samples.readers.look import FIRST, Look
 from samples.readers.rows import LeftOut, Place, RowFault
 from samples.sample import Sample
 from vlm.common.errors import DataError
+from vlm.sections import RasterSection
 
 log = logging.getLogger(__name__)
 AHEAD = 500
@@ -113,6 +114,7 @@ def read(
     frame: str | None = None,
     columns: Mapping[str, str] | None = None,
     check: Check | None = None,
+    raster: RasterSection | None = None,
 ) -> Generator[Sample, None, None]:
     """Samples of a file, a folder, or a dataset of the hub (`hub:OWNER/NAME`), in order; streamed.
 
@@ -124,7 +126,8 @@ def read(
     only below their folder, and by absolute paths in our own JSONL (`samples.readers.rows.Place`). frame: of the boxes,
     one of `samples.readers.frames.FRAMES`, in formats that leave it open; without it they are pixels, and a file whose
     boxes all look like another frame is refused from 50 boxes on, and warned of below. columns: our name of a key ← the
-    file's. check: raises RowFault for samples that the caller cannot take.
+    file's. check: raises RowFault for samples that the caller cannot take. raster: how images with other bands than
+    three or one of 8 bits are read.
 
     Raises: DataError, immediately for the file, its format or an unknown task; while iterating for a faulty row
     (naming file, row and field) and for a file that breaks off, or at the end where no row was good.
@@ -145,7 +148,7 @@ def read(
     _fits_path(look, chosen)
     _fits_frame(look, chosen, frame)
     faults = Faults() if faults is None else faults
-    place = Place(look.home, images, outside, chosen.absolute and not look.is_table)
+    place = Place(look.home, images, outside, chosen.absolute and not look.is_table, raster)
     reader = RowReader(chosen, place, task, verify_images, columns, check, frame, on_fault == "skip")
     return _samples(look, reader, on_fault, faults)
 

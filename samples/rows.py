@@ -9,7 +9,6 @@ from __future__ import annotations
 import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from samples import Sample
@@ -17,6 +16,7 @@ from vlm import answers, prompts
 from vlm.boxes import NOTATIONS, write_boxes, write_quads
 from vlm.common.console import say
 from vlm.common.errors import DataError
+from vlm.pictures.cache import decoded
 from vlm.pictures.images import load
 from vlm.pictures.resizing import Resizing, seen
 from vlm.pictures.unreadable import Readable
@@ -26,23 +26,22 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from PIL.Image import Image
 
-CACHED_IMAGES = 64
 OnFault = Literal["error", "skip"]
 """The recipe's `data.on_fault`, here for pictures that can no longer be read (`vlm.pictures.unreadable`)."""
 
 
-@lru_cache(maxsize=CACHED_IMAGES)
 def _decoded(image: str | bytes) -> Image:
-    return load(image)
+    return decoded.get(image, lambda: load(image))
 
 
-@lru_cache(maxsize=CACHED_IMAGES)
 def _at(image: str | bytes, size: tuple[int, int]) -> Image:
     """The picture at this size; the same object for each completion of a group."""
     from PIL.Image import Resampling
 
     picture = _decoded(image)
-    return picture if picture.size == size else picture.resize(size, Resampling.BICUBIC)
+    if picture.size == size:
+        return picture
+    return decoded.get((image, size), lambda: picture.resize(size, Resampling.BICUBIC))
 
 
 class Truth(TypedDict):

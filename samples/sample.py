@@ -24,7 +24,7 @@ class Sample:
     """One question about one or more images, with its reference."""
 
     images: list[str | bytes]
-    "Absolute paths or encoded bytes, decoded by `vlm.pictures.images`; they come before the first user text."
+    "Absolute paths or encoded bytes, perhaps with how a raster is read; decoded by `vlm.pictures.images`."
     messages: list[dict[str, str]]
     'Turns {"role", "content"}: user and assistant in turn, perhaps a system turn first; no "<image>" tags.'
     task: str

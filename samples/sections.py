@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
+from pydantic import PrivateAttr
+
 from samples import FORMATS, TASKS
 from samples.readers.frames import SourceFrame
 from samples.reading import fixed
 from samples.shares import quotas
 from vlm.common.errors import RecipeError
 from vlm.common.section import LocatedPath, Section
+from vlm.sections import PictureSection, RasterSection
 
 Role = Literal["train", "eval"]
 
@@ -28,12 +31,26 @@ class FileSection(Section):
     "Folder that the rows' image paths start from; without it, the file's own."
     outside: bool = False
     "Rows may name images outside that folder (absolute paths, `..`); our own JSONL may name absolute ones anyway."
+    raster: RasterSection | Literal["plain"] | None = None
+    "How its rasters are read; null takes the recipe's `images.raster`, `plain` reads pictures as without that."
     limit: int | None = None
     "Use only the first N rows."
     name: str | None = None
     "What messages and results call the data set: the `source` of all its rows. Without it, theirs or the file's name."
     columns: dict[str, str] = {}
     "Our name of a key ← the file's: `{question: problem}`. Keys that are no field of ours travel on to rewards."
+    _inherited: RasterSection | None = PrivateAttr(None)
+
+    @property
+    def reading(self) -> RasterSection | None:
+        """How the rasters of this source are read: its own way, or the recipe's."""
+        if self.raster is None:
+            return self._inherited
+        return None if self.raster == "plain" else self.raster
+
+    def inherit(self, images: PictureSection) -> None:
+        """Learn the recipe's `images.raster`."""
+        self._inherited = images.raster
 
     def check(self) -> None:
         if not self.path:

@@ -26,6 +26,7 @@ from vlm.common.errors import RESUMABLE, Interrupted, UserError
 from vlm.common.processes import is_main_process
 from vlm.common.section import Section
 from vlm.loading import resolve_attention
+from vlm.pictures import images
 
 T = TypeVar("T", bound=Section)
 OF_EACH = ("rewards.guarded", "rewards.score.reward.faults", "stage.guards", "vlm.pictures.unreadable")
@@ -80,6 +81,8 @@ def launch(
     def work() -> None:
         recipe = config.load(arguments.recipe, recipe_class, arguments.overrides)
         check_engines(recipe)
+        if hasattr(recipe, "images"):
+            images.use(recipe.images)
         if hasattr(recipe, "tracking"):
             check_installed(recipe.tracking)
         if not arguments.dry_run:

@@ -36,8 +36,10 @@ class Clip:
         """(images, d) float32, of length 1 each. images: opened, or as `vlm.pictures.images.load` takes them."""
         import torch
 
-        opened = [pictures.load(image) if isinstance(image, str | bytes) else image for image in images]
-        pixels = self.processor.image_processor(opened, return_tensors="pt")["pixel_values"]
+        # one after another: 64 pictures of 8,000² are 16 GB, what CLIP sees of them is not
+        opened = (pictures.load(image) if isinstance(image, str | bytes) else image for image in images)
+        read = self.processor.image_processor
+        pixels = torch.cat([read([one], return_tensors="pt")["pixel_values"] for one in opened])
         with torch.inference_mode():
             features = self.model.get_image_features(pixel_values=pixels.to(self.device, self.model.dtype))
         return _unit(features.pooler_output)

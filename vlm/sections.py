@@ -5,6 +5,8 @@ Each `check()` refuses what cannot work before any weights load, and says what t
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Literal
 
 from vlm.boxes import check_notation
@@ -103,8 +105,70 @@ class ResizeSection(Section):
             )
 
 
-class ImageSection(Section):
-    """How large images reach the model; the same in every stage, or a model is tested at a size it never saw.
+class StretchSection(Section):
+    """How stored values become brightness: what lies outside the two ends is clipped, the result rounded to 8 bits."""
+
+    percentile: list[float] | None = None
+    "Black and white are these percentiles (0 to 100) of each band's valid values in the picture, such as [2, 98]."
+    range: list[float] | None = None
+    "Black and white are these stored values, the same in every picture and band, such as [0, 3000]."
+
+    def check(self) -> None:
+        given = [name for name in ("percentile", "range") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise RecipeError(
+                f"found {' and '.join(given) or 'neither'}; expected one of percentile: [2, 98] and range: [0, 3000]"
+            )
+        ends = getattr(self, given[0])
+        if len(ends) != 2 or not all(map(math.isfinite, ends)) or not ends[0] < ends[1]:
+            raise RecipeError(f"{given[0]} = {ends}; expected two numbers, black below white")
+        if self.percentile is not None and not 0 <= ends[0] < ends[1] <= 100:
+            raise RecipeError(f"percentile = {ends}; expected percentages from 0 to 100")
+
+
+class RasterSection(Section):
+    """Which bands of a raster are shown, and how their values become brightness; see `vlm.pictures.rasters`."""
+
+    bands: list[int] | None = None
+    "Bands that are shown as red, green and blue, or one as grey; counted from 1. Null: all of a file of one or three."
+    stretch: StretchSection | None = None
+    "How values become brightness; null only for 8-bit rasters, whose values are it."
+    nodata: float | None = None
+    "This value means nothing was measured, and is shown black; null: what the file says. NaN always means it."
+    alpha: int | None = None
+    "Band that says how opaque a pixel is; the picture is laid over black. Null: what looks like alpha."
+
+    def check(self) -> None:
+        if self.bands is not None and (len(self.bands) not in (1, 3) or min(self.bands) < 1):
+            raise RecipeError(f"bands = {self.bands}; expected three, such as [4, 3, 2], or one; the first band is 1")
+        if self.nodata is not None and not math.isfinite(self.nodata):
+            raise RecipeError(f"nodata = {self.nodata}; expected a number (NaN and infinities always count as nodata)")
+        if self.alpha is not None and (self.alpha < 1 or self.alpha in (self.bands or [])):
+            raise RecipeError(f"alpha = {self.alpha}; expected the number of a band, from 1, that is not shown")
+
+    @property
+    def text(self) -> str:
+        """What is stated, as one line of JSON: equal settings, equal texts."""
+        return json.dumps(self.model_dump(exclude_none=True), sort_keys=True, separators=(",", ":"))
+
+
+class PictureSection(Section):
+    """How image files are opened."""
+
+    raster: RasterSection | None = None
+    "How rasters are read: more than 8 bits, other bands than red, green, blue; a source's own `raster:` goes before."
+    limit: int = 89478485
+    "Largest image, in pixels (width × height); the default is Pillow's bound on files that unpack to fill the memory."
+    cache: int = 512
+    "MiB of decoded pictures that each process keeps, because the completions of a group show the same one."
+
+    def check(self) -> None:
+        if self.limit < 1 or self.cache < 0:
+            raise RecipeError(f"limit = {self.limit}, cache = {self.cache}; expected limit ≥ 1 and cache ≥ 0")
+
+
+class PixelSection(Section):
+    """How large images reach a model.
 
     One visual token covers 28×28 pixels, so the defaults are 334 to 1337 tokens per image.
     """
@@ -113,8 +177,6 @@ class ImageSection(Section):
     "Smaller images are enlarged to this many pixels (512²)."
     max_pixels: int = 1048576
     "Larger images are reduced to this many pixels (1024²)."
-    random_resize: ResizeSection | None = None
-    "SFT and GRPO: draw the size of training images, within the limits above; `random_resize: {}` takes RSCoVLM's."
 
     def check(self) -> None:
         if not 0 < self.min_pixels <= self.max_pixels:
@@ -125,6 +187,21 @@ class ImageSection(Section):
                 f"max_pixels = {self.max_pixels} is less than one visual token's {PIXELS_PER_TOKEN} pixels "
                 "(28×28); it counts the pixels of the whole image, not of a side"
             )
+
+
+class ImageSection(PictureSection, PixelSection):
+    """How images are opened, and how large they reach the model; the same in every stage, or a model is tested at a
+    size it never saw.
+
+    One visual token covers 28×28 pixels, so the defaults are 334 to 1337 tokens per image.
+    """
+
+    random_resize: ResizeSection | None = None
+    "SFT and GRPO: draw the size of training images, within the limits above; `random_resize: {}` takes RSCoVLM's."
+
+    def check(self) -> None:
+        PixelSection.check(self)
+        PictureSection.check(self)
         drawn = self.random_resize
         if drawn is not None and not self.min_pixels <= drawn.min_pixels < drawn.max_pixels <= self.max_pixels:
             raise RecipeError(

@@ -32,6 +32,7 @@ from stage.runs import FINISHED
 from vlm.common.console import say
 from vlm.common.errors import UserError
 from vlm.common.processes import is_main_process
+from vlm.pictures import images
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,6 +74,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Scores]:
     for name in names:
         find(name).check(arguments.data)
     recipes = {name: recipe(name, arguments) for name in names}
+    images.use(recipes[names[0]].images)
     if not arguments.dry_run:
         check_machine(recipes[names[0]])
     else:

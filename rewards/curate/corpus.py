@@ -49,12 +49,12 @@ class Source:
         yield from islice(self.rows, self.section.limit)
 
     def sample(self, number: int, row: dict[str, Any] | RowFault) -> Sample:
-        """A row, checked as `samples.read` does. Raises: RowFault. Image files must exist; they are not opened."""
+        """A row, checked as `samples.read` does. Raises: RowFault. Of image files the headers are read."""
         if not isinstance(row, RowFault):
             row = renamed(row, self.section.columns)
         # A Place remembers the size of every image it saw: one for the whole corpus would hold all their names.
-        place = Place(self.path, self.section.images, self.section.outside, self.format.absolute)
-        reader = RowReader(self.format, place, self.section.task, False, self.section.columns, self.check)
+        place = Place(self.path, self.section.images, self.section.outside, self.format.absolute, self.section.reading)
+        reader = RowReader(self.format, place, self.section.task, True, self.section.columns, self.check)
         sample, _ = reader.sample(row)
         sample.source = self.section.name or sample.source or self.path.stem
         sample.id = sample.id or f"#{number}"

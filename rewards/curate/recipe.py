@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from samples.sections import DataSection
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
 from vlm.common.section import Folder, Section, Seed
+from vlm.sections import PictureSection
 
 RULES = ("share", "count", "threshold")
 
@@ -76,10 +77,18 @@ class CurateRecipe(Section):
     "Rows handed to the scorer at a time, and recorded together: at most these are scored again after a kill."
     examples: int = 8
     "How many of the best and of the worst rows examples.png shows; 0 for none."
+    images: PictureSection = PictureSection()
+    "How the corpus's images are opened."
     seed: Seed = 0
     "Seed of `by: random`."
     overwrite: bool = False
     "Replace the selection that an earlier run left in `output` instead of refusing."
+
+    @model_validator(mode="after")
+    def _hand_on(self) -> Self:
+        for source in (*self.data.train, *self.data.eval):
+            source.inherit(self.images)
+        return self
 
     @property
     def model(self) -> ScorerSection:

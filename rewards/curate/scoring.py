@@ -41,6 +41,19 @@ class Shard:
     scorer: Scorer | None = None
     _waiting: list[tuple[int, Exchange]] = field(default_factory=list)
 
+    def check(self) -> None:
+        """Under `on_fault: error`, look at the headers of all images before the scorer's weights load. Raises:
+        DataError for one that cannot be read or shown."""
+        if self.recipe.data.on_fault == "skip":
+            return
+        for index, source in enumerate(self.sources):
+            for number, row in self._mine(index, source):
+                try:
+                    source.sample(number, row)
+                except RowFault as fault:
+                    if fault.kind in ("strip", "unreadable_image"):  # others are told when their turn comes
+                        self._fault(index, number, fault, fault.kind)
+
     def run(self) -> None:
         """Score it all. Raises: DataError for a faulty row under `on_fault: error`; what was scored stays."""
         from tqdm.auto import tqdm

@@ -53,7 +53,9 @@ def run(recipe: CurateRecipe, load: Callable[[], Scorer] | None = None) -> repor
         logger.info("continuing: %d rows are scored", done.scored())
     load = load or (lambda: scorers.load(recipe.by, recipe.scorer, recipe.clip, recipe.seed))
     with Part(journal(folder), name, team.rank) as part:
-        Shard(recipe, sources, part, done, team, load).run()
+        shard = Shard(recipe, sources, part, done, team, load)
+        shard.check()
+        shard.run()
     team.wait()
     if not team.main:
         return None
@@ -68,7 +70,8 @@ def scored_by(recipe: CurateRecipe) -> str:
     who = scorers.identity(recipe.by, recipe.scorer, recipe.clip, recipe.seed)
     files = []
     for section in recipe.data.train:
-        files.append({**section.model_dump(), "content": state_of_file(section.path)})
+        shown = section.reading.text if section.reading else None
+        files.append({**section.model_dump(), "shown": shown, "content": state_of_file(section.path)})
     return f"scores-{fingerprint(who, files, recipe.data.on_fault, recipe.data.tasks, recipe.notation)}"
 
 

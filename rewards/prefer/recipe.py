@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from samples.readers.checks import TASKS
 from samples.sections import FileSection, known_tasks
@@ -10,6 +12,7 @@ from stage.endpoint.sections import CostSection, EndpointSection
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
 from vlm.common.section import Folder, LocatedPath, Section, Seed
+from vlm.sections import PictureSection
 
 
 class CandidateSource(FileSection):
@@ -126,10 +129,18 @@ class PreferRecipe(Section):
     "Least difference of two candidates' five-dimension means (1 to 5) for one to be preferred."
     on_fault: Literal["error", "skip"] = "error"
     "A faulty row (missing image, no candidates, …) ends the run, or is left out and counted."
+    images: PictureSection = PictureSection()
+    "How images are opened."
     seed: Seed = 0
     "Seed of the order in which the judge sees candidates."
     overwrite: bool = False
     "Throw away what an earlier run left in `output`, ratings included."
+
+    @model_validator(mode="after")
+    def _hand_on(self) -> Self:
+        for source in self.data:
+            source.inherit(self.images)
+        return self
 
     def check(self) -> None:
         if not self.data:

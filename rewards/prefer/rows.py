@@ -86,7 +86,7 @@ def collect(sources: Sequence[CandidateSource], on_fault: str) -> list[Item]:
 def read(source: CandidateSource, on_fault: str, faults: Faults) -> Iterator[Item]:
     """The rows of one file, in order, images checked. Raises: DataError naming file, row and field."""
     path = Path(source.path)
-    rows, place = Rows(path), Place(path, source.images, source.outside, absolute=True)
+    rows, place = Rows(path), Place(path, source.images, source.outside, True, source.reading)
     given = {} if source.task is None else {"task": source.task}
     check_names(source.columns, islice(rows.good(), FIRST), path)
     keys = Keys("nadir", source.columns, optional=("candidates",))

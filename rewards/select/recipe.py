@@ -8,7 +8,7 @@ from stage.recipe.decoding import DecodingSection
 from stage.recipe.sections import StageRecipe
 from vlm.common.errors import RecipeError
 from vlm.common.section import LocatedPath
-from vlm.sections import ImageSection, WeightsSection
+from vlm.sections import PixelSection, WeightsSection
 
 Selector = Literal["score", "clip", "majority", "random"]
 SELECTORS: tuple[Selector, ...] = get_args(Selector)
@@ -36,7 +36,7 @@ class ScorerSection(BatchedSection):
     "How image positions are counted; null takes what the checkpoint says. The published weights need `sequential`."
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     "Attention kernel."
-    images: ImageSection | None = None
+    images: PixelSection | None = None
     "Pixel limits; null takes the checkpoint's own, which it was trained with."
     share_prefix: bool = True
     "Compute once in a pass what its exchanges about an image have in common; false computes each one in full."

@@ -81,7 +81,7 @@ def run(
     for selector in recipe.selectors:
         if selector in ("score", "clip"):
             who = scorers.identity(selector, recipe.scorer, recipe.clip, recipe.seed)
-            name = f"{selector}-{fingerprint(who, recipe.inside, state_of_file(path))}"
+            name = f"{selector}-{fingerprint(who, recipe.inside, shown_as(recipe), state_of_file(path))}"
             scored[selector] = score_all(partial(load, selector), samples, said, parts, name, team)
     team.wait()
     if not team.main:
@@ -99,11 +99,17 @@ def run(
     return points
 
 
+def shown_as(recipe: BonRecipe) -> list[str | None]:
+    """How the rasters of each source are read: other pixels, other answers and scores."""
+    return [source.reading.text if source.reading else None for source in recipe.data.eval]
+
+
 def drawn_by(recipe: BonRecipe) -> str:
     """Changes when other answers would be drawn."""
     settings = recipe.generation.model_dump(exclude={"batch_size"})
     model = state_of_checkpoint(recipe.model.path, recipe.model.revision)
-    return fingerprint(model, recipe.model.dtype, recipe.images, recipe.prompt, settings, recipe.seed)
+    images = recipe.images.model_dump(exclude={"limit", "cache"})
+    return fingerprint(model, recipe.model.dtype, images, shown_as(recipe), recipe.prompt, settings, recipe.seed)
 
 
 def score_all(

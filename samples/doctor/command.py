@@ -14,6 +14,7 @@ from samples.doctor.report import Report
 from samples.doctor.subject import Subject, subject
 from vlm.common.console import EXIT_USER_ERROR, log_to_stderr, report, say
 from vlm.common.errors import RecipeError, UserError
+from vlm.pictures import images
 
 FIT, NOT_FIT, INTERRUPTED = 0, 1, 130
 
@@ -39,6 +40,7 @@ def command(recipe_of: Callable[..., Any], given: Namespace, subject_of: Callabl
             recipe.data.eval += other.data.eval
         if not recipe.data.train and not recipe.data.eval:
             raise RecipeError(f"{given.recipe}: data.train and data.eval are empty; there is nothing to examine")
+        images.use(recipe.images)
         folder = given.out or Path(recipe.output) / "doctor"
         folder.mkdir(parents=True, exist_ok=True)
         found = watched(subject_of(recipe), folder, given.workers)

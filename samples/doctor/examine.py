@@ -19,6 +19,7 @@ from samples.doctor.subject import Examined, Subject
 from samples.mixture import Mixture, Source
 from samples.sections import Role
 from vlm.common.errors import DataError
+from vlm.pictures.brightness import KINDS
 from vlm.shapes import visual_tokens
 
 Told = Callable[[int, int, int], None]
@@ -119,6 +120,8 @@ def _judge_pictures(
             if doubtful:
                 said = f"{gallery.names[number]}, EXIF orientation {found.orientation}: {doubtful} rows, first {name}"
                 report.turned.add(TURNED, said)
+        if found.tone:
+            report.tones.add(KINDS[found.tone], where)
         try:
             tokens[number] = visual_tokens(found.size, *pixels)
         except ValueError as error:

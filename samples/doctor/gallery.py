@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vlm.common.errors import DataError
+from vlm.common.errors import DataError, UserError
+from vlm.pictures.brightness import tone
 from vlm.pictures.digests import digest, perceptual_hash
 from vlm.pictures.images import load, orientation
 
@@ -38,6 +39,8 @@ class Look(NamedTuple):
     "16 bytes of `vlm.pictures.digests.digest`."
     looks: bytes = b""
     "The perceptual hash, packed; empty where the picture has no features."
+    tone: str = ""
+    "What of `vlm.pictures.brightness.KINDS` it is."
     fault: str = ""
     "Why it cannot be decoded."
     orientation: int = 1
@@ -51,11 +54,11 @@ def look(picture: str | bytes) -> Look:
     """Decode one picture. Never raises for what is wrong with the picture."""
     try:
         found, turn = load(picture), orientation(picture)
-    except DataError as error:
+    except UserError as error:  # of a recipe, too: no rasterio
         return Look(fault=str(error))
     bits = perceptual_hash(found)
-    packed = b"" if bits is None else np.packbits(bits).tobytes()
-    return Look(found.size, digest(found)[:16], packed, orientation=turn)
+    looks = b"" if bits is None else np.packbits(bits).tobytes()
+    return Look(found.size, digest(found)[:16], looks, tone(found), orientation=turn)
 
 
 def look_at(pictures: Sequence[str | bytes]) -> list[Look]:

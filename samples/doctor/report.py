@@ -73,6 +73,8 @@ class Report:
     "Held-out rows that are called as another one, where results are kept by name."
     repeated: Findings = field(default_factory=Findings)
     "Rows that ask again what another row asks about the same pictures."
+    tones: Findings = field(default_factory=Findings)
+    "Pictures with nothing to see (`vlm.pictures.brightness`)."
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     visual_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0))
     answer_words: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -116,6 +118,7 @@ class Report:
             found.append(f"{count:,} pictures of the evaluation look like one of training: look at the pairs")
         found += [f"{s.path}: {s.faults.frames}" for s in self.sources if str(s.faults.frames) and not s.broken]
         found += [f"{count:,} pictures are {kind}" for kind, count in self.turned.counts.items()]
+        found += [f"{count:,} pictures: {kind}" for kind, count in self.tones.counts.most_common()]
         found += [f"{count:,} rows are {kind}" for kind, count in self.long.counts.items()]
         if count := self.replies.counts[UNTAGGED]:
             rows = sum(source.examined for source in self.sources)
@@ -145,6 +148,7 @@ class Report:
                 "different": self.pictures,
                 "unfit": self.unfit.to_dict(),
                 "turned": self.turned.to_dict(),
+                "odd": self.tones.to_dict(),
                 "sizes": sizes,
                 "visual_tokens": summary(self.visual_tokens),
             },

@@ -36,7 +36,8 @@ def render(report: Report, console: Console, strict: bool = False) -> None:
         say(_pair(leak))
     if len(report.leaks) > SHOWN:
         say(f"  … and {len(report.leaks) - SHOWN:,} more, in report.json")
-    for found in (report.unfit, report.turned, report.replies, report.repeated, report.long, report.boxes):
+    shown = (report.unfit, report.tones, report.turned, report.replies, report.repeated, report.long, report.boxes)
+    for found in shown:
         for kind, examples in found.examples.items():
             say(f"{kind}: {'; '.join(examples[:SHOWN])}{' …' * (found.counts[kind] > SHOWN)}")
     for note in report.notes:

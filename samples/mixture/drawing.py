@@ -66,6 +66,7 @@ class Source:
             section.frame,
             section.columns,
             check,
+            section.reading,
         )
 
     def __iter__(self) -> Iterator[Sample]:

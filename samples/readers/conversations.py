@@ -125,7 +125,7 @@ def pictures(row: dict[str, Any], place: Place, folders: tuple[str, ...] = ()) -
     if folder is None or place.given:
         tried += [".", *folders]
     return [
-        name if isinstance(name, bytes) else place.find(*(os.path.join(folder, name) for folder in tried))
+        place.image(name) if isinstance(name, bytes) else place.find(*(os.path.join(folder, name) for folder in tried))
         for name in names
     ]
 

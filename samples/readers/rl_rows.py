@@ -83,7 +83,7 @@ def trl(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
 def _images(row: dict[str, Any], place: Place) -> list[str | bytes]:
     value = row.get("images", row.get("image"))
     names = [] if value is None else value if isinstance(value, list) else [value]
-    return [name if isinstance(name, bytes) else place.seek(name, ("images",)) for name in names]
+    return [place.image(name) if isinstance(name, bytes) else place.seek(name, ("images",)) for name in names]
 
 
 def _turns(said: Any, field: str, role: str) -> list[dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 A fault belongs to one row and carries a `kind`, so that `on_fault="skip"` can count what it left out:
 
-    json  encoding  twice  wrong_type  missing_field  unknown_task  missing_image  unreadable_image  image_tag
-    conversation  outside  no_boxes  box_text  box_inverted  box_outside  size_mismatch  choices  not_a_choice
-    split_index  unknown_key  other_key  control_token
+    json  encoding  twice  wrong_type  missing_field  unknown_task  missing_image  unreadable_image  strip
+    image_tag  conversation  outside  no_boxes  box_text  box_inverted  box_outside  size_mismatch  choices
+    not_a_choice  split_index  unknown_key  other_key  control_token
 
 A row that is sound but asks nothing (an inactive stub, an object without a sentence) is `LeftOut`: counted, no error.
 """
@@ -24,12 +24,15 @@ from samples.readers.encoding import refuse, undecoded
 from samples.readers.json_list import EVERY, ListFile, Once, Twice
 from samples.readers.names import Names
 from vlm.common.errors import DataError
-from vlm.pictures import images
+from vlm.pictures import images, rasters
+from vlm.sections import RasterSection
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2")
 """Of image files; tried in this order, and in capitals, where a row names its image without one."""
 REMEMBERED = 4096
 """Images whose place and size are kept at a time: consecutive rows share an image, and memory stays flat."""
+STRIP = 200
+"""Longer side by shorter side that Qwen2-VL takes (`vlm.shapes.smart_resize`)."""
 _INSIDE = re.compile(rb'\{\s*"(?:(questions|answers|data)"\s*:\s*\[|(qtype)"\s*:)')
 _WRAPPED = re.compile(rb'\{\s*(?:"\w+"\s*:\s*"[^"]*"\s*,\s*)*"(images|annotations)"\s*:\s*\[\s*\{')
 _WITHIN = {"images": (b'"sentences"', b'"sentids"'), "annotations": (b'"text_output"', b'"caption"', b'"qa_pairs"')}
@@ -155,11 +158,20 @@ class Place:
     that it starts from: no `..` leads out of it, and an absolute path lies below `root`. `absolute` takes any absolute
     path (our own JSONL, which our own stages write so); `outside`, which only a recipe says, takes everything.
     Symbolic links are followed: they are this disk's owner's, and the hub's cache consists of them.
+
+    raster: how the images are read that are found here; it goes with their names from here on
+    (`vlm.pictures.rasters`). A name in a row that says so itself keeps what it says.
     """
 
     def __init__(
-        self, path: Path, root: str | os.PathLike[str] | None = None, outside: bool = False, absolute: bool = False
+        self,
+        path: Path,
+        root: str | os.PathLike[str] | None = None,
+        outside: bool = False,
+        absolute: bool = False,
+        raster: RasterSection | None = None,
     ):
+        self.raster = raster
         self.path, self.outside, self.absolute = path, outside, absolute or outside
         self.given = root is not None
         self.dropped: list[tuple[str, str]] = []
@@ -210,12 +222,14 @@ class Place:
             return found
         tried = []
         for candidate in candidates:
-            name = os.path.normpath(os.path.join(self._at, candidate))
+            plain, mark, said = str(candidate).partition(rasters.MARK)
+            name = os.path.normpath(os.path.join(self._at, plain))
             if os.path.isfile(name):
+                named = name + (mark + said or rasters.mark(self.raster))
                 if len(self._found) >= REMEMBERED:
                     self._found.clear()  # forgetting all is cheaper than keeping an order
-                self._found[candidates] = self._found[(name,)] = name
-                return name
+                self._found[candidates] = self._found[(named,)] = named
+                return named
             tried.append(name)
         said = " or ".join(map(repr, tried[:4])) + (f" or {len(tried) - 4} more" if len(tried) > 4 else "")
         expected = f"an image file that exists{self.cause(*candidates)}"
@@ -245,7 +259,7 @@ class Place:
         self.own(name, field)
         places = [os.path.join(folder, name) for folder in ("", *folders)]
         endings = (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES))
-        if not name.lower().endswith(SUFFIXES):
+        if rasters.MARK not in name and not name.lower().endswith(SUFFIXES):
             return self.find(*(place + ending for place in places for ending in ("", *endings)))
         try:
             return self.find(*places)
@@ -273,24 +287,27 @@ class Place:
         An absolute path counts as found already: whoever takes one from a row asks `own`.
         """
         if isinstance(name, bytes):
-            return name
+            return rasters.named(name, self.raster)
         if not isinstance(name, str):
             raise RowFault("wrong_type", "images", show(name), "a list of paths")
         if not name.startswith("data:"):
             return self.find(name if os.path.isabs(name) else self.own(name))
         try:
-            return base64.b64decode(name.partition(",")[2], validate=True)
+            return rasters.named(base64.b64decode(name.partition(",")[2], validate=True), self.raster)
         except (binascii.Error, ValueError) as error:
             raise RowFault("unreadable_image", "images", show(name), "base64 after 'data:;base64,'") from error
 
     def size(self, image: str | bytes) -> tuple[int, int]:
-        """(w, h) in pixels of an image, upright; a RowFault where its header cannot be read."""
+        """(w, h) in pixels of an image, upright; a RowFault where its header cannot be read, or for a strip."""
         if isinstance(image, str) and image in self._sizes:
             return self._sizes[image]
         try:
             size = images.size(image)
         except DataError as error:
-            raise RowFault("unreadable_image", "images", str(error), "an image that Pillow can read") from error
+            raise RowFault("unreadable_image", "images", str(error), "an image that can be shown") from error
+        if max(size) > STRIP * min(size):
+            found = f"{images.describe(image)} of {size[0]} x {size[1]} pixels"
+            raise RowFault("strip", "images", found, f"sides that differ at most {STRIP} times; cut it into tiles")
         if isinstance(image, str):
             if len(self._sizes) >= REMEMBERED:
                 self._sizes.clear()

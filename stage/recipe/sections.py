@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
 from samples.sections import DataSection
 from stage.recipe.annotations import members
@@ -98,6 +98,12 @@ class StageRecipe(Section):
     overwrite: bool = False
     "Replace what an earlier run left in `output` instead of refusing."
 
+    @model_validator(mode="after")
+    def _hand_on(self) -> Self:
+        for source in (*self.data.train, *self.data.eval):
+            source.inherit(self.images)
+        return self
+
 
 class TrainingRecipe(StageRecipe):
     """What a recipe of any training stage adds."""
@@ -134,7 +140,8 @@ class TrainingRecipe(StageRecipe):
 
 
 NEUTRAL = (
-    "output", "overwrite", "resume", "gpus", "tracking", "tracking.*", "check_sharing", "dump", "dump.*",
+    "output", "overwrite", "resume", "gpus", "images.limit", "images.cache",
+    "tracking", "tracking.*", "check_sharing", "dump", "dump.*",
     "guards", "guards.*", "watchdog", "watchdog.*", "rewards.*.timeout", "rewards.*.slow", "rewards.*.retries",
     "rewards.*.max_failures", "rewards.*.failure_window",
     "training.logging_*", "training.log_*", "training.num_completions_to_print", "training.save_*",

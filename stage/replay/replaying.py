@@ -29,6 +29,7 @@ from stage.runs import RECIPE
 from stage.tracking.section import TrackingSection
 from vlm.common.errors import UserError
 from vlm.common.processes import processes
+from vlm.pictures import images
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
 """Of a loss, relative where it is above 1; another device or version sums in another order."""
@@ -61,7 +62,9 @@ class Dump:
             raise UserError(f"{self.folder} has no {RECIPE}: which model and loss to take is not known")
         training = yaml.safe_load(path.read_text(encoding="utf-8")).get("training") or {}
         rows = int(training.get("per_device_train_batch_size", 8)) * len(self.ranks)
-        return config.load_any(path, classes, [f"training.per_device_train_batch_size={rows}"])
+        found = config.load_any(path, classes, [f"training.per_device_train_batch_size={rows}"])
+        images.use(found.images)
+        return found
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ from studies.report.runs import recipes, samples
 from studies.report.runs.folders import Folder, natural
 from studies.report.runs.labels import Curve
 from vlm.common.redaction import redact
+from vlm.pictures import images
+from vlm.sections import PictureSection
 
 SCRIPTS = ("draw.js", "chart.js", "samples.js", "page.js")
 ALERTS = "alerts.jsonl"
@@ -161,6 +163,10 @@ def gold_of(run: Folder) -> str | None:
 def _shown(curves: Sequence[Curve], rows: int) -> tuple[dict[str, Any], Pictures, list[str]]:
     """The rows of the browser, their pictures, and how many of these are missing."""
     runs = [(number, run) for number, curve in enumerate(curves) for run in curve.runs]
+    said = [run.recipe.get("images") or {} for _, run in runs]
+    most = max((one.get("limit") or 0 for one in said), default=0)
+    if most > images.limit():  # what a run could open, its report can
+        images.use(PictureSection(limit=most))
     found = [(n, run, samples.read(run, max(1, rows // len(runs)))) for n, run in runs] if rows > 0 else []
     pictures = Pictures()
     numbers = pictures.add(one.image for _, _, asked in found for one in asked if one.image)

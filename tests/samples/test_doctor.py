@@ -108,7 +108,7 @@ def another_format(folder):
         (faulty_row, "2 faulty rows"),
         (all_rows_faulty, "all 2 rows are faulty"),
         (nothing_drawn, "percent = 1 of 6 rows is none"),
-        (too_thin, "1 pictures: too long and thin (2 rows"),
+        (too_thin, "2 faulty rows"),
         (the_same_file, "1 pictures of the evaluation are in training, too: same file"),
         (a_copy, "1 pictures of the evaluation are in training, too: same pixels"),
         (another_format, "1 pictures of the evaluation are in training, too: same pixels"),

@@ -18,7 +18,9 @@ from stage.recipe import config
 from tests.support.doctored import asked, put_data, texture
 from tests.support.processes.commands import ROOT
 from tests.support.sample_rows import dump
+from vlm.pictures.brightness import tone
 from vlm.pictures.digests import BITS, perceptual_hash
+from vlm.pictures.images import load
 from vlm.sections import ImageSection, PromptSection
 
 
@@ -179,3 +181,58 @@ def test_without_a_tokenizer_a_note_says_so(several):
     _, report = examined(several, "grpo", "model.path=/nowhere/at/all")
     assert any("row lengths are not measured: model.path: no folder /nowhere" in note for note in report.notes)
     assert not len(report.lengths) and report.pictures == 4
+
+
+def flat(value, spread=0):
+    rng = np.random.default_rng(2)
+    return Image.fromarray(np.clip(value + rng.integers(-spread, spread + 1, (60, 60, 3)), 0, 255).astype(np.uint8))
+
+
+def patch(ground, value, side):
+    picture = np.full((100, 100, 3), ground, np.uint8)
+    picture[:side, :side] = value
+    return Image.fromarray(picture)
+
+
+@pytest.mark.parametrize(
+    ("picture", "kind"),
+    [
+        (flat(5, 5), "black"),  # 0 to 10: 16-bit values to 3,000 by their high byte
+        (flat(15), "black"),
+        (flat(16), "constant"),
+        (flat(250, 5), "white"),
+        (flat(239), "constant"),
+        (flat(120), "constant"),
+        (flat(120, 3), ""),  # standard deviation 2 · √(0.299² + 0.587² + 0.114²) = 1.3
+        (flat(120, 40), ""),
+        (patch(0, 200, 9), "black"),  # 81 of 10,000 pixels
+        (patch(0, 200, 11), ""),  # 121: more than a hundredth
+        (patch(255, 0, 9), "white"),
+        (patch(255, 0, 70), ""),  # half nodata
+    ],
+)
+def test_pictures_with_nothing_to_see(picture, kind):
+    assert tone(picture) == kind
+
+
+def test_the_doctor_warns_of_them_once_a_picture(tmp_path):
+    pictures = {"black": flat(5, 5), "white": flat(250, 5), "grey": flat(120), "good": texture(3)}
+    for name, picture in pictures.items():
+        picture.save(tmp_path / f"{name}.png")
+    shown = [asked(f"{name}.png", n, id=f"{name}{n}") for name in pictures for n in range(2)]
+    section = SourceSection(path=str(dump(tmp_path / "t.jsonl", shown)))
+    report = examine(Subject(DataSection(train=[section]), 0, Ruler(PromptSection())), tmp_path, 1)
+    assert report.fit() and not report.fit(strict=True)
+    assert sorted(report.warnings) == [
+        "1 pictures: constant (grey varies by less than 1 level of 256)",
+        "1 pictures: nearly black (grey below 16 of 256 in 99% of the pixels)",
+        "1 pictures: nearly white (grey above 239 of 256 in 99% of the pixels)",
+    ]
+    (kind,) = [kind for kind in report.to_dict()["pictures"]["odd"] if "black" in kind]
+    (line,) = report.to_dict()["pictures"]["odd"][kind]["first"]
+    assert line == f"{tmp_path}/black.png, shown by 2 rows, first t/black0"
+
+
+def test_pictures_of_the_demo_have_something_to_see(demo_data):
+    found = sorted(path for path in demo_data.rglob("*") if path.suffix in (".png", ".jpg"))
+    assert len(found) > 20 and {tone(load(str(path))) for path in found} == {""}

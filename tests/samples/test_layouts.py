@@ -275,6 +275,6 @@ def test_a_layout_becomes_samples(root, name):
     assert [(s.messages, s.boxes, s.id) for s in unverified] == [(s.messages, s.boxes, s.id) for s in found]
 
 
-def test_sixteen_bits_keep_their_high_byte(root):
+def test_geotiffs_are_read(root):
     for name in ("RSVQA-LR/Images_LR/7", "RSVQA-LR/Images_LR/8", "RSVQA-HR/Data/3"):
         assert images.load(str(root / f"{name}.tif")).getpixel((39, 19)) == (0x5A,) * 3

@@ -102,13 +102,13 @@ def test_a_row_without_a_reference_cannot_be_learnt(samples):
 def test_images_are_decoded_when_read_and_once_per_group(samples, tmp_path, monkeypatch):
     decoded = []
     monkeypatch.setattr(rows, "load", lambda image: decoded.append(image) or Image.new("RGB", (2, 2)))
-    rows._decoded.cache_clear()
+    rows.decoded.clear()
     table = rows.prompt_rows(samples[:1], PROMPT)
     assert decoded == []
     for _ in range(4):
         assert table[0]["images"][0].size == (2, 2)
     assert decoded == [str(tmp_path / "a.png")]
-    rows._decoded.cache_clear()
+    rows.decoded.clear()
 
 
 def test_bytes_are_images_too(tmp_path):

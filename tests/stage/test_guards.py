@@ -98,7 +98,7 @@ def table(tmp_path):
     """(rows, policy) → a table of that many rows with a picture each, of which no. 1 is damaged after the checks."""
 
     def make(count=4, on_fault="error", sizes=None, make=rows.prompt_rows):
-        rows._decoded.cache_clear()
+        rows.decoded.clear()
         samples = []
         for n in range(count):
             Image.new("RGB", (56, 56), (n, 0, 0)).save(tmp_path / f"{n}.png")
@@ -155,7 +155,7 @@ def test_an_image_that_is_damaged_while_training(tiny_model, demo_data, tmp_path
 
         def damage(run, found, pictures=pictures, begun=begun):
             begun(run, found)
-            rows._decoded.cache_clear()
+            rows.decoded.clear()
             pictures[0].write_bytes(b"gone")
 
         monkeypatch.setattr(Run, "note_mixtures", damage)

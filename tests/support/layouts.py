@@ -1,4 +1,4 @@
-"""The layouts of tests/data with what is no text: tiny pictures, 16-bit TIFFs, and parquet tables.
+"""The layouts of tests/data with what is no text: tiny pictures, GeoTIFFs, and parquet tables.
 
 `build(folder)` copies tests/data there and draws what its files name. Pictures are 40 x 20 pixels unless said.
 """
@@ -48,20 +48,20 @@ PICTURES = [
 ]
 
 
-def tiff(bands: int, value: int, size: tuple[int, int] = SIZE) -> bytes:
-    """An uncompressed TIFF of 16 bits a band with GeoTIFF's tags; all samples have the value `value`.
+def tiff(bands: int, value: int, size: tuple[int, int] = SIZE, bits: int = 8) -> bytes:
+    """An uncompressed TIFF of `bits` bits a band with GeoTIFF's tags; all samples have the value `value`.
 
     Tags (TIFF 6.0; GeoTIFF 1.1): 256 width, 257 height, 258 bits, 259 compression, 262 colour, 273 and 279 the strip's
     place and bytes, 277 bands, 338 what bands beyond three are (nothing in particular), 33550 pixel scale, 33922 tie
     point, 34735 keys.
     """
     width, height = size
-    pixels = struct.pack("<H", value) * (width * height * bands)
+    pixels = struct.pack("<H" if bits == 16 else "<B", value) * (width * height * bands)
     long, short, double = ("L", 4), ("H", 3), ("d", 12)
     tags = {
         256: (long, [width]),
         257: (long, [height]),
-        258: (short, [16] * bands),
+        258: (short, [bits] * bands),
         259: (short, [1]),
         262: (short, [2 if bands > 1 else 1]),
         273: (long, [0]),
@@ -127,10 +127,10 @@ def build(folder: Path) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", SIZE, (40, 90, 60)).save(path)
-    for name, bands in (("RSVQA-LR/Images_LR/7", 3), ("RSVQA-LR/Images_LR/8", 1), ("RSVQA-HR/Data/3", 4)):
+    for name, bands in (("RSVQA-LR/Images_LR/7", 3), ("RSVQA-LR/Images_LR/8", 1), ("RSVQA-HR/Data/3", 3)):
         path = folder / f"{name}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(tiff(bands, 0x5A7F))
+        path.write_bytes(tiff(bands, 0x5A))
     (folder / "AID" / "Airport" / "Thumbs.db").write_bytes(b"no image")
     tables(folder)
     return folder

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlm.common.errors import DataError
-from vlm.pictures import images
+from vlm.pictures import cache, images
+from vlm.sections import PictureSection
 
 # A 3 x 2 picture with six different grey values; rows from the top.
 STORED = np.array([[10, 20, 30], [40, 50, 60]], dtype=np.uint8)
@@ -61,19 +64,44 @@ def test_size_reads_the_header_only():
         images.load(data[:200])
 
 
-def test_sixteen_bits_keep_the_high_byte():
-    values = np.array([[0, 255, 256, 65535]], dtype=np.uint16)
-    for format in ("PNG", "TIFF"):
-        picture = images.load(encoded(Image.fromarray(values), format))
-        assert np.asarray(picture)[0].tolist() == [[0] * 3, [0] * 3, [1] * 3, [255] * 3]
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.int32])
+def test_more_than_eight_bits_are_no_brightness(dtype):
+    """What is written instead, and what is read then: tests/vlm/test_rasters.py."""
+    for format in ("PNG", "TIFF") if dtype == np.uint16 else ("TIFF",):
+        data = encoded(Image.fromarray(np.ones((2, 2), dtype=dtype)), format)
+        for function in (images.load, images.size):
+            with pytest.raises(DataError, match=f"found 1 band of {np.dtype(dtype)}.*images: .raster"):
+                function(data)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_thirty_two_bits_are_refused(dtype):
-    data = encoded(Image.fromarray(np.ones((2, 2), dtype=dtype)), "TIFF")
-    with pytest.raises(DataError, match="32 bits per channel"):
+@pytest.fixture
+def settings_kept(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setattr(cache.decoded, "most", cache.decoded.most)
+    monkeypatch.setenv(images.SETTINGS, "")
+
+
+def test_the_limit_is_the_recipes_here_and_in_processes_started_from_here(settings_kept):
+    assert images.limit() == PictureSection().limit == 1024**3 // 4 // 3  # Pillow's
+    data = encoded(Image.new("L", (20, 10)))
+    images.use(PictureSection(limit=199, cache=3))
+    with pytest.raises(DataError, match=r"20 x 10 = 200 pixels, expected at most 199 \(images.limit\); raise it"):
         images.load(data)
-    assert images.size(data) == (2, 2)
+    assert cache.decoded.most == 3 * 2**20
+    said = "from vlm.pictures import cache, images; print(images.limit(), cache.decoded.most)"
+    started = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert started.stdout.split() == ["199", str(3 * 2**20)]
+    images.use(PictureSection(limit=200))
+    assert images.load(data).size == (20, 10)
+
+
+def test_a_limit_above_pillows_lifts_it(settings_kept):
+    """Pillow raises by itself beyond twice its bound: 89,478,485 pixels."""
+    data = encoded(Image.new("1", (20_000, 10_000)))
+    with pytest.raises(DataError, match="images.limit"):
+        images.size(data)
+    images.use(PictureSection(limit=200_000_000))
+    assert images.size(data) == (20_000, 10_000)
 
 
 def test_transparency_lies_over_black():

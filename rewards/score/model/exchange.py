@@ -168,10 +168,14 @@ def preprocess(images: Sequence[Any], processor) -> dict[str, Any]:
 
     Raises: DataError naming an image that is missing or cannot be read.
     """
-    opened = [
+    import torch
+
+    # one after another: decoded pictures may be many times larger than what the model sees of them
+    opened = (
         image.convert("RGB") if isinstance(image, Image.Image) else pictures.load(key_of(image)) for image in images
-    ]
-    return dict(processor.image_processor(opened, return_tensors="pt"))
+    )
+    read = [processor.image_processor([one], return_tensors="pt") for one in opened]
+    return {name: torch.cat([one[name] for one in read]) for name in read[0]}
 
 
 def tokenize(exchanges: Sequence[Exchange], grids: Sequence[Any], processor) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Literal
 from vlm.common.addresses import is_loopback
 from vlm.common.errors import RecipeError
 from vlm.common.section import LocatedPath, Section
-from vlm.sections import CheckpointSection, ImageSection
+from vlm.sections import CheckpointSection, PictureSection, PixelSection
 
 MOST = 16384
 """Exchanges or images of a request, whatever a recipe allows: where parsing stops, before anything is counted."""
@@ -20,7 +20,7 @@ class ServedModelSection(CheckpointSection):
     "Rotary positions the weights were trained with; without it, what the checkpoint says."
     device: str | None = None
     "Where it runs, e.g. cuda:1; without it, the first GPU, or the CPU where there is none."
-    images: ImageSection | None = None
+    images: PixelSection | None = None
     "Pixel limits that the score model was trained with; without them, the checkpoint's own."
 
 
@@ -103,6 +103,8 @@ class ServeRecipe(Section):
     "Name of the environment variable that holds the bearer token; the token itself is never written in a recipe."
     image_root: LocatedPath | None = None
     "Folder below which requests may name image files by path; without it, images travel as bytes only."
+    images: PictureSection = PictureSection()
+    "How images of requests are opened; Nadir's own clients send rasters as their recipe shows them."
     batching: BatchingSection = BatchingSection()
     "Which requests are scored together."
     limits: LimitsSection = LimitsSection()

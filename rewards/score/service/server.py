@@ -34,6 +34,7 @@ from rewards.score.service.batching import Batcher, Busy, Closed
 from rewards.score.service.recipe import BatchingSection, LimitsSection
 from vlm.common.errors import DataError
 from vlm.common.redaction import redact
+from vlm.sections import RasterSection
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +72,14 @@ class Service:
             raise HTTPException(503, str(error)) from error
 
 
-def app(service: Service, limits: LimitsSection, token: str | None = None, image_root: str | None = None) -> Starlette:
-    """The ASGI application. `token`: what callers must show, if anything."""
+def app(
+    service: Service,
+    limits: LimitsSection,
+    token: str | None = None,
+    image_root: str | None = None,
+    raster: RasterSection | None = None,
+) -> Starlette:
+    """The ASGI application. `token`: what callers must show, if anything. raster: how rasters in requests are read."""
     routes = [
         Route("/health", health),
         Route("/ready", ready),
@@ -82,6 +89,7 @@ def app(service: Service, limits: LimitsSection, token: str | None = None, image
     handlers = {HTTPException: _refusal, wire.Refused: _refusal, ClientDisconnect: _gone}
     made = Starlette(routes=routes, exception_handlers=handlers)
     made.state.service, made.state.limits, made.state.token, made.state.image_root = service, limits, token, image_root
+    made.state.raster = raster
     return made
 
 
@@ -108,7 +116,7 @@ async def score(request: Request) -> Response:
     _check_token(request)
     _check_type(request)
     body = await _body(request, state.limits)
-    exchanges = await run_in_threadpool(wire.decode, body, state.limits, state.image_root)
+    exchanges = await run_in_threadpool(wire.decode, body, state.limits, state.image_root, state.raster)
     return _reply(await _scores(state.service.submit(exchanges), request, state.limits.answer), state.service.model)
 
 

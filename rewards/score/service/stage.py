@@ -39,7 +39,7 @@ def serve(recipe: ServeRecipe) -> None:
         bearer.check_strength(token, recipe.host)
         service = Service(recipe.batching)
         settings = uvicorn.Config(
-            app(service, recipe.limits, token, recipe.image_root),
+            app(service, recipe.limits, token, recipe.image_root, recipe.images.raster),
             http=protocol(recipe.limits.receive),
             log_config=None,  # the launcher's
             access_log=False,

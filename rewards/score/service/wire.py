@@ -26,8 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 
 from rewards.score.model.exchange import Exchange
 from rewards.score.service.recipe import MOST, LimitsSection
-from vlm.common.errors import DataError
+from vlm.common.errors import DataError, RecipeError
 from vlm.pictures import images as pictures
+from vlm.pictures.rasters import named, split
+from vlm.sections import RasterSection
 
 
 class _Model(BaseModel):
@@ -110,6 +112,8 @@ def _empty() -> ScoreRequest:
 
 
 def _picture(image: Any, image_root: str | None) -> Picture:
+    if not isinstance(image, Image.Image) and split(image)[1] is not None:
+        image = pictures.load(image)  # as the recipe shows this raster: a service knows nothing of it
     if isinstance(image, bytes):
         return Picture(data=image)
     if isinstance(image, Image.Image):
@@ -128,8 +132,12 @@ def _picture(image: Any, image_root: str | None) -> Picture:
 # Service: a request's body → exchanges.
 
 
-def decode(body: bytes, limits: LimitsSection, image_root: str | None) -> list[Exchange]:
+def decode(
+    body: bytes, limits: LimitsSection, image_root: str | None, raster: RasterSection | None = None
+) -> list[Exchange]:
     """The exchanges of a request, each image of the table one object, nothing decoded but headers.
+
+    raster: how rasters are read that a client sends as they are.
 
     Raises: Refused with 413 beyond a limit, 403 for a path that is not allowed, 422 for anything else that is wrong.
     """
@@ -145,7 +153,7 @@ def decode(body: bytes, limits: LimitsSection, image_root: str | None) -> list[E
     shown = max(len(request.images), sum(len(exchange.images) for exchange in request.exchanges))
     if shown > limits.images:
         raise Refused(413, f"found {shown} images, at most {limits.images} are taken; send fewer exchanges at a time")
-    images = [_image(picture, number, image_root) for number, picture in enumerate(request.images)]
+    images = [named(_image(picture, number, image_root), raster) for number, picture in enumerate(request.images)]
     _check_pixels(images, limits)
     return [_exchange(exchange, number, images, limits) for number, exchange in enumerate(request.exchanges)]
 
@@ -192,7 +200,7 @@ def _check_pixels(images: list[str | bytes], limits: LimitsSection) -> None:
     for number, image in enumerate(images):
         try:
             width, height = pictures.size(image)
-        except DataError as error:
+        except (DataError, RecipeError) as error:  # the latter where rasterio is not installed
             raise Refused(422, f"images.{number}: {error}") from error
         if width * height > limits.image_pixels:
             raise Refused(

@@ -37,6 +37,7 @@ from stage.parallel.journal import encoded
 from vlm.common.console import say
 from vlm.common.errors import DataError
 from vlm.common.files import replacing
+from vlm.sections import RasterSection
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -91,13 +92,14 @@ def read(
     outside: bool = False,
     columns: Mapping[str, str] | None = None,
     check: Check | None = None,
+    raster: RasterSection | None = None,
 ) -> Iterator[Preference]:
     """Preferences of a file, in order.
 
     images: the folder that image names start from (default: the file's own). text_only: leave images out. on_fault:
     "skip" leaves faulty rows out and counts them in `faults`. verify_images: open every image's header. outside: rows
     may name images anywhere (`samples.readers.rows.Place`). columns: our name of a key ← the file's. check: raises
-    RowFault for records that the caller cannot take.
+    RowFault for records that the caller cannot take. raster: how rasters are read.
 
     Raises: DataError, immediately for the file or its layout; while iterating for a faulty row (naming file, row and
     field), or at the end where no row was good.
@@ -113,7 +115,7 @@ def read(
     layout = _layout(rows, path, names)
     ours = layout == "ranked" and isinstance(rows, Rows)
     faults = Faults() if faults is None else faults
-    place = Place(path, images, outside, absolute=ours)
+    place = Place(path, images, outside, ours, raster)
     reader = _Reader(place, layout, text_only, verify_images, names, check, faults)
     return _preferences(rows, reader, on_fault, faults)
 
@@ -154,6 +156,7 @@ def of_source(
         source.outside,
         source.columns,
         check,
+        source.reading,
     )
     return found if source.name is None else (replace(record, source=source.name) for record in found)
 
@@ -287,7 +290,7 @@ class _Reader:
 
     def _image(self, key: str, value: Any) -> str | bytes:
         if isinstance(value, bytes):  # a parquet's cell
-            return value
+            return self.place.image(value)
         if isinstance(value, str) and value.startswith("data:"):
             return self.place.image(value)
         name, stem = valid_text(key, value), self.place.path.stem
