@@ -18,7 +18,7 @@ MOST_ENTRIES = 16
 LIKE = {
     "launch": "launchers",
     "samples/readers": "readers",
-    **{f"tests/{room}": "tests" for room in ("vlm", "stage", "rewards")},
+    **{f"tests/{room}": "tests" for room in ("vlm", "samples", "stage", "rewards", "evals")},
 }
 """Folders of like files, which may hold more."""
 LIGHT = ["stage/recipe/config.py", "vlm/boxes", "vlm/answers.py", "samples/reading.py", "vlm/prompts.py", "rewards"]

@@ -81,7 +81,7 @@ def recipe(stage, folder, names, own=None, images=None, on_fault="error"):
          "ranked": ["A dam.", "A lake."], "candidates": ["dam", "lake"]}
         for number, name in enumerate(names)
     ]  # fmt: skip
-    if stage == "prefer":
+    if stage in ("prefer", "score"):
         shown = [{key: value for key, value in row.items() if key != "messages"} for row in shown]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
     source = {"path": str(folder / "rows.jsonl")} | ({} if own is None else {"raster": own})
