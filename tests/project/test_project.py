@@ -65,8 +65,9 @@ def test_a_recipe_of_another_stage_names_its_launcher():
     for name, found, launcher in (("r1", "grpo", "grpo"), ("ablation", "ablation", "ablate")):
         with pytest.raises(RecipeError) as caught:
             config.load(ROOT / f"recipes/{name}.yaml", SFTRecipe)
+        line = (ROOT / f"recipes/{name}.yaml").read_text().splitlines().index(f"stage: {found}") + 1
         expected = f"`stage`: found {found!r} (str), expected sft; start it with launch/{launcher}.py"
-        assert str(caught.value) == f"{ROOT}/recipes/{name}.yaml, line 5: {expected}"
+        assert str(caught.value) == f"{ROOT}/recipes/{name}.yaml, line {line}: {expected}"
     with pytest.raises(RecipeError, match=r"expected sft; did you mean sft\?$"):
         config.load(ROOT / "recipes/sft.yaml", SFTRecipe, ["stage=sfft"])
 

@@ -87,7 +87,7 @@ CHANGES = {
     "data.shuffle=false": "data.shuffle was True and is False",
     "training.max_steps=49": "training.max_steps was 50 and is 49 .it may only be raised",
     "training.optim=sgd": "training.optim was '<absent>' and is 'sgd'",
-    "training.eval_strategy=steps": "training.eval_strategy",
+    "training.label_smoothing_factor=0.1": "training.label_smoothing_factor",
     "model.lora={}": "model.lora was None",
 }
 

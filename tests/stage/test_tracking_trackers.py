@@ -24,7 +24,7 @@ def test_a_tracker_that_is_not_installed_is_an_error_before_anything_loads(monke
         model=ModelSection(path="nowhere"), output="out", tracking=TrackingSection(report_to=["wandb", "trackio"])
     )
     with pytest.raises(RecipeError, match=r"trackio, which is not installed: pip install trackio; .*report_to=\[wandb"):
-        cli.check_machine(recipe)
+        trackers.check_installed(recipe.tracking)
     with pytest.raises(RecipeError, match="pip install comet-ml"):
         trackers.check_installed(TrackingSection(report_to=["comet_ml"]))
     with pytest.raises(RecipeError, match="pip install tensorboard;"):

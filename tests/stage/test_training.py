@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 def recipe(cls=GRPORecipe, dtype="float32", **fields):
     data = DataSection(train=[SourceSection(path="nowhere.jsonl")])
     model = ModelSection(path="nowhere", dtype=dtype)
-    return cls(model=model, output="runs/some run/", data=data, **{"seed": 11} | fields)
+    return cls(model=model, output="runs/some run/", **{"seed": 11, "data": data} | fields)
 
 
 @pytest.mark.parametrize(
@@ -121,10 +121,14 @@ def test_a_launch_that_says_otherwise_is_refused(monkeypatch):
 
 
 def test_what_trl_refuses_is_a_recipe_error_with_its_reason():
-    with pytest.raises(RecipeError, match="training: .*num_generations|training: .*divisible"):
-        arguments(trl.GRPOConfig, recipe(training={"num_generations": 3, "generation_batch_size": 4}))
-    with pytest.raises(RecipeError, match="training: .*save and eval strategy"):
-        arguments(trl.GRPOConfig, recipe(training={"load_best_model_at_end": True, "eval_strategy": "epoch"}))
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
+    source = SourceSection(path="nowhere.jsonl")
+    data = DataSection(train=[source], eval=[source])
+    with pytest.raises(RecipeError, match="training: .*round multiple of the evaluation steps"):
+        arguments(trl.GRPOConfig, recipe(training=best | {"eval_steps": 3, "save_steps": 4}, data=data))
+    assert (
+        arguments(trl.GRPOConfig, recipe(training=best | {"eval_steps": 3, "save_steps": 6}, data=data)).save_steps == 6
+    )
 
 
 @pytest.mark.parametrize("key", sorted(OWNED))
