@@ -152,7 +152,7 @@ def demo_data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def log_levels():
     """`launch` sets the packages' log levels; other tests of this process get back what they had."""
     loggers = [logging.getLogger(name) for name in ("vlm", "samples", "stage", "rewards", "sft", "rl", "evals")]

@@ -42,7 +42,15 @@ class Source:
         if self.format.walk is not None or not isinstance(look.rows, Rows):
             raise DataError(f"{self.path}: {self.format.name} cannot be curated by row; expected a JSON list or JSONL")
         self.rows = look.rows
-        self.check = check
+        # one for all rows: it remembers which keys are no slips
+        self.reader = RowReader(
+            self.format, self._place(), section.task, True, section.columns, check, frame=section.frame
+        )
+
+    def _place(self) -> Place:
+        """A Place remembers the size of every image it saw: one for the whole corpus would hold all their names."""
+        section = self.section
+        return Place(self.path, section.images, section.outside, self.format.absolute, section.reading)
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
         """(number from 1, row or fault) up to the section's limit, which counts rows of the file."""
@@ -52,10 +60,7 @@ class Source:
         """A row, checked as `samples.read` does. Raises: RowFault. Of image files the headers are read."""
         if not isinstance(row, RowFault):
             row = renamed(row, self.section.columns)
-        # A Place remembers the size of every image it saw: one for the whole corpus would hold all their names.
-        place = Place(self.path, self.section.images, self.section.outside, self.format.absolute, self.section.reading)
-        reader = RowReader(self.format, place, self.section.task, True, self.section.columns, self.check)
-        sample, _ = reader.sample(row)
+        sample, _ = self.reader.sample(row, self._place())
         sample.source = self.section.name or sample.source or self.path.stem
         sample.id = sample.id or f"#{number}"
         return sample

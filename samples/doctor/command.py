@@ -6,6 +6,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,13 @@ def command(recipe_of: Callable[..., Any], given: Namespace, subject_of: Callabl
                     f"than those of stage {recipe.stage}; name one of the same kind"
                 )
             recipe.data.eval += other.data.eval
+        others = 0 if given.against is None else len(other.data.eval)
         if not recipe.data.train and not recipe.data.eval:
             raise RecipeError(f"{given.recipe}: data.train and data.eval are empty; there is nothing to examine")
         images.use(recipe.images)
         folder = given.out or Path(recipe.output) / "doctor"
         folder.mkdir(parents=True, exist_ok=True)
-        found = watched(subject_of(recipe), folder, given.workers)
+        found = watched(replace(subject_of(recipe), others=others), folder, given.workers)
         write(found, folder, f"Data · {Path(given.recipe).stem}", given.strict)
     except UserError as error:
         report(error)

@@ -55,9 +55,11 @@ def examine(subject: Subject, folder: Path, workers: int, told: Told = lambda *c
         rows = Rows(gallery, subject.ruler, pixels)
         sources: dict[Role, list[Examined]] = {"train": [], "eval": []}
         for role, opened in sources.items():
-            for section in subject.data.sources(role):
+            sections = subject.data.sources(role)
+            for number, section in enumerate(sections):
                 faults = WrittenFaults(file, role, section.path)
                 opened.append(_opened(subject, section, faults))
+                rows.learns = role == "train" or number < len(sections) - subject.others
                 _read(opened[-1], role, rows, report, told)
         rows.measure()
         gallery.told = lambda decoded, known: told(len(rows.names), decoded, known)

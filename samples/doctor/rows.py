@@ -101,6 +101,8 @@ class Rows:
         self.boxes = Findings()
         self.unsized: dict[int, Unsized] = {}
         "By number of the picture: its rows with boxes that state no size."
+        self.learns = True
+        "Whether the rows that come next are the stage's own: what they teach is looked at where it teaches answers."
         self.replies = Findings()
         "What is wrong with what SFT would learn."
         self.mute = array("B")
@@ -130,7 +132,7 @@ class Rows:
             self.pictures.append(self.gallery.add(picture, role, name))
         self.ends.append(len(self.pictures))
         self._look_for_repeats(sample, role, self.pictures[first:], name)
-        self.mute.append(self.ruler.answers and not self._look_at_reply(sample, name))
+        self.mute.append(self.ruler.answers and self.learns and not self._look_at_reply(sample, name))
         answer = sample.answer
         if answer is None and sample.messages[-1]["role"] == "assistant":
             answer = sample.messages[-1]["content"]

@@ -72,6 +72,8 @@ class Subject:
     "No two held-out rows may have one name: results are kept by it."
     check: Check | None = None
     "Raises RowFault for samples that the stage refuses."
+    others: int = 0
+    "Of `data.eval` the last sources that are another recipe's (`--against`): nothing of them is learned."
 
 
 def subject(recipe: Any) -> Subject:

@@ -212,7 +212,7 @@ def test_every_reward_stays_between_0_and_1(said, truth):
             "iou",
             ["(0,0),(100,100)", "the dam", "(100,100),(0,0)"],
             {"boxes": [[[0, 0, 10, 10]]] * 3, "size": [(100, 100)] * 3},
-            [0, 1, 1],
+            [0, 1, 0],  # an inverted box is read, and missed
         ),
     ],
 )
