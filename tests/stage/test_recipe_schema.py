@@ -5,6 +5,7 @@ The validator is the package `jsonschema`; the files are read by PyYAML's loader
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -55,10 +56,15 @@ def schema_of(path: Path) -> Path:
     return (path.parent / named[1]).resolve()
 
 
+@functools.cache
+def validator(schema: Path) -> jsonschema.Draft7Validator:
+    found = json.loads(schema.read_text())
+    jsonschema.Draft7Validator.check_schema(found)
+    return jsonschema.Draft7Validator(found)
+
+
 def faults(path: Path, recipe: dict) -> list[str]:
-    schema = json.loads(schema_of(path).read_text())
-    jsonschema.Draft7Validator.check_schema(schema)
-    return [f"{error.json_path}: {error.message}" for error in jsonschema.Draft7Validator(schema).iter_errors(recipe)]
+    return [f"{error.json_path}: {error.message}" for error in validator(schema_of(path)).iter_errors(recipe)]
 
 
 def test_the_stored_arguments_are_those_of_the_installed_classes():
