@@ -41,8 +41,9 @@ demo-score: $(STAMP)
 ablation: $(STAMP)
 	$(BIN)/python launch/ablate.py recipes/demo/ablation.yaml --jobs 2 $(ABLATION_ARGS)
 
+# In the order of the files: xdist would begin with those of most tests, and end with one worker on the slowest few.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 # Nothing else at the same time, nothing captured: it takes minutes, and its figures belong into LOG.md.
 test-full: $(STAMP)
