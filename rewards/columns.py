@@ -24,12 +24,17 @@ ALWAYS = COLUMNS - {*OPTIONAL, "columns"}
 """What every call of a reward holds."""
 
 
-def parameters(reward: Reward) -> list[inspect.Parameter]:
-    """The named parameters of a reward itself, whatever is around it; bound ones with their values as defaults."""
+def _itself(reward: Reward) -> Reward:
+    """The reward, whatever guards it."""
     while isinstance(reward, Guarded):
         reward = reward.reward
+    return reward
+
+
+def parameters(reward: Reward) -> list[inspect.Parameter]:
+    """The named parameters of a reward itself, whatever is around it; bound ones with their values as defaults."""
     try:
-        found = inspect.signature(reward).parameters.values()
+        found = inspect.signature(_itself(reward)).parameters.values()
     except (TypeError, ValueError):  # a module, or written in C: what it asks for cannot be told
         return []
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -84,9 +89,8 @@ def _told(reward: Any) -> str:
 
 
 def _is_option(reward: Reward, parameter: inspect.Parameter) -> bool:
-    while isinstance(reward, Guarded):
-        reward = reward.reward
-    bound = reward.keywords if isinstance(reward, functools.partial) else {}
+    itself = _itself(reward)
+    bound = itself.keywords if isinstance(itself, functools.partial) else {}
     return parameter.name in bound or parameter.default not in (None, parameter.empty)
 
 

@@ -77,14 +77,14 @@ def iou(
         return min(1.0, sum(_step(value, steps, threshold) for value in matched) / max(len(found), len(truth)))
 
     return per_row(
+        "iou",
         completions,
+        columns,
         task,
         applies_to,
         inside,
         judge,
-        name="iou",
         readable=lambda row, said: stated(row, said) is not None,
-        log_metric=columns.get("log_metric"),
     )
 
 

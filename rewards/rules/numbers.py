@@ -48,14 +48,14 @@ def numeric(
         return float(abs(found.value - truth.value) <= max(absolute, relative * abs(truth.value)))
 
     return per_row(
+        "numeric",
         completions,
+        columns,
         task,
         applies_to,
         inside,
         judge,
-        name="numeric",
         readable=lambda row, said: numerals.read(said) is not None,
-        log_metric=columns.get("log_metric"),
     )
 
 
@@ -96,14 +96,14 @@ def count(
         return max(0.0, 1 - off) if closeness == "linear" else math.exp(-rate * off)
 
     return per_row(
+        "count",
         completions,
+        columns,
         task,
         applies_to,
         inside,
         judge,
-        name="count",
         readable=lambda row, said: _whole(said) is not None,
-        log_metric=columns.get("log_metric"),
     )
 
 

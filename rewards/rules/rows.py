@@ -25,22 +25,24 @@ def text_of(completion: Any) -> str:
 
 
 def per_row(
+    name: str,
     completions: Sequence[Any],
+    columns: Mapping[str, Any],
     task: Column,
     applies_to: Sequence[str],
     inside: Inside,
     judge: Callable[[int, str], float | None],
-    name: str = "",
     readable: Callable[[int, str], bool] = lambda row, said: said.strip() != "",
-    log_metric: Callable[[str, float], None] | None = None,
 ) -> list[float | None]:
     """``judge(row, answer)`` on rows of the right task. It sees the empty answer, too: whether a row applies
     does not depend on what was generated.
 
-    log_metric is told, for each row that the reward applies to, whether its answer can not be read (`readable`), as
-    ``reward_unreadable/<name>``: one call a row, so that TRL's mean over all calls of all processes is that over rows.
+    columns: what else TRL passes. Its log_metric is told, for each row that the reward applies to, whether the answer
+    can not be read (`readable`), as ``reward_unreadable/<name>``: one call a row, so that TRL's mean over all calls of
+    all processes is that over rows.
     """
     tasks = (applies_to,) if isinstance(applies_to, str) else applies_to
+    log_metric = columns.get("log_metric")
     rewards: list[float | None] = []
     for row, completion in enumerate(completions):
         if task is not None and task[row] not in tasks:

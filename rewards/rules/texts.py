@@ -36,15 +36,7 @@ def exact_match(
         truth = answers.normalise(answer[row])
         return float(truth != "" and answers.normalise(said) == truth)
 
-    return per_row(
-        completions,
-        task,
-        applies_to,
-        inside,
-        judge,
-        name="exact_match",
-        log_metric=columns.get("log_metric"),
-    )
+    return per_row("exact_match", completions, columns, task, applies_to, inside, judge)
 
 
 @register("choice")
@@ -74,14 +66,14 @@ def choice(
         return float(answers.option(said, choices[row]) == truth)
 
     return per_row(
+        "choice",
         completions,
+        columns,
         task,
         applies_to,
         inside,
         judge,
-        name="choice",
         readable=lambda row, said: choices is not None and answers.option(said, choices[row]) is not None,
-        log_metric=columns.get("log_metric"),
     )
 
 
@@ -127,16 +119,7 @@ def label_set(
         found = _labels(said, vocabulary if vocabulary is not None else None if choices is None else choices[row])
         return bool(found) and None not in found
 
-    return per_row(
-        completions,
-        task,
-        applies_to,
-        inside,
-        judge,
-        name="label_set",
-        readable=readable,
-        log_metric=columns.get("log_metric"),
-    )
+    return per_row("label_set", completions, columns, task, applies_to, inside, judge, readable=readable)
 
 
 def _labels(text: str, known: Sequence[str] | None) -> list[str | int | None]:

@@ -31,7 +31,7 @@ from typing import Any
 
 from samples.readers.json_list import EVERY
 from samples.readers.look import Look
-from samples.readers.records import answer, kinds, record, rows_in, text
+from samples.readers.records import answer, kinds, pairs_in, record, rows_in, text
 from samples.readers.rows import Place, RowFault, show
 from vlm.common.errors import DataError
 
@@ -119,17 +119,8 @@ def walk_rsgpt(look: Look) -> Iterator[tuple[int | str, dict[str, Any] | RowFaul
             continue
         if row.get("caption") is not None or not row.get("qa_pairs"):
             yield f"row {number}, caption", row
-        try:
-            pairs = rows_in(row, "qa_pairs")
-        except RowFault as fault:
-            yield number, fault
-            continue
-        for place, pair in enumerate(pairs, 1):
-            where = f"row {number}, question {place}"
-            if isinstance(pair, dict):
-                yield where, pair | {"filename": row.get("filename"), "number": place}
-            else:
-                yield where, RowFault("wrong_type", "qa_pairs", show(pair), "an object with question and answer")
+        for place, where, pair in pairs_in(row, number, "an object with question and answer"):
+            yield where, pair if isinstance(pair, RowFault) else pair | {"number": place}
 
 
 def convert_rsgpt(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:

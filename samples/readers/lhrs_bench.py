@@ -19,8 +19,8 @@ from typing import Any
 
 from samples.readers import conversations, options
 from samples.readers.look import Look
-from samples.readers.records import answer, kinds, record, rows_in, text
-from samples.readers.rows import LeftOut, Place, RowFault, Rows, show
+from samples.readers.records import answer, kinds, pairs_in, record, text
+from samples.readers.rows import LeftOut, Place, RowFault, Rows
 
 FOLDERS = ("images", "image", "LHRS-Bench", "imgs_png", "imgs_jpg")
 TYPES = frozenset(map(str, range(1, 12)))
@@ -51,19 +51,10 @@ def walk(look: Look) -> Iterator[tuple[int | str, dict[str, Any] | RowFault]]:
         if isinstance(row, RowFault) or "qa_pairs" not in row:
             yield number, row
             continue
-        try:
-            pairs = rows_in(row, "qa_pairs")
-        except RowFault as fault:
-            yield number, fault
-            continue
-        for place, pair in enumerate(pairs, 1):
-            where = f"row {number}, question {place}"
-            if isinstance(pair, dict):
-                yield where, pair | {"filename": row.get("filename"), "id": f"{number}/{place}"}
-            else:
-                yield where, RowFault("wrong_type", "qa_pairs", show(pair), "an object with question, choices, answer")
-        if not pairs:
+        if row["qa_pairs"] in (None, []):
             yield f"row {number}", LeftOut("no_question", "an image without questions")
+        for place, where, pair in pairs_in(row, number, "an object with question, choices, answer"):
+            yield where, pair if isinstance(pair, RowFault) else pair | {"id": f"{number}/{place}"}
 
 
 def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A record is a dictionary with the keys of `samples.Sample`, still unchecked; `sa
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from samples.readers.rows import RowFault, show
@@ -37,6 +38,26 @@ def rows_in(row: dict[str, Any], name: str) -> list[Any]:
     if not isinstance(value, list):
         raise RowFault("wrong_type", name, show(value), "a list")
     return value
+
+
+def pairs_in(
+    row: dict[str, Any], number: int | str, expected: str
+) -> Iterator[tuple[int, int | str, dict[str, Any] | RowFault]]:
+    """(place from 1, row and question in words, the question with the row's `filename`) for each of its `qa_pairs`.
+
+    number: of the row. expected: what a question holds, for messages.
+    """
+    try:
+        pairs = rows_in(row, "qa_pairs")
+    except RowFault as fault:
+        yield 0, number, fault
+        return
+    for place, pair in enumerate(pairs, 1):
+        where = f"row {number}, question {place}"
+        if isinstance(pair, dict):
+            yield place, where, pair | {"filename": row.get("filename")}
+        else:
+            yield place, where, RowFault("wrong_type", "qa_pairs", show(pair), expected)
 
 
 def record(
