@@ -14,6 +14,7 @@ from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.loading import load_model, load_processor
 from vlm.pictures.images import load
+from vlm.pictures.places import blocks
 from vlm.sections import ModelSection, PromptSection
 
 if TYPE_CHECKING:
@@ -24,11 +25,9 @@ Pairs = Iterator[tuple[Sample, str]]
 
 
 def conversation(sample: Sample, section: PromptSection) -> list[dict[str, Any]]:
-    """The prompt with its images decoded and placed before the text of the first user turn."""
-    from trl.data_utils import prepare_multimodal_messages
-
+    """The prompt with its images decoded, each where the text puts it."""
     asked = prompts.prompt(sample, section.style, section.system, section.wording)
-    return prepare_multimodal_messages(asked, images=[load(image) for image in sample.images])
+    return blocks(asked, [load(image) for image in sample.images])
 
 
 def complete(

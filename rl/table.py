@@ -9,6 +9,7 @@ from accelerate.utils import gather_object
 
 from stage.tracking.samples import Samples
 from stage.tracking.table import Batch, pictures_of
+from vlm.pictures.places import spelled
 
 LOGGED_COLUMNS = ("image_file", "task", "answer")
 """Of the data set, that the table shows."""
@@ -94,9 +95,7 @@ def as_text(messages: str | list[dict[str, Any]]) -> str:
         return messages
     turns = []
     for turn in messages:
-        content = turn["content"]
-        if not isinstance(content, str):
-            content = "".join(block["text"] if block["type"] == "text" else f"<{block['type']}>" for block in content)
+        content = spelled(turn["content"])
         turns.append(content if len(messages) == 1 else f"{turn['role']}: {content}")
     return "\n".join(turns)
 

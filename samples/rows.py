@@ -18,6 +18,7 @@ from vlm.common.console import say
 from vlm.common.errors import DataError
 from vlm.pictures.cache import decoded
 from vlm.pictures.images import load
+from vlm.pictures.places import blocks, placed
 from vlm.pictures.resizing import Resizing, seen
 from vlm.pictures.unreadable import Readable
 from vlm.sections import ImageSection, PromptSection
@@ -71,7 +72,8 @@ def _source(image: dict[str, Any]) -> str | bytes:
 
 class Pictures:
     """What a table does when rows of it are read: decodes pictures, resizes them where the recipe draws sizes, tells
-    their sizes (column `resized`), and writes the references whose numbers depend on them.
+    their sizes (column `resized`), and writes the references whose numbers depend on them. Turns with pictures inside
+    become blocks; others stay texts, before the first of which TRL puts the pictures.
 
     sizes: None leaves the column out; the model's size is then unknown, and notations that count in it cannot be used.
     notation: of the references to write, for tables with a column `truth`. columns: what else each row holds, by the
@@ -90,6 +92,12 @@ class Pictures:
             batch[name] = [(self.columns[number] or {}).get(name) for number in numbers]
         if "images" not in batch:
             return batch
+        for name in ("prompt", "messages"):
+            if name in batch:
+                batch[name] = [
+                    blocks(turns, len(images)) if placed(turns) else turns
+                    for turns, images in zip(batch[name], batch["images"], strict=True)
+                ]
         batch["images"] = [[_source(image) for image in images] for images in batch["images"]]
         if self.sizes is None:
             batch["images"] = [[_decoded(image) for image in images] for images in batch["images"]]

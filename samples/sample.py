@@ -26,7 +26,8 @@ class Sample:
     images: list[str | bytes]
     "Absolute paths or encoded bytes, perhaps with how a raster is read; decoded by `vlm.pictures.images`."
     messages: list[dict[str, str]]
-    'Turns {"role", "content"}: user and assistant in turn, perhaps a system turn first; no "<image>" tags.'
+    """Turns {"role", "content"}: user and assistant in turn, perhaps a system turn first. `<image>` in a user's text is
+    where a picture stands, in order; without any, pictures stand before the first question (`vlm.pictures.places`)."""
     task: str
     "One of TASKS."
     answer: str | None = None

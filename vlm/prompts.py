@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Literal, Protocol
 
 from vlm.common.errors import RecipeError
+from vlm.pictures.places import TAG
 
 R1_SYSTEM = (
     "You answer questions about remote sensing images. First reason about what the image shows, step by step. "
@@ -71,6 +72,8 @@ def check_wording(wording: Mapping[str, str]) -> None:
             fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
         except ValueError as error:
             raise RecipeError(f"wording.{task}: {template!r} has unbalanced braces; write {{{{ for a brace") from error
+        if TAG in template:
+            raise RecipeError(f"wording.{task}: found {TAG} in {template!r}; the data say where pictures stand")
         if "question" not in fields or fields - {"question", "options"}:
             raise RecipeError(
                 f"wording.{task}: found the fields {sorted(fields)}; a wording holds {{question}} and may hold "
@@ -126,8 +129,8 @@ def prompt(
 ) -> list[dict[str, str]]:
     """The conversation up to the assistant's last turn: what the model is asked.
 
-    The first user turn is worded by task; later turns stand as they are. Contents are plain strings: TRL and
-    `vlm.pictures.processing` put the image placeholders before the text of the first user turn.
+    The first user turn is worded by task; later turns stand as they are. Contents are plain strings, in which
+    `<image>` may say where pictures stand (`vlm.pictures.places`).
     """
     turns = sample.messages
     if turns and turns[-1]["role"] == "assistant":

@@ -12,6 +12,7 @@ from typing import Literal
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
 from vlm.common.section import LocatedPath, Section
+from vlm.pictures.places import TAG
 from vlm.prompts import check_wording
 
 LANGUAGE_MODEL_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -222,4 +223,6 @@ class PromptSection(Section):
 
     def check(self) -> None:
         check_wording(self.wording)
+        if self.system is not None and TAG in self.system:
+            raise RecipeError(f"system: found {TAG} in {self.system!r}; pictures stand in questions, as the data say")
         check_notation(self.notation)

@@ -10,6 +10,8 @@ import json
 import string
 from collections.abc import Sequence
 
+from vlm.pictures.places import numbered
+
 LOWEST, HIGHEST = 1, 5
 
 DIMENSIONS: dict[str, str] = {
@@ -72,7 +74,8 @@ def labels(count: int) -> list[str]:
 
 def request(question: str, candidates: Sequence[str], alone: bool = False) -> str:
     """The user's text beside the images. alone: there is one candidate, and the reply's object is its ratings."""
-    asked = f"The question: {json.dumps(question, ensure_ascii=False)}" if question.strip() else _DESCRIBE
+    said = json.dumps(numbered(question), ensure_ascii=False)  # the images stand before the whole text
+    asked = f"The question: {said}" if question.strip() else _DESCRIBE
     ratings = "{" + ", ".join(f'"{name}": <{LOWEST}-{HIGHEST}>' for name in DIMENSIONS) + "}"
     if alone:
         return f"{asked}\n\nThe text to rate: {json.dumps(candidates[0], ensure_ascii=False)}\n\nReply as {ratings}"

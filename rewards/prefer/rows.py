@@ -122,7 +122,7 @@ def _candidates(value: Any) -> tuple[str, ...]:
         if not valid_text("candidates", text, said).strip():
             raise RowFault("wrong_type", "candidates", show(text), said)
         if "<image>" in text:
-            raise RowFault("image_tag", "candidates", show(text), "no <image> tags: images come before the question")
+            raise RowFault("image_tag", "candidates", show(text), "no <image> tags: pictures stand in the question")
     distinct = tuple(dict.fromkeys(value))
     if len(value) < 2 or len(distinct) > MOST:
         raise RowFault("candidates", "candidates", f"{len(value)}, {len(distinct)} of them different", expected)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from rewards.score.model.exchange import Exchange, key_of
 from vlm.clip import Clip
 from vlm.common.errors import DataError
+from vlm.pictures.places import TAG
 
 Text = Literal["answer", "exchange"]
 
@@ -20,7 +21,7 @@ def text_of(exchange: Exchange, text: Text) -> str:
     """What is compared with the image: the last answer, or all turns in a row."""
     if text == "answer":
         return exchange.messages[-1]["content"]
-    return " ".join(turn["content"] for turn in exchange.messages if turn["content"])
+    return " ".join(turn["content"].replace(TAG, "") for turn in exchange.messages if turn["content"])
 
 
 class ClipScorer(Clip):

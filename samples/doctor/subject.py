@@ -12,6 +12,7 @@ from samples.reading import Check
 from samples.rows import learnt
 from vlm import prompts
 from vlm.common.errors import RecipeError
+from vlm.pictures.places import TAG, placed
 from vlm.sections import ImageSection, PromptSection
 
 
@@ -38,9 +39,14 @@ class Ruler:
             reply = learnt(sample, self.prompt, self.images) if self.answers else []
             ask = not reply
             texts.append(
-                self.tokenizer.apply_chat_template([*turns, *reply], tokenize=False, add_generation_prompt=ask)
+                self.tokenizer.apply_chat_template(_texts([*turns, *reply]), tokenize=False, add_generation_prompt=ask)
             )
         return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def _texts(turns: list[dict[str, str]]) -> list[dict[str, str]]:
+    """A conversation without its pictures."""
+    return [{**turn, "content": turn["content"].replace(TAG, "")} for turn in turns] if placed(turns) else turns
 
 
 class Examined(Protocol):

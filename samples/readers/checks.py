@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from samples.readers.records import settled
 from samples.readers.rows import LeftOut, Place, RowFault, show
 from vlm import answers
 from vlm.boxes import hull, quad_iou
+from vlm.pictures.places import TAG
 from vlm.prompts import TASKS
 
 CLOSED = ("vqa", "choice", "classification")
@@ -38,7 +40,7 @@ def checked(
     images = _required(record, "images", list, "a list of paths")
     fields: dict[str, Any] = {
         "task": task,
-        "messages": _messages(_required(record, "messages", list, "a list of turns")),
+        "messages": settled(_messages(_required(record, "messages", list, "a list of turns")), len(images)),
         "images": [place.image(image) for image in images],
         "choices": _choices(record.get("choices"), task, record.get("repeats") is True),
         "answer": _text(record, "answer"),
@@ -119,9 +121,6 @@ def _messages(turns: list[Any]) -> list[dict[str, str]]:
         content, role = turn["content"], turn["role"]
         if not isinstance(content, str) or not content.isascii():
             content = valid_text(f"messages[{number}]", content)
-        if "<image>" in content:
-            expected = "no <image> tags: images come before the first question"
-            raise RowFault("image_tag", f"messages[{number}]", show(content), expected)
         if not (role == expected or (role == "system" and number == 1)):
             expected = f"{expected!r} (user and assistant in turn)"
             raise RowFault("conversation", f"messages[{number}]", f"the role {show(role)}", expected)
@@ -142,6 +141,8 @@ def _choices(value: Any, task: str, repeats: bool = False) -> list[str] | None:
     if not isinstance(value, list):
         raise RowFault("wrong_type", "choices", show(value), "a list of texts")
     texts = [valid_text("choices", text, "a list of texts") for text in value]
+    if any(TAG in text for text in texts):
+        raise RowFault("image_tag", "choices", show(texts), f"texts without {TAG}: options are texts, not pictures")
     same = not repeats and len({answers.normalise(text) for text in texts}) < len(texts)
     if not 2 <= len(texts) <= 26 or same:
         raise RowFault("choices", "choices", show(texts), "2 to 26 different texts")

@@ -28,13 +28,13 @@ import re
 from typing import Any
 
 from samples.readers import options
-from samples.readers.records import json_boxes
+from samples.readers.records import json_boxes, settled
 from samples.readers.rows import LeftOut, Place, RowFault, show
 from vlm import answers
 from vlm.boxes import read_boxes
+from vlm.pictures.places import spelled
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-TAG = re.compile(r"\n?<image>\n?")
 _NUMBER = r"\s*-?\d+(?:\.\d+)?\s*"
 BOX_LIKE = re.compile(rf"\[{_NUMBER}(?:,{_NUMBER}){{3}}\]|\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)")
 
@@ -131,30 +131,21 @@ def pictures(row: dict[str, Any], place: Place, folders: tuple[str, ...] = ()) -
 
 
 def spoken(raw: Any, images: int) -> list[dict[str, str]]:
-    """Turns with our role names and no `<image>` tags: a Sample's images stand before its first question."""
+    """Turns with our role names, pictures where the texts put them (`vlm.pictures.places`)."""
     if not isinstance(raw, list) or not raw:
         raise RowFault("missing_field", "conversations", show(raw), "a list of turns")
-    messages, tags, first = [], 0, True
+    messages = []
     for turn in raw:
         if not isinstance(turn, dict):
             raise RowFault("wrong_type", "conversations", show(turn), "a turn with 'from' and 'value'")
-        said, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+        said, content = turn.get("from", turn.get("role")), spelled(turn.get("value", turn.get("content")))
         role = ROLES.get(said) if isinstance(said, str) else None
         if isinstance(content, str) and "[SEG]" in content:
             raise LeftOut("mask", "its answer has masks (GeoPixel's [SEG]), which no task has as its truth")
         if role is None or not isinstance(content, str):
             raise RowFault("conversation", "conversations", show(turn), "from human or gpt, with a text value")
-        if "<image>" in content:
-            if role != "user" or not first:
-                raise RowFault("image_tag", "conversations", show(content), "<image> in the first question only")
-            tags += content.count("<image>")
-            content = TAG.sub("", content)
-        if role == "user":
-            first = False
         messages.append({"role": role, "content": content})
-    if tags and tags != images:
-        raise RowFault("image_tag", "conversations", f"{tags} <image> tags", f"as many as images ({images})")
-    return messages
+    return settled(messages, images, "conversations")
 
 
 def _answer_text(reference: str | None) -> str | None:

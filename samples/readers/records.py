@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from samples.readers.rows import RowFault, show
+from vlm.pictures import places
 
 
 def text(row: dict[str, Any], name: str, expected: str = "text") -> str:
@@ -63,15 +64,28 @@ def pairs_in(
 def record(
     image: str | bytes | None, question: str, task: str, answer: str | None = None, /, **more: Any
 ) -> dict[str, Any]:
-    """One question about one image. An answer becomes the assistant's turn, too, so that SFT can learn it.
+    """One question about one image, or several (`images`). An answer becomes the assistant's turn, too, so that SFT can
+    learn it.
 
     Boxes never do: they have no text until a notation is chosen.
     """
-    messages = [{"role": "user", "content": question.replace("<image>", "").strip()}]
+    images = more.pop("images", [] if image is None else [image])
+    messages = settled([{"role": "user", "content": question.strip()}], len(images), "question")
+    messages[0]["content"] = messages[0]["content"].strip()
     if answer is not None:
         messages.append({"role": "assistant", "content": answer})
-    images = [] if image is None else [image]
     return {"images": images, "messages": messages, "task": task, "answer": answer, **more}
+
+
+def settled(messages: list[dict[str, str]], images: int, field: str = "messages") -> list[dict[str, str]]:
+    """`vlm.pictures.places.settled` of a row's turns. Raises: RowFault, also for a tag that is not the user's."""
+    for number, turn in enumerate(messages, 1):
+        if places.TAG in turn["content"] and turn["role"] != "user":
+            raise RowFault("image_tag", f"{field}[{number}]", show(turn["content"]), "<image> in a user's text only")
+    try:
+        return places.settled(messages, images)
+    except places.Misplaced as error:
+        raise RowFault("image_tag", field, error.found, error.expected) from error
 
 
 def kinds(*parts: Any) -> str | None:

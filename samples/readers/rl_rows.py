@@ -23,6 +23,7 @@ from typing import Any
 from samples.readers.records import answer, json_boxes, record, text
 from samples.readers.rows import LeftOut, Place, RowFault, show
 from vlm.boxes import Frame, convert
+from vlm.pictures.places import spelled
 
 BOX_START = "<|box_start|>"
 _N = r" ?(-?[0-9.]+) ?"
@@ -42,7 +43,7 @@ def scorers(row: dict[str, Any], place: Place, task: str | None, frame: Frame | 
     question = text(row, "problem")
     more = {"id": row.get("id", ""), "images": images}
     if task != "grounding":
-        return record(None, question, task, answer(row, "answer")) | more
+        return record(None, question, task, answer(row, "answer"), **more)
     if frame is None:
         raise RowFault(
             "box_text", "format", "'scorers_rl', which has no frame", "scorers_rl_pixel, _per_mille or _unit"
@@ -53,7 +54,7 @@ def scorers(row: dict[str, Any], place: Place, task: str | None, frame: Frame | 
     if boxes is None or not all(abs(x) < 1e9 for box in boxes for x in box):
         raise RowFault("box_text", "answer", show(row["answer"]), "boxes as lists such as [[10,20,90,80]]")
     size = place.size(images[0])
-    return record(None, question, task) | more | {"boxes": [convert(box, frame, "pixel", size) for box in boxes]}
+    return record(None, question, task, boxes=[convert(box, frame, "pixel", size) for box in boxes], **more)
 
 
 def _as_lists(said: str) -> str:
@@ -91,12 +92,4 @@ def _turns(said: Any, field: str, role: str) -> list[dict[str, Any]]:
         return [{"role": role, "content": said}]
     if not isinstance(said, list) or not said or not all(isinstance(turn, dict) for turn in said):
         raise RowFault("missing_field" if said is None else "wrong_type", field, show(said), "a conversation, or text")
-    return [{"role": turn.get("role"), "content": _content(turn.get("content"))} for turn in said]
-
-
-def _content(parts: Any) -> Any:
-    """Text, or the text of TRL's parts: pictures stand before it in any case."""
-    if not isinstance(parts, list):
-        return parts
-    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
-    return "\n".join(text for text in texts if isinstance(text, str))
+    return [{"role": turn.get("role"), "content": spelled(turn.get("content"))} for turn in said]

@@ -20,6 +20,7 @@ from samples.readers.rows import RowFault, show
 from vlm.boxes import write_boxes
 from vlm.common.console import say
 from vlm.loading import at_hand, fetched_quietly, read_json
+from vlm.pictures.places import TAG
 
 MARKS = tuple(f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad") for end in ("start", "end"))
 """Special tokens of Qwen's grounding notation, which are text like any other there."""
@@ -51,7 +52,10 @@ class ControlTokens:
 
     def check(self, sample: Sample) -> None:
         """Raises: RowFault where a text that is asked, or to be learned, spells one out."""
-        texts = [(f"messages[{number}]", turn["content"]) for number, turn in enumerate(sample.messages, 1)]
+        # LLaVA's own token for a picture is spelled as a place in our texts
+        texts = [
+            (f"messages[{number}]", turn["content"].replace(TAG, "")) for number, turn in enumerate(sample.messages, 1)
+        ]
         texts += [("choices", choice) for choice in sample.choices or ()]
         if sample.answer is not None:
             texts.append(("answer", sample.answer))

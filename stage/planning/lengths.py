@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from samples import Sample
@@ -19,6 +18,7 @@ from stage.planning.job import Job
 from vlm import prompts
 from vlm.common.errors import RecipeError
 from vlm.loading import at_hand, read_json
+from vlm.pictures.places import blocks
 from vlm.sections import ModelSection
 
 TOKENISED = 64
@@ -123,7 +123,7 @@ class ChatText:
             raise Unmeasured(f"the chat template of {model.path} is not understood: {error}") from error
 
     def tokens(self, turns: Turns, images: int, ask: bool = True) -> int:
-        """Tokens of a conversation's text; pictures, before the first user text, count with the tokens around them.
+        """Tokens of a conversation's text; pictures count with the tokens around them.
 
         ask: the assistant's turn is opened, as for generation.
         """
@@ -132,14 +132,8 @@ class ChatText:
 
     def render(self, turns: Turns, images: int, ask: bool = True) -> str:
         """The text that the model reads, with one placeholder for each picture."""
-        left, messages = images, []
-        for turn in turns:
-            parts: list[Mapping[str, str]] = [{"type": "text", "text": turn["content"]}]
-            if turn["role"] == "user":
-                parts, left = [*[{"type": "image"}] * left, *parts], 0
-            messages.append({"role": turn["role"], "content": parts})
         try:
-            return self.template.render(messages=messages, add_generation_prompt=ask)
+            return self.template.render(messages=blocks(turns, images), add_generation_prompt=ask)
         except Exception as error:  # a template is a program of the checkpoint's author
             raise Unmeasured(f"the chat template cannot be rendered: {type(error).__name__}: {error}") from error
 

@@ -31,8 +31,15 @@ ROWS = {
         say("assistant", "no"),
     ],
     "text": [say("user", "What color is the tank?"), say("assistant", "it cannot be seen.")],
+    "placed": [
+        say("user", "Before: <image> After: <image>. What was built?"),
+        say("assistant", "a dam"),
+        say("user", "And here? <image>"),
+        say("assistant", "a road"),
+    ],
 }
-"""name → turns; all but "text" have a picture."""
+"""name → turns."""
+PICTURES = {"grounding": 1, "turns": 1, "text": 0, "placed": 3}
 
 
 @pytest.fixture
@@ -40,9 +47,10 @@ def rows(tmp_path):
     """The rows as our JSONL, in order, pictures of different sizes."""
     Image.new("RGB", (224, 224), (90, 30, 30)).save(tmp_path / "grounding.png")
     Image.new("RGB", (400, 100), (30, 30, 90)).save(tmp_path / "turns.png")
+    Image.new("RGB", (224, 224), (30, 90, 90)).save(tmp_path / "placed.png")
 
     def record(name):
-        found = {"images": [] if name == "text" else [f"{name}.png"], "messages": ROWS[name], "id": name}
+        found = {"images": [f"{name}.png"] * PICTURES[name], "messages": ROWS[name], "id": name}
         if name == "grounding":
             return found | {"task": name, "boxes": [[1, 2, 30, 40]]}
         return found | {"task": "vqa", "answer": "x"}
@@ -87,8 +95,9 @@ def by_hand(words, name) -> tuple[list[int], list[int]]:
         if turn["role"] == "user":
             if name == "grounding":
                 text = f"Where is {text}?"
-            if number == 0 and name != "text":
-                text = f"<|vision_start|>{'<|image_pad|>' * 16}<|vision_end|>{text}"
+            if number == 0 and "<image>" not in text:
+                text = "<image>" * PICTURES[name] + text
+            text = text.replace("<image>", f"<|vision_start|>{'<|image_pad|>' * 16}<|vision_end|>")
             pieces.append((f"<|im_start|>user\n{text}<|im_end|>\n", False))
         else:
             # TRL counts the line break behind <|im_end|> as the assistant's too; nobody samples beyond <|im_end|>
@@ -101,7 +110,9 @@ def by_hand(words, name) -> tuple[list[int], list[int]]:
     return ids, labels
 
 
-@pytest.mark.parametrize("names", [("grounding", "turns", "text"), ("text", "grounding"), ("turns",), ("text",)])
+@pytest.mark.parametrize(
+    "names", [("grounding", "turns", "text"), ("text", "grounding"), ("turns",), ("text",), ("placed", "turns")]
+)
 def test_the_loss_counts_the_assistants_tokens_only(run, names):
     trainer = run(train=False)
     assert trainer.args.assistant_only_loss and trainer.args.max_length is None
@@ -119,7 +130,7 @@ def test_the_loss_counts_the_assistants_tokens_only(run, names):
     assert not set(learnt.tolist()) & {words.pad_token_id, trainer.processing_class.image_token_id}
     turns = sum(turn["role"] == "assistant" for name in names for turn in ROWS[name])
     assert (learnt == words.convert_tokens_to_ids("<|im_end|>")).sum() == turns
-    assert len(batch.get("image_grid_thw", [])) == sum(name != "text" for name in names)
+    assert len(batch.get("image_grid_thw", [])) == sum(PICTURES[name] for name in names)
 
 
 def test_the_loss_is_the_mean_over_those_tokens(run, tiny_model):
@@ -132,7 +143,7 @@ def test_the_loss_is_the_mean_over_those_tokens(run, tiny_model):
     got = trainer.compute_loss(trainer.model.eval(), copy.deepcopy(dict(batch))).item()
     model = load_model(ModelSection(path=tiny_model, dtype="float32", attention="eager")).eval()
     terms = []
-    for row, name in enumerate(ROWS):
+    for row, name in enumerate(list(ROWS)[:3]):
         ids, labels = by_hand(trainer.processing_class.tokenizer, name)
         inputs = {"input_ids": torch.tensor([ids])}
         if name != "text":

@@ -137,7 +137,7 @@ def test_where_images_are_looked_for(folder):
         [*turns("<image>\nWhat?", "x"), {"from": "human", "value": "<image> and this?"}],
     ],
 )
-def test_image_tags_that_would_move_are_faults(folder, said):
+def test_image_tags_without_a_picture_are_faults(folder, said):
     path = dump(folder / "test.json", [{"image": "a.png", "conversations": said}])
     with pytest.raises(DataError, match="<image>"):
         list(samples.read(path, task="vqa"))

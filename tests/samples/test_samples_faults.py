@@ -43,7 +43,11 @@ FAULTS = [
     ("wrong_type", row(messages=["hi"]), r"field 'messages\[1\]'"),
     ("conversation", row(messages=[{"role": "assistant", "content": "x"}]), "expected 'user'"),
     ("conversation", row(messages=[]), "at least one user turn"),
-    ("image_tag", row(messages=[{"role": "user", "content": "<image> x"}]), "no <image> tags"),
+    (
+        "image_tag",
+        row(messages=[{"role": "user", "content": "<image> x <image>"}]),
+        r"2 <image> tags, expected as many as images \(1\)",
+    ),
     ("missing_field", row(task="vqa"), "field 'answer'"),
     ("missing_field", row(task="vqa", answer=" . "), "field 'answer'"),
     ("missing_field", row(task="choice", answer="A"), "field 'choices'"),

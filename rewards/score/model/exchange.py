@@ -1,8 +1,8 @@
 """An exchange: image(s) + question + answer, as the score model reads it; from there to tensors.
 
 Rendering is the one of the ScoreRS paper's training code: the images before the text of the first user turn, the whole
-chat in the checkpoint's own chat template, no generation prompt. An exchange keeps its images apart from its texts, so
-no order in a request can put an image behind a text. A caption is the answer to an empty question.
+chat in the checkpoint's own chat template, no generation prompt. Where a question says by `<image>` where its pictures
+stand, they stand there (`vlm.pictures.places`). A caption is the answer to an empty question.
 
 An empty answer can be scored (a policy may well say nothing; its score should be low, and that is the model's to say).
 Control tokens that a text spells out, such as `<|im_end|>`, are broken by a space: an answer can neither end its turn
@@ -24,6 +24,7 @@ from stage.planning.control import MARKS
 from vlm.common.errors import DataError, RecipeError
 from vlm.pictures import images as pictures
 from vlm.pictures.digests import digest
+from vlm.pictures.places import Misplaced, blocks, settled, texts
 from vlm.prompts import options_text
 
 ANSWER_TOKENS = MARKS
@@ -40,23 +41,22 @@ class Exchange:
     """
 
     messages: tuple[dict[str, str], ...]
-    'Turns {"role": "user" | "assistant", "content": plain text}; the last one is the assistant\'s.'
+    """Turns {"role": "user" | "assistant", "content": plain text}; the last one is the assistant's. `<image>` in a
+    user's text is where an image stands."""
     images: tuple[Any, ...] = ()
-    "Paths, encoded bytes or PIL images; they come before the first user text."
+    "Paths, encoded bytes or PIL images, in order; without tags they come before the first user text."
 
     def __post_init__(self):
-        object.__setattr__(self, "messages", tuple(self.messages))
         object.__setattr__(self, "images", tuple(self.images))
         for turn in self.messages:
             if turn.get("role") not in ("user", "assistant") or not isinstance(turn.get("content"), str):
                 raise DataError(
                     f"exchange: found the turn {turn!r}; expected a user's or assistant's with a plain text"
                 )
-            if turn["role"] == "user" and "<image>" in turn["content"]:
-                raise DataError(
-                    f"exchange: found an <image> tag in {turn['content']!r}; expected the text alone, and the image in "
-                    "`images`"
-                )
+        try:
+            object.__setattr__(self, "messages", tuple(settled(list(self.messages), len(self.images))))
+        except Misplaced as error:
+            raise DataError(f"exchange: {error}") from error
         roles = [turn["role"] for turn in self.messages]
         if not roles or roles[0] != "user" or roles[-1] != "assistant":
             raise DataError(
@@ -74,9 +74,10 @@ class Exchange:
 
     @classmethod
     def from_messages(cls, messages: Iterable[Mapping[str, Any]], images: Iterable[Any] = ()) -> Exchange:
-        """From a conversation whose contents may be lists of blocks, `{"type": "text" | "image", ...}`, in any order.
+        """From a conversation whose contents may be lists of blocks, `{"type": "text" | "image", ...}`.
 
-        System turns are left out: the score model was trained without.
+        System turns are left out: the score model was trained without. Images that all stand behind the text of the
+        first question come before it, as in training: clients send blocks in either order, and mean nothing by it.
 
         Args:
             messages: an image block either holds its `image` or is a placeholder.
@@ -84,24 +85,31 @@ class Exchange:
 
         Raises: DataError where an image would be lost or be there twice, or for another type of block.
         """
-        given, held, placeholders, turns = list(images), [], 0, []
-        for turn in messages:
+        given, held, placeholders, turns = (
+            list(images),
+            [],
+            0,
+            [dict(role=turn["role"], content=turn["content"]) for turn in messages],
+        )
+        asked = next((turn for turn in turns if turn["role"] == "user"), None)
+        for turn in turns:
             content = turn["content"]
             if not isinstance(content, str):
-                for block in content:
-                    if block["type"] not in ("text", "image"):
-                        raise DataError(f"exchange: found a block of type {block['type']!r}; expected text or image")
+                types = [block["type"] for block in content]
+                if others := {*types} - {"text", "image"}:
+                    raise DataError(f"exchange: found a block of type {min(others)!r}; expected text or image")
+                if "image" in types and turn["role"] != "user":
+                    raise DataError(f"exchange: found an image in a turn of {turn['role']!r}; expected it in a user's")
                 held += [block["image"] for block in content if block.get("image") is not None]
                 placeholders += sum(block["type"] == "image" and block.get("image") is None for block in content)
-                content = "".join(block["text"] for block in content if block["type"] == "text")
-            if turn["role"] != "system":
-                turns.append({"role": turn["role"], "content": content})
+                if turn is asked and types == sorted(types, reverse=True):
+                    turn["content"] = sorted(content, key=lambda block: block["type"])
         if (held and (given or placeholders)) or (placeholders and placeholders != len(given)):
             raise DataError(
                 f"exchange: found {len(held)} images in blocks, {placeholders} placeholders and {len(given)} images "
                 "outside them; expected all images in blocks, or one outside for each placeholder"
             )
-        return cls(tuple(turns), tuple(held or given))
+        return cls(tuple(turn for turn in texts(turns) if turn["role"] != "system"), tuple(held or given))
 
     @classmethod
     def from_sample(cls, sample: Sample, answer: str | None = None) -> Exchange:
@@ -146,13 +154,10 @@ def _plain(text: str, tokenizer) -> str:
 
 
 def render(exchange: Exchange, processor) -> str:
-    """The chat as text: one image placeholder per image before the first user text, no generation prompt."""
-    messages, waiting = [], [{"type": "image"} for _ in exchange.images]
-    for turn in exchange.messages:
-        text = _plain(turn["content"], processor.tokenizer)
-        blocks = [*waiting, {"type": "text", "text": text}] if waiting else text
-        messages.append({"role": turn["role"], "content": blocks})
-        waiting = []
+    """The chat as text: an image placeholder where each image stands, no generation prompt."""
+    messages = blocks(exchange.messages, len(exchange.images))
+    for block in (block for turn in messages for block in turn["content"] if block["type"] == "text"):
+        block["text"] = _plain(block["text"], processor.tokenizer)
     return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
 
 

@@ -80,12 +80,16 @@ def share(ids: Sequence[Tensor], pictures: Sequence[Hashable], heads: Sequence[H
     for rows in _alike(range(len(ids)), pictures):
         by_picture = [_stem(rows, ids)]
         by_head = [_stem(some, ids) for some in _alike(rows, heads)]
-        found = min(by_picture, by_head, key=lambda stems: sum(stem.tokens for stem in stems))
-        # a segment is text alone: where one would hold a picture, nothing is shared
-        if any((segment == image_token).any() for stem in found for segment in stem.segments):
-            found = [_stem([row], ids) for row in rows]
-        stems += found
+        alone = [_stem([row], ids) for row in rows]
+        # a segment is text alone: nothing is shared by what would put a picture into one
+        fit = [found for found in (by_picture, by_head, alone) if not _cut(found, image_token)]
+        stems += min(fit, key=lambda found: sum(stem.tokens for stem in found))
     return Shared(stems, len(ids))
+
+
+def _cut(stems: Iterable[Stem], image_token: int) -> bool:
+    """Whether pictures stand behind what is shared."""
+    return any((segment == image_token).any() for stem in stems for segment in stem.segments)
 
 
 def _alike(rows: Iterable[int], names: Sequence[Hashable]) -> list[list[int]]:

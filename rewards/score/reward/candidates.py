@@ -18,6 +18,7 @@ from rewards.score.model.exchange import Exchange
 from rewards.score.reward.reference import ImageKeys, exchange_key
 from vlm import answers
 from vlm.common.errors import DataError, RecipeError
+from vlm.pictures.places import texts
 
 Columns = Mapping[str, Sequence[Any] | None]
 
@@ -103,8 +104,7 @@ class Reader:
         pictures = _pictures(row, turns, columns)
         if not self.ask or _value(columns, "task", row) == "caption":
             return [{"role": "user", "content": ""}], pictures
-        texts = [{"role": turn["role"], "content": text_of([turn])} for turn in turns]
-        return [turn for turn in texts if turn["role"] != "system"], pictures
+        return [turn for turn in texts(turns) if turn["role"] != "system"], pictures
 
 
 def _exchange(turns: Iterable[dict], answer: str, pictures: Iterable[Any]) -> Exchange:

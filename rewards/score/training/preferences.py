@@ -321,7 +321,7 @@ def _texts(value: Any, name: str, alone: bool = False) -> list[str]:
         raise RowFault("wrong_type", name, show(value), expected)
     for text in value:
         if "<image>" in text:
-            raise RowFault("image_tag", name, show(text), "no <image> tags: images come before the question")
+            raise RowFault("image_tag", name, show(text), "no <image> tags: pictures stand in the question")
     return [valid_text(name, text) for text in value]
 
 
