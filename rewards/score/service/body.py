@@ -37,11 +37,12 @@ class Values:
         self._rest = b""
 
     def add(self, part: bytes) -> None:
-        part = self._rest + part
-        backslashes = len(part) - len(part.rstrip(b"\\"))
-        kept = len(part) - backslashes % 2  # the last of an odd number escapes what is still to come
-        self._rest, part = part[kept:], part[:kept]
-        pieces = part.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        if self._rest or b"\\" in part:
+            part = self._rest + part
+            backslashes = len(part) - len(part.rstrip(b"\\"))
+            kept = len(part) - backslashes % 2  # the last of an odd number escapes what is still to come
+            self._rest, part = part[kept:], part[:kept].replace(b"\\\\", b"").replace(b'\\"', b"")
+        pieces = part.split(b'"')
         for outside in pieces[self._inside :: 2]:
             self.count += outside.count(b",") + outside.count(b"{") + outside.count(b"[")
         self._inside = (self._inside + len(pieces) - 1) % 2
