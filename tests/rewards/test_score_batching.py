@@ -154,13 +154,14 @@ def test_turns_follow_cost_and_a_connection_pays_for_its_next_request(score, bat
 
 
 def test_a_long_exchange_is_scored_alone(score, batcher):
-    """Padded, a batch costs its number times the longest: 3 · 30 and 2 · 100 are above 64, 2 · 30 is not."""
+    """Padded, a batch costs its number times the longest: 3 · 30 and 2 · 100 are above 64, 2 · 30 is not. The second
+    request costs nothing yet, so it is next, and the third row of the first still fits beside it."""
     one = batcher(max_batch=4, max_cost=64)
     held(score, one)
     mixed, alone = one.submit([1, 2, 3, 4], [30, 30, 30, 100]), one.submit([5], [1])
     score.gate.set()
     assert mixed.result(LIMIT) == [2.0, 4.0, 6.0, 8.0] and alone.result(LIMIT) == [10.0]
-    assert score.calls == [[0], [1, 2], [5], [3], [4]]
+    assert score.calls == [[0], [1, 2], [5, 3], [4]]
 
 
 def test_a_full_queue_refuses_and_recovers(score, batcher):
