@@ -9,13 +9,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rewards.registry import nearest
 from rewards.score.model.exchange import Exchange
 from vlm.common.errors import RecipeError
 from vlm.loading import raw_config
+
+if TYPE_CHECKING:
+    from rewards.score.scorer import Fitted
+
+logger = logging.getLogger(__name__)
 
 
 class Loaded:
@@ -27,9 +33,26 @@ class Loaded:
         self.path, self.batch_size, self.share_prefix = path, batch_size, share_prefix
         self.options = {name: value for name, value in options.items() if value is not None}
 
+    cut = 0
+    "Answers so far that were longer than the model reads, and were scored without their end."
+
     def prepare(self) -> None:
         """Raises RecipeError where there is no such checkpoint; reads no weights."""
         raw_config(self.path, self.options.get("revision"))
+
+    def _readable(self, exchanges: Sequence[Exchange], model: Any) -> list[Exchange]:
+        """The exchanges as the model can read them. Raises: DataError for one that is too long without any answer."""
+        if model.processor is None:  # `ScoreModel.score` says so
+            return list(exchanges)
+        fitted = [_fit(exchange, model) for exchange in exchanges]
+        self.cut = count_cut(self.cut, sum(one.cut for one in fitted), self.path)
+        return [one.exchange for one in fitted]
+
+
+def _fit(exchange: Exchange, model: Any) -> Fitted:
+    from rewards.score.model.lengths import fit
+
+    return fit(exchange, model.processor, model.config.text_config.max_position_embeddings)
 
 
 def options_of(section: Any) -> dict[str, Any]:
@@ -51,7 +74,13 @@ class InProcess(Loaded):
     _model: Any = None
 
     def score(self, exchanges: Sequence[Exchange]) -> list[float]:
-        return self.load().score(exchanges, batch_size=self.batch_size, share_prefix=self.share_prefix)
+        """Raises: DataError for an exchange that is too long without any answer."""
+        model = self.load()
+        return model.score(self._readable(exchanges, model), batch_size=self.batch_size, share_prefix=self.share_prefix)
+
+    def fit(self, exchange: Exchange) -> Fitted:
+        """What the loaded model can read of it; see `rewards.score.model.lengths`."""
+        return _fit(exchange, self.load())
 
     def fingerprint(self) -> str:
         """Of the loaded model: the one that a service with the same model shows."""
@@ -67,6 +96,17 @@ class InProcess(Loaded):
             with unsharded(), random_state_kept():
                 self._model = ScoreModel.from_pretrained(self.path, **{"device": _device()} | self.options)
         return self._model
+
+
+def count_cut(before: int, more: int, who: str) -> int:
+    """How many answers have been cut; says so at the first, and each time that there are twice as many."""
+    if (before + more).bit_length() > before.bit_length():
+        logger.warning(
+            "%d answers were longer than the score model %s reads, and were scored without their end",
+            before + more,
+            who,
+        )
+    return before + more
 
 
 class Served:

@@ -6,10 +6,20 @@ A failure is never a score: whoever catches one of these errors masks the row or
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rewards.score.model.exchange import Exchange
 from vlm.common.errors import UserError
+
+
+class Fitted(NamedTuple):
+    """An exchange as a score model can read it (`rewards.score.model.lengths`)."""
+
+    exchange: Exchange
+    tokens: int
+    "About; exact where they are near the limit."
+    cut: bool = False
+    "The answer has lost its end."
 
 
 class Scorer(Protocol):
@@ -30,3 +40,14 @@ class ScorerRefused(UserError):
 
     Asking again would not help, so it is not retried.
     """
+
+
+class RowsRefused(ScorerRefused):
+    """Some exchanges of a call have no score, and would have none if asked about again; the message says why of one.
+
+    scores: of all, in order; None where it is missing.
+    """
+
+    def __init__(self, message: str, scores: list[float | None]):
+        super().__init__(message)
+        self.scores = scores

@@ -55,7 +55,8 @@ class Sharded(Loaded):
 
         def prepared() -> tuple[list[Pass], str]:
             try:
-                return list(passes(exchanges, processor, self.batch_size, self._shares)), ""
+                read = self._readable(exchanges, module.scorer)
+                return list(passes(read, processor, self.batch_size, self._shares)), ""
             except UserError:
                 raise
             except Exception as cause:  # as `attempt` sees it: these rows fail, and the run continues

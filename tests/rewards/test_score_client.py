@@ -11,7 +11,8 @@ import httpx2
 import pytest
 from PIL import Image
 
-from rewards.score.scorer import ScorerRefused, ScorerUnavailable
+from rewards.score.reward.faults import attempt
+from rewards.score.scorer import RowsRefused, ScorerRefused, ScorerUnavailable
 from rewards.score.service import ScoreClient, client, replicas
 from rewards.score.service.recipe import LimitsSection
 from tests.support.scores.score_servers import LIMIT, Lengths, Running, Warned, exchanges, png, until, unused_url
@@ -138,6 +139,60 @@ def test_a_service_that_is_still_loading_is_waited_for(serve, connect, pool, war
     assert call.result(LIMIT) == [4.0]
 
 
+def test_patience_is_kept_to_its_end(connect, monkeypatch):
+    """A pause that would go beyond it is shortened, and the last try is made then; it was given up before instead."""
+    monkeypatch.setattr(client, "FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 1000.0)
+    begun = time.monotonic()
+    with pytest.raises(ScorerUnavailable, match=r"no scores after [23] tries in 1\.\d s \(patience 1 s\)"):
+        connect(unused_url(), patience=1.0, timeout=1.0).score(exchanges("a"))
+    assert 1.0 <= time.monotonic() - begun < LIMIT / 2
+
+
+def test_a_row_that_is_refused_is_its_own_failure(serve, connect):
+    """Three requests of two: in the first one picture is none, in the last both are; the others keep their scores."""
+    bad = (b"no image",)
+    server = serve()
+    rows = exchanges("a") + exchanges("bb", images=bad) + exchanges("ccc", "dddd") + exchanges("e", "f", images=bad)
+    with pytest.raises(RowsRefused, match="3 of 6 exchanges have no score; number 1: .*cannot be read") as caught:
+        connect(server, exchanges_per_request=2).score(rows)
+    assert caught.value.scores == [1.0, None, 3.0, 4.0, None, None]
+    tried = attempt(connect(server, exchanges_per_request=2), rows)
+    assert tried.scores == caught.value.scores and not tried.refused and "number 1" in tried.cause
+
+
+def test_a_request_that_is_too_large_is_halved(serve, connect):
+    """At most one exchange at a time, and 100 kB: of four rows, which show two pictures, one is larger by itself."""
+    server = serve(limits=LimitsSection(exchanges=1, body_bytes=100_000))
+    rows = exchanges("a", "bb", images=(png(),)) + exchanges("ccc", images=(png(color="blue"), png()))
+    rows += exchanges("d" * 200_000)
+    with pytest.raises(RowsRefused, match="1 of 4 .*number 3: .*413 .*more than 100000 bytes") as caught:
+        connect(server).score(rows)
+    assert caught.value.scores == [1.0, 2.0, 3.0, None]
+    assert [exchange.images for batch in server.scorer.batches for exchange in batch] == [
+        (png(),), (png(),), (png(color="blue"), png()),
+    ]  # fmt: skip
+
+
+def test_answers_that_are_cut_are_counted(serve, connect, caplog):
+    served = connect(serve(limits=LimitsSection(characters=100)))
+    assert served.score(exchanges("a" * 66_000, "bb")) == [89.0, 2.0]  # 11 characters are the question's
+    assert served.cut == 1 and "1 answers were longer" in caplog.text
+
+
+def test_the_service_hears_how_long_the_client_waits(connect):
+    """So it answers before the client gives up, however its own limits are set."""
+    asked = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.headers["prefer"])
+        return httpx2.Response(200, json={"scores": [1.0], "model": "m1"})
+
+    one = connect("http://127.0.0.1:1", timeout=12.5)
+    one._http = httpx2.Client(transport=httpx2.MockTransport(answer))
+    assert one.score(exchanges("a")) == [1.0] and asked == ["wait=13"]
+
+
 def test_dead_for_longer_than_patience(connect):
     urls = unused_url(), unused_url()
     with pytest.raises(ScorerUnavailable) as caught:
@@ -157,7 +212,7 @@ def test_fault_10_requests_are_batched_timed_out_and_never_silently_0(serve, con
     with pytest.raises(ScorerUnavailable, match=r"no answer in 0\.\d s"):
         connect(server, timeout=0.1, patience=1.5).score(exchanges("dddd"))
     assert server.requests[1:].count("/score") >= 2  # tried again, and then no number was made up
-    until(lambda: all(request.future.cancelled() for request in server.service.batcher._waiting))
+    until(lambda: all(part.given_up for part in server.service.batcher._waiting))
     server.scorer.gate.set()  # and when it goes on, the answers nobody waits for are not computed
     assert connect(server).score(exchanges("ee")) == [2.0]
     assert [batch[0].messages[-1]["content"] for batch in server.scorer.batches[1:]] == ["dddd", "ee"]
@@ -174,7 +229,7 @@ def test_a_model_that_fails_is_an_error_not_a_number(serve, connect):
     assert len(server.requests) == client.MODEL_FAILURES  # it would go on for a minute otherwise
 
 
-@pytest.mark.parametrize(("held", "sent"), [("right", "wrong"), ("right", None)])
+@pytest.mark.parametrize(("held", "sent"), [("the right one, 16", "the-wrong-one-of-16"), ("the right one, 16", None)])
 def test_a_wrong_token_is_not_tried_again(serve, connect, monkeypatch, held, sent):
     monkeypatch.setenv("TOKEN_OF_THE_CLIENT", sent or "")
     server = serve(token=held)

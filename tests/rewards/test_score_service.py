@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import socket
 import struct
@@ -11,14 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rewards.score import Exchange
+from rewards.score.service.body import Values
 from rewards.score.service.recipe import BatchingSection, LimitsSection, ServeRecipe
 from rewards.score.service.server import LOADING
 from stage.recipe import config
 from tests.support.processes.commands import ROOT
-from tests.support.scores.score_servers import LIMIT, Running, png, services, until
+from tests.support.scores.score_servers import LIMIT, Lengths, Running, png, services, until
 from vlm.common.errors import RecipeError
+from vlm.pictures import images as pictures
 
 ONE = [{"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A ship."}], "images": []}]
 SHIP = 7.0  # characters of the answer
@@ -104,9 +109,9 @@ def test_without_the_token_nothing_is_scored_or_told(serve, authorization):
         ({"exchanges": [{"messages": ONE[0]["messages"][:1]}]}, 422, "exchanges.0.messages"),
         ({"exchanges": [{"messages": ONE[0]["messages"][::-1]}]}, 422, "the assistant's, which is scored, last"),
         (
-            {"exchanges": [ONE[0], {**ONE[0], "images": [0]}]},
+            {"exchanges": [{**ONE[0], "images": [0]}]},
             422,
-            "exchanges.1.images: found 0, expected an index below",
+            "exchanges.0.images: found 0, expected an index below",
         ),
         (with_images({"data": "!"}), 422, "images.0.data: Data should be valid base64"),
         (with_images({}), 422, "images.0: expected either data or path"),
@@ -119,8 +124,10 @@ def test_without_the_token_nothing_is_scored_or_told(serve, authorization):
         (
             {"exchanges": [{"messages": [*ONE[0]["messages"], *ONE[0]["messages"] * 9]}]},
             413,
-            "found 120 characters, at",
+            "exchanges.0: found 113 characters before the last turn, at most 100 are taken",
         ),
+        (b'{"exchanges": [%s1]}' % (b"1," * 4096), 413, "found more than 4096 values"),
+        ({"exchanges": ONE, "k" * 5000: 1}, 422, f"{'k' * 100}: Extra inputs are not permitted"),
         (b" " * 10_001, 413, "a body of more than 10000 bytes"),
         (b" " * 50_000, 413, "a body of more than 10000 bytes"),
         (with_images({"path": "a.png"}), 403, "found a path, but this service takes bytes only"),
@@ -155,7 +162,7 @@ def test_paths_lead_nowhere_but_below_the_root(serve, tmp_path):
     outside = ["../secret.png", "deep/../../secret.png", str(tmp_path / "secret.png"), "link.png", "deep", "", "a\0b"]
     for path in [*outside, "no/such.png", "x" * 5000]:
         status, said = post(server, with_images({"path": path}))
-        assert (status, said["error"]) == (403, f"images.0: no image {path!r} below this service's image_root")
+        assert (status, said["error"]) == (403, f"images.0: no image {path[:500]!r} below this service's image_root")
     assert len(server.scorer.batches) == 1
 
 
@@ -201,11 +208,108 @@ def test_who_leaves_is_not_scored(serve):
             ]
             raw.sendall("\r\n".join([*lines, "", ""]).encode() + body)
             until(lambda: server.service.batcher._waiting)
-        until(lambda: server.service.batcher._waiting[0].future.cancelled())
+        until(lambda: server.service.batcher._waiting[0].given_up)
         server.scorer.gate.set()
         assert first.result(LIMIT)[0] == 200
     assert post(server, {"exchanges": ONE})[0] == 200
     assert server.scorer.sizes == [1, 1]
+
+
+def test_of_four_rows_the_refused_ones_fail_alone(serve):
+    """An index too high, a picture that breaks off when its pixels are decoded, and a model that fails on one."""
+
+    class Opens(Lengths):
+        def value(self, answer: str) -> float:
+            if answer == "crash":
+                raise RuntimeError("out of memory")
+            return super().value(answer)
+
+        def score(self, batch: list[Exchange]) -> list[float]:
+            for exchange in batch:
+                for picture in exchange.images:
+                    pictures.load(picture)
+            return super().score(batch)
+
+    server = serve(scorer=Opens())
+    rows = [{**ONE[0], "images": shown} for shown in ([], [2], [1], [0])]
+    crash = {"messages": [ONE[0]["messages"][0], {"role": "assistant", "content": "crash"}]}
+    body = {"images": [image(png()), image(png(64, 64)[:60])], "exchanges": [*rows, crash]}
+    status, said = post(server, body)
+    assert (
+        status == 200 and said["scores"] == [SHIP, None, None, SHIP, None] and sorted(said["errors"]) == ["1", "2", "4"]
+    )
+    assert said["errors"]["1"] == "exchanges.1.images: found 2, expected an index below 2"
+    assert "exchanges.2: image of 60 bytes: cannot be read" in said["errors"]["2"]
+    assert said["errors"]["4"] == "the model failed: RuntimeError: out of memory"
+    status, said = post(server, {**body, "exchanges": rows[1:2]})
+    assert status == 422 and said["errors"] == {"0": said["error"]}
+
+
+def test_an_answer_that_is_too_long_is_cut_and_told(serve):
+    """66,000 characters where 1,000 are taken, of which the question has 5; the other row keeps its own."""
+    server = serve(limits=LimitsSection(characters=1000))
+    long = {"messages": [ONE[0]["messages"][0], {"role": "assistant", "content": "a" * 66_000}]}
+    assert post(server, {"exchanges": [long, *ONE]}) == (200, {"scores": [995.0, SHIP], "model": "m1", "cut": [0]})
+
+
+def test_who_says_how_long_it_waits_is_answered_before(serve):
+    """One second of `Prefer: wait`, long before the 900 of limits.answer; what it asked for leaves the queue."""
+    server = serve()
+    server.scorer.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post, server, {"exchanges": ONE})
+        assert server.scorer.entered.wait(LIMIT)
+        status, said = post(server, {"exchanges": ONE}, Prefer="wait=1")
+        assert status == 503 and "the client's own wait" in said["error"]
+        server.scorer.gate.set()
+        assert first.result(LIMIT)[0] == 200
+    assert post(server, {"exchanges": ONE})[0] == 200
+    assert server.scorer.sizes == [1, 1]
+
+
+def test_requests_beyond_what_all_may_hold_are_told_to_come_again(serve):
+    server = serve(limits=LimitsSection(connections=1, all_bytes=1000))
+    assert post(server, b" " * 1001)[0] == 503
+    server.scorer.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post, server, {"exchanges": ONE})
+        assert server.scorer.entered.wait(LIMIT)
+        status, said = post(server, {"exchanges": ONE})
+        assert status == 503 and "1 requests are under way (limits.connections)" in said["error"]
+        assert get(server, "/health")[0] == 200
+        server.scorer.gate.set()
+        assert first.result(LIMIT)[0] == 200
+    assert post(server, {"exchanges": ONE})[0] == 200
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+        max_leaves=20,
+    ),
+    st.lists(st.integers(1, 40), min_size=1),
+)
+def test_values_are_counted_wherever_the_body_is_cut(document, cuts):
+    """Against the parsed document: a list or an object of n members has a bracket, and n - 1 commas."""
+
+    def count(value) -> int:
+        if not isinstance(value, (list, dict)):
+            return 0
+        inner = list(value.values()) if isinstance(value, dict) else value
+        return 1 + max(len(inner) - 1, 0) + sum(map(count, inner))
+
+    text, values, places = (
+        json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"),
+        Values(),
+        itertools.cycle(cuts),
+    )
+    while text:
+        size = next(places)
+        values.add(text[:size])
+        text = text[size:]
+    assert values.count == count(document)
 
 
 @pytest.mark.parametrize(

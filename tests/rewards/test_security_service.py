@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import multiprocessing
+import re
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import httpx2
 import pytest
 from pydantic import ValidationError
 
 from rewards.score.model.exchange import Exchange
-from rewards.score.service import token, wire
-from rewards.score.service.recipe import MOST, LimitsSection
+from rewards.score.service import ScoreClient, token
+from rewards.score.service.recipe import MOST, LimitsSection, ServeRecipe
+from rewards.score.service.stage import plan
 from tests.support.scores.score_servers import LIMIT, Lengths, Running, png, services
 from vlm.common.errors import DataError, RecipeError
 from vlm.pictures.images import load
@@ -108,17 +116,115 @@ def test_images_are_counted_where_they_are_shown(serve):
         assert status == 413 and words in said
 
 
-def test_parsing_stops_before_a_long_list_is_made():
-    """Memory by tracemalloc: 200,000 small records were 98 MB without the limit, 31 MB with it."""
-    content = b'{"images": [%s{}]}' % (b"{}," * 200_000)
-    import tracemalloc
+def _serve(pipe) -> None:
+    """In a process of its own, until the pipe is closed."""
+    with services() as start:
+        pipe.send(start(token=SECRET).url)
+        with contextlib.suppress(EOFError):
+            pipe.recv()
 
-    tracemalloc.start()
-    with pytest.raises(wire.Refused, match=f"at most {MOST} items"):
-        wire.decode(content, LimitsSection(), None)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 60e6
+
+@pytest.fixture(scope="module")
+def process():
+    """(address, process id) of a service whose memory is nobody else's."""
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,))
+    child.start()
+    theirs.close()
+    assert ours.poll(LIMIT)
+    yield ours.recv(), child.pid
+    ours.close()
+    child.join(LIMIT)
+    assert child.exitcode == 0
+
+
+def resident(pid: int, name: str) -> float:
+    """MB of a process: `VmRSS` now, `VmHWM` at most since it was last reset."""
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) / 1000
+
+
+MESSAGE = json.dumps({"messages": TALK}).encode()
+GREEDY = {
+    "empty pictures": lambda: b'{"images": [%s{}]}' % (b'{"data":""},' * 5_000_000),  # was 5 GB and 30 s
+    "small exchanges": lambda: b'{"exchanges": [%s]}' % b",".join([MESSAGE] * 150_000),  # /health waited for 9 s
+    "a long key": lambda: b'{"%s": 1}' % (b"k" * 20_000_000),  # and for 3 s for the message about it
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", GREEDY)
+def test_what_takes_memory_to_parse_is_not_parsed(process, kind):
+    """Resident memory, not tracemalloc's, which does not see the parser; and others are answered meanwhile."""
+    url, pid = process
+    body = GREEDY[kind]()
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets VmHWM
+    before, waited, done = resident(pid, "VmRSS"), [], threading.Event()
+
+    def look() -> None:
+        with httpx2.Client(trust_env=False, timeout=LIMIT) as http:
+            while not done.is_set():
+                began = time.monotonic()
+                assert http.get(f"{url}/health").status_code == 200
+                waited.append(time.monotonic() - began)
+
+    with ThreadPoolExecutor(1) as pool, httpx2.Client(trust_env=False, timeout=LIMIT) as http:
+        looking = pool.submit(look)
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {SECRET}"}
+        status = http.post(f"{url}/score", content=body, headers=headers).status_code
+        done.set()
+        looking.result(LIMIT)
+    assert status == (422 if kind == "a long key" else 413)
+    assert resident(pid, "VmHWM") - before < 20 + 4 * len(body) / 1e6 * (kind == "a long key")
+    assert max(waited) < 2
+
+
+@pytest.mark.slow
+def test_six_hundred_slow_sockets_without_a_token_keep_nobody_out(process):
+    """A thousand clients with the token, all of the same address as the slow ones, get in at once."""
+    url, _ = process
+    host, port = url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as held:
+        for _ in range(600):
+            held.enter_context(socket.create_connection((host, int(port)), LIMIT)).sendall(b"POST /score HT")
+        message = head(len(BODY), f"Authorization: Bearer {SECRET}") + BODY
+        began = time.monotonic()
+        clients = [held.enter_context(socket.create_connection((host, int(port)), LIMIT)) for _ in range(1000)]
+        for client in clients:
+            client.sendall(message)
+        answers = {client.recv(1024)[:12] for client in clients}
+    assert answers == {b"HTTP/1.1 200"} and time.monotonic() - began < LIMIT / 2
+
+
+def test_of_too_many_strangers_of_an_address_the_oldest_goes(serve):
+    server = serve(limits=LimitsSection(strangers=2, header=LIMIT), token=SECRET)
+    owner = head(len(BODY), f"Authorization: Bearer {SECRET}") + BODY
+
+    def answer(connection: socket.socket) -> bytes:
+        said = b""
+        while not said.endswith(b"}"):
+            said += connection.recv(1024)
+        return said
+
+    with contextlib.ExitStack() as held:
+        raw = [held.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(3)]
+        with contextlib.suppress(ConnectionResetError):
+            assert until_closed(raw[0]) == b""
+        known = raw[1]  # is none any more once it has shown the token
+        known.sendall(owner)
+        assert answer(known).startswith(b"HTTP/1.1 200")
+        raw += [held.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(2)]
+        with contextlib.suppress(ConnectionResetError):
+            assert until_closed(raw[2]) == b""
+        known.sendall(owner)
+        assert answer(known).startswith(b"HTTP/1.1 200")
+
+
+def test_a_stranger_has_no_longer_whatever_it_asks(serve):
+    """A wrong token does not start the clock again."""
+    server = serve(limits=LimitsSection(header=0.3), token=SECRET)
+    with socket.create_connection(("127.0.0.1", server.port)) as raw:
+        raw.sendall(b"GET /model HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert until_closed(raw).startswith(b"HTTP/1.1 401")
 
 
 @pytest.mark.parametrize("given", ["", "Bearer", f"Bearer {SECRET[:-1]}", f"Bearer {SECRET}x", "Bearer \xff", "Basic"])
@@ -131,13 +237,21 @@ def test_wrong_tokens_are_compared_in_constant_time_and_not_repeated(serve, give
     assert len(compared) == 1 and SECRET not in caplog.text and server.scorer.batches == []
 
 
-def test_a_token_that_can_be_guessed_is_for_this_machine_only():
-    token.check_strength("short", "127.0.0.1")
-    token.check_strength(SECRET, "0.0.0.0")
-    token.check_strength(None, "localhost")
-    with pytest.raises(RecipeError, match="has 5 characters, and 0.0.0.0 can be reached") as caught:
-        token.check_strength("sh0rt", "0.0.0.0")
-    assert "sh0rt" not in str(caught.value)
+@pytest.mark.parametrize("short", ["abc", SECRET[:15]])
+def test_a_token_that_can_be_guessed_is_refused(monkeypatch, short):
+    """By the service and by the client, on this machine, too; and by the plan."""
+    monkeypatch.setenv("SHORT", short)
+    serve = ServeRecipe(model={"path": "x/y"}, token_variable="SHORT")
+    for ask in (
+        partial(token.read, "SHORT"),
+        partial(ScoreClient, ["http://127.0.0.1:1"], "SHORT"),
+        partial(plan, serve),
+    ):
+        with pytest.raises(RecipeError, match=f"the token in SHORT has {len(short)} characters") as caught:
+            ask()
+        assert short not in str(caught.value)
+    monkeypatch.setenv("SHORT", SECRET[:16])
+    assert token.read("SHORT") == SECRET[:16]
 
 
 class Fails(Lengths):

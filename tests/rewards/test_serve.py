@@ -120,7 +120,7 @@ def test_errors_are_one_line(launch, scorer, tiny_model, tmp_path):
     with taken:
         for changes, words in (
             ([f"port={port}"], f"cannot listen on 127.0.0.1:{port} (Address already in use)"),
-            (["host=203.0.113.1", "token_variable=HOME"], "cannot listen on 203.0.113.1"),
+            (["host=203.0.113.1", "token_variable=PATH"], "cannot listen on 203.0.113.1"),
             (["token_variable=NADIR_TEST_TOKEN"], "the environment variable NADIR_TEST_TOKEN is empty or not set"),
             ([f"model.path={tmp_path}/empty"], "has no config.json"),
             ([f"model.path={tiny_model}"], "it is a plain vision-language model"),

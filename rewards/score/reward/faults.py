@@ -17,7 +17,7 @@ from typing import Any
 
 from rewards.registry import collective
 from rewards.score.model.exchange import Exchange
-from rewards.score.scorer import Scorer, ScorerRefused, ScorerUnavailable
+from rewards.score.scorer import RowsRefused, Scorer, ScorerRefused, ScorerUnavailable
 from vlm.common.errors import RecipeError, UserError
 
 logger = logging.getLogger(__name__)
@@ -119,6 +119,8 @@ def attempt(scorer: Scorer, exchanges: Sequence[Exchange]) -> Attempt:
         scores = [float(score) for score in scorer.score(exchanges)]
         if len(scores) != len(exchanges):
             raise ValueError(f"{len(scores)} scores for {len(exchanges)} exchanges")
+    except RowsRefused as cause:  # these rows' failure, nobody else's
+        return Attempt(cause.scores, str(cause))
     except (ScorerUnavailable, ScorerRefused) as cause:
         return Attempt([None] * len(exchanges), str(cause), isinstance(cause, ScorerRefused))
     except UserError:

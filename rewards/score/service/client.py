@@ -8,7 +8,9 @@ A call is cut into requests, which are spread over the replicas. What becomes of
     no connection, time-out, 429, 502–504   the next replica immediately; after all of them a pause, longer each time
     500 (the model failed)                  the same, but at most MODEL_FAILURES rounds
     no scores within `patience`             ScorerUnavailable
-    any other answer                        ScorerRefused immediately: the token, the size, the content, another model
+    an exchange is refused                  RowsRefused, which has the scores of the others
+    the request is too large (413)          its halves, each by itself
+    any other answer                        ScorerRefused immediately: the token, the form, another model
 
 So a service that is killed and started again costs time and nothing else, and no failure ever becomes a score.
 """
@@ -16,6 +18,7 @@ So a service that is killed and started again costs time and nothing else, and n
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -27,7 +30,8 @@ import tenacity
 from pydantic import ValidationError
 
 from rewards.score.model.exchange import Exchange
-from rewards.score.scorer import ScorerRefused, ScorerUnavailable
+from rewards.score.placement import count_cut
+from rewards.score.scorer import RowsRefused, ScorerRefused, ScorerUnavailable
 from rewards.score.service import token, wire
 from rewards.score.service.replicas import Replica, Replicas
 from vlm.common.addresses import warn_if_open
@@ -39,6 +43,8 @@ PASSING = (408, 429, 502, 503, 504)
 """Statuses that a service in trouble, or a proxy before it, gives for a while."""
 MODEL_FAILURES = 3
 """Rounds after which a model that fails on every replica is taken to fail always."""
+TOO_LARGE = 413
+JSON = {"Content-Type": "application/json"}
 CONNECT_TIMEOUT = 5.0
 """Seconds; a machine that is up answers or refuses a connection much sooner."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
@@ -53,12 +59,21 @@ class Unanswered(Exception):
         self.model_failed = model_failed
 
 
+class Refused(ScorerRefused):
+    """An answer with a status that no repetition changes. `errors`: of single exchanges, by number."""
+
+    def __init__(self, message: str, status: int, errors: dict[int, str]):
+        super().__init__(message)
+        self.status, self.errors = status, errors
+
+
 class ScoreClient:
     """A scorer (`.score(exchanges) -> list[float]`) that is served elsewhere. Safe to use from several threads.
 
     urls: the replicas; they must serve the same model.
     token_variable: name of the environment variable with the bearer token, or None.
-    timeout: seconds for one request, which includes waiting in the service's queue.
+    timeout: seconds for one request, which includes waiting in the service's queue. The service is told, and answers
+        before that.
     patience: seconds for which one request is tried in all, over all replicas.
     exchanges_per_request, bytes_per_request: where a call is cut (bytes of images, before base64).
     requests_per_replica: in flight at a time; two keep the service busy while an answer is on its way.
@@ -70,7 +85,7 @@ class ScoreClient:
         self,
         urls: Sequence[str],
         token_variable: str | None = None,
-        timeout: float = 120.0,
+        timeout: float = 300.0,
         patience: float = 600.0,
         exchanges_per_request: int = 16,
         bytes_per_request: int = 32 * 2**20,
@@ -85,6 +100,8 @@ class ScoreClient:
         self.replicas = Replicas([urls] if isinstance(urls, str) else urls)
         warn_if_open((replica.url for replica in self.replicas.all), token_variable)
         self.timeout, self.patience, self.model = timeout, patience, model
+        self.cut = 0
+        "Answers so far that were longer than the model reads, and were scored without their end."
         self._cut = partial(
             wire.requests_of,
             max_exchanges=exchanges_per_request,
@@ -102,14 +119,28 @@ class ScoreClient:
     def score(self, exchanges: Sequence[Exchange]) -> list[float]:
         """Raw scores, in order.
 
-        Raises: ScorerUnavailable when no replica gave any within `patience`, ScorerRefused, DataError for an image
-        that cannot be read here.
+        Raises: ScorerUnavailable when no replica gave any within `patience`, RowsRefused where some exchanges have
+        none, ScorerRefused, DataError for an image that cannot be read here.
         """
+        scores: list[float | None] = []
+        errors: dict[int, str] = {}
+        for reply in self._replies(exchanges):
+            errors |= {len(scores) + number: said for number, said in reply.errors.items()}
+            scores += reply.scores
+        if errors:
+            number, said = next(iter(errors.items()))
+            raise RowsRefused(
+                f"{len(errors)} of {len(scores)} exchanges have no score; number {number}: {said}", scores
+            )
+        return scores
+
+    def _replies(self, exchanges: Sequence[Exchange]) -> list[wire.ScoreReply]:
+        """Of all requests, in order."""
         requests, given_up = list(self._cut(exchanges)), threading.Event()
         with ThreadPoolExecutor(min(self._threads, len(requests)) or 1, "score-client") as pool:
             replies = [pool.submit(self._ask_patiently, request, given_up) for request in requests]
             try:
-                return [score for reply in replies for score in reply.result()]
+                return [reply.result() for reply in replies]
             except BaseException:  # also Ctrl-C: the other requests must not wait on
                 given_up.set()
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -133,27 +164,48 @@ class ScoreClient:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _ask_patiently(self, request: wire.ScoreRequest, given_up: threading.Event) -> list[float]:
-        content = request.model_dump_json(exclude_none=True).encode()
-        reply = self._patiently(partial(self._round, content), given_up)
-        if len(reply.scores) != len(request.exchanges):
-            raise ScorerRefused(f"found {len(reply.scores)} scores for {len(request.exchanges)} exchanges in an answer")
-        return reply.scores
+    def _ask_patiently(self, request: wire.ScoreRequest, given_up: threading.Event) -> wire.ScoreReply:
+        """The scores of a request; a row has none where its error says why."""
+        content, count = request.model_dump_json(exclude_none=True).encode(), len(request.exchanges)
+        try:
+            reply = self._patiently(partial(self._round, content), given_up)
+        except Refused as cause:
+            if cause.errors:
+                return wire.ScoreReply(scores=[None] * count, model="", errors=cause.errors)
+            if cause.status != TOO_LARGE:
+                raise
+            if count == 1:
+                return wire.ScoreReply(scores=[None], model="", errors={0: str(cause)})
+            first, second = (self._ask_patiently(half, given_up) for half in wire.halves(request))
+            later = {len(first.scores) + number: said for number, said in second.errors.items()}
+            return wire.ScoreReply(scores=first.scores + second.scores, model="", errors=first.errors | later)
+        missing = [number for number, score in enumerate(reply.scores) if score is None]
+        if len(reply.scores) != count or missing != sorted(reply.errors):
+            raise ScorerRefused(
+                f"found {len(reply.scores)} scores for {count} exchanges in an answer, {len(missing)} of them null, "
+                f"and {len(reply.errors)} errors; expected one or the other of each exchange"
+            )
+        with self._agreed:
+            self.cut = count_cut(self.cut, len(reply.cut), "of the services")
+        return reply
 
     def _patiently(self, ask, given_up: threading.Event):
-        """`ask(deadline)`, repeated with pauses while it raises Unanswered."""
+        """`ask(deadline)`, repeated with pauses while it raises Unanswered. No pause is longer than what is left of the
+        patience, so the last try is at its end."""
+        deadline = time.monotonic() + self.patience
+        pauses = tenacity.wait_random_exponential(FIRST_PAUSE, LONGEST_PAUSE)
         tries = tenacity.Retrying(
             stop=tenacity.stop_any(
-                tenacity.stop_before_delay(self.patience), tenacity.stop_when_event_set(given_up), _model_always_fails
+                tenacity.stop_after_delay(self.patience), tenacity.stop_when_event_set(given_up), _model_always_fails
             ),
-            wait=tenacity.wait_random_exponential(FIRST_PAUSE, LONGEST_PAUSE),
+            wait=lambda state: max(0.0, min(pauses(state), deadline - time.monotonic())),
             retry=tenacity.retry_if_exception_type(Unanswered),
             sleep=tenacity.sleep_using_event(given_up),
             before_sleep=self._tell,
             reraise=True,
         )
         try:
-            return tries(ask, time.monotonic() + self.patience)
+            return tries(ask, deadline)
         except Unanswered as cause:
             count = tries.statistics["attempt_number"]
             raise ScorerUnavailable(
@@ -195,7 +247,7 @@ class ScoreClient:
                 answer = self._http.get(url, timeout=timeout)
             else:
                 answer = self._http.post(
-                    url, content=content, headers={"Content-Type": "application/json"}, timeout=timeout
+                    url, content=content, headers=JSON | {"Prefer": f"wait={math.ceil(left)}"}, timeout=timeout
                 )
         except httpx2.TimeoutException as error:
             raise Unanswered(f"{replica.url}: no answer in {left:.1f} s ({type(error).__name__})") from error
@@ -203,10 +255,12 @@ class ScoreClient:
             raise Unanswered(f"{replica.url}: {error or type(error).__name__}") from error
         if answer.is_success:
             return answer
-        said = f"{replica.url}: {answer.status_code} {answer.reason_phrase}: {_message(answer)}"
+        message, errors = _message(answer)
+        where = f"{replica.url}: {answer.status_code} {answer.reason_phrase}"
+        said = f"{where}: {message}"
         if answer.status_code in PASSING or answer.status_code == 500:
             raise Unanswered(said, model_failed=answer.status_code == 500)
-        raise ScorerRefused(said)
+        raise Refused(said, answer.status_code, {number: f"{where}: {error}" for number, error in errors.items()})
 
     def _checked(self, replica: Replica, answer: httpx2.Response) -> wire.ScoreReply:
         """The answer as a record, from the model that the other replicas serve. Raises: ScorerRefused."""
@@ -230,9 +284,10 @@ def _model_always_fails(state: tenacity.RetryCallState) -> bool:
     return isinstance(cause, Unanswered) and cause.model_failed and state.attempt_number >= MODEL_FAILURES
 
 
-def _message(answer: httpx2.Response) -> str:
-    """The `error` of our own services, else the beginning of what came."""
+def _message(answer: httpx2.Response) -> tuple[str, dict[int, str]]:
+    """The `error` of our own services and those of single exchanges, else the beginning of what came."""
     try:
-        return str(answer.json()["error"])
-    except (ValueError, KeyError, TypeError):
-        return answer.text[:200]
+        said = wire.Refusal.model_validate_json(answer.content)
+    except ValidationError:
+        return answer.text[:200], {}
+    return said.error, said.errors

@@ -29,6 +29,8 @@ class BatchingSection(Section):
 
     max_batch: int = 16
     "Exchanges in one forward pass."
+    max_tokens: int = 65536
+    "Exchanges · tokens of the longest, estimated, in one forward pass; an exchange that is longer is scored alone."
     share_prefix: bool = True
     "Compute once in a pass what its exchanges about an image have in common; false computes each one in full."
     window: float = 0.01
@@ -37,16 +39,15 @@ class BatchingSection(Section):
     "Exchanges in the queue; beyond it the service says it is busy, and the client asks another replica or waits."
 
     def check(self) -> None:
-        if self.max_batch < 1 or self.max_waiting < 1:
-            raise RecipeError(
-                f"max_batch = {self.max_batch}, max_waiting = {self.max_waiting}; both must be at least 1"
-            )
+        for name in ("max_batch", "max_tokens", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name} = {getattr(self, name)}; expected at least 1")
         if not 0 <= self.window <= 10:
             raise RecipeError(f"window = {self.window}; expected seconds from 0 to 10")
 
 
 class LimitsSection(Section):
-    """What one request may ask for; connections × body_bytes bounds the memory that requests take."""
+    """What one request may ask for, and all of them together."""
 
     body_bytes: int = 64 * 2**20
     "Of the request's body; base64 makes images a third larger."
@@ -56,19 +57,25 @@ class LimitsSection(Section):
     "In one request; one that several exchanges show counts for each."
     exchange_images: int = 32
     "In one exchange: each is worth up to `max_pixels` of visual tokens."
-    characters: int = 65536
-    "Of all turns of one exchange."
+    characters: int = 131072
+    "Of all turns of one exchange, four to each of 32,768 tokens; a longer answer is cut there, and counted."
     image_pixels: int = 32 * 2**20
     "Of one image, as its header says; a small file can hold a very large picture."
     request_pixels: int = 512 * 2**20
     "Of all images of a request."
-    connections: int = 512
-    'Open at a time, idle ones included (two for each training process); those beyond get a "busy" reply.'
+    all_bytes: int = 4 * 2**30
+    'Of the bodies of all requests that are under way; those beyond get a "busy" reply.'
+    connections: int = 2048
+    'Requests under way at a time, of clients with the token; those beyond get a "busy" reply.'
+    strangers: int = 1024
+    "Connections of one address that have not shown the token yet; the next one has the oldest closed."
 
+    header: float = 10.0
+    "Seconds for a connection to show the token, and for a request's header; who is slower is cut off."
     receive: float = 60.0
-    "Seconds for a request to arrive, header and body; who is slower is cut off."
+    "Seconds for a request's body to arrive; who is slower is cut off."
     answer: float = 900.0
-    'Seconds from then until the scores; who waits longer gets a "busy" reply.'
+    'Seconds from then until the scores, less where the client waits less (ours says so); after them a "busy" reply.'
 
     def check(self) -> None:
         for name, value in self:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import socket
 import threading
+from collections.abc import Callable
 from functools import partial
 
 from rewards.score.placement import InProcess, options_of
@@ -16,6 +18,8 @@ from vlm.common.processes import processes
 
 logger = logging.getLogger(__name__)
 
+OTHER_FILES = 256
+"""Open files besides connections: libraries, weights, devices, images."""
 LAST_ANSWERS = 30
 """Seconds that requests in flight get when the service is told to end."""
 KEEP_ALIVE = 60
@@ -35,16 +39,15 @@ def serve(recipe: ServeRecipe) -> None:
             "python launch/serve.py recipes/score/serve.yaml port=8101 model.device=cuda:1"
         )
     token = bearer.read(recipe.token_variable)
+    allow_files(recipe.limits.connections + recipe.limits.strangers)
     with listen(recipe.host, recipe.port) as listening:
-        bearer.check_strength(token, recipe.host)
         service = Service(recipe.batching)
         settings = uvicorn.Config(
             app(service, recipe.limits, token, recipe.image_root, recipe.images.raster),
-            http=protocol(recipe.limits.receive),
+            http=protocol(recipe.limits),
             log_config=None,  # the launcher's
             access_log=False,
             server_header=False,
-            limit_concurrency=recipe.limits.connections,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=LAST_ANSWERS,
         )
@@ -54,7 +57,7 @@ def serve(recipe: ServeRecipe) -> None:
         def load() -> None:
             try:
                 scorer = loaded(recipe)
-                service.open(scorer, scorer.fingerprint())
+                service.open(scorer, scorer.fingerprint(), scorer.fit)
             except Exception as error:  # raised again below, in the main thread
                 failures.append(error)
                 server.should_exit = True
@@ -69,6 +72,25 @@ def serve(recipe: ServeRecipe) -> None:
             service.close()
         if failures:
             raise failures[0]
+
+
+def allow_files(connections: int) -> None:
+    """Raise this process's soft limit of open files to what connections need, as far as the hard limit goes."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        logger.warning(
+            "limits.connections and limits.strangers of one address need %d open files, and this machine allows %d "
+            "(ulimit -Hn); lower them, or raise it",
+            wanted,
+            allowed,
+        )
 
 
 def loaded(recipe: ServeRecipe) -> InProcess:
@@ -112,10 +134,12 @@ def plan(recipe: ServeRecipe) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     lines = []
-    for look in (
-        partial(architecture, recipe.model.path, recipe.model.revision),
-        partial(bearer.read, recipe.token_variable),
-    ):
+    looks: list[Callable[[], object]] = [partial(architecture, recipe.model.path, recipe.model.revision)]
+    if recipe.token_variable and os.environ.get(recipe.token_variable, "").strip():
+        bearer.read(recipe.token_variable)  # a bad one is an error here, too
+    else:
+        looks.append(partial(bearer.read, recipe.token_variable))
+    for look in looks:
         try:
             look()
         except RecipeError as error:
@@ -127,7 +151,8 @@ def plan(recipe: ServeRecipe) -> None:
         f"images as bytes, or as paths below {recipe.image_root}" if recipe.image_root else "images as bytes",
         f"batches of up to {batching.max_batch} exchanges, gathered for {1000 * batching.window:g} ms; up to "
         f"{batching.max_waiting} wait",
-        f"a request holds up to {limits.exchanges} exchanges and {limits.body_bytes:,} bytes",
+        f"a request holds up to {limits.exchanges} exchanges and {limits.body_bytes:,} bytes; all of them, "
+        f"{limits.all_bytes:,} bytes",
     ]
     for line in lines:
         console.print(line, markup=False)

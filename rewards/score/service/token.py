@@ -5,18 +5,18 @@ from __future__ import annotations
 import hmac
 import os
 
-from vlm.common.addresses import is_loopback
 from vlm.common.errors import RecipeError
 from vlm.common.redaction import keep_secret
 
 SHORTEST = 16
-"""Characters of a token that many may try to guess: 64 bits in hexadecimal."""
+"""Characters of a token: 64 bits in hexadecimal. Others may try to guess it, on this machine, too; and a shorter one
+could not be struck out of logs without striking out words."""
 
 
 def read(variable: str | None) -> str | None:
     """The token in an environment variable; None where none is named.
 
-    Raises: RecipeError where the variable is not set or holds what an HTTP header cannot.
+    Raises: RecipeError where the variable is not set, or holds what could be guessed or what an HTTP header cannot.
     """
     if variable is None:
         return None
@@ -28,16 +28,12 @@ def read(variable: str | None) -> str | None:
         )
     if not (token.isascii() and token.isprintable() and " " not in token):
         raise RecipeError(f"token_variable: {variable} holds more than printable ASCII without blanks")
-    return keep_secret(token)
-
-
-def check_strength(token: str | None, host: str) -> None:
-    """Raises: RecipeError for a token that could be guessed, where others can reach the service and try."""
-    if token is not None and len(token) < SHORTEST and not is_loopback(host):
+    if len(token) < SHORTEST:
         raise RecipeError(
-            f"token_variable: the token has {len(token)} characters, and {host} can be reached by others; expected at "
-            f"least {SHORTEST}, e.g. of openssl rand -hex 32"
+            f"token_variable: the token in {variable} has {len(token)} characters and could be guessed; expected at "
+            f"least {SHORTEST}, e.g. export {variable}=$(openssl rand -hex 32)"
         )
+    return keep_secret(token)
 
 
 def header(token: str | None) -> dict[str, str]:

@@ -3,8 +3,13 @@
     POST /score   {"images": [{"data": "<base64>"}, {"path": "a/b.png"}],
                    "exchanges": [{"messages": [{"role": "user", "content": "How many ships?"},
                                                {"role": "assistant", "content": "Two."}], "images": [0]}, …]}
-    200           {"scores": [1.25, …], "model": "<fingerprint>"}
-    4xx, 5xx      {"error": "what was found, expected, what to do"}
+    200           {"scores": [1.25, null, …], "model": "<fingerprint>",
+                   "errors": {"1": "why this exchange has no score"}, "cut": [0]}
+    4xx, 5xx      {"error": "what was found, expected, what to do", "errors": {"0": …}}
+
+`errors` are of single exchanges, which fail alone; where all of them failed, the status says so, and without `errors`
+it was the request as a whole. `cut` are exchanges whose answer was longer than the model reads. Both are left out where
+they are empty.
 
 Messages and images travel apart, never as rendered text: what the chat template looks like, and that images stand
 before the text, is the model's to know (the published service put the text first). Images are a table that exchanges
@@ -18,6 +23,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +36,9 @@ from vlm.common.errors import DataError, RecipeError
 from vlm.pictures import images as pictures
 from vlm.pictures.rasters import named, split
 from vlm.sections import RasterSection
+
+LONGEST_NAME, LONGEST_PATH = 100, 500
+"""Characters of a key, and of a path, that a message repeats."""
 
 
 class _Model(BaseModel):
@@ -59,8 +68,17 @@ class ScoreRequest(_Model):
 
 
 class ScoreReply(_Model):
-    scores: list[FiniteFloat]
+    scores: list[FiniteFloat | None]
     model: str
+    errors: dict[int, str] = {}
+    cut: list[NonNegativeInt] = []
+
+
+class Refusal(_Model):
+    """An answer with a status of 400 or more."""
+
+    error: str
+    errors: dict[int, str] = {}
 
 
 class Refused(Exception):
@@ -129,23 +147,52 @@ def _picture(image: Any, image_root: str | None) -> Picture:
         raise DataError(f"image {image}: cannot be read ({error.strerror})") from error
 
 
+def halves(request: ScoreRequest) -> list[ScoreRequest]:
+    """Of a request of several exchanges: each with the images that it shows."""
+    middle, made = len(request.exchanges) // 2, []
+    for exchanges in (request.exchanges[:middle], request.exchanges[middle:]):
+        shown = sorted({index for exchange in exchanges for index in exchange.images})
+        places = {index: place for place, index in enumerate(shown)}
+        half = ScoreRequest.model_construct(
+            images=[request.images[index] for index in shown],
+            exchanges=[
+                WireExchange(messages=exchange.messages, images=[places[index] for index in exchange.images])
+                for exchange in exchanges
+            ],
+        )
+        made.append(half)
+    return made
+
+
 # Service: a request's body → exchanges.
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An exchange of a request, or why it is none."""
+
+    exchange: Exchange | None = None
+    cut: bool = False
+    "Its answer has lost its end."
+    refusal: Refused | None = None
 
 
 def decode(
     body: bytes, limits: LimitsSection, image_root: str | None, raster: RasterSection | None = None
-) -> list[Exchange]:
+) -> list[Row]:
     """The exchanges of a request, each image of the table one object, nothing decoded but headers.
 
     raster: how rasters are read that a client sends as they are.
 
-    Raises: Refused with 413 beyond a limit, 403 for a path that is not allowed, 422 for anything else that is wrong.
+    Raises: Refused with 413 beyond a limit of the request, 422 where it is none. Beyond a limit of an exchange or an
+    image (413), for a path that is not allowed (403) or anything else that is wrong with it (422), its row is refused.
     """
     try:
         request = ScoreRequest.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise Refused(422, f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}") from None
+        where = ".".join(str(part)[:LONGEST_NAME] for part in first["loc"]) or "request"
+        raise Refused(422, f"{where}: {first['msg']}") from None
     if len(request.exchanges) > limits.exchanges:
         raise Refused(
             413, f"found {len(request.exchanges)} exchanges, at most {limits.exchanges} are taken; send fewer at a time"
@@ -153,27 +200,57 @@ def decode(
     shown = max(len(request.images), sum(len(exchange.images) for exchange in request.exchanges))
     if shown > limits.images:
         raise Refused(413, f"found {shown} images, at most {limits.images} are taken; send fewer exchanges at a time")
-    images = [named(_image(picture, number, image_root), raster) for number, picture in enumerate(request.images)]
-    _check_pixels(images, limits)
-    return [_exchange(exchange, number, images, limits) for number, exchange in enumerate(request.exchanges)]
-
-
-def _exchange(found: WireExchange, number: int, images: list[str | bytes], limits: LimitsSection) -> Exchange:
-    length = sum(len(message.content) for message in found.messages)
-    if length > limits.characters:
-        raise Refused(413, f"exchanges.{number}: found {length} characters, at most {limits.characters} are taken")
-    if len(found.images) > limits.exchange_images:
+    total, images = 0, []
+    for number, picture in enumerate(request.images):
+        try:
+            image = named(_image(picture, number, image_root), raster)
+            total += _pixels(image, number, limits)
+            images.append(image)
+        except Refused as refusal:
+            images.append(refusal)
+    if total > limits.request_pixels:
         raise Refused(
-            413, f"exchanges.{number}: found {len(found.images)} images, at most {limits.exchange_images} are taken"
+            413, f"found {total} pixels in {len(images)} images, at most {limits.request_pixels} are taken at a time"
         )
-    for index in found.images:
-        if index >= len(images):
-            raise Refused(422, f"exchanges.{number}.images: found {index}, expected an index below {len(images)}")
+    return [_row(exchange, number, images, limits) for number, exchange in enumerate(request.exchanges)]
+
+
+def _row(found: WireExchange, number: int, images: list[str | bytes | Refused], limits: LimitsSection) -> Row:
     try:
-        messages = tuple(message.model_dump() for message in found.messages)
-        return Exchange(messages, tuple(images[index] for index in found.images))
+        shown = [_shown(index, number, images) for index in _few(found.images, number, limits)]
+        messages = [message.model_dump() for message in found.messages]
+        over = sum(len(turn["content"]) for turn in messages) - limits.characters
+        if over > 0:
+            answer = messages[-1]["content"]
+            if over > len(answer):
+                raise Refused(
+                    413,
+                    f"exchanges.{number}: found {limits.characters + over - len(answer)} characters before the last "
+                    f"turn, at most {limits.characters} are taken",
+                )
+            messages[-1]["content"] = answer[: len(answer) - over]
+        return Row(Exchange(tuple(messages), tuple(shown)), over > 0)
+    except Refused as refusal:
+        return Row(refusal=refusal)
     except DataError as error:
-        raise Refused(422, f"exchanges.{number}: {error}") from error
+        return Row(refusal=Refused(422, f"exchanges.{number}: {error}"))
+
+
+def _few(indexes: list[int], number: int, limits: LimitsSection) -> list[int]:
+    if len(indexes) > limits.exchange_images:
+        raise Refused(
+            413, f"exchanges.{number}: found {len(indexes)} images, at most {limits.exchange_images} are taken"
+        )
+    return indexes
+
+
+def _shown(index: int, number: int, images: list[str | bytes | Refused]) -> str | bytes:
+    if index >= len(images):
+        raise Refused(422, f"exchanges.{number}.images: found {index}, expected an index below {len(images)}")
+    image = images[index]
+    if isinstance(image, Refused):
+        raise image
+    return image
 
 
 def _image(picture: Picture, number: int, image_root: str | None) -> str | bytes:
@@ -190,26 +267,20 @@ def _image(picture: Picture, number: int, image_root: str | None) -> str | bytes
     except (OSError, ValueError):  # a name too long, or with a null byte
         inside = False
     if not inside:  # the same answer for what is missing and what lies outside: no probing
-        raise Refused(403, f"images.{number}: no image {picture.path!r} below this service's image_root")
+        raise Refused(403, f"images.{number}: no image {picture.path[:LONGEST_PATH]!r} below this service's image_root")
     return str(path)
 
 
-def _check_pixels(images: list[str | bytes], limits: LimitsSection) -> None:
-    """Refuse by the headers alone what would take too much memory once decoded."""
-    total = 0
-    for number, image in enumerate(images):
-        try:
-            width, height = pictures.size(image)
-        except (DataError, RecipeError) as error:  # the latter where rasterio is not installed
-            raise Refused(422, f"images.{number}: {error}") from error
-        if width * height > limits.image_pixels:
-            raise Refused(
-                413,
-                f"images.{number}: found {width} x {height} pixels, at most {limits.image_pixels} are taken; reduce "
-                "the image, the model sees no more than its max_pixels anyway",
-            )
-        total += width * height
-    if total > limits.request_pixels:
+def _pixels(image: str | bytes, number: int, limits: LimitsSection) -> int:
+    """By the header alone. Raises: Refused for what would take too much memory once decoded."""
+    try:
+        width, height = pictures.size(image)
+    except (DataError, RecipeError) as error:  # the latter where rasterio is not installed
+        raise Refused(422, f"images.{number}: {error}") from error
+    if width * height > limits.image_pixels:
         raise Refused(
-            413, f"found {total} pixels in {len(images)} images, at most {limits.request_pixels} are taken at a time"
+            413,
+            f"images.{number}: found {width} x {height} pixels, at most {limits.image_pixels} are taken; reduce the "
+            "image, the model sees no more than its max_pixels anyway",
         )
+    return width * height

@@ -117,7 +117,7 @@ class Running:
         self._socket = listen("127.0.0.1", port)
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        http = protocol((sections.get("limits") or LimitsSection()).receive)
+        http = protocol(sections.get("limits") or LimitsSection())
         self._server = _Server(uvicorn.Config(counted, http=http, log_config=None, access_log=False))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
         self._thread.start()
