@@ -31,6 +31,9 @@ from vlm.pictures import images as pictures
 from vlm.pictures.rasters import named, split
 from vlm.sections import RasterSection
 
+SENT = 2**22
+"""Pixels of a large picture that a service gets: more than any score model sees."""
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
@@ -113,7 +116,7 @@ def _empty() -> ScoreRequest:
 
 def _picture(image: Any, image_root: str | None) -> Picture:
     if not isinstance(image, Image.Image) and split(image)[1] is not None:
-        image = pictures.load(image)  # as the recipe shows this raster: a service knows nothing of it
+        image = pictures.preview(image, SENT)  # as the recipe shows this raster: a service knows nothing of it
     if isinstance(image, bytes):
         return Picture(data=image)
     if isinstance(image, Image.Image):
@@ -123,6 +126,9 @@ def _picture(image: Any, image_root: str | None) -> Picture:
     path = Path(os.path.abspath(image))
     if image_root is not None and path.is_relative_to(root := os.path.abspath(image_root)):
         return Picture(path=path.relative_to(root).as_posix())
+    width, height = pictures.size(image)
+    if width * height > pictures.LARGE:
+        return _picture(pictures.preview(image, SENT), None)
     try:
         return Picture(data=path.read_bytes())
     except OSError as error:
