@@ -90,7 +90,8 @@ def read(file: File, box: Box, out: Size | None, open_kept: Callable[[str], Imag
         def averaged(part: Box) -> Image.Image:
             return _averaged(source, file, part, factor)
 
-        if size is not None and (x2 - x1) * (y2 - y1) > most:
+        pixels = (x2 - x1) * (y2 - y1)
+        if size is not None and (pixels == width * height or (level is None and pixels > most)):
             start, whole = (0, 0), (0, 0, source.width, source.height)
             what = (*file.settings, level, factor)
             picture = kept.keep(what, ".png", lambda: averaged(whole), _save, lambda path: open_kept(str(path)))
@@ -183,10 +184,12 @@ class Part:
     def _assembled(self, read: Callable[[Any], np.ndarray]) -> np.ndarray:
         rows: dict[int, list[np.ndarray]] = {}
         for window in self.windows:
-            top, left = (-window.row_off % self.step, -window.col_off % self.step) if self.step > 1 else (0, 0)
+            values = read(window)
+            if len(self.windows) == 1 and self.step == 1:
+                return values
             # a copy: a view would hold all pixels
-            thin = read(window)[..., top :: self.step, left :: self.step].copy()
-            rows.setdefault(window.row_off, []).append(thin)
+            thin = values[..., -window.row_off % self.step :: self.step, -window.col_off % self.step :: self.step]
+            rows.setdefault(window.row_off, []).append(thin.copy())
         return np.concatenate([np.concatenate(row, axis=-1) for row in rows.values()], axis=-2)
 
 
@@ -196,8 +199,8 @@ def _averaged(source: Any, file: File, box: Box, factor: int) -> Image.Image:
     inverted, facts = rasters.white_is_zero(file.image), known(file)
     out = Image.new("RGB", (math.ceil((x2 - x1) / factor), math.ceil((y2 - y1) / factor)))
     for window in _chunks(source, box, factor):
-        shown = rasters.render(Part(source, file, [window]), file.raster, file.name, inverted, facts)
-        out.paste(shown.reduce(factor), ((window.col_off - x1) // factor, (window.row_off - y1) // factor))
+        shown = rasters.render(Part(source, file, [window]), file.raster, file.name, inverted, facts, factor)
+        out.paste(shown, ((window.col_off - x1) // factor, (window.row_off - y1) // factor))
     return out
 
 

@@ -169,23 +169,27 @@ def measure(source: Any, raster: RasterSection, name: str) -> Known:
     return known
 
 
-def render(source: Any, raster: RasterSection, name: str, inverted: bool, known: Known | None = None) -> Image.Image:
+def render(
+    source: Any, raster: RasterSection, name: str, inverted: bool, known: Known | None = None, factor: int = 1
+) -> Image.Image:
     """8-bit RGB of a dataset, or of what reads like one, with its rows and columns as they are stored.
 
-    inverted: stored values count from white. known: measured on the whole of what `source` is a part of.
+    inverted: stored values count from white. known: measured on the whole of what `source` is a part of. factor: so
+    many rows and columns are averaged to one, as Pillow's `reduce` does.
     """
     bands = _chosen(source, raster, name)
     if _palette(source, raster):
-        return _painted(source)
+        return _painted(source).reduce(factor)
     mask, opacity = _mask(source, raster, bands, name, known)
-    shown = [_band(source, raster, band, mask, inverted, known) for band in bands]
-    if len(shown) == 1:
-        shown *= 3
-    picture = Image.fromarray(np.stack(shown, axis=-1), "RGB")
-    if opacity is not None:
-        picture.putalpha(Image.fromarray(opacity))
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture).convert("RGB")
-    return picture
+    shown = [Image.fromarray(_band(source, raster, band, mask, inverted, known)) for band in bands]
+    if opacity is None:  # a band at a time, three times faster
+        shown = [band.reduce(factor) for band in shown]
+    picture = Image.merge("RGB", shown if len(shown) == 3 else shown * 3)
+    if opacity is None:
+        return picture
+    picture.putalpha(Image.fromarray(opacity))
+    laid = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
+    return laid.convert("RGB").reduce(factor)
 
 
 def library() -> Any:
@@ -371,15 +375,17 @@ def doubtful(band: int, share: float) -> str:
     )
 
 
-def _valid(source: Any, raster: RasterSection, band: int, values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """(H, W) bool: where something was measured."""
-    valid = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
+def _valid(
+    source: Any, raster: RasterSection, band: int, values: np.ndarray, mask: np.ndarray | None
+) -> np.ndarray | None:
+    """(H, W) bool: where something was measured; None for everywhere."""
     nodata = source.nodatavals[band - 1] if raster.nodata is None else raster.nodata
+    known = [] if mask is None else [mask]
+    if values.dtype.kind == "f":
+        known.append(np.isfinite(values))
     if nodata is not None:
-        valid &= values != nodata
-    if mask is not None:
-        valid &= mask
-    return valid
+        known.append(values != nodata)
+    return np.logical_and.reduce(known) if known else None
 
 
 def _band(
@@ -394,15 +400,17 @@ def _band(
         low, high = known.ends[band] if known is not None else _ends(values, valid, raster)
         # stored values may be integers, whose differences would wrap around
         scaled = (values.astype(np.float64) - low) / (high - low) if high > low else np.zeros(values.shape)
-        shown = np.rint(np.clip(np.where(valid, scaled, 0.0), 0.0, 1.0) * 255).astype(np.uint8)
-    return np.where(valid, 255 - shown if inverted else shown, 0).astype(np.uint8)
+        scaled = scaled if valid is None else np.where(valid, scaled, 0.0)
+        shown = np.rint(np.clip(scaled, 0.0, 1.0) * 255).astype(np.uint8)
+    shown = 255 - shown if inverted else shown
+    return shown if valid is None else np.where(valid, shown, 0).astype(np.uint8)
 
 
-def _ends(values: np.ndarray, valid: np.ndarray, raster: RasterSection) -> tuple[float, float]:
+def _ends(values: np.ndarray, valid: np.ndarray | None, raster: RasterSection) -> tuple[float, float]:
     assert raster.stretch is not None
     if raster.stretch.range is not None:
         return raster.stretch.range[0], raster.stretch.range[1]
-    kept = values[valid]
+    kept = values if valid is None else values[valid]
     if not kept.size:  # nothing was measured here: all black
         return 0.0, 0.0
     low, high = np.percentile(kept.astype(np.float64), raster.stretch.percentile)

@@ -38,7 +38,7 @@ def seen(size: Sequence[int] | None, images: ImageSection | None) -> tuple[int, 
 
 def shown(image: str | bytes, limits: tuple[int, int]) -> Image:
     """The picture for a processor that resizes it to (fewest, most) pixels: as it is, a large one at the size that the
-    model sees, which the processor then leaves as it is.
+    model sees, or a few times larger.
 
     Raises: DataError, RecipeError as `vlm.pictures.images.load`; ValueError as `seen`.
     """
@@ -47,12 +47,20 @@ def shown(image: str | bytes, limits: tuple[int, int]) -> Image:
 
 
 def _target(size: tuple[int, int], least: int, most: int) -> tuple[int, int] | None:
-    at = smart_resize(size, least, most)
-    try:
-        # Of a thin strip the rounded size may have other proportions, which the processor would round once more.
-        return at if smart_resize(at, least, most) == at else None
-    except ValueError:
-        return None
+    """A size at which a picture of this size can be given to the processor, which then makes the same of it.
+
+    The size that the model sees is such a one, unless rounding to multiples of 28 left too few pixels, or of a thin
+    strip other proportions: the processor would round once more. None where no size is found, as of some strips whose sides differ 10
+    times, under limits with equal ends: those are decoded whole.
+    """
+    wanted = smart_resize(size, least, most)
+    for at in (wanted, *(pictures.limited(size, times * most) for times in (4, 16))):
+        try:
+            if smart_resize(at, least, most) == wanted:
+                return at
+        except ValueError:  # too thin
+            continue
+    return None
 
 
 def limits_of(processor: Any) -> tuple[int, int]:

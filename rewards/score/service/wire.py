@@ -126,7 +126,10 @@ def _picture(image: Any, image_root: str | None) -> Picture:
     path = Path(os.path.abspath(image))
     if image_root is not None and path.is_relative_to(root := os.path.abspath(image_root)):
         return Picture(path=path.relative_to(root).as_posix())
-    width, height = pictures.size(image)
+    try:
+        width, height = pictures.size(image)
+    except DataError:  # the service says what is wrong, or reads it as its own recipe says
+        width = height = 0
     if width * height > pictures.LARGE:
         return _picture(pictures.preview(image, SENT), None)
     try:
