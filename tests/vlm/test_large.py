@@ -76,7 +76,7 @@ def lossless(tmp_path):
     made = {
         "strips.tif": rgb, "grey.tif": Image.fromarray(grey[0]), "alpha.tif": rgba, "a.png": rgb, "a.bmp": rgb,
         "grey.png": Image.fromarray(grey[0]), "palette.png": rgb.quantize(40), "alpha.png": rgba, "soft.png": soft,
-        "la.png": soft.convert("LA"),
+        "la.png": soft.convert("LA"), "bilevel.png": rgb.convert("1"),
     }  # fmt: skip
     paths = []
     for name, picture in made.items():

@@ -40,7 +40,7 @@ from vlm.common.errors import DataError, UserError
 from vlm.pictures import cache, large, rasters
 from vlm.pictures.large import Box, Size
 from vlm.pictures.rasters import BITS, COLOURS, UPRIGHT
-from vlm.sections import PictureSection, RasterSection
+from vlm.sections import PictureSection, RasterSection, StretchSection
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000")
 """What is decoded, of every origin; an MPO, as some cameras write, opens as JPEG."""
@@ -53,6 +53,8 @@ WHOLE = PictureSection().limit
 """Pixels beyond which nothing is decoded whole to give a part of it, or less of it."""
 JPEG_MEMORY = 500 * 2**20
 """Bytes of a progressive JPEG's coefficients beyond which GDAL refuses it."""
+FEW_GREYS = {"1": 1, "L;2": 3, "L;4": 15}
+"""White in a PNG of fewer than 8 bits, by Pillow's name of how it is packed."""
 PREVIEW = 2**20
 """Pixels of a large picture that are looked at where no model says how many."""
 
@@ -188,6 +190,8 @@ def _as_pillow(image: str | bytes) -> RasterSection:
             and not (picture.tile and ";" in str(picture.tile[0].args))
         ):
             return ORDINARY
+        elif picture.format == "PNG" and not picture.has_transparency_data and picture.tile[0].args in FEW_GREYS:
+            return RasterSection(stretch=StretchSection(range=[0, FEW_GREYS[picture.tile[0].args]]))
         elif picture.mode in ("LA", "RGBA"):
             colours = list(range(1, len(bands)))
             if picture.format != "TIFF":

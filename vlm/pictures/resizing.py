@@ -50,8 +50,8 @@ def _target(size: tuple[int, int], least: int, most: int) -> tuple[int, int] | N
     """A size at which a picture of this size can be given to the processor, which then makes the same of it.
 
     The size that the model sees is such a one, unless rounding to multiples of 28 left too few pixels, or of a thin
-    strip other proportions: the processor would round once more. None where no size is found, as of some strips whose sides differ 10
-    times, under limits with equal ends: those are decoded whole.
+    strip other proportions: the processor would round once more. None where no size is found, as of some strips under
+    limits with equal ends: those are decoded whole.
     """
     wanted = smart_resize(size, least, most)
     for at in (wanted, *(pictures.limited(size, times * most) for times in (4, 16))):
