@@ -13,8 +13,8 @@ from vlm import prompts
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.loading import load_model, load_processor
-from vlm.pictures.images import load
 from vlm.pictures.places import blocks
+from vlm.pictures.resizing import limits_of, shown
 from vlm.sections import ModelSection, PromptSection
 
 if TYPE_CHECKING:
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 Pairs = Iterator[tuple[Sample, str]]
 
 
-def conversation(sample: Sample, section: PromptSection) -> list[dict[str, Any]]:
-    """The prompt with its images decoded, each where the text puts it."""
+def conversation(sample: Sample, section: PromptSection, limits: tuple[int, int]) -> list[dict[str, Any]]:
+    """The prompt with its images decoded, each where the text puts it. limits: (fewest, most) pixels that the model
+    sees of each."""
     asked = prompts.prompt(sample, section.style, section.system, section.wording)
-    return blocks(asked, [load(image) for image in sample.images])
+    return blocks(asked, [shown(image, limits) for image in sample.images])
 
 
 def complete(
@@ -54,7 +55,7 @@ def complete(
         index = row_numbers([id(sample) for sample in batch])
         asked = [batch[row] for row in first_places(index)]
         inputs = processor.apply_chat_template(
-            [conversation(sample, prompt) for sample in asked],
+            [conversation(sample, prompt, limits_of(processor)) for sample in asked],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -121,7 +122,7 @@ class VLLM:
 
     def request(self, sample: Sample, recipe: EvalRecipe) -> dict[str, Any]:
         """One prompt as vLLM takes it: the chat template's text with one placeholder a picture, and the pictures."""
-        turns = conversation(sample, recipe.prompt)
+        turns = conversation(sample, recipe.prompt, limits_of(self.processor))
         pictures = [part["image"] for turn in turns for part in turn["content"] if part["type"] == "image"]
         text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return {"prompt": text, "multi_modal_data": {"image": pictures}} if pictures else {"prompt": text}

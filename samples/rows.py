@@ -35,16 +35,6 @@ def _decoded(image: str | bytes) -> Image:
     return decoded.get(image, lambda: load(image))
 
 
-def _at(image: str | bytes, size: tuple[int, int]) -> Image:
-    """The picture at this size; the same object for each completion of a group."""
-    from PIL.Image import Resampling
-
-    picture = _decoded(image)
-    if picture.size == size:
-        return picture
-    return decoded.get((image, size), lambda: picture.resize(size, Resampling.BICUBIC))
-
-
 class Truth(TypedDict):
     """The boxes of a Sample that a reference is written from."""
 
@@ -104,8 +94,7 @@ class Pictures:
             return batch
         named = list(zip(numbers, batch["images"], strict=True))
         batch["images"] = [
-            [_at(image, self.sizes.drawn(_decoded(image).size, row, n)) for n, image in enumerate(images)]
-            for row, images in named
+            [self.sizes.picture(image, row, n) for n, image in enumerate(images)] for row, images in named
         ]
         resized = [self.sizes.seen(images[0].size) if images else None for images in batch["images"]]
         if truths is None:

@@ -37,7 +37,7 @@ class Clip:
         import torch
 
         # one after another: 64 pictures of 8,000² are 16 GB, what CLIP sees of them is not
-        opened = (pictures.load(image) if isinstance(image, str | bytes) else image for image in images)
+        opened = (pictures.preview(image) if isinstance(image, str | bytes) else image for image in images)
         read = self.processor.image_processor
         pixels = torch.cat([read([one], return_tensors="pt")["pixel_values"] for one in opened])
         with torch.inference_mode():

@@ -145,6 +145,8 @@ _ALL = (
         title="LRS-VQA (arXiv 2503.07588)",
         sources=(Source("LRS_VQA/LRS_VQA_merged.jsonl", "lrs_vqa", images="LRS_VQA"),),
         layout="  LRS_VQA/LRS_VQA_merged.jsonl\n  LRS_VQA/image/*.tif",
+        # 152 of its 1,228 pictures are beyond the default, the largest known is 26,176 x 24,832
+        images={"limit": 800_000_000},
         wording={"vqa": PHRASE},
         scores=(Answers(sources={"FAIR": "FAIR", "GLH": "Bridge", "STAR": "STAR"}, synonyms=True),),
         headline="vqa/mean_of_sources",

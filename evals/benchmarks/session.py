@@ -74,16 +74,17 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Scores]:
     for name in names:
         find(name).check(arguments.data)
     recipes = {name: recipe(name, arguments) for name in names}
-    images.use(recipes[names[0]].images)
     if not arguments.dry_run:
         check_machine(recipes[names[0]])
     else:
         for name, one in recipes.items():
+            images.use(one.images)
             rows = mixture.draw(one.data, "eval", one.seed, control.of_recipe(one).check).samples
             say(f"{name}: {len(stage.questions(one, rows))} questions → {one.output}", sys.stdout)
         return {}
     asked, reports = None, {}
     for name, one in recipes.items():
+        images.use(one.images)  # each has its own limit
         if finished(one):
             say(f"{name}: finished before, read from {one.output}")
             reports[name] = stage.load_report(Path(one.output), one)

@@ -20,7 +20,7 @@ from scipy import sparse
 from vlm.answers import normalise
 from vlm.clip import Clip
 from vlm.pictures.digests import BITS, perceptual_hash
-from vlm.pictures.images import load
+from vlm.pictures.images import preview
 
 NGRAMS = (3, 4)
 BUCKETS = 2**18
@@ -36,7 +36,7 @@ def perceptual_hashes(images: Iterable[str | bytes]) -> np.ndarray:
 
 
 def _signs(image: str | bytes) -> np.ndarray:
-    bits = perceptual_hash(load(image))
+    bits = perceptual_hash(preview(image))
     if bits is None:
         return np.zeros(BITS, np.float32)
     return np.where(bits, 1, -1).astype(np.float32) / np.sqrt(np.float32(BITS))

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 
 from vlm.common.errors import DataError, UserError
+from vlm.pictures import images
 from vlm.pictures.brightness import tone
 from vlm.pictures.digests import digest, perceptual_hash
-from vlm.pictures.images import load, orientation
 
 BATCH = 16
 """Pictures handed to a worker at a time."""
@@ -53,12 +53,12 @@ PENDING = Look(fault="not decoded yet")
 def look(picture: str | bytes) -> Look:
     """Decode one picture. Never raises for what is wrong with the picture."""
     try:
-        found, turn = load(picture), orientation(picture)
+        found, size, turn = images.preview(picture), images.size(picture), images.orientation(picture)
     except UserError as error:  # of a recipe, too: no rasterio
         return Look(fault=str(error))
     bits = perceptual_hash(found)
     looks = b"" if bits is None else np.packbits(bits).tobytes()
-    return Look(found.size, digest(found)[:16], looks, tone(found), orientation=turn)
+    return Look(size, digest(found)[:16], looks, tone(found), orientation=turn)
 
 
 def look_at(pictures: Sequence[str | bytes]) -> list[Look]:

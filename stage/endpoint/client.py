@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import math
 import os
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,6 +31,7 @@ from vlm.common.addresses import warn_if_open
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.redaction import keep_secret
 from vlm.pictures import images
+from vlm.pictures.images import limited
 
 REPEATED = (408, 409, 429)
 """Statuses below 500 that may pass: time-out, conflict, too many requests."""
@@ -203,22 +203,13 @@ def user_turn(pictures: Sequence[str], text: str) -> dict[str, Any]:
 
 def data_url(image: str | bytes, max_pixels: int) -> str:
     """The image as an endpoint gets it: upright RGB JPEG of at most `max_pixels`, as a data URL."""
-    picture = images.load(image)
-    size = limited(picture.size, max_pixels)
+    size = limited(images.size(image), max_pixels)
+    picture = images.load(image, size)
     if size != picture.size:
         picture = picture.resize(size)
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def limited(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
-    """(width, height) in pixels after reducing an image to at most `max_pixels`; never enlarged, sides ≥ 1."""
-    width, height = size
-    if width * height <= max_pixels:
-        return size
-    shrink = math.sqrt(max_pixels / (width * height))
-    return max(1, math.floor(width * shrink)), max(1, math.floor(height * shrink))
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:

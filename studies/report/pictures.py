@@ -59,7 +59,7 @@ class Pictures:
         made = {}
         for path in paths:
             try:
-                picture = images.load(str(path))
+                picture = images.preview(str(path), side * side)
             except DataError as error:
                 self.missing[path] = str(error)
                 continue

@@ -5,8 +5,9 @@ import os
 import sys
 
 import pytest
+from PIL import Image
 
-from evals import ranks, stage
+from evals import generate, ranks, stage
 from evals.benchmarks import session
 from evals.comparing import sidebyside
 from samples import mixture
@@ -15,6 +16,7 @@ from tests.support import benchmark_folders
 from tests.support.processes import forked
 from tests.support.processes.commands import ROOT, errors, run, two_processes
 from vlm.common.errors import UserError
+from vlm.pictures import images, resizing
 
 NAMES = "vg-dior,aid,lhrs-bench,dota"
 SMALL = ["generation.max_new_tokens=6", "generation.batch_size=2", "model.dtype=float32", "pictures=2"]
@@ -107,6 +109,42 @@ def test_two_processes_one_of_which_is_killed(whole, tiny_model, data, tmp_path,
     assert "aid: finished before" in capsys.readouterr().err
     for name in NAMES.split(","):
         assert (out / name / "metrics.json").read_text() == (whole / name / "metrics.json").read_text()
+
+
+def test_pictures_beyond_pillows_bound(tiny_model, tmp_path, monkeypatch, capsys):
+    """91 megapixels in a benchmark that lifts the limit, after one that does not: never decoded whole."""
+    rasterio = pytest.importorskip("rasterio")
+    monkeypatch.setenv("NADIR_PICTURES", "")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    benchmark_folders.aid(tmp_path / "data")
+    path = tmp_path / "data/LRS_VQA/image/FAIR_1.tif"
+    path.parent.mkdir(parents=True)
+    tiles = {"tiled": True, "blockxsize": 2048, "blockysize": 2048, "photometric": "RGB", "sparse_ok": True}
+    with rasterio.open(
+        path, "w", driver="GTiff", width=10_000, height=9_100, count=3, dtype="uint8", compress="deflate", **tiles
+    ):
+        pass
+    row = {"question_id": 0, "image": "LRS_VQA/image/FAIR_1.tif", "category": "color", "text": "Which colour is it?",
+           "ground_truth": "black", "image_size": [9100, 10000]}  # fmt: skip
+    (tmp_path / "data/LRS_VQA/LRS_VQA_merged.jsonl").write_text(json.dumps(row) + "\n")
+    shown, whole = [], images.load
+    monkeypatch.setattr(generate, "shown", lambda *given: shown.append(resizing.shown(*given)) or shown[-1])
+
+    def load(image, at=None):
+        assert at is not None or image != str(path)
+        return whole(image, at)
+
+    monkeypatch.setattr(images, "load", load)
+    words = command(tiny_model, tmp_path / "data", tmp_path / "out", "--limit", "1")
+    words[1] = "aid,lrs-vqa"
+    assert session.main(words) == 0, capsys.readouterr().err
+    assert [picture.size for picture in shown[1:]] == [
+        (234, 213)
+    ]  # 4 times 12,544 pixels, as 112 x 84 are too few for the recipe
+    (said,) = [json.loads(line) for line in (tmp_path / "out/lrs-vqa" / ranks.FILE).read_text().splitlines()]
+    assert said["size"] == [10_000, 9_100] and (tmp_path / "out/lrs-vqa/pictures.png").exists()
+    assert session.main([*words[:-2], "--dry-run", "images.limit=89478485"]) == 2
+    assert "FAIR_1.tif: found 10000 x 9100 = 91000000 pixels" in capsys.readouterr().err
 
 
 def test_the_same_command_again_reads_what_is_finished(whole, tiny_model, data, capsys, monkeypatch):

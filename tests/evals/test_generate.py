@@ -19,6 +19,7 @@ from tests.support.scores.scored import said
 from tests.support.tiny_checkpoints import section
 from vlm.common.errors import RecipeError, UserError
 from vlm.loading import load_model, load_processor
+from vlm.pictures.resizing import limits_of
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
 RECIPE = Path(__file__).parents[2] / "recipes/demo/eval.yaml"
@@ -56,7 +57,8 @@ def answers(model, processor, questions, batch, **how):
 
 def by_hand(model, processor, sample) -> str:
     """Greedy decoding of one question: the whole sequence anew for each token, without cache and padding."""
-    rendered = processor.apply_chat_template(conversation(sample, PROMPT), add_generation_prompt=True)
+    asked = conversation(sample, PROMPT, limits_of(processor))
+    rendered = processor.apply_chat_template(asked, add_generation_prompt=True)
     pictures = [Image.open(path) for path in sample.images] or None
     inputs = dict(processor(images=pictures, text=[rendered], return_tensors="pt"))
     inputs.pop("attention_mask")
@@ -113,7 +115,7 @@ def test_placeholders_are_never_generated(model, processor, questions):
 
 
 def test_a_conversation_as_it_is_asked(questions):
-    system, user = conversation(questions[2], PROMPT)
+    system, user = conversation(questions[2], PROMPT, (784, 784 * 100))
     assert system == {"role": "system", "content": [{"type": "text", "text": "Think."}]}
     assert [part["type"] for part in user["content"]] == ["image", "image", "text"]
     assert user["content"][2]["text"].startswith("How many ships? And")

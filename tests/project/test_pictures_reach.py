@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -107,7 +109,8 @@ def read(stage, made):
     if stage == "eval":
         from evals.generate import conversation
 
-        turns = [conversation(sample, prompt) for sample in mixture.draw(made.data, "eval", made.seed).samples]
+        drawn = mixture.draw(made.data, "eval", made.seed).samples
+        turns = [conversation(sample, prompt, (784, 10**6)) for sample in drawn]
         return [one[-1]["content"][0]["image"] for one in turns]
     if stage == "bon":
         from rewards.score.model.exchange import Exchange
@@ -145,15 +148,17 @@ def preprocessed(exchanges):
 
     taken = []
 
-    class Processor:
-        @staticmethod
-        def image_processor(opened, return_tensors):
+    class ImageProcessor:
+        size: ClassVar = {"shortest_edge": 784, "longest_edge": 10**6}
+
+        def __call__(self, opened, return_tensors):
             import torch
 
             taken.extend(opened)
             return {"pixel_values": torch.zeros(1, 1), "image_grid_thw": torch.ones(1, 3)}
 
-    preprocess([image for exchange in exchanges for image in exchange.images], Processor)
+    processor = SimpleNamespace(image_processor=ImageProcessor())
+    preprocess([image for exchange in exchanges for image in exchange.images], processor)
     return taken
 
 

@@ -24,6 +24,7 @@ from vlm.prompts import prompt
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
 LIMITS = ImageSection(min_pixels=56 * 56, max_pixels=112 * 112)
+LIMITED = (56 * 56, 112 * 112)
 ASKED = PromptSection(style="direct", system="Look.", wording={"vqa": "{question}"})
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 FIRST = "Before: <image>\nAfter: <image>\nWhat was built?"
@@ -121,7 +122,7 @@ def test_wordings_and_system_prompts_place_none():
 
 def test_evaluation_and_plan_ask_so(folder, processor, tiny_model):
     sample = read(folder, OURS, format="nadir")
-    turns = conversation(sample, ASKED)
+    turns = conversation(sample, ASKED, LIMITED)
     text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     assert text == "<|im_start|>system\nLook.<|im_end|>\n" + CHAT
     shown = [block["image"].size for turn in turns for block in turn["content"] if block["type"] == "image"]
@@ -134,7 +135,7 @@ def test_the_score_model_reads_them_so_by_every_way(folder, processor):
     sample = read(folder, OURS, format="nadir")
     expected = CHAT + "a road<|im_end|>\n"
     (candidate,) = Reader(("vqa",), "text", True, False).read(
-        [conversation(sample, ASKED)], ["a road"], {"images": [sample.images], "task": ["vqa"]}
+        [conversation(sample, ASKED, LIMITED)], ["a road"], {"images": [sample.images], "task": ["vqa"]}
     )
     ways = {
         "sample": Exchange.from_sample(sample),

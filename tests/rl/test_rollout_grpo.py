@@ -93,7 +93,7 @@ def batch(folder, samples, rows):
     """Inputs as TRL makes them: rows repeated, and their pictures."""
     from evals.generate import conversation
 
-    asked = [conversation(samples[row], PromptSection(system="Think.")) for row in rows]
+    asked = [conversation(samples[row], PromptSection(system="Think."), (784, 784 * 1000)) for row in rows]
     return dict(
         loading.load_processor(folder, tiny.pixels()).apply_chat_template(
             asked, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",

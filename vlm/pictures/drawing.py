@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from vlm.boxes import match_ious
-from vlm.pictures.images import load
+from vlm.pictures.images import load, size
 
 Box = Sequence[float]  # x1, y1, x2, y2 in pixels of the original image, y down
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -150,9 +150,10 @@ def card(item: Picture, cell: int, colour: str, lines: Sequence[tuple[str, Font,
 def _with_boxes(item: Picture, cell: int) -> Image.Image:
     """The image scaled into a square of `cell` pixels, centred, with both kinds of boxes."""
     source = item.image if isinstance(item.image, Image.Image | bytes) else str(item.image)
-    image = source.convert("RGB") if isinstance(source, Image.Image) else load(source)
-    scale = cell / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
+    original = source.size if isinstance(source, Image.Image) else size(source)
+    scale = cell / max(original)
+    width, height = (max(1, round(side * scale)) for side in original)
+    image = source.convert("RGB") if isinstance(source, Image.Image) else load(source, (width, height))
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     square = Image.new("RGB", (cell, cell), "#d5d9dd")
     left, top = (cell - width) // 2, (cell - height) // 2

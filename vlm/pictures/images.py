@@ -1,8 +1,12 @@
 """Decode images one way everywhere, so that every stage sees the same pixels and the same width and height.
 
-    load(image)  -> RGB picture, upright
-    size(image)  -> (width, height) of that picture, from the header alone
-    use(images)  -> the recipe's `images.limit` and `images.cache`, for this process and those that it starts
+    load(image)         -> RGB picture, upright
+    load(image, at)     -> the same; a large one at this size, never decoded whole
+    window(image, box)  -> a part of it, in pixels of the picture
+    size(image)         -> (width, height) of the picture, from the header alone
+    use(images)         -> the recipe's `images.limit` and `images.cache`, for this process and those that it starts
+
+So the size of what `load` gives may be another than the picture's: boxes count in pixels of `size`.
 
 An image is a path or the encoded bytes of a file, perhaps with how a raster is to be read
 (`vlm.pictures.rasters.named`). What the functions settle:
@@ -15,11 +19,15 @@ An image is a path or the encoded bytes of a file, perhaps with how a raster is 
                   the file says so and it looks like it (`vlm.pictures.rasters.SOFT`)
     other types   refused (FORMATS): Pillow knows more, and starts Ghostscript, a program, for one of them (EPS)
     huge files    an error above `images.limit` pixels
+    large files   of more than LARGE pixels are reduced as they are read (`vlm.pictures.large`) where at most a quarter
+                  of the pixels is asked for. Where rasterio is not installed, or the file cannot be read in parts, they
+                  are decoded whole, by the same arithmetic; above WHOLE pixels they are refused instead
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,15 +37,26 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from vlm.common.errors import DataError, UserError
-from vlm.pictures import cache, rasters
+from vlm.pictures import cache, large, rasters
+from vlm.pictures.large import Box, Size
 from vlm.pictures.rasters import BITS, COLOURS, UPRIGHT
-from vlm.sections import PictureSection, RasterSection
+from vlm.sections import PictureSection, RasterSection, StretchSection
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000")
 """What is decoded, of every origin; an MPO, as some cameras write, opens as JPEG."""
 SETTINGS = "NADIR_PICTURES"
 """Environment variable that hands `images.limit` and `images.cache` on to processes that this one starts."""
 ORDINARY = RasterSection()
+LARGE = 2**25
+"""Pixels beyond which a picture is not decoded whole where less is asked for: 128 MiB as Pillow keeps them."""
+WHOLE = PictureSection().limit
+"""Pixels beyond which nothing is decoded whole to give a part of it, or less of it."""
+JPEG_MEMORY = 500 * 2**20
+"""Bytes of a progressive JPEG's coefficients beyond which GDAL refuses it."""
+FEW_GREYS = {"1": 1, "L;2": 3, "L;4": 15}
+"""White in a PNG of fewer than 8 bits, by Pillow's name of how it is packed."""
+PREVIEW = 2**20
+"""Pixels of a large picture that are looked at where no model says how many."""
 
 
 def use(section: PictureSection) -> None:
@@ -62,12 +81,17 @@ def limit() -> int:
     return PictureSection().limit if Image.MAX_IMAGE_PIXELS is None else Image.MAX_IMAGE_PIXELS
 
 
-def load(image: str | bytes) -> Image.Image:
+def load(image: str | bytes, at: Size | None = None) -> Image.Image:
     """The picture as upright 8-bit RGB.
+
+    at: the size, (width, height), at which it is needed. A picture that is `reduced` then has this size; others come
+    as they are.
 
     Raises: DataError where the file is missing, no image, cut short, too large, or a raster of which nobody has said
     how it is shown; RecipeError where that takes rasterio, which is not installed.
     """
+    if at is not None and reduced(found := size(image), at):
+        return _part(image, (0, 0, *found), at, found)
     image, raster = rasters.split(image)
     if raster is None and not _pillow_reads(image):
         raster = ORDINARY
@@ -80,22 +104,141 @@ def load(image: str | bytes) -> Image.Image:
     return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
 
 
+def reduced(size: Size, at: Size) -> bool:
+    """Whether a picture of this size is reduced while it is read, for who needs it at the size `at`."""
+    pixels = size[0] * size[1]
+    return pixels > LARGE and pixels >= 4 * at[0] * at[1] and min(size[0] / at[0], size[1] / at[1]) >= 1
+
+
+def preview(image: str | bytes, pixels: int = PREVIEW) -> Image.Image:
+    """The picture; a large one with at most so many pixels. Raises: as `load`."""
+    return load(image, limited(size(image), pixels))
+
+
+def limited(size: Size, most: int) -> Size:
+    """(width, height) after reducing a picture to at most so many pixels; never enlarged, sides ≥ 1."""
+    width, height = size
+    if width * height <= most:
+        return size
+    shrink = math.sqrt(most / (width * height))
+    return max(1, math.floor(width * shrink)), max(1, math.floor(height * shrink))
+
+
+def window(image: str | bytes, box: Sequence[float], out: Size | None = None) -> Image.Image:
+    """A part of the upright picture, as `load` would show it: the pixels that `box` touches.
+
+    box: x1, y1, x2, y2 in pixels of the picture (`size`), half open; whole numbers are exactly these rows and columns,
+    others are taken outwards. What lies beyond the picture's borders is cut off, so the part may be smaller than the
+    box. out: (width, height) that the part is resized to, by Pillow's bicubic filter; without it the pixels are the
+    file's. A stretch by percentiles is that of the whole picture (of a large one: measured on a sample of it).
+
+    Raises: DataError as `load`, and for a box that has no pixel of the picture in it; RecipeError as `load`.
+    """
+    width, height = found = size(image)
+    if not all(map(math.isfinite, box)):
+        raise DataError(f"image {describe(image)}: found the window {list(box)}, expected four numbers")
+    x1, y1 = (max(0, math.floor(low)) for low in box[:2])
+    x2, y2 = (min(most, math.ceil(high)) for most, high in zip(found, box[2:], strict=True))
+    if x1 >= x2 or y1 >= y2:
+        raise DataError(
+            f"image {describe(image)}: found the window {list(box)}, expected x1 < x2 and y1 < y2 with pixels of the "
+            f"picture in it, which has {width} x {height}"
+        )
+    return _part(image, (x1, y1, x2, y2), out, found)
+
+
+def _part(image: str | bytes, box: Box, out: Size | None, found: Size) -> Image.Image:
+    if found[0] * found[1] > LARGE and (file := _in_parts(image, found)) is not None:
+        return large.read(file, box, out, load, LARGE)
+    part = load(image).crop(box)
+    return part if out is None else large.fitted(part, out)
+
+
+def _in_parts(image: str | bytes, found: Size) -> large.File | None:
+    """How GDAL reads parts of the picture just as `load` shows it; None where it cannot, and all of it is not too much.
+
+    Raises: DataError, RecipeError where it cannot, and the picture has more than WHOLE pixels.
+    """
+    whole = found[0] * found[1] <= WHOLE
+    image, raster = rasters.split(image)
+    plain = raster is None and _pillow_reads(image)
+    try:
+        rasters.library()
+        shown = _as_pillow(image) if plain else raster or ORDINARY
+        file = large.File(image, shown, plain, describe(image), limit(), _turn(image), found)
+        large.check(file)
+    except UserError:
+        if whole:
+            return None
+        raise
+    return file
+
+
+def _as_pillow(image: str | bytes) -> RasterSection:
+    """What makes GDAL show a picture as Pillow does. Raises: DataError where nothing does."""
+    with _opened(image) as picture:
+        bands = picture.getbands()
+        why, instead = f"a {picture.format} of mode {picture.mode}", large.TILED
+        if picture.format in ("WEBP", "GIF"):
+            why = f"a {picture.format}"
+        elif (needs := _coefficients(picture)) > JPEG_MEMORY:
+            why = f"a progressive JPEG, whose decoder holds {needs >> 20} MiB"
+            instead = "rewrite it as a baseline JPEG (jpegtran -copy all IN > OUT)"
+        elif picture.mode == "P" or (
+            picture.mode in ("L", "RGB")
+            and not picture.has_transparency_data
+            and not (picture.tile and ";" in str(picture.tile[0].args))
+        ):
+            return ORDINARY
+        elif picture.format == "PNG" and not picture.has_transparency_data and picture.tile[0].args in FEW_GREYS:
+            return RasterSection(stretch=StretchSection(range=[0, FEW_GREYS[picture.tile[0].args]]))
+        elif picture.mode in ("LA", "RGBA"):
+            colours = list(range(1, len(bands)))
+            if picture.format != "TIFF":
+                return RasterSection(bands=colours, alpha=len(bands))
+            if rasters.layout(picture.tag_v2)[2] != (1,):
+                return ORDINARY
+            return RasterSection(bands=colours)  # multiplied by their opacity already, as over black
+        raise DataError(
+            f"image {describe(image)}: found {why}, which is decoded whole, of {picture.width} x {picture.height} "
+            f"pixels, expected at most {WHOLE} of these; {instead}, or cut the picture into tiles"
+        )
+
+
+def _coefficients(picture: Image.Image) -> int:
+    """Bytes that libjpeg holds of a progressive JPEG: two for each value of a component at its own resolution."""
+    if not picture.info.get("progressive"):
+        return 0
+    layers = [(across, down) for _, across, down, _ in picture.layer]  # type: ignore[attr-defined]  # of JPEG's class
+    most = max(across for across, _ in layers) * max(down for _, down in layers)
+    return sum(2 * picture.width * picture.height * across * down // most for across, down in layers)
+
+
 def size(image: str | bytes) -> tuple[int, int]:
-    """(width, height) in pixels of what `load` returns; reads the header only, and of a TIFF with transparency that.
+    """(width, height) in pixels of the whole picture; reads the header only, and of a TIFF with transparency that.
 
     Raises: DataError where the file is missing, is no image, is too large, or is a raster that `load` refuses.
     """
-    image, raster = rasters.split(image)
-    if raster is None and not _pillow_reads(image):
+    file, raster = rasters.split(image)
+    if raster is None and not _pillow_reads(file):
         raster = ORDINARY
     if raster is not None:
-        return rasters.size(image, raster, describe(image), limit(), _turn(image))
-    with _opened(image) as picture:
-        if picture.format == "TIFF" and picture.mode in ("RGBA", "LA"):
-            _ask(picture, image)
+        found = rasters.size(file, raster, describe(file), limit(), _turn(file))
+        if found[0] * found[1] > WHOLE:
+            _in_parts(image, found)
+        return found
+    with _opened(file) as picture:
         width, height = picture.size
         if _orientation(picture) in (5, 6, 7, 8):
             width, height = height, width
+        asks = picture.format == "TIFF" and picture.mode in ("RGBA", "LA")
+        parts = None
+        if width * height > (LARGE if asks else WHOLE):
+            parts = _in_parts(file, (width, height))
+        if asks and parts is None:
+            _ask(picture, file)
+    if asks and parts is not None:
+        large.known(parts)
     return width, height
 
 

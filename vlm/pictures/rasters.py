@@ -29,7 +29,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -50,7 +50,9 @@ KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex int", 6: "compl
 """TIFF 6.0, tag 339 (SampleFormat)."""
 BITS, COLOURS, ORIENTATION, SAMPLES, EXTRA, FORMAT = 258, 262, 274, 277, 338, 339
 """Tags of TIFF 6.0."""
-ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+BLOCKS = 96 * 2**20
+"""Bytes of decoded blocks that GDAL keeps; its own bound is a twentieth of the memory."""
+ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": BLOCKS}
 """Files beside a raster (.msk, .ovr, .aux.xml) are not looked at: GDAL opens them by any driver, and whoever wrote the
 data would choose what is read. A picture is what its file holds."""
 SOFT = 0.01
@@ -131,7 +133,7 @@ def _each(value: Any, count: int) -> tuple[int, ...]:
 
 def size(image: str | bytes, raster: RasterSection, name: str, limit: int, orientation: int) -> tuple[int, int]:
     """(width, height) of what `load` returns, and whether it could: from the header. Raises: DataError."""
-    with _opened(image, name, limit) as source:
+    with opened(image, name, limit) as source:
         _chosen(source, raster, name)
         width, height = source.width, source.height
     return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
@@ -140,20 +142,54 @@ def size(image: str | bytes, raster: RasterSection, name: str, limit: int, orien
 def load(image: str | bytes, raster: RasterSection, name: str, limit: int, orientation: int) -> Image.Image:
     """Upright 8-bit RGB. name: how messages call the file. limit: most pixels. orientation: EXIF's, which GDAL does not
     look at. Raises: DataError, RecipeError."""
-    with _opened(image, name, limit) as source:
-        bands = _chosen(source, raster, name)
-        if _palette(source, raster):
-            return _upright(_painted(source), orientation)
-        mask, opacity = _mask(source, raster, bands, name)
-        inverted = _white_is_zero(image)
-        shown = [_band(source, raster, band, mask, inverted) for band in bands]
-    if len(shown) == 1:
-        shown *= 3
-    picture = Image.fromarray(np.stack(shown, axis=-1), "RGB")
-    if opacity is not None:
-        picture.putalpha(Image.fromarray(opacity))
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture).convert("RGB")
-    return _upright(picture, orientation)
+    with opened(image, name, limit) as source:
+        return upright(render(source, raster, name, white_is_zero(image)), orientation)
+
+
+class Known(NamedTuple):
+    """What is measured over a whole picture, for those who read it part by part."""
+
+    ends: dict[int, tuple[float, float]]
+    "Band → the values of black and white, of a stretch."
+    alpha: tuple[float, float] | None
+    "(value of an opaque pixel, share of the pixels that are neither opaque nor transparent) of an alpha band."
+
+
+def measure(source: Any, raster: RasterSection, name: str) -> Known:
+    """source: as `render` takes it. Raises: DataError as `load`."""
+    bands = _chosen(source, raster, name)
+    if _palette(source, raster):
+        return Known({}, None)
+    alpha = _alpha(source, raster, bands)
+    known = Known({}, None if alpha is None else _opacity(source.read(alpha)))
+    mask, _ = _mask(source, raster, bands, name, known)
+    for band in bands if raster.stretch is not None else ():
+        values = source.read(band)
+        known.ends[band] = _ends(values, _valid(source, raster, band, values, mask), raster)
+    return known
+
+
+def render(
+    source: Any, raster: RasterSection, name: str, inverted: bool, known: Known | None = None, factor: int = 1
+) -> Image.Image:
+    """8-bit RGB of a dataset, or of what reads like one, with its rows and columns as they are stored.
+
+    inverted: stored values count from white. known: measured on the whole of what `source` is a part of. factor: so
+    many rows and columns are averaged to one, as Pillow's `reduce` does.
+    """
+    bands = _chosen(source, raster, name)
+    if _palette(source, raster):
+        return _painted(source).reduce(factor)
+    mask, opacity = _mask(source, raster, bands, name, known)
+    shown = [Image.fromarray(_band(source, raster, band, mask, inverted, known)) for band in bands]
+    if opacity is None:  # a band at a time, three times faster
+        shown = [band.reduce(factor) for band in shown]
+    picture = Image.merge("RGB", shown if len(shown) == 3 else shown * 3)
+    if opacity is None:
+        return picture
+    picture.putalpha(Image.fromarray(opacity))
+    laid = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
+    return laid.convert("RGB").reduce(factor)
 
 
 def library() -> Any:
@@ -166,29 +202,35 @@ def library() -> Any:
 
 
 @contextmanager
-def _opened(image: str | bytes, name: str, limit: int) -> Iterator[Any]:
+def opened(image: str | bytes, name: str, limit: int, level: int | None = None) -> Iterator[Any]:
+    """The dataset of rasterio; with `level` that of the overview of this number, from 0.
+
+    Raises: DataError, also for what rasterio raises while it is open; RecipeError where it is not installed.
+    """
     rasterio = library()
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-    driver = _driver(image, name)
+    options = {"driver": driver_of(image, name)} | ({} if level is None else {"overview_level": level})
     try:
         with warnings.catch_warnings(), rasterio.Env(**ALONE):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             if isinstance(image, bytes):
                 from rasterio.io import MemoryFile
 
-                with MemoryFile(image) as file, file.open(driver=driver) as source:
+                with MemoryFile(image) as file, file.open(**options) as source:
                     yield _bounded(source, name, limit)
             else:
-                with rasterio.open(os.path.abspath(image), driver=driver) as source:
+                with rasterio.open(os.path.abspath(image), **options) as source:
                     yield _bounded(source, name, limit)
     except (RasterioError, ValueError, OSError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"image {name}: cannot be read as a raster ({error})") from error
+        why = f"{error} {error.__cause__ or ''}".strip()
+        raise DataError(f"image {name}: cannot be read as a raster ({why})") from error
 
 
-def _driver(image: str | bytes, name: str) -> str:
+def driver_of(image: str | bytes, name: str) -> str:
+    """GDAL's, by the first bytes. Raises: DataError where the file is missing, or of no known kind."""
     try:
         with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file:
             head = file.read(16)
@@ -266,42 +308,61 @@ def _painted(source: Any) -> Image.Image:
     table = np.zeros((256, 4), np.uint8)
     for value, colour in colours.items():
         table[value] = colour
-    black = Image.new("RGBA", (source.width, source.height), (0, 0, 0, 255))
-    return Image.alpha_composite(black, Image.fromarray(table[source.read(1)], "RGBA")).convert("RGB")
+    painted = Image.fromarray(table[source.read(1)], "RGBA")
+    return Image.alpha_composite(Image.new("RGBA", painted.size, (0, 0, 0, 255)), painted).convert("RGB")
 
 
 def _mask(
-    source: Any, raster: RasterSection, bands: list[int], name: str
+    source: Any, raster: RasterSection, bands: list[int], name: str, known: Known | None
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """(H, W) bool: the pixels that a mask of the file or an alpha band of zeros leaves in; None for all. And (H, W)
     uint8: how opaque they are, where `alpha` says so."""
     from rasterio.enums import MaskFlags
 
-    if raster.alpha is not None:
-        values = source.read(raster.alpha)
-        values = values / _full(values)
-        return values > 0, np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
-    colours = _interpretations(source)
     flags = source.mask_flag_enums[bands[0] - 1]
-    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+    if raster.alpha is None and MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
         return source.dataset_mask() > 0, None
-    if "alpha" not in colours or (band := colours.index("alpha") + 1) in bands:
+    if (band := _alpha(source, raster, bands)) is None:
         return None, None
     values = source.read(band)
-    most = _full(values)
-    soft = 1 - np.mean((values == 0) | (values == most))
-    if soft <= SOFT:
-        return values > 0, np.rint(values / most * 255).astype(np.uint8)
+    full, soft = known.alpha if known is not None and known.alpha is not None else _opacity(values)
+    if raster.alpha is not None or soft <= SOFT:
+        return values > 0, np.rint(np.clip(values / full, 0, 1) * 255).astype(np.uint8)
     if raster.bands is None:
         raise DataError(f"image {name}: {doubtful(band, soft)}")
     return None, None
 
 
-def _full(alpha: np.ndarray) -> float:
-    """The value of an opaque pixel: the type's largest; in files of 16 bits it is often 255 all the same."""
-    if alpha.dtype.kind == "f":
-        return 1.0
-    return 255.0 if alpha.max() == 255 else float(np.iinfo(alpha.dtype).max)
+def opacity_band(source: Any, raster: RasterSection, name: str) -> int | None:
+    """The band that `render` reads as opacity, or asks about. Raises: DataError as `load`."""
+    bands = _chosen(source, raster, name)
+    return None if _palette(source, raster) else _alpha(source, raster, bands)
+
+
+def needed(source: Any, raster: RasterSection, name: str) -> list[int]:
+    """The bands that `render` reads. Raises: DataError as `load`."""
+    if _palette(source, raster):
+        return [1]
+    bands, alpha = _chosen(source, raster, name), opacity_band(source, raster, name)
+    return list(dict.fromkeys([*bands, *([] if alpha is None else [alpha])]))
+
+
+def _alpha(source: Any, raster: RasterSection, bands: list[int]) -> int | None:
+    """The band that is opacity, or is called so."""
+    colours = _interpretations(source)
+    if raster.alpha is not None or "alpha" not in colours:
+        return raster.alpha
+    band = colours.index("alpha") + 1
+    return None if band in bands else band
+
+
+def _opacity(alpha: np.ndarray) -> tuple[float, float]:
+    """As `Known.alpha`. An opaque pixel has the type's largest value; in files of 16 bits it is often 255 all the
+    same."""
+    full = 1.0 if alpha.dtype.kind == "f" else float(np.iinfo(alpha.dtype).max)
+    if alpha.dtype.kind != "f" and alpha.max() == 255:
+        full = 255.0
+    return full, float(1 - np.mean((alpha == 0) | (alpha == full)))
 
 
 def doubtful(band: int, share: float) -> str:
@@ -314,37 +375,50 @@ def doubtful(band: int, share: float) -> str:
     )
 
 
-def _band(source: Any, raster: RasterSection, band: int, mask: np.ndarray | None, inverted: bool) -> np.ndarray:
+def _valid(
+    source: Any, raster: RasterSection, band: int, values: np.ndarray, mask: np.ndarray | None
+) -> np.ndarray | None:
+    """(H, W) bool: where something was measured; None for everywhere."""
+    nodata = source.nodatavals[band - 1] if raster.nodata is None else raster.nodata
+    known = [] if mask is None else [mask]
+    if values.dtype.kind == "f":
+        known.append(np.isfinite(values))
+    if nodata is not None:
+        known.append(values != nodata)
+    return np.logical_and.reduce(known) if known else None
+
+
+def _band(
+    source: Any, raster: RasterSection, band: int, mask: np.ndarray | None, inverted: bool, known: Known | None
+) -> np.ndarray:
     """(H, W) uint8."""
     values = source.read(band)
-    valid = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
-    nodata = source.nodatavals[band - 1] if raster.nodata is None else raster.nodata
-    if nodata is not None:
-        valid &= values != nodata
-    if mask is not None:
-        valid &= mask
+    valid = _valid(source, raster, band, values, mask)
     if raster.stretch is None:
         shown = values
     else:
-        low, high = _ends(values, valid, raster)
+        low, high = known.ends[band] if known is not None else _ends(values, valid, raster)
         # stored values may be integers, whose differences would wrap around
         scaled = (values.astype(np.float64) - low) / (high - low) if high > low else np.zeros(values.shape)
-        shown = np.rint(np.clip(np.where(valid, scaled, 0.0), 0.0, 1.0) * 255).astype(np.uint8)
-    return np.where(valid, 255 - shown if inverted else shown, 0).astype(np.uint8)
+        scaled = scaled if valid is None else np.where(valid, scaled, 0.0)
+        shown = np.rint(np.clip(scaled, 0.0, 1.0) * 255).astype(np.uint8)
+    shown = 255 - shown if inverted else shown
+    return shown if valid is None else np.where(valid, shown, 0).astype(np.uint8)
 
 
-def _ends(values: np.ndarray, valid: np.ndarray, raster: RasterSection) -> tuple[float, float]:
+def _ends(values: np.ndarray, valid: np.ndarray | None, raster: RasterSection) -> tuple[float, float]:
     assert raster.stretch is not None
     if raster.stretch.range is not None:
         return raster.stretch.range[0], raster.stretch.range[1]
-    kept = values[valid]
+    kept = values if valid is None else values[valid]
     if not kept.size:  # nothing was measured here: all black
         return 0.0, 0.0
     low, high = np.percentile(kept.astype(np.float64), raster.stretch.percentile)
     return float(low), float(high)
 
 
-def _white_is_zero(image: str | bytes) -> bool:
+def white_is_zero(image: str | bytes) -> bool:
+    """Whether a TIFF says that its grey values count from white."""
     found = tags(image)
     return found is not None and found.get(COLOURS) == 0
 
@@ -361,5 +435,6 @@ UPRIGHT = {
 }
 
 
-def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+def upright(picture: Image.Image, orientation: int) -> Image.Image:
+    """The stored rows and columns, turned as EXIF's orientation says."""
     return picture.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else picture

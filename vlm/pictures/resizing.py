@@ -15,7 +15,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
+from PIL.Image import Image, Resampling
+
+from vlm.pictures import images as pictures
+from vlm.pictures.cache import decoded
 from vlm.sections import ImageSection
 from vlm.shapes import smart_resize
 
@@ -28,6 +34,44 @@ def seen(size: Sequence[int] | None, images: ImageSection | None) -> tuple[int, 
     if size is None or images is None:
         return None
     return smart_resize((int(size[0]), int(size[1])), images.min_pixels, images.max_pixels)
+
+
+def shown(image: str | bytes, limits: tuple[int, int]) -> Image:
+    """The picture for a processor that resizes it to (fewest, most) pixels: as it is, a large one at the size that the
+    model sees, or a few times larger.
+
+    Raises: DataError, RecipeError as `vlm.pictures.images.load`; ValueError as `seen`.
+    """
+    at = _target(pictures.size(image), *limits)
+    return pictures.load(image, at)
+
+
+def _target(size: tuple[int, int], least: int, most: int) -> tuple[int, int] | None:
+    """A size at which a picture of this size can be given to the processor, which then makes the same of it.
+
+    The size that the model sees is such a one, unless rounding to multiples of 28 left too few pixels, or of a thin
+    strip other proportions: the processor would round once more. None where no size is found, as of some strips under
+    limits with equal ends: those are decoded whole.
+    """
+    wanted = smart_resize(size, least, most)
+    for at in (wanted, *(pictures.limited(size, times * most) for times in (4, 16))):
+        try:
+            if smart_resize(at, least, most) == wanted:
+                return at
+        except ValueError:  # too thin
+            continue
+    return None
+
+
+def limits_of(processor: Any) -> tuple[int, int]:
+    """(fewest, most) pixels that a Qwen2-VL processor resizes pictures to."""
+    size = processor.image_processor.size
+    return size["shortest_edge"], size["longest_edge"]
+
+
+@lru_cache(maxsize=2**16)
+def _size(path: str) -> tuple[int, int]:
+    return pictures.size(path)
 
 
 class Resizing:
@@ -55,6 +99,22 @@ class Resizing:
         scale = (low + share * (high - low)) / math.sqrt(size[0] * size[1])
         wanted = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
         return smart_resize(wanted, self.drawing.min_pixels, self.drawing.max_pixels)
+
+    def picture(self, image: str | bytes, row: int, place: int = 0) -> Image:
+        """The picture as the processor gets it, at the size that is drawn; the same object for each completion of a
+        group. A large one is never decoded whole: without a draw it has the size that the model sees.
+
+        Raises: DataError, RecipeError as `vlm.pictures.images.load`; ValueError as `seen`.
+        """
+        size = _size(image) if isinstance(image, str) else pictures.size(image)
+        drawn = self.drawn(size, row, place)
+        at = drawn if self.drawing else _target(size, self.images.min_pixels, self.images.max_pixels)
+        if at is not None and pictures.reduced(size, at):
+            return decoded.get((image, at), lambda: pictures.load(image, at))
+        whole = decoded.get(image, lambda: pictures.load(image))
+        if whole.size == drawn:
+            return whole
+        return decoded.get((image, drawn), lambda: whole.resize(drawn, Resampling.BICUBIC))
 
     def seen(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) at which a picture of ``size`` reaches the model."""

@@ -22,9 +22,9 @@ from PIL import Image
 from samples import Sample
 from stage.planning.control import MARKS
 from vlm.common.errors import DataError, RecipeError
-from vlm.pictures import images as pictures
 from vlm.pictures.digests import digest
 from vlm.pictures.places import Misplaced, blocks, settled, texts
+from vlm.pictures.resizing import limits_of, shown
 from vlm.prompts import options_text
 
 ANSWER_TOKENS = MARKS
@@ -176,8 +176,9 @@ def preprocess(images: Sequence[Any], processor) -> dict[str, Any]:
     import torch
 
     # one after another: decoded pictures may be many times larger than what the model sees of them
+    limits = limits_of(processor)
     opened = (
-        image.convert("RGB") if isinstance(image, Image.Image) else pictures.load(key_of(image)) for image in images
+        image.convert("RGB") if isinstance(image, Image.Image) else shown(key_of(image), limits) for image in images
     )
     read = [processor.image_processor([one], return_tensors="pt") for one in opened]
     return {name: torch.cat([one[name] for one in read]) for name in read[0]}

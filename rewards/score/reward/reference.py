@@ -36,7 +36,7 @@ class ImageKeys:
 
     def __call__(self, image: Any) -> str:
         if id(image) not in self._seen:
-            picture = image if isinstance(image, Image.Image) else pictures.load(image)
+            picture = image if isinstance(image, Image.Image) else pictures.preview(image)
             self._seen[id(image)] = image, digest(picture.convert("RGB")).hex()
         return self._seen[id(image)][1]
 

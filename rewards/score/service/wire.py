@@ -39,6 +39,8 @@ from vlm.sections import RasterSection
 
 LONGEST_NAME, LONGEST_PATH = 100, 500
 """Characters of a key, and of a path, that a message repeats."""
+SENT = 2**22
+"""Pixels of a large picture that a service gets: more than any score model sees."""
 
 
 class _Model(BaseModel):
@@ -131,7 +133,7 @@ def _empty() -> ScoreRequest:
 
 def _picture(image: Any, image_root: str | None) -> Picture:
     if not isinstance(image, Image.Image) and split(image)[1] is not None:
-        image = pictures.load(image)  # as the recipe shows this raster: a service knows nothing of it
+        image = pictures.preview(image, SENT)  # as the recipe shows this raster: a service knows nothing of it
     if isinstance(image, bytes):
         return Picture(data=image)
     if isinstance(image, Image.Image):
@@ -141,6 +143,12 @@ def _picture(image: Any, image_root: str | None) -> Picture:
     path = Path(os.path.abspath(image))
     if image_root is not None and path.is_relative_to(root := os.path.abspath(image_root)):
         return Picture(path=path.relative_to(root).as_posix())
+    try:
+        width, height = pictures.size(image)
+    except DataError:  # the service says what is wrong, or reads it as its own recipe says
+        width = height = 0
+    if width * height > pictures.LARGE:
+        return _picture(pictures.preview(image, SENT), None)
     try:
         return Picture(data=path.read_bytes())
     except OSError as error:
