@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from vlm.sections import ImageSection
 from vlm.shapes import smart_resize
@@ -59,3 +60,8 @@ class Resizing:
     def seen(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) at which a picture of ``size`` reaches the model."""
         return seen(size, self.images)
+
+
+def by_role(recipe: Any) -> dict[str, Resizing]:
+    """The sizes of a training recipe's tables: of held-out pictures none is drawn."""
+    return {"train": Resizing(recipe.images, recipe.seed, train=True), "eval": Resizing(recipe.images)}

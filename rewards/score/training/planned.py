@@ -21,7 +21,7 @@ from rewards.score.sharded import Sharded
 from rewards.score.training.preferences import Check, Preference, of_source, say_unread
 from rewards.score.training.recipe import PreferenceSource, ScoreRecipe
 from samples import Faults
-from samples.mixture.drawing import KeyFaults
+from samples.mixture.drawing import DryFaults
 from stage.planning import memory
 from stage.planning.control import tokens_of
 from stage.planning.estimate import DTYPE_BYTES, memory_setup
@@ -54,13 +54,14 @@ class Survey:
 def survey(sources: Sequence[PreferenceSource], on_fault: str = "skip", check: Check | None = None) -> Survey:
     """Count a recipe's training records; a file that is not here counts with its `limit`, as pairs.
 
-    on_fault: the recipe's; under "error" wrong keys and texts end it, as they end the run. check: as in `read`.
+    on_fault: the recipe's; under "error" a faulty row ends it as it ends the run, unless only its image is missing.
+    check: as in `read`.
     Raises: RecipeError where neither file nor limit says; DataError as `read`.
     """
     found = Survey()
     for source in sources:
         if Path(source.path).exists():
-            faults = KeyFaults() if on_fault == "error" else Faults()
+            faults = DryFaults() if on_fault == "error" else Faults()
             rows = of_source(source, "skip", faults, verify_images=False, check=check)
             for record in islice(rows, source.limit):
                 found.records += 1
