@@ -82,7 +82,8 @@ def text_check(recipe: ScoreRecipe, fetch: bool = False) -> Check:
     tokens = tokens_of(recipe.model, None, fetch)
 
     def check(record: Preference) -> None:
-        tokens.refuse([("question", record.question), *(("ranked", text) for text in record.ranked)])
+        asked = (("question", turn["content"]) for turn in record.asked)
+        tokens.refuse([*asked, *(("ranked", text) for text in record.ranked)])
 
     return check
 
