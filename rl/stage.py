@@ -136,5 +136,5 @@ def plan(
     data.show()
     whole = not data.absent and all(map(mixture.is_here, recipe.data.eval))
     check(columns.by_task if whole else columns.by_task.keys() | data.tasks)
-    measured, remark = lengths.measure(data)
+    measured, remark = lengths.measure(data.absent)
     planned(recipe, data.rows, resident, [*remarks, remark], **measured).render()

@@ -73,5 +73,5 @@ def plan(recipe: SFTRecipe) -> None:
 
     data = mixture.count_all(recipe.data, recipe.seed, see, control.of_recipe(recipe).check)["train"]
     data.show()
-    measured, remark = lengths.measure(data)
+    measured, remark = lengths.measure(data.absent)
     planned(recipe, data.rows, [remark], **measured).render()

@@ -73,6 +73,8 @@ FOREIGN: dict[str, str] = {
     "tools": "no tools: no stage calls any; leave these rows out, or write them into the system turn",
 }
 """Key → what is expected instead; empty values ([] or "") pass."""
+BAD = frozenset(["label", "kto_tag"])
+"""KTO's keys, false of answers that are not to be learned."""
 VIDEO_TAGS = ("<video>", "<audio>")
 _JSON_AROUND = re.compile(r'"(?:bbox_2d|bbox|label)"\s*:|[\s\[\]{}",:]|```(?:json)?')
 REF, BOX = "<ref-object>", "<bbox>"
@@ -147,6 +149,7 @@ class Keys:
         self.staying: dict[str, None] = {}
         "Names of those that cannot travel."
         self._known: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._foreign: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def columns(self, row: dict[str, Any]) -> dict[str, Any] | None:
         """What of a row travels; None for nothing. Raises: RowFault for a key that is probably a slip."""
@@ -155,7 +158,7 @@ class Keys:
         names = tuple(row)
         if (found := self._known.get(names)) is None:
             found = self._known[names] = self._others(names)
-        return {name: row[name] for name in found} or None
+        return {name: row[name] for name in found} if found else None
 
     def _others(self, names: tuple[str, ...]) -> tuple[str, ...]:
         assert self.read is not None
@@ -180,12 +183,15 @@ class Keys:
         """Raises: RowFault for what other projects mean by a key and that cannot be trained on."""
         if self.read is None:
             return
-        for key, expected in FOREIGN.items():
-            if key in row and key not in self.read and row[key] not in (None, "", [], {}, "[]"):
-                raise RowFault("other_key", key, show(row[key]), expected)
-        if row.get("label") is False or row.get("kto_tag") is False:
-            key = "label" if row.get("label") is False else "kto_tag"
-            raise RowFault("other_key", key, "false", "a good answer: this one is marked as bad, and would be learned")
+        names = tuple(row)
+        if (found := self._foreign.get(names)) is None:  # rows of a file have few sets of keys
+            found = self._foreign[names] = tuple((FOREIGN.keys() & row.keys() - self.read) | BAD & row.keys())
+        for key in found:
+            if key in BAD and row[key] is False:
+                expected = "a good answer: this one is marked as bad, and would be learned"
+                raise RowFault("other_key", key, "false", expected)
+            if key in FOREIGN and row[key] not in (None, "", [], {}, "[]"):
+                raise RowFault("other_key", key, show(row[key]), FOREIGN[key])
         if self.format in TALKS:
             _weighed(row)
 
@@ -196,12 +202,14 @@ class Keys:
         if not record.get("images") and not {"image", "images"} & row.keys():
             refuse_hidden(row, self.read)
         turns = record.get("messages")
-        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        if not isinstance(turns, list):
             return record
         for turn in turns:
-            for tag in VIDEO_TAGS:
-                if isinstance(content := turn.get("content"), str) and tag in content:
-                    raise RowFault("other_key", "messages", show(content), _VIDEO)
+            if not isinstance(turn, dict):
+                return record
+            content = turn.get("content")
+            if isinstance(content, str) and (VIDEO_TAGS[0] in content or VIDEO_TAGS[1] in content):
+                raise RowFault("other_key", "messages", show(content), _VIDEO)
         if row.get("system") not in (None, ""):
             record = _with_system(record, row["system"])
         if row.get("objects"):
@@ -247,8 +255,9 @@ def pictured(value: Any) -> bool:
 def _weighed(row: dict[str, Any]) -> None:
     """Refuse turns that are marked as not to be learned: all of the assistant's would be."""
     for name in ("messages", "conversations", "prompt"):
-        for turn in row[name] if isinstance(row.get(name), list) else ():
-            if not isinstance(turn, dict):
+        turns = row.get(name)
+        for turn in turns if isinstance(turns, list) else ():
+            if not isinstance(turn, dict) or len(turn) == 2:  # who speaks, and what
                 continue
             for key in ("loss", "weight"):
                 if key in turn and turn[key] is not None and not turn[key]:
