@@ -75,6 +75,8 @@ FOREIGN: dict[str, str] = {
 """Key → what is expected instead; empty values ([] or "") pass."""
 BAD = frozenset(["label", "kto_tag"])
 """KTO's keys, false of answers that are not to be learned."""
+SPOKEN = frozenset(["messages", "conversations", "prompt"])
+"""Keys of turns."""
 VIDEO_TAGS = ("<video>", "<audio>")
 _JSON_AROUND = re.compile(r'"(?:bbox_2d|bbox|label)"\s*:|[\s\[\]{}",:]|```(?:json)?')
 REF, BOX = "<ref-object>", "<bbox>"
@@ -149,7 +151,7 @@ class Keys:
         self.staying: dict[str, None] = {}
         "Names of those that cannot travel."
         self._known: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._foreign: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._suspect: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def columns(self, row: dict[str, Any]) -> dict[str, Any] | None:
         """What of a row travels; None for nothing. Raises: RowFault for a key that is probably a slip."""
@@ -184,16 +186,20 @@ class Keys:
         if self.read is None:
             return
         names = tuple(row)
-        if (found := self._foreign.get(names)) is None:  # rows of a file have few sets of keys
-            found = self._foreign[names] = tuple((FOREIGN.keys() & row.keys() - self.read) | BAD & row.keys())
+        if (found := self._suspect.get(names)) is None:  # rows of a file have few sets of keys
+            spoken = SPOKEN if self.format in TALKS else frozenset()
+            found = self._suspect[names] = tuple(((FOREIGN.keys() - self.read) | BAD | spoken) & row.keys())
         for key in found:
-            if key in BAD and row[key] is False:
-                expected = "a good answer: this one is marked as bad, and would be learned"
-                raise RowFault("other_key", key, "false", expected)
-            if key in FOREIGN and row[key] not in (None, "", [], {}, "[]"):
-                raise RowFault("other_key", key, show(row[key]), FOREIGN[key])
-        if self.format in TALKS:
-            _weighed(row)
+            value = row[key]
+            if key in SPOKEN:
+                if isinstance(value, list):
+                    _weighed(key, value)
+            elif key in BAD:
+                if value is False:
+                    expected = "a good answer: this one is marked as bad, and would be learned"
+                    raise RowFault("other_key", key, "false", expected)
+            elif value not in (None, "", [], {}, "[]"):
+                raise RowFault("other_key", key, show(value), FOREIGN[key])
 
     def meant(self, row: dict[str, Any], record: dict[str, Any], place: Place) -> dict[str, Any]:
         """The record with what keys of other projects say. Raises: RowFault where they do not fit it."""
@@ -252,18 +258,16 @@ def pictured(value: Any) -> bool:
     return value.startswith("data:image/") or value.lower().endswith(SUFFIXES)
 
 
-def _weighed(row: dict[str, Any]) -> None:
+def _weighed(name: str, turns: list[Any]) -> None:
     """Refuse turns that are marked as not to be learned: all of the assistant's would be."""
-    for name in ("messages", "conversations", "prompt"):
-        turns = row.get(name)
-        for turn in turns if isinstance(turns, list) else ():
-            if not isinstance(turn, dict) or len(turn) == 2:  # who speaks, and what
-                continue
-            for key in ("loss", "weight"):
-                if key in turn and turn[key] is not None and not turn[key]:
-                    raise RowFault("other_key", f"{name}.{key}", show(turn[key]), "turns that are all learned")
-            if turn.get("tool_calls"):
-                raise RowFault("other_key", f"{name}.tool_calls", show(turn["tool_calls"]), "turns of text alone")
+    for turn in turns:
+        if not isinstance(turn, dict) or len(turn) == 2:  # who speaks, and what
+            continue
+        for key in ("loss", "weight"):
+            if key in turn and turn[key] is not None and not turn[key]:
+                raise RowFault("other_key", f"{name}.{key}", show(turn[key]), "turns that are all learned")
+        if turn.get("tool_calls"):
+            raise RowFault("other_key", f"{name}.tool_calls", show(turn["tool_calls"]), "turns of text alone")
 
 
 def _with_system(record: dict[str, Any], said: Any) -> dict[str, Any]:
