@@ -9,7 +9,8 @@ from typing import Any
 from rl.recipe import GRPORecipe
 from samples import Sample, mixture
 from samples.columns import ByTask, Columns
-from samples.rows import prompt_rows
+from samples.rows import check_strip, prompt_rows
+from samples.sections import Role
 from stage.guards.out_of_memory import advised
 from stage.planning import control
 from stage.planning.estimate import training
@@ -19,6 +20,7 @@ from stage.planning.lengths import Lengths
 from stage.planning.plan import Plan
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
+from vlm.pictures.resizing import by_role
 
 Reward = Callable[..., list[float | None]]
 ANY_NUMBER = 2**30
@@ -121,14 +123,18 @@ def plan(
     resident: bytes on each GPU that score models take. remarks: said under the plan. check: refuses
     tasks of the data, and their columns where all of it is here (then it is given `samples.columns.ByTask`).
     """
-    lengths, columns = Lengths(recipe), Columns()
+    lengths, columns, sizes = Lengths(recipe), Columns(), by_role(recipe)
 
-    def see(sample: Sample) -> None:
-        lengths.see(sample)
+    def see(role: Role, sample: Sample) -> None:
+        check_strip(sample, sizes[role])
         columns.see(sample)
+        if role == "train":
+            lengths.see(sample)
 
-    data = mixture.count(recipe.data, "train", recipe.seed, see, control.of_recipe(recipe).check)
+    counted = mixture.count_all(recipe.data, recipe.seed, see, control.of_recipe(recipe).check)
+    data = counted["train"]
     data.show()
-    check(data.tasks if data.absent else columns.by_task)
-    measured, remark = lengths.measure(data)
+    whole = not data.absent and all(map(mixture.is_here, recipe.data.eval))
+    check(columns.by_task if whole else columns.by_task.keys() | data.tasks)
+    measured, remark = lengths.measure(data.absent)
     planned(recipe, data.rows, resident, [*remarks, remark], **measured).render()

@@ -200,7 +200,7 @@ def prompt_rows(
     columns: list[dict[str, Any] | None] = []
     copies: Counter[tuple[str, str]] = Counter()
     for number, sample in enumerate(samples):
-        _check_strip(sample, sizes)
+        check_strip(sample, sizes)
         prompt = prompts.prompt(sample, section.style, section.system, section.wording)
         name = (sample.source, sample.id)
         rows.append({"prompt": prompt, **_columns(sample), "copy": copies[name], "row": number})
@@ -223,15 +223,7 @@ def chat_rows(
     """
     rows = []
     for number, sample in enumerate(samples):
-        _check_strip(sample, sizes)
-        truth, reply = None, []
-        if sample.messages and sample.messages[-1]["role"] == "assistant":
-            _check_text(sample, section, sizes)
-            reply = [sample.messages[-1]]
-        elif section.style == "direct" and (said := answer_of(sample)) is not None:
-            reply = [{"role": "assistant", "content": said}]
-        else:
-            truth = _truth(sample, section, sizes)
+        reply, truth = taught(sample, section, sizes)
         messages = [*prompts.prompt(sample, section.style, section.system, section.wording), *reply]
         if truth is not None and (sizes is None or not sample.images):
             messages.append(reference(truth, section.notation, None))
@@ -241,6 +233,19 @@ def chat_rows(
         if sizes is not None:
             rows[-1]["truth"] = truth
     return _table(rows, Pictures(sizes, section.notation), on_fault)
+
+
+def taught(
+    sample: Sample, section: PromptSection, sizes: Resizing | None = None
+) -> tuple[list[dict[str, str]], Truth | None]:
+    """What SFT learns of a row, as text, or else the boxes that it is written from. Raises: as `chat_rows`."""
+    check_strip(sample, sizes)
+    if sample.messages and sample.messages[-1]["role"] == "assistant":
+        _check_text(sample, section, sizes)
+        return [sample.messages[-1]], None
+    if section.style == "direct" and (said := answer_of(sample)) is not None:
+        return [{"role": "assistant", "content": said}], None
+    return [], _truth(sample, section, sizes)
 
 
 def _table(rows: list[dict[str, Any]], pictures: Pictures, on_fault: OnFault) -> Dataset:
@@ -279,7 +284,8 @@ def _check_text(sample: Sample, section: PromptSection, sizes: Resizing | None) 
         )
 
 
-def _check_strip(sample: Sample, sizes: Resizing | None) -> None:
+def check_strip(sample: Sample, sizes: Resizing | None) -> None:
+    """Raises: DataError for a picture that no Qwen2-VL takes, where its size is known."""
     if sizes is None or sample.size is None:
         return
     try:

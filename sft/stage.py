@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from samples import mixture
-from samples.rows import chat_rows, say_untagged
+from samples import Sample, mixture
+from samples.rows import chat_rows, say_untagged, taught
+from samples.sections import Role
 from sft.recipe import SFTRecipe
 from stage.guards.out_of_memory import advised
 from stage.planning import control
@@ -14,6 +15,7 @@ from stage.planning.estimate import training
 from stage.planning.job import Job, common
 from stage.planning.lengths import Lengths
 from stage.planning.plan import Plan
+from vlm.pictures.resizing import by_role
 
 
 def planned(recipe: SFTRecipe, rows: int, remarks: Sequence[str] = (), **measured: int) -> Plan:
@@ -62,8 +64,14 @@ def train(recipe: SFTRecipe) -> Path:
 
 def plan(recipe: SFTRecipe) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
-    lengths = Lengths(recipe, answers=True)
-    data = mixture.count(recipe.data, "train", recipe.seed, lengths.see, control.of_recipe(recipe).check)
+    lengths, sizes = Lengths(recipe, answers=True), by_role(recipe)
+
+    def see(role: Role, sample: Sample) -> None:
+        taught(sample, recipe.prompt, sizes[role])
+        if role == "train":
+            lengths.see(sample)
+
+    data = mixture.count_all(recipe.data, recipe.seed, see, control.of_recipe(recipe).check)["train"]
     data.show()
-    measured, remark = lengths.measure(data)
+    measured, remark = lengths.measure(data.absent)
     planned(recipe, data.rows, [remark], **measured).render()

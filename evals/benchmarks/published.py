@@ -35,8 +35,9 @@ _SCORERS = {
     "PPO, raw score": (57.10, 66.04),
 }
 _SOURCES = (
-    "mean over FAIR, Bridge and STAR, WordNet synonyms as right; its code has each source's share of questions (as "
-    "here) and its mean of types (mean_of_sources_and_kinds)"
+    "taken as the mean over FAIR, Bridge and STAR, WordNet synonyms as right, which its code does not print: that has "
+    "each source's share of questions (as here), each source's mean of types (mean_of_sources_and_kinds) and, as "
+    "average, the mean of all types (mean_of_kinds)"
 )
 FIGURES: tuple[Figure, ...] = (
     *(

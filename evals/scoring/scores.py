@@ -69,6 +69,7 @@ class Grounding:
     ) -> None:
         rule = CONVENTIONS[convention]
         judged = {p.key: self._judge(p, reading, convention) for p in predictions}
+        parts = {"": list(judged)} | {f"[{part}]": keys for part, keys in self._parts(predictions).items()}
         reach, arithmetic = rule.text.split(", ", 1)
         if self.rotated:
             arithmetic = "areas of polygons in pixels"
@@ -76,18 +77,19 @@ class Grounding:
         for threshold in self.thresholds:
             hits = {key: float(rule.reaches(one.iou, threshold)) for key, one in judged.items()}
             said = f"{reach.format(t=threshold)}, {behind}"
-            out.add(f"grounding/acc@{threshold}{suffix}", means([hits]), said)
-            for part, keys in self._parts(predictions).items():
-                out.add(f"grounding/acc@{threshold}{suffix}[{part}]", means([{key: hits[key] for key in keys}]), said)
+            for part, keys in parts.items():
+                out.add(f"grounding/acc@{threshold}{suffix}{part}", means([{key: hits[key] for key in keys}]), said)
         if self.every:
             hits = {key: float(all(rule.reaches(iou, 0.5) for iou in one.ious)) for key, one in judged.items()}
             said = f"each true box has a predicted one of its own with {reach.format(t=0.5)}, none is left over"
             out.add(f"grounding/every@0.5{suffix}", means([hits]), f"{said} (GeoChat: F1 = 1); {behind}")
         if suffix:  # thresholds are what projects differ in; means and sums stand once
             return
-        out.add("grounding/miou", means([{k: one.iou for k, one in judged.items()}]), f"mean IoU, {behind}")
-        areas = {key: (one.inner, one.outer) for key, one in judged.items()}
-        out.add("grounding/ciou", ratio(areas), f"sum of intersections / sum of unions, {behind}")
+        for part, keys in parts.items():
+            out.add(f"grounding/miou{part}", means([{key: judged[key].iou for key in keys}]), f"mean IoU, {behind}")
+        for part, keys in parts.items():
+            areas = {key: (judged[key].inner, judged[key].outer) for key in keys}
+            out.add(f"grounding/ciou{part}", ratio(areas), f"sum of intersections / sum of unions, {behind}")
 
     def _judge(self, prediction: Prediction, reading: Reading, convention: str) -> Judged:
         from scipy.optimize import linear_sum_assignment

@@ -3,7 +3,8 @@
 LRS-VQA counts an answer as right where some synset of it and some synset of the truth have a path similarity above 0.8
 (NLTK's `path_similarity`: 1 / (1 + d), d the number of edges between them). That is above 0.8 only where d = 0, so
 where both words are in one synset, and hypernyms need not be read. Words are looked up as NLTK does it: in lower case,
-in all four parts of speech, with the inflections that Morphy takes off; a text with blanks in it is found nowhere.
+in all four parts of speech, with the one inflection that Morphy takes off (earlier NLTK took off several, which only
+non-words such as `collecteds` have); a text with blanks in it is found nowhere.
 
 Read are, of wndb(5WN), `index.{noun,verb,adj,adv}` and `{noun,verb,adj,adv}.exc`.
 """
@@ -11,7 +12,6 @@ Read are, of wndb(5WN), `index.{noun,verb,adj,adv}` and `{noun,verb,adj,adv}.exc
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -62,16 +62,8 @@ class WordNet:
         known = self.lemmas[part]
         if form in self.exceptions[part]:
             return [one for one in (form, *self.exceptions[part][form]) if one in known]
-        shorter = _detached([form], part)
-        found = [one for one in (form, *shorter) if one in known]
-        while not found and shorter:
-            shorter = _detached(shorter, part)
-            found = [one for one in shorter if one in known]
-        return found
-
-
-def _detached(forms: Sequence[str], part: str) -> list[str]:
-    return [form.removesuffix(old) + new for form in forms for old, new in ENDINGS[part] if form.endswith(old)]
+        shorter = [form.removesuffix(old) + new for old, new in ENDINGS[part] if form.endswith(old)]
+        return [one for one in (form, *shorter) if one in known]
 
 
 def folder() -> Path | None:

@@ -24,7 +24,7 @@ from rewards.curate.store import Scores
 from rewards.score.scorer import Scorer
 from rewards.select import scorers
 from rewards.select.recipe import ClipSection, ScorerSection
-from samples.mixture.drawing import KeyFaults
+from samples.mixture.drawing import DryFaults
 from samples.readers.rows import RowFault
 from stage.parallel.journal import Part, fingerprint, state_of_file
 from stage.parallel.team import Team
@@ -155,7 +155,7 @@ def texts_of(recipe: CurateRecipe, fetch: bool = False) -> ControlTokens:
 
 
 def checked_count(recipe: CurateRecipe, source: Source) -> int:
-    """Rows of a source. Raises: DataError for wrong keys and texts, unless the recipe skips faulty rows."""
+    """Rows of a source. Raises: DataError for a faulty row, unless the recipe skips them."""
     count = 0
     for number, row in source:
         count += 1
@@ -164,7 +164,7 @@ def checked_count(recipe: CurateRecipe, source: Source) -> int:
         try:
             source.sample(number, row)
         except RowFault as fault:
-            if fault.kind in KeyFaults.ENDING:
+            if fault.kind not in DryFaults.OF_PICTURES:
                 raise DataError(f"{source.where(number)}, {fault}") from fault
     return count
 

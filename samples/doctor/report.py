@@ -47,7 +47,8 @@ class SourceCounts:
         counts = {name: getattr(self, name) for name in ("rows", "fit", "unfit", "other_tasks")}
         known = {"role": self.role, "path": self.path, **counts, "faulty": self.faults.skipped}
         known |= {"left_out": self.faults.left_out.total(), "left_out_kinds": dict(self.faults.left_out)}
-        known |= {"boxes_cut": self.faults.cut, "objects_left_out": dict(self.faults.objects)}
+        objects = {k: {"count": n, "first": self.faults.examples[k]} for k, n in self.faults.objects.most_common()}
+        known |= {"boxes_cut": self.faults.cut, "objects_left_out": objects, "other_suffixes": self.faults.swapped}
         known |= {"frame": str(self.faults.frames) or None}
         return known | {"faults": faults, "broken": self.broken or None, "tasks": self.kinds}
 

@@ -9,6 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -152,13 +153,13 @@ def _told_apart(part: Part, rows: list[Sample], uses: np.ndarray) -> Part:
     return replace(part, bytes=size, digest=of_rows(rows, folder), used=used)
 
 
-class KeyFaults(Faults):
-    """Faults of a dry run: it may be made where pictures are not, but wrong keys and texts end it as they end a run."""
+class DryFaults(Faults):
+    """Faults of a dry run: it may be made where pictures are not, but all else ends it as it ends a run."""
 
-    ENDING = frozenset({"unknown_key", "other_key", "control_token"})
+    OF_PICTURES = frozenset({"missing_image", "unreadable_image"})
 
     def add(self, kind: str, message: str) -> None:
-        if kind in self.ENDING:
+        if kind not in self.OF_PICTURES:
             raise DataError(message)
         super().add(kind, message)
 
@@ -181,16 +182,17 @@ def count(
     see: Callable[[Sample], object] | None = None,
     check: Check | None = None,
 ) -> Mixture:
-    """The same without samples, for a dry run: faulty rows are left out and counted, images are not opened.
+    """The same without samples, for a dry run: images are not opened, and rows whose images are not here are left out
+    and counted.
 
     see: is shown each row that the mixture uses, once. For it, a source is held whole where its rows are drawn.
     A file that is not here counts with its `limit`. Raises: RecipeError where neither file nor limit nor ratio says how
-    many rows it gives; DataError as `draw`, but for faulty rows.
+    many rows it gives; DataError as `draw`, but for those images.
     """
     mixture = Mixture(role, [])
     for section, quota in zip(data.sources(role), data.quotas(role), strict=True):
-        if section.path.startswith("hub:") or Path(section.path).exists():
-            faults = KeyFaults() if data.on_fault == "error" else Faults()
+        if is_here(section):
+            faults = DryFaults() if data.on_fault == "error" else Faults()
             source = Source(section, data, seed, "skip", False, faults, check)
             held: list[Sample] = []
             take = held.append if see is not None and source.drawing else see
@@ -206,6 +208,26 @@ def count(
         else:
             mixture.parts.append(_absent(section, quota, role))
     return mixture
+
+
+def count_all(
+    data: DataSection, seed: int, see: Callable[[Role, Sample], object], check: Check | None = None
+) -> dict[Role, Mixture]:
+    """`draw_all` for a dry run, as `count`: held-out files that are not here are left out, with a warning."""
+    found: dict[Role, Mixture] = {"train": count(data, "train", seed, partial(see, "train"), check)}
+    here = [source for source in data.eval if is_here(source)]
+    for source in data.eval:
+        if source not in here:
+            logger.warning("data.eval: %s is not here; its rows are not looked at", source.path)
+    if here:
+        held_out = data.model_copy(update={"eval": here})
+        found["eval"] = count(held_out, "eval", seed, partial(see, "eval"), check)
+    return found
+
+
+def is_here(section: SourceSection) -> bool:
+    """Whether the rows of a source can be read."""
+    return section.path.startswith("hub:") or Path(section.path).exists()
 
 
 def _absent(section: SourceSection, quota: int | None, role: Role) -> Part:

@@ -17,6 +17,7 @@ from vlm.prompts import TASKS
 
 CLOSED = ("vqa", "choice", "classification")
 """Tasks whose truth is the text of the answer."""
+ONE_OF = f"one of {', '.join(TASKS)}"
 AROUND = "four corners in order around an area"
 TOLERANCE = 1e-3
 """Pixels by which a box may overhang the image: rounding on the way from other frames is no error."""
@@ -75,17 +76,18 @@ def checked(
 
 
 def _required(record: dict[str, Any], name: str, kind: type, expected: str) -> Any:
-    if record.get(name) is None:
+    value = record.get(name)
+    if value is None:
         raise RowFault("missing_field", name, "none", expected)
-    if not isinstance(record[name], kind):
-        raise RowFault("wrong_type", name, show(record[name]), expected)
-    return record[name]
+    if not isinstance(value, kind):
+        raise RowFault("wrong_type", name, show(value), expected)
+    return value
 
 
 def _task(record: dict[str, Any]) -> str:
-    task = _required(record, "task", str, f"one of {', '.join(TASKS)}")
+    task = _required(record, "task", str, ONE_OF)
     if task not in TASKS:
-        raise RowFault("unknown_task", "task", show(task), f"one of {', '.join(TASKS)}")
+        raise RowFault("unknown_task", "task", show(task), ONE_OF)
     return task
 
 

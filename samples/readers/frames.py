@@ -113,6 +113,8 @@ class Frames:
 
     def see(self, record: dict[str, Any], place: Place) -> None:
         """Count a record's boxes."""
+        if not record.get("boxes") and not record.get("quads"):
+            return
         boxes, quads = (
             [shape for shape in shapes if _numbers(shape, count)] if isinstance(shapes, list) else []
             for shapes, count in ((record.get("boxes"), 4), (record.get("quads"), 8))

@@ -73,6 +73,10 @@ FOREIGN: dict[str, str] = {
     "tools": "no tools: no stage calls any; leave these rows out, or write them into the system turn",
 }
 """Key → what is expected instead; empty values ([] or "") pass."""
+BAD = frozenset(["label", "kto_tag"])
+"""KTO's keys, false of answers that are not to be learned."""
+SPOKEN = frozenset(["messages", "conversations", "prompt"])
+"""Keys of turns."""
 VIDEO_TAGS = ("<video>", "<audio>")
 _JSON_AROUND = re.compile(r'"(?:bbox_2d|bbox|label)"\s*:|[\s\[\]{}",:]|```(?:json)?')
 REF, BOX = "<ref-object>", "<bbox>"
@@ -147,6 +151,7 @@ class Keys:
         self.staying: dict[str, None] = {}
         "Names of those that cannot travel."
         self._known: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._suspect: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def columns(self, row: dict[str, Any]) -> dict[str, Any] | None:
         """What of a row travels; None for nothing. Raises: RowFault for a key that is probably a slip."""
@@ -155,7 +160,7 @@ class Keys:
         names = tuple(row)
         if (found := self._known.get(names)) is None:
             found = self._known[names] = self._others(names)
-        return {name: row[name] for name in found} or None
+        return {name: row[name] for name in found} if found else None
 
     def _others(self, names: tuple[str, ...]) -> tuple[str, ...]:
         assert self.read is not None
@@ -180,14 +185,21 @@ class Keys:
         """Raises: RowFault for what other projects mean by a key and that cannot be trained on."""
         if self.read is None:
             return
-        for key, expected in FOREIGN.items():
-            if key in row and key not in self.read and row[key] not in (None, "", [], {}, "[]"):
-                raise RowFault("other_key", key, show(row[key]), expected)
-        if row.get("label") is False or row.get("kto_tag") is False:
-            key = "label" if row.get("label") is False else "kto_tag"
-            raise RowFault("other_key", key, "false", "a good answer: this one is marked as bad, and would be learned")
-        if self.format in TALKS:
-            _weighed(row)
+        names = tuple(row)
+        if (found := self._suspect.get(names)) is None:  # rows of a file have few sets of keys
+            spoken = SPOKEN if self.format in TALKS else frozenset()
+            found = self._suspect[names] = tuple(((FOREIGN.keys() - self.read) | BAD | spoken) & row.keys())
+        for key in found:
+            value = row[key]
+            if key in SPOKEN:
+                if isinstance(value, list):
+                    _weighed(key, value)
+            elif key in BAD:
+                if value is False:
+                    expected = "a good answer: this one is marked as bad, and would be learned"
+                    raise RowFault("other_key", key, "false", expected)
+            elif value not in (None, "", [], {}, "[]"):
+                raise RowFault("other_key", key, show(value), FOREIGN[key])
 
     def meant(self, row: dict[str, Any], record: dict[str, Any], place: Place) -> dict[str, Any]:
         """The record with what keys of other projects say. Raises: RowFault where they do not fit it."""
@@ -196,12 +208,14 @@ class Keys:
         if not record.get("images") and not {"image", "images"} & row.keys():
             refuse_hidden(row, self.read)
         turns = record.get("messages")
-        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        if not isinstance(turns, list):
             return record
         for turn in turns:
-            for tag in VIDEO_TAGS:
-                if isinstance(content := turn.get("content"), str) and tag in content:
-                    raise RowFault("other_key", "messages", show(content), _VIDEO)
+            if not isinstance(turn, dict):
+                return record
+            content = turn.get("content")
+            if isinstance(content, str) and (VIDEO_TAGS[0] in content or VIDEO_TAGS[1] in content):
+                raise RowFault("other_key", "messages", show(content), _VIDEO)
         if row.get("system") not in (None, ""):
             record = _with_system(record, row["system"])
         if row.get("objects"):
@@ -244,17 +258,16 @@ def pictured(value: Any) -> bool:
     return value.startswith("data:image/") or value.lower().endswith(SUFFIXES)
 
 
-def _weighed(row: dict[str, Any]) -> None:
+def _weighed(name: str, turns: list[Any]) -> None:
     """Refuse turns that are marked as not to be learned: all of the assistant's would be."""
-    for name in ("messages", "conversations", "prompt"):
-        for turn in row[name] if isinstance(row.get(name), list) else ():
-            if not isinstance(turn, dict):
-                continue
-            for key in ("loss", "weight"):
-                if key in turn and turn[key] is not None and not turn[key]:
-                    raise RowFault("other_key", f"{name}.{key}", show(turn[key]), "turns that are all learned")
-            if turn.get("tool_calls"):
-                raise RowFault("other_key", f"{name}.tool_calls", show(turn["tool_calls"]), "turns of text alone")
+    for turn in turns:
+        if not isinstance(turn, dict) or len(turn) == 2:  # who speaks, and what
+            continue
+        for key in ("loss", "weight"):
+            if key in turn and turn[key] is not None and not turn[key]:
+                raise RowFault("other_key", f"{name}.{key}", show(turn[key]), "turns that are all learned")
+        if turn.get("tool_calls"):
+            raise RowFault("other_key", f"{name}.tool_calls", show(turn["tool_calls"]), "turns of text alone")
 
 
 def _with_system(record: dict[str, Any], said: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import re
 from typing import Any
 
 from samples import Sample
-from samples.mixture import Mixture
 from samples.rows import learnt
 from stage.planning.job import Job
 from vlm import prompts
@@ -33,19 +32,24 @@ class Unmeasured(Exception):
 
 
 class Lengths:
-    """Sees the rows of a mixture, remembers the longest, and measures these."""
+    """Sees the rows of the data, remembers the longest, and measures these."""
 
     def __init__(self, recipe: Any, answers: bool = False):
-        """recipe: a training recipe with `model`, `prompt` and `images`. answers: what the rows teach counts (SFT)."""
+        """recipe: a training recipe with `model`, `prompt` and `images`. answers: what the rows teach counts (SFT), or
+        what is scored."""
         self.recipe, self.answers = recipe, answers
         self.rows = self.images = 0
         self._longest: dict[str, list[tuple[int, int, Turns, Turns, int]]] = {"prompt": [], "answer": []}
         "By what is measured, a heap of (characters, row number, prompt, answer, images)."
 
     def see(self, sample: Sample) -> None:
-        asked, images = self.recipe.prompt, len(sample.images)
+        asked = self.recipe.prompt
         turns = prompts.prompt(sample, asked.style, asked.system, asked.wording)
         reply = learnt(sample, asked, self.recipe.images) if self.answers else []
+        self.note(turns, reply, len(sample.images))
+
+    def note(self, turns: Turns, reply: Turns, images: int) -> None:
+        """One row: what is asked, the assistant's turn if it counts, and how many pictures it shows."""
         self.rows, self.images = self.rows + 1, max(self.images, images)
         for name, text in (("prompt", turns), ("answer", reply)):
             heap, row = self._longest[name], (sum(len(one["content"]) for one in text), self.rows, turns, reply, images)
@@ -54,13 +58,12 @@ class Lengths:
             elif text and row > heap[0]:
                 heapq.heapreplace(heap, row)
 
-    def measure(self, data: Mixture) -> tuple[dict[str, int], str]:
-        """(fields of a `Job`, what the plan says of them). data: the mixture whose rows were seen.
+    def measure(self, unread: bool) -> tuple[dict[str, int], str]:
+        """(fields of a `Job`, what the plan says of them). unread: some rows of the data are not here.
 
         Where texts cannot be measured the assumptions of `Job` stand, and where rows are not here these are the least.
         Raises: RecipeError for a broken tokenizer.json.
         """
-        unread = any(line.task == "?" and line.rows for part in data.parts for line in part.lines)
         found = {} if unread and not self.rows else {"images_per_sample": max(self.images, int(unread))}
         assumed = {"prompt_tokens": Job.prompt_tokens}
         if self.answers:

@@ -10,7 +10,7 @@ from stage.trainer.arguments import load_dtype
 from stage.trainer.callbacks import PassCallback
 from vlm.adapters import apply_lora, freeze
 from vlm.loading import load_model, load_processor
-from vlm.pictures.resizing import Resizing
+from vlm.pictures.resizing import by_role
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -39,7 +39,7 @@ def tables(recipe: Any, data: dict[str, Mixture], rows: Callable[..., Any]) -> t
 
     rows: makes a table of samples (`samples.rows`).
     """
-    sizes = {"train": Resizing(recipe.images, recipe.seed, train=True), "eval": Resizing(recipe.images)}
+    sizes = by_role(recipe)
     faults = recipe.data.on_fault
     made = {role: rows(found.samples, recipe.prompt, sizes[role], faults) for role, found in data.items()}
     return made, PassCallback(sizes["train"])

@@ -4,8 +4,11 @@ Rows are made by rules, so that each number is known without the evaluator.
 """
 
 import json
+import warnings
 
+import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from evals import predictions, stage
@@ -14,6 +17,7 @@ from evals.comparing import sidebyside
 from samples import mixture
 from stage.recipe import config
 from stage.runs import RECORD
+from tests.support.sample_rows import dump
 
 # Of the published file: questions of each category, and of each source
 CATEGORIES = {
@@ -23,6 +27,9 @@ CATEGORIES = {
 SOURCES = {"STAR": 3999, "FAIR": 2272, "GLH": 1062}
 TOLD = "Answer the question using a single word or phrase."
 REFER = 16159
+FLAT = 13
+REFERRED = ("object", "position", "color")
+LARGEST = (2617, 2483)  # of LRS-VQA's pictures it is (26_176, 24_832): to be read in parts
 
 
 def answered(name, root, out, say):
@@ -41,21 +48,14 @@ def answered(name, root, out, say):
     return recipe, asked, stage.load_report(folder)
 
 
-@pytest.mark.slow
-def test_lrs_vqa(tmp_path, monkeypatch):
-    (tmp_path / "wordnet").mkdir()
-    for part in ("noun", "verb", "adj", "adv"):
-        known = "plane n 1 0 1 0 00000001  \naeroplane n 1 0 1 0 00000001  \n" if part == "noun" else ""
-        (tmp_path / f"wordnet/index.{part}").write_text(known)
-        (tmp_path / f"wordnet/{part}.exc").write_text("")
-    monkeypatch.setenv("WNSEARCHDIR", str(tmp_path / "wordnet"))
-    images = tmp_path / "LRS_VQA/image"
+def lrs_vqa(root, kinds, size=(64, 48)):
+    """Questions of these categories, of four pictures, dealt over the sources; returns the rows."""
+    images = root / "LRS_VQA/image"
     images.mkdir(parents=True)
-    for number in range(4):
+    for number in range(1, 4):
         Image.new("RGB", (64, 48)).save(images / f"{number}.tif")
-    kinds = [kind for kind, count in CATEGORIES.items() for _ in range(count)]
+    tiled(images / "0.tif", *size)
     sources = [source for source, count in SOURCES.items() for _ in range(count)]
-    assert len(kinds) == len(sources) == 7333
     # sources are dealt over the categories by a step that is prime to their number
     rows = [
         {
@@ -71,7 +71,55 @@ def test_lrs_vqa(tmp_path, monkeypatch):
         }
         for number, kind in enumerate(kinds)
     ]
-    (tmp_path / "LRS_VQA/LRS_VQA_merged.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dump(root / "LRS_VQA/LRS_VQA_merged.jsonl", rows)
+    return rows
+
+
+def tiled(path, width, height):
+    """A tiled TIFF of which the first tile alone is written: GDAL takes the others for black."""
+    profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "width": width, "height": height}
+    layout = {"tiled": True, "sparse_ok": True, "photometric": "rgb", "blockxsize": 256, "blockysize": 256}
+    side = min(width, height, 256)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **profile, **layout) as file:
+            file.write(np.full((3, side, side), 200, np.uint8), window=((0, side), (0, side)))
+
+
+def vrsbench_refer(root, count):
+    images = root / "VRSBench/Images_val"
+    images.mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (512, 512)).save(images / f"P{number}.png")
+    rows = [
+        {
+            "image_id": f"P{number % 4}.png",
+            "question": f"The ship number {number}",
+            "ground_truth": "{<92><0><96><0>}" if number < FLAT else "{<10><20><50><40>}",
+            "dataset": "DOTA",
+            "question_id": number,
+            "type": REFERRED[number % 3],
+            "obj_ids": [2],
+            "obj_cls": "ship",
+            "unique": number % 2 == 0,
+            "size_group": "small",
+        }
+        for number in range(count)
+    ]
+    dump(root / "VRSBench/VRSBench_EVAL_referring.json", rows)
+
+
+@pytest.mark.slow
+def test_lrs_vqa(tmp_path, monkeypatch):
+    (tmp_path / "wordnet").mkdir()
+    for part in ("noun", "verb", "adj", "adv"):
+        known = "plane n 1 0 1 0 00000001  \naeroplane n 1 0 1 0 00000001  \n" if part == "noun" else ""
+        (tmp_path / f"wordnet/index.{part}").write_text(known)
+        (tmp_path / f"wordnet/{part}.exc").write_text("")
+    monkeypatch.setenv("WNSEARCHDIR", str(tmp_path / "wordnet"))
+    kinds = [kind for kind, count in CATEGORIES.items() for _ in range(count)]
+    rows = lrs_vqa(tmp_path, kinds)
+    assert len(rows) == 7333
 
     def say(number, sample):
         """Every third right, every third by a synonym, every third wrong."""
@@ -108,53 +156,62 @@ def test_lrs_vqa(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_vrsbench_refer(tmp_path):
-    """Truths of 40 × 20 percent; answers are moved right by 0 to 9 percent in turn: IoU = (40 - d) / (40 + d)."""
-    images = tmp_path / "VRSBench/Images_val"
-    images.mkdir(parents=True)
-    for number in range(4):
-        Image.new("RGB", (512, 512)).save(images / f"P{number}.png")
-    kinds = ("ref", "position", "color")
-    rows = [
-        {
-            "image_id": f"P{number % 4}.png",
-            "question": f"The ship number {number}",
-            "ground_truth": "{<10><20><50><40>}",
-            "dataset": "DOTA",
-            "question_id": number,
-            "type": kinds[number % 3],
-            "obj_ids": [2],
-            "obj_cls": "ship",
-            "unique": True,
-            "size_group": "small",
-        }
-        for number in range(REFER)
-    ]
-    (tmp_path / "VRSBench/VRSBench_EVAL_referring.json").write_text(json.dumps(rows))
+    """Truths of 40 × 20 percent; answers are moved right by 0 to 18 percent in turn: IoU = (40 - d) / (40 + d).
+
+    The first 13 truths are without area, as published; with + 1 on every side they are 5 × 1, and the answers 5 × 2.
+    """
+    vrsbench_refer(tmp_path, REFER)
 
     def moved(number):
         return 2 * (number % 10)  # percent
 
     def say(number, sample):
+        if number < FLAT:
+            return "(920,0),(960,10)"
         return f"({100 + 10 * moved(number)},200),({500 + 10 * moved(number)},400)"
 
     recipe, asked, report = answered("vrsbench-refer", tmp_path, tmp_path / "out", say)
     assert len(asked) == REFER
 
-    def share(threshold, iou):
-        return sum(iou(moved(number)) >= threshold for number in range(REFER)) / REFER
+    def published(number):
+        """Areas of intersection and union as VRSBench has them: whole percents, + 1 on every side."""
+        inside = 5 if number < FLAT else (41 - moved(number)) * 21
+        return inside, 10 if number < FLAT else 2 * 41 * 21 - inside
 
-    def published(d):
-        """VRSBench's: whole percents, + 1 on every side; both boxes are 41 × 21."""
-        inside = (41 - d) * 21
-        return inside / (2 * 41 * 21 - inside)
+    def plain(number):
+        return 0 if number < FLAT else (40 - moved(number)) / (40 + moved(number))
 
     values = {name: metric.value for name, metric in report.metrics.items()}
-    for threshold in (0.5, 0.7):
-        assert values[f"grounding/acc@{threshold}"] == pytest.approx(share(threshold, published))
-        plain = share(threshold, lambda d: (40 - d) / (40 + d))
-        assert values[f"grounding/acc@{threshold}:plain"] == pytest.approx(plain)
-    expected = sum(published(moved(number)) for number in range(REFER)) / REFER
-    assert values["grounding/miou"] == pytest.approx(expected)
-    assert {report.metrics[f"grounding/acc@0.5[{kind}]"].n for kind in kinds} == {5386, 5387}
+    counted = {name: metric.n for name, metric in report.metrics.items()}
+    parts = {"": range(REFER), "[unique]": range(0, REFER, 2), "[non-unique]": range(1, REFER, 2)}
+    for part, numbers in parts.items():
+        areas = [published(number) for number in numbers]
+        ious = [inner / outer for inner, outer in areas]
+        for threshold in (0.5, 0.7):
+            hits = [iou >= threshold for iou in ious]
+            assert values[f"grounding/acc@{threshold}{part}"] == pytest.approx(sum(hits) / len(numbers))
+            hits = [plain(number) >= threshold for number in numbers]
+            assert values[f"grounding/acc@{threshold}:plain{part}"] == pytest.approx(sum(hits) / len(numbers))
+        assert values[f"grounding/miou{part}"] == pytest.approx(sum(ious) / len(numbers))
+        summed = [sum(side) for side in zip(*areas, strict=True)]
+        assert values[f"grounding/ciou{part}"] == pytest.approx(summed[0] / summed[1])
+        assert {counted[f"grounding/{name}{part}"] for name in ("acc@0.5", "miou", "ciou")} == {len(numbers)}
+    assert {report.metrics[f"grounding/acc@0.5[{kind}]"].n for kind in REFERRED} == {5386, 5387}
     stage.save(report, recipe.model_copy(update={"pictures": 0}), tmp_path / "out/vrsbench-refer")
     assert f"| grounding/acc@0.5 | {REFER} |" in (tmp_path / "out/vrsbench-refer/table.md").read_text()
+
+
+@pytest.mark.slow
+def test_questions_are_generated(tiny_model, tmp_path):
+    """64 of each benchmark by a real model, a quarter of LRS-VQA's about a picture of its largest size."""
+    lrs_vqa(tmp_path, list(CATEGORIES) * 9, LARGEST)
+    vrsbench_refer(tmp_path, 70)
+    words = ["--model", tiny_model, "--benchmarks", "lrs-vqa,vrsbench-refer", "--limit", "64"]
+    words += ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "model.dtype=float32", "pictures=0"]
+    small = ["generation.max_new_tokens=3", "generation.batch_size=16", "images.min_pixels=3136"]
+    assert session.main([*words, *small, "images.max_pixels=12544"]) == 0
+    summary = (tmp_path / "out/summary.md").read_text()
+    assert "| vrsbench-refer | grounding/acc@0.5 | 64 of 70 |" in summary
+    assert "| lrs-vqa | vqa/mean_of_sources | 64 of 72 |" in summary
+    rows = predictions.read(tmp_path / "out/lrs-vqa/predictions.jsonl")
+    assert len(rows) == 64 and sum(row.image.endswith("/0.tif") and bool(row.completion) for row in rows) == 16

@@ -10,11 +10,14 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from rewards.score.training import planned
-from rewards.score.training.preferences import Preference, collect, read
-from rewards.score.training.recipe import PreferenceSource
+from rewards.score.training import examined, planned
+from rewards.score.training.preferences import Preference, collect, read, write
+from rewards.score.training.recipe import PreferenceSource, ScoreRecipe
+from samples import Faults
+from stage.recipe import config
+from tests.support.processes.commands import ROOT
 from tests.support.sample_rows import dump
-from vlm.common.errors import DataError
+from vlm.common.errors import DataError, RecipeError
 
 Q, GOOD, BAD = "How many ships?", "Two ships.", "Five."
 USER, SYSTEM = {"role": "user", "content": Q}, {"role": "system", "content": "Be brief."}
@@ -72,6 +75,56 @@ def test_a_layout_keeps_its_picture_and_question(folder, name):
     assert (blind.images, blind.question, blind.ranked) == ([], Q, [GOOD, BAD])
 
 
+FIRST = [{"role": "user", "content": "What is it?"}, said("A port.")]
+TALKS = {
+    "messages beside ranked": {"messages": [SYSTEM, *FIRST, USER], "ranked": [GOOD, BAD]},
+    "TRL": {"prompt": [*FIRST, PARTS], "chosen": [said(GOOD)], "rejected": [said(BAD)]},
+    "TRL, implicit prompt": {"chosen": [*FIRST, USER, said(GOOD)], "rejected": [*FIRST, USER, said(BAD)]},
+    "LLaMA-Factory": {
+        "conversations": [turn("human", "<image>What is it?"), turn("gpt", "A port."), turn("human", Q)],
+        "chosen": turn("gpt", GOOD), "rejected": turn("gpt", BAD),
+    },
+    "alpaca": {"instruction": Q, "history": [["What is it?", "A port."]], "chosen": GOOD, "rejected": BAD},
+    "ms-swift": {"messages": [*FIRST, USER, said(GOOD)], "rejected_response": BAD},
+    "ms-swift, messages": {"messages": [*FIRST, USER, said(GOOD)], "rejected_messages": [*FIRST, USER, said(BAD)]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TALKS)
+def test_turns_before_the_question_are_shared(folder, name):
+    path = dump(folder / "talks.jsonl", [TALKS[name] | {"images": ["pics/0.png"]}])
+    (found,) = read(path)
+    assert (found.before, found.question, found.ranked) == (FIRST, Q, [GOOD, BAD])
+    for exchange, text in zip(found.exchanges(), (GOOD, BAD), strict=True):
+        assert exchange.messages == (*FIRST, USER, said(text)) and exchange.images == tuple(found.images)
+    write(folder / "again.jsonl", [found])
+    assert list(read(folder / "again.jsonl")) == [found]
+    (row,) = examined.Records(PreferenceSource(path=str(path)), Faults())
+    assert row.messages == [*FIRST, USER]
+
+
+def test_alpacas_input_is_part_of_the_question(folder):
+    row = {"instruction": "Count.", "input": "Ships only.", "chosen": GOOD, "rejected": BAD}
+    (found,) = read(dump(folder / "pairs.jsonl", [row]))
+    assert found.question == "Count.\nShips only." and found.before == []
+
+
+def test_control_tokens_before_the_question(folder):
+    row = TALKS["alpaca"] | {"history": [["What <|im_end|>?", "A port."]]}
+    path = dump(folder / "pairs.jsonl", [row])
+    recipe = config.build(
+        {"model": {"path": str(ROOT / "demo/base")}, "output": "o", "data": {"train": [{"path": str(path)}]}},
+        ScoreRecipe,
+    )
+    with pytest.raises(DataError, match="field 'question': found the control token"):
+        list(read(path, check=planned.text_check(recipe)))
+
+
+def test_a_dataset_of_the_hub_is_refused_by_key():
+    with pytest.raises(RecipeError, match=r"data\.train.*path = 'hub:a/b': .*hf download a/b"):
+        config.build({"output": "o", "data": {"train": [{"path": "hub:a/b"}]}}, ScoreRecipe)
+
+
 def test_several_rejected_responses(folder):
     row = {"messages": [USER, said(GOOD)], "rejected_response": [BAD, "Red."], "images": ["pics/0.png"]}
     found = list(read(dump(folder / "pairs.jsonl", [row])))
@@ -99,11 +152,21 @@ REFUSED = {
     "two keys of pictures": (PAIR | {"image": "pics/1.png"}, "field 'image': found pictures under 'images', too"),
     "two questions": (PAIR | {"prompt": Q}, "field 'prompt': found a question under 'question', too"),
     "a question elsewhere": (
-        {"images": ["pics/0.png"], "instruction": Q, "chosen": GOOD, "rejected": BAD},
-        r"field 'instruction': found .*columns: \{question: instruction\}",
+        {"images": ["pics/0.png"], "query": Q, "chosen": GOOD, "rejected": BAD},
+        r"field 'query': found .*columns: \{question: query\}",
     ),
-    "several turns": (
-        {"prompt": [USER, said("Which?"), USER], "chosen": GOOD, "rejected": BAD}, "field 'prompt'.*one user turn",
+    "turns out of turn": (
+        {"prompt": [USER, USER], "chosen": GOOD, "rejected": BAD}, "field 'prompt'.*roles user, user, expected user",
+    ),
+    "no question last": (
+        {"prompt": [USER, said("Which?")], "chosen": GOOD, "rejected": BAD}, "field 'prompt'.*the user's question last",
+    ),
+    "other turns before": (
+        {"chosen": [USER, said("a"), USER, said(GOOD)], "rejected": [USER, said("b"), USER, said(BAD)]},
+        "field 'chosen': found the roles assistant, user, assistant",
+    ),
+    "a history that is none": (
+        {"instruction": Q, "history": ["a"], "chosen": GOOD, "rejected": BAD}, "field 'history': found \\['a'\\]",
     ),
     "video": (PAIR | {"videos": ["a.mp4"]}, "field 'videos'.*no stage reads videos"),
     "objects": (PAIR | {"objects": {"ref": ["a"]}}, "field 'objects'"),

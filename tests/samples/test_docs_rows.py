@@ -252,7 +252,7 @@ RATINGS = {text: dict(zip(NAMES, given, strict=True)) for text, given in RATED.i
 
 
 def test_preferences(folder):
-    judged, closed, own, text = preferences.read(put(folder, "Preferences", "preferences.jsonl"))
+    judged, closed, own, text, talk = preferences.read(put(folder, "Preferences", "preferences.jsonl"))
     assert judged.ranked == list(RATED) and judged.ratings == list(RATINGS.values())
     assert (judged.question, judged.images, judged.source, judged.id) == (
         "",
@@ -263,6 +263,10 @@ def test_preferences(folder):
     assert (closed.question, closed.ranked, closed.ratings) == (COUNT, ["3", "two"], None)
     assert (own.dimensions, own.margin, own.ranked[1]) == (["relevance"], 0.5, "A blue field beside a road.")
     assert (text.images, text.source, text.id, len(text.ranked)) == ([], "preferences", "4", 3)
+    assert (talk.question, [turn["content"] for turn in talk.before]) == (
+        "How many ships?",
+        ["What is it?", "A harbour."],
+    )
 
 
 def test_pairs(folder):
@@ -411,7 +415,8 @@ def test_every_field_is_in_its_table():
         "references",
     ]  # fmt: skip
     assert set(table("Questions")) == set(Sample.__dataclass_fields__) - {"columns"}
-    assert set(table("Preferences")) == set(preferences.Preference.__dataclass_fields__)
+    fields = set(preferences.Preference.__dataclass_fields__)
+    assert set(table("Preferences")) == fields - {"before"} | {"messages"}  # it is written as a conversation
     assert set(table("Predictions")) == set(predictions.Prediction.__dataclass_fields__)
 
 

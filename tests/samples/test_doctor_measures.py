@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from samples import read
+from samples import Faults, read
 from samples.doctor import leaks
 from samples.doctor.examine import examine
 from samples.doctor.gallery import Gallery, Look
+from samples.doctor.report import SourceCounts
 from samples.doctor.subject import Ruler, Subject, subject
 from samples.sections import DataSection, SourceSection
 from stage.recipe import config
@@ -236,3 +237,13 @@ def test_the_doctor_warns_of_them_once_a_picture(tmp_path):
 def test_pictures_of_the_demo_have_something_to_see(demo_data):
     found = sorted(path for path in demo_data.rglob("*") if path.suffix in (".png", ".jpg"))
     assert len(found) > 20 and {tone(load(str(path))) for path in found} == {""}
+
+
+def test_other_suffixes_and_objects_left_out_are_in_the_report():
+    """In JSON as on the terminal: counts, and the first of each kind."""
+    faults = Faults(swapped=3)
+    faults.drop("flat_object", "rows.jsonl, line 2, object 1")
+    faults.drop("flat_object", "rows.jsonl, line 9, object 4")
+    found = SourceCounts("train", "rows.jsonl", faults=faults).to_dict()
+    assert found["other_suffixes"] == 3
+    assert found["objects_left_out"] == {"flat_object": {"count": 2, "first": "rows.jsonl, line 2, object 1"}}

@@ -48,7 +48,7 @@ def recipe_of(path, prompt=None, model=BASE, **data):
 
 def measured(recipe, answers=False):
     found = lengths.Lengths(recipe, answers)
-    return found.measure(count(recipe.data, "train", recipe.seed, found.see))
+    return found.measure(count(recipe.data, "train", recipe.seed, found.see).absent)
 
 
 def text_tokens(processor, messages, images, **how):

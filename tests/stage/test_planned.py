@@ -9,10 +9,16 @@ import pytest
 from rl import stage
 from rl.recipe import GRPORecipe
 from samples.mixture import count, draw
+from samples.rows import chat_rows, prompt_rows
 from samples.sections import DataSection, SourceSection
+from sft import stage as sft_stage
+from sft.recipe import SFTRecipe
 from stage.cli import launch
+from stage.recipe import config
 from tests.support.processes.commands import ROOT
-from vlm.common.errors import RecipeError
+from tests.support.sample_rows import dump
+from vlm.common.errors import DataError, RecipeError
+from vlm.pictures.resizing import by_role
 
 
 @pytest.fixture
@@ -95,3 +101,62 @@ def test_one_process_prints_the_plan(rank, prints, monkeypatch, capsys, log_leve
     recipe = str(ROOT / "recipes" / "r1.yaml")
     assert launch(GRPORecipe, stage.train, stage.plan, [recipe, "gpus=8xA100-80G", "--dry-run"]) == 0
     assert bool(capsys.readouterr().out) is prints
+
+
+ASKED = [{"role": "user", "content": "How many ships?"}]
+FINE = {"images": [], "messages": [*ASKED, {"role": "assistant", "content": "2"}], "task": "vqa", "answer": "2"}
+MUTE = {"images": [], "messages": ASKED, "task": "caption"}
+LONG = {"images": ["gone.png"], "size": [9000, 30], "messages": ASKED, "task": "vqa", "answer": "2"}
+
+
+@pytest.mark.parametrize("role", ["train", "eval"])
+@pytest.mark.parametrize(
+    ("of_stage", "recipe_class", "table", "row"),
+    [(sft_stage, SFTRecipe, chat_rows, MUTE), (stage, GRPORecipe, prompt_rows, LONG)],
+    ids=["nothing to learn", "strip"],
+)
+@pytest.mark.parametrize("on_fault", ["error", "skip"])
+def test_a_dry_run_refuses_what_the_run_does(of_stage, recipe_class, table, row, role, on_fault, tmp_path, tiny_model):
+    """Of training and held-out rows alike, in the words that the table of the run has."""
+    dump(tmp_path / "fine.jsonl", [FINE])
+    dump(tmp_path / "rows.jsonl", [FINE, row])
+    (tmp_path / "gone.png").touch()  # a dry run opens no pictures
+    sources = {"train": tmp_path / "fine.jsonl", "eval": tmp_path / "fine.jsonl", role: tmp_path / "rows.jsonl"}
+    data = {name: [{"path": str(path)}] for name, path in sources.items()}
+    asked = {"data": data | {"on_fault": on_fault}, "model": {"path": str(tiny_model)}, "output": str(tmp_path / "out")}
+    recipe = config.build({"prompt": {"style": "direct"}, **asked}, recipe_class)
+    with pytest.raises(DataError) as refused:
+        of_stage.plan(recipe)
+    samples = []
+    count(recipe.data, role, recipe.seed, samples.append)
+    with pytest.raises(DataError) as expected:
+        table(samples, recipe.prompt, by_role(recipe)[role])
+    assert str(refused.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("role", ["train", "eval"])
+def test_faulty_rows_end_a_dry_run_unless_only_their_picture_is_missing(role, tmp_path, tiny_model, capsys):
+    box = {"images": ["gone.png"], "messages": ASKED, "task": "grounding", "size": [40, 40]}
+    good, bad = box | {"boxes": [[1, 2, 30, 30]]}, box | {"boxes": [[30, 2, 1, 30]]}
+    for rows, ends in (([FINE, good], False), ([FINE, bad], True)):
+        sources = {"train": [FINE], "eval": [FINE], role: rows}
+        for name, lines in sources.items():
+            dump(tmp_path / f"{name}.jsonl", lines)
+        data = {name: [{"path": str(tmp_path / f"{name}.jsonl")}] for name in sources}
+        asked = {"data": data, "model": {"path": str(tiny_model)}, "output": str(tmp_path / "out")}
+        asked["training"] = {"num_generations": 2, "per_device_train_batch_size": 2}
+        recipe = config.build(asked, GRPORecipe)
+        (tmp_path / "gone.png").unlink(missing_ok=True)
+        if ends:
+            (tmp_path / "gone.png").touch()
+            with pytest.raises(DataError, match=r"line 2, field 'boxes': .*inverted"):
+                stage.plan(recipe)
+        else:
+            stage.plan(recipe)
+
+
+def test_held_out_files_that_are_not_here_are_named(mixed, tmp_path, tiny_model, caplog):
+    data = {"train": [{"path": mixed}], "eval": [{"path": str(tmp_path / "gone.jsonl")}]}
+    asked = {"data": data, "model": {"path": str(tiny_model)}, "output": str(tmp_path / "out")}
+    stage.plan(config.build(asked | {"training": {"num_generations": 2}}, GRPORecipe))
+    assert "data.eval: " in caplog.text and "gone.jsonl is not here; its rows are not looked at" in caplog.text

@@ -119,3 +119,8 @@ class Resizing:
     def seen(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) at which a picture of ``size`` reaches the model."""
         return seen(size, self.images)
+
+
+def by_role(recipe: Any) -> dict[str, Resizing]:
+    """The sizes of a training recipe's tables: of held-out pictures none is drawn."""
+    return {"train": Resizing(recipe.images, recipe.seed, train=True), "eval": Resizing(recipe.images)}

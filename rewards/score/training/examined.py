@@ -37,7 +37,7 @@ class Records:
 def as_row(record: Preference) -> Sample:
     return Sample(
         record.images,
-        [{"role": "user", "content": record.question}],
+        record.asked,
         TASK,
         answer=record.ranked[0],
         source=record.source,

@@ -4,13 +4,15 @@
     ScoreRS         image_name or image_path, question, chosen and rejected (texts, or lists of them)
     TRL             images or image, prompt (text or turns), chosen and rejected (texts or turns); without a prompt,
                     what both sides begin with
-    LLaMA-Factory   images, conversations, chosen and rejected as turns {"from": "gpt", "value": …}
+    LLaMA-Factory   images, conversations, chosen and rejected as turns {"from": "gpt", "value": …}; or its alpaca rows:
+                    instruction, input and history ([[question, answer], …]), chosen and rejected
     ms-swift        images, messages whose last turn is the better answer, rejected_response (text or texts) or
                     rejected_messages
 
-A question is one user turn. A system turn is left out, as everywhere before the score model (`Exchange.from_messages`).
-`<image>` tags in the question must be as many as the pictures. Another key is never silent: one that is near a field,
-or holds a question or a picture that would be missing, is refused; the rest are told once.
+What is asked ends with a user turn; turns before it are shared by all candidates. A system turn is left out, as
+everywhere before the score model (`Exchange.from_messages`). `<image>` tags must be as many as the pictures. Another
+key is never silent: one that is near a field, or holds a question or a picture that would be missing, is refused; the
+rest are told once.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ ASKING = ("question", "prompt", "messages", "conversations", "conversation")
 SIDES = ("ranked", "chosen", "rejected", "rejected_response", "rejected_messages")
 OTHERS = ("dimensions", "ratings", "margin", "source", "id", "system")
 READ = frozenset({*IMAGES, *ASKING, *SIDES, *OTHERS})
-UNASKED = ("instruction", "input", "query", "problem", "text")
+ALPACA = ("instruction", "input", "history")
+"""LLaMA-Factory's names of what is asked, read where none of ASKING is there."""
+UNASKED = ("input", "query", "problem", "text")
 """Names under which other projects have the question."""
 REFUSED = {
     **{key: said for key, said in FOREIGN.items() if key not in SIDES},
@@ -51,7 +55,7 @@ class Compared:
 
 def check_keys(row: Mapping[str, Any], text_only: bool) -> list[str]:
     """The keys that are not read. Raises: RowFault for those that must not be lost."""
-    others = [key for key in row if key not in READ]
+    others = [key for key in row if key not in READ and not (key in ALPACA and _is_alpaca(row))]
     for key in others:
         if key in REFUSED and row[key] not in (None, "", [], {}, "[]"):
             raise RowFault("other_key", key, show(row[key]), REFUSED[key])
@@ -65,6 +69,10 @@ def check_keys(row: Mapping[str, Any], text_only: bool) -> list[str]:
     if not text_only and not any(row.get(key) for key in IMAGES):
         refuse_hidden(dict(row), READ)
     return others
+
+
+def _is_alpaca(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("instruction")) and all(row.get(key) in (None, "", []) for key in ASKING)
 
 
 def _has_one(field: str, row: Mapping[str, Any]) -> bool:
@@ -88,10 +96,10 @@ def named_images(row: Mapping[str, Any]) -> tuple[str, list[Any]]:
     return given[0], value if isinstance(value, list) else [value]
 
 
-def asked(row: Mapping[str, Any]) -> tuple[str, int, Compared | None]:
-    """(question, pictures that it places, sides). Sides: None for `ranked`.
+def asked(row: Mapping[str, Any]) -> tuple[Turns, int, Compared | None]:
+    """(turns, the question last; pictures that they place; sides). Sides: None for `ranked`.
 
-    Raises: RowFault for several questions, or turns that are no conversation.
+    Raises: RowFault for two keys with a question, or turns that are no conversation.
     """
     given = [key for key in ASKING if row.get(key) not in (None, "", [])]
     if len(given) > 1:
@@ -102,6 +110,8 @@ def asked(row: Mapping[str, Any]) -> tuple[str, int, Compared | None]:
     placed = 0
     if given:
         turns, placed = _turns(row[given[0]], given[0])
+    elif _is_alpaca(row):
+        turns = _alpaca(row)
     elif not ranked and _are_turns(chosen) and _are_turns(rejected) and isinstance(chosen, list):
         turns, placed = _common(chosen, rejected)
     swift = {"rejected_response", "rejected_messages"} & {key for key in SIDES if row.get(key) is not None}
@@ -109,20 +119,36 @@ def asked(row: Mapping[str, Any]) -> tuple[str, int, Compared | None]:
         if not turns or turns[-1]["role"] != "assistant":
             raise RowFault("conversation", given[0] if given else "messages", "no answer", "the better answer, last")
         chosen, rejected = turns.pop()["content"], row[min(swift)]
-    question = _question(turns, given[0] if given else "question")
+    question = _in_turn(turns, given[0] if given else "question")
     if ranked:
         return question, placed, None
     return question, placed, Compared(_side(chosen, "chosen", turns), _side(rejected, "rejected", turns))
 
 
-def _question(turns: Turns, key: str) -> str:
-    turns = [turn for turn in turns if turn["role"] != "system"]
-    if not turns:
-        return ""
-    if len(turns) > 1 or turns[0]["role"] != "user":
+def _in_turn(turns: Turns, key: str) -> Turns:
+    """The turns without the system's; an empty question where there are none, as of captions."""
+    turns = [turn for turn in turns if turn["role"] != "system"] or [{"role": "user", "content": ""}]
+    if [turn["role"] for turn in turns] != [("user", "assistant")[number % 2] for number in range(len(turns))] or (
+        turns[-1]["role"] != "user"
+    ):
         found = f"the roles {', '.join(turn['role'] for turn in turns)}"
-        raise RowFault("conversation", key, found, "one user turn: what is compared are answers to one question")
-    return turns[0]["content"]
+        raise RowFault("conversation", key, found, "user and assistant in turn, and the user's question last")
+    return turns
+
+
+def _alpaca(row: Mapping[str, Any]) -> Turns:
+    """LLaMA-Factory joins instruction and input by a line break."""
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise RowFault("wrong_type", "history", show(history), "a list of [question, answer]")
+    texts = [("history", text) for pair in history for text in pair]
+    texts += [(key, row[key]) for key in ("instruction", "input") if row.get(key)]
+    for key, text in texts:
+        if not isinstance(text, str):
+            raise RowFault("wrong_type", key, show(text), "text")
+    said = [text for key, text in texts if key == "history"]
+    asked = "\n".join(text for key, text in texts if key != "history")
+    return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate([*said, asked])]
 
 
 def _are_turns(value: Any) -> bool:
@@ -177,9 +203,9 @@ def _side(value: Any, key: str, asked: Turns) -> Any:
     return turns[0]["content"]
 
 
-def untagged(question: str, placed: int, images: int, text_only: bool) -> str:
-    """The question without `<image>` tags: a record's images stand before it. Raises: RowFault for another number."""
-    tags = question.count("<image>") + placed
+def untagged(turns: Turns, placed: int, images: int, text_only: bool) -> Turns:
+    """Turns without `<image>` tags: a record's images stand before them. Raises: RowFault for another number."""
+    tags = sum(turn["content"].count("<image>") for turn in turns) + placed
     if tags and tags != images and not text_only:
         raise RowFault("image_tag", "question", f"{tags} <image> tags", f"as many as images ({images})")
-    return TAG.sub("", question)
+    return [turn | {"content": TAG.sub("", turn["content"])} for turn in turns]

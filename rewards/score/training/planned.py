@@ -21,12 +21,13 @@ from rewards.score.sharded import Sharded
 from rewards.score.training.preferences import Check, Preference, of_source, say_unread
 from rewards.score.training.recipe import PreferenceSource, ScoreRecipe
 from samples import Faults
-from samples.mixture.drawing import KeyFaults
+from samples.mixture.drawing import DryFaults
 from stage.planning import memory
 from stage.planning.control import tokens_of
 from stage.planning.estimate import DTYPE_BYTES, memory_setup
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, batches, common
+from stage.planning.lengths import Lengths
 from stage.planning.plan import Plan
 from stage.recipe import config
 from vlm.adapters import PARTS
@@ -49,30 +50,46 @@ class Survey:
     "The most that a record has."
     images: int = 0
     "The most that a record has."
+    tokens: dict[str, int] = dataclasses.field(default_factory=dict)
+    "Fields of a `Job`: the longest texts, where they were measured."
+    remarks: tuple[str, ...] = ()
+    "What the plan says of them."
 
 
-def survey(sources: Sequence[PreferenceSource], on_fault: str = "skip", check: Check | None = None) -> Survey:
+def survey(
+    sources: Sequence[PreferenceSource],
+    on_fault: str = "skip",
+    check: Check | None = None,
+    lengths: Lengths | None = None,
+) -> Survey:
     """Count a recipe's training records; a file that is not here counts with its `limit`, as pairs.
 
-    on_fault: the recipe's; under "error" wrong keys and texts end it, as they end the run. check: as in `read`.
+    on_fault: the recipe's; under "error" a faulty row ends it as it ends the run, unless only its image is missing.
+    check: as in `read`. lengths: measures what is asked, and the candidates.
     Raises: RecipeError where neither file nor limit says; DataError as `read`.
     """
-    found = Survey()
+    found, unread = Survey(), False
     for source in sources:
         if Path(source.path).exists():
-            faults = KeyFaults() if on_fault == "error" else Faults()
+            faults = DryFaults() if on_fault == "error" else Faults()
             rows = of_source(source, "skip", faults, verify_images=False, check=check)
             for record in islice(rows, source.limit):
                 found.records += 1
                 found.candidates = max(found.candidates, len(record.ranked))
                 found.images = max(found.images, len(record.images))
+                for text in record.ranked if lengths is not None else ():
+                    lengths.note(record.asked, [{"role": "assistant", "content": text}], len(record.images))
             say_unread(source, faults)
         elif source.limit is not None:
             logger.warning("%s is not here; planning with its limit of %d pairs", source.path, source.limit)
             found.records += source.limit
-            found.images = max(found.images, int(not source.text_only))
+            found.images, unread = max(found.images, int(not source.text_only)), True
         else:
             raise RecipeError(f"data.train: {source.path} is not here and has no `limit`; state one to plan with")
+    if lengths is not None:
+        found.tokens, remark = lengths.measure(unread)
+        found.tokens.pop("images_per_sample", None)  # it does not know of `text_only`
+        found.remarks = (remark,)
     return found
 
 
@@ -81,7 +98,8 @@ def text_check(recipe: ScoreRecipe, fetch: bool = False) -> Check:
     tokens = tokens_of(recipe.model, None, fetch)
 
     def check(record: Preference) -> None:
-        tokens.refuse([("question", record.question), *(("ranked", text) for text in record.ranked)])
+        asked = (("question", turn["content"]) for turn in record.asked)
+        tokens.refuse([*asked, *(("ranked", text) for text in record.ranked)])
 
     return check
 
@@ -107,8 +125,8 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
     """The plan of a recipe; data: what `survey` has found, where it has looked already.
 
     Raises RecipeError for data that is not here, impossible batches, LoRA, or checkpoints."""
-    data = data or survey(recipe.data.train, recipe.data.on_fault, text_check(recipe))
-    job = Job(stage="sft", samples=data.records, images_per_sample=data.images, **common(recipe))
+    data = data or survey(recipe.data.train, recipe.data.on_fault, text_check(recipe), Lengths(recipe, answers=True))
+    job = Job(stage="sft", samples=data.records, images_per_sample=data.images, **data.tokens, **common(recipe))
     fleet = parse_gpus(job.gpus) if job.gpus else None
     processes = fleet.count if fleet else job.processes or 1
     sizes = scorer_shape(recipe, job.model)
@@ -149,6 +167,7 @@ def _notes(recipe: ScoreRecipe, sizes: Shape, data: Survey, rows: int):
     trained = "every part" if not recipe.frozen else ", ".join(recipe.train)
     yield f"trained: {trained}{' (by adapters, and the head)' if recipe.model.lora is not None else ''}"
     yield f"a sample is a record of up to {data.candidates} candidates: {rows} exchanges a GPU in one forward pass"
+    yield from data.remarks
     yield f"a record has {f'up to {data.images} images' if data.images else 'no image'}"
     if recipe.model.attention == "auto":
         yield "attention: auto is planned as flash_attention_2; the run falls back to sdpa without it"

@@ -59,7 +59,7 @@ class Preference:
     images: list[str | bytes]
     "Absolute paths or encoded bytes; none for a text-only record."
     question: str
-    'What was asked; "" for captions.'
+    'What was asked, last; "" for captions.'
     ranked: list[str]
     "The candidates, best first; no ties."
     dimensions: list[str] = field(default_factory=list)
@@ -72,10 +72,18 @@ class Preference:
     "Where it came from: the file's stem unless the row says otherwise."
     id: str = ""
     "Unique within its source: the row's own, else its number in the file."
+    before: list[dict[str, str]] = field(default_factory=list)
+    'Turns {"role", "content"} before the question, of user and assistant; all candidates share them.'
+
+    @property
+    def asked(self) -> list[dict[str, str]]:
+        """All turns that the candidates answer."""
+        return [*self.before, {"role": "user", "content": self.question}]
 
     def exchanges(self) -> list[Exchange]:
-        """What the score model reads: the images and the question with each candidate, best first."""
-        return [Exchange.of(self.question, text, self.images) for text in self.ranked]
+        """What the score model reads: the images and what was asked, with each candidate, best first."""
+        texts = ({"role": "assistant", "content": text} for text in self.ranked)
+        return [Exchange((*self.asked, text), tuple(self.images)) for text in texts]
 
 
 Check = Callable[[Preference], None]
@@ -183,7 +191,8 @@ def write(path: str | os.PathLike[str], preferences: Iterable[Preference]) -> in
 def line(preference: Preference, folder: Path) -> bytes:
     """One record as a line of our JSONL in `folder` (absolute)."""
     row: dict[str, Any] = {"images": [image_name(image, folder) for image in preference.images]}
-    row |= {"question": preference.question, "ranked": preference.ranked}
+    row |= {"messages": preference.asked} if preference.before else {"question": preference.question}
+    row["ranked"] = preference.ranked
     for name in ("dimensions", "ratings", "margin", "source", "id"):
         if (value := getattr(preference, name)) not in (None, "", []):
             row[name] = value
@@ -261,10 +270,14 @@ class _Reader:
         if self.verify:
             for image in named:
                 self.place.size(image)
-        question, placed, sides_of = layouts.asked(row if self.layout == "ranked" else _unranked(row))
+        turns, placed, sides_of = layouts.asked(row if self.layout == "ranked" else _unranked(row))
+        for turn in turns:
+            valid_text("question", turn["content"])
+        turns = layouts.untagged(turns, placed, len(named), self.text_only)
         common = {
             "images": named,
-            "question": layouts.untagged(valid_text("question", question), placed, len(named), self.text_only),
+            "question": turns[-1]["content"],
+            "before": turns[:-1],
             "dimensions": _texts(row.get("dimensions") or [], "dimensions"),
             "margin": _margin(row.get("margin")),
             "source": valid_text("source", row.get("source") or self.place.path.stem),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
+from samples.readers.tables import HUB
 from samples.sections import FileSection, Role
 from stage.recipe.arguments import arguments
 from stage.recipe.sections import TrainingRecipe
@@ -43,6 +44,15 @@ class PreferenceSource(FileSection):
     "Score without pictures, also rows that name one; otherwise a picture that is not there is a fault."
     limit: int | None = None
     "Use only the first N records."
+
+    def check(self) -> None:
+        super().check()
+        if self.path.startswith(HUB):
+            name = self.path.removeprefix(HUB)
+            raise RecipeError(
+                f"path = {self.path!r}: preferences are read from files; `hf download {name} --repo-type dataset "
+                "--local-dir FOLDER`, and name its parquet or JSONL file"
+            )
 
 
 class PreferenceData(Section):

@@ -16,6 +16,7 @@ from rewards.score.training import metrics, planned
 from rewards.score.training.preferences import Preference, collect
 from rewards.score.training.recipe import ScoreRecipe
 from stage.guards.out_of_memory import advised
+from stage.planning.lengths import Lengths
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 def planner(recipe: ScoreRecipe):
     """For `stage.guards.out_of_memory`: the data is read once."""
-    data = planned.survey(recipe.data.train)
+    data = planned.survey(recipe.data.train, lengths=Lengths(recipe, answers=True))
     return lambda changed: planned.plan(changed, data)
 
 
@@ -128,4 +129,10 @@ def report(measured: dict[str, metrics.Metric], folder: Path) -> None:
 
 def plan(recipe: ScoreRecipe) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
-    planned.plan(recipe).render()
+    found = planned.plan(recipe)
+    here = [source for source in recipe.data.eval if Path(source.path).exists()]
+    for source in recipe.data.eval:
+        if source not in here:
+            logger.warning("data.eval: %s is not here; its rows are not looked at", source.path)
+    planned.survey(here, recipe.data.on_fault, planned.text_check(recipe))
+    found.render()
