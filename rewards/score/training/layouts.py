@@ -10,9 +10,9 @@
                     rejected_messages
 
 What is asked ends with a user turn; turns before it are shared by all candidates. A system turn is left out, as
-everywhere before the score model (`Exchange.from_messages`). `<image>` tags must be as many as the pictures. Another
-key is never silent: one that is near a field, or holds a question or a picture that would be missing, is refused; the
-rest are told once.
+everywhere before the score model (`Exchange.from_messages`). `<image>` tags are where pictures stand, and must be as
+many. Another key is never silent: one that is near a field, or holds a question or a picture that would be missing, is
+refused; the rest are told once.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 from samples.readers.conversations import ROLES
 from samples.readers.keys import FOREIGN, refuse_hidden, slip, unread
 from samples.readers.rows import RowFault, show
+from vlm.pictures.places import spelled
 
 IMAGES = ("images", "image", "image_name", "image_path")
 ASKING = ("question", "prompt", "messages", "conversations", "conversation")
@@ -96,8 +97,8 @@ def named_images(row: Mapping[str, Any]) -> tuple[str, list[Any]]:
     return given[0], value if isinstance(value, list) else [value]
 
 
-def asked(row: Mapping[str, Any]) -> tuple[Turns, int, Compared | None]:
-    """(turns, the question last; pictures that they place; sides). Sides: None for `ranked`.
+def asked(row: Mapping[str, Any]) -> tuple[Turns, Compared | None]:
+    """(turns, the question last; sides). Sides: None for `ranked`.
 
     Raises: RowFault for two keys with a question, or turns that are no conversation.
     """
@@ -107,13 +108,12 @@ def asked(row: Mapping[str, Any]) -> tuple[Turns, int, Compared | None]:
     ranked = row.get("ranked") is not None
     chosen, rejected = row.get("chosen"), row.get("rejected")
     turns: Turns = []
-    placed = 0
     if given:
-        turns, placed = _turns(row[given[0]], given[0])
+        turns = _turns(row[given[0]], given[0])
     elif _is_alpaca(row):
         turns = _alpaca(row)
     elif not ranked and _are_turns(chosen) and _are_turns(rejected) and isinstance(chosen, list):
-        turns, placed = _common(chosen, rejected)
+        turns = _common(chosen, rejected)
     swift = {"rejected_response", "rejected_messages"} & {key for key in SIDES if row.get(key) is not None}
     if swift and chosen is None:
         if not turns or turns[-1]["role"] != "assistant":
@@ -121,8 +121,8 @@ def asked(row: Mapping[str, Any]) -> tuple[Turns, int, Compared | None]:
         chosen, rejected = turns.pop()["content"], row[min(swift)]
     question = _in_turn(turns, given[0] if given else "question")
     if ranked:
-        return question, placed, None
-    return question, placed, Compared(_side(chosen, "chosen", turns), _side(rejected, "rejected", turns))
+        return question, None
+    return question, Compared(_side(chosen, "chosen", turns), _side(rejected, "rejected", turns))
 
 
 def _in_turn(turns: Turns, key: str) -> Turns:
@@ -155,32 +155,28 @@ def _are_turns(value: Any) -> bool:
     return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
 
 
-def _turns(value: Any, key: str) -> tuple[Turns, int]:
-    """A text (one user turn), or turns of either spelling, and the pictures that they place outside of their texts."""
+def _turns(value: Any, key: str) -> Turns:
+    """A text (one user turn), or turns of either spelling."""
     if isinstance(value, str):
-        return [{"role": "user", "content": value}], 0
+        return [{"role": "user", "content": value}]
     if key == "question":
         raise RowFault("wrong_type", key, show(value), "text")
     if not isinstance(value, list):
         raise RowFault("wrong_type", key, show(value), "text, or a list of turns")
-    turns, placed = [], 0
+    turns = []
     for turn in value:
         said = turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
         role = ROLES.get(said) if isinstance(said, str) else None
-        content = turn.get("value", turn.get("content")) if isinstance(turn, dict) else None
-        if isinstance(content, list):
-            parts = [part for part in content if isinstance(part, dict)]
-            placed += sum(part.get("type") == "image" for part in parts)
-            content = "\n".join(str(part.get("text")) for part in parts if part.get("type") == "text")
+        content = spelled(turn.get("value", turn.get("content"))) if isinstance(turn, dict) else None
         if role is None or not isinstance(content, str):
             raise RowFault(
                 "conversation", key, show(turn), "a turn of the user, the assistant or the system, with text"
             )
         turns.append({"role": role, "content": content})
-    return turns, placed
+    return turns
 
 
-def _common(chosen: Sequence[Any], rejected: Any) -> tuple[Turns, int]:
+def _common(chosen: Sequence[Any], rejected: Any) -> Turns:
     """TRL's prompt that both sides begin with."""
     count = 0
     others = rejected if isinstance(rejected, list) else [rejected]
@@ -194,18 +190,15 @@ def _side(value: Any, key: str, asked: Turns) -> Any:
     if not _are_turns(value):
         return value
     given = [value] if isinstance(value, dict) else value
-    turns, placed = _turns(given, key)
+    turns = _turns(given, key)
     if len(turns) > 1 and turns[: len(asked)] == asked:
-        turns, placed = _turns(given[len(asked) :], key)
-    if len(turns) != 1 or turns[0]["role"] != "assistant" or placed:
+        turns = turns[len(asked) :]
+    if len(turns) != 1 or turns[0]["role"] != "assistant":
         found = f"the roles {', '.join(turn['role'] for turn in turns)}"
         raise RowFault("conversation", key, found, f"{TEXTS}, or turns: the prompt's, and one of the assistant")
     return turns[0]["content"]
 
 
-def untagged(turns: Turns, placed: int, images: int, text_only: bool) -> Turns:
-    """Turns without `<image>` tags: a record's images stand before them. Raises: RowFault for another number."""
-    tags = sum(turn["content"].count("<image>") for turn in turns) + placed
-    if tags and tags != images and not text_only:
-        raise RowFault("image_tag", "question", f"{tags} <image> tags", f"as many as images ({images})")
+def without_pictures(turns: Turns) -> Turns:
+    """Turns of a text-only source, whose tags show nothing."""
     return [turn | {"content": TAG.sub("", turn["content"])} for turn in turns]

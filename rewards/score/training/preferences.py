@@ -32,6 +32,7 @@ from samples import Faults, image_name
 from samples.readers.checks import valid_text
 from samples.readers.keys import check_names, renamed
 from samples.readers.look import FIRST
+from samples.readers.records import settled
 from samples.readers.rows import Place, RowFault, Rows, show
 from stage.parallel.journal import encoded
 from vlm.common.console import say
@@ -270,10 +271,10 @@ class _Reader:
         if self.verify:
             for image in named:
                 self.place.size(image)
-        turns, placed, sides_of = layouts.asked(row if self.layout == "ranked" else _unranked(row))
+        turns, sides_of = layouts.asked(row if self.layout == "ranked" else _unranked(row))
         for turn in turns:
             valid_text("question", turn["content"])
-        turns = layouts.untagged(turns, placed, len(named), self.text_only)
+        turns = layouts.without_pictures(turns) if self.text_only else settled(turns, len(named), "question")
         common = {
             "images": named,
             "question": turns[-1]["content"],
