@@ -145,7 +145,7 @@ def answer_of(sample: Sample) -> str | None:
 
     None where there is no such text, and for grounding, whose reply is its boxes.
     """
-    if sample.answer is None or not sample.answer.strip() or sample.task == "grounding":
+    if sample.answer is None or answers.blank(sample.answer) or sample.task == "grounding":
         return None
     if sample.choices and sample.task == "choice":
         place = answers.option(sample.answer, sample.choices)

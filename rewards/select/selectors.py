@@ -23,8 +23,9 @@ Inside = Literal["answer", "text"]
 
 def readable(completion: str, inside: Inside) -> str | None:
     """The answer of a completion: what is in its one <answer> … </answer>, or the whole text; None where empty."""
-    text = answers.parse(completion).answer if inside == "answer" else completion.strip()
-    return text or None
+    if inside == "answer":
+        return answers.parse(completion).answer or None
+    return None if answers.blank(completion) else completion.strip()
 
 
 def agreement(
