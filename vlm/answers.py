@@ -82,8 +82,8 @@ def _between(text: str, opening: str, closing: str) -> str | None:
 def normalise(text: str) -> str:
     """The form in which two answers are compared for equality. Idempotent; never raises.
 
-    Unicode NFKC, case folded, without invisible characters, white space collapsed, surrounding quotes and the one full stop that ends a
-    sentence removed. A full stop inside stays ("3.5" is not "35", "3." is "3"), an ellipsis stays, and so do
+    Unicode NFKC, case folded, white space collapsed; without invisible characters, surrounding quotes and the one full
+    stop that ends a sentence. A full stop inside stays ("3.5" is not "35", "3." is "3"), an ellipsis stays, and so do
     articles.
     """
     text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))

@@ -84,8 +84,8 @@ def read(text: str) -> Number | None:
 
     Accepted: "12", "-3.5", "1,200", "twelve", "twenty-one", each with a unit behind: "35 m2", "35 m²", "12%", "3 large
     ships". Not accepted: several numbers ("3 or 4", "1 of 2"), a number within a sentence, a comma that groups no
-    thousands ("3,5"), exponents, fractions, powers, multiples ("12 millions", "two dozens", "12k"), ordinals ("12th"), words from a hundred
-    on, more than 15 digits.
+    thousands ("3,5"), exponents, fractions, powers, multiples ("12 millions", "two dozens", "12k"), ordinals ("12th"),
+    words from a hundred on, more than 15 digits.
     """
     if (
         _RAISED.search(text) or _THOUSANDS.search(text) or "\n" in text.strip()

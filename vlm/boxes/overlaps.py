@@ -116,8 +116,8 @@ def _cross(a: Any, b: Any) -> Any:
 
 
 def _shared(first: Any, second: Any) -> Any:
-    """Areas that convex quadrilaterals (N, 4, 2), counter-clockwise, share pair by pair: the first is cut along each side
-    of the second (Sutherland and Hodgman 1974)."""
+    """Areas that convex quadrilaterals (N, 4, 2), counter-clockwise, share pair by pair: the first is cut along each
+    side of the second (Sutherland and Hodgman 1974)."""
     import numpy as np
 
     points, second = first - first[:, :1], second - first[:, :1]  # near the origin no digit is lost

@@ -123,7 +123,7 @@ class Score:
             lambda: self.reader.read(prompts, completions, columns), "reading the rows of the reward 'score'"
         )
         begun = time.monotonic()
-        scores, known = self._scores(candidates)
+        scores, known = self._scores(candidates, columns.get("trainer_state"))
         seconds = time.monotonic() - begun
         judged, flattened = self._judge(candidates, scores)
         rewards, raw = [None] * len(completions), [None] * len(completions)
@@ -169,7 +169,7 @@ class Score:
         if isinstance(self.scorer, Loaded | Served):
             self.scorer.prepare()
 
-    def _scores(self, candidates: Sequence[Candidate]) -> tuple[dict[str, float], list[bool]]:
+    def _scores(self, candidates: Sequence[Candidate], state: Any = None) -> tuple[dict[str, float], list[bool]]:
         """(scores by key, failed ones absent; for each reference that is needed, whether it was remembered).
 
         Rows that failed are counted. Raises ScoringFailed past the stated share.
@@ -192,8 +192,12 @@ class Score:
             fresh = {key: score for key, score in zip(ask, tried.scores, strict=True) if score is not None}
             self.references.add({key: score for key, score in fresh.items() if key in needed})
             scores |= fresh
-        rows = [self._failed(c, scores) for c in candidates if c.exchange is not None]
-        self.failures.add(sum(rows), len(rows) - sum(rows), tried.cause, tried.refused)
+        rows = [(c.group, self._failed(c, scores)) for c in candidates if c.exchange is not None]
+        everywhere = [row for part in agreement.gather(rows) for row in part]
+        lost = [group for group, failed in everywhere if failed]
+        self.failures.of_batch(len(everywhere), len(lost), len(set(lost)), state)
+        failed = sum(failed for _, failed in rows)
+        self.failures.add(failed, len(rows) - failed, tried.cause, tried.refused)
         return scores, known
 
     def _failed(self, candidate: Candidate, scores: Mapping[str, float]) -> bool:
