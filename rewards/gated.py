@@ -89,7 +89,7 @@ class Gated:
         if task is None:
             raise RecipeError("reward 'gated' chooses by the column 'task', which the data does not have; add it")
         formats = format_reward(completions=completions)
-        names = [self._entry(its, None if kind is None else kind[row]) for row, its in enumerate(task)]
+        names = [self.entry(its, None if kind is None else kind[row]) for row, its in enumerate(task)]
         per_row = {"prompts": prompts, "completions": completions, "task": task, "log_metric": log_metric, **columns}
         raw = self._task_rewards(names, per_row if kind is None else per_row | {"kind": kind})
         if log_metric is not None:
@@ -118,7 +118,7 @@ class Gated:
         for task, remembered in state.items():
             self.task_rewards[task].load_state_dict(remembered)
 
-    def _entry(self, task: str, kind: str | None) -> str:
+    def entry(self, task: str, kind: str | None) -> str:
         """The entry that a row belongs to: that of its first kind that has one, else its task's."""
         own = (f"{task}/{one}" for one in kinds_of(kind))
         return next((name for name in own if name in self.entries), task)

@@ -246,7 +246,7 @@ def guard(reward: Reward, limits: Limits) -> Reward:
             if not isinstance(inner, Score):
                 reward.task_rewards[task] = Guarded(inner, task, limits, whole=False)
         return reward
-    if not (own := _guards_itself(reward)):
+    if not (own := own_way(reward)):
         return Guarded(reward, _name(reward), limits)
     if limits != Limits():
         raise RecipeError(f"reward {_name(reward)!r}: {own}; leave timeout, slow, retries, alone and max_failures out")
@@ -274,10 +274,15 @@ def awaited(reward: Reward) -> Reward:
         return values
 
     ask.__name__ = name  # TRL's metrics
-    ask.__wrapped__ = reward  # type: ignore[attr-defined]  # its parameters are the columns that it asks for
+    ask.unchecked = reward  # type: ignore[attr-defined]
     if isinstance(reward, Stateful):
         ask.state_dict, ask.load_state_dict = reward.state_dict, reward.load_state_dict  # type: ignore[attr-defined]
     return ask  # type: ignore[return-value]
+
+
+def unchecked(reward: Reward) -> Reward:
+    """The asynchronous reward inside of an `awaited` one; any other as it is."""
+    return getattr(reward, "unchecked", reward)
 
 
 def described(reward: Reward, name: str) -> str:
@@ -292,14 +297,19 @@ def guarded_in(rewards: Iterable[Reward]) -> list[Guarded]:
     return [reward for reward in ungated(rewards) if isinstance(reward, Guarded)]
 
 
-def _guards_itself(reward: Reward) -> str:
+def own_way(reward: Reward) -> str:
     """Why a reward is left as it is, or nothing."""
-    torch = sys.modules.get("torch")  # where nobody has imported it, nothing is a module
     if isinstance(reward, Score):
         return "it has limits of its own among its options (service, max_failures, …)"
-    if torch is not None and isinstance(reward, torch.nn.Module):
+    if is_module(reward):
         return "TRL calls modules in its own way"
     return "it is asynchronous, and limits its own waiting (asyncio.wait_for)" if asynchronous(reward) else ""
+
+
+def is_module(reward: Any) -> bool:
+    """Whether it is torch's; where nobody has imported torch, nothing is."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(reward, torch.nn.Module)
 
 
 def asynchronous(reward: Reward) -> bool:

@@ -31,7 +31,9 @@ from stage.guards.finite import FiniteSteps
 from stage.parallel.fsdp import FullySharded
 
 
-class GRPOTrainer(Unrewarded, Table, Counted, SharedPrompts, FiniteSteps, ResumableRollouts, FullySharded, trl.GRPOTrainer):
+class GRPOTrainer(
+    Unrewarded, Table, Counted, SharedPrompts, FiniteSteps, ResumableRollouts, FullySharded, trl.GRPOTrainer
+):
     """`model` is a Qwen2-VL or Qwen2.5-VL: loaded (PEFT too), a folder or a hub id. share_prefix, check_sharing: see
     `SharedPrompts`; the others are TRL's.
 

@@ -1,4 +1,4 @@
-"""Completions that no reward applies to, or whose rewards failed: said in a line, and never as TRL's dump of the row."""
+"""Completions that no reward applies to, or whose rewards failed: said in a line, not as TRL's dump of the row."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ import pytest
 import rewards
 from rewards.score.model.exchange import Exchange
 from rewards.score.reward.faults import Failures, ScoringFailed, attempt
-from rewards.values import WrongValues
 from rewards.score.reward.score import Score
 from rewards.score.reward.shaping import flatten, shape
 from rewards.score.scorer import ScorerRefused, ScorerUnavailable
+from rewards.values import WrongValues
 from tests.support.completions import r1
 from tests.support.scores.score_fakes import BLUE, RED, FakeScorer, bare, batch, picture
 from vlm.common.errors import DataError, RecipeError

@@ -87,7 +87,7 @@ class Failures:
             raise self.error()
 
     def at_the_end(self) -> None:
-        """Of training. Raises ScoringFailed, in all processes, where each row that the reward was asked for has failed."""
+        """Of training. Raises ScoringFailed, in all processes, where each row that was asked for has failed."""
         if self._prompts and not self.worked:
             self._lost = self._lost or "each row that it was asked for"
             raise self.error()

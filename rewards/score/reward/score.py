@@ -44,7 +44,7 @@ from vlm.common.errors import RecipeError
 
 @register("score")
 class Score:
-    """Built once; called by TRL like any reward function. Nothing is loaded or asked before the first call.
+    """Built once; called by TRL like any reward function. Nothing is loaded or asked before `prepare` or a call.
 
     model: a score model's folder or hub id, for the training process; or urls: of services (`launch/serve.py`).
     sharded: split the model over the processes instead of a whole copy in each; needs ZeRO-3 (`sharding.zero: 3`), and
@@ -165,9 +165,19 @@ class Score:
             raise RecipeError(needs_zero3(f"the recipe has sharding.zero: {zero}"))
 
     def prepare(self) -> None:
-        """For the start of a run, before weights load: is the checkpoint there, do the services answer?"""
+        """For the start of a run: is the checkpoint there, and a score model's? Do the services answer?"""
         if isinstance(self.scorer, Loaded | Served):
             self.scorer.prepare()
+
+    def load(self) -> None:
+        """For the start of a run, once its devices are set: before the policy's weights, and not at the first answer,
+        for which a run may wait long. (A sharded one loads at its first answer: it needs the trainer's ZeRO-3.)"""
+        if isinstance(self.scorer, InProcess):
+            self.scorer.load()
+
+    def ready(self) -> str:
+        """For a dry run: what `prepare` would find now, in words. Raises: UserError where it is wrong."""
+        return self.scorer.ready() if isinstance(self.scorer, Loaded | Served) else "a scorer of your own; not asked"
 
     def _scores(self, candidates: Sequence[Candidate], state: Any = None) -> tuple[dict[str, float], list[bool]]:
         """(scores by key, failed ones absent; for each reference that is needed, whether it was remembered).

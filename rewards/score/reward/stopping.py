@@ -16,8 +16,8 @@ class StopOnFailures(TrainerCallback):
 
     Without it, a `score` that failed too often raises ScoringFailed immediately, without a checkpoint. With it the step
     that is running ends (its failed rows are masked), every process agrees to stop, the trainer saves a checkpoint,
-    whatever its `save_strategy`, and only then ScoringFailed is raised, in all of them. It is also raised where training
-    ends and a reward has failed on each of its rows, however few they were.
+    whatever its `save_strategy`, and only then ScoringFailed is raised, in all of them. It is also raised where
+    training ends and a reward has failed on each of its rows, however few they were.
     """
 
     def __init__(self, scores: Sequence[Score]):
