@@ -19,7 +19,7 @@ from rewards import places
 from rewards.columns import itself
 from rewards.gated import Gated, bounded
 from rewards.guarded import Guarded, Limits, asynchronous, described, is_module
-from rewards.registry import Reward, _name
+from rewards.registry import Reward, _name, collective
 from rewards.score.reward.score import Score
 from rewards.timed import Overdue, timed
 from rewards.values import plain, unusable
@@ -52,8 +52,8 @@ def try_out(rewards: Sequence[Reward], samples: Sequence[Sample], prompt: Prompt
         for name, one, those in _each(reward, rows):
             if isinstance(one, Score):
                 say(one.ready())
-            elif is_module(one):
-                say(f"reward {name!r}: a module, which TRL calls in its own way; not tried")
+            elif is_module(one) or collective(itself(one)):
+                say(f"reward {name!r}: not tried: it is a module, or works together with other processes")
             elif those:
                 _try(one, name, those, isinstance(reward, Gated))
 
