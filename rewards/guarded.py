@@ -220,7 +220,7 @@ class Notes:
             return
         held = self.columns.setdefault(column, [None] * self.count)
         for row, value in zip(rows, values, strict=True):
-            held[row] = value
+            held[row] = value.tolist() if hasattr(value, "tolist") else value  # Arrow takes no tensors
 
     def take(self, other: Notes) -> None:
         self.metrics += other.metrics

@@ -194,7 +194,8 @@ def test_without_a_watch_it_ends_at_once(build):
 def test_tensors_and_rows_without_a_reward_reach_trl(build, caplog, capsys):
     """Arrow refuses a column of tensors; TRL would show the whole row, with pictures, where none has a reward."""
 
-    def graded(completions, **_):
+    def graded(completions, log_extra, **_):
+        log_extra("seen", [torch.tensor(n) for n in range(4)])
         return [torch.tensor(0.5), torch.tensor(True), torch.tensor(0.25, dtype=torch.bfloat16), None]
 
     gated = guard(rewards.resolve("gated", tasks={"open_ended": "format"}), Limits())

@@ -97,7 +97,7 @@ class Failures:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What ended the run before is forgotten: it is resumed because that was fixed."""
-        self.total, self.worked = state["total"], state["worked"]
+        self.total, self.worked = state["total"], state.get("worked", False)  # older checkpoints do not say
         self._rows.clear()
         self._rows.extend(state["rows"])
         if self.exceeded:
