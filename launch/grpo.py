@@ -41,18 +41,23 @@ def train(recipe: GRPORecipe) -> None:
     scores = learned(found)
     for score in scores:
         score.prepare()
-    stage.train(recipe, found, rewards.check_data, [StopOnFailures([*scores, *guarded_in(found)])])
+    stop = StopOnFailures([*scores, *guarded_in(found)])
+    stage.train(recipe, found, rewards.check_data, [stop], lambda: [score.load() for score in scores])
 
 
 def plan(recipe: GRPORecipe) -> None:
     from rewards.score.reward.score import learned
     from rewards.score.training.planned import resident
+    from rewards.trial import Specimens, try_out
     from stage.planning.gpus import parse_gpus
     from vlm.common.processes import processes
 
     found = resolved(recipe)  # a plugin that does not import is an error in a dry run, too
     count = parse_gpus(recipe.gpus).count if recipe.gpus else processes()
-    stage.plan(recipe, *resident(learned(found), recipe.model, count), partial(rewards.check_data, found))
+    specimens = Specimens()
+    kept = resident(learned(found), recipe.model, count)
+    stage.plan(recipe, *kept, partial(rewards.check_data, found), specimens.see)
+    try_out(found, specimens.few, recipe.prompt, recipe.images)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rewards.gated import Gated, check_tasks
-from rewards.guarded import Guarded
+from rewards.guarded import Guarded, unchecked
 from rewards.registry import COLUMNS, Reward, _name
 from samples.columns import OPTIONAL
 from vlm.common.errors import RecipeError
@@ -24,17 +24,17 @@ ALWAYS = COLUMNS - {*OPTIONAL, "columns"}
 """What every call of a reward holds."""
 
 
-def _itself(reward: Reward) -> Reward:
+def itself(reward: Reward) -> Reward:
     """The reward, whatever guards it."""
     while isinstance(reward, Guarded):
         reward = reward.reward
-    return reward
+    return unchecked(reward)
 
 
 def parameters(reward: Reward) -> list[inspect.Parameter]:
     """The named parameters of a reward itself, whatever is around it; bound ones with their values as defaults."""
     try:
-        found = inspect.signature(_itself(reward)).parameters.values()
+        found = inspect.signature(itself(reward)).parameters.values()
     except (TypeError, ValueError):  # a module, or written in C: what it asks for cannot be told
         return []
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -89,8 +89,8 @@ def _told(reward: Any) -> str:
 
 
 def _is_option(reward: Reward, parameter: inspect.Parameter) -> bool:
-    itself = _itself(reward)
-    bound = itself.keywords if isinstance(itself, functools.partial) else {}
+    inner = itself(reward)
+    bound = inner.keywords if isinstance(inner, functools.partial) else {}
     return parameter.name in bound or parameter.default not in (None, parameter.empty)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from rewards.registry import Reward, collective, nearest, options_of, register, resolve
 from rewards.rules import format as format_reward
 from rewards.rules.rows import of_rows
+from rewards.values import plain
 from samples import TASKS, kinds_of
 from stage.checkpoints.stateful import Stateful
 from vlm.common.errors import RecipeError
@@ -88,7 +89,7 @@ class Gated:
         if task is None:
             raise RecipeError("reward 'gated' chooses by the column 'task', which the data does not have; add it")
         formats = format_reward(completions=completions)
-        names = [self._entry(its, None if kind is None else kind[row]) for row, its in enumerate(task)]
+        names = [self.entry(its, None if kind is None else kind[row]) for row, its in enumerate(task)]
         per_row = {"prompts": prompts, "completions": completions, "task": task, "log_metric": log_metric, **columns}
         raw = self._task_rewards(names, per_row if kind is None else per_row | {"kind": kind})
         if log_metric is not None:
@@ -117,7 +118,7 @@ class Gated:
         for task, remembered in state.items():
             self.task_rewards[task].load_state_dict(remembered)
 
-    def _entry(self, task: str, kind: str | None) -> str:
+    def entry(self, task: str, kind: str | None) -> str:
         """The entry that a row belongs to: that of its first kind that has one, else its task's."""
         own = (f"{task}/{one}" for one in kinds_of(kind))
         return next((name for name in own if name in self.entries), task)
@@ -129,16 +130,9 @@ class Gated:
             rows = [row for row, its in enumerate(names) if its == name]
             if not rows and not collective(reward):
                 continue
-            values = reward(**of_rows(per_row, rows))
-            if len(values) != len(rows):
-                raise RecipeError(f"the reward for task {name!r} returned {len(values)} values for {len(rows)} rows")
+            values = plain(reward(**of_rows(per_row, rows)), len(rows), f"the reward for task {name!r}")
             for row, value in zip(rows, values, strict=True):
-                if value is not None and not 0 <= value <= 1:  # NaN fails this, too
-                    raise RecipeError(
-                        f"the reward for task {name!r} returned {value}; in 'gated' it must be in [0, 1], "
-                        "or None where it does not apply"
-                    )
-                raw[row] = value
+                raw[row] = bounded(name, value)
         return raw
 
     def _log(
@@ -166,6 +160,16 @@ def gate(format_value: float, task_value: float, format_share: float = 0.3) -> f
     """0 where the format fails, else format_share + (1 − format_share) · task_value; in [0, 1] for arguments
     in it."""
     return min(1.0, format_share + (1 - format_share) * task_value) if format_value else 0.0
+
+
+def bounded(name: str, value: float | None) -> float | None:
+    """A value of the reward for the entry `name`. Raises: RecipeError where it is not in [0, 1]."""
+    if value is not None and not 0 <= value <= 1:  # NaN fails this, too
+        raise RecipeError(
+            f"the reward for task {name!r} returned {value}; in 'gated' it must be in [0, 1], "
+            "or None where it does not apply"
+        )
+    return value
 
 
 def ungated(rewards: Iterable[Reward]) -> list[Reward]:

@@ -10,7 +10,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rewards.columns import check_columns, required
+from rewards.places import defined
 from rewards.registry import Reward, resolve
+from rewards.values import plain
 from samples import Sample
 from samples.readers.checks import CLOSED
 from vlm.common.errors import DataError
@@ -42,13 +44,13 @@ def check(spec: str | None, columns: Mapping[str, Iterable[str]]) -> None:
 def values(reward: Reward, sample: Sample, completions: Sequence[str]) -> list[float] | None:
     """What a reward of TRL's signature gives completions of the sample; None where it gives one of them None.
 
-    Raises: DataError where a value is not finite, or there are not as many as completions.
+    Raises: DataError where a value is not finite.
     """
     found = called(reward, sample, completions)
-    numbers = [float(value) for value in found if value is not None]
+    numbers = [value for value in found if value is not None]
     if len(numbers) < len(found):
         return None
-    if len(numbers) != len(completions) or not all(map(math.isfinite, numbers)):
+    if not all(map(math.isfinite, numbers)):
         raise DataError(
             f"{sample.source}, sample {sample.id}: the judge gave {found!r}; expected a finite number for each of "
             f"{len(completions)} completions"
@@ -57,9 +59,10 @@ def values(reward: Reward, sample: Sample, completions: Sequence[str]) -> list[f
 
 
 def called(reward: Reward, sample: Sample, completions: Sequence[str]) -> list[float | None]:
-    """What the reward itself returns for completions of the sample."""
+    """What the reward itself returns for completions of the sample. Raises: WrongValues for a wrong length or form."""
     columns = {name: [getattr(sample, name)] * len(completions) for name in FIELDS}
     held = dict.fromkeys(required(reward)) | (sample.columns or {})
     columns |= {name: [value] * len(completions) for name, value in held.items() if name not in columns}
     said = [[{"role": "assistant", "content": text}] for text in completions]
-    return reward(prompts=[sample.messages] * len(completions), completions=said, **columns)
+    found = reward(prompts=[sample.messages] * len(completions), completions=said, **columns)
+    return plain(found, len(completions), f"{sample.source}, sample {sample.id}: the judge ({defined(reward)})")

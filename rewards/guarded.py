@@ -17,11 +17,14 @@ nothing: one call for the batch, its values as they are.
   (`stage.guards.watchdog`) says where it hangs.
 - `slow`: seconds after which a call still running is named, with its rows and, in a thread of its own, its line.
 - Past `max_failures` of the last `failure_window` rows the run ends, with a checkpoint and the last cause
-  (`rewards.score.reward.stopping`). A UserError of the reward ends it at once: it is the recipe's or the data's fault.
+  (`rewards.score.reward.stopping`); so it does where a whole generation batch failed, or all rows that a reward was
+  ever asked for. A UserError of the reward ends it at once: it is the recipe's or the data's fault. So do values of
+  a wrong length or form (`rewards.values`).
 
 Logged: `reward_faults/<name>`, rows of a call that failed (mean over the processes), before their groups are masked.
 
-Not guarded: `score`, which does all this itself; asynchronous rewards, whose loop is TRL's, and modules. What a reward
+Not guarded: `score`, which does all this itself; asynchronous rewards, whose loop is TRL's (`awaited`: their values are
+checked, and a failure ends the run), and modules. What a reward
 logs (`log_metric`, `log_extra`) in a call that failed is dropped. With several processes every one makes each call.
 """
 
@@ -30,17 +33,19 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from rewards import places
 from rewards.gated import Gated, ungated
 from rewards.registry import Reward, _name, collective
 from rewards.rules.rows import of_rows
 from rewards.score.reward.faults import Failures
 from rewards.score.reward.score import Score
-from rewards.timed import timed
+from rewards.timed import Overdue, timed
+from rewards.values import WrongValues, plain, unusable
 from stage.checkpoints.stateful import Stateful
 from stage.parallel import agreement
 from vlm.common.errors import RecipeError, UserError
@@ -72,12 +77,15 @@ class Limits:
 class Guarded:
     """See the module's docstring. Called by TRL, or by `gated`, like the reward within."""
 
-    def __init__(self, reward: Reward, name: str, limits: Limits, run: Callable[..., Any] = timed) -> None:
-        """run: `rewards.timed.timed`, or what stands for it in a test."""
+    def __init__(
+        self, reward: Reward, name: str, limits: Limits, run: Callable[..., Any] = timed, whole: bool = True
+    ) -> None:
+        """run: `rewards.timed.timed`, or what stands for it in a test. whole: it is called with whole generation
+        batches, not with those rows of a batch that are of its task."""
         self.reward, self.limits, self.run = reward, limits, run
         self.__name__ = _name(reward)  # TRL's metrics stay as they are
         self.name = name
-        self.failures = Failures(limits.max_failures, limits.failure_window, name)
+        self.failures = Failures(limits.max_failures, limits.failure_window, name, whole)
 
     @property
     def collective(self) -> bool:
@@ -100,7 +108,12 @@ class Guarded:
         notes.hand_on(log_metric, log_extra)
         if log_metric is not None:
             log_metric(f"reward_faults/{self.name}", float(len(causes)))
-        masked = self._groups_of(causes, columns, count)
+        keys = self._keys(columns, count)
+        parts = agreement.gather(([keys[row] for row in causes], count))
+        failed = {key for part, _ in parts for key in part}
+        masked = {row for row, key in enumerate(keys) if key in failed}
+        asked, lost = sum(those for _, those in parts), sum(len(part) for part, _ in parts)
+        self.failures.of_batch(asked, lost, len(failed), columns.get("trainer_state"))
         self.failures.add(len(causes), count - len(causes), next(iter(causes.values()), ""))
         return [None if row in masked else value for row, value in enumerate(values)]
 
@@ -113,8 +126,8 @@ class Guarded:
         except Exception as cause:  # whatever a user's reward raises: which rows it is for, the calls below find
             if collective(self.reward):
                 raise  # the others would wait for a second call
-            found = f"{type(cause).__name__}: {cause} ({self._named(columns, range(count))})"
-            logger.warning("reward %s: a call for %d rows failed (%s)", self.name, count, found)
+            found, bug = self._told(cause, columns, range(count))
+            logger.warning("reward %s: a call for %d rows failed (%s)", self.name, count, found, exc_info=bug)
         if count == 1 or not self.limits.alone:
             return self._again(columns, range(count), notes, self.limits.retries, found)
         values: list[float | None] = []
@@ -135,7 +148,7 @@ class Guarded:
             except UserError:
                 raise
             except Exception as error:  # as above
-                cause = f"{type(error).__name__}: {error} ({self._named(columns, rows)})"
+                cause, _ = self._told(error, columns, rows)
         return [None] * len(rows), dict.fromkeys(rows, cause)
 
     def _call(self, columns: dict[str, Any], rows: Sequence[int], notes: Notes) -> list[float | None]:
@@ -148,11 +161,22 @@ class Guarded:
             told = f"{self.limits.slow:g} s and still running{f', at {where}' if where else ''}"
             logger.warning("reward %s: %s; %s", self.name, told, self._named(columns, rows))
 
-        values = self.run(lambda: self.reward(**part), self.limits.timeout, self.limits.slow, slow)
-        if len(values) != len(rows):
-            raise ValueError(f"{len(values)} values for {len(rows)} rows")
+        values = self.run(
+            lambda: plain(self.reward(**part), len(rows), self.who), self.limits.timeout, self.limits.slow, slow
+        )
         notes.take(attempt)
-        return list(values)
+        return values
+
+    @property
+    def who(self) -> str:
+        """The reward, as messages name it."""
+        return described(self.reward, self.name)
+
+    def _told(self, error: Exception, columns: Mapping[str, Any], rows: Sequence[int]) -> tuple[str, Exception | None]:
+        """(what happened, where, to which rows; the error where it is a bug of ours, whose traceback must be seen)."""
+        place = "" if isinstance(error, Overdue) else places.raised(error, self.reward)
+        told = f"{type(error).__name__}: {error}{f', at {place}' * bool(place)} ({self._named(columns, rows)})"
+        return told, error if places.ours(place) else None
 
     def _named(self, columns: Mapping[str, Any], rows: Sequence[int]) -> str:
         if columns.get("source") is None or columns.get("id") is None:
@@ -162,15 +186,12 @@ class Guarded:
         more = len(different) - NAMED
         return ", ".join(different[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
-    def _groups_of(self, causes: Mapping[int, str], columns: Mapping[str, Any], count: int) -> set[int]:
-        """The rows whose group has a failed one, in any process."""
+    def _keys(self, columns: Mapping[str, Any], count: int) -> list[str]:
+        """The group of each row; the same in every process."""
         given = [columns.get(name) for name in ("source", "id", "copy")]
         if given[1] is None:
-            keys = [repr((columns.get("prompts") or range(count))[row]) for row in range(count)]
-        else:
-            keys = [repr([values and values[row] for values in given]) for row in range(count)]
-        failed = {key for part in agreement.gather([keys[row] for row in causes]) for key in part}
-        return {row for row, key in enumerate(keys) if key in failed}
+            return [repr((columns.get("prompts") or range(count))[row]) for row in range(count)]
+        return [repr([values and values[row] for values in given]) for row in range(count)]
 
     def state_dict(self) -> dict[str, Any]:
         inner = self.reward.state_dict() if isinstance(self.reward, Stateful) else None
@@ -199,7 +220,7 @@ class Notes:
             return
         held = self.columns.setdefault(column, [None] * self.count)
         for row, value in zip(rows, values, strict=True):
-            held[row] = value
+            held[row] = value.tolist() if hasattr(value, "tolist") else value  # Arrow takes no tensors
 
     def take(self, other: Notes) -> None:
         self.metrics += other.metrics
@@ -222,13 +243,53 @@ def guard(reward: Reward, limits: Limits) -> Reward:
     """
     if isinstance(reward, Gated):
         for task, inner in reward.task_rewards.items():
-            reward.task_rewards[task] = inner if isinstance(inner, Score) else Guarded(inner, task, limits)
+            if not isinstance(inner, Score):
+                reward.task_rewards[task] = Guarded(inner, task, limits, whole=False)
         return reward
-    if not (own := _guards_itself(reward)):
+    if not (own := own_way(reward)):
         return Guarded(reward, _name(reward), limits)
     if limits != Limits():
         raise RecipeError(f"reward {_name(reward)!r}: {own}; leave timeout, slow, retries, alone and max_failures out")
-    return reward
+    return awaited(reward) if asynchronous(reward) else reward
+
+
+def awaited(reward: Reward) -> Reward:
+    """An asynchronous reward, its values checked: one that raises or is not finite ends the run with a message."""
+    name = _name(reward)
+
+    async def ask(completions: Sequence[Any] = (), **columns: Any) -> list[float | None]:
+        try:
+            values = plain(await reward(completions=completions, **columns), len(completions), described(reward, name))
+        except UserError:
+            raise
+        except Exception as cause:  # whatever a user's reward raises
+            place = places.raised(cause, reward)
+            raise WrongValues(
+                f"{described(reward, name)} raised {type(cause).__name__}: {cause}, at {place}; an asynchronous "
+                "reward is not asked again: let it catch what may happen, and return None where it knows nothing"
+            ) from cause
+        for row, value in enumerate(values):
+            if why := unusable(value):
+                raise WrongValues(f"{described(reward, name)}: {why}, for completion {row}; expected a finite number")
+        return values
+
+    ask.__name__ = name  # TRL's metrics
+    ask.unchecked = reward  # type: ignore[attr-defined]
+    if isinstance(reward, Stateful):
+        ask.state_dict, ask.load_state_dict = reward.state_dict, reward.load_state_dict  # type: ignore[attr-defined]
+    return ask  # type: ignore[return-value]
+
+
+def unchecked(reward: Reward) -> Reward:
+    """The asynchronous reward inside of an `awaited` one; any other as it is."""
+    return getattr(reward, "unchecked", reward)
+
+
+def described(reward: Reward, name: str) -> str:
+    """A reward in a message, with the line that defines it. name: its task, inside of `gated`, or its own."""
+    own, place = _name(reward), places.defined(reward)
+    task = f"'gated', tasks.{name}, " if name != own else ""
+    return f"reward {task}{own!r}{f' ({place})' * bool(place)}"
 
 
 def guarded_in(rewards: Iterable[Reward]) -> list[Guarded]:
@@ -236,25 +297,28 @@ def guarded_in(rewards: Iterable[Reward]) -> list[Guarded]:
     return [reward for reward in ungated(rewards) if isinstance(reward, Guarded)]
 
 
-def _guards_itself(reward: Reward) -> str:
+def own_way(reward: Reward) -> str:
     """Why a reward is left as it is, or nothing."""
-    import torch
-
     if isinstance(reward, Score):
         return "it has limits of its own among its options (service, max_failures, …)"
-    if isinstance(reward, torch.nn.Module):
+    if is_module(reward):
         return "TRL calls modules in its own way"
+    return "it is asynchronous, and limits its own waiting (asyncio.wait_for)" if asynchronous(reward) else ""
+
+
+def is_module(reward: Any) -> bool:
+    """Whether it is torch's; where nobody has imported torch, nothing is."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(reward, torch.nn.Module)
+
+
+def asynchronous(reward: Reward) -> bool:
+    """Whether a call gives a coroutine, as TRL tells."""
     called = reward.func if isinstance(reward, functools.partial) else reward
-    if inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(getattr(called, "__call__", None)):  # noqa: B004
-        return "it is asynchronous, and limits its own waiting (asyncio.wait_for)"
-    return ""
+    return inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(getattr(called, "__call__", None))  # noqa: B004
 
 
 def _checked(values: list[float | None], rows: Sequence[int]) -> tuple[list[float | None], dict[int, str]]:
     """(values, cause by row) where NaN and infinities are failures."""
-    causes = {
-        row: f"the value is {value}"
-        for row, value in zip(rows, values, strict=True)
-        if value is not None and not math.isfinite(value)
-    }
+    causes = {row: why for row, value in zip(rows, values, strict=True) if (why := unusable(value))}
     return [None if row in causes else value for row, value in zip(rows, values, strict=True)], causes

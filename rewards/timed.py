@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
+from rewards.places import innermost
+
 T = TypeVar("T")
 
 
@@ -72,12 +74,4 @@ def _device() -> int | None:
 def _line(ident: int | None) -> str:
     """The innermost line of a thread that is no library's."""
     frame = sys._current_frames().get(ident) if ident is not None else None
-    if frame is None:
-        return ""
-    stack = [found for found in traceback.extract_stack(frame) if _own(found.filename)]
-    return f"{stack[-1].filename}:{stack[-1].lineno}" if stack else ""
-
-
-def _own(path: str) -> bool:
-    library = threading.__file__.rpartition("/")[0]
-    return not path.startswith((library, "<")) and "site-packages" not in path and path != __file__
+    return "" if frame is None else innermost(traceback.extract_stack(frame))

@@ -68,12 +68,13 @@ def train(
     rewards: Sequence[Reward],
     check_data: Callable[[Sequence[Reward], ByTask], None],
     callbacks: Sequence[Any] = (),
+    before_weights: Callable[[], object] = lambda: None,
 ) -> Path:
     """Train; returns the folder of the trained model (`output/final`).
 
     rewards: TRL reward callables in the order of `recipe.rewards`. check_data: refuses tasks that no reward knows, and
     columns that a reward needs and the data lacks.
-    callbacks: transformers', given to the trainer.
+    callbacks: transformers', given to the trainer. before_weights: loads what rewards hold, once the devices are set.
     Everything that can be wrong with recipe and data is found before weights load.
     """
     from trl import GRPOConfig
@@ -99,6 +100,7 @@ def train(
     )
     check_rows(data["train"].rows, args.generation_batch_size // args.num_generations)
     processor = processor_of(recipe)
+    before_weights()
     run = beginning.open(args)
     run.note_mixtures(data)
     trainer = GRPOTrainer(
@@ -116,22 +118,28 @@ def train(
 
 
 def plan(
-    recipe: GRPORecipe, resident: int = 0, remarks: Sequence[str] = (), check: Callable[[Iterable[str]], Any] = set
+    recipe: GRPORecipe,
+    resident: int = 0,
+    remarks: Sequence[str] = (),
+    check: Callable[[Iterable[str]], Any] = set,
+    see: Callable[[Sample], object] = lambda sample: None,
 ) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`).
 
     resident: bytes on each GPU that score models take. remarks: said under the plan. check: refuses
-    tasks of the data, and their columns where all of it is here (then it is given `samples.columns.ByTask`).
+    tasks of the data, and their columns where all of it is here (then it is given `samples.columns.ByTask`). see: is
+    shown each row.
     """
     lengths, columns, sizes = Lengths(recipe), Columns(), by_role(recipe)
 
-    def see(role: Role, sample: Sample) -> None:
+    def shown(role: Role, sample: Sample) -> None:
         check_strip(sample, sizes[role])
         columns.see(sample)
         if role == "train":
             lengths.see(sample)
+            see(sample)
 
-    counted = mixture.count_all(recipe.data, recipe.seed, see, control.of_recipe(recipe).check)
+    counted = mixture.count_all(recipe.data, recipe.seed, shown, control.of_recipe(recipe).check)
     data = counted["train"]
     data.show()
     whole = not data.absent and all(map(mixture.is_here, recipe.data.eval))

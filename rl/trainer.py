@@ -3,6 +3,7 @@
 What differs from trl 1.16.0, in the order of the bases; each says in its docstring which methods it overrides:
 
     `rl.arguments.handed_over`            image tokens are never sampled, on any backend; only safetensors are loaded
+    `rl.unrewarded.Unrewarded`            completions without a reward are named in a line
     `rl.table.Table`                      the table of completions can be read by itself, and is shown to trackers
     `rl.counters.Counted`                 seconds, tokens, pictures and memory of each step in the log
     `rl.sharing.prompts.SharedPrompts`    each prompt is computed once for all its completions
@@ -25,11 +26,14 @@ from rl.counters import Counted
 from rl.resuming import ResumableRollouts
 from rl.sharing.prompts import SharedPrompts
 from rl.table import Table
+from rl.unrewarded import Unrewarded
 from stage.guards.finite import FiniteSteps
 from stage.parallel.fsdp import FullySharded
 
 
-class GRPOTrainer(Table, Counted, SharedPrompts, FiniteSteps, ResumableRollouts, FullySharded, trl.GRPOTrainer):
+class GRPOTrainer(
+    Unrewarded, Table, Counted, SharedPrompts, FiniteSteps, ResumableRollouts, FullySharded, trl.GRPOTrainer
+):
     """`model` is a Qwen2-VL or Qwen2.5-VL: loaded (PEFT too), a folder or a hub id. share_prefix, check_sharing: see
     `SharedPrompts`; the others are TRL's.
 

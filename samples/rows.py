@@ -142,7 +142,7 @@ def answer_of(sample: Sample) -> str | None:
 
     None where there is no such text, and for grounding, whose reply is its boxes.
     """
-    if sample.answer is None or not sample.answer.strip() or sample.task == "grounding":
+    if sample.answer is None or answers.blank(sample.answer) or sample.task == "grounding":
         return None
     if sample.choices and sample.task == "choice":
         place = answers.option(sample.answer, sample.choices)
@@ -185,6 +185,12 @@ def _columns(sample: Sample) -> dict[str, Any]:
     }
 
 
+def prompt_row(sample: Sample, section: PromptSection, copy: int, number: int) -> dict[str, Any]:
+    """One row of `prompt_rows`, without what follows from its picture and without the sample's columns."""
+    prompt = prompts.prompt(sample, section.style, section.system, section.wording)
+    return {"prompt": prompt, **_columns(sample), "copy": copy, "row": number}
+
+
 def prompt_rows(
     samples: Iterable[Sample], section: PromptSection, sizes: Resizing | None = None, on_fault: OnFault = "error"
 ) -> Dataset:
@@ -201,9 +207,8 @@ def prompt_rows(
     copies: Counter[tuple[str, str]] = Counter()
     for number, sample in enumerate(samples):
         check_strip(sample, sizes)
-        prompt = prompts.prompt(sample, section.style, section.system, section.wording)
         name = (sample.source, sample.id)
-        rows.append({"prompt": prompt, **_columns(sample), "copy": copies[name], "row": number})
+        rows.append(prompt_row(sample, section, copies[name], number))
         columns.append(sample.columns)
         copies[name] += 1
     return _table(rows, Pictures(sizes, columns=columns if any(columns) else None), on_fault)

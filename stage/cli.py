@@ -29,7 +29,7 @@ from vlm.loading import resolve_attention
 from vlm.pictures import images
 
 T = TypeVar("T", bound=Section)
-OF_EACH = ("rewards.guarded", "rewards.score.reward.faults", "stage.guards", "vlm.pictures.unreadable")
+OF_EACH = ("rewards.guarded", "rl.unrewarded", "rewards.score.reward.faults", "stage.guards", "vlm.pictures.unreadable")
 """Loggers whose warnings are about one process's rows, so that every process is heard."""
 
 

@@ -13,6 +13,13 @@ from dataclasses import dataclass
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _R1 = re.compile(r"\s*<think>.*?</think>\s*<answer>.*?</answer>\s*", re.DOTALL)
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"
+)
+"""What shows nothing and is no white space: Unicode's Default_Ignorable_Code_Point (zero-width spaces, soft hyphens,
+Hangul fillers, variation selectors, tags), control characters, and the empty Braille pattern."""
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
 
 
@@ -23,7 +30,7 @@ class Parsed:
     trace: str | None
     """Inside of the one ``<think>…</think>``; None when there is none or more than one."""
     answer: str | None
-    """Inside of the one ``<answer>…</answer>`` (may be empty, may span lines); None when it is not
+    """Inside of the one ``<answer>…</answer>`` (empty where `blank`, may span lines); None when it is not
     unambiguous."""
     well_formed: bool
     """The R1 format is kept."""
@@ -33,7 +40,7 @@ def parse(text: str) -> Parsed:
     """Take a completion apart. Never raises.
 
     ``well_formed`` is true exactly when the text is one ``<think>…</think>`` block, then one
-    ``<answer>…</answer>`` block whose inside is not blank, with nothing but white space before, between and
+    ``<answer>…</answer>`` block whose inside is not `blank`, with nothing but white space before, between and
     behind, and no further tag of either kind anywhere. The trace may be empty; both may span lines.
 
     ``answer`` is there for less: exactly one ``<answer>`` and one ``</answer>``, in this order, no think tag
@@ -49,12 +56,18 @@ def parse(text: str) -> Parsed:
         if inside_trace or any(tag in answer for tag in _TAGS):
             answer = None
     # One tag of each kind is left at this point, so the pattern can match in one way only.
-    well_formed = bool(trace is not None and answer and not answer.isspace() and _R1.fullmatch(text))
+    said = None if answer is None else "" if blank(answer) else answer.strip()
+    well_formed = bool(trace is not None and said and _R1.fullmatch(text))
     return Parsed(
         trace=None if trace is None else trace.strip(),
-        answer=None if answer is None else answer.strip(),
+        answer=said,
         well_formed=well_formed,
     )
+
+
+def blank(text: str) -> bool:
+    """Whether nothing of the text can be seen: white space, control and other invisible characters. Never raises."""
+    return not _INVISIBLE.sub("", text).strip()
 
 
 def _between(text: str, opening: str, closing: str) -> str | None:
@@ -69,12 +82,12 @@ def _between(text: str, opening: str, closing: str) -> str | None:
 def normalise(text: str) -> str:
     """The form in which two answers are compared for equality. Idempotent; never raises.
 
-    Unicode NFKC, case folded, white space collapsed, surrounding quotes and the one full stop that ends a
-    sentence removed. A full stop inside stays ("3.5" is not "35", "3." is "3"), an ellipsis stays, and so do
+    Unicode NFKC, case folded, white space collapsed; without invisible characters, surrounding quotes and the one full
+    stop that ends a sentence. A full stop inside stays ("3.5" is not "35", "3." is "3"), an ellipsis stays, and so do
     articles.
     """
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    text = " ".join(text.split())
+    text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
+    text = " ".join(unicodedata.normalize("NFKC", text.casefold()).split())
     while True:
         shorter = _peel(text)
         if shorter == text:

@@ -33,9 +33,37 @@ _WORDS |= {
     for one in range(1, 10)
     for joint in ("-", " ")
 }
-_MORE = {"hundred", "thousand", "million", "billion", "dozen", "half", "quarter", "third", "point", "minus", "plus"}
+_MORE = {
+    "hundred",
+    "thousand",
+    "lakh",
+    "million",
+    "mio",
+    "crore",
+    "billion",
+    "bn",
+    "trillion",
+    "dozen",
+    "score",
+    "gross",
+}
+_MORE |= {
+    "pair",
+    "couple",
+    "half",
+    "halve",
+    "third",
+    "quarter",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+}
+_MORE |= {"tenth", "hundredth", "thousandth", "millionth", "st", "nd", "rd", "th", "point", "minus", "plus"}
 _MORE |= {"or", "and", "to", "not", "than", "about", "maybe"}
-"""Words behind a number that make it another one, or one of several."""
+"""Words behind a number, also with an s, that make it another one, or one of several."""
 
 _MINUS = "\u2212"
 # Numbers have 15 digits at most, which floats hold exactly.
@@ -47,6 +75,8 @@ _LENGTH = r"(?:km|cm|mm|m|ft|mi|yd|in|feet|foot|meters?|metres?)"
 _UNIT_WORD = rf"(?:{_LENGTH}\^?[23]|[a-z°µ]+(?:[/-][a-z]+)?)"
 _UNIT = re.compile(rf"%|{_UNIT_WORD}(?: {_UNIT_WORD}){{0,2}}")
 _RAISED = re.compile("[0-9] ?[\u2070-\u2079\u00b9\u00b2\u00b3]")
+_THOUSANDS = re.compile(r"[0-9]k\b")
+"""12k; 300 K are kelvins."""
 
 
 def read(text: str) -> Number | None:
@@ -54,9 +84,12 @@ def read(text: str) -> Number | None:
 
     Accepted: "12", "-3.5", "1,200", "twelve", "twenty-one", each with a unit behind: "35 m2", "35 m²", "12%", "3 large
     ships". Not accepted: several numbers ("3 or 4", "1 of 2"), a number within a sentence, a comma that groups no
-    thousands ("3,5"), exponents, fractions, powers, words from a hundred on, more than 15 digits.
+    thousands ("3,5"), exponents, fractions, powers, multiples ("12 millions", "two dozens", "12k"), ordinals ("12th"),
+    words from a hundred on, more than 15 digits.
     """
-    if _RAISED.search(text) or "\n" in text.strip():  # normalising would make 32 of 3², and one line of several
+    if (
+        _RAISED.search(text) or _THOUSANDS.search(text) or "\n" in text.strip()
+    ):  # normalising would make 32 of 3², and one line of several
         return None
     said = normalise(text)
     if digits := _DIGITS.match(said):
@@ -70,7 +103,8 @@ def read(text: str) -> Number | None:
     unit = said[end:].strip()
     if not unit:
         return Number(value, "", whole)
-    if not _UNIT.fullmatch(unit) or set(re.split(r"[ /-]", unit)) & (_WORDS.keys() | _MORE):
+    words = re.split(r"[ /-]", unit)
+    if not _UNIT.fullmatch(unit) or {*words, *(word.removesuffix("s") for word in words)} & (_WORDS.keys() | _MORE):
         return None
     return Number(value, unit.replace("^", ""), whole)
 

@@ -14,7 +14,7 @@ from rewards.curate.store import Scores
 from rewards.score.model.exchange import Exchange
 from rewards.score.scorer import Scorer
 from rewards.select.scorers import note_truncation
-from rewards.select.selectors import check_scores
+from rewards.select.selectors import checked
 from samples import Sample
 from samples.readers.rows import RowFault
 from stage.parallel.journal import Part
@@ -112,9 +112,7 @@ class Shard:
     def _ask(self, said: Sequence[Exchange], where: str) -> list[float]:
         if self.scorer is None:
             self.scorer = self.load()
-        scores = [float(score) for score in self.scorer.score(said)]
-        check_scores(scores, len(said), where)
-        return scores
+        return checked(self.scorer.score(said), len(said), where)
 
     def _fault(self, index: int, number: int, fault: DataError, kind: str) -> None:
         """The data policy: end the run, or leave the row out and count it, as `kind` where the fault has none."""

@@ -25,6 +25,7 @@ from samples.readers.checks import checked, valid_text
 from samples.readers.keys import Keys, check_names, renamed
 from samples.readers.look import FIRST
 from samples.readers.rows import Place, RowFault, Rows, show
+from vlm.answers import blank
 from vlm.common.errors import DataError
 from vlm.prompts import options_text
 
@@ -119,7 +120,7 @@ def _candidates(value: Any) -> tuple[str, ...]:
         raise RowFault("missing_field" if value is None else "wrong_type", "candidates", show(value), expected)
     for text in value:
         said = "texts that are not blank, in valid Unicode"
-        if not valid_text("candidates", text, said).strip():
+        if blank(valid_text("candidates", text, said)):
             raise RowFault("wrong_type", "candidates", show(text), said)
         if "<image>" in text:
             raise RowFault("image_tag", "candidates", show(text), "no <image> tags: pictures stand in the question")

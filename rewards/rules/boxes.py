@@ -16,6 +16,9 @@ Notation = Literal[
 
 # (IoU, reward), highest first. The published rule compares strictly: an IoU of exactly .5 earns nothing.
 _GRADUATED = ((0.8, 1.0), (0.7, 0.7), (0.6, 0.6), (0.5, 0.5))
+_MOST, _AT_LEAST = 4, 16
+"""Shapes of an answer that are compared for each true one, and for a row with few: what floods the image earns a
+quarter at most, and would cost seconds a completion."""
 
 
 @register("iou")
@@ -40,7 +43,8 @@ def iou(
     The answer's shapes are matched one to one with the true ones for the greatest IoU sum, each IoU is turned
     into steps, and their sum is divided by the larger of the two counts: a missing shape and a surplus one both
     cost. A box that overhangs the image by at most 2% of the side is cut to the border; one that overhangs it further,
-    or is inverted, is a miss, and the other boxes of the answer count (`vlm.boxes.said`, as in the metrics).
+    or is inverted, is a miss, and the other boxes of the answer count (`vlm.boxes.said`, as in the metrics). Of an
+    answer with more than 4 shapes for each true one (and 16) the first ones are compared, the others are surplus.
 
     shape: "box" compares the row's ``boxes`` with the boxes around what the answer states; "quad" compares its
     ``quads`` with the corners of what the answer states: oriented boxes and quadrilaterals as they lie, and an
@@ -73,7 +77,8 @@ def iou(
         found = stated(row, said)
         if found is None or not truth:
             return 0.0
-        matched = vlm_boxes.match_ious(found.boxes if shape == "box" else found.quads, truth, overlap)
+        shapes = (found.boxes if shape == "box" else found.quads)[: max(_MOST * len(truth), _AT_LEAST)]
+        matched = vlm_boxes.match_ious(shapes, truth, overlap)
         return min(1.0, sum(_step(value, steps, threshold) for value in matched) / max(len(found), len(truth)))
 
     return per_row(

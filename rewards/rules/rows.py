@@ -32,7 +32,7 @@ def per_row(
     applies_to: Sequence[str],
     inside: Inside,
     judge: Callable[[int, str], float | None],
-    readable: Callable[[int, str], bool] = lambda row, said: said.strip() != "",
+    readable: Callable[[int, str], bool] = lambda row, said: not answers.blank(said),
 ) -> list[float | None]:
     """``judge(row, answer)`` on rows of the right task. It sees the empty answer, too: whether a row applies
     does not depend on what was generated.

@@ -1,7 +1,8 @@
 """Where the score model runs: in each training process, split over them (`rewards.score.sharded`), or behind
 `launch/serve.py`.
 
-All are built at once and do nothing until asked for a score: a dry run loads no weights and calls no service.
+All are built at once and do nothing until asked. `prepare` is for the start of a run, `ready` for a dry run, which
+loads no weights and waits for no service.
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ import functools
 import inspect
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rewards.registry import nearest
 from rewards.score.model.exchange import Exchange
+from rewards.score.model.layout import check_stored
+from rewards.score.scorer import ScorerUnavailable
 from vlm.common.errors import RecipeError
-from vlm.loading import raw_config
+from vlm.loading import at_hand
+
+ASKED = 3.0
+"""Seconds for which a dry run asks a service: one that is up answers much sooner."""
 
 if TYPE_CHECKING:
     from rewards.score.scorer import Fitted
@@ -25,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Loaded:
-    """A score model that the run itself loads from a checkpoint, at the first call."""
+    """A score model that the run itself loads from a checkpoint."""
 
     def __init__(self, path: str, batch_size: int = 16, share_prefix: bool = True, **options: Any) -> None:
         """batch_size, share_prefix: of `ScoreModel.score`. options: of its `from_pretrained`; those that are None keep
@@ -37,8 +44,15 @@ class Loaded:
     "Answers so far that were longer than the model reads, and were scored without their end."
 
     def prepare(self) -> None:
-        """Raises RecipeError where there is no such checkpoint; reads no weights."""
-        raw_config(self.path, self.options.get("revision"))
+        """Raises RecipeError where there is no such checkpoint, or it is none of a score model; reads no weights."""
+        check_stored(self.path, self.options.get("revision"))
+
+    def ready(self) -> str:
+        """Whether it could be loaded here, in words. Raises: RecipeError where it is here and does not fit."""
+        revision = self.options.get("revision")
+        here = Path(self.path).expanduser().exists() or at_hand(self.path, "config.json", revision) is not None
+        found = check_stored(self.path, revision) if here else "it is not here, and is not checked"
+        return f"score model {self.path}: {found}"
 
     def _readable(self, exchanges: Sequence[Exchange], model: Any) -> list[Exchange]:
         """The exchanges as the model can read them. Raises: DataError for one that is too long without any answer."""
@@ -89,7 +103,7 @@ class InProcess(Loaded):
         return fingerprint(self.load())
 
     def load(self) -> Any:
-        """The model, loaded at the first call."""
+        """The model: loaded before the policy's weights, or at the first score."""
         if self._model is None:
             from rewards.score.model.score_model import ScoreModel
 
@@ -119,13 +133,22 @@ class Served:
         known = set(inspect.signature(ScoreClient).parameters) - {"urls"}
         for name in options.keys() - known:
             raise RecipeError(f"reward 'score': service has no option {name!r}; {nearest(name, known)}")
-        self._connect = functools.cache(lambda: ScoreClient(urls, **options))
+        self._connect = functools.cache(lambda **less: ScoreClient(urls, **options | less))
 
     def score(self, exchanges: Sequence[Exchange]) -> list[float]:
         return self._connect().score(exchanges)
 
     def fingerprint(self) -> str:
         return self._connect().fingerprint()
+
+    def ready(self) -> str:
+        """Whether the services answer now, in words. Raises: ScorerRefused where one is there and refuses (the token,
+        the model); RecipeError."""
+        try:
+            model = self._connect(timeout=ASKED, patience=ASKED).fingerprint()
+        except ScorerUnavailable as cause:
+            return f"score service: not ready, and a run would wait for it: {cause}"
+        return f"score service: ready, with the model {model}"
 
     def prepare(self) -> None:
         """Waits until every replica answers; raises ScorerUnavailable, or ScorerRefused where two models differ."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from rewards.score.model.exchange import Exchange
 from rewards.score.scorer import Scorer
+from rewards.values import plain
 from samples import Sample
 from vlm import answers, boxes
 from vlm.common.errors import DataError
@@ -23,8 +24,9 @@ Inside = Literal["answer", "text"]
 
 def readable(completion: str, inside: Inside) -> str | None:
     """The answer of a completion: what is in its one <answer> … </answer>, or the whole text; None where empty."""
-    text = answers.parse(completion).answer if inside == "answer" else completion.strip()
-    return text or None
+    if inside == "answer":
+        return answers.parse(completion).answer or None
+    return None if answers.blank(completion) else completion.strip()
 
 
 def agreement(
@@ -79,19 +81,20 @@ def score_answers(scorer: Scorer, sample: Sample, said: Sequence[str | None]) ->
     Raises: DataError where the scorer gives NaN, an infinity, or another number of scores.
     """
     distinct = list(dict.fromkeys(text for text in said if text is not None))
-    given = scorer.score([Exchange.from_sample(sample, text) for text in distinct]) if distinct else []
-    check_scores(given, len(distinct), f"{sample.source}/{sample.id}")
+    asked = [Exchange.from_sample(sample, text) for text in distinct]
+    given = checked(scorer.score(asked), len(asked), f"{sample.source}/{sample.id}") if asked else []
     known = dict(zip(distinct, given, strict=True))
-    return [-math.inf if text is None else float(known[text]) for text in said]
+    return [-math.inf if text is None else known[text] for text in said]
 
 
-def check_scores(given: Sequence[float], expected: int, what: str) -> None:
-    """Refuse what a broken scorer gives, rather than rank by it. Raises: DataError."""
-    if len(given) != expected:
-        raise DataError(f"{what}: the scorer gave {len(given)} scores for {expected} exchanges")
-    odd = [score for score in given if not math.isfinite(score)]
+def checked(given: Any, expected: int, what: str) -> list[float]:
+    """What a scorer gives, as plain floats; refused, rather than ranked by, where it is broken. Raises: WrongValues,
+    DataError."""
+    scores = plain(given, expected, f"{what}: the scorer")
+    odd = [score for score in scores if score is None or not math.isfinite(score)]
     if odd:
         raise DataError(
             f"{what}: the scorer gave {odd[0]}; expected finite numbers. Weights that overflow in float16 do this: "
             "load them in bfloat16 or float32"
         )
+    return [score for score in scores if score is not None]

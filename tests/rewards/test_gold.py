@@ -8,6 +8,7 @@ from evals import predictions, stage
 from evals.recipe import EvalRecipe
 from evals.scoring import metrics
 from rewards import gold
+from rewards.values import WrongValues
 from samples import Sample
 from stage.recipe import config
 from tests.support.processes.commands import ROOT
@@ -32,8 +33,10 @@ def test_the_judge_sees_rows_as_a_reward_does():
 
 def test_rows_it_is_not_for_and_values_that_are_none():
     assert gold.values(lambda completions, **_: [0.5, None], sample(), ["a", "b"]) is None
-    for bad in ([0.5], [0.5, math.nan]):
-        with pytest.raises(DataError, match="here, sample 7: the judge gave"):
+    with pytest.raises(DataError, match="here, sample 7: the judge gave"):
+        gold.values(lambda completions, **_: [0.5, math.nan], sample(), ["a", "b"])
+    for bad in ([0.5], {1.0: "a", 2.0: "b"}):  # not the keys of a dict
+        with pytest.raises(WrongValues, match=r"here, sample 7: the judge \(.*test_gold.py:\d+\) returned"):
             gold.values(lambda completions, bad=bad, **_: bad, sample(), ["a", "b"])
     assert gold.judge(None) is None
     with pytest.raises(RecipeError, match="no_such_module"):

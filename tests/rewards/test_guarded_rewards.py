@@ -1,9 +1,15 @@
 """Rewards that raise, hang, or give what is no number: which rows lose their reward, and when the run ends."""
 
+import asyncio
+import inspect
 import math
 import threading
+from fractions import Fraction
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from rewards import resolve
@@ -12,6 +18,7 @@ from rewards.guarded import Guarded, Limits, guard, guarded_in
 from rewards.score.reward.faults import ScoringFailed
 from rewards.score.reward.score import Score, learned
 from rewards.timed import Overdue, timed
+from rewards.values import WrongValues
 from vlm.common.errors import RecipeError, UserError
 
 
@@ -83,8 +90,9 @@ def test_a_row_that_succeeds_when_tried_again_has_its_reward():
 
 def test_a_reward_that_compares_rows_is_never_called_with_one():
     reward = Fragile(1)
-    limits = Limits(alone=False, retries=2, failure_window=100)
-    assert Guarded(reward, "fragile", limits)(**rows(3)) == [None] * 3
+    guarded = Guarded(reward, "fragile", Limits(alone=False, retries=2, failure_window=100))
+    guarded.failures.watched = True  # else the run would end: nothing of the batch has worked
+    assert guarded(**rows(3)) == [None] * 3
     assert reward.calls == [[0, 1, 2]] * 3
 
 
@@ -95,9 +103,107 @@ def test_a_value_that_is_no_number_is_a_failure(value):
     assert guarded.failures.total == 1  # None is "does not apply"
 
 
-def test_wrong_number_of_values_is_a_failure():
-    guarded = Guarded(lambda completions, **_: [1.0], "short", Limits(alone=False, failure_window=100))
-    assert guarded(**rows(2)) == [None, None]
+def test_tensors_and_the_like_become_floats():
+    for found in ([np.float32(0.5), None, True, torch.tensor(0.25)], (0.5, None, 1, Fraction(1, 4))):
+        values = Guarded(lambda completions, found=found, **_: found, "any", Limits())(**rows(4))
+        assert values == [0.5, None, 1.0, 0.25] and {type(value) for value in values} == {float, type(None)}
+    for found in (torch.tensor([0.5, 0.0, 1.0, 0.25], requires_grad=True), np.array([0.5, 0, 1, 0.25], np.float16)):
+        values = Guarded(lambda completions, found=found, **_: found, "any", Limits())(**rows(4))
+        assert values == [0.5, 0.0, 1.0, 0.25] and {type(value) for value in values} == {float}
+    steps = Guarded(lambda completions, **_: (number(one) / 4 for one in completions), "any", Limits())
+    assert steps(**rows(4)) == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_what_float32_cannot_hold_is_a_failure():
+    guarded = Guarded(lambda completions, **_: [1e39, 0.5, 1.0, 10**400], "large", Limits())
+    assert guarded(**rows(4, group=1)) == [None, 0.5, 1.0, None]
+    assert Guarded(lambda completions, **_: [3.4e38, -3.4e38], "large", Limits())(**rows(2)) == [3.4e38, -3.4e38]
+
+
+WRONG = [
+    ([1.0], "1 value"),
+    ([], "0 values"),
+    ([0.0] * 17, "17 values"),
+    (0.5, "a float"),
+    (None, "None"),
+    ({n: 1.0 for n in range(16)}, "a dict, whose keys"),
+    ({0.5, 1.0}, "a set"),
+    ("0123456789012345", "a str"),
+    (np.zeros((16, 1)), r"a ndarray of shape \(16, 1\)"),
+    (torch.zeros(16, 1), r"a Tensor of shape \(16, 1\)"),
+    (torch.tensor(1.0), r"a Tensor of shape \(\)"),
+    ([[0.5]] * 16, r"a list \(\[0.5\]\) as its value 0"),
+    ([0.5] * 15 + ["0.5"], r"a str \(0.5\) as its value 15"),
+    ([torch.zeros(1)] * 16, "a Tensor .* as its value 0"),
+    (lambda: iter([0.5] * 3), "3 values"),
+]
+
+
+@pytest.mark.parametrize(("found", "got"), WRONG, ids=[got for _, got in WRONG])
+def test_a_wrong_length_or_form_is_a_bug_that_ends_the_run(found, got):
+    """At the first call, with one: row by row `[1.0]` would be right."""
+    calls = []
+
+    def reward(completions, **_):
+        calls.append(len(completions))
+        return found() if callable(found) else found
+
+    line = reward.__code__.co_firstlineno
+    with pytest.raises(
+        WrongValues, match=rf"reward 'reward' \(.*test_guarded_rewards.py:{line}\) returned {got}.* 16 completions; exp"
+    ):
+        Guarded(reward, "reward", Limits())(**rows(16))
+    assert calls == [16]
+    gated = guard(resolve("gated", tasks={"vqa": "format"}), Limits())
+    gated.task_rewards["vqa"].reward = reward
+    with pytest.raises(WrongValues, match=rf"reward 'gated', tasks.vqa, 'reward' \(.* returned {got}"):
+        gated(**rows(16, task=["vqa"] * 16))
+
+
+def test_a_reward_that_has_never_worked_ends_the_run_at_once(caplog):
+    """At its first batch, also under a callback that ends runs after a checkpoint: there is nothing to save yet."""
+    reward = Fragile(*range(8))
+    guarded = Guarded(reward, "fragile", Limits(retries=0))
+    guarded.failures.watched = True
+    line = Fragile.__call__.__code__.co_firstlineno + 6
+    with pytest.raises(
+        ScoringFailed,
+        match=rf"'fragile' failed on all 8 rows of a generation batch, and has not worked once. Cause: ValueError: no "
+        rf"word for 0, at .*test_guarded_rewards.py:{line} \(a.jsonl: row '0'\)",
+    ):
+        guarded(**rows(8), trainer_state=SimpleNamespace(global_step=0))
+    assert "Traceback" not in caplog.text  # it is the user's code: the line is enough
+
+
+def test_a_whole_batch_that_fails_later_ends_the_run_after_a_checkpoint():
+    state = SimpleNamespace(global_step=3)
+    guarded = Guarded(Fragile(2, 3, 4, 5), "fragile", Limits(retries=0))
+    guarded.failures.watched = True
+    turns = rows(6)
+    cut = {name: values[2:] for name, values in turns.items()}
+    assert guarded(**turns, trainer_state=state)[:2] == [0.0, 0.01] and not guarded.failures.exceeded
+    assert guarded(**{name: values[2:4] for name, values in turns.items()}, trainer_state=state) == [None] * 2
+    assert not guarded.failures.exceeded  # one prompt: it may well be the row
+    assert guarded(**cut, trainer_state=state) == [None] * 4 and guarded.failures.exceeded
+
+
+def test_a_tasks_reward_is_judged_by_more_than_one_prompt():
+    gated = guard(resolve("gated", tasks={"vqa": "format"}), Limits(retries=0))
+    gated.task_rewards["vqa"].reward = Fragile(*range(8))
+    vqa = gated.task_rewards["vqa"]
+    vqa.failures.watched = True
+    assert gated(**rows(2, task=["vqa"] * 2)) == [None, None] and not vqa.failures.exceeded
+    with pytest.raises(ScoringFailed, match="each row that it was asked for"):
+        vqa.failures.at_the_end()
+    assert gated(**rows(4, task=["vqa"] * 4)) == [None] * 4 and vqa.failures.exceeded
+
+
+def test_a_bug_of_ours_shows_its_traceback(caplog, monkeypatch):
+    monkeypatch.setattr("vlm.answers._R1", None)
+    gated = guard(resolve("format"), Limits(retries=0))
+    with pytest.raises(ScoringFailed, match=r"AttributeError.*vlm/answers.py:\d+"):
+        gated(**rows(2) | {"completions": ["<think>a</think><answer>b</answer>"] * 2})
+    assert "Traceback" in caplog.text
 
 
 def test_past_the_share_the_run_ends_with_the_cause():
@@ -235,7 +341,25 @@ def test_what_has_limits_of_its_own_takes_no_others():
     async def ask(completions, **_):
         return [1.0] * len(completions)
 
-    assert guard(ask, Limits()) is ask
+    asked = guard(ask, Limits())
+    assert inspect.iscoroutinefunction(asked) and asked.__name__ == "ask"
+    assert asyncio.run(asked(**rows(2))) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (lambda: [1.0], "returned 1 value for 2"),
+        (lambda: [0.5, math.inf], "the value is inf, for completion 1"),
+        (lambda: 1 / 0, r"raised ZeroDivisionError: division by zero, at .*test_guarded_rewards.py:\d+"),
+    ],
+)
+def test_an_asynchronous_reward_fails_with_a_message(found, message):
+    async def ask(completions, **_):
+        return found()
+
+    with pytest.raises(WrongValues, match=rf"reward 'ask' \(.*test_guarded_rewards.py:\d+\).*{message}"):
+        asyncio.run(guard(ask, Limits())(**rows(2)))
 
 
 def test_impossible_limits_are_refused():

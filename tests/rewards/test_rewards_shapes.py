@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rewards
+from vlm import boxes as vlm_boxes
 from vlm.boxes import NOTATIONS, hull, quad_from_obb, quad_iou, write_boxes, write_quads
 from vlm.common.errors import DataError, RecipeError
 
@@ -154,3 +155,18 @@ def test_gated_rewards_kinds_of_a_task_in_their_own_ways():
 def test_gated_refuses_kinds_of_no_task(tasks, message):
     with pytest.raises(RecipeError, match=message):
         rewards.resolve("gated", tasks=tasks)
+
+
+def test_an_answer_that_floods_the_image_is_compared_in_part(monkeypatch):
+    """2,000 shapes for 3 true ones: the first 16 are compared, all of them are surplus."""
+    compared = []
+    match = vlm_boxes.match_ious
+    monkeypatch.setattr(
+        vlm_boxes, "match_ious", lambda said, true, how: compared.append(len(said)) or match(said, true, how)
+    )
+    truth = [QUAD, OTHER, TURNED]
+    flood = write_quads([OTHER, *[QUAD] * 1999], "rscovlm_quad", SIZE, RESIZED)
+    assert iou_of(flood, *truth, notation="rscovlm_quad") == pytest.approx(
+        sum(match([OTHER, QUAD, QUAD], truth, quad_iou)) / 2000, rel=1e-2
+    )
+    assert compared == [16]

@@ -13,6 +13,7 @@ import trl
 from transformers import TrainerCallback
 
 import rewards
+from rewards.guarded import Limits, guard
 from rewards.score.model.exchange import Exchange
 from rewards.score.model.fingerprint import fingerprint
 from rewards.score.model.score_model import ScoreModel
@@ -188,6 +189,26 @@ def test_without_a_watch_it_ends_at_once(build):
     reward = Score(scorer=Flaky(range(1, 99)), max_failures=0.1, failure_window=20, probe_every=0)
     with pytest.raises(ScoringFailed, match="no route to host"):
         build([reward], GOOD_AND_BAD).train()
+
+
+def test_tensors_and_rows_without_a_reward_reach_trl(build, caplog, capsys):
+    """Arrow refuses a column of tensors; TRL would show the whole row, with pictures, where none has a reward."""
+
+    def graded(completions, log_extra, **_):
+        log_extra("seen", [torch.tensor(n) for n in range(4)])
+        return [torch.tensor(0.5), torch.tensor(True), torch.tensor(0.25, dtype=torch.bfloat16), None]
+
+    gated = guard(rewards.resolve("gated", tasks={"open_ended": "format"}), Limits())
+    gated.task_rewards["open_ended"].reward = graded
+    trainer = build([gated], GOOD_AND_BAD)
+    trainer.log_completions = trainer.args.log_completions = True
+    trainer.train()
+    assert logged(trainer)["reward"] == pytest.approx((0.65 + 1.0 + 0.475) / 3)
+    assert "All reward functions returned None" not in caplog.text + capsys.readouterr().out
+    assert (
+        "1 of 4 completions have no reward: none applies to their row, or it failed; they train nothing" in caplog.text
+    )
+    assert "(scenes: row '0'; batch 1 of this kind)" in caplog.text
 
 
 # in the training process

@@ -97,11 +97,13 @@ def test_turns_before_the_question_are_shared(folder, name):
     asked = f"<image>{Q}" if name == "TRL" else Q  # its parts put the picture into the second question
     assert (found.before, found.question, found.ranked) == (FIRST, asked, [GOOD, BAD])
     for exchange, text in zip(found.exchanges(), (GOOD, BAD), strict=True):
-        assert exchange.messages == (*FIRST, USER | {"content": asked}, said(text)) and exchange.images == tuple(found.images)
+        assert exchange.messages == (*FIRST, USER | {"content": asked}, said(text)) and exchange.images == tuple(
+            found.images
+        )
     write(folder / "again.jsonl", [found])
     assert list(read(folder / "again.jsonl")) == [found]
     (row,) = examined.Records(PreferenceSource(path=str(path)), Faults())
-    assert row.messages == [*FIRST, USER]
+    assert row.messages == [*FIRST, USER | {"content": asked}]
 
 
 def test_alpacas_input_is_part_of_the_question(folder):

@@ -13,6 +13,7 @@ from rewards.score.reward.faults import Failures, ScoringFailed, attempt
 from rewards.score.reward.score import Score
 from rewards.score.reward.shaping import flatten, shape
 from rewards.score.scorer import ScorerRefused, ScorerUnavailable
+from rewards.values import WrongValues
 from tests.support.completions import r1
 from tests.support.scores.score_fakes import BLUE, RED, FakeScorer, bare, batch, picture
 from vlm.common.errors import DataError, RecipeError
@@ -178,11 +179,22 @@ def test_a_group_whose_spread_is_noise_gets_its_mean():
 
 def test_a_dead_service_is_none_and_never_0():
     reward = made({"good": ScorerUnavailable("gone")}, variant="sigmoid")
+    reward.failures.watched = True  # it has not worked once: the run would end
     values = reward(**batch((RED, "?", "ref", [r1("bad"), bare("x")]), (BLUE, "?", "ref", [r1("good")])))
     assert values == [None, None, None]  # the client gave up on the whole call
     assert reward.failures.total == 2  # rows that were to be scored
     reward.scorer.table["good"] = 3.0
     assert reward(**batch((RED, "?", "ref", [r1("good")]))) == [pytest.approx(0.9525741268)]
+
+
+def test_a_score_that_has_never_worked_ends_the_run():
+    dead = batch((RED, "?", "ref", [r1("good")]), (BLUE, "?", "ref", [r1("good")]))
+    with pytest.raises(ScoringFailed, match="failed on all 2 rows of a call, and has not worked once. Cause: gone"):
+        made({"good": ScorerUnavailable("gone")})(**dead)
+    reward = made({"good": ScorerUnavailable("gone")})
+    assert reward(**batch((RED, "?", "ref", [r1("good")]))) == [None]  # of one prompt: it may be the row
+    with pytest.raises(ScoringFailed, match="each row that it was asked for"):
+        reward.failures.at_the_end()
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("out of memory"), math.nan, math.inf])
@@ -204,13 +216,13 @@ def test_what_the_user_must_mend_is_raised_not_masked():
         made({"good": DataError("image a.png: cut short")})(**batch((RED, "?", "ref", [r1("good")])))
 
 
-def test_a_scorer_that_returns_too_few_scores_has_failed():
+def test_a_scorer_that_returns_too_few_scores_ends_the_run():
     class Short:
         def score(self, exchanges):
-            return [1.0] * (len(exchanges) - 1)
+            return [1.0]
 
-    tried = attempt(Short(), [Exchange.of("", "a"), Exchange.of("", "b")])
-    assert tried.scores == [None, None] and tried.cause == "ValueError: 0 scores for 1 exchanges"
+    with pytest.raises(WrongValues, match="the scorer of the reward 'score' returned 1 value for 2 completions"):
+        attempt(Short(), [Exchange.of("", "a"), Exchange.of("", "b")])  # one by one it would be right
 
 
 def test_the_run_stops_past_the_stated_share_and_says_why():

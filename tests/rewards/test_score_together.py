@@ -155,7 +155,7 @@ def test_sharded_asks_for_zero_3_before_it_loads(tiny_model):
     config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}, "bf16": {"enabled": True}})
     with pytest.raises(RecipeError, match="dtype is 'float32', but ZeRO-3 keeps the weights of this run in bfloat16"):
         Sharded(tiny_model, dtype="float32").score([exchange])
-    assert Sharded(tiny_model, dtype="bfloat16")._checked() == "bfloat16"
+    assert Sharded("demo/score", dtype="bfloat16")._checked() == "bfloat16"
     with pytest.raises(RecipeError, match="no folder nowhere/at/all"):
         Sharded("nowhere/at/all").score([exchange])
     del config

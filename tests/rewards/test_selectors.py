@@ -12,6 +12,7 @@ from rewards.score.model.exchange import Exchange
 from rewards.select import bon, scorers
 from rewards.select.recipe import ClipSection, ScorerSection
 from rewards.select.selectors import agreement, readable, score_answers
+from rewards.values import WrongValues
 from samples import Sample
 from stage.parallel import journal
 from vlm.common.errors import DataError, RecipeError
@@ -108,7 +109,7 @@ def test_scores_go_back_to_the_answers_they_are_of():
 def test_a_broken_scorer_is_not_ranked_by(bad):
     with pytest.raises(DataError, match="s/1: the scorer gave (nan|inf); expected finite"):
         score_answers(Fixed(0.1, bad), asked(), ["a", "b"])
-    with pytest.raises(DataError, match="gave 1 scores for 2 exchanges"):
+    with pytest.raises(WrongValues, match="s/1: the scorer returned 1 value for 2"):
         score_answers(Fixed(0.1), asked(), ["a", "b"])
 
 

@@ -32,9 +32,17 @@ def test_no_heavy_library_is_imported(stage, data, demo_data, pairs, tmp_path):
     """With rule rewards, a learned one in the process, and the recipe of the score model itself."""
     sources = pairs if data is None else demo_data / data
     changes = [f"data.train=[{{path: {sources}}}]", f"model.path={ROOT / 'demo/base'}", f"output={tmp_path / 'out'}"]
-    more = ["data.eval=null"] if stage == "score" else []
+    more = {"score": ["data.eval=null"], "grpo": ["rewards=[{use: gated}, {use: exact_match, weight: 0.1}]"]}
     script = ROOT / f"launch/{stage.removesuffix('_score')}.py"
-    command = [sys.executable, CHECKED, script, ROOT / f"recipes/demo/{stage}.yaml", *changes, *more, "--dry-run"]
+    command = [
+        sys.executable,
+        CHECKED,
+        script,
+        ROOT / f"recipes/demo/{stage}.yaml",
+        *changes,
+        *more.get(stage, []),
+        "--dry-run",
+    ]
     done = run(command)
     assert "Peak by ZeRO stage" in done.stdout
     assert done.stdout.splitlines()[-1].strip() == "heavy:"

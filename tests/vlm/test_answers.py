@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm.answers import Parsed, normalise, option, parse
+from vlm.answers import Parsed, blank, normalise, option, parse
 
 PIECES = st.lists(
     st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "ship", " ", "\n", "<Answer>", "a<b"]),
@@ -28,6 +28,18 @@ PIECES = st.lists(
 def test_well_formed(text, trace, answer):
     answer = "<|box_start|>(1,2),(3,4)<|box_end|>" if answer is None else answer
     assert parse(text) == Parsed(trace, answer, True)
+
+
+@pytest.mark.parametrize(
+    "unseen", ["\u200b", "\u00ad", "\u3164", "\0", "\ufeff \u2060", "\u1160", "\ufe0f", "\u2800", "\x7f"]
+)
+def test_what_cannot_be_seen_is_no_answer(unseen):
+    assert blank(unseen) and normalise(unseen) == ""
+    assert parse(f"<think>t</think><answer>{unseen}</answer>") == Parsed("t", "", False)
+    said = parse(f"<think>t</think><answer>har{unseen}bor</answer>")
+    assert said.well_formed and not blank(said.answer)
+    assert normalise(f"har{unseen.strip()}bor") == "harbor" or " " in unseen
+    assert option(f"{unseen}B", ["a", "b"]) == 1  # what looks the same is the same
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from vlm.numerals import Number, read
         ("12%", 12, "%"),
         ("45°", 45, "°"),
         ("3 m/s", 3, "m/s"),
+        ("300 K", 300, "k"),
         ("999999999999999", 999999999999999, ""),
     ],
 )
@@ -56,6 +57,8 @@ def test_whole_numbers_are_told():
         "3,5", "1,2000", "1,20", "12 000", "1.2.3", "3..5",  # no grouping of thousands
         "1e5", "1/2", "½", "3½", "3²", "3 1/2", "one-third", "0x10", "3:4", "two hundred", "3 million", "one and half",
         "٣", "３，５", "nan", "inf", "9" * 16, "--3", "- 3", "+-3",
+        "12 millions", "12 dozens", "2 thousands of ships", "3 tens", "5 halves", "7 tenths", "2 pairs", "12k",
+        "12k ships",        "12th", "3rd", "2 scores", "4 lakh", "6 crores", "8 trillion",
         "3 ships in the harbor", "3<br>", "3\n\nBecause there are", "tenth", "oneself", "5x3",
     ],
 )  # fmt: skip

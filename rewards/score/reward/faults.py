@@ -18,6 +18,7 @@ from typing import Any
 from rewards.registry import collective
 from rewards.score.model.exchange import Exchange
 from rewards.score.scorer import RowsRefused, Scorer, ScorerRefused, ScorerUnavailable
+from rewards.values import plain
 from vlm.common.errors import RecipeError, UserError
 
 logger = logging.getLogger(__name__)
@@ -34,18 +35,42 @@ class Failures:
     the first failure). The count is absolute, so that one failure in the first ten rows of a run is none in ten.
     """
 
-    def __init__(self, share: float = 0.1, window: int = 256, name: str = "score") -> None:
+    def __init__(self, share: float = 0.1, window: int = 256, name: str = "score", whole: bool = False) -> None:
+        """whole: `of_batch` is told of whole generation batches, not of some tasks' rows of them."""
         if not 0 <= share < 1:
             raise RecipeError(f"reward {name!r}: max_failures is {share}; expected a share, 0 ≤ max_failures < 1")
         if window < 1:
             raise RecipeError(f"reward {name!r}: failure_window is {window}; expected at least 1 row")
-        self.share, self.window, self.name = share, window, name
+        self.share, self.window, self.name, self.whole = share, window, name, whole
         self.total = 0
+        self.worked = False
+        """Some row has not failed."""
         self.watched = False
         """Somebody else ends the run (`rewards.score.reward.stopping`, which saves a checkpoint first)."""
         self._rows: deque[bool] = deque(maxlen=window)
         self._cause = ""
         self._refused = False
+        self._lost = ""
+        self._prompts = 0
+
+    def of_batch(self, asked: int, failed: int, prompts: int, state: Any = None) -> None:
+        """What became of a call's rows in all processes together; `add` follows. All failed: it is the reward and no
+        row if this was a whole generation batch of several prompts, or if the reward has never worked, on a whole batch
+        or on two prompts.
+
+        prompts: different ones of the failed rows. state: TRL's; before the first step there is nothing to save, so
+        that the run ends at once, in all processes.
+        """
+        if asked and failed == asked:
+            all_rows = f"all {failed} rows of a generation batch" if self.whole else f"all {failed} rows of a call"
+            self._prompts += prompts
+            if not self.worked and (self.whole or self._prompts > 1):
+                self._lost = f"{all_rows}, and has not worked once"
+            elif self.whole and prompts > 1:
+                self._lost = all_rows
+        self.worked = self.worked or failed < asked
+        if self._lost and state is not None and state.global_step == 0:
+            self.watched = False
 
     def add(self, failed: int, scored: int, cause: str = "", refused: bool = False) -> None:
         """Count the rows of one call. Raises ScoringFailed when there were too many and nobody watches.
@@ -61,12 +86,18 @@ class Failures:
         if self.exceeded and not self.watched:
             raise self.error()
 
+    def at_the_end(self) -> None:
+        """Of training. Raises ScoringFailed, in all processes, where each row that was asked for has failed."""
+        if self._prompts and not self.worked:
+            self._lost = self._lost or "each row that it was asked for"
+            raise self.error()
+
     def state_dict(self) -> dict[str, Any]:
-        return {"total": self.total, "rows": self._rows}
+        return {"total": self.total, "rows": self._rows, "worked": self.worked}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What ended the run before is forgotten: it is resumed because that was fixed."""
-        self.total = state["total"]
+        self.total, self.worked = state["total"], state.get("worked", False)  # older checkpoints do not say
         self._rows.clear()
         self._rows.extend(state["rows"])
         if self.exceeded:
@@ -74,13 +105,19 @@ class Failures:
 
     @property
     def exceeded(self) -> bool:
-        return self._refused or sum(self._rows) > self.share * self.window
+        return self._refused or bool(self._lost) or sum(self._rows) > self.share * self.window
 
     def error(self) -> ScoringFailed:
         """What ends the run, here or, where these rows are well, in another process."""
         if not self.exceeded:
             return ScoringFailed(
                 f"the reward {self.name!r} failed in another process of this run; its message says why"
+            )
+        if self._lost and not self._refused:
+            cause = self._cause or "another process says it"
+            return ScoringFailed(
+                f"the reward {self.name!r} failed on {self._lost}. Cause: {cause}. Fix it and start again "
+                "(resume=auto from a checkpoint, where there is one); failed rows were masked, none was counted as 0"
             )
         allowed = f"allowed are max_failures · failure_window = {self.share} · {self.window} rows"
         why = "the service refuses them" if self._refused else allowed
@@ -116,9 +153,7 @@ def attempt(scorer: Scorer, exchanges: Sequence[Exchange]) -> Attempt:
     if not exchanges and not collective(scorer):
         return Attempt([])
     try:
-        scores = [float(score) for score in scorer.score(exchanges)]
-        if len(scores) != len(exchanges):
-            raise ValueError(f"{len(scores)} scores for {len(exchanges)} exchanges")
+        scores = plain(scorer.score(exchanges), len(exchanges), "the scorer of the reward 'score'")
     except RowsRefused as cause:  # these rows' failure, nobody else's
         return Attempt(cause.scores, str(cause))
     except (ScorerUnavailable, ScorerRefused) as cause:
@@ -133,6 +168,6 @@ def attempt(scorer: Scorer, exchanges: Sequence[Exchange]) -> Attempt:
         alone = [attempt(scorer, [exchange]) for exchange in exchanges]
         refused = any(one.refused for one in alone)
         return Attempt([one.scores[0] for one in alone], next((one.cause for one in alone if one.cause), ""), refused)
-    bad = [score for score in scores if not math.isfinite(score)]
-    finite = [score if math.isfinite(score) else None for score in scores]
-    return Attempt(finite, f"the score model gave {bad[0]}" if bad else "")
+    missing = [score for score in scores if score is None or not math.isfinite(score)]
+    finite = [None if score is None or not math.isfinite(score) else score for score in scores]
+    return Attempt(finite, f"the score model gave {missing[0]}" if missing else "")

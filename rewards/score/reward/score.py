@@ -44,7 +44,7 @@ from vlm.common.errors import RecipeError
 
 @register("score")
 class Score:
-    """Built once; called by TRL like any reward function. Nothing is loaded or asked before the first call.
+    """Built once; called by TRL like any reward function. Nothing is loaded or asked before `prepare` or a call.
 
     model: a score model's folder or hub id, for the training process; or urls: of services (`launch/serve.py`).
     sharded: split the model over the processes instead of a whole copy in each; needs ZeRO-3 (`sharding.zero: 3`), and
@@ -123,7 +123,7 @@ class Score:
             lambda: self.reader.read(prompts, completions, columns), "reading the rows of the reward 'score'"
         )
         begun = time.monotonic()
-        scores, known = self._scores(candidates)
+        scores, known = self._scores(candidates, columns.get("trainer_state"))
         seconds = time.monotonic() - begun
         judged, flattened = self._judge(candidates, scores)
         rewards, raw = [None] * len(completions), [None] * len(completions)
@@ -165,11 +165,21 @@ class Score:
             raise RecipeError(needs_zero3(f"the recipe has sharding.zero: {zero}"))
 
     def prepare(self) -> None:
-        """For the start of a run, before weights load: is the checkpoint there, do the services answer?"""
+        """For the start of a run: is the checkpoint there, and a score model's? Do the services answer?"""
         if isinstance(self.scorer, Loaded | Served):
             self.scorer.prepare()
 
-    def _scores(self, candidates: Sequence[Candidate]) -> tuple[dict[str, float], list[bool]]:
+    def load(self) -> None:
+        """For the start of a run, once its devices are set: before the policy's weights, and not at the first answer,
+        for which a run may wait long. (A sharded one loads at its first answer: it needs the trainer's ZeRO-3.)"""
+        if isinstance(self.scorer, InProcess):
+            self.scorer.load()
+
+    def ready(self) -> str:
+        """For a dry run: what `prepare` would find now, in words. Raises: UserError where it is wrong."""
+        return self.scorer.ready() if isinstance(self.scorer, Loaded | Served) else "a scorer of your own; not asked"
+
+    def _scores(self, candidates: Sequence[Candidate], state: Any = None) -> tuple[dict[str, float], list[bool]]:
         """(scores by key, failed ones absent; for each reference that is needed, whether it was remembered).
 
         Rows that failed are counted. Raises ScoringFailed past the stated share.
@@ -192,8 +202,12 @@ class Score:
             fresh = {key: score for key, score in zip(ask, tried.scores, strict=True) if score is not None}
             self.references.add({key: score for key, score in fresh.items() if key in needed})
             scores |= fresh
-        rows = [self._failed(c, scores) for c in candidates if c.exchange is not None]
-        self.failures.add(sum(rows), len(rows) - sum(rows), tried.cause, tried.refused)
+        rows = [(c.group, self._failed(c, scores)) for c in candidates if c.exchange is not None]
+        everywhere = [row for part in agreement.gather(rows) for row in part]
+        lost = [group for group, failed in everywhere if failed]
+        self.failures.of_batch(len(everywhere), len(lost), len(set(lost)), state)
+        failed = sum(failed for _, failed in rows)
+        self.failures.add(failed, len(rows) - failed, tried.cause, tried.refused)
         return scores, known
 
     def _failed(self, candidate: Candidate, scores: Mapping[str, float]) -> bool:

@@ -16,7 +16,8 @@ class StopOnFailures(TrainerCallback):
 
     Without it, a `score` that failed too often raises ScoringFailed immediately, without a checkpoint. With it the step
     that is running ends (its failed rows are masked), every process agrees to stop, the trainer saves a checkpoint,
-    whatever its `save_strategy`, and only then ScoringFailed is raised, in all of them.
+    whatever its `save_strategy`, and only then ScoringFailed is raised, in all of them. It is also raised where
+    training ends and a reward has failed on each of its rows, however few they were.
     """
 
     def __init__(self, scores: Sequence[Score]):
@@ -31,6 +32,10 @@ class StopOnFailures(TrainerCallback):
         here = any(failures.exceeded for failures in self.failures)
         self.stopping = anywhere(here, args.device)
         control.should_save = control.should_save or self.stopping
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for failures in self.failures if not self.stopping else ():
+            failures.at_the_end()
 
     def on_save(self, args, state, control, **kwargs):
         if self.stopping:

@@ -35,6 +35,7 @@ from samples.readers.look import FIRST
 from samples.readers.records import settled
 from samples.readers.rows import Place, RowFault, Rows, show
 from stage.parallel.journal import encoded
+from vlm.answers import blank
 from vlm.common.console import say
 from vlm.common.errors import DataError
 from vlm.common.files import replacing
@@ -344,7 +345,7 @@ def _ranked(texts: list[str]) -> list[str]:
         raise RowFault("missing_field", "ranked", show(texts), "two or more texts, best first")
     if len(set(texts)) < len(texts):
         raise RowFault("same_text", "ranked", show(texts), "different texts: equal ones cannot be ranked")
-    if not texts[0].strip():
+    if blank(texts[0]):
         raise RowFault("missing_field", "ranked", show(texts), "a best text that says something")
     return texts
 
