@@ -41,7 +41,13 @@ def train(recipe: GRPORecipe) -> None:
     scores = learned(found)
     for score in scores:
         score.prepare()
-    stage.train(recipe, found, rewards.check_data, [StopOnFailures([*scores, *guarded_in(found)])])
+    callbacks = [StopOnFailures([*scores, *guarded_in(found)])]
+    stage.train(recipe, found, rewards.check_data, callbacks, lambda: origins(scores))
+
+
+def origins(scores: list) -> dict:
+    """The models of learned rewards, by what messages call them."""
+    return {f"score model {number}": score.scorer.origin() for number, score in enumerate(scores)}
 
 
 def plan(recipe: GRPORecipe) -> None:

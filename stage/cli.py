@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from stage.guards import lock
 from stage.recipe import config
 from stage.recipe.editors import json_schema
 from stage.recipe.keys import page
@@ -115,4 +116,6 @@ def guarded(work: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         say("interrupted; what was written stays in the run folder")
         return 130
+    finally:
+        lock.release_all()
     return 0

@@ -14,6 +14,7 @@ from typing import Any
 
 from rewards.registry import nearest
 from rewards.score.model.exchange import Exchange
+from samples.fingerprints import of_checkpoint
 from vlm.common.errors import RecipeError
 from vlm.loading import raw_config
 
@@ -30,6 +31,10 @@ class Loaded:
     def prepare(self) -> None:
         """Raises RecipeError where there is no such checkpoint; reads no weights."""
         raw_config(self.path, self.options.get("revision"))
+
+    def origin(self) -> dict[str, Any]:
+        """What tells its content apart, for a run's record.json; reads a little of each weight."""
+        return {"checkpoint": of_checkpoint(self.path, self.options.get("revision"))}
 
 
 def options_of(section: Any) -> dict[str, Any]:
@@ -86,6 +91,9 @@ class Served:
 
     def fingerprint(self) -> str:
         return self._connect().fingerprint()
+
+    def origin(self) -> dict[str, Any]:
+        return {"model": self.fingerprint()}
 
     def prepare(self) -> None:
         """Waits until every replica answers; raises ScorerUnavailable, or ScorerRefused where two models differ."""

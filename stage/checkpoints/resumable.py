@@ -36,7 +36,7 @@ from stage.checkpoints.packing import pack, unpack
 from stage.checkpoints.weights import files_of, load_strictly
 from stage.parallel.agreement import anywhere, everyone_is_here
 from stage.parallel.fsdp import OPTIMISER, SCHEDULE
-from stage.runs import RECIPE
+from stage.runs import DATA, RECIPE, RECORD
 from vlm.common.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -199,8 +199,9 @@ class Resumable:
                 self.state.best_model_checkpoint = str(run / folder.name)
             if self.is_world_process_zero():
                 self.state.save_to_json(str(folder / "trainer_state.json"))
-                if (run / RECIPE).is_file():
-                    shutil.copyfile(run / RECIPE, folder / RECIPE)
+                for name in (RECIPE, DATA, RECORD):  # what a resume compares
+                    if (run / name).is_file():
+                        shutil.copyfile(run / name, folder / name)
 
     def _state(self) -> dict[str, Any]:
         return {

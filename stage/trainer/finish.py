@@ -26,7 +26,7 @@ def follow(trainer: Trainer, run: Run, beginning: Beginning) -> None:
     callbacks.attach(trainer, run, recipe.stage)
     trainer.guards, trainer.dumps = recipe.guards, recipe.dump
     trainer.add_callback(DumpSteps(trainer))
-    run.note_record(record(trainer, recipe))
+    run.note_record(record(trainer) | run.origins)
     if run.main:
         trackers.identify(recipe.tracking, run.folder, resumed=recipe.resume is not None)
     attach(trainer, run, recipe)

@@ -114,7 +114,8 @@ def test_overwrite_deletes_records_and_checkpoints_only(tmp_path):
     (tmp_path / "completions" / "completions_00001.parquet").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("mine")
     Run.create(tmp_path, {"seed": 2}, overwrite=True)
-    left = {path.name for path in tmp_path.iterdir()} - {"changes.diff"}  # where this checkout has changes
+    left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".lock-")}
+    left -= {"changes.diff"}  # where this checkout has changes
     assert left == {"environment.json", "notes.txt", "recipe.yaml"}
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == {"seed": 2}
 
