@@ -172,6 +172,7 @@ def test_so_many_requests_at_a_time_and_no_more(concurrency, tmp_path):
 class Question:
     key: str
     fingerprint: str = "1"
+    pictures: str = "p"
 
 
 def counted(text):
@@ -207,7 +208,7 @@ def test_another_user_of_the_endpoint(tmp_path):
         assert [turn["content"] for turn in judge.bodies[1]["messages"]] == ["é", "seven", "No: it is no number"]
         assert answered(judge, ["é", "b"]).done == {"é": 7, "b": 8} and judge.calls == 4
         lines = [json.loads(line) for line in first.path.read_text().splitlines()]
-        assert lines[0] == {"key": "é", "fingerprint": "1", "engine": {"model": "m"}, "count": 7}
+        assert lines[0] == {"key": "é", "fingerprint": "1", "pictures": "p", "engine": {"model": "m"}, "count": 7}
         # runs begun before wrote the same rows in ASCII
         first.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         assert answered(judge, ["é", "b"]).done == {"é": 7, "b": 8} and judge.calls == 4
