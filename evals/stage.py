@@ -21,6 +21,7 @@ from evals.scoring.report import Coverage, Scores, as_dict
 from samples import Sample, mixture
 from samples.columns import ByTask, Columns
 from stage.guards import lock
+from stage.guards.disk import spared
 from stage.origins import comparing
 from stage.parallel.team import Team
 from stage.planning import control
@@ -256,7 +257,8 @@ def save(report: Scores, recipe: EvalRecipe, folder: Path) -> None:
     if recipe.pictures:
         reading = Reading(recipe.prompt.notation, recipe.inside)
         if shown := pictures(predictions.read(folder / ranks.FILE), recipe.pictures, reading):
-            grid(shown, folder / "pictures.png", title=f"Held-out questions, answered by {name}")
+            with spared(folder / "pictures.png"):
+                grid(shown, folder / "pictures.png", title=f"Held-out questions, answered by {name}")
 
 
 def pictures(rows: list[predictions.Prediction], count: int, reading: Reading) -> list[Picture]:

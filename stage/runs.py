@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from stage.guards import lock
+from stage.guards import disk, lock
 from stage.origins import revision
 from stage.origins.comparing import of_mixtures
 from stage.origins.environment import describe
@@ -67,7 +67,6 @@ class Run:
     "Parts of record.json that a resume compares (`stage.origins.comparing`)."
     data: dict[str, Any] = field(default_factory=dict)
     "data.json, once it is known."
-    _file: Any = field(default=None, repr=False)
 
     @classmethod
     def create(
@@ -125,9 +124,7 @@ class Run:
         if not self.main:
             return
         row = {"step": step, "time": round(time.time(), 3)} | {k: _plain(v) for k, v in values.items()}
-        if self._file is None:
-            self._file = open(self.metrics, "ab", buffering=0)  # noqa: SIM115 (stays open; see close)
-        self._file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        append(self.metrics, [row])
 
     def note_mixtures(self, mixtures: Mapping[str, Mixture]) -> None:
         """Prints the mixtures by role, and writes data.json of them, unless it is written already."""
@@ -154,7 +151,6 @@ class Run:
             return
         rows = [(row.get("step", 0), SUMMARY in row, line) for row, line in _rows(self.metrics)]
         kept = [line for at, summary, line in rows if at < step or (at == step and not summary)]
-        self.close()
         replace(self.metrics, "".join(line + "\n" for line in kept))
 
     def finish(self, **summary: Any) -> None:
@@ -163,20 +159,14 @@ class Run:
 
     def interrupt(self, **summary: Any) -> None:
         """Marks the run as stopped by a signal, to be resumed; interrupted.json goes when it is."""
-        self._mark(INTERRUPTED, summary)
+        with disk.spared(self.folder / INTERRUPTED):
+            self._mark(INTERRUPTED, summary)
 
     def _mark(self, name: str, summary: dict[str, Any]) -> None:
-        self.close()
         if self.main:
             content = {"time": round(time.time(), 3)} | {k: _plain(v) for k, v in summary.items()}
             replace(self.folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
             lock.release(self.folder)
-
-    def close(self) -> None:
-        """Closes metrics.jsonl; a later `log` opens it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -189,10 +179,9 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Appends rows to a JSON lines file, in one write."""
+    """Appends rows to a JSON lines file, in one write; on a full disk they are lost, with a warning."""
     lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    with path.open("ab", buffering=0) as file:
-        file.write(lines.encode())
+    disk.append(path, lines.encode())
 
 
 def drop_after(path: Path, step: int) -> None:

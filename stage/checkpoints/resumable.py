@@ -34,6 +34,7 @@ from stage.checkpoints import folders, manifest
 from stage.checkpoints.manifest import Checkpoint
 from stage.checkpoints.packing import pack, unpack
 from stage.checkpoints.weights import files_of, load_strictly
+from stage.guards.disk import is_full
 from stage.parallel.agreement import anywhere, everyone_is_here
 from stage.parallel.fsdp import OPTIMISER, SCHEDULE
 from stage.runs import DATA, RECIPE, RECORD
@@ -247,7 +248,7 @@ class Resumable:
         try:
             yield
         except Exception as error:
-            if self._aside is None or not (folders.is_full(error) or isinstance(error, manifest.Unwhole)):
+            if self._aside is None or not (is_full(error) or isinstance(error, manifest.Unwhole)):
                 raise
             self._fault = self._fault or error
 

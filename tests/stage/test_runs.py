@@ -74,7 +74,6 @@ def test_torn_last_line_is_left_out_and_mended(tmp_path, tail):
     run = Run.create(tmp_path, {})
     run.log(1, {"loss": 1})
     run.log(2, {"loss": 2})
-    run.close()
     with run.metrics.open("a") as file:
         file.write(tail)  # a line without its newline was not written whole
     assert [r["step"] for r in read_metrics(run.metrics)] == [1, 2]

@@ -18,6 +18,7 @@ from rewards.score.training.preferences import Preference, collect
 from rewards.score.training.recipe import ScoreRecipe
 from samples.fingerprints import of_pictures, of_records
 from samples.sections import Role
+from stage.guards.disk import spared
 from stage.guards.out_of_memory import advised
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
@@ -142,8 +143,13 @@ def report(measured: dict[str, metrics.Metric], folder: Path) -> None:
     if not measured:
         return
     content = {name: {"value": m.value, "n": m.n, "convention": m.convention} for name, m in measured.items()}
-    (folder / "metrics.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "table.md").write_text(metrics.markdown(measured, folder.name), encoding="utf-8")
+    texts = {
+        "metrics.json": json.dumps(content, indent=2, ensure_ascii=False) + "\n",
+        "table.md": metrics.markdown(measured, folder.name),
+    }
+    for name, text in texts.items():
+        with spared(folder / name):
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def plan(recipe: ScoreRecipe) -> None:
