@@ -112,9 +112,11 @@ def _source(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, str]:
 def _checkpoint(key: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> list[str]:
     if old is None or new is None:
         return []
+    commits = old.get("commit"), new.get("commit")
+    if any(commits):  # of the hub, whose files may have come one after the other
+        differ = all(commits) and commits[0] != commits[1]
+        return [f"{key} ({new['path']}): commit {commits[0]} before, {commits[1]} now"] if differ else []
     lines = []
-    if old.get("commit") != new.get("commit"):
-        lines.append(f"commit {old.get('commit')} before, {new.get('commit')} now")
     files = {**old["files"], **old["weights"]}, {**new["files"], **new["weights"]}
     for name in sorted(files[0].keys() | files[1].keys()):
         was, now = (part.get(name) for part in files)

@@ -20,6 +20,7 @@ from samples.fingerprints import PIECE, PIECES, of_pictures
 from stage.checkpoints import folders, manifest
 from stage.checkpoints.beginning import begin
 from stage.guards import lock
+from stage.origins import comparing
 from stage.origins.comparing import of_mixtures
 from stage.recipe import config
 from tests.support.processes import commands
@@ -168,6 +169,19 @@ def test_a_checkpoint_of_an_earlier_version_is_compared_with_what_it_knows(world
     reward_code(world)
     with pytest.raises(UserError, match="mine.py has another content"):
         world.open("resume=auto")
+
+
+def test_a_model_of_the_hub_is_its_commit():
+    """Its weights may have been fetched after the record was made."""
+
+    def changed(commit, weights):
+        now = {"path": "o/m", "commit": commit, "files": {}, "weights": weights}
+        return comparing.changes(
+            {"checkpoint": {"path": "o/m", "commit": "a1", "files": {}, "weights": {}}}, {"checkpoint": now}
+        )
+
+    assert changed("a1", {"model.safetensors": {"bytes": 1}}) == {}
+    assert changed("b2", {}) == {"model": ["model.path (o/m): commit a1 before, b2 now"]}
 
 
 def test_accepting_without_a_resume_is_refused(world):
