@@ -20,10 +20,13 @@ from evals.scoring.reading import Reading
 from evals.scoring.report import Coverage, Scores, as_dict
 from samples import Sample, mixture
 from samples.columns import ByTask, Columns
+from stage.guards import lock
+from stage.guards.disk import spared
+from stage.origins import comparing
 from stage.parallel.team import Team
 from stage.planning import control
 from stage.recipe import config
-from stage.runs import FINISHED, RECORD, Run
+from stage.runs import DATA, FINISHED, RECORD, Run
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.processes import is_main_process, rank
 from vlm.loading import architecture
@@ -77,6 +80,23 @@ def changed(folder: Path, recipe: EvalRecipe) -> set[str]:
     return {key for key in config.difference(earlier, recipe) if key not in neutral}
 
 
+def agreed(recipe: EvalRecipe, folder: Path, drawn: mixture.Mixture, begun: bool) -> dict[str, Any]:
+    """What the answers come from, for record.json, and "data" for data.json.
+
+    Raises: UserError where an evaluation was begun with other rows, pictures, weights or judge.
+    """
+    found = {"data": comparing.of_mixtures({"eval": drawn}), **comparing.of_recipe(recipe)}
+    if begun:
+        before = {**comparing.stored(folder, RECORD), "data": comparing.stored(folder, DATA)}
+        comparing.refuse(
+            comparing.changes(before, found),
+            (),
+            f"the evaluation in {folder}",
+            "Put them back, or write overwrite=true to ask everything again, or choose another output",
+        )
+    return found
+
+
 CheckColumns = Callable[[ByTask], None]
 Judge = Callable[[Sample, Sequence[str]], list[float] | None]
 """`judge(sample, completions)` → a value for each; None where it does not apply to the sample."""
@@ -115,6 +135,7 @@ def run(
     if missed and is_main_process():
         logger.warning("%s", Coverage(len(samples), missed))
     folder, team = Path(recipe.output), Team.join()
+    lock.hold(folder)
     if recipe.overwrite:
         ranks.discard(folder)
     elif team.main:
@@ -122,11 +143,13 @@ def run(
     team.wait()
     done = started(recipe, folder)
     drawn_how = drawing(recipe, len(done) if not (folder / RECORD).exists() else 0)
+    origins = agreed(recipe, folder, drawn, bool(done)) if team.main else {}
     asked = asked or answerer(recipe)
     team.wait()  # all have read what is there before the main process writes
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=bool(done))
+    record.note_data(origins.pop("data", {}))
     record.note_mixtures({"eval": drawn})
-    record.note_record(drawn_how | {"asked": len(samples), "left_out": missed})
+    record.note_record(drawn_how | origins | {"asked": len(samples), "left_out": missed})
     team.wait()
     have = {prediction.key for prediction in done}
     keys = [f"{sample.source}/{sample.id}" for sample in samples]
@@ -234,7 +257,8 @@ def save(report: Scores, recipe: EvalRecipe, folder: Path) -> None:
     if recipe.pictures:
         reading = Reading(recipe.prompt.notation, recipe.inside)
         if shown := pictures(predictions.read(folder / ranks.FILE), recipe.pictures, reading):
-            grid(shown, folder / "pictures.png", title=f"Held-out questions, answered by {name}")
+            with spared(folder / "pictures.png"):
+                grid(shown, folder / "pictures.png", title=f"Held-out questions, answered by {name}")
 
 
 def pictures(rows: list[predictions.Prediction], count: int, reading: Reading) -> list[Picture]:

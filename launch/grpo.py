@@ -41,8 +41,19 @@ def train(recipe: GRPORecipe) -> None:
     scores = learned(found)
     for score in scores:
         score.prepare()
-    stop = StopOnFailures([*scores, *guarded_in(found)])
-    stage.train(recipe, found, rewards.check_data, [stop], lambda: [score.load() for score in scores])
+    stage.train(
+        recipe,
+        found,
+        rewards.check_data,
+        [StopOnFailures([*scores, *guarded_in(found)])],
+        before_weights=lambda: [score.load() for score in scores],
+        score_models=lambda: origins(scores),
+    )
+
+
+def origins(scores: list) -> dict:
+    """The models of learned rewards, by what messages call them."""
+    return {f"score model {number}": score.scorer.origin() for number, score in enumerate(scores)}
 
 
 def plan(recipe: GRPORecipe) -> None:

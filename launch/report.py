@@ -29,6 +29,7 @@ def write(asked: argparse.Namespace) -> None:
     from sft.recipe import SFTRecipe
     from studies.report import page
     from studies.report.runs import labels
+    from vlm.common.files import replace
 
     curves = labels.curves(asked.runs, asked.compare)
     out = asked.out or Path(asked.runs[0] if asked.runs[0].count("=") == 0 else ".") / "report.html"
@@ -36,7 +37,7 @@ def write(asked: argparse.Namespace) -> None:
     title = asked.title or labels.title(asked.runs)
     text = page.html(page.Asked(curves, title, asked.band, asked.rows, asked.gold, classes))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    replace(out, text)
     count = sum(len(curve.runs) for curve in curves)
     print(f"{out}: {count} run{'s' * (count > 1)}, {len(text.encode()) / 1e6:.1f} MB")
 

@@ -69,18 +69,21 @@ def train(
     check_data: Callable[[Sequence[Reward], ByTask], None],
     callbacks: Sequence[Any] = (),
     before_weights: Callable[[], object] = lambda: None,
+    score_models: Callable[[], dict[str, Any]] = dict,
 ) -> Path:
     """Train; returns the folder of the trained model (`output/final`).
 
     rewards: TRL reward callables in the order of `recipe.rewards`. check_data: refuses tasks that no reward knows, and
     columns that a reward needs and the data lacks.
     callbacks: transformers', given to the trainer. before_weights: loads what rewards hold, once the devices are set.
+    score_models: what learned rewards load or ask, for record.json.
     Everything that can be wrong with recipe and data is found before weights load.
     """
     from trl import GRPOConfig
 
     from rl.trainer import GRPOTrainer
     from stage.checkpoints.beginning import begin
+    from stage.origins.comparing import of_mixtures
     from stage.trainer.arguments import arguments
     from stage.trainer.finish import complete
     from stage.trainer.models import processor_of, tables, untrained
@@ -100,8 +103,8 @@ def train(
     )
     check_rows(data["train"].rows, args.generation_batch_size // args.num_generations)
     processor = processor_of(recipe)
+    run = beginning.open(args, lambda: of_mixtures(data), score_models)
     before_weights()
-    run = beginning.open(args)
     run.note_mixtures(data)
     trainer = GRPOTrainer(
         untrained(recipe),

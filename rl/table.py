@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Set
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
 
+from stage.guards.disk import spared
 from stage.tracking.samples import Samples
 from stage.tracking.table import Batch, pictures_of
 from vlm.pictures.places import spelled
@@ -26,7 +28,8 @@ class Table:
     TRL's, which has every row and picture of a batch; TRL's parquet file stays.
 
     Overridden: `_calculate_rewards` (adds columns), `_generate_and_score_completions` (pictures from all processes: TRL
-    gathers them from those that have some, and waits without end where one has none), `log` (text), `kept_state`,
+    gathers them from those that have some, and waits without end where one has none), `log` (text; a full disk
+    costs TRL's table), `kept_state`,
     `take_state` (TRL's table of the last generation batch, which the next log writes).
     """
 
@@ -64,7 +67,13 @@ class Table:
 
     def log(self, logs, start_time=None):
         self._write_out()
-        super().log(logs, start_time)
+        table = Path(self.args.output_dir, "completions", f"completions_{self.state.global_step:05d}.parquet")
+        mode = "train" if self.model.training else "eval"
+        with spared(table):  # its last act in a log; what it has averaged is then forgotten already
+            try:
+                super().log(logs, start_time)
+            finally:
+                self._metrics[mode].clear()
 
     def _write_out(self) -> None:
         """Conversations in TRL's table become text."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import struct
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from samples import Sample
+from vlm.pictures import rasters
 
 WORDS = (".json", ".jinja", ".txt", ".model")
 """Ends of a checkpoint's files that are read whole: configuration, tokenizer, chat template."""
 FIELDS = ("messages", "task", "answer", "boxes", "quads", "size", "choices", "source", "id", "kind")
+
+PIECE, PIECES = 4096, 16
+"""Bytes read at each place of a large file, and evenly spaced places: of a picture PIECES, of a weight's tensor 3."""
 
 
 def of_rows(samples: Iterable[Sample], folder: Path) -> str:
@@ -28,6 +34,48 @@ def of_rows(samples: Iterable[Sample], folder: Path) -> str:
         if sample.columns:
             found.update(json.dumps(sample.columns, sort_keys=True, default=repr).encode() + b"\n")
     return found.hexdigest()
+
+
+def of_records(records: Iterable[Any], folder: Path) -> str:
+    """The same of rows that are another dataclass with `images`, such as preferences."""
+    found = hashlib.sha256()
+    for record in records:
+        fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+        fields["images"] = [_picture(image, folder) for image in record.images]
+        found.update(json.dumps(fields, sort_keys=True, default=repr).encode() + b"\n")
+    return found.hexdigest()
+
+
+def of_pictures(images: Iterable[str | bytes]) -> str:
+    """SHA-256 of the contents of picture files, each once, in their order: of small files all, of larger ones length
+    and PIECES places. Those that stand in a row count with the row (`of_rows`). One that is gone counts as such."""
+    paths = dict.fromkeys(rasters.plain(image) for image in images if isinstance(image, str))
+    found = hashlib.sha256()
+    with ThreadPoolExecutor(16) as threads:  # a file server answers many at a time
+        for digest in threads.map(_content, paths):
+            found.update(digest)
+    return found.hexdigest()
+
+
+def _content(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return _pieces(file, 0, file.seek(0, 2), PIECES).digest()
+    except FileNotFoundError:
+        return b"gone"
+
+
+def _pieces(file: BinaryIO, start: int, size: int, count: int) -> Any:
+    """SHA-256 of a part of a file: its length and `count` evenly spaced pieces, or all of it where it is short."""
+    found = hashlib.sha256(struct.pack("<Q", size))
+    if size <= count * PIECE:
+        file.seek(start)
+        found.update(file.read(size))
+        return found
+    for number in range(count):
+        file.seek(start + number * (size - PIECE) // (count - 1))
+        found.update(file.read(PIECE))
+    return found
 
 
 def _picture(image: str | bytes, folder: Path) -> str:
@@ -46,9 +94,9 @@ def of_checkpoint(path: str, revision: str | None = None) -> dict[str, Any]:
     """Of a folder, or of what the cache holds of a hub id:
 
         {"path": …, "commit": of the hub or None, "files": {"config.json": sha256, …},
-         "weights": {"model.safetensors": {"bytes": 123, "header": sha256}, …}}
+         "weights": {"model.safetensors": {"bytes": 123, "header": sha256, "sampled": sha256}, …}}
 
-    A header names each tensor with shape, type and place in the file; the numbers themselves are not read.
+    A header names each tensor with shape, type and place in the file; of its numbers three places are read.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -62,7 +110,7 @@ def of_checkpoint(path: str, revision: str | None = None) -> dict[str, Any]:
         "commit": None if Path(path).expanduser().is_dir() else folder.name,
         "files": {file.name: of_file(file) for file in files if file.suffix in WORDS},
         "weights": {
-            file.name: {"bytes": file.stat().st_size, "header": _header(file)}
+            file.name: {"bytes": file.stat().st_size, **_weights(file)}
             for file in files
             if file.suffix == ".safetensors"
         },
@@ -76,8 +124,14 @@ def _cached(path: str, revision: str | None) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _header(file: Path) -> str:
-    """SHA-256 of a safetensors header: 8 bytes with its length (little-endian), then JSON."""
+def _weights(file: Path) -> dict[str, str]:
+    """Of a safetensors file: 8 bytes with the length of its header (little-endian), JSON, then the tensors."""
     with file.open("rb") as stream:
         size = stream.read(8)
-        return hashlib.sha256(size + stream.read(struct.unpack("<Q", size)[0])).hexdigest()
+        text = stream.read(struct.unpack("<Q", size)[0])
+        sampled = hashlib.sha256()
+        for name, entry in sorted(json.loads(text).items()):
+            if name != "__metadata__":
+                start, end = entry["data_offsets"]
+                sampled.update(_pieces(stream, 8 + len(text) + start, end - start, 3).digest())
+    return {"header": hashlib.sha256(size + text).hexdigest(), "sampled": sampled.hexdigest()}

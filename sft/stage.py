@@ -30,6 +30,7 @@ def train(recipe: SFTRecipe) -> Path:
 
     from sft.trainer import SFTTrainer
     from stage.checkpoints.beginning import begin
+    from stage.origins.comparing import of_mixtures
     from stage.trainer.arguments import arguments
     from stage.trainer.finish import complete
     from stage.trainer.models import processor_of, tables, untrained
@@ -49,7 +50,7 @@ def train(recipe: SFTRecipe) -> Path:
         train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
     )
     processor = processor_of(recipe)
-    run = beginning.open(args)
+    run = beginning.open(args, lambda: of_mixtures(data))
     run.note_mixtures(data)
     trainer = SFTTrainer(
         untrained(recipe),

@@ -16,6 +16,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from stage.guards import lock
+from stage.guards.disk import is_full
 from stage.recipe import config
 from stage.recipe.editors import json_schema
 from stage.recipe.keys import page
@@ -29,6 +31,7 @@ from vlm.loading import resolve_attention
 from vlm.pictures import images
 
 T = TypeVar("T", bound=Section)
+AGAIN = "a training with resume=auto goes on from its last checkpoint"
 OF_EACH = ("rewards.guarded", "rl.unrewarded", "rewards.score.reward.faults", "stage.guards", "vlm.pictures.unreadable")
 """Loggers whose warnings are about one process's rows, so that every process is heard."""
 
@@ -115,4 +118,11 @@ def guarded(work: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         say("interrupted; what was written stays in the run folder")
         return 130
+    except Exception as error:
+        if not is_full(error):
+            raise
+        report(UserError(f"the disk is full: {error}. Make room, and start the same command again ({AGAIN})"))
+        return EXIT_USER_ERROR
+    finally:
+        lock.release_all()
     return 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stage.guards.disk import spared
 from stage.runs import Run, read_metrics
 from vlm.common.errors import DataError
 from vlm.common.figures import COLOURS, dress, headline, sheet
@@ -70,8 +71,10 @@ def draw_run(run: Run, stage: str) -> None:
     """`curves.png` in a run's folder, by its main process. A run shorter than one logging interval has none."""
     if not run.main:
         return
+    png = run.folder / "curves.png"
     try:
-        draw(run.metrics, run.folder / "curves.png", title=f"{stage} · {run.folder.name}")
+        with spared(png):
+            draw(run.metrics, png, title=f"{stage} · {run.folder.name}")
     except DataError as nothing:
         logger.warning("no curves.png: %s (was the run shorter than training.logging_steps?)", nothing)
 

@@ -15,6 +15,7 @@
       checkpoint-*/      whole ones (stage.checkpoints)
       dumps/             single steps, and those that were skipped, to be computed again (stage.replay.dumps)
       heartbeats/        what each process does, while it runs (stage.guards.watchdog)
+      .lock-*.json       which run writes here now (stage.guards.lock)
 
 Only the main process writes; in every other process the same calls do nothing.
 """
@@ -33,7 +34,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from stage.guards import disk, lock
 from stage.origins import revision
+from stage.origins.comparing import of_mixtures
 from stage.origins.environment import describe
 from vlm.common.errors import UserError
 from vlm.common.files import replace
@@ -60,7 +63,10 @@ class Run:
 
     folder: Path
     main: bool = True
-    _file: Any = field(default=None, repr=False)
+    origins: dict[str, Any] = field(default_factory=dict)
+    "Parts of record.json that a resume compares (`stage.origins.comparing`)."
+    data: dict[str, Any] = field(default_factory=dict)
+    "data.json, once it is known."
 
     @classmethod
     def create(
@@ -80,12 +86,14 @@ class Run:
                   number (recipe.1.yaml, …);
           overwrite: the earlier run's records, its completions and checkpoint-* folders are deleted; other files stay.
         main: whether this process writes; by default rank 0.
+        So is one that another run holds (`stage.guards.lock`); this one's from here to `finish`, or the process's end.
         """
         if overwrite and resume:
             raise UserError(f"{folder}: a run is either resumed or overwritten; asked for both, choose one")
         run = cls(Path(folder).absolute(), is_main_process() if main is None else main)
         if not run.main:
             return run
+        lock.hold(run.folder, main=True)
         if overwrite:
             _delete_records(run.folder)
         elif not resume:
@@ -116,17 +124,20 @@ class Run:
         if not self.main:
             return
         row = {"step": step, "time": round(time.time(), 3)} | {k: _plain(v) for k, v in values.items()}
-        if self._file is None:
-            self._file = open(self.metrics, "ab", buffering=0)  # noqa: SIM115 (stays open; see close)
-        self._file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        append(self.metrics, [row])
 
     def note_mixtures(self, mixtures: Mapping[str, Mixture]) -> None:
-        """Prints the mixtures by role, and writes data.json: {"train": {…}, "eval": {…}} (`Mixture.record`)."""
+        """Prints the mixtures by role, and writes data.json of them, unless it is written already."""
         for mixture in mixtures.values():
             mixture.show()
+        if self.main and not self.data:
+            self.note_data(of_mixtures(mixtures))
+
+    def note_data(self, roles: Mapping[str, Any]) -> None:
+        """Writes data.json (`stage.origins.comparing`); one that differs is kept under a number."""
+        self.data = dict(roles)
         if self.main:
-            roles = {role: mixture.record() for role, mixture in mixtures.items()}
-            replace(self.folder / DATA, json.dumps(roles, indent=2, ensure_ascii=False) + "\n")
+            _write_keeping(self.folder / DATA, json.dumps(roles, indent=2, ensure_ascii=False) + "\n")
 
     def note_record(self, record: dict[str, Any]) -> None:
         """Writes record.json (`stage.origins.provenance`); one that differs is kept under a number."""
@@ -140,7 +151,6 @@ class Run:
             return
         rows = [(row.get("step", 0), SUMMARY in row, line) for row, line in _rows(self.metrics)]
         kept = [line for at, summary, line in rows if at < step or (at == step and not summary)]
-        self.close()
         replace(self.metrics, "".join(line + "\n" for line in kept))
 
     def finish(self, **summary: Any) -> None:
@@ -149,19 +159,14 @@ class Run:
 
     def interrupt(self, **summary: Any) -> None:
         """Marks the run as stopped by a signal, to be resumed; interrupted.json goes when it is."""
-        self._mark(INTERRUPTED, summary)
+        with disk.spared(self.folder / INTERRUPTED):
+            self._mark(INTERRUPTED, summary)
 
     def _mark(self, name: str, summary: dict[str, Any]) -> None:
-        self.close()
         if self.main:
             content = {"time": round(time.time(), 3)} | {k: _plain(v) for k, v in summary.items()}
             replace(self.folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-    def close(self) -> None:
-        """Closes metrics.jsonl; a later `log` opens it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+            lock.release(self.folder)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -174,10 +179,9 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Appends rows to a JSON lines file, in one write."""
+    """Appends rows to a JSON lines file, in one write; on a full disk they are lost, with a warning."""
     lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    with path.open("ab", buffering=0) as file:
-        file.write(lines.encode())
+    disk.append(path, lines.encode())
 
 
 def drop_after(path: Path, step: int) -> None:
@@ -227,8 +231,8 @@ def _refuse_to_overwrite(folder: Path) -> None:
 
 
 def _delete_records(folder: Path) -> None:
-    numbered = ("recipe*.yaml", "environment*.json", "record*.json", "changes*.diff")
-    for pattern in (*numbered, DATA, METRICS, FINISHED, INTERRUPTED, *TRACKED):
+    numbered = ("recipe*.yaml", "environment*.json", "record*.json", "data*.json", "changes*.diff")
+    for pattern in (*numbered, METRICS, FINISHED, INTERRUPTED, *TRACKED):
         for path in folder.glob(pattern):
             path.unlink()
     for path in (*folder.glob("checkpoint-*"), folder / ".unfinished", *map(folder.joinpath, FOLDERS)):

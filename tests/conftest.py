@@ -27,6 +27,7 @@ import ipaddress  # noqa: E402
 import random  # noqa: E402
 import runpy  # noqa: E402
 import socket  # noqa: E402
+import subprocess  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -183,3 +184,16 @@ def started(monkeypatch, capsys, log_levels):
         return said.out
 
     return go
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 MB; one checkpoint of the tiny model takes 35. Only root may mount it; CI may ask sudo."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    by = ["sudo", "-n"] if "NADIR_CI" in os.environ and os.geteuid() else []
+    command = [*by, "mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("file systems cannot be mounted here (needs root)")
+    yield place
+    subprocess.run([*by, "umount", "-l", str(place)], check=True)

@@ -26,6 +26,7 @@ from rewards.select import scorers
 from rewards.select.recipe import ClipSection, ScorerSection
 from samples.mixture.drawing import DryFaults
 from samples.readers.rows import RowFault
+from stage.guards import lock
 from stage.parallel.journal import Part, fingerprint, state_of_file
 from stage.parallel.team import Team
 from stage.planning.control import ControlTokens, tokens_of
@@ -43,6 +44,7 @@ def run(recipe: CurateRecipe, load: Callable[[], Scorer] | None = None) -> repor
     """
     team = Team.join()
     folder = Path(recipe.output)
+    lock.hold(folder, main=team.main)
     tokens = texts_of(recipe, fetch=True)
     sources = [Source(section, tokens.check) for section in recipe.data.train]
     continued = (folder / "recipe.yaml").exists() and not (folder / FINISHED).exists() and not recipe.overwrite

@@ -21,6 +21,7 @@ from typing import Any
 from rewards.prefer.recipe import CandidateSource
 from rewards.score.training.preferences import good_rows
 from samples import Faults, Sample
+from samples.fingerprints import of_pictures
 from samples.readers.checks import checked, valid_text
 from samples.readers.keys import Keys, check_names, renamed
 from samples.readers.look import FIRST
@@ -64,6 +65,11 @@ class Item:
         ]
         asked = json.dumps([self.question, self.candidates, shown, self.sizes])
         return hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+    @property
+    def pictures(self) -> str:
+        """Changes with the content of its picture files."""
+        return of_pictures(self.sample.images)
 
 
 def collect(sources: Sequence[CandidateSource], on_fault: str) -> list[Item]:

@@ -25,6 +25,7 @@ from rewards.score.training.preferences import line
 from stage.endpoint import cost
 from stage.endpoint.asking import FAILURES, Answers
 from stage.endpoint.client import Usage, key_of
+from stage.guards import lock
 from stage.recipe import config
 from stage.runs import Run
 from vlm.common.errors import RecipeError, UserError
@@ -85,6 +86,7 @@ def run(recipe: PreferRecipe) -> dict[str, Any]:
             "`python launch/prefer.py …`, and raise judge.concurrency to ask more at a time"
         )
     folder = Path(recipe.output)
+    lock.hold(folder)
     comparisons = truth.comparisons(recipe.closed)
     work = prepare(recipe, recipe.dedup)
     truth.check(comparisons, work.closed)

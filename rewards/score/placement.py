@@ -19,6 +19,7 @@ from rewards.registry import nearest
 from rewards.score.model.exchange import Exchange
 from rewards.score.model.layout import check_stored
 from rewards.score.scorer import ScorerUnavailable
+from samples.fingerprints import of_checkpoint
 from vlm.common.errors import RecipeError
 from vlm.loading import at_hand
 
@@ -67,6 +68,10 @@ def _fit(exchange: Exchange, model: Any) -> Fitted:
     from rewards.score.model.lengths import fit
 
     return fit(exchange, model.processor, model.config.text_config.max_position_embeddings)
+
+    def origin(self) -> dict[str, Any]:
+        """What tells its content apart, for a run's record.json; reads a little of each weight."""
+        return {"checkpoint": of_checkpoint(self.path, self.options.get("revision"))}
 
 
 def options_of(section: Any) -> dict[str, Any]:
@@ -149,6 +154,9 @@ class Served:
         except ScorerUnavailable as cause:
             return f"score service: not ready, and a run would wait for it: {cause}"
         return f"score service: ready, with the model {model}"
+
+    def origin(self) -> dict[str, Any]:
+        return {"model": self.fingerprint()}
 
     def prepare(self) -> None:
         """Waits until every replica answers; raises ScorerUnavailable, or ScorerRefused where two models differ."""

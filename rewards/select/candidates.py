@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from samples import Sample
+from samples.fingerprints import of_pictures, of_rows
 from samples.readers.rows import RowFault, Rows, show
 from stage.parallel.journal import Part, encoded, fingerprint, records
 from stage.parallel.team import Team
@@ -26,6 +27,12 @@ Draw = Callable[[Sample, int], list[str]]
 def key(sample: Sample) -> str:
     """Names a question."""
     return f"{sample.source}/{sample.id}"
+
+
+def mark(sample: Sample) -> str:
+    """Its name in a journal; another one where row or picture have another content, so that it is drawn again."""
+    pictures = of_pictures(sample.images)
+    return f"{key(sample)}#{fingerprint(of_rows([sample], Path('/')), pictures)}"
 
 
 def check_unique(samples: Sequence[Sample]) -> None:
@@ -52,19 +59,19 @@ def draw_all(
     from tqdm.auto import tqdm
 
     have = {record["key"] for record in records(folder, name)}
-    todo = [s for number, s in enumerate(samples) if number % team.size == team.rank and key(s) not in have]
+    todo = [s for number, s in enumerate(samples) if number % team.size == team.rank and mark(s) not in have]
     if not todo:
         return
     drawn = draw()
     with Part(folder, name, team.rank) as part:
         for sample in tqdm(todo, desc="draw", disable=not team.main, mininterval=2.0):
             own = int(fingerprint(seed, key(sample))[:8], 16)
-            part.add({"key": key(sample), "completions": drawn(sample, own)})
+            part.add({"key": mark(sample), "completions": drawn(sample, own)})
 
 
 def check_complete(samples: Sequence[Sample], found: Mapping[str, Any], folder: Path) -> None:
     """Raises: DataError where what another process wrote is not here."""
-    missing = [key(sample) for sample in samples if key(sample) not in found]
+    missing = [key(sample) for sample in samples if mark(sample) not in found]
     if missing:
         raise DataError(
             f"{folder}: nothing of {len(missing)} questions, such as {missing[0]}; every process must see the same "
@@ -79,7 +86,7 @@ def put_together(samples: Sequence[Sample], folder: Path, name: str, path: Path)
     with replacing(path) as file:
         for sample in samples:
             asked = [turn["content"] for turn in sample.messages if turn["role"] == "user"]
-            row = {"source": sample.source, "id": sample.id, "prompt": asked[-1], "completions": drawn[key(sample)]}
+            row = {"source": sample.source, "id": sample.id, "prompt": asked[-1], "completions": drawn[mark(sample)]}
             file.write(encoded(row) + b"\n")
 
 

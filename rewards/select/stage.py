@@ -20,11 +20,12 @@ import numpy as np
 
 from rewards.score.scorer import Scorer
 from rewards.select import bon, candidates, report, scorers
-from rewards.select.candidates import Draw, key
+from rewards.select.candidates import Draw, key, mark
 from rewards.select.recipe import BonRecipe
 from rewards.select.selectors import agreement, readable, score_answers
 from samples import Sample, mixture
 from samples.columns import ByTask, Columns
+from stage.guards import lock
 from stage.parallel.journal import Part, fingerprint, records, state_of_checkpoint, state_of_file
 from stage.parallel.team import Team
 from stage.planning import control
@@ -60,6 +61,7 @@ def run(
     if check_columns is not None:
         check_columns(Columns(samples).by_task)
     folder = Path(recipe.output)
+    lock.hold(folder, main=team.main)
     continued = (folder / "recipe.yaml").exists() and not (folder / FINISHED).exists() and not recipe.overwrite
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=continued, main=team.main)
     record.note_mixtures({"eval": data})
@@ -105,7 +107,7 @@ def shown_as(recipe: BonRecipe) -> list[str | None]:
 
 
 def drawn_by(recipe: BonRecipe) -> str:
-    """Changes when other answers would be drawn."""
+    """Changes when other answers would be drawn to the same questions (`candidates.mark`)."""
     settings = recipe.generation.model_dump(exclude={"batch_size"})
     model = state_of_checkpoint(recipe.model.path, recipe.model.revision)
     images = recipe.images.model_dump(exclude={"limit", "cache"})
@@ -124,21 +126,21 @@ def score_all(
     from tqdm.auto import tqdm
 
     have = {record["key"] for record in records(folder, name)}
-    todo = [n for n, s in enumerate(samples) if n % team.size == team.rank and key(s) not in have]
+    todo = [n for n, s in enumerate(samples) if n % team.size == team.rank and mark(s) not in have]
     if todo:
         scorer = load()
         with Part(folder, name, team.rank) as part:
             for n in tqdm(todo, desc=name.partition("-")[0], disable=not team.main, mininterval=2.0):
                 scores = score_answers(scorer, samples[n], said[n])
                 row = [None if score == -math.inf else score for score in scores]
-                part.add({"key": key(samples[n]), "scores": row})
+                part.add({"key": mark(samples[n]), "scores": row})
         scorers.note_truncation(scorer)
     team.wait()
     if not team.main:
         return []
     found = {record["key"]: record["scores"] for record in records(folder, name)}
     candidates.check_complete(samples, found, folder)
-    rows = [[-math.inf if score is None else score for score in found[key(sample)]] for sample in samples]
+    rows = [[-math.inf if score is None else score for score in found[mark(sample)]] for sample in samples]
     return [np.array(row) for row in rows]
 
 

@@ -6,13 +6,15 @@
     a folder    from this checkpoint, of this output or of another one, which stays as it is
 
 A resumed run is the same run: its recipe must be the one that wrote the checkpoint, but for NEUTRAL keys, which change
-no weight, and for a later end.
+no weight, and for a later end; and so must be what the recipe names: rows, pictures, reward code, weights
+(`stage.origins.comparing`). `accept_changes` takes what has changed.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,18 +22,21 @@ from typing import Any
 
 from stage.checkpoints import folders, manifest
 from stage.checkpoints.manifest import Checkpoint, check_resumable
-from stage.parallel.agreement import everyone_is_here
+from stage.guards import lock
+from stage.origins import comparing
+from stage.parallel.agreement import gather, settled
 from stage.recipe import config
 from stage.recipe.sections import NEUTRAL, TrainingRecipe
-from stage.runs import FINISHED, METRICS, RECIPE, Run
-from vlm.common.errors import RecipeError
-from vlm.common.processes import processes
+from stage.runs import DATA, FINISHED, METRICS, RECIPE, RECORD, Run
+from vlm.common.errors import RecipeError, UserError
+from vlm.common.processes import is_main_process, processes
 
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 LATER = ("training.max_steps", "training.num_train_epochs")
 """Keys that it may raise."""
+Models = Callable[[], dict[str, Any]]
 CONSTANT = ("constant", "constant_with_warmup")
 """Learning-rate schedules that do not depend on where the run ends."""
 
@@ -51,24 +56,64 @@ class Beginning:
         """For `Trainer.train(resume_from_checkpoint=…)`."""
         return None if self.checkpoint is None else str(self.checkpoint.path)
 
-    def open(self, args: Any) -> Run:
-        """The run folder, opened for writing. args: the training arguments, by which the processes have met."""
+    def open(self, args: Any, data: Callable[[], dict[str, Any]], score_models: Models = dict) -> Run:
+        """The run folder, opened for writing, with data.json in it.
+
+        args: the training arguments, by which the processes have met. data: makes data.json, in the main process.
+        score_models: of learned rewards, by name (`stage.origins.comparing.of_recipe`).
+        Raises: UserError where what the run came from has changed, in all processes.
+        """
         _ = args.device  # joins the processes, and
-        everyone_is_here()  # nobody looks at the folder any more, which is now changed
-        recipe = self.recipe
+        if len(set(gather(self.path))) > 1:  # nobody looks at the folder any more, which is now changed
+            raise UserError(f"{self.recipe.output} has changed while the processes looked at it; start the run again")
+        recipe, main = self.recipe, is_main_process()
+        found, lines = settled(
+            lambda: self._compared(data(), score_models()) if main else ({}, []), "comparing data and weights"
+        )
         run = Run.create(
             recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite, resume=recipe.resume is not None
         )
         if run.main:
             folders.clear(run.folder)
+            run.note_data(found.pop("data"))
+            run.origins = found | ({"accepted": lines} if lines else {})
         return run
+
+    def _compared(self, data: dict[str, Any], score_models: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """What the run comes from, and what of it has changed since the checkpoint and is accepted."""
+        found = {"data": data, **comparing.of_recipe(self.recipe, score_models)}
+        if self.checkpoint is None:
+            return found, []
+        path = self.checkpoint.path
+        folder = path if (path / RECORD).is_file() else path.parent  # an older checkpoint holds no copy
+        before = {**comparing.stored(folder, RECORD), "data": comparing.stored(folder, DATA)}
+        lines = comparing.refuse(
+            comparing.changes(before, found),
+            self.recipe.accept_changes,
+            f"resume: the run of {path}",
+            "Put them back, or start a new run in another output, or accept them: accept_changes=[{kinds}]",
+        )
+        for line in lines:
+            logger.warning("resume: accepted (accept_changes): %s", line)
+        return found, lines
 
 
 def begin(recipe: TrainingRecipe) -> Beginning:
-    """Decide by the recipe and what lies in its output; reads only.
+    """Decide by the recipe and what lies in its output, which is held from now on (`stage.guards.lock`).
 
-    Raises: RecipeError where the recipe has changed, UserError where nothing can be gone on from.
+    Raises: RecipeError where the recipe has changed, UserError where nothing can be gone on from, or another run holds
+    the folder; `resume: auto` waits for its end.
     """
+    if recipe.accept_changes and recipe.resume is None:
+        raise RecipeError("accept_changes is read where a run is resumed; write resume=auto, or leave it out")
+    lock.hold(recipe.output, wait=recipe.resume == AUTO)
+    found = _begin(recipe)
+    if found.finished is not None:
+        lock.release(recipe.output)
+    return found
+
+
+def _begin(recipe: TrainingRecipe) -> Beginning:
     if recipe.resume is None:
         return Beginning(recipe)
     if recipe.overwrite:

@@ -9,22 +9,16 @@ clears away. One process of a run does what stands here; the file system must be
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 from stage.checkpoints import manifest
 
 logger = logging.getLogger(__name__)
 
 ASIDE = ".unfinished"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-WRITERS = ("no space left", "disk quota exceeded", "file too large", "inline_container", "iostream error")
-"""In the errors of safetensors' and torch's writers, which are no OSErrors; torch's says only where it noticed."""
 
 
 def clear(run: Path) -> None:
@@ -74,14 +68,6 @@ def prune(run: Path, keep: int | None, best: str | None) -> None:
 def room(run: Path) -> int:
     """Bytes free on the run folder's disk."""
     return shutil.disk_usage(run).free
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that nothing more can be written here: disk full, quota, file too large."""
-    if isinstance(error, OSError) and error.errno in FULL:
-        return True
-    text = str(error).lower()
-    return isinstance(error, OSError | RuntimeError | SafetensorError) and any(word in text for word in WRITERS)
 
 
 def _remove(run: Path, path: Path) -> None:

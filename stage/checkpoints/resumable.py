@@ -34,9 +34,10 @@ from stage.checkpoints import folders, manifest
 from stage.checkpoints.manifest import Checkpoint
 from stage.checkpoints.packing import pack, unpack
 from stage.checkpoints.weights import files_of, load_strictly
+from stage.guards.disk import is_full
 from stage.parallel.agreement import anywhere, everyone_is_here
 from stage.parallel.fsdp import OPTIMISER, SCHEDULE
-from stage.runs import RECIPE
+from stage.runs import DATA, RECIPE, RECORD
 from vlm.common.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -199,8 +200,9 @@ class Resumable:
                 self.state.best_model_checkpoint = str(run / folder.name)
             if self.is_world_process_zero():
                 self.state.save_to_json(str(folder / "trainer_state.json"))
-                if (run / RECIPE).is_file():
-                    shutil.copyfile(run / RECIPE, folder / RECIPE)
+                for name in (RECIPE, DATA, RECORD):  # what a resume compares
+                    if (run / name).is_file():
+                        shutil.copyfile(run / name, folder / name)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -246,7 +248,7 @@ class Resumable:
         try:
             yield
         except Exception as error:
-            if self._aside is None or not (folders.is_full(error) or isinstance(error, manifest.Unwhole)):
+            if self._aside is None or not (is_full(error) or isinstance(error, manifest.Unwhole)):
                 raise
             self._fault = self._fault or error
 

@@ -1,6 +1,6 @@
 """Asking about many rows at a time: each finished row is on disk before the next one is asked about.
 
-    {"key": "captions/3", "fingerprint": "9f0c…", "judge": {"model": …, "request": …, …}, "ratings": …}
+    {"key": "captions/3", "fingerprint": "9f0c…", "pictures": "b21d…", "judge": {"model": …, …}, "ratings": …}
 
 Here the endpoint's section is called `judge` and its answers are `ratings`. `failures.jsonl` beside the file lists what
 failed: {"key": "captions/4", "error": "…"}; it is emptied by each start.
@@ -37,6 +37,11 @@ class Row(Protocol):
         """Changes with what is asked: an answer to another question under the same key is not this row's."""
         ...
 
+    @property
+    def pictures(self) -> str:
+        """Changes with the content of its picture files."""
+        ...
+
 
 Asked = TypeVar("Asked", bound=Row)
 
@@ -66,6 +71,8 @@ class Answers(Generic[R]):
                 found = json.loads(line)
                 row = wanted.get(found["key"])
                 if row is None or row.fingerprint != found["fingerprint"]:  # other data now
+                    continue
+                if found.get("pictures") not in (None, row.pictures):
                     continue
                 self._refuse_mixture(found[self.called])
                 self.done[row.key] = parse(found[self.result], row)
@@ -98,7 +105,13 @@ class Answers(Generic[R]):
 
     def put(self, row: Row, answer: R) -> None:
         self._answered.add(
-            {"key": row.key, "fingerprint": row.fingerprint, self.called: self.asked, self.result: answer}
+            {
+                "key": row.key,
+                "fingerprint": row.fingerprint,
+                "pictures": row.pictures,
+                self.called: self.asked,
+                self.result: answer,
+            }
         )
         self.done[row.key] = answer
 

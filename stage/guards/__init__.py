@@ -4,6 +4,8 @@
     progress        which phase this process is in
     watchdog        who hangs, in which phase, where in the code
     out_of_memory   what in this recipe would help most, computed
+    lock            one run in a folder at a time
+    disk            a full disk costs what a run can do without
     peers           an error that only says that another process has gone
 
 docs/reliability.md says what is promised.

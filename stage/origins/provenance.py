@@ -9,35 +9,31 @@ Two runs whose records, data.json and environment.json agree (but for times, hos
     model          class, attention, precision, parameters; `sampled` is a digest of its weights (stage.replay.dumps)
     checkpoint     what it was loaded from (samples.fingerprints)
     sampling       GRPO: how completions are drawn; a checkpoint's generation_config.json adds nothing
-    plugins        SHA-256 of each `file.py:function` that the recipe names
+    plugins        SHA-256 of the file of each `file.py:function` and `package.module:function` that the recipe names
+    score_models   GRPO: what learned rewards load, or what their services say that they hold
+    accepted       what had changed when a resume was told to accept it
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from samples.fingerprints import of_checkpoint, of_file
 from stage.parallel.agreement import joined
-from stage.recipe import config
 from stage.replay.dumps import digest
 
 
-def record(trainer: Any, recipe: Any) -> dict[str, Any]:
-    """recipe: of the stage; the trainer's model is the one it begins with."""
+def record(trainer: Any) -> dict[str, Any]:
+    """The trainer's model is the one it begins with. `stage.origins.comparing` has what a resume compares."""
     return {
         "seeds": {"seed": trainer.args.seed, "data_seed": trainer.args.data_seed},
         "processes": processes(trainer),
         "determinism": determinism(trainer.args.full_determinism),
         "libraries": libraries(),
         "model": model(trainer),
-        "checkpoint": of_checkpoint(recipe.model.path, recipe.model.revision),
         **sampling(trainer.args),
-        "plugins": {path: of_file(Path(path)) for path in sorted(set(plugins(config.to_dict(recipe))))},
     }
 
 
@@ -97,14 +93,3 @@ def model(trainer: Any) -> dict[str, Any]:
         "trained": sum(size for size, weight in sizes if weight.requires_grad),
         "sampled": None if sharded else digest(trainer.model),
     }
-
-
-def plugins(value: Any) -> Iterator[str]:
-    """Files of all `path/file.py:function` in nested plain values."""
-    if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from plugins(inner)
-    elif isinstance(value, str) and ".py:" in value:
-        path = Path(value.rpartition(":")[0]).expanduser()
-        if path.suffix == ".py" and path.is_file():
-            yield str(path)

@@ -114,6 +114,8 @@ class TrainingRecipe(StageRecipe):
     "Dashboards."
     resume: str | None = None
     "`auto`: resume from the last complete checkpoint in `output`, if there is one; or the folder of a checkpoint."
+    accept_changes: list[Literal["data", "pictures", "rewards", "model"]] = []
+    "A resume takes changed rows, picture files, reward code and score models, or base weights, and records them."
     guards: GuardSection = GuardSection()
     "Steps that are not finite."
     watchdog: WatchdogSection | None = WatchdogSection()
@@ -140,7 +142,7 @@ class TrainingRecipe(StageRecipe):
 
 
 NEUTRAL = (
-    "output", "overwrite", "resume", "gpus", "images.limit", "images.cache",
+    "output", "overwrite", "resume", "accept_changes", "accept_changes.*", "gpus", "images.limit", "images.cache",
     "tracking", "tracking.*", "check_sharing", "dump", "dump.*",
     "guards", "guards.*", "watchdog", "watchdog.*", "rewards.*.timeout", "rewards.*.slow", "rewards.*.retries",
     "rewards.*.max_failures", "rewards.*.failure_window",

@@ -33,8 +33,8 @@ import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stage.checkpoints.folders import is_full
 from stage.checkpoints.packing import pack
+from stage.guards.disk import is_full
 from stage.parallel.agreement import anywhere, everyone_is_here
 from stage.recipe.sections import DumpSection
 from stage.runs import RECIPE

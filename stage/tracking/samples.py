@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stage.guards.disk import spared
 from stage.runs import Run, append, drop_after
 from stage.tracking import overlays
 from stage.tracking.section import SampleSection
@@ -57,8 +58,11 @@ class Samples:
         folder = self.run.folder
         for picture in {picture.name: picture for one in found for picture in one.pictures}.values():
             if not (folder / FOLDER / picture.name).exists():
-                (folder / FOLDER).mkdir(exist_ok=True)
-                replace(folder / FOLDER / picture.name, picture.content)
+                with spared(folder / FOLDER / picture.name):
+                    (folder / FOLDER).mkdir(exist_ok=True)
+                    replace(folder / FOLDER / picture.name, picture.content)
+        if not all((folder / name).exists() for line in rows for name in [line["image"], *line["further"]] if name):
+            return  # a full disk, which is said
         append(folder / FILE, rows)
         for name in self.trackers:
             send(name, rows, folder)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from transformers import ProcessorMixin, Trainer
 
+from stage.checkpoints import manifest
 from stage.checkpoints.beginning import Beginning
 from stage.curves import draw_run
 from stage.guards import peers, watchdog
+from stage.guards.disk import is_full
 from stage.guards.progress import here
 from stage.origins.provenance import record
 from stage.replay.dumps import DumpSteps
@@ -17,6 +20,7 @@ from stage.signals import StopOnSignal, watching
 from stage.tracking import trackers
 from stage.tracking.attach import attach
 from stage.trainer import callbacks
+from vlm.common.errors import UserError
 
 
 def follow(trainer: Trainer, run: Run, beginning: Beginning) -> None:
@@ -26,7 +30,7 @@ def follow(trainer: Trainer, run: Run, beginning: Beginning) -> None:
     callbacks.attach(trainer, run, recipe.stage)
     trainer.guards, trainer.dumps = recipe.guards, recipe.dump
     trainer.add_callback(DumpSteps(trainer))
-    run.note_record(record(trainer, recipe))
+    run.note_record(record(trainer) | run.origins)
     if run.main:
         trackers.identify(recipe.tracking, run.folder, resumed=recipe.resume is not None)
     attach(trainer, run, recipe)
@@ -44,9 +48,20 @@ def save_model(trainer: Trainer, processor: ProcessorMixin, folder: Path) -> Pat
 
     A LoRA run saves the adapter; `python -m vlm.adapters ADAPTER OUT` merges it into its base.
     """
-    trainer.save_model(str(folder))
-    if trainer.is_world_process_zero():
-        processor.save_pretrained(folder)
+    try:
+        trainer.save_model(str(folder))
+        if trainer.is_world_process_zero():
+            processor.save_pretrained(folder)
+    except Exception as error:
+        if not is_full(error):
+            raise
+        shutil.rmtree(folder, ignore_errors=True)  # a part of a model would be taken for one
+        last = manifest.latest(folder.parent)
+        kept = f"the last checkpoint is {last.path}" if last else "there is no checkpoint"
+        raise UserError(
+            f"{folder} cannot be written: {error}. The model is trained, and {kept}: make room on the disk, and start "
+            "the same command with resume=auto, which goes on from there"
+        ) from error
     trainer.accelerator.wait_for_everyone()
     return folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import combinations
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,6 +240,19 @@ def test_another_model_draws_anew(questions, tmp_path, served):
     changed = recipe(questions, tmp_path, overwrite="true", **{"generation.temperature": 0.5})
     go(changed, draw=lambda: lambda sample, seed: seen.append(sample.answer) or drawn(sample, seed))
     assert seen == ["dam", "ship", "road"]
+
+
+def test_a_changed_question_alone_is_drawn_and_scored_anew(questions, tmp_path, served):
+    go(recipe(questions, tmp_path))
+    text = Path(questions).read_text()
+    assert text.count("road") >= 1
+    Path(questions).write_text(text.replace("road", "lane"))
+    seen = []
+    go(
+        recipe(questions, tmp_path, overwrite="true"),
+        draw=lambda: lambda s, seed: seen.append(s.answer) or drawn(s, seed),
+    )
+    assert seen == ["lane"]
 
 
 def test_completions_that_do_not_fit_are_refused(questions, tmp_path):

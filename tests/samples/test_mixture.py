@@ -178,6 +178,9 @@ def test_the_draw_depends_on_the_seed_alone(files):
     assert set(ten) < set(subset(files[0], 0, percent=50.0))
 
 
+DIGESTS = ("bytes", "sha256", "used_sha256", "pictures_sha256")
+
+
 def test_what_a_run_keeps_of_it(files, tmp_path, capsys):
     found = draw(DataSection(train=[SourceSection(path=files[2], repeat=2)]), "train", 0)
     run = Run.create(tmp_path / "run", {"seed": 0})
@@ -185,7 +188,7 @@ def test_what_a_run_keeps_of_it(files, tmp_path, capsys):
     task = {"read": 7, "kept": 7, "repeated": 7, "rows": 14, "share": 1.0}
     source = {"path": files[2], "rows": 14, "faulty": 0, "left_out": 0, "tasks": {"vqa": task}}
     kept = json.loads((tmp_path / "run/data.json").read_text())
-    told_apart = {name: kept["train"]["sources"][0].pop(name) for name in ("bytes", "sha256", "used_sha256")}
+    told_apart = {name: kept["train"]["sources"][0].pop(name) for name in DIGESTS}
     assert kept == {"train": {"rows": 14, "sources": [source]}}
     assert told_apart["bytes"] == Path(files[2]).stat().st_size and len(told_apart["sha256"]) == 64
     assert "Rows of data.train" in capsys.readouterr().out

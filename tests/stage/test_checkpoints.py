@@ -9,7 +9,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 from collections import deque
 
 import numpy as np
@@ -22,6 +21,7 @@ from transformers import TrainerCallback
 
 from stage.checkpoints import folders, manifest
 from stage.checkpoints.packing import pack, unpack
+from stage.guards import disk
 from tests.rl.test_grpo import LIMITS, dataset, recipe
 from tests.support.tiny_checkpoints import section
 from vlm.common.errors import UserError
@@ -149,22 +149,9 @@ def test_the_last_ones_and_the_best_are_kept(checkpoint, tmp_path):
 
 def test_how_a_full_disk_is_told():
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert folders.is_full(full) and folders.is_full(OSError(errno.EDQUOT, "quota"))
-    assert not folders.is_full(OSError(errno.EACCES, "no")) and not folders.is_full(RuntimeError("CUDA out of memory"))
-    assert not folders.is_full(KeyError("no space left"))
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 64 MB; one checkpoint of the tiny model takes 35. Only root may mount it; CI may ask sudo."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    by = ["sudo", "-n"] if "NADIR_CI" in os.environ and os.geteuid() else []
-    command = [*by, "mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("file systems cannot be mounted here (needs root)")
-    yield place
-    subprocess.run([*by, "umount", "-l", str(place)], check=True)
+    assert disk.is_full(full) and disk.is_full(OSError(errno.EDQUOT, "quota"))
+    assert not disk.is_full(OSError(errno.EACCES, "no")) and not disk.is_full(RuntimeError("CUDA out of memory"))
+    assert not disk.is_full(KeyError("no space left"))
 
 
 def trainer_at(tiny_model, data, output, **training):

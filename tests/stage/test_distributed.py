@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 from collections import Counter
 from pathlib import Path
@@ -220,6 +221,75 @@ def test_resumed_inside_of_a_block(trained, tiny_model, demo_data, tmp_path):
     assert metrics(tmp_path / "run")[-1]["loss"] == pytest.approx(metrics(plain)[-1]["loss"], rel=TOLERANCE, abs=1e-6)
     found, expected = state(tmp_path / "run/final"), state(plain / "final")
     assert max((found[tensor] - expected[tensor]).abs().max().item() for tensor in expected) < TOLERANCE
+
+
+KILLED = {"ddp": 50, "zero2": 53}
+"""Seeds of the moments at which processes die (`tests.support.processes.killed_ranks`)."""
+ALL = ("rollout", "rewards", "backward", "writing")
+"""Places to which every process comes."""
+MAIN = ("log", "manifest", "renaming", "renamed")
+"""Places to which only the main one comes."""
+
+
+def moments(seed: int, count: int, calls: int) -> list[dict]:
+    """Random moments: of one process and of both in turn, each at one of the first `calls` times at a place."""
+    drawn, found = random.Random(seed), []
+    for number in range(count):
+        rank = drawn.randrange(2)
+        place = drawn.choice(ALL if rank else (*ALL, *MAIN))
+        found.append({"rank": rank, "both": number % 2 == 1, "place": place, "call": drawn.randint(1, calls)})
+    return found
+
+
+def killed(folder, argv, zero, kills, **more):
+    """Run on to the end, whatever dies; the weights of `final/`."""
+    script = ROOT / "tests/support/processes/killed_ranks.py"
+    launcher = two_processes()
+    launcher[-4:-4] = ["--max_restarts", len(kills)]
+    told = {"KILLS": json.dumps(kills), "JOURNAL": str(folder / "deaths")}
+    forked.run([*launcher, script, *argv, f"sharding.zero={zero}", "resume=auto"], cwd=folder, **told)
+    deaths = [json.loads(line) for line in (folder / "deaths").read_text().splitlines()]
+    assert deaths == kills  # each of them came about
+    return state(folder / "run/final")
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_one_process_and_both_are_killed(trained, tiny_model, demo_data, tmp_path, name):
+    """kill -9 of one of two, and of both, each at a random moment; after each the launcher starts both again. The end
+    is that of the run nobody killed, to the bit."""
+    plain, _ = trained[name]
+    settings = [f"training.{key}={value}" for key, value in TRAINING.items()]
+    settings += [f"rewards=[{{use: {plain.parent}/letters.py:letters}}]", *SAVING]
+    argv = grpo(tiny_model, demo_data, tmp_path / "run", *settings)
+    found = killed(tmp_path, argv, STAGES[name], moments(KILLED[name], 2, 1))
+    expected = state(plain / "final")
+    assert [tensor for tensor in expected if not found[tensor].equal(expected[tensor])] == []
+    clock = ("time", "throughput/", "train_", "step_time")
+    rows = [
+        [{key: value for key, value in row.items() if not key.startswith(clock)} for row in metrics(folder)]
+        for folder in (tmp_path / "run", plain)
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", [2026, 2027])
+@pytest.mark.parametrize("name", KILLED)
+def test_killed_at_ten_random_moments_each(tiny_model, demo_data, tmp_path, name, seed):
+    """Ten deaths of one process and ten of both, in a run of 60 steps with blocks of two iterations."""
+    (tmp_path / "letters.py").write_text(LETTERS)
+    settings = [f"training.{key}={value}" for key, value in TRAINING.items()]
+    settings += [f"rewards=[{{use: {tmp_path}/letters.py:letters}}]", *SAVING[:3], "training.max_steps=60"]
+    settings += ["training.learning_rate=0.05"]
+    kills, zero = moments(seed, 20, 4), STAGES[name]
+    plain = grpo(tiny_model, demo_data, tmp_path / "plain", *settings, f"sharding.zero={zero}")
+    script = ROOT / ("tests/support/processes/zero_cpu.py" if zero else "launch/grpo.py")
+    forked.run([*two_processes(), script, *plain], cwd=tmp_path)
+    found = killed(tmp_path, grpo(tiny_model, demo_data, tmp_path / "run", *settings), zero, kills)
+    expected = state(tmp_path / "plain/final")
+    worst = max((found[tensor] - expected[tensor]).abs().max().item() for tensor in expected)
+    print(f"{name}, seed {seed}: {len(kills)} deaths; largest difference of a weight {worst:g}; {kills}")
+    assert worst == 0
 
 
 def test_dry_run_counts_the_processes(tiny_model, demo_data, tmp_path, started):

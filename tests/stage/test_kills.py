@@ -8,7 +8,9 @@ benchmarks/kills.py does the same to the demo at random moments.
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,8 @@ from safetensors.torch import load_file
 
 from stage.checkpoints import manifest
 from stage.runs import read_metrics
-from tests.support.processes import commands
-from tests.support.processes.dying import run
+from tests.support.processes import commands, forked
+from tests.support.processes.dying import begun, run
 
 pytestmark = pytest.mark.xdist_group("kills")
 LETTERS = """
@@ -110,6 +112,24 @@ def test_signals_save_at_the_next_step_and_ask_to_be_started_again(plain, comman
         assert manifest.latest(folder).step == 2 * turn
     assert run(stage, argv) == 0
     assert not (folder / "interrupted.json").exists()
+    check_same(folder, expected)
+
+
+@pytest.mark.parametrize("plain", ["sft"], indirect=True)
+def test_a_requeued_run_beside_its_old_self(plain, command):
+    """Started while the first one trains: refused in one line, or, with `resume=auto`, as long waiting as it lives.
+    Then it goes on from its checkpoint, to the same end."""
+    stage, expected = plain
+    argv, folder = command(stage, "twice")
+    with begun(stage, argv, "backward", 3, signal.SIGSTOP) as first:
+        first.stopped()
+        refused = forked.run([sys.executable, commands.ROOT / f"launch/{stage}.py", *argv], expect=2)
+        (line,) = commands.errors(refused.stderr)
+        assert line.startswith(f"error: {folder}: another run writes there: process {first.pid} on ")
+        with begun(stage, [*argv, "resume=auto"], said=folder.with_suffix(".log")) as second:
+            second.says(f"another run writes there: process {first.pid}")
+            os.kill(first.pid, signal.SIGKILL)
+            assert second.end() == 0
     check_same(folder, expected)
 
 

@@ -172,6 +172,7 @@ def test_so_many_requests_at_a_time_and_no_more(concurrency, tmp_path):
 class Question:
     key: str
     fingerprint: str = "1"
+    pictures: str = "p"
 
 
 def counted(text):
@@ -207,10 +208,18 @@ def test_another_user_of_the_endpoint(tmp_path):
         assert [turn["content"] for turn in judge.bodies[1]["messages"]] == ["é", "seven", "No: it is no number"]
         assert answered(judge, ["é", "b"]).done == {"é": 7, "b": 8} and judge.calls == 4
         lines = [json.loads(line) for line in first.path.read_text().splitlines()]
-        assert lines[0] == {"key": "é", "fingerprint": "1", "engine": {"model": "m"}, "count": 7}
+        assert lines[0] == {"key": "é", "fingerprint": "1", "pictures": "p", "engine": {"model": "m"}, "count": 7}
         # runs begun before wrote the same rows in ASCII
         first.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         assert answered(judge, ["é", "b"]).done == {"é": 7, "b": 8} and judge.calls == 4
+        # of another picture under the same name, the first one's answer does not count
+        first.path.write_text(
+            "".join(json.dumps(line | {"pictures": "pq"[n == 0]}) + "\n" for n, line in enumerate(lines))
+        )
+        again = Answers(first.path, "engine", {"model": "m"}, "count")
+        again.read(map(Question, ["é", "b"]), lambda value, row: int(value))
+        assert again.done == {"b": 8}
+        first.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         with pytest.raises(UserError, match="holds count of another kind .*model was 'm', is 'other'"):
             answered(judge, ["é"], model="other")
     with FakeJudge(default=lambda body: error(401)) as judge, pytest.raises(EndpointError, match="fix `engine` in"):

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from samples import Sample, fingerprints
-from stage.origins import environment, provenance, revision
+from stage.origins import comparing, environment, revision
 
 RECORDS = ("record.json", "data.json", "environment.json", "recipe.yaml")
 
@@ -169,4 +169,4 @@ def test_variables_are_kept_by_name_and_never_a_secret(monkeypatch):
 def test_plugins_of_a_recipe(tmp_path):
     (tmp_path / "mine.py").write_text("")
     uses = {"rewards": [{"use": f"{tmp_path}/mine.py:f"}, {"use": "iou"}, {"use": "pkg.mod:f"}, {"use": "gone.py:f"}]}
-    assert list(provenance.plugins(uses)) == [f"{tmp_path}/mine.py"]
+    assert list(comparing.plugins(uses)) == [f"{tmp_path}/mine.py"]

@@ -163,7 +163,6 @@ def logged(tmp_path, name="grpo", rewards=None, **changes):
         row |= {"rewards/gated/mean": 0.5, "rewards/reward/mean": gold, "rewards/reward/std": 0.5}
         run.log(step, {name: value for name, value in (row | changes).items() if value is not None})
     run.log(60, {"train_runtime": 1.0})
-    run.close()
     return tmp_path / name
 
 

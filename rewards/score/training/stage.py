@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 from rewards.score.training import metrics, planned
 from rewards.score.training.preferences import Preference, collect
 from rewards.score.training.recipe import ScoreRecipe
+from samples.fingerprints import of_pictures, of_records
+from samples.sections import Role
+from stage.guards.disk import spared
 from stage.guards.out_of_memory import advised
 from stage.planning.lengths import Lengths
 from vlm.common.errors import RecipeError
@@ -60,7 +64,7 @@ def train(recipe: ScoreRecipe) -> Path:
         train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
     )
     processor = processor_of(recipe)
-    run = beginning.open(args)
+    run = beginning.open(args, lambda: origins(recipe, records, held_out))
     model = trainable(recipe)
     if recipe.model.lora is not None and args.gradient_checkpointing:
         model.enable_input_require_grads()  # nothing below the adapters would ask for gradients
@@ -75,6 +79,23 @@ def train(recipe: ScoreRecipe) -> Path:
     values = {name: metric.value for name, metric in trainer.measured.items()}
     run.finish(steps=trainer.state.global_step, **values)
     return final
+
+
+def origins(recipe: ScoreRecipe, train: Sequence[Preference], held_out: Sequence[Preference]) -> dict[str, Any]:
+    """data.json: what tells the records of each role apart (`stage.origins.comparing`)."""
+    found = {}
+    roles: list[tuple[Role, Sequence[Preference]]] = [("train", train), ("eval", held_out)]
+    for role, records in roles:
+        paths = [source.path for source in recipe.data.sources(role)]
+        folder = Path(os.path.commonpath([Path(path).absolute().parent for path in paths])) if paths else Path.cwd()
+        source = {
+            "path": ", ".join(paths),
+            "rows": len(records),
+            "sha256": of_records(records, folder),
+            "pictures_sha256": of_pictures(image for record in records for image in record.images),
+        }
+        found[role] = {"rows": len(records), "sources": [source] if paths else []}
+    return found
 
 
 def _checkpointing(recipe: ScoreRecipe) -> dict[str, Any]:
@@ -123,8 +144,13 @@ def report(measured: dict[str, metrics.Metric], folder: Path) -> None:
     if not measured:
         return
     content = {name: {"value": m.value, "n": m.n, "convention": m.convention} for name, m in measured.items()}
-    (folder / "metrics.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "table.md").write_text(metrics.markdown(measured, folder.name), encoding="utf-8")
+    texts = {
+        "metrics.json": json.dumps(content, indent=2, ensure_ascii=False) + "\n",
+        "table.md": metrics.markdown(measured, folder.name),
+    }
+    for name, text in texts.items():
+        with spared(folder / name):
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def plan(recipe: ScoreRecipe) -> None:

@@ -21,14 +21,15 @@ ROOT = Path(__file__).parents[3]
 
 
 @contextmanager
-def common_numbers():
-    """Within, rollouts of `rl.GRPOTrainer` are drawn so."""
+def common_numbers(cls=None):
+    """Within, rollouts of `rl.GRPOTrainer`, or of another class, are drawn so."""
     import torch
 
     from rl.trainer import GRPOTrainer
     from vlm.common.processes import processes
 
-    draw, generate = torch.multinomial, GRPOTrainer._generate_single_turn
+    cls = cls or GRPOTrainer
+    draw, generate = torch.multinomial, cls._generate_single_turn
     state = {"generation": 0, "place": 0, "rank": 0}
 
     def drawn(probabilities, num_samples, *_, **__):
@@ -50,7 +51,7 @@ def common_numbers():
             torch.multinomial = draw
 
     assert processes() in (1, 2)
-    with mock.patch.object(GRPOTrainer, "_generate_single_turn", generated):
+    with mock.patch.object(cls, "_generate_single_turn", generated):
         yield
 
 

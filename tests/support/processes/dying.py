@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.support.processes.commands import ROOT
 from tests.support.processes.forked import context, program
 
+LIMIT = 120
+"""Seconds after which a process counts as hung."""
 PLACES = {
     "rollout": ("rl.trainer.GRPOTrainer._generate_single_turn", "after"),
     "rewards": ("rl.trainer.GRPOTrainer._calculate_rewards", "before"),
@@ -35,20 +40,72 @@ def run(stage: str, argv: list[str], place: str | None = None, call: int = 1, se
 
     place, call: where the process gets the signal `send`: at the so manieth call.
     """
-    process = context().Process(target=_train, args=(stage, argv, place, call, send))
+    with begun(stage, argv, place, call, send) as process:
+        return process.end()
+
+
+class Begun:
+    """A launcher that runs. said: the file of what it says."""
+
+    def __init__(self, process: Any, said: Path | None):
+        self.process, self.said, self.pid = process, said, process.pid
+
+    def until(self, what: Callable[[], Any]) -> Any:
+        """The first value that is true of `what()`, which is asked again and again."""
+        for _ in range(20 * LIMIT):
+            if found := what():
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"nothing within {LIMIT} s\n{self.said.read_text() if self.said else ''}")
+
+    def stopped(self) -> None:
+        """Wait until a signal has stopped it (SIGSTOP)."""
+        stat = Path(f"/proc/{self.pid}/stat")
+        self.until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+
+    def says(self, words: str) -> None:
+        """Wait until it has said this."""
+        assert self.said is not None
+        self.until(lambda: words in self.said.read_text())
+
+    def end(self) -> int:
+        self.process.join(LIMIT)
+        assert self.process.exitcode is not None, f"{self.process.name}: the process hangs"
+        return self.process.exitcode
+
+
+@contextmanager
+def begun(
+    stage: str,
+    argv: list[str],
+    place: str | None = None,
+    call: int = 1,
+    send: int = signal.SIGKILL,
+    said: Path | None = None,
+) -> Iterator[Begun]:
+    """As `run`, while it runs; killed at the end where it still does."""
+    if said is not None:
+        said.touch()
+    process = context().Process(target=_train, args=(stage, argv, place, call, send, said), name=f"{stage} at {place}")
     process.start()
-    process.join(120)
-    assert process.exitcode is not None, f"{stage} at {place}: the process hangs"
-    return process.exitcode
+    try:
+        yield Begun(process, said)
+    finally:
+        if process.exitcode is None:
+            process.kill()
+            process.join()
 
 
-def _train(stage: str, argv: list[str], place: str | None, call: int, send: int) -> None:
+def _train(stage: str, argv: list[str], place: str | None, call: int, send: int, said: Path | None) -> None:
+    if said is not None:
+        for number in (1, 2):
+            os.dup2(os.open(said, os.O_WRONLY | os.O_APPEND), number)
     if place is not None:
-        _arm(*PLACES[place], call, send)
+        arm(*PLACES[place], call, lambda: os.kill(os.getpid(), send))
     program([str(ROOT / f"launch/{stage}.py"), *argv])
 
 
-def _arm(target: str, when: str, call: int, send: int) -> None:
+def arm(target: str, when: str, call: int, act: Callable[[], None]) -> None:
     from pkgutil import resolve_name
 
     owner, _, name = target.rpartition(".")
@@ -60,10 +117,10 @@ def _arm(target: str, when: str, call: int, send: int) -> None:
         nonlocal calls
         calls += 1
         if when == "before" and calls == call:
-            os.kill(os.getpid(), send)
+            act()
         result = plain(*positional, **named)
         if when == "after" and calls == call:
-            os.kill(os.getpid(), send)
+            act()
         return result
 
     setattr(holder, name, armed)

@@ -34,7 +34,6 @@ def training(folder: Path, rows: Sequence[Mapping[str, Any]], finished: bool = T
         run.log(row["step"], {key: value for key, value in row.items() if key != "step"})
     if finished:
         run.finish(steps=rows[-1]["step"])
-    run.close()
     return folder
 
 
