@@ -1,0 +1,160 @@
+"""The folder in which tables are kept. One process reads, checks and writes; the others of the node wait, and open.
+
+    <cache>/tables/<file>-<digest of the settings>/lock           held while one looks, or builds
+                                                   content.json   which bytes the file has (`content`)
+                                                   <digest>/      the table: of these bytes, by this code
+                                                   building/      a table that is not complete
+
+A table is renamed into its place when it is complete. The lock is the kernel's and dies with its owner, so after
+`kill -9` the next process finds what is half done, and builds anew. When a file has changed, the table of its old
+content is removed; processes that have it open keep it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from samples.store import content
+from samples.store.table import ABOUT, Facts, Table, Writer
+from vlm.common.errors import DataError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+LOCK, CONTENT, BUILDING = "lock", "content.json", "building"
+LOOKS = 16
+"""Rows of a kept table whose pictures are looked at when it is opened."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a table is of: a file, and everything that decides which records it becomes."""
+
+    path: Path
+    settings: dict[str, Any]
+    "Of types that JSON has."
+    cache: str | None = None
+    "The recipe's `data.cache`."
+
+    @property
+    def folder(self) -> Path:
+        said = json.dumps([str(self.path.absolute()), self.settings], sort_keys=True).encode()
+        name = f"{self.path.stem[:60]}-{hashlib.sha256(said).hexdigest()[:16]}"
+        return content.home(self.cache) / "tables" / name
+
+
+Build = Callable[[Writer], dict[str, Any]]
+"""Writes all records; returns what is to be known of them, for JSON. `alone: False` in it: they came from more files
+than the one of the key, so that its bytes do not tell whether they have changed."""
+
+
+def kept(
+    key: Key | None, build: Build, of: Callable[[dict[str, Any]], T], facts: Facts, still: Callable[[T], bool]
+) -> Table[T]:
+    """The table of a key; built where it is not there. None: in memory, for this process alone.
+
+    still: whether the pictures of a record are as they were when it was checked; LOOKS records are asked.
+    Raises: what `build` raises; DataError where the disk is full.
+    """
+    if key is None or not _writable(key.folder):
+        return _in_memory(build, of, facts)
+    with _locked(key.folder):
+        state = content.stated(key.path)
+        digest = content.digest(key.path, key.folder / CONTENT)
+        target = key.folder / hashlib.sha256(f"{digest} {content.code()}".encode()).hexdigest()[:16]
+        if target.is_dir() and (found := _opened(target, of, still)) is not None:
+            return found
+        made = _built(key, target, build, facts)
+        content.unchanged(key.path, state)
+        return made if isinstance(made, Table) else Table.open(target, of)
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOCK).touch()
+    except OSError as error:
+        logger.warning(
+            "%s cannot be written (%s): every process reads all rows itself; NADIR_CACHE or data.cache names another "
+            "folder",
+            folder, error.strerror,
+        )  # fmt: skip
+        return False
+    return True
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    from filelock import FileLock
+
+    with FileLock(folder / LOCK):
+        yield
+
+
+@contextmanager
+def alone(table: Table[Any]) -> Iterator[None]:
+    """No other process of the node is inside for the same table."""
+    if table.folder is None:
+        yield
+        return
+    with _locked(table.folder.parent):
+        yield
+
+
+def once(table: Table[Any], name: str, check: Callable[[], None]) -> None:
+    """A check of a table's records that passes is not made again. name: of the check and of all that it depends on."""
+    mark = None if table.folder is None else table.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.passed"
+    with alone(table):
+        if mark is not None and mark.exists():
+            return
+        check()
+        if mark is not None and mark.parent.is_dir():
+            mark.touch()
+
+
+def _opened(folder: Path, of: Callable[[dict[str, Any]], T], still: Callable[[T], bool]) -> Table[T] | None:
+    try:
+        found = Table.open(folder, of)
+        looked = [found[len(found) * n // LOOKS] for n in range(LOOKS)] if len(found) else []
+    except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's are ValueErrors
+        logger.warning("%s is damaged (%s), and is built anew", folder, error)
+        return None
+    return found if all(map(still, looked)) else None
+
+
+def _in_memory(build: Build, of: Callable[[dict[str, Any]], T], facts: Facts) -> Table[T]:
+    writer = Writer(facts)
+    said = build(writer)
+    return Table.made(writer, of, said | writer.close())
+
+
+def _built(key: Key, target: Path, build: Build, facts: Facts) -> Table[Any] | None:
+    """Build the table in its place, and remove others of the same settings."""
+    part = key.folder / BUILDING
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        writer = Writer(facts, part)
+        about = build(writer)
+        about |= writer.close()
+        (part / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise DataError(
+            f"{key.path}: its table cannot be written to {part}: {error}; NADIR_CACHE or data.cache names another folder"
+        ) from error
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    for other in key.folder.iterdir():
+        if other.is_dir() and other != part:
+            shutil.rmtree(other, ignore_errors=True)
+    part.rename(target)
+    return None
