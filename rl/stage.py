@@ -86,8 +86,11 @@ def train(
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
-    data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True).check)
-    check_data(rewards, Columns(sample for found in data.values() for sample in found.samples).by_task)
+    data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True))
+    columns = Columns()
+    for found in data.values():
+        columns.add(found.samples)
+    check_data(rewards, columns.by_task)
     rows, passes = tables(recipe, data, prompt_rows)
     args = arguments(
         GRPOConfig,
@@ -127,7 +130,7 @@ def plan(
         lengths.see(sample)
         columns.see(sample)
 
-    data = mixture.count(recipe.data, "train", recipe.seed, see, control.of_recipe(recipe).check)
+    data = mixture.count(recipe.data, "train", recipe.seed, see, control.of_recipe(recipe))
     data.show()
     check(data.tasks if data.absent else columns.by_task)
     measured, remark = lengths.measure(data)

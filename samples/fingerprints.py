@@ -16,18 +16,40 @@ WORDS = (".json", ".jinja", ".txt", ".model")
 FIELDS = ("messages", "task", "answer", "boxes", "quads", "size", "choices", "source", "id", "kind")
 
 
-def of_rows(samples: Iterable[Sample], folder: Path) -> str:
+class RowDigest:
     """SHA-256 of rows in their order, every field of them. Pictures count by name (below `folder`: relative to it) and
     size; those that stand in the row, by their bytes. How a raster is read is part of its name."""
-    found = hashlib.sha256()
-    for sample in samples:
-        row = [_picture(image, folder) for image in sample.images], [getattr(sample, name) for name in FIELDS]
+
+    def __init__(self, folder: Path):
+        self.folder, self._found = folder, hashlib.sha256()
+        self._last: tuple[str | bytes, str] = ("", "")
+
+    def see(self, sample: Sample) -> None:
+        row = [self._picture(image) for image in sample.images], [getattr(sample, name) for name in FIELDS]
         if sample.references is not None:  # a field that came later: rows without it keep their digests
             row[1].append(sample.references)
-        found.update(json.dumps(row, ensure_ascii=True, default=list).encode() + b"\n")
+        self._found.update(_encode(row).encode() + b"\n")
         if sample.columns:
-            found.update(json.dumps(sample.columns, sort_keys=True, default=repr).encode() + b"\n")
-    return found.hexdigest()
+            self._found.update(json.dumps(sample.columns, sort_keys=True, default=repr).encode() + b"\n")
+
+    def _picture(self, image: str | bytes) -> str:
+        if image != self._last[0]:  # rows of one picture mostly stand together, and Paths are slow
+            self._last = (image, _picture(image, self.folder))
+        return self._last[1]
+
+    def hex(self) -> str:
+        return self._found.hexdigest()
+
+
+_encode = json.JSONEncoder(ensure_ascii=True, default=list).encode
+
+
+def of_rows(samples: Iterable[Sample], folder: Path) -> str:
+    """`RowDigest` of all of them."""
+    found = RowDigest(folder)
+    for sample in samples:
+        found.see(sample)
+    return found.hex()
 
 
 def _picture(image: str | bytes, folder: Path) -> str:

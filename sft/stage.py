@@ -35,7 +35,7 @@ def train(recipe: SFTRecipe) -> Path:
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
-    data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True).check)
+    data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True))
     rows, passes = tables(recipe, data, chat_rows)
     for role, found in data.items():
         say_untagged(found.samples, recipe.prompt, role)
@@ -63,7 +63,7 @@ def train(recipe: SFTRecipe) -> Path:
 def plan(recipe: SFTRecipe) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
     lengths = Lengths(recipe, answers=True)
-    data = mixture.count(recipe.data, "train", recipe.seed, lengths.see, control.of_recipe(recipe).check)
+    data = mixture.count(recipe.data, "train", recipe.seed, lengths.see, control.of_recipe(recipe))
     data.show()
     measured, remark = lengths.measure(data)
     planned(recipe, data.rows, [remark], **measured).render()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 
-from samples.store.table import Facts, Table, Writer
+from samples.store.keeping import once
+from samples.store.table import Codec, Table, Writer
 
 T = TypeVar("T")
 Uses = range | np.ndarray
@@ -24,14 +27,14 @@ class Drawn(Sequence[T], Generic[T]):
         self._starts = np.cumsum([0, *(len(uses) for _, uses in self.parts)]).tolist()
 
     @classmethod
-    def of(cls, records: Iterable[T], facts: Facts, make: Callable[[dict[str, Any]], T]) -> Drawn[T]:
+    def of(cls, records: Iterable[T], codec: Codec[T]) -> Drawn[T]:
         """Of records at hand; those that are `Drawn` stay as they are."""
         if isinstance(records, Drawn):
             return records
-        writer = Writer(facts)
+        writer = Writer(codec)
         for record in records:
             writer.add(record)
-        table = Table.made(writer, make, writer.close())
+        table: Table[T] = Table.made(writer)
         return cls([(table, range(len(table)))])
 
     def __len__(self) -> int:
@@ -83,19 +86,35 @@ class Drawn(Sequence[T], Generic[T]):
                 return table[int(uses[int(places[0])])]
         return None
 
+    def once(self, name: str, wanted: Callable[[Any], bool], check: Callable[[T], None]) -> None:
+        """Check the rows whose facts are such, once for a kept table. name: of the check, and of all settings of it."""
+        for table, uses in self.parts:
+            kinds = [number for number, facts in enumerate(table.facts) if wanted(facts)]
+            places = np.flatnonzero(np.isin(_taken(table.kinds(), uses), kinds))
+            if not len(places):
+                continue
+            rows = np.unique(places if isinstance(uses, range) else uses[places])
+            of = hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
+            once(table, f"{name}: {of}", partial(_each, table, rows, check))
+
     def copies(self) -> np.ndarray | None:
         """How many rows of the same source and id come before each, (rows,); None where all are 0."""
         names = np.concatenate([np.empty(0, np.uint64), *(_taken(table.names(), uses) for table, uses in self.parts)])
-        order = np.argsort(names, kind="stable")
-        names = names[order]
-        same = np.flatnonzero(names[1:] == names[:-1]) + 1
-        if not len(same):
+        ordered = np.sort(names)
+        if not (ordered[1:] == ordered[:-1]).any():
             return None
+        order = np.argsort(names, kind="stable")
+        same = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
         begins = np.arange(len(names), dtype=np.int32)
         begins[same] = 0
         found = np.empty(len(names), np.int32)
         found[order] = np.arange(len(names), dtype=np.int32) - np.maximum.accumulate(begins)
         return found
+
+
+def _each(table: Table[T], rows: np.ndarray, check: Callable[[T], None]) -> None:
+    for number in rows:
+        check(table[int(number)])
 
 
 def _taken(values: np.ndarray, uses: Uses) -> np.ndarray:

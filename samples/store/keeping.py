@@ -22,13 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from samples.store import content
-from samples.store.table import ABOUT, Facts, Table, Writer
+from samples.store.table import ABOUT, Codec, Table, Writer
 from vlm.common.errors import DataError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 LOCK, CONTENT, BUILDING = "lock", "content.json", "building"
+ALONE = "alone"
 LOOKS = 16
 """Rows of a kept table whose pictures are looked at when it is opened."""
 
@@ -51,29 +54,34 @@ class Key:
 
 
 Build = Callable[[Writer], dict[str, Any]]
-"""Writes all records; returns what is to be known of them, for JSON. `alone: False` in it: they came from more files
-than the one of the key, so that its bytes do not tell whether they have changed."""
+"""Writes all records; returns what is to be known of them, for JSON. Where that says ALONE: False, they came from more
+files than the one of the key; its bytes do not tell whether they have changed, and the table is not kept."""
 
 
-def kept(
-    key: Key | None, build: Build, of: Callable[[dict[str, Any]], T], facts: Facts, still: Callable[[T], bool]
-) -> Table[T]:
+def kept(key: Key | None, build: Build, codec: Codec[T], still: Callable[[T], bool]) -> Table[T]:
     """The table of a key; built where it is not there. None: in memory, for this process alone.
 
     still: whether the pictures of a record are as they were when it was checked; LOOKS records are asked.
     Raises: what `build` raises; DataError where the disk is full.
     """
     if key is None or not _writable(key.folder):
-        return _in_memory(build, of, facts)
+        return _in_memory(build, codec)
     with _locked(key.folder):
         state = content.stated(key.path)
         digest = content.digest(key.path, key.folder / CONTENT)
         target = key.folder / hashlib.sha256(f"{digest} {content.code()}".encode()).hexdigest()[:16]
-        if target.is_dir() and (found := _opened(target, of, still)) is not None:
+        if target.is_dir() and (found := _opened(target, codec, still)) is not None:
             return found
-        made = _built(key, target, build, facts)
+        part = _built(key, build, codec)
         content.unchanged(key.path, state)
-        return made if isinstance(made, Table) else Table.open(target, of)
+        found = Table.open(part, codec)
+        if not found.about.get(ALONE, True):
+            return _unkept(found)
+        for other in key.folder.iterdir():
+            if other.is_dir() and other != part:
+                shutil.rmtree(other, ignore_errors=True)
+        part.rename(target)
+        return Table.open(target, codec)
 
 
 def _writable(folder: Path) -> bool:
@@ -119,9 +127,9 @@ def once(table: Table[Any], name: str, check: Callable[[], None]) -> None:
             mark.touch()
 
 
-def _opened(folder: Path, of: Callable[[dict[str, Any]], T], still: Callable[[T], bool]) -> Table[T] | None:
+def _opened(folder: Path, codec: Codec[T], still: Callable[[T], bool]) -> Table[T] | None:
     try:
-        found = Table.open(folder, of)
+        found = Table.open(folder, codec)
         looked = [found[len(found) * n // LOOKS] for n in range(LOOKS)] if len(found) else []
     except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's are ValueErrors
         logger.warning("%s is damaged (%s), and is built anew", folder, error)
@@ -129,32 +137,35 @@ def _opened(folder: Path, of: Callable[[dict[str, Any]], T], still: Callable[[T]
     return found if all(map(still, looked)) else None
 
 
-def _in_memory(build: Build, of: Callable[[dict[str, Any]], T], facts: Facts) -> Table[T]:
-    writer = Writer(facts)
-    said = build(writer)
-    return Table.made(writer, of, said | writer.close())
+def _in_memory(build: Build, codec: Codec[T]) -> Table[T]:
+    writer = Writer(codec)
+    return Table.made(writer, build(writer))
 
 
-def _built(key: Key, target: Path, build: Build, facts: Facts) -> Table[Any] | None:
-    """Build the table in its place, and remove others of the same settings."""
+def _built(key: Key, build: Build, codec: Codec[Any]) -> Path:
+    """The folder of the complete table, not yet in its place."""
     part = key.folder / BUILDING
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        writer = Writer(facts, part)
+        writer = Writer(codec, part)
         about = build(writer)
         about |= writer.close()
         (part / ABOUT).write_text(json.dumps(about), encoding="utf-8")
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise DataError(
-            f"{key.path}: its table cannot be written to {part}: {error}; NADIR_CACHE or data.cache names another folder"
-        ) from error
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise DataError(
+                f"{key.path}: its table cannot be written to {part}: {error}; NADIR_CACHE or data.cache names another "
+                "folder"
+            ) from error
         raise
-    for other in key.folder.iterdir():
-        if other.is_dir() and other != part:
-            shutil.rmtree(other, ignore_errors=True)
-    part.rename(target)
-    return None
+    return part
+
+
+def _unkept(table: Table[T]) -> Table[T]:
+    """The same without its folder: what is mapped stays until the process ends."""
+    assert table.folder is not None
+    arrays = {path.stem: np.load(path) for path in table.folder.glob("*.npy")}
+    shutil.rmtree(table.folder)
+    return table.unkept(arrays)

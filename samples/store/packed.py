@@ -8,10 +8,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from dataclasses import fields
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -53,14 +51,10 @@ def _back(found: dict[str, Any]) -> Any:
 _encode = json.JSONEncoder(separators=(",", ":"), default=_other).encode
 
 
-@cache
-def _names(kind: type) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
-
-
 def pack(record: Any) -> tuple[bytes, list[bytes]]:
     """(fields that are not None, pictures in bytes) of a dataclass with `images`. Raises: DataError for other types."""
-    found = {name: value for name in _names(type(record)) if (value := getattr(record, name)) is not None}
+    names = record.__dataclass_fields__
+    found = {name: value for name in names if (value := getattr(record, name)) is not None}
     pictures: list[bytes] = []
     for place, image in enumerate(record.images):
         if isinstance(image, bytes):

@@ -1,7 +1,7 @@
 """Records one after another in Arrow: written in pieces, read one by one without a copy of the others.
 
 One file of record batches (Arrow's IPC file format), each of at most PIECE bytes or one record, so that no column
-reaches the 2 GiB of Arrow's short offsets, and a process that maps the file holds none of its rows in memory of its own.
+reaches the 2 GiB of Arrow's short offsets, and a process that maps the file has none of its rows in memory of its own.
 Beside each record stand the number of its kind (`facts`) and a hash of its name.
 """
 
@@ -13,6 +13,7 @@ import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -29,12 +30,22 @@ PIECE = 32 * 2**20
 MOST = 2**16
 """Records after which it is."""
 ROWS, ABOUT = "rows.arrow", "about.json"
-Facts = Callable[[Any], tuple[Any, ...]]
-"""What is noted of a record: few different ones, of types that JSON has."""
+
+
+@dataclass(frozen=True)
+class Codec(Generic[T]):
+    """What a table must know of the dataclass of its records, which have `images`, `source` and `id`."""
+
+    make: Callable[[dict[str, Any]], T]
+    "A record of its fields as JSON has them."
+    facts: Callable[[T], tuple[Any, ...]]
+    "What is noted of a record: few different ones, of types that JSON has."
+    known: Callable[[tuple[Any, ...]], tuple[Any, ...]] = tuple
+    "The facts, of a tuple."
 
 
 def name_key(source: str, id: str) -> int:
-    """A record's name as a number below 2⁶⁴: two of four million are the same by chance once in two million data sets."""
+    """A record's name as a number below 2⁶⁴: two of four million share one by chance in one data set of two million."""
     return int.from_bytes(hashlib.blake2b(f"{source}\0{id}".encode(), digest_size=8).digest(), "little")
 
 
@@ -50,10 +61,10 @@ def _schema() -> pyarrow.Schema:
 class Writer:
     """Writes records to a file, or keeps their pieces in memory. `close` says what `Table` must know of them."""
 
-    def __init__(self, facts: Facts, folder: Path | None = None, piece: int = PIECE):
+    def __init__(self, codec: Codec[Any], folder: Path | None = None, piece: int = PIECE):
         import pyarrow as pa
 
-        self.facts, self.folder, self.piece = facts, folder, piece
+        self.codec, self.folder, self.piece = codec, folder, piece
         self.schema, self.count = _schema(), 0
         self.kinds: dict[tuple[Any, ...], int] = {}
         self.batches: list[pyarrow.RecordBatch] = []
@@ -72,7 +83,7 @@ class Writer:
         packed, pictures = pack(record)
         self._records.append(packed)
         self._pictures.append(pictures)
-        self._kinds.append(self.kinds.setdefault(self.facts(record), len(self.kinds)))
+        self._kinds.append(self.kinds.setdefault(self.codec.facts(record), len(self.kinds)))
         self._names.append(name_key(record.source, record.id))
         self._held += len(packed) + sum(map(len, pictures))
         self.count += 1
@@ -112,26 +123,26 @@ class Writer:
 class Table(Sequence[T], Generic[T]):
     """Records by their numbers; each time a new object.
 
-    of: makes one of its fields. about: what `Writer.close` has said, and beside it what `build` has (`keeping`).
+    about: what `Writer.close` has said, and beside it what `build` has (`keeping`).
     folder: where it lies; None: in memory.
     """
 
     def __init__(
         self,
         batches: Iterable[pyarrow.RecordBatch],
-        of: Callable[[dict[str, Any]], T],
+        codec: Codec[T],
         about: dict[str, Any],
         folder: Path | None = None,
     ):
-        self._batches, self.of, self.about, self.folder = list(batches), of, about, folder
+        self._batches, self.codec, self.about, self.folder = list(batches), codec, about, folder
         self._records = [batch.column(0) for batch in self._batches]
         self._starts = np.cumsum([0, *(len(batch) for batch in self._batches)]).tolist()
-        self.facts: list[tuple[Any, ...]] = [_tuples(kind) for kind in about["kinds"]]
+        self.facts = [codec.known(_tuples(kind)) for kind in about["kinds"]]
         "Of each kind."
         self._arrays: dict[str, np.ndarray] = {}
 
     @classmethod
-    def open(cls, folder: Path, of: Callable[[dict[str, Any]], T]) -> Table[T]:
+    def open(cls, folder: Path, codec: Codec[T]) -> Table[T]:
         """Raises: OSError, ValueError (pyarrow's too) or KeyError where it is damaged."""
         import pyarrow as pa
 
@@ -139,19 +150,26 @@ class Table(Sequence[T], Generic[T]):
         if (found := (folder / ROWS).stat().st_size) != about["bytes"]:
             raise ValueError(f"{folder / ROWS} has {found} bytes, expected {about['bytes']}")
         reader = pa.ipc.open_file(pa.memory_map(str(folder / ROWS)))
-        return cls(map(reader.get_batch, range(reader.num_record_batches)), of, about, folder)
+        return cls(map(reader.get_batch, range(reader.num_record_batches)), codec, about, folder)
 
     @classmethod
-    def made(cls, writer: Writer, of: Callable[[dict[str, Any]], T], about: dict[str, Any]) -> Table[T]:
-        """Of a writer's pieces in memory, which is closed."""
-        found = cls(writer.batches, of, about)
+    def made(cls, writer: Writer, about: dict[str, Any] | None = None) -> Table[T]:
+        """Of a writer's pieces in memory; it is closed."""
+        about = (about or {}) | writer.close()
+        found = cls(writer.batches, writer.codec, about)
         found._arrays.update(writer.arrays)
         return found
 
-    def __reduce__(self):
+    def unkept(self, arrays: dict[str, np.ndarray]) -> Table[T]:
+        """The same records, whose folder goes. arrays: those noted in it."""
+        found = Table(self._batches, self.codec, self.about)
+        found._arrays.update(arrays)
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
         if self.folder is None:
-            return Table, (self._batches, self.of, self.about)
-        return Table.open, (self.folder, self.of)
+            return Table, (self._batches, self.codec, self.about)
+        return Table.open, (self.folder, self.codec)
 
     def __deepcopy__(self, memo: Any) -> Table[T]:
         return self  # nothing in it changes
@@ -173,7 +191,7 @@ class Table(Sequence[T], Generic[T]):
         piece = bisect_right(self._starts, number) - 1
         place = number - self._starts[piece]
         batch = self._batches[piece]
-        return self.of(unpack(self._records[piece][place].as_py(), lambda n: batch.column(1)[place][n].as_py()))
+        return self.codec.make(unpack(self._records[piece][place].as_py(), lambda n: batch.column(1)[place][n].as_py()))
 
     def __iter__(self) -> Iterator[T]:
         return (self[number] for number in range(len(self)))

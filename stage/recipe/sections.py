@@ -140,7 +140,7 @@ class TrainingRecipe(StageRecipe):
 
 
 NEUTRAL = (
-    "output", "overwrite", "resume", "gpus", "images.limit", "images.cache",
+    "output", "overwrite", "resume", "gpus", "images.limit", "images.cache", "data.cache",
     "tracking", "tracking.*", "check_sharing", "dump", "dump.*",
     "guards", "guards.*", "watchdog", "watchdog.*", "rewards.*.timeout", "rewards.*.slow", "rewards.*.retries",
     "rewards.*.max_failures", "rewards.*.failure_window",
