@@ -22,20 +22,14 @@ class RowDigest:
 
     def __init__(self, folder: Path):
         self.folder, self._found = folder, hashlib.sha256()
-        self._last: tuple[str | bytes, str] = ("", "")
 
     def see(self, sample: Sample) -> None:
-        row = [self._picture(image) for image in sample.images], [getattr(sample, name) for name in FIELDS]
+        row = [_picture(image, self.folder) for image in sample.images], [getattr(sample, name) for name in FIELDS]
         if sample.references is not None:  # a field that came later: rows without it keep their digests
             row[1].append(sample.references)
         self._found.update(_encode(row).encode() + b"\n")
         if sample.columns:
             self._found.update(json.dumps(sample.columns, sort_keys=True, default=repr).encode() + b"\n")
-
-    def _picture(self, image: str | bytes) -> str:
-        if image != self._last[0]:  # rows of one picture mostly stand together, and Paths are slow
-            self._last = (image, _picture(image, self.folder))
-        return self._last[1]
 
     def hex(self) -> str:
         return self._found.hexdigest()
@@ -55,6 +49,9 @@ def of_rows(samples: Iterable[Sample], folder: Path) -> str:
 def _picture(image: str | bytes, folder: Path) -> str:
     if isinstance(image, bytes):
         return hashlib.sha256(image).hexdigest()
+    if not any(part in image for part in ("//", "/./")) and not image.endswith(("/", "/.")):
+        below = f"{folder.as_posix().rstrip('/')}/"  # a name that needs no cleaning: Paths take more time than all other fields of a row
+        return image.removeprefix(below)
     return Path(image).relative_to(folder).as_posix() if Path(image).is_relative_to(folder) else image
 
 
