@@ -6,8 +6,8 @@
 A file of rows with short texts about sixteen small pictures is written, and a tiny model with random weights. The
 stage's own `train` runs to its first batch in a process of its own, and stops there. Measured are: 1,000 rows; all
 rows, for the first time; again; and two processes at once that find nothing kept. Seconds count from the start of the
-process, its imports included; beside them the CPU's, for a machine with other work. RssAnon is what a process has for itself (mapped files are no part of it): at the first
-batch, and after 10,000 more orders were taken from the sampler.
+process, its imports included; beside them the CPU's, for a machine with other work. RssAnon is what a process has for
+itself (mapped files are no part of it): at the first batch, and after 10,000 more orders were taken from the sampler.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def _picture(image: str | bytes, folder: Path) -> str:
     if isinstance(image, bytes):
         return hashlib.sha256(image).hexdigest()
     if not any(part in image for part in ("//", "/./")) and not image.endswith(("/", "/.")):
-        below = f"{folder.as_posix().rstrip('/')}/"  # a name that needs no cleaning: Paths take more time than all other fields of a row
-        return image.removeprefix(below)
+        # a name that needs no cleaning; Paths take more time than all other fields of a row
+        return image.removeprefix(f"{folder.as_posix().rstrip('/')}/")
     return Path(image).relative_to(folder).as_posix() if Path(image).is_relative_to(folder) else image
 
 

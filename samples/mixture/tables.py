@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from samples.reading import Check
 from samples.sample import Sample
 from samples.sections import DataSection, SourceSection
 from samples.shares import draw_key
-from samples.store import Key, Table, Writer, kept
+from samples.store import Identified, Key, Table, Writer, kept
 from samples.store.keeping import alone
 from vlm.common.console import say
 from vlm.common.errors import DataError
@@ -27,14 +27,6 @@ from vlm.pictures import images
 logger = logging.getLogger("samples.reading")
 EVERY = 20.0
 """Seconds after which a first reading says how far it is."""
-
-
-@runtime_checkable
-class Identified(Protocol):
-    """A `Check` that can say what it refuses."""
-
-    @property
-    def identity(self) -> str: ...
 
 
 def stored(section: SourceSection, data: DataSection, seed: int, check: Check | None = None) -> Table[Sample]:

@@ -11,7 +11,7 @@ which the one pass over the data counts (`samples.facts`); the records themselve
 """
 
 from samples.store.drawn import Drawn
-from samples.store.keeping import Key, kept
+from samples.store.keeping import Identified, Key, kept
 from samples.store.table import Codec, Table, Writer
 
-__all__ = ["Codec", "Drawn", "Key", "Table", "Writer", "kept"]
+__all__ = ["Codec", "Drawn", "Identified", "Key", "Table", "Writer", "kept"]

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -51,6 +51,14 @@ class Key:
         said = json.dumps([str(self.path.absolute()), self.settings], sort_keys=True).encode()
         name = f"{self.path.stem[:60]}-{hashlib.sha256(said).hexdigest()[:16]}"
         return content.home(self.cache) / "tables" / name
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """A check of records that can say what it refuses: a part of a key."""
+
+    @property
+    def identity(self) -> str: ...
 
 
 Build = Callable[[Writer], dict[str, Any]]

@@ -23,7 +23,7 @@ from rewards.score.training.recipe import PreferenceSource, ScoreRecipe
 from samples import Faults
 from samples.mixture.drawing import KeyFaults
 from stage.planning import memory
-from stage.planning.control import tokens_of
+from stage.planning.control import ControlTokens, tokens_of
 from stage.planning.estimate import DTYPE_BYTES, memory_setup
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, batches, common
@@ -78,12 +78,19 @@ def survey(sources: Sequence[PreferenceSource], on_fault: str = "skip", check: C
 
 def text_check(recipe: ScoreRecipe, fetch: bool = False) -> Check:
     """Refuses records whose texts spell out control tokens of the model (`stage.planning.control`)."""
-    tokens = tokens_of(recipe.model, None, fetch)
+    return TextCheck(tokens_of(recipe.model, None, fetch))
 
-    def check(record: Preference) -> None:
-        tokens.refuse([("question", record.question), *(("ranked", text) for text in record.ranked)])
 
-    return check
+@dataclasses.dataclass(frozen=True)
+class TextCheck:
+    tokens: ControlTokens
+
+    @property
+    def identity(self) -> str:
+        return self.tokens.identity
+
+    def __call__(self, record: Preference) -> None:
+        self.tokens.refuse([("question", record.question), *(("ranked", text) for text in record.ranked)])
 
 
 def scorer_shape(recipe: ScoreRecipe, section) -> Shape:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rewards.score.training import metrics, planned
-from rewards.score.training.preferences import Preference, collect
+from rewards.score.training.preferences import CODEC, Preference, collect
 from rewards.score.training.recipe import ScoreRecipe
+from samples.store import Drawn
 from stage.guards.out_of_memory import advised
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
@@ -48,8 +49,8 @@ def train(recipe: ScoreRecipe) -> Path:
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
     check = planned.text_check(recipe, fetch=True)
-    records = collect(recipe.data.train, recipe.data.on_fault, "train", check)
-    held_out = collect(recipe.data.eval, recipe.data.on_fault, "eval", check)
+    records = collect(recipe.data.train, recipe.data.on_fault, "train", check, recipe.data.cache)
+    held_out = collect(recipe.data.eval, recipe.data.on_fault, "eval", check, recipe.data.cache)
     check_mixture(recipe, records, held_out)
     args = arguments(
         RewardConfig,
@@ -92,7 +93,7 @@ def check_mixture(recipe: ScoreRecipe, *sets: Sequence[Preference]) -> None:
     lora = recipe.model.lora is not None and not any("visual" in name for name in recipe.model.lora.target_modules)
     needed = recipe.sharding.zero == 3 or (tower and not lora)
     for records in sets:
-        seeing = sum(bool(record.images) for record in records)
+        seeing = Drawn.of(records, CODEC).facts()[True,]
         if processes() > 1 and needed and 0 < seeing < len(records):
             raise RecipeError(
                 f"data: {seeing} of {len(records)} records have images; with {processes()} processes, and the vision "
