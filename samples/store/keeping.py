@@ -17,16 +17,16 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from samples.store import content
 from samples.store.table import ABOUT, Codec, Table, Writer
-from vlm.common.errors import DataError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def kept(key: Key | None, build: Build, codec: Codec[T], still: Callable[[T], bo
     """The table of a key; built where it is not there. None: in memory, for this process alone.
 
     still: whether the pictures of a record are as they were when it was checked; LOOKS records are asked.
-    Raises: what `build` raises; DataError where the disk is full.
+    Raises: what `build` raises; DataError where the disk is full, or the file changes while it is read.
     """
     if key is None or not _writable(key.folder):
         return _in_memory(build, codec)
@@ -80,8 +80,7 @@ def kept(key: Key | None, build: Build, codec: Codec[T], still: Callable[[T], bo
         target = key.folder / hashlib.sha256(f"{digest} {content.code()}".encode()).hexdigest()[:16]
         if target.is_dir() and (found := _opened(target, codec, still)) is not None:
             return found
-        part = _built(key, build, codec)
-        content.unchanged(key.path, state)
+        part = _built(key, state, build, codec)
         found = Table.open(part, codec)
         if not found.about.get(ALONE, True):
             return _unkept(found)
@@ -95,12 +94,14 @@ def kept(key: Key | None, build: Build, codec: Codec[T], still: Callable[[T], bo
 def _writable(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOCK).touch()
-    except OSError as error:
+        lock = FileLock(folder / LOCK)
+        with suppress(Timeout), lock.acquire(0):
+            pass
+    except (OSError, NotImplementedError) as error:  # a file system that is read-only, or knows no locks
         logger.warning(
-            "%s cannot be written (%s): every process reads all rows itself; NADIR_CACHE or data.cache names another "
-            "folder",
-            folder, error.strerror,
+            "%s: no table can be kept there (%s); every process reads all rows itself. NADIR_CACHE or data.cache "
+            "names another folder",
+            folder, error,
         )  # fmt: skip
         return False
     return True
@@ -108,8 +109,6 @@ def _writable(folder: Path) -> bool:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    from filelock import FileLock
-
     with FileLock(folder / LOCK):
         yield
 
@@ -150,8 +149,8 @@ def _in_memory(build: Build, codec: Codec[T]) -> Table[T]:
     return Table.made(writer, build(writer))
 
 
-def _built(key: Key, build: Build, codec: Codec[Any]) -> Path:
-    """The folder of the complete table, not yet in its place."""
+def _built(key: Key, state: list[int], build: Build, codec: Codec[Any]) -> Path:
+    """The folder of the complete table, not yet in its place. state: of the file when its digest was taken."""
     part = key.folder / BUILDING
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -160,13 +159,9 @@ def _built(key: Key, build: Build, codec: Codec[Any]) -> Path:
         about = build(writer)
         about |= writer.close()
         (part / ABOUT).write_text(json.dumps(about), encoding="utf-8")
-    except BaseException as error:
+        content.unchanged(key.path, state)
+    except BaseException:
         shutil.rmtree(part, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise DataError(
-                f"{key.path}: its table cannot be written to {part}: {error}; NADIR_CACHE or data.cache names another "
-                "folder"
-            ) from error
         raise
     return part
 

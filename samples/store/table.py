@@ -13,6 +13,7 @@ import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 import numpy as np
 
 from samples.store.packed import pack, unpack
+from vlm.common.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -102,21 +104,32 @@ class Writer:
         if self._sink is None:
             self.batches.append(batch)
         else:
-            self._sink.write_batch(batch)
+            with self._written():
+                self._sink.write_batch(batch)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}: rows cannot be written there: {error}; NADIR_CACHE or data.cache names another folder"
+            ) from error
 
     def close(self) -> dict[str, Any]:
         """Everything is on the disk then, also after the machine's power fails."""
         self._flush()
         size = None
-        if self._sink is not None and self._file is not None:
-            self._sink.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            size = self._file.tell()
-            self._file.close()
-        for name, found in self.arrays.items():
+        with self._written():
+            if self._sink is not None and self._file is not None:
+                self._sink.close()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                size = self._file.tell()
+                self._file.close()
             if self.folder is not None:
-                np.save(self.folder / f"{name}.npy", found)
+                for name, found in self.arrays.items():
+                    np.save(self.folder / f"{name}.npy", found)
         return {"rows": self.count, "bytes": size, "kinds": list(self.kinds)}
 
 
