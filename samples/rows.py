@@ -8,7 +8,7 @@ completion of a group. What must hold of all rows is asked of their facts, befor
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -158,16 +158,7 @@ def prompt_rows(
     """
     drawn = Drawn.of(samples, CODEC)
     _check_strips(drawn, sizes)
-    others = dict.fromkeys(name for facts in drawn.facts() for name in facts.columns)
-    copies = drawn.copies()
-
-    def shown(number: int) -> dict[str, Any]:
-        sample = drawn[number]
-        row = {"prompt": prompts.prompt(sample, section.style, section.system, section.wording), **_columns(sample)}
-        row |= {"copy": 0 if copies is None else int(copies[number]), "row": number}
-        return row | {name: (sample.columns or {}).get(name) for name in others}
-
-    return _table(len(drawn), shown, Pictures(sizes), on_fault)
+    return _table(_Prompts(drawn, section), Pictures(sizes), on_fault)
 
 
 def chat_rows(
@@ -185,9 +176,37 @@ def chat_rows(
     drawn = Drawn.of(samples, CODEC)
     _check_strips(drawn, sizes)
     _check_replies(drawn, section, sizes)
+    return _table(_Chats(drawn, section, sizes), Pictures(sizes, section.notation), on_fault)
 
-    def shown(number: int) -> dict[str, Any]:
-        sample = drawn[number]
+
+class _Prompts:
+    """Rows of `prompt_rows` by their numbers, pictures not decoded. A row has None for columns that it lacks."""
+
+    def __init__(self, drawn: Drawn[Sample], section: PromptSection):
+        self.drawn, self.section, self.copies = drawn, section, drawn.copies()
+        self.columns = dict.fromkeys(name for facts in drawn.facts() for name in facts.columns)
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        sample, asked = self.drawn[number], self.section
+        row = {"prompt": prompts.prompt(sample, asked.style, asked.system, asked.wording), **_columns(sample)}
+        row |= {"copy": 0 if self.copies is None else int(self.copies[number]), "row": number}
+        return row | {name: (sample.columns or {}).get(name) for name in self.columns}
+
+
+class _Chats:
+    """Rows of `chat_rows`, likewise; `truth` where the reference is written when the picture's size is known."""
+
+    def __init__(self, drawn: Drawn[Sample], section: PromptSection, sizes: Resizing | None):
+        self.drawn, self.section, self.sizes = drawn, section, sizes
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        sample, asked = self.drawn[number], self.section
         truth, reply = None, []
         if sample.messages[-1]["role"] == "assistant":
             reply = [sample.messages[-1]]
@@ -195,49 +214,36 @@ def chat_rows(
             reply = [{"role": "assistant", "content": said}]
         else:
             truth = truth_of(sample)
-        messages = [*prompts.prompt(sample, section.style, section.system, section.wording), *reply]
-        if truth is not None and (sizes is None or not sample.images):
-            messages.append(reference(truth, section.notation, None))
+        messages = [*prompts.prompt(sample, asked.style, asked.system, asked.wording), *reply]
+        if truth is not None and (self.sizes is None or not sample.images):
+            messages.append(reference(truth, asked.notation, None))
             truth = None
         names = {"source": sample.source, "id": sample.id, "row": number}
         row = {"messages": messages, "images": sample.images, **names}
-        return row if sizes is None else row | {"truth": truth}
-
-    return _table(len(drawn), shown, Pictures(sizes, section.notation), on_fault)
+        return row if self.sizes is None else row | {"truth": truth}
 
 
-class _Shown:
-    """The transform of a table of bare row numbers: the rows as they are, then what `readable` makes of them.
+class _Made:
+    """The transform of a table of row numbers: the rows, then what `readable` makes of them.
 
-    rows: makes a row by its number; set once the table exists, for `datasets` hashes a transform with all that it
-    holds.
+    readable: set once the table exists, for `datasets` hashes a transform with all that it holds.
     """
 
-    def __init__(self, count: int, readable: Readable):
-        self.count, self.readable = count, readable
-        self.rows: Callable[[int], dict[str, Any]] | None = None
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        assert self.rows is not None
-        return self.rows(number)
+    readable: Readable
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        rows = [self[number] for number in batch["row"]]
+        rows = [self.readable.table[number] for number in batch["row"]]
         return self.readable({name: [row[name] for row in rows] for name in rows[0]})
 
 
-def _table(count: int, rows: Callable[[int], dict[str, Any]], pictures: Pictures, on_fault: OnFault) -> Dataset:
+def _table(rows: _Prompts | _Chats, pictures: Pictures, on_fault: OnFault) -> Dataset:
     import pyarrow
     from datasets import Dataset
 
-    readable = Readable(pictures, on_fault)
-    shown = _Shown(count, readable)
-    numbers = pyarrow.table({"row": np.arange(count, dtype=np.int32)})
-    table = Dataset(numbers, fingerprint=uuid.uuid4().hex).with_transform(shown)
-    shown.rows, readable.table = rows, shown
+    numbers, made = pyarrow.table({"row": np.arange(len(rows), dtype=np.int32)}), _Made()
+    table = Dataset(numbers, fingerprint=uuid.uuid4().hex).with_transform(made)
+    made.readable = Readable(pictures, on_fault)
+    made.readable.table = rows
     return table
 
 

@@ -228,7 +228,7 @@ class Table(Sequence[T], Generic[T]):
 
     def note(self, name: str, found: np.ndarray) -> None:
         """Keep an array. The caller has the table's lock (`keeping.alone`)."""
-        if self.folder is None:
+        if self.folder is None or not self.folder.is_dir():  # removed: the file has changed since
             self._arrays[name] = found
             return
         part = self.folder / f"{name}.part.npy"

@@ -299,6 +299,17 @@ def test_after_kill_9_in_the_middle_the_next_start_builds_anew(folder):
     assert len(kept(folder)) == 1 and not left.exists()
 
 
+@pytest.mark.parametrize("rows", [prompt_rows, chat_rows])
+def test_workers_that_are_not_forked_get_the_rows(folder, rows):
+    """A data loader pickles its table for them; the kept one is opened again there."""
+    path = dump(folder / "a.jsonl", [question(n) for n in range(50)])
+    table = rows(drawn(path).samples, PROMPT)
+    packed = pickle.dumps(table)
+    assert pickle.loads(packed)[7] == table[7] and len(packed) < 20_000
+    few = rows([Sample([], question(1)["messages"], "vqa", "b")], PROMPT)
+    assert pickle.loads(pickle.dumps(few))[0] == few[0]
+
+
 def test_copies_are_numbered_as_they_come():
     random = np.random.default_rng(3)
     turns = [{"role": "user", "content": "a"}]
