@@ -116,7 +116,7 @@ def no_reward(completions: Sequence[Any], **columns: Any) -> list[float]:
 def measured(name: str, given: list[str], folder: Path, cache: Path, processes: int = 1) -> list[dict[str, Any]]:
     """Start the stage in this many processes; what each has said. given: of `start`, but for the output."""
     with tempfile.TemporaryDirectory(dir=folder) as output:
-        command = ["-m", "benchmarks.tables", "--start", *given, f"{output}/run"]
+        command = ["-m", "benchmarks.tables", "--child", *given, f"{output}/run"]
         if processes > 1:
             launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
             command = [*launcher, *command]
@@ -136,10 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=4_000_000)
     parser.add_argument("--stage", choices=TRAINERS, default="sft")
     parser.add_argument("--folder", type=Path, help="where data, model and cache lie for the time")
-    parser.add_argument("--start", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    if given.start:
-        return start(*given.start)
+    if given.child:
+        return start(*given.child)
     from demo import tiny
 
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
