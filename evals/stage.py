@@ -126,8 +126,8 @@ def run(
     that the judge needs and no row has.
     """
     check(recipe)
-    drawn = mixture.draw(recipe.data, "eval", recipe.seed, control.of_recipe(recipe, fetch=True).check)
-    every = questions(recipe.model_copy(update={"limit": None}), drawn.samples)
+    drawn = mixture.draw(recipe.data, "eval", recipe.seed, control.of_recipe(recipe, fetch=True))
+    every = questions(recipe.model_copy(update={"limit": None}), list(drawn.samples))
     samples = every[: recipe.limit]
     if check_columns is not None:
         check_columns(Columns(samples).by_task)
@@ -304,7 +304,7 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
             refuse_namesake(sample, names)
 
     there, tokens = recipe.data.model_copy(update={"eval": known}), control.of_recipe(recipe)
-    counted = mixture.count(there, "eval", recipe.seed, see, tokens.check)
+    counted = mixture.count(there, "eval", recipe.seed, see, tokens)
     counted.show()
     if check_columns is not None and len(known) == len(recipe.data.eval) and not counted.absent:
         check_columns(columns.by_task)

@@ -38,7 +38,7 @@ def subject_of(recipe):
     if recipe.stage == "score":
         return examined.subject(recipe, planned.text_check(recipe))
     found = subject(recipe)
-    found.check = (texts_of(recipe) if recipe.stage == "curate" else control.of_recipe(recipe)).check
+    found.check = texts_of(recipe) if recipe.stage == "curate" else control.of_recipe(recipe)
     return found
 
 

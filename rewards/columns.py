@@ -17,7 +17,7 @@ from typing import Any
 from rewards.gated import Gated, check_tasks
 from rewards.guarded import Guarded, unchecked
 from rewards.registry import COLUMNS, Reward, _name
-from samples.columns import OPTIONAL
+from samples.facts import OPTIONAL
 from vlm.common.errors import RecipeError
 
 ALWAYS = COLUMNS - {*OPTIONAL, "columns"}

@@ -92,8 +92,11 @@ def train(
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
-    data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True).check)
-    check_data(rewards, Columns(sample for found in data.values() for sample in found.samples).by_task)
+    data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True))
+    columns = Columns()
+    for found in data.values():
+        columns.add(found.samples)
+    check_data(rewards, columns.by_task)
     rows, passes = tables(recipe, data, prompt_rows)
     args = arguments(
         GRPOConfig,
@@ -142,7 +145,7 @@ def plan(
             lengths.see(sample)
             see(sample)
 
-    counted = mixture.count_all(recipe.data, recipe.seed, shown, control.of_recipe(recipe).check)
+    counted = mixture.count_all(recipe.data, recipe.seed, shown, control.of_recipe(recipe))
     data = counted["train"]
     data.show()
     whole = not data.absent and all(map(mixture.is_here, recipe.data.eval))

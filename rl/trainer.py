@@ -9,6 +9,7 @@ What differs from trl 1.16.0, in the order of the bases; each says in its docstr
     `rl.sharing.prompts.SharedPrompts`    each prompt is computed once for all its completions
     `stage.guards.finite.FiniteSteps`     a step whose loss or gradient is not finite does not happen
     `rl.resuming.ResumableRollouts`       a stopped run continues exactly; the inputs of a step can be dumped for replay
+    `stage.trainer.orders.FlatOrder`      the order of millions of rows is a tensor, not a list
     `stage.parallel.fsdp.FullySharded`    FSDP2 trains as DDP does
 
 From the outside in: the table reads a batch that is finished, and its work is not counted; what is counted includes the
@@ -29,10 +30,11 @@ from rl.table import Table
 from rl.unrewarded import Unrewarded
 from stage.guards.finite import FiniteSteps
 from stage.parallel.fsdp import FullySharded
+from stage.trainer.orders import FlatOrder
 
 
 class GRPOTrainer(
-    Unrewarded, Table, Counted, SharedPrompts, FiniteSteps, ResumableRollouts, FullySharded, trl.GRPOTrainer
+    Unrewarded, Table, Counted, SharedPrompts, FiniteSteps, ResumableRollouts, FlatOrder, FullySharded, trl.GRPOTrainer
 ):
     """`model` is a Qwen2-VL or Qwen2.5-VL: loaded (PEFT too), a folder or a hub id. share_prefix, check_sharing: see
     `SharedPrompts`; the others are TRL's.

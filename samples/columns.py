@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from samples.facts import Facts, facts_of
 from samples.sample import Sample
+from samples.store import Drawn
 
-OPTIONAL = ("answer", "boxes", "quads", "choices", "kind")
-"""Fields of a Sample that rows may lack."""
 ByTask = dict[str, set[str]]
 """Task → names of the columns and of the optional fields that some of its rows has."""
 
 
 class Columns:
-    """Shown rows one by one, it keeps the names."""
+    """Shown rows one by one, it keeps the names; of drawn rows it asks for their facts."""
 
     def __init__(self, samples: Iterable[Sample] = ()):
         self.by_task: ByTask = {}
-        for sample in samples:
-            self.see(sample)
+        self.add(samples)
+
+    def add(self, samples: Iterable[Sample]) -> None:
+        if isinstance(samples, Drawn):
+            for facts in samples.facts():
+                self._take(facts)
+        else:
+            for sample in samples:
+                self.see(sample)
 
     def see(self, sample: Sample) -> None:
-        names = self.by_task.setdefault(sample.task, set())
-        if sample.columns:
-            names.update(name for name, value in sample.columns.items() if value is not None)
-        names.update(name for name in OPTIONAL if getattr(sample, name) is not None)
+        self._take(facts_of(sample))
+
+    def _take(self, facts: Facts) -> None:
+        self.by_task.setdefault(facts.task, set()).update(facts.values)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,32 +18,57 @@ WORDS = (".json", ".jinja", ".txt", ".model")
 """Ends of a checkpoint's files that are read whole: configuration, tokenizer, chat template."""
 FIELDS = ("messages", "task", "answer", "boxes", "quads", "size", "choices", "source", "id", "kind")
 
+MOST = 20_000
+"""Rows of a source whose pictures are read at each start of a run."""
 PIECE, PIECES = 4096, 16
 """Bytes read at each place of a large file, and evenly spaced places: of a picture PIECES, of a weight's tensor 3."""
 
 
-def of_rows(samples: Iterable[Sample], folder: Path) -> str:
+class RowDigest:
     """SHA-256 of rows in their order, every field of them. Pictures count by name (below `folder`: relative to it) and
     size; those that stand in the row, by their bytes. How a raster is read is part of its name."""
-    found = hashlib.sha256()
-    for sample in samples:
-        row = [_picture(image, folder) for image in sample.images], [getattr(sample, name) for name in FIELDS]
+
+    def __init__(self, folder: Path):
+        self.folder, self._found = folder, hashlib.sha256()
+
+    def see(self, sample: Sample) -> None:
+        row = [_picture(image, self.folder) for image in sample.images], [getattr(sample, name) for name in FIELDS]
         if sample.references is not None:  # a field that came later: rows without it keep their digests
             row[1].append(sample.references)
-        found.update(json.dumps(row, ensure_ascii=True, default=list).encode() + b"\n")
+        self._found.update(_encode(row).encode() + b"\n")
         if sample.columns:
-            found.update(json.dumps(sample.columns, sort_keys=True, default=repr).encode() + b"\n")
-    return found.hexdigest()
+            self._found.update(json.dumps(sample.columns, sort_keys=True, default=repr).encode() + b"\n")
+
+    def hex(self) -> str:
+        return self._found.hexdigest()
 
 
-def of_records(records: Iterable[Any], folder: Path) -> str:
+_encode = json.JSONEncoder(ensure_ascii=True, default=list).encode
+
+
+def of_rows(samples: Iterable[Sample], folder: Path) -> str:
+    """`RowDigest` of all of them."""
+    found = RowDigest(folder)
+    for sample in samples:
+        found.see(sample)
+    return found.hex()
+
+
+class RecordDigest(RowDigest):
     """The same of rows that are another dataclass with `images`, such as preferences."""
-    found = hashlib.sha256()
-    for record in records:
+
+    def see(self, record: Any) -> None:
         fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-        fields["images"] = [_picture(image, folder) for image in record.images]
-        found.update(json.dumps(fields, sort_keys=True, default=repr).encode() + b"\n")
-    return found.hexdigest()
+        fields["images"] = [_picture(image, self.folder) for image in record.images]
+        self._found.update(json.dumps(fields, sort_keys=True, default=repr).encode() + b"\n")
+
+
+def pictures_of(rows: Sequence[Any], start: int = 0, stop: int | None = None) -> str:
+    """`of_pictures` of some rows; of more than MOST, of as many that are spread evenly."""
+    stop = len(rows) if stop is None else stop
+    count = min(stop - start, MOST)
+    numbers = (start + (stop - start) * n // count for n in range(count))
+    return of_pictures(image for number in numbers for image in rows[number].images)
 
 
 def of_pictures(images: Iterable[str | bytes]) -> str:
@@ -81,6 +106,9 @@ def _pieces(file: BinaryIO, start: int, size: int, count: int) -> Any:
 def _picture(image: str | bytes, folder: Path) -> str:
     if isinstance(image, bytes):
         return hashlib.sha256(image).hexdigest()
+    if not any(part in image for part in ("//", "/./")) and not image.endswith(("/", "/.")):
+        # a name that needs no cleaning; Paths take more time than all other fields of a row
+        return image.removeprefix(f"{folder.as_posix().rstrip('/')}/")
     return Path(image).relative_to(folder).as_posix() if Path(image).is_relative_to(folder) else image
 
 

@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 AHEAD = 500
 """Rows behind a box that is no box in pixels, in which one looks for the frame."""
 Check = Callable[[Sample], None]
-"""Raises RowFault for a sample that a stage cannot take (a control token of its model's in a text)."""
+"""Raises RowFault for a sample that a stage cannot take (a control token of its model's in a text). With `identity`, a
+text that tells apart what it refuses, what passed it is kept (`samples.store`)."""
 
 
 @dataclass(slots=True)
@@ -59,9 +60,18 @@ class Faults:
     staying: dict[str, None] = field(default_factory=dict)
     "Columns that cannot, for training uses their names itself."
 
+    notes: list[tuple[int, str]] = field(default_factory=list)
+    "What was logged of the source: level and text."
+    alone: bool = True
+    "Whether the rows are those of the one file that was named; else it was walked over others, too."
+
     @property
     def skipped(self) -> int:
         return self.kinds.total()
+
+    def note(self, level: int, message: str) -> None:
+        self.notes.append((level, message))
+        log.log(level, "%s", message)
 
     def add(self, kind: str, message: str) -> None:
         self.kinds[kind] += 1
@@ -148,6 +158,7 @@ def read(
     _fits_path(look, chosen)
     _fits_frame(look, chosen, frame)
     faults = Faults() if faults is None else faults
+    faults.alone = chosen.walk is None
     place = Place(look.home, images, outside, chosen.absolute and not look.is_table, raster)
     reader = RowReader(chosen, place, task, verify_images, columns, check, frame, on_fault == "skip")
     return _samples(look, reader, on_fault, faults)
@@ -277,9 +288,9 @@ def _samples(look: Look, reader: RowReader, on_fault: str, faults: Faults) -> Ge
         faults.swapped += place.swaps
         if place.swaps:
             found = f"{place.swaps} names of pictures have another suffix than their files (the first: {place.swap})"
-            log.warning("%s: %s; those files are used", look.path, found)
+            faults.note(logging.WARNING, f"{look.path}: {found}; those files are used")
     if others:
-        log.info("%s: %d of %d rows are no samples", look.path, others, kept + others)
+        faults.note(logging.INFO, f"{look.path}: {others} of {kept + others} rows are no samples")
     if not kept:
         why = "are faulty or ask nothing" if faults.left_out else "are faulty"
         said = f"all {others} rows {why}; {first}" if others else "no rows"
@@ -288,7 +299,7 @@ def _samples(look: Look, reader: RowReader, on_fault: str, faults: Faults) -> Ge
 
 def _doubt(look: Look, faults: Faults) -> None:
     if said := str(faults.frames):
-        log.warning("%s: %s", look.path, said)
+        faults.note(logging.WARNING, f"{look.path}: {said}")
 
 
 def _hint(rows: Iterator[tuple[int | str, dict[str, Any] | RowFault]], reader: RowReader, frames: Frames) -> str:

@@ -1,17 +1,21 @@
 """From samples to the `datasets.Dataset` that TRL reads: prompt or chat, and the sample's fields as columns.
 
-Images stay paths (or bytes) in the table and are decoded when a row is read, through a small cache: GRPO reads the same
-row once per completion of a group.
+The table that TRL sees holds row numbers alone. A row is made when it is read: its sample from the store on the disk
+(`samples.store`), then its prompt, then its pictures, decoded through a small cache: GRPO reads the same row once per
+completion of a group. What must hold of all rows is asked of their facts, before training.
 """
 
 from __future__ import annotations
 
-import string
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+import uuid
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from samples import Sample
+from samples.facts import CODEC, Truth, answer_of, truth_of
+from samples.store import Drawn
 from vlm import answers, prompts
 from vlm.boxes import NOTATIONS, write_boxes, write_quads
 from vlm.common.console import say
@@ -35,60 +39,26 @@ def _decoded(image: str | bytes) -> Image:
     return decoded.get(image, lambda: load(image))
 
 
-class Truth(TypedDict):
-    """The boxes of a Sample that a reference is written from."""
-
-    boxes: list[list[float]]
-    quads: list[list[float]] | None
-    size: tuple[int, int]
-
-
-def truth_of(sample: Sample) -> Truth | None:
-    """None of a sample without boxes, or whose size is not known."""
-    if not sample.boxes or sample.size is None:
-        return None
-    return {"boxes": sample.boxes, "quads": sample.quads, "size": sample.size}
-
-
-def _stored(image: str | bytes) -> dict[str, Any]:
-    """An image as a column holds it, as `datasets` does: a column of texts and bytes would turn texts into bytes."""
-    return {"path": image, "bytes": None} if isinstance(image, str) else {"path": None, "bytes": image}
-
-
-def _source(image: dict[str, Any]) -> str | bytes:
-    """The inverse of `_stored`."""
-    return image["path"] if image["bytes"] is None else image["bytes"]
-
-
 class Pictures:
     """What a table does when rows of it are read: decodes pictures, resizes them where the recipe draws sizes, tells
     their sizes (column `resized`), and writes the references whose numbers depend on them. Turns with pictures inside
     become blocks; others stay texts, before the first of which TRL puts the pictures.
 
     sizes: None leaves the column out; the model's size is then unknown, and notations that count in it cannot be used.
-    notation: of the references to write, for tables with a column `truth`. columns: what else each row holds, by the
-    row's number; they are of any types, which Arrow's columns cannot be. A row has None for those that it lacks.
+    notation: of the references to write, for tables with a column `truth`.
     """
 
-    def __init__(
-        self, sizes: Resizing | None, notation: str = "", columns: Sequence[dict[str, Any] | None] | None = None
-    ):
-        self.sizes, self.notation, self.columns = sizes, notation, columns or []
-        self.names = list(dict.fromkeys(name for one in self.columns for name in one or ()))
+    def __init__(self, sizes: Resizing | None, notation: str = ""):
+        self.sizes, self.notation = sizes, notation
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        numbers, truths = batch.pop("row", []), batch.pop("truth", None)
-        for name in self.names if numbers else ():
-            batch[name] = [(self.columns[number] or {}).get(name) for number in numbers]
-        if "images" not in batch:
-            return batch
+        numbers, truths = batch.pop("row"), batch.pop("truth", None)
         for name in ("prompt", "messages"):
             if name in batch:
                 batch[name] = [
                     blocks(turns, len(images)) if placed(turns) else turns
                     for turns, images in zip(batch[name], batch["images"], strict=True)
                 ]
-        batch["images"] = [[_source(image) for image in images] for images in batch["images"]]
         if self.sizes is None:
             batch["images"] = [[_decoded(image) for image in images] for images in batch["images"]]
             return batch
@@ -137,31 +107,18 @@ def learnt(sample: Sample, section: PromptSection, images: ImageSection) -> list
         return []
 
 
-def answer_of(sample: Sample) -> str | None:
-    """The reply of the style `direct` that stands in the truth as text: the answer, of a choice its letter.
-
-    None where there is no such text, and for grounding, whose reply is its boxes.
-    """
-    if sample.answer is None or answers.blank(sample.answer) or sample.task == "grounding":
-        return None
-    if sample.choices and sample.task == "choice":
-        place = answers.option(sample.answer, sample.choices)
-        return None if place is None else string.ascii_uppercase[place]
-    return sample.answer
-
-
 def untagged(reply: str, section: PromptSection) -> bool:
     """Whether the style asks for `<think>` and `<answer>`, and a reply to learn is not of that form."""
     return section.style == "r1" and not answers.parse(reply).well_formed
 
 
-def say_untagged(samples: Sequence[Sample], section: PromptSection, role: str = "train") -> None:
+def say_untagged(samples: Iterable[Sample], section: PromptSection, role: str = "train") -> None:
     """Say the share of rows that teach another form than the style asks for."""
-    replies = [sample.messages[-1]["content"] for sample in samples if sample.messages[-1]["role"] == "assistant"]
-    bare = sum(untagged(reply, section) for reply in replies)
-    if bare:
+    facts = Drawn.of(samples, CODEC).facts()
+    bare, count = sum(number for found, number in facts.items() if found.reply == "bare"), facts.total()
+    if section.style == "r1" and bare:
         say(
-            f"data.{role}: {bare:,} of {len(samples):,} rows ({bare / len(samples):.0%}) have a reply without <think> "
+            f"data.{role}: {bare:,} of {count:,} rows ({bare / count:.0%}) have a reply without <think> "
             "and <answer>, which prompt.style r1 asks for (with style direct, replies are bare answers)"
         )
 
@@ -185,12 +142,6 @@ def _columns(sample: Sample) -> dict[str, Any]:
     }
 
 
-def prompt_row(sample: Sample, section: PromptSection, copy: int, number: int) -> dict[str, Any]:
-    """One row of `prompt_rows`, without what follows from its picture and without the sample's columns."""
-    prompt = prompts.prompt(sample, section.style, section.system, section.wording)
-    return {"prompt": prompt, **_columns(sample), "copy": copy, "row": number}
-
-
 def prompt_rows(
     samples: Iterable[Sample], section: PromptSection, sizes: Resizing | None = None, on_fault: OnFault = "error"
 ) -> Dataset:
@@ -202,16 +153,15 @@ def prompt_rows(
 
     Raises: DataError for a picture that the model cannot take.
     """
-    rows: list[dict[str, Any]] = []
-    columns: list[dict[str, Any] | None] = []
-    copies: Counter[tuple[str, str]] = Counter()
-    for number, sample in enumerate(samples):
-        check_strip(sample, sizes)
-        name = (sample.source, sample.id)
-        rows.append(prompt_row(sample, section, copies[name], number))
-        columns.append(sample.columns)
-        copies[name] += 1
-    return _table(rows, Pictures(sizes, columns=columns if any(columns) else None), on_fault)
+    drawn = Drawn.of(samples, CODEC)
+    _check_strips(drawn, sizes)
+    return _table(_Prompts(drawn, section), Pictures(sizes), on_fault)
+
+
+def prompt_row(sample: Sample, section: PromptSection, copy: int, number: int) -> dict[str, Any]:
+    """One row of `prompt_rows`, without what follows from its picture and without the sample's columns."""
+    prompt = prompts.prompt(sample, section.style, section.system, section.wording)
+    return {"prompt": prompt, **_columns(sample), "copy": copy, "row": number}
 
 
 def chat_rows(
@@ -226,18 +176,71 @@ def chat_rows(
     Raises: DataError for a row without anything to learn from, for one whose text cannot follow a drawn size, and for
     a picture that the model cannot take.
     """
-    rows = []
-    for number, sample in enumerate(samples):
-        reply, truth = taught(sample, section, sizes)
-        messages = [*prompts.prompt(sample, section.style, section.system, section.wording), *reply]
-        if truth is not None and (sizes is None or not sample.images):
-            messages.append(reference(truth, section.notation, None))
+    drawn = Drawn.of(samples, CODEC)
+    _check_strips(drawn, sizes)
+    _check_replies(drawn, section, sizes)
+    return _table(_Chats(drawn, section, sizes), Pictures(sizes, section.notation), on_fault)
+
+
+class _Prompts:
+    """Rows of `prompt_rows` by their numbers, pictures not decoded. A row has None for columns that it lacks."""
+
+    def __init__(self, drawn: Drawn[Sample], section: PromptSection):
+        self.drawn, self.section, self.copies = drawn, section, drawn.copies()
+        self.columns = dict.fromkeys(name for facts in drawn.facts() for name in facts.columns)
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        sample = self.drawn[number]
+        row = prompt_row(sample, self.section, 0 if self.copies is None else int(self.copies[number]), number)
+        return row | {name: (sample.columns or {}).get(name) for name in self.columns}
+
+
+class _Chats:
+    """Rows of `chat_rows`, likewise; `truth` where the reference is written when the picture's size is known."""
+
+    def __init__(self, drawn: Drawn[Sample], section: PromptSection, sizes: Resizing | None):
+        self.drawn, self.section, self.sizes = drawn, section, sizes
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        sample, asked = self.drawn[number], self.section
+        reply, truth = _reply(sample)
+        messages = [*prompts.prompt(sample, asked.style, asked.system, asked.wording), *reply]
+        if truth is not None and (self.sizes is None or not sample.images):
+            messages.append(reference(truth, asked.notation, None))
             truth = None
         names = {"source": sample.source, "id": sample.id, "row": number}
-        rows.append({"messages": messages, "images": sample.images, **names})
-        if sizes is not None:
-            rows[-1]["truth"] = truth
-    return _table(rows, Pictures(sizes, section.notation), on_fault)
+        row = {"messages": messages, "images": sample.images, **names}
+        return row if self.sizes is None else row | {"truth": truth}
+
+
+class _Made:
+    """The transform of a table of row numbers: the rows, then what `readable` makes of them.
+
+    readable: set once the table exists, for `datasets` hashes a transform with all that it holds.
+    """
+
+    readable: Readable
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows = [self.readable.table[number] for number in batch["row"]]
+        return self.readable({name: [row[name] for row in rows] for name in rows[0]})
+
+
+def _table(rows: _Prompts | _Chats, pictures: Pictures, on_fault: OnFault) -> Dataset:
+    import pyarrow
+    from datasets import Dataset
+
+    numbers, made = pyarrow.table({"row": np.arange(len(rows), dtype=np.int32)}), _Made()
+    table = Dataset(numbers, fingerprint=uuid.uuid4().hex).with_transform(made)
+    made.readable = Readable(pictures, on_fault)
+    made.readable.table = rows
+    return table
 
 
 def taught(
@@ -245,37 +248,45 @@ def taught(
 ) -> tuple[list[dict[str, str]], Truth | None]:
     """What SFT learns of a row, as text, or else the boxes that it is written from. Raises: as `chat_rows`."""
     check_strip(sample, sizes)
-    if sample.messages and sample.messages[-1]["role"] == "assistant":
+    reply, truth = _reply(sample)
+    if sample.messages[-1]["role"] == "assistant":
         _check_text(sample, section, sizes)
-        return [sample.messages[-1]], None
-    if section.style == "direct" and (said := answer_of(sample)) is not None:
-        return [{"role": "assistant", "content": said}], None
-    return [], _truth(sample, section, sizes)
-
-
-def _table(rows: list[dict[str, Any]], pictures: Pictures, on_fault: OnFault) -> Dataset:
-    from datasets import Dataset
-
-    named = [{**row, "images": [_stored(image) for image in row["images"]]} for row in rows]
-    table, readable = Dataset.from_list(named), Readable(pictures, on_fault)
-    shown = table.with_transform(readable)
-    readable.table = table  # not before: datasets hashes a transform with all that it holds
-    return shown
-
-
-def _truth(sample: Sample, section: PromptSection, sizes: Resizing | None) -> Truth:
-    """What the reference of a row without an assistant's turn is written from; written once, to find faults early."""
-    truth = truth_of(sample)
-    if section.style != "direct" or truth is None:
+    elif section.style != "direct" or not (reply or truth):
         raise DataError(
             f"{sample.source}: row {sample.id!r}: messages end without an assistant turn; supervised training "
             "needs one to learn from (with prompt.style direct, an answer or boxes are enough)"
         )
-    try:
-        reference(truth, section.notation, None if sizes is None else sizes.seen(truth["size"]))
-    except DataError as error:
-        raise DataError(f"{sample.source}: row {sample.id!r}: {error}") from error
-    return truth
+    if truth is not None:
+        try:  # written once, to find faults early
+            reference(truth, section.notation, None if sizes is None else sizes.seen(truth["size"]))
+        except DataError as error:
+            raise DataError(f"{sample.source}: row {sample.id!r}: {error}") from error
+    return reply, truth
+
+
+def _reply(sample: Sample) -> tuple[list[dict[str, str]], Truth | None]:
+    if sample.messages[-1]["role"] == "assistant":
+        return [sample.messages[-1]], None
+    if (said := answer_of(sample)) is not None:
+        return [{"role": "assistant", "content": said}], None
+    return [], truth_of(sample)
+
+
+def _check_replies(drawn: Drawn[Sample], section: PromptSection, sizes: Resizing | None) -> None:
+    """`taught` of all rows: of those that it may refuse by their facts, the first; references are written once."""
+    direct = section.style == "direct"
+    for doubtful in (
+        drawn.first(lambda facts: not facts.reply and not (direct and facts.truth)),
+        drawn.first(lambda facts: bool(facts.reply) and facts.task == "grounding"),
+    ):
+        if doubtful is not None:
+            taught(doubtful, section, sizes)
+    limits = "" if sizes is None else f"{sizes.images.min_pixels} to {sizes.images.max_pixels}"
+    drawn.once(
+        f"references in {section.notation}, {limits}",
+        lambda facts: not facts.reply and facts.truth == "boxes",
+        lambda sample: taught(sample, section, sizes),
+    )
 
 
 def _check_text(sample: Sample, section: PromptSection, sizes: Resizing | None) -> None:
@@ -287,6 +298,12 @@ def _check_text(sample: Sample, section: PromptSection, sizes: Resizing | None) 
             f"the notation {section.notation} counts pixels of; take the assistant's turn out (its boxes are written "
             "again), or choose a notation of another frame, or leave random_resize out"
         )
+
+
+def _check_strips(drawn: Drawn[Sample], sizes: Resizing | None) -> None:
+    sample = None if sizes is None else drawn.first(lambda facts: facts.strip)
+    if sample is not None:
+        check_strip(sample, sizes)
 
 
 def check_strip(sample: Sample, sizes: Resizing | None) -> None:

@@ -126,6 +126,8 @@ class DataSection(Section):
     "Training rows in all, where the sources state `ratio`."
     shuffle: bool = True
     "Shuffle the training rows, by the recipe's seed."
+    cache: LocatedPath | None = None
+    "Folder in which checked rows are kept for later starts; null: NADIR_CACHE, else `~/.cache/nadir`."
 
     def sources(self, role: Role) -> list[SourceSection]:
         return self.train if role == "train" else self.eval

@@ -34,6 +34,6 @@ def draw_key(seed: int, sample: Sample) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
-def drawn(keys: Sequence[int], count: int) -> np.ndarray:
+def drawn(keys: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
     """Numbers of the `count` rows with the smallest keys, ascending; equal keys (equal ids) go by their order."""
     return np.sort(np.argsort(np.asarray(keys, np.uint64), kind="stable")[:count])

@@ -38,7 +38,7 @@ def train(recipe: SFTRecipe) -> Path:
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
-    data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True).check)
+    data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True))
     rows, passes = tables(recipe, data, chat_rows)
     for role, found in data.items():
         say_untagged(found.samples, recipe.prompt, role)
@@ -72,7 +72,7 @@ def plan(recipe: SFTRecipe) -> None:
         if role == "train":
             lengths.see(sample)
 
-    data = mixture.count_all(recipe.data, recipe.seed, see, control.of_recipe(recipe).check)["train"]
+    data = mixture.count_all(recipe.data, recipe.seed, see, control.of_recipe(recipe))["train"]
     data.show()
     measured, remark = lengths.measure(data.absent)
     planned(recipe, data.rows, [remark], **measured).render()

@@ -10,9 +10,10 @@ import trl
 from stage.checkpoints.resumable import Resumable
 from stage.guards.finite import FiniteSteps, Named
 from stage.parallel.fsdp import FullySharded
+from stage.trainer.orders import FlatOrder
 
 
-class SFTTrainer(FiniteSteps, Resumable, FullySharded, trl.SFTTrainer):
+class SFTTrainer(FiniteSteps, Resumable, FlatOrder, FullySharded, trl.SFTTrainer):
     """A drop-in for TRL's.
 
     Overridden: `__init__` (batches name their rows), `kept_state`, `take_state` (TRL's sums until the next log and its

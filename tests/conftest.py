@@ -23,18 +23,24 @@ os.environ.update(
 for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
     os.environ.pop(name, None)
 
+import atexit  # noqa: E402
 import ipaddress  # noqa: E402
 import random  # noqa: E402
 import runpy  # noqa: E402
+import shutil  # noqa: E402
 import socket  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
+import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+# Kept tables of data (`samples.store`) are this session's, and go with it.
+os.environ["NADIR_CACHE"] = tempfile.mkdtemp(prefix="nadir-cache-")
+atexit.register(shutil.rmtree, os.environ["NADIR_CACHE"], ignore_errors=True)
 # The same examples in each run, and no time limit on one: on two busy cores it measures the neighbours.
 hypothesis.settings.register_profile("nadir", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("nadir")

@@ -79,8 +79,8 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Scores]:
     else:
         for name, one in recipes.items():
             images.use(one.images)
-            rows = mixture.draw(one.data, "eval", one.seed, control.of_recipe(one).check).samples
-            say(f"{name}: {len(stage.questions(one, rows))} questions → {one.output}", sys.stdout)
+            rows = mixture.draw(one.data, "eval", one.seed, control.of_recipe(one)).samples
+            say(f"{name}: {len(stage.questions(one, list(rows)))} questions → {one.output}", sys.stdout)
         return {}
     asked, reports = None, {}
     for name, one in recipes.items():

@@ -46,7 +46,7 @@ def run(recipe: CurateRecipe, load: Callable[[], Scorer] | None = None) -> repor
     folder = Path(recipe.output)
     lock.hold(folder, main=team.main)
     tokens = texts_of(recipe, fetch=True)
-    sources = [Source(section, tokens.check) for section in recipe.data.train]
+    sources = [Source(section, tokens) for section in recipe.data.train]
     continued = (folder / "recipe.yaml").exists() and not (folder / FINISHED).exists() and not recipe.overwrite
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=continued, main=team.main)
     name = scored_by(recipe)
@@ -178,7 +178,7 @@ def plan(recipe: CurateRecipe) -> None:
     console, total, kept, tokens = Console(), 0, 0, texts_of(recipe)
     for section in recipe.data.train:
         if Path(section.path).exists():
-            count = checked_count(recipe, Source(section, tokens.check))
+            count = checked_count(recipe, Source(section, tokens))
         elif section.limit is not None:
             count = section.limit
         else:

@@ -55,8 +55,8 @@ def run(
     row has.
     """
     team = Team.join()
-    data = mixture.draw(recipe.data, "eval", recipe.seed, control.of_recipe(recipe, fetch=True).check)
-    samples = data.samples
+    data = mixture.draw(recipe.data, "eval", recipe.seed, control.of_recipe(recipe, fetch=True))
+    samples = list(data.samples)
     candidates.check_unique(samples)
     if check_columns is not None:
         check_columns(Columns(samples).by_task)
@@ -251,7 +251,7 @@ def plan(recipe: BonRecipe, check_columns: Callable[[ByTask], None] | None = Non
         columns.see(sample)
         candidates.refuse_namesake(sample, names)
 
-    data = mixture.count(recipe.data, "eval", recipe.seed, see, control.of_recipe(recipe).check)
+    data = mixture.count(recipe.data, "eval", recipe.seed, see, control.of_recipe(recipe))
     data.show()
     if check_columns is not None and not data.absent:
         check_columns(columns.by_task)

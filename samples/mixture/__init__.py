@@ -23,7 +23,8 @@ every platform, knows nothing of other sources and of a row's place in the file,
 smaller one. Rows keep the order of the file; sources come one after another, as they stand in the recipe.
 """
 
-from samples.mixture.drawing import Source, count, count_all, draw, draw_all, is_here
+from samples.mixture.drawing import count, count_all, draw, draw_all, is_here
 from samples.mixture.record import Line, Mixture, Part
+from samples.mixture.source import Source
 
 __all__ = ["Line", "Mixture", "Part", "Source", "count", "count_all", "draw", "draw_all", "is_here"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,8 @@ class Mixture:
 
     role: Role
     parts: list[Part]
-    samples: list[Sample] = field(default_factory=list)
-    "In order; repetitions are the same object. Empty where the rows were only counted."
+    samples: Sequence[Sample] = ()
+    "In order, read from the tables of `samples.store` one by one. Empty where the rows were only counted."
 
     @property
     def rows(self) -> int:

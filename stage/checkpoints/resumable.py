@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler
 from transformers.trainer_utils import SaveStrategy
 
 from stage.checkpoints import folders, manifest
@@ -38,6 +37,7 @@ from stage.guards.disk import is_full
 from stage.parallel.agreement import anywhere, everyone_is_here
 from stage.parallel.fsdp import OPTIMISER, SCHEDULE
 from stage.runs import DATA, RECIPE, RECORD
+from stage.trainer.orders import sampler_of
 from vlm.common.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -277,12 +277,7 @@ def catch_up(loader, epoch: int) -> None:
     from accelerate.data_loader import SeedableRandomSampler
     from trl.trainer.utils import RepeatSampler
 
-    batches = loader.batch_sampler
-    if batches is None:  # a stream: transformers reads it on to where it was
-        return
-    while "batch_sampler" in vars(batches):  # accelerate's wrappers: a process's share, and what is skipped
-        batches = batches.batch_sampler
-    sampler = batches.sampler if isinstance(batches, BatchSampler) else None
+    sampler = sampler_of(loader)  # None of a stream: transformers reads it on to where it was
     if isinstance(sampler, SeedableRandomSampler):
         sampler.set_epoch(epoch)
     elif isinstance(sampler, RepeatSampler) and sampler.shuffle:

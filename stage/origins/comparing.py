@@ -2,7 +2,8 @@
 unless the recipe's `accept_changes` takes its kind; both records stay (`stage.runs`).
 
     data        rows of a source: their content, or which of them are used
-    pictures    files of the same name with another content, of unchanged rows
+    pictures    files of the same name with another content, of unchanged rows (of 20,000 rows of a source, spread
+                evenly, where it has more)
     rewards     files of reward code, and score models: a folder's files and weights, or what a service says of its own
     model       files and weights of `model.path`
 
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from samples.fingerprints import of_checkpoint, of_file, of_pictures
+from samples.fingerprints import of_checkpoint, of_file, pictures_of
 from samples.mixture import Mixture
 from stage.recipe import config
 from vlm.common.errors import UserError
@@ -33,9 +34,8 @@ def of_mixtures(mixtures: Mapping[Any, Mixture]) -> dict[str, Any]:
     for role, mixture in mixtures.items():
         record, start = mixture.record(), 0
         for source in record["sources"]:
-            rows = mixture.samples[start : start + source["rows"]]
-            source["pictures_sha256"] = of_pictures(image for row in rows for image in row.images)
-            start += source["rows"]
+            stop = start + source["rows"]
+            source["pictures_sha256"], start = pictures_of(mixture.samples, start, stop), stop
         found[role] = record
     return found
 

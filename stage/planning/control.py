@@ -2,7 +2,7 @@
 
 A tokenizer takes `<|im_end|>` in a question for the end of the turn, so that a row can forge turns, and
 `<|image_pad|>` for a picture that is not there, which ends the run hours later. The vocabulary is the checkpoint's, so
-the reader of the data cannot know it: the stage hands `ControlTokens.check` to it, and such a row is a fault like any.
+the reader of the data cannot know it: the stage hands `ControlTokens` to it, and such a row is a fault like any.
 
 What passes: tokens that are plain marks of a text (`<think>`, `<tool_call>`; in `tokenizer.json` they are not special),
 and the marks of Qwen's box notation where the recipe's notation writes them.
@@ -50,7 +50,11 @@ class ControlTokens:
                 found = f"the control token {token!r} in {show(text)}"
                 raise RowFault("control_token", field, found, "text alone: the model would read the token as its own")
 
-    def check(self, sample: Sample) -> None:
+    @property
+    def identity(self) -> str:
+        return "\0".join(sorted(self.tokens))
+
+    def __call__(self, sample: Sample) -> None:
         """Raises: RowFault where a text that is asked, or to be learned, spells one out."""
         # LLaVA's own token for a picture is spelled as a place in our texts
         texts = [

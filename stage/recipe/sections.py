@@ -143,6 +143,7 @@ class TrainingRecipe(StageRecipe):
 
 NEUTRAL = (
     "output", "overwrite", "resume", "accept_changes", "accept_changes.*", "gpus", "images.limit", "images.cache",
+    "data.cache",
     "tracking", "tracking.*", "check_sharing", "dump", "dump.*",
     "guards", "guards.*", "watchdog", "watchdog.*", "rewards.*.timeout", "rewards.*.slow", "rewards.*.retries",
     "rewards.*.max_failures", "rewards.*.failure_window",

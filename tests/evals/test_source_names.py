@@ -37,7 +37,7 @@ def data(folder, *names):
 
 
 def test_a_name_stands_for_the_files_and_the_rows_own(folder):
-    found = draw(data(folder, "first", None), "eval", 0).samples
+    found = list(draw(data(folder, "first", None), "eval", 0).samples)
     assert [sample.source for sample in found] == ["first", "first", "test", "theirs"]
     assert unique(found) == found and check_unique(found) is None
     seen = []
@@ -48,7 +48,7 @@ def test_a_name_stands_for_the_files_and_the_rows_own(folder):
 
 
 def test_without_names_they_are_refused(folder):
-    found = draw(data(folder, None, None), "eval", 0).samples
+    found = list(draw(data(folder, None, None), "eval", 0).samples)
     for refuse, error in ((unique, UserError), (check_unique, DataError)):
         with pytest.raises(error, match="two questions are called test/0; .*each source a `name:`"):
             refuse(found)

@@ -542,7 +542,7 @@ def test_messages_of_rows_that_are_refused_later(folder):
     assert [one.task for one in samples.read(bare, format="nadir", task="vqa")] == ["vqa"]
     refused = [
         lambda: list(samples.read(bare)),
-        lambda: list(samples.read(path, check=ControlTokens(["ship"]).check)),
+        lambda: list(samples.read(path, check=ControlTokens(["ship"]))),
         lambda: chat_rows(read, PromptSection()),
         lambda: resolve("gated").check_tasks({sample.task for sample in read}),
         lambda: check_data([lambda completions, solution, **columns: []], Columns(read).by_task),

@@ -85,7 +85,7 @@ def test_each_source_has_its_own_limit_and_tasks_and_comes_in_order(mixed):
         ("caption", "1"),
         ("caption", "4"),
     ] * 2
-    assert found[3] is found[5] and found[4] is found[6]
+    assert found[3] == found[5] and found[4] == found[6]
 
 
 def test_nothing_left_is_an_error(mixed):

@@ -66,7 +66,7 @@ def test_every_text_of_a_sample_is_looked_at(field, changes):
     with pytest.raises(
         RowFault, match=rf"field '{field.replace('[', chr(92) + '[')}': found the control token '<\|"
     ) as fault:
-        tokens.check(sample)
+        tokens(sample)
     assert fault.value.kind == "control_token"
 
 
@@ -74,10 +74,10 @@ def test_tags_and_box_marks_pass():
     text = f"<think>a</think><answer>{''.join(MARKS)}</answer> <image> <tool_call> <s> x < y |> <|"
     sample = Sample([], [{"role": "user", "content": text}], "vqa", answer=text, choices=[text, "b"])
     model = SimpleNamespace(path=str(BASE), revision=None)
-    tokens_of(model, "qwen2_vl").check(sample)
-    tokens_of(model, None).check(sample)
+    tokens_of(model, "qwen2_vl")(sample)
+    tokens_of(model, None)(sample)
     with pytest.raises(RowFault, match="object_ref_start"):
-        tokens_of(model, "vhm").check(sample)
+        tokens_of(model, "vhm")(sample)
 
 
 def test_without_a_tokenizer_a_note_says_so(tmp_path, capsys):

@@ -26,8 +26,7 @@ Columns = dict[str, list[Any]]
 class Readable:
     """A table's transform (columns → columns) around another one that raises DataError for what it cannot read.
 
-    table: set once it exists: the same rows by number, as they are before the transform; the column `row` has their
-        numbers.
+    table: set once it exists: the same rows by number, as they are before the transform; `row` of each is its number.
     """
 
     def __init__(self, transform: Any, on_fault: Literal["error", "skip"]):

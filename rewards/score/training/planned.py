@@ -23,7 +23,7 @@ from rewards.score.training.recipe import PreferenceSource, ScoreRecipe
 from samples import Faults
 from samples.mixture.drawing import DryFaults
 from stage.planning import memory
-from stage.planning.control import tokens_of
+from stage.planning.control import ControlTokens, tokens_of
 from stage.planning.estimate import DTYPE_BYTES, memory_setup
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, batches, common
@@ -95,13 +95,20 @@ def survey(
 
 def text_check(recipe: ScoreRecipe, fetch: bool = False) -> Check:
     """Refuses records whose texts spell out control tokens of the model (`stage.planning.control`)."""
-    tokens = tokens_of(recipe.model, None, fetch)
+    return TextCheck(tokens_of(recipe.model, None, fetch))
 
-    def check(record: Preference) -> None:
+
+@dataclasses.dataclass(frozen=True)
+class TextCheck:
+    tokens: ControlTokens
+
+    @property
+    def identity(self) -> str:
+        return self.tokens.identity
+
+    def __call__(self, record: Preference) -> None:
         asked = (("question", turn["content"]) for turn in record.asked)
-        tokens.refuse([*asked, *(("ranked", text) for text in record.ranked)])
-
-    return check
+        self.tokens.refuse([*asked, *(("ranked", text) for text in record.ranked)])
 
 
 def scorer_shape(recipe: ScoreRecipe, section) -> Shape:

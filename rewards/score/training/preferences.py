@@ -21,6 +21,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -29,16 +30,19 @@ from rewards.score.model.exchange import Exchange
 from rewards.score.training import layouts
 from rewards.score.training.tables import Parquet
 from samples import Faults, image_name
+from samples.fingerprints import RecordDigest
 from samples.readers.checks import valid_text
 from samples.readers.keys import check_names, renamed
 from samples.readers.look import FIRST
 from samples.readers.records import settled
 from samples.readers.rows import Place, RowFault, Rows, show
+from samples.store import Codec, Drawn, Identified, Key, Writer, kept
 from stage.parallel.journal import encoded
 from vlm.answers import blank
 from vlm.common.console import say
 from vlm.common.errors import DataError
 from vlm.common.files import replacing
+from vlm.pictures import images as pictures
 from vlm.sections import RasterSection
 
 logger = logging.getLogger(__name__)
@@ -89,7 +93,7 @@ class Preference:
 
 
 Check = Callable[[Preference], None]
-"""Raises RowFault for a record that a stage cannot take."""
+"""Raises RowFault for a record that a stage cannot take; with `identity`, as that of samples (`samples.reading`)."""
 
 
 def read(
@@ -131,21 +135,76 @@ def read(
 
 
 def collect(
-    sources: Iterable[Any], on_fault: Literal["error", "skip"], role: str, check: Check | None = None
-) -> list[Preference]:
+    sources: Iterable[Any],
+    on_fault: Literal["error", "skip"],
+    role: str,
+    check: Check | None = None,
+    cache: str | None = None,
+) -> Drawn[Preference]:
     """All preferences of a recipe's sources (`rewards.score.training.recipe.PreferenceSource`), each cut to its limit.
 
-    Images stay paths; those of a parquet are held in memory, encoded, by every process.
+    They are read from tables (`samples.store`), which the first process of a node writes. cache: `data.cache`.
     Raises: DataError for a faulty row (under `error`).
     """
-    found: list[Preference] = []
+    tables = []
     for source in sources:
-        faults = Faults()
-        found += islice(of_source(source, on_fault, faults, check=check), source.limit)
-        say_unread(source, faults)
-        if faults.skipped:
-            logger.warning("data.%s: %s: %s", role, source.path, faults)
-    return found
+        key = _key(source, on_fault, check, cache)
+        table = kept(key, partial(_build, source, on_fault, check), CODEC, _still)
+        if staying := table.about["staying"]:
+            say(f"{source.path}: columns that are not read: {', '.join(staying)}")
+        if table.about["faults"]:
+            logger.warning("data.%s: %s: %s", role, source.path, table.about["faults"])
+        tables.append((table, range(len(table))))
+    return Drawn(tables)
+
+
+def _build(source: Any, on_fault: Literal["error", "skip"], check: Check | None, writer: Writer) -> dict[str, Any]:
+    faults, digest = Faults(), RecordDigest(Path(source.path).parent.absolute())
+    for record in islice(of_source(source, on_fault, faults, check=check), source.limit):
+        digest.see(record)
+        writer.add(record)
+    said = str(faults) if faults.skipped else ""
+    return {"staying": list(faults.staying), "faults": said, "digest": digest.hex()}
+
+
+def _key(source: Any, on_fault: str, check: Check | None, cache: str | None) -> Key | None:
+    """None for a check that does not say what it refuses."""
+    if not Path(source.path).is_file() or not (check is None or isinstance(check, Identified)):
+        return None
+    settings = {
+        "preferences": source.path,
+        "images": source.images and os.path.abspath(source.images),
+        "raster": source.reading and source.reading.model_dump(mode="json"),
+        "on_fault": on_fault,
+        "check": check and check.identity,
+        "pixels": pictures.limit(),
+    }
+    names = ("text_only", "outside", "columns", "limit", "name")
+    return Key(Path(source.path), settings | {name: getattr(source, name) for name in names}, cache)
+
+
+def _still(record: Preference) -> bool:
+    """Whether its pictures can be read."""
+    try:
+        for image in record.images:
+            if isinstance(image, str):
+                pictures.size(image)
+    except DataError:
+        return False
+    return True
+
+
+def _remembered(found: dict[str, Any]) -> Preference:
+    return Preference(**found)
+
+
+def _facts(record: Preference) -> tuple[bool]:
+    """Whether it has pictures."""
+    return (bool(record.images),)
+
+
+CODEC = Codec(_remembered, _facts)
+"""Preferences in tables."""
 
 
 def of_source(

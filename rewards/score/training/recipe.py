@@ -64,6 +64,8 @@ class PreferenceData(Section):
     "A faulty row (missing image, no rejected text, …) ends the run, or is left out and counted."
     shuffle: bool = True
     "Shuffle the training records, by the recipe's seed."
+    cache: LocatedPath | None = None
+    "Folder in which checked records are kept for later starts; null: NADIR_CACHE, else `~/.cache/nadir`."
 
     def sources(self, role: Role) -> list[PreferenceSource]:
         return self.train if role == "train" else self.eval

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rewards.score.training import metrics, planned
-from rewards.score.training.preferences import Preference, collect
+from rewards.score.training.preferences import CODEC, Preference, collect
 from rewards.score.training.recipe import ScoreRecipe
-from samples.fingerprints import of_pictures, of_records
+from samples.fingerprints import pictures_of
 from samples.sections import Role
+from samples.store import Drawn
 from stage.guards.disk import spared
 from stage.guards.out_of_memory import advised
 from stage.planning.lengths import Lengths
@@ -53,8 +53,8 @@ def train(recipe: ScoreRecipe) -> Path:
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
     check = planned.text_check(recipe, fetch=True)
-    records = collect(recipe.data.train, recipe.data.on_fault, "train", check)
-    held_out = collect(recipe.data.eval, recipe.data.on_fault, "eval", check)
+    records = collect(recipe.data.train, recipe.data.on_fault, "train", check, recipe.data.cache)
+    held_out = collect(recipe.data.eval, recipe.data.on_fault, "eval", check, recipe.data.cache)
     check_mixture(recipe, records, held_out)
     args = arguments(
         RewardConfig,
@@ -81,20 +81,21 @@ def train(recipe: ScoreRecipe) -> Path:
     return final
 
 
-def origins(recipe: ScoreRecipe, train: Sequence[Preference], held_out: Sequence[Preference]) -> dict[str, Any]:
+def origins(recipe: ScoreRecipe, train: Drawn[Preference], held_out: Drawn[Preference]) -> dict[str, Any]:
     """data.json: what tells the records of each role apart (`stage.origins.comparing`)."""
     found = {}
-    roles: list[tuple[Role, Sequence[Preference]]] = [("train", train), ("eval", held_out)]
+    roles: list[tuple[Role, Drawn[Preference]]] = [("train", train), ("eval", held_out)]
     for role, records in roles:
-        paths = [source.path for source in recipe.data.sources(role)]
-        folder = Path(os.path.commonpath([Path(path).absolute().parent for path in paths])) if paths else Path.cwd()
-        source = {
-            "path": ", ".join(paths),
-            "rows": len(records),
-            "sha256": of_records(records, folder),
-            "pictures_sha256": of_pictures(image for record in records for image in record.images),
-        }
-        found[role] = {"rows": len(records), "sources": [source] if paths else []}
+        sources = [
+            {
+                "path": source.path,
+                "rows": len(table),
+                "sha256": table.about["digest"],
+                "pictures_sha256": pictures_of(table),
+            }
+            for source, (table, _) in zip(recipe.data.sources(role), records.parts, strict=True)
+        ]
+        found[role] = {"rows": len(records), "sources": sources}
     return found
 
 
@@ -114,7 +115,7 @@ def check_mixture(recipe: ScoreRecipe, *sets: Sequence[Preference]) -> None:
     lora = recipe.model.lora is not None and not any("visual" in name for name in recipe.model.lora.target_modules)
     needed = recipe.sharding.zero == 3 or (tower and not lora)
     for records in sets:
-        seeing = sum(bool(record.images) for record in records)
+        seeing = Drawn.of(records, CODEC).facts()[True,]
         if processes() > 1 and needed and 0 < seeing < len(records):
             raise RecipeError(
                 f"data: {seeing} of {len(records)} records have images; with {processes()} processes, and the vision "

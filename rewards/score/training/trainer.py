@@ -29,6 +29,7 @@ from rewards.score.training.preferences import Preference
 from stage.checkpoints.resumable import Resumable
 from stage.guards.finite import FiniteSteps
 from stage.replay.dumps import ROWS
+from stage.trainer.orders import FlatOrder
 from vlm.pictures.unreadable import row_name
 
 
@@ -116,7 +117,7 @@ class PreferenceLoss(Trainer):
             self._logged[name].append(value)
 
 
-class PreferenceTrainer(FiniteSteps, Resumable, PreferenceLoss):
+class PreferenceTrainer(FiniteSteps, Resumable, FlatOrder, PreferenceLoss):
     """Trains and measures a score model; its arguments are a TRL `RewardConfig`.
 
     Overridden: `compute_loss` (`PreferenceLoss`), `prediction_step`, `evaluate`, `log`, and what `FiniteSteps` and
