@@ -115,6 +115,7 @@ def test_pictures_beyond_pillows_bound(tiny_model, tmp_path, monkeypatch, capsys
     """91 megapixels in a benchmark that lifts the limit, after one that does not: never decoded whole."""
     rasterio = pytest.importorskip("rasterio")
     monkeypatch.setenv("NADIR_PICTURES", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     benchmark_folders.aid(tmp_path / "data")
     path = tmp_path / "data/LRS_VQA/image/FAIR_1.tif"

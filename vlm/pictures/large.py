@@ -91,7 +91,9 @@ def read(file: File, box: Box, out: Size | None, open_kept: Callable[[str], Imag
             return _averaged(source, file, part, factor)
 
         pixels = (x2 - x1) * (y2 - y1)
-        if size is not None and (pixels == width * height or (level is None and pixels > most)):
+        # the decoder's own overviews (JPEG's) need all of the file, too; those of a TIFF are quick
+        quick = level is not None and source.driver == "GTiff"
+        if size is not None and not quick and (pixels == width * height or (level is None and pixels > most)):
             start, whole = (0, 0), (0, 0, source.width, source.height)
             what = (*file.settings, level, factor)
             picture = kept.keep(what, ".png", lambda: averaged(whole), _save, lambda path: open_kept(str(path)))
