@@ -20,7 +20,7 @@ from urllib.request import getproxies
 
 from vlm.common.errors import RecipeError
 from vlm.sections import ImageSection
-from vlm.weights import check_files, reading
+from vlm.weights import INDEX, REMEDY, SINGLE, check_files, damaged, pickles_in, reading
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +100,33 @@ def at_hand(path: str, name: str, revision: str | None = None) -> Path | None:
     except HFValidationError:  # a path that can be no hub id
         return None
     return Path(found) if isinstance(found, str) else None
+
+
+def stored_shapes(path: str, revision: str | None = None) -> dict[str, tuple[int, ...]] | None:
+    """Name → shape of the tensors in a checkpoint's safetensors, read from the files' headers without torch; None where
+    they are not all on this machine (a hub's, not yet fetched).
+
+    Raises: RecipeError for a folder without weights or without a shard that its index names, and for a file that is
+    damaged or cut short.
+    """
+    from safetensors import safe_open
+
+    index = at_hand(path, INDEX, revision)
+    names = sorted({*read_json(index).get("weight_map", {}).values()}) if index is not None else [SINGLE]
+    files = {name: at_hand(path, name, revision) for name in names}
+    absent = [name for name, file in files.items() if file is None]
+    folder = Path(path).expanduser()
+    if absent and not folder.is_dir():
+        return None
+    if absent:
+        found = pickles_in(folder)
+        why = f"{INDEX} names it" if index is not None else f"it holds {found[0]}; {REMEDY}" if found else "nor shards"
+        raise RecipeError(f"{path} has no {absent[0]} ({why}); expected the weights of a whole checkpoint")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files.values():
+        with damaged(str(file), "weights"), safe_open(str(file), framework="numpy") as tensors:
+            shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    return shapes
 
 
 def _fetched(path: str, name: str, revision: str | None) -> Path:

@@ -33,36 +33,9 @@ _WORDS |= {
     for one in range(1, 10)
     for joint in ("-", " ")
 }
-_MORE = {
-    "hundred",
-    "thousand",
-    "lakh",
-    "million",
-    "mio",
-    "crore",
-    "billion",
-    "bn",
-    "trillion",
-    "dozen",
-    "score",
-    "gross",
-}
-_MORE |= {
-    "pair",
-    "couple",
-    "half",
-    "halve",
-    "third",
-    "quarter",
-    "fourth",
-    "fifth",
-    "sixth",
-    "seventh",
-    "eighth",
-    "ninth",
-}
-_MORE |= {"tenth", "hundredth", "thousandth", "millionth", "st", "nd", "rd", "th", "point", "minus", "plus"}
-_MORE |= {"or", "and", "to", "not", "than", "about", "maybe"}
+_TIMES = "hundred thousand lakh million mio crore billion bn trillion dozen score gross pair couple point minus plus"
+_PARTS = "half halve third quarter fourth fifth sixth seventh eighth ninth tenth hundredth thousandth millionth"
+_MORE = set(f"{_TIMES} {_PARTS} st nd rd th or and to not than about maybe".split(" "))
 """Words behind a number, also with an s, that make it another one, or one of several."""
 
 _MINUS = "\u2212"

@@ -98,35 +98,6 @@ def reading(path: str, key: str) -> Iterator[None]:
         raise RecipeError(f"{key}: {path} has weights whose shapes differ from its config.json: {error}") from error
 
 
-def stored_shapes(path: str, revision: str | None = None) -> dict[str, tuple[int, ...]] | None:
-    """Name → shape of the tensors in a checkpoint's safetensors, read from the files' headers without torch; None where
-    they are not all on this machine (a hub's, not yet fetched).
-
-    Raises: RecipeError for a folder without weights or without a shard that its index names, and for a file that is
-    damaged or cut short.
-    """
-    from safetensors import safe_open
-
-    from vlm.loading import at_hand, read_json
-
-    index = at_hand(path, INDEX, revision)
-    names = sorted({*read_json(index).get("weight_map", {}).values()}) if index is not None else [SINGLE]
-    files = {name: at_hand(path, name, revision) for name in names}
-    absent = [name for name, file in files.items() if file is None]
-    folder = Path(path).expanduser()
-    if absent and not folder.is_dir():
-        return None
-    if absent:
-        found = pickles_in(folder)
-        why = f"{INDEX} names it" if index is not None else f"it holds {found[0]}; {REMEDY}" if found else "nor shards"
-        raise RecipeError(f"{path} has no {absent[0]} ({why}); expected the weights of a whole checkpoint")
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in files.values():
-        with damaged(str(file), "weights"), safe_open(str(file), framework="numpy") as tensors:
-            shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    return shapes
-
-
 def pickles_in(folder: Path) -> list[str]:
     """Names of weight files in formats of pickle."""
     return sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(PICKLES))

@@ -20,8 +20,16 @@ from typing import Any
 
 from vlm import inventory
 from vlm.common.errors import RecipeError
-from vlm.loading import architecture, at_hand, load_processor, mismatch, raw_config, source, stored_limits
-from vlm.weights import stored_shapes
+from vlm.loading import (
+    architecture,
+    at_hand,
+    load_processor,
+    mismatch,
+    raw_config,
+    source,
+    stored_limits,
+    stored_shapes,
+)
 
 logger = logging.getLogger(__name__)
 
