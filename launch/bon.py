@@ -19,6 +19,7 @@ from rewards.select import stage  # noqa: E402
 from rewards.select.recipe import BonRecipe  # noqa: E402
 from stage.cli import launch  # noqa: E402
 from stage.parallel.team import device  # noqa: E402
+from vlm.common.console import terminal  # noqa: E402
 from vlm.loading import load_model, load_processor  # noqa: E402
 from vlm.pictures.resizing import seen  # noqa: E402
 
@@ -62,4 +63,5 @@ def plan(recipe: BonRecipe) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(launch(BonRecipe, run, plan))
+    with terminal():
+        sys.exit(launch(BonRecipe, run, plan))

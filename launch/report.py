@@ -20,6 +20,7 @@ from vlm.common import telemetry  # noqa: E402
 telemetry.quiet()
 
 from stage.cli import guarded  # noqa: E402
+from vlm.common.console import terminal  # noqa: E402
 
 
 def write(asked: argparse.Namespace) -> None:
@@ -55,4 +56,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with terminal():
+        sys.exit(main())

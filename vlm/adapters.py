@@ -18,7 +18,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from vlm.common.console import EXIT_USER_ERROR, report, say
+from vlm.common.console import EXIT_USER_ERROR, report, say, terminal
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.files import must_be_new
 
@@ -177,4 +177,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    with terminal():
+        raise SystemExit(main())

@@ -7,7 +7,7 @@ passes over the first two, which leaves a wrong model, and stops at the third. H
 published Qwen2-VL checkpoints, which transformers 5 (and Nadir) read as well:
 
 config.json                 text settings at the top level, `rope_theta`, `rope_scaling`, `torch_dtype`
-model*.safetensors          `model.layers.0…`, `visual.blocks.0…`, `lm_head.weight`, in the dtype in which they are stored
+model*.safetensors          `model.layers.0…`, `visual.blocks.0…`, `lm_head.weight`, in their stored dtype
 preprocessor_config.json    images, `min_pixels` and `max_pixels` included
 tokenizer*.json, vocab.json, merges.txt, added_tokens.json, special_tokens_map.json, chat_template.json
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from vlm.common.console import EXIT_USER_ERROR, report, say
+from vlm.common.console import EXIT_USER_ERROR, report, say, terminal
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.files import must_be_new
 
@@ -68,7 +68,7 @@ def flat(config: dict[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def images(processor: Any) -> dict[str, Any]:
-    """preprocessor_config.json of a processor. transformers 4.57 takes the pixel limits from min_ and max_pixels only."""
+    """preprocessor_config.json of a processor. transformers 4.57 reads pixel limits from min_ and max_pixels only."""
     found = processor.to_dict()["image_processor"]
     low, high = found["size"]["shortest_edge"], found["size"]["longest_edge"]
     name = type(processor).__name__
@@ -79,9 +79,7 @@ def write_tokenizer(processor: Any, folder: Path) -> None:
     """The tokenizer and its chat template, special tokens by name and number in each file where a version looks."""
     tokenizer = processor.tokenizer
     tokenizer.save_pretrained(folder)
-    tokenizer.backend_tokenizer.model.save(
-        str(folder)
-    )  # vocab.json and merges.txt, for tokenizers without tokenizer.json
+    tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json, merges.txt: for the slow tokenizer
     added = {
         str(number): {
             "content": token.content,
@@ -126,4 +124,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    with terminal():
+        raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""Checkpoints in the layout of transformers 4: what files hold. tests/vlm/by_hand/transformers_4.py runs that version."""
+"""Checkpoints in the layout of transformers 4: what files hold. by_hand/transformers_4.py runs that version."""
 
 from __future__ import annotations
 
@@ -55,11 +55,12 @@ def test_other_scalings_keep_their_numbers_and_what_version_4_cannot_say_is_refu
 
 def test_weights_have_their_published_names_and_their_bytes(exported):
     with safe_open(exported / "model.safetensors", "pt") as new, safe_open(BASE / "model.safetensors", "pt") as old:
-        assert set(new.keys()) == set(old.keys())
+        names = set(old.keys())
+        assert set(new.keys()) == names
         assert all(
-            name.startswith(("model.layers.", "model.embed", "model.norm", "visual.", "lm_head")) for name in old.keys()
+            name.startswith(("model.layers.", "model.embed", "model.norm", "visual.", "lm_head")) for name in names
         )
-        assert all(torch.equal(new.get_tensor(name), old.get_tensor(name)) for name in old.keys())
+        assert all(torch.equal(new.get_tensor(name), old.get_tensor(name)) for name in names)
 
 
 def test_images_and_tokens_are_where_version_4_looks(exported):

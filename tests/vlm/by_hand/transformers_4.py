@@ -1,9 +1,9 @@
-"""An exported checkpoint under transformers 4.57: equal logits, token ids and pixels. By hand, for it installs that version.
+"""An exported checkpoint under transformers 4.57: equal logits, token ids and pixels. By hand: it installs one.
 
     python -m tests.vlm.by_hand.transformers_4 [CHECKPOINT …]      # by default the demo's base, and a tiny Qwen2.5-VL
 
-An environment of its own is made in a temporary folder (or used again, --environment DIR); torch and Pillow are borrowed
-from this one. Both sides compute in float32 on one thread.
+An environment of its own is made in a temporary folder (or used again, --environment DIR); torch and Pillow are
+borrowed from this one. Both sides compute in float32 on one thread.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ whole = said.replace("<|image_pad|>", "<|image_pad|>" * pads)
 ids = tokenizer(whole, return_tensors="pt")["input_ids"]
 more = {} if old else {"mm_token_type_ids": (ids == model.config.image_token_id).int()}
 with torch.no_grad():
-    logits = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids), **seen, **more).logits
-    greedy = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **seen, **more, max_new_tokens=12, do_sample=False)
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **seen, **more}
+    logits = model.eval()(**given).logits
+    greedy = model.generate(**given, max_new_tokens=12, do_sample=False)
 texts.append(whole)
 found = {"version": transformers.__version__, "texts": [[t(text)["input_ids"] for text in texts] for t in slow[:1]]}
 if old:
