@@ -59,7 +59,7 @@ def run(recipe: BonRecipe) -> None:
 
 
 def plan(recipe: BonRecipe) -> None:
-    stage.plan(recipe, partial(gold.check, recipe.gold))
+    stage.plan(recipe, partial(judge, recipe, gold.judge(recipe.gold)), partial(gold.check, recipe.gold))
 
 
 if __name__ == "__main__":
