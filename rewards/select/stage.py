@@ -249,8 +249,8 @@ def _agreement(recipe: BonRecipe, sample: Sample, said: Sequence[str | None]) ->
 
 
 def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None] | None = None) -> None:
-    """Print what would be drawn and scored (`--dry-run`). judge, check_columns: as in `run`; of a task that the recipe's
-    `gold` judges the first question stands for all."""
+    """Print what would be drawn and scored (`--dry-run`). judge, check_columns: as in `run`; of a task without
+    closed answers the first question stands for all."""
     from rich.console import Console
 
     console, columns, names = Console(), Columns(), set[str]()

@@ -10,6 +10,7 @@ from studies.report.runs.folders import Folder
 from studies.report.runs.labels import Curve
 from studies.tables import figure
 from studies.tables.rows import Row
+from vlm.common.bootstrap import few_questions
 from vlm.common.figures import uri
 
 PANELS = 12
@@ -27,13 +28,16 @@ def table(curves: Sequence[Curve]) -> dict[str, Any] | None:
         return None
     names = dict.fromkeys(name for _, found in holding for one in found for name in one)
     rows = []
+    few = few_questions(
+        int(one["n"]) for _, found in holding for each in found for one in each.values() if one.get("n")
+    )
     for name in names:
         metrics = [[one[name] for one in found if name in one] for _, found in holding]
         conventions = dict.fromkeys(m["convention"] for group in metrics for m in group if m.get("convention"))
         counts = dict.fromkeys(_count(m) for group in metrics for m in group if "n" in m)
         cells = [_measured(group) for group in metrics]
         rows.append({"key": name, "n": " / ".join(counts), "cells": cells, "convention": " | ".join(conventions)})
-    return {"labels": [label for label, _ in holding], "rows": rows}
+    return {"labels": [label for label, _ in holding], "rows": rows, "notes": few}
 
 
 def _count(metric: dict[str, Any]) -> str:
