@@ -24,6 +24,7 @@ from vlm.common.console import terminal  # noqa: E402
 
 
 def write(asked: argparse.Namespace) -> None:
+    from evals.comparing.sidebyside import evaluations
     from evals.recipe import EvalRecipe
     from rewards.score.training.recipe import ScoreRecipe
     from rl.recipe import GRPORecipe
@@ -35,7 +36,7 @@ def write(asked: argparse.Namespace) -> None:
     out = asked.out or Path(asked.runs[0] if asked.runs[0].count("=") == 0 else ".") / "report.html"
     classes = [GRPORecipe, SFTRecipe, ScoreRecipe, EvalRecipe]
     title = asked.title or labels.title(asked.runs)
-    text = page.html(page.Asked(curves, title, asked.band, asked.rows, asked.gold, classes))
+    text = page.html(page.Asked(curves, title, asked.band, asked.rows, asked.gold, classes, evaluations))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     count = sum(len(curve.runs) for curve in curves)
