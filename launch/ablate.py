@@ -24,6 +24,7 @@ from sft.recipe import SFTRecipe  # noqa: E402
 from stage.cli import guarded  # noqa: E402
 from studies.matrix import command  # noqa: E402
 from studies.matrix.recipe import Launcher  # noqa: E402
+from vlm.common.console import terminal  # noqa: E402
 
 
 def resolve_rewards(recipe: GRPORecipe) -> None:
@@ -49,4 +50,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with terminal():
+        sys.exit(main())

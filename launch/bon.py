@@ -19,6 +19,7 @@ from rewards.select import stage  # noqa: E402
 from rewards.select.recipe import BonRecipe  # noqa: E402
 from stage.cli import launch  # noqa: E402
 from stage.parallel.team import device  # noqa: E402
+from vlm.common.console import terminal  # noqa: E402
 from vlm.loading import load_model, load_processor  # noqa: E402
 from vlm.pictures.resizing import seen  # noqa: E402
 
@@ -58,8 +59,9 @@ def run(recipe: BonRecipe) -> None:
 
 
 def plan(recipe: BonRecipe) -> None:
-    stage.plan(recipe, partial(gold.check, recipe.gold))
+    stage.plan(recipe, partial(judge, recipe, gold.judge(recipe.gold)), partial(gold.check, recipe.gold))
 
 
 if __name__ == "__main__":
-    sys.exit(launch(BonRecipe, run, plan))
+    with terminal():
+        sys.exit(launch(BonRecipe, run, plan))

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `sft` would
 
 from evals.comparing.sidebyside import show  # noqa: E402
 from stage.cli import guarded  # noqa: E402
+from vlm.common.console import terminal  # noqa: E402
 
 
 def main() -> int:
@@ -25,4 +26,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with terminal():
+        sys.exit(main())

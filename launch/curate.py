@@ -12,6 +12,8 @@ telemetry.quiet()
 from rewards.curate import stage  # noqa: E402
 from rewards.curate.recipe import CurateRecipe  # noqa: E402
 from stage.cli import launch  # noqa: E402
+from vlm.common.console import terminal  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(launch(CurateRecipe, stage.run, stage.plan))
+    with terminal():
+        sys.exit(launch(CurateRecipe, stage.run, stage.plan))

@@ -64,4 +64,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from vlm.common.console import terminal
+
+    with terminal():
+        sys.exit(main())

@@ -21,6 +21,7 @@ from evals.benchmarks import session  # noqa: E402
 from evals.recipe import EvalRecipe  # noqa: E402
 from rewards import gold  # noqa: E402
 from stage.cli import launch  # noqa: E402
+from vlm.common.console import terminal  # noqa: E402
 
 
 def run(recipe: EvalRecipe) -> None:
@@ -34,4 +35,5 @@ def plan(recipe: EvalRecipe) -> None:
 if __name__ == "__main__":
     named = any(word.split("=")[0] in ("--benchmarks", "--list") for word in sys.argv[1:])
     other = f"Or one model on public benchmarks:\n\n{session.parser().format_help()}"
-    sys.exit(session.main() if named else launch(EvalRecipe, run, plan, epilog=other))
+    with terminal():
+        sys.exit(session.main() if named else launch(EvalRecipe, run, plan, epilog=other))

@@ -14,6 +14,7 @@ import rewards  # noqa: E402
 from rl import stage  # noqa: E402
 from rl.recipe import GRPORecipe  # noqa: E402
 from stage.cli import launch  # noqa: E402
+from vlm.common.console import terminal  # noqa: E402
 
 
 def resolved(recipe: GRPORecipe) -> list:
@@ -72,4 +73,5 @@ def plan(recipe: GRPORecipe) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(launch(GRPORecipe, train, plan))
+    with terminal():
+        sys.exit(launch(GRPORecipe, train, plan))

@@ -12,6 +12,8 @@ telemetry.quiet()
 from rewards.prefer import stage  # noqa: E402
 from rewards.prefer.recipe import PreferRecipe  # noqa: E402
 from stage.cli import launch  # noqa: E402
+from vlm.common.console import terminal  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(launch(PreferRecipe, stage.run, stage.plan))
+    with terminal():
+        sys.exit(launch(PreferRecipe, stage.run, stage.plan))

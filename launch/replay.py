@@ -17,6 +17,7 @@ from rewards.score.training.recipe import ScoreRecipe  # noqa: E402
 from rl.recipe import GRPORecipe  # noqa: E402
 from sft.recipe import SFTRecipe  # noqa: E402
 from stage.cli import guarded  # noqa: E402
+from vlm.common.console import terminal  # noqa: E402
 
 
 def run(folder: Path, step: int, device: str | None) -> bool:
@@ -48,4 +49,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with terminal():
+        sys.exit(main())

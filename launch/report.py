@@ -20,9 +20,11 @@ from vlm.common import telemetry  # noqa: E402
 telemetry.quiet()
 
 from stage.cli import guarded  # noqa: E402
+from vlm.common.console import terminal  # noqa: E402
 
 
 def write(asked: argparse.Namespace) -> None:
+    from evals.comparing.sidebyside import evaluations
     from evals.recipe import EvalRecipe
     from rewards.score.training.recipe import ScoreRecipe
     from rl.recipe import GRPORecipe
@@ -35,7 +37,7 @@ def write(asked: argparse.Namespace) -> None:
     out = asked.out or Path(asked.runs[0] if asked.runs[0].count("=") == 0 else ".") / "report.html"
     classes = [GRPORecipe, SFTRecipe, ScoreRecipe, EvalRecipe]
     title = asked.title or labels.title(asked.runs)
-    text = page.html(page.Asked(curves, title, asked.band, asked.rows, asked.gold, classes))
+    text = page.html(page.Asked(curves, title, asked.band, asked.rows, asked.gold, classes, evaluations))
     out.parent.mkdir(parents=True, exist_ok=True)
     replace(out, text)
     count = sum(len(curve.runs) for curve in curves)
@@ -56,4 +58,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with terminal():
+        sys.exit(main())

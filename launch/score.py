@@ -12,6 +12,8 @@ telemetry.quiet()
 from rewards.score.training import stage  # noqa: E402
 from rewards.score.training.recipe import ScoreRecipe  # noqa: E402
 from stage.cli import launch  # noqa: E402
+from vlm.common.console import terminal  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(launch(ScoreRecipe, stage.train, stage.plan))
+    with terminal():
+        sys.exit(launch(ScoreRecipe, stage.train, stage.plan))

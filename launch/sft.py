@@ -12,6 +12,8 @@ telemetry.quiet()
 from sft import stage  # noqa: E402
 from sft.recipe import SFTRecipe  # noqa: E402
 from stage.cli import launch  # noqa: E402
+from vlm.common.console import terminal  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(launch(SFTRecipe, stage.train, stage.plan))
+    with terminal():
+        sys.exit(launch(SFTRecipe, stage.train, stage.plan))

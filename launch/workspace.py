@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `sft` would
 
 from stage.cli import guarded  # noqa: E402
 from studies import workspace  # noqa: E402
+from vlm.common.console import terminal  # noqa: E402
 
 
 def main() -> int:
@@ -34,4 +35,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with terminal():
+        sys.exit(main())

@@ -30,6 +30,7 @@ from typing import Any
 
 from samples import Sample
 from vlm.common.errors import RecipeError, UserError
+from vlm.common.section import expanded
 
 Reward = Callable[..., list[float | None]]
 
@@ -165,7 +166,7 @@ def _module(spec: str, name: str) -> ModuleType:
 
 
 def _module_of_file(spec: str, place: str) -> ModuleType:
-    path = Path(place).expanduser().resolve()
+    path = Path(expanded(place)).resolve()
     if not path.is_file():
         raise RecipeError(
             f"reward {spec!r}: no file {path} (a relative path starts at the current directory, {Path.cwd()})"

@@ -22,3 +22,7 @@ def __getattr__(name: str) -> Any:
 
         return GRPORecipe
     raise AttributeError(f"module 'rl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})  # what is imported when it is asked for completes, too

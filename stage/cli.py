@@ -10,10 +10,12 @@ loads; `--keys` prints the keys that a recipe needs first (`--keys all`: every o
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from stage.guards import lock
@@ -24,13 +26,15 @@ from stage.recipe.keys import page
 from stage.recipe.together import check_engines
 from stage.tracking.trackers import check_account, check_installed
 from vlm.common.console import EXIT_USER_ERROR, log_to_stderr, report, say
-from vlm.common.errors import RESUMABLE, Interrupted, UserError
+from vlm.common.errors import RESUMABLE, Interrupted, RecipeError, UserError
+from vlm.common.files import unwritable
 from vlm.common.processes import is_main_process
 from vlm.common.section import Section
 from vlm.loading import resolve_attention
 from vlm.pictures import images
 
 T = TypeVar("T", bound=Section)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 AGAIN = "a training with resume=auto goes on from its last checkpoint"
 OF_EACH = ("rewards.guarded", "rl.unrewarded", "rewards.score.reward.faults", "stage.guards", "vlm.pictures.unreadable")
 """Loggers whose warnings are about one process's rows, so that every process is heard."""
@@ -45,6 +49,17 @@ def check_machine(recipe: Any) -> None:
         resolve_attention(recipe.model.attention, recipe.model.dtype)
     if hasattr(recipe, "tracking"):
         check_account(recipe.tracking)
+
+
+def check_output(recipe: Any, dry_run: bool) -> None:
+    """Raises: RecipeError where a run could not write into its `output`; a dry run only says it."""
+    fault = unwritable(Path(recipe.output)) if hasattr(recipe, "output") else None
+    if fault is None:
+        return
+    told = f"output: {recipe.output}: {fault}"
+    if not dry_run:
+        raise RecipeError(f"{told}; expected a folder that can be made; choose another, such as output=~/runs/NAME")
+    say(f"note: {told} on this machine, where a run would end at once")
 
 
 def launch(
@@ -88,6 +103,7 @@ def launch(
             images.use(recipe.images)
         if hasattr(recipe, "tracking"):
             check_installed(recipe.tracking)
+        check_output(recipe, arguments.dry_run)
         if not arguments.dry_run:
             check_machine(recipe)
             train(recipe)
@@ -115,6 +131,11 @@ def guarded(work: Callable[[], object]) -> int:
     except Interrupted as stop:
         say(f"{stop}; to resume: the same command with resume=auto")
         return RESUMABLE
+    except OSError as error:
+        if error.errno not in NOT_ALLOWED or error.filename is None:
+            raise
+        report(UserError(f"{error.filename}: {error.strerror}; expected a place that this user may read and write"))
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         say("interrupted; what was written stays in the run folder")
         return 130

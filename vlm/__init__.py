@@ -1,11 +1,10 @@
 """What a model is, what it sees and what it says. Imports nothing else of ours.
 
 common/                    the few words that everybody needs: errors, telemetry, redaction, statistics
-loading weights adapters sections   the model
+loading weights adapters export sections   the model
 shapes inventory           its sizes, by arithmetic
 prefix/ rollout            each prompt computed once
-clip                       another one, which compares pictures with texts
-pictures/ boxes/           what it is shown, and where things are in it
+pictures/ boxes/           what it is shown, and where things are in it (and CLIP, which compares pictures and texts)
 prompts answers numerals   what it is asked, and what it says
 """
 

@@ -18,8 +18,9 @@ import logging
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from vlm.common.console import EXIT_USER_ERROR, report, say
+from vlm.common.console import EXIT_USER_ERROR, report, say, terminal
 from vlm.common.errors import RecipeError, UserError
+from vlm.common.files import must_be_new
 
 logger = logging.getLogger(__name__)
 
@@ -145,8 +146,7 @@ def merge(adapter: str, out: str) -> None:
     from vlm.weights import check_adapter
 
     stored = check_adapter(adapter)
-    if Path(out).is_file() or (Path(out).is_dir() and any(Path(out).iterdir())):
-        raise RecipeError(f"{out} holds files already; expected a new folder to merge into")
+    must_be_new(Path(out))
     base, revision = stored["base_model_name_or_path"], stored.get("revision")
     config = raw_config(base, revision)
     dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
@@ -177,4 +177,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    with terminal():
+        raise SystemExit(main())

@@ -51,9 +51,15 @@ def hub_reachable() -> bool:
 
 
 def looks_local(path: str) -> bool:
-    """Whether `path` can only be meant as a folder: absolute, `./`, `../`, `~`, or deeper than a hub id's
-    `owner/name`."""
-    return path.startswith(("/", "./", "../", "~")) or path.count("/") > 1 or path.endswith("/")
+    """Whether `path` can only be meant as a folder: absolute, `./`, `../`, `~`, deeper than a hub id's `owner/name`, in
+    a folder that is there, or below `runs`, where ours are."""
+    owner = path.partition("/")[0]
+    return (
+        path.startswith(("/", "./", "../", "~", "runs/"))
+        or path.count("/") > 1
+        or path.endswith("/")
+        or (owner != path and Path(owner).is_dir())
+    )
 
 
 def raw_config(path: str, revision: str | None = None) -> dict:
@@ -175,7 +181,7 @@ def source(path: str, revision: str | None = None) -> tuple[str, dict]:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return str(folder), {"local_files_only": True}
-    return path, {"revision": revision or "main", "local_files_only": not hub_reachable()}
+    return path, {"revision": revision or "main", "local_files_only": looks_local(path) or not hub_reachable()}
 
 
 def architecture(path: str, revision: str | None = None) -> str:

@@ -7,7 +7,7 @@ translation evaluation").
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from evals.scoring.metrics import CONVENTIONS
 from evals.scoring.report import LEVEL, Scores
-from vlm.common.bootstrap import quantiles, replicates
+from vlm.common.bootstrap import few_questions, quantiles, replicates
 from vlm.common.errors import DataError
 
 NAMED = 44
@@ -109,8 +109,12 @@ def _broadcast(left: list[Scores], right: list[Scores]) -> tuple[list[Scores], l
     return left * (count // len(left)), right * (count // len(right))
 
 
-def rows(reports: Mapping[str, Scores]) -> tuple[list[list[str]], list[str]]:
-    """Cells of the table, in percent (metric, n, one per report with its interval), and the notes below it."""
+def rows(reports: Mapping[str, Scores], told: set[str] | None = None) -> tuple[list[list[str]], list[str]]:
+    """Cells of the table, in percent (metric, n, one per report with its interval), and the notes below it.
+
+    told: clauses of conventions that have been said, here or before, and are not said again; None: each metric has its
+    convention in full.
+    """
     names: dict[str, None] = {}
     for report in reports.values():
         names |= dict.fromkeys([*report.metrics, *report.missing])
@@ -122,8 +126,11 @@ def rows(reports: Mapping[str, Scores]) -> tuple[list[list[str]], list[str]]:
         if "[" not in name:
             texts = dict.fromkeys(metric.convention for metric in found if metric)
             texts |= dict.fromkeys(f"not computed: {r.missing[name]}" for r in reports.values() if name in r.missing)
-            notes.append(f"{name}: {' | '.join(texts)}")
+            if said := " | ".join(texts) if told is None else _once(texts, told):
+                notes.append(f"{name}: {said}")
     notes.append(f"in brackets: {100 * LEVEL:g}% bootstrap intervals over questions")
+    counted = (one.metrics[name].n for one in reports.values() for name in one.intervals)
+    notes += few_questions(counted)
     drawn: dict[str, list[str]] = {}
     for name, report in reports.items():
         if report.sampling:
@@ -134,6 +141,18 @@ def rows(reports: Mapping[str, Scores]) -> tuple[list[list[str]], list[str]]:
     for how, whose in drawn.items():
         notes.append(f"answers{'' if len(drawn) == 1 else ' of ' + ', '.join(whose)}: {how}")
     return cells, notes
+
+
+def _once(texts: Iterable[str], told: set[str]) -> str:
+    """Conventions without the clauses that are told already; empty where all are."""
+    found = []
+    for text in texts:
+        clauses = text.split("; ")
+        new = [clause for clause in clauses if clause not in told]
+        told.update(new)
+        if new:
+            found.append("; ".join([*new, *(["else as above"] if len(new) < len(clauses) else [])]))
+    return " | ".join(found)
 
 
 def cell(report: Scores, name: str) -> str:
@@ -161,9 +180,12 @@ def _ordered(names: Mapping[str, None]) -> list[str]:
     return sorted(names, key=place)
 
 
-def table(reports: Mapping[str, Scores], title: str | None = None) -> Group:
-    """Several reports side by side for the terminal, in percent, the conventions below."""
-    cells, notes = rows(reports)
+def table(reports: Mapping[str, Scores], title: str | None = None, told: set[str] | None = None) -> Group:
+    """Several reports side by side for the terminal, in percent, the conventions below, each said once.
+
+    told: what tables before this one have said of them.
+    """
+    cells, notes = rows(reports, set() if told is None else told)
     return Group(Sheet(cells, list(reports), title), Text("\n".join(notes)))
 
 

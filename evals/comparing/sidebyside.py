@@ -18,6 +18,7 @@ from evals.ranks import FILE
 from evals.recipe import EvalRecipe
 from evals.scoring.report import Scores
 from stage.recipe import config
+from vlm.common.bootstrap import few_questions
 from vlm.common.errors import UserError
 
 COMPARED = (
@@ -68,7 +69,7 @@ def show(specs: Sequence[str], out: Path | None, published: bool = False) -> Non
     """
     given = dict(named(spec) for spec in specs)
     benchmarks = dict.fromkeys(name for seeds in given.values() for one in seeds for name in one)
-    console, sections, panels = Console(), [], []
+    console, sections, panels, told = Console(), [], [], set[str]()
     for benchmark in benchmarks:
         runs = {name: [one[benchmark] for one in seeds if benchmark in one] for name, seeds in given.items()}
         runs = {name: reports for name, reports in runs.items() if reports}
@@ -77,18 +78,17 @@ def show(specs: Sequence[str], out: Path | None, published: bool = False) -> Non
             for name, reports in runs.items()
             for number, report in enumerate(reports)
         }
-        metric = _headline(benchmark, columns)
-        lines = differences(runs, list(dict.fromkeys([*([metric] if benchmark else []), *COMPARED])))
-        console.print(compare.table(columns, title=benchmark or None))
+        headlines = _headlines(benchmark, columns)
+        lines = differences(runs, list(dict.fromkeys([*headlines, *COMPARED])))
+        console.print(compare.table(columns, title=benchmark or None, told=told))
         for line in lines:
             console.print(line, highlight=False)
         text = compare.markdown(columns) + "\n" + "".join(f"- {line}\n" for line in lines)
         sections.append(f"## {benchmark}\n\n{text}" if benchmark else text)
-        if published and benchmark and (told := beside(benchmark, columns)):
-            console.print(told, highlight=False, markup=False)
-            sections[-1] += f"\n{told}"
-        if metric:
-            panels.append(panel(benchmark, metric, columns, published))
+        if published and benchmark and (papers := beside(benchmark, columns)):
+            console.print(papers, highlight=False, markup=False)
+            sections[-1] += f"\n{papers}"
+        panels += [panel(benchmark, metric, columns, published) for metric in headlines]
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "table.md").write_text("\n".join(sections))
@@ -128,12 +128,27 @@ def panel(benchmark: str, metric: str, columns: dict[str, Scores], published: bo
         if metric in report.metrics:
             low, high = report.intervals.get(metric, (None, None))
             marks.append(chart.Mark(name, report.metrics[metric].value, low, high))
-    return chart.Panel(benchmark or "evaluation", f"{metric}, %", marks, f"published: {notes}" if notes else "")
+    fewest = min((report.metrics[metric].n for report in columns.values() if metric in report.metrics), default=0)
+    said = [f"published: {notes}"] if notes else []
+    return chart.Panel(
+        benchmark or metric.partition("/")[0], f"{metric}, %", marks, "; ".join([*said, *few_questions([fewest])])
+    )
 
 
-def _headline(benchmark: str, columns: dict[str, Scores]) -> str:
-    """The metric that stands for the benchmark: its own, else the first that all have and that can be resampled."""
+def _headlines(benchmark: str, columns: dict[str, Scores]) -> list[str]:
+    """For each task the metric that stands for it: the benchmark's own, else the first that all who were asked the task
+    have, and that can be resampled."""
     wanted = find(benchmark).headline if benchmark else ""
-    first, *others = columns.values()
-    shared = [name for name in first.intervals if all(name in other.intervals for other in others)]
-    return wanted if wanted in shared else next(iter(shared), "")
+    tasks: dict[str, list[Scores]] = {}
+    for report in columns.values():
+        for task in dict.fromkeys(map(_task, report.intervals)):
+            tasks.setdefault(task, []).append(report)
+    found = []
+    for task, (first, *others) in tasks.items():
+        shared = [one for one in first.intervals if _task(one) == task and all(one in o.intervals for o in others)]
+        found += [wanted] if wanted in shared else shared[:1]
+    return [metric for metric in found if metric != "format"] or found
+
+
+def _task(metric: str) -> str:
+    return metric.partition("/")[0]

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import sparse
 
 from vlm.answers import normalise
-from vlm.clip import Clip
+from vlm.pictures.clip import Clip
 from vlm.pictures.digests import BITS, perceptual_hash
 from vlm.pictures.images import preview
 
@@ -70,7 +70,7 @@ def _ngrams(text: str) -> Counter[int]:
 
 
 class ClipVectors:
-    """A CLIP (`vlm.clip`) from a folder or the hub, as (n, d) float32 vectors of length 1."""
+    """A CLIP (`vlm.pictures.clip`) from a folder or the hub, as (n, d) float32 vectors of length 1."""
 
     def __init__(self, path: str):
         import torch

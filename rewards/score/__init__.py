@@ -28,3 +28,7 @@ def __getattr__(name: str) -> Any:
 
         return ScoreModel
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})  # what is imported when it is asked for completes, too

@@ -1,4 +1,4 @@
-"""CLIP-score: cosine of image and text in CLIP's space (`vlm.clip`; Hessel et al. 2021, arXiv 2104.08718).
+"""CLIP-score: cosine of image and text in CLIP's space (`vlm.pictures.clip`; Hessel et al. 2021, arXiv 2104.08718).
 
 The baseline that knows no preferences. CLIPScore's factor 2.5 and its cut at 0 are left out: neither changes a ranking,
 except that the cut makes ties.
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from rewards.score.model.exchange import Exchange, key_of
-from vlm.clip import Clip
 from vlm.common.errors import DataError
+from vlm.pictures.clip import Clip
 from vlm.pictures.places import TAG
 
 Text = Literal["answer", "exchange"]

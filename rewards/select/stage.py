@@ -25,6 +25,7 @@ from rewards.select.recipe import BonRecipe
 from rewards.select.selectors import agreement, readable, score_answers
 from samples import Sample, mixture
 from samples.columns import ByTask, Columns
+from samples.readers.checks import CLOSED
 from stage.guards import lock
 from stage.parallel.journal import Part, fingerprint, records, state_of_checkpoint, state_of_file
 from stage.parallel.team import Team
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 Judge = Callable[[Sample, Sequence[str]], tuple[str, list[float]] | None]
 """`judge(sample, completions)` → name of the metric and one value per completion; None where no metric applies."""
+TRIED = "<think>-</think><answer>-</answer>"
+"""A completion by which a judge is asked, before any is drawn, whether it can judge a question."""
 
 
 def run(
@@ -60,6 +63,8 @@ def run(
     candidates.check_unique(samples)
     if check_columns is not None:
         check_columns(Columns(samples).by_task)
+    if unjudged := judge_all(samples, [[TRIED]] * len(samples), judge).count(None):
+        logger.warning("%s", without_metric(unjudged, len(samples)))
     folder = Path(recipe.output)
     lock.hold(folder, main=team.main)
     continued = (folder / "recipe.yaml").exists() and not (folder / FINISHED).exists() and not recipe.overwrite
@@ -159,11 +164,15 @@ def judge_all(samples: Sequence[Sample], completions: Sequence[Sequence[str]], j
         if quality.shape != (len(texts),) or not np.isfinite(quality).all():
             raise DataError(f"{key(sample)}: the judge gave {judged[1]!r}, expected a finite number per completion")
         found.append((judged[0], quality))
-    if unjudged := found.count(None):
-        logger.warning("%d of %d questions have no metric and are left out of the curve", unjudged, len(samples))
-    if unjudged == len(found):
-        raise DataError("no question can be judged: captions and open questions need `gold:` in the recipe")
+    without_metric(found.count(None), len(found))
     return found
+
+
+def without_metric(unjudged: int, questions: int) -> str:
+    """What is said of questions that cannot be judged. Raises: DataError where none can."""
+    if unjudged == questions:
+        raise DataError("no question can be judged: captions and open questions need `gold:` in the recipe")
+    return f"{unjudged} of {questions} questions have no metric and are left out of the curve"
 
 
 def save_judged(samples: Sequence[Sample], judged: Judged, scored: dict[str, list[np.ndarray]], path: Path) -> None:
@@ -241,21 +250,31 @@ def _agreement(recipe: BonRecipe, sample: Sample, said: Sequence[str | None]) ->
     return agreement(sample, said, recipe.prompt.notation, seen(sample.size, recipe.images))
 
 
-def plan(recipe: BonRecipe, check_columns: Callable[[ByTask], None] | None = None) -> None:
-    """Print what would be drawn and scored (`--dry-run`). check_columns: as in `run`."""
+def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None] | None = None) -> None:
+    """Print what would be drawn and scored (`--dry-run`). judge, check_columns: as in `run`; of a task without
+    closed answers the first question stands for all."""
     from rich.console import Console
 
     console, columns, names = Console(), Columns(), set[str]()
+    judged, opened = list[bool](), dict[str, bool]()
 
     def see(sample: Sample) -> None:
         columns.see(sample)
         candidates.refuse_namesake(sample, names)
+        if (known := opened.get(sample.task)) is None:
+            unopened = sample.task == "grounding" and sample.size is None  # its boxes are read when it is sampled
+            known = unopened or judge(sample, [TRIED]) is not None
+            if sample.task not in CLOSED:
+                opened[sample.task] = known
+        judged.append(known)
 
     data = mixture.count(recipe.data, "eval", recipe.seed, see, control.of_recipe(recipe))
     data.show()
     if check_columns is not None and not data.absent:
         check_columns(columns.by_task)
     questions = data.rows
+    if judged and (unjudged := judged.count(False)):
+        console.print(f"note: {without_metric(unjudged, len(judged))}", highlight=False)
     drawn = questions * recipe.generation.samples
     how = f"up to {recipe.generation.max_new_tokens} new tokens each"
     console.print(f"{questions} questions × {recipe.generation.samples} answers = {drawn} completions, {how}")

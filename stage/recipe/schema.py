@@ -135,12 +135,14 @@ def _expected(tp: Any, value: Any) -> str:
 
 def _hint(key: str, section: type[Section], keys: Sequence[str]) -> str:
     above, _, name = key.rpartition(".")
-    elsewhere = next((known for known in keys if known.rpartition(".")[2] == name), None)
-    if elsewhere:  # the right name in the wrong section
-        return f"; did you mean `{elsewhere}`?"
-    return (
-        did_you_mean(name, list(section.model_fields), above) or f"; known keys here: {', '.join(section.model_fields)}"
-    )
+    here = list(section.model_fields)
+    elsewhere = {known.rpartition(".")[2]: known for known in reversed(keys)}
+    if name in elsewhere:  # the right name in the wrong section
+        return f"; did you mean `{elsewhere[name]}`?"
+    if near := did_you_mean(name, here, above):
+        return near
+    other = difflib.get_close_matches(name, elsewhere, n=1)
+    return f"; did you mean `{elsewhere[other[0]]}`?" if other else f"; known keys here: {', '.join(here)}"
 
 
 def did_you_mean(name: str, known: list[str], key: str = "") -> str:

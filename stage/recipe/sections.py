@@ -112,7 +112,7 @@ class TrainingRecipe(StageRecipe):
     "DeepSpeed ZeRO."
     tracking: TrackingSection = TrackingSection()
     "Dashboards."
-    resume: str | None = None
+    resume: Folder | None = None
     "`auto`: resume from the last complete checkpoint in `output`, if there is one; or the folder of a checkpoint."
     accept_changes: list[Literal["data", "pictures", "rewards", "model"]] = []
     "A resume takes changed rows, picture files, reward code and score models, or base weights, and records them."

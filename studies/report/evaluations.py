@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from studies.report.runs.folders import Folder
 from studies.report.runs.labels import Curve
 from studies.tables import figure
-from studies.tables.rows import Row
+from studies.tables.rows import LEVEL, Report, Row
+from vlm.common.bootstrap import few_questions, quantiles, replicates
+from vlm.common.errors import DataError, UserError
 from vlm.common.figures import uri
 
+logger = logging.getLogger(__name__)
+
+Load = Callable[[Path], Mapping[str, Report]]
+"""As `evals.comparing.sidebyside.evaluations`: folder → benchmark ("" for an evaluation by recipe) → its report."""
+COUNT = 1000
+"""Resamples of each interval."""
 PANELS = 12
 """Metrics of the picture; the table has all."""
 
@@ -27,13 +37,16 @@ def table(curves: Sequence[Curve]) -> dict[str, Any] | None:
         return None
     names = dict.fromkeys(name for _, found in holding for one in found for name in one)
     rows = []
+    few = few_questions(
+        int(one["n"]) for _, found in holding for each in found for one in each.values() if one.get("n")
+    )
     for name in names:
         metrics = [[one[name] for one in found if name in one] for _, found in holding]
         conventions = dict.fromkeys(m["convention"] for group in metrics for m in group if m.get("convention"))
         counts = dict.fromkeys(_count(m) for group in metrics for m in group if "n" in m)
         cells = [_measured(group) for group in metrics]
         rows.append({"key": name, "n": " / ".join(counts), "cells": cells, "convention": " | ".join(conventions)})
-    return {"labels": [label for label, _ in holding], "rows": rows}
+    return {"labels": [label for label, _ in holding], "rows": rows, "notes": few}
 
 
 def _count(metric: dict[str, Any]) -> str:
@@ -58,20 +71,23 @@ def _measured(found: Sequence[dict[str, Any]]) -> str:
     return f"{100 * values[0]:.1f}{interval}".replace("-", "−")
 
 
-def picture(curves: Sequence[Curve]) -> str:
-    """Each label's mean with its seeds, or the interval of a single run, as an SVG data URI; "" for one label alone.
+def pictures(curves: Sequence[Curve], load: Load | None = None) -> list[str]:
+    """Each label's mean with its interval and its seeds, as SVG data URIs: panels abreast, and one below the other for
+    narrow screens; none for one label alone.
 
-    The first PANELS metrics, without those of single question types.
+    The first PANELS metrics, without those of single question types. load: what a run's predictions say, for intervals
+    over seeds and questions; without it only single runs have one.
     """
-    rows = [row for curve in curves for row in _rows(curve)]
+    rows = [row for curve in curves for row in _rows(curve, load)]
     shown = list(dict.fromkeys((row.benchmark, row.metric) for row in rows))[:PANELS]
     rows = [row for row in rows if (row.benchmark, row.metric) in shown]
     if len({row.label for row in rows}) < 2:
-        return ""
-    return uri(figure.drawn(rows))
+        return []
+    return [uri(figure.drawn(rows, columns=columns)) for columns in (3, 1)]
 
 
-def _rows(curve: Curve) -> list[Row]:
+def _rows(curve: Curve, load: Load | None) -> list[Row]:
+    loaded = _loaded(curve, load) if load is not None else {}
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in curve.runs:
         for metric, one in run.evaluation.items():
@@ -81,8 +97,33 @@ def _rows(curve: Curve) -> list[Row]:
     for (benchmark, metric), several in found.items():
         own = tuple(one["value"] for one in several)
         low, high, level = (several[0].get(end) if len(own) == 1 else None for end in ("low", "high", "level"))
+        if len(own) > 1 and benchmark in loaded:
+            (low, high), level = _over_seeds(loaded[benchmark], metric, len(own)), LEVEL
         mean = fmean(own)
         made.append(
             Row("measured", benchmark, metric, curve.label, mean, low, high, level, n_seeds=len(own), per_seed=own)
         )
     return made
+
+
+def _loaded(curve: Curve, load: Load) -> dict[str, list[Report]]:
+    """Benchmark → the report of each seed; empty for a single run, or where one cannot be read."""
+    runs = [run for run in curve.runs if run.evaluation]
+    found: dict[str, list[Report]] = {}
+    try:
+        for run in runs if len(runs) > 1 else []:
+            for benchmark, report in load(run.path).items():
+                found.setdefault(benchmark, []).append(report)
+    except UserError as fault:
+        logger.warning("%s: no intervals over its seeds: %s", curve.label, fault)
+        return {}
+    return found
+
+
+def _over_seeds(reports: Sequence[Report], metric: str, seeds: int) -> tuple[float | None, float | None]:
+    """The interval over seeds and questions; none where the number is not one that can be resampled."""
+    try:
+        found = [report.statistic(metric) for report in reports]
+    except DataError:
+        return None, None
+    return quantiles(replicates(found, count=COUNT), LEVEL) if len(found) == seeds else (None, None)

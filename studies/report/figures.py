@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +33,8 @@ FEWEST = 8
 """Points below which nothing is smoothed: an evaluation's, most likely."""
 PARTS = 12
 """Points of a run's way through a plane."""
+IDEAL = "_ideal"
+"""Behind a metric of cost, for the least possible; it is drawn dashed beside what was spent."""
 TOGETHER = 7
 """Lines of one label in a panel; more cannot be told apart, and each then has its own."""
 
@@ -63,7 +65,7 @@ def sections(curves: Sequence[Curve], how: Look) -> list[dict[str, Any]]:
         drawn: list[dict[str, Any]] = []
         for panel, names in panels:
             alone = len(names) > 1 and (several or len(names) > TOGETHER)
-            for group in [{key: name} for key, name in names.items()] if alone else [names]:
+            for group in _alone(names) if alone else [names]:
                 lines = {stage: _lines(curves, stage, group, how, alone, panel.noisy) for stage in stages}
                 lines = {stage: found for stage, found in lines.items() if found}
                 for stage, found in lines.items():
@@ -75,6 +77,13 @@ def sections(curves: Sequence[Curve], how: Look) -> list[dict[str, Any]]:
         made.append({"name": section.name, "title": section.title, "note": section.note})
         made[-1] |= {"panels": moving, "constant": still}
     return made
+
+
+def _alone(names: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Panels of one metric each, with the least that it could be beside it."""
+    for key in names:
+        if key.removesuffix(IDEAL) == key or key.removesuffix(IDEAL) not in names:
+            yield {one: names[one] for one in (key, key + IDEAL) if one in names}
 
 
 def _title(panel: Panel, keys: dict[str, str], alone: bool) -> str:
@@ -95,7 +104,10 @@ def _lines(
         for number, curve in enumerate(curves):
             measured = curve.measured(key)
             if measured and curve.stage == stage:
-                line: dict[str, Any] = {"label": number, "name": "" if alone else name, "runs": len(measured)}
+                bound = key.endswith(IDEAL) and len(keys) > 1
+                name = "ideal" if bound else name
+                line: dict[str, Any] = {"label": number, "name": "" if alone and not bound else name}
+                line |= {"runs": len(measured), "ideal": bound}
                 line |= {"raw": _points(measured, how), "smooth": _smoothed(measured, how) if noisy else None}
                 found.append(line)
     return found

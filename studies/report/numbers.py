@@ -50,10 +50,10 @@ def _ended(curve: Curve, key: str, kind: Kind) -> str:
     return f"{text} [{number(made.low[0])}, {number(made.high[0])}]"
 
 
-def outside(curves: Sequence[Curve]) -> list[dict[str, str]]:
-    """Rows of a table: label, key, where it ended (mean over the last tenth and the seeds), its healthy range, what to
-    do."""
-    rows = []
+def outside(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """What left its healthy range, each advice once: {"key", "healthy", "advice", "ended": [{"label", "value", "of"}]}
+    with where each label ended (mean over the last tenth and the seeds). Metrics of one advice and range share it."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for curve in curves:
         for key in curve.keys:
             metric = known(key, curve.stage)
@@ -61,9 +61,11 @@ def outside(curves: Sequence[Curve]) -> list[dict[str, str]]:
                 continue
             value = float(np.mean([values[tenths(len(values))[1]].mean() for _, values in curve.measured(key)]))
             if not metric.healthy.holds(value):
-                row = {"label": curve.label, "key": key, "value": number(value), "healthy": str(metric.healthy)}
-                rows.append(row | {"advice": metric.advice})
-    return rows
+                told = {"key": key, "healthy": str(metric.healthy), "advice": metric.advice, "ended": []}
+                row = rows.setdefault((metric.advice, str(metric.healthy)), told)
+                own = "" if row["key"] == key else f", {key}"
+                row["ended"].append({"label": curve.label, "value": number(value), "of": own})
+    return list(rows.values())
 
 
 def tenths(count: int) -> tuple[slice, slice]:

@@ -51,6 +51,8 @@ class Asked:
     gold: str | None = None
     "Metric that tells the truth; None: the one that is watched without pay, or is called gold."
     classes: Sequence[type] = field(default_factory=list)
+    load: evaluations.Load | None = None
+    "What an evaluation's predictions say, for intervals over seeds."
 
 
 def html(asked: Asked) -> str:
@@ -81,7 +83,7 @@ def html(asked: Asked) -> str:
         "alerts": [alert for _, run in runs for alert in alerts(run)],
         "outside": numbers.outside(curves),
         "evaluations": evaluations.table(curves),
-        "evaluations_picture": evaluations.picture(curves),
+        "evaluations_pictures": evaluations.pictures(curves, asked.load),
         "ends": numbers.ends([curve for curve in curves if curve.trained], asked.band),
         "trained": [(number, curve.label) for number, curve in enumerate(curves) if curve.trained],
         "banded": any(len(curve.trained) > 1 for curve in curves),

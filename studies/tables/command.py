@@ -6,7 +6,8 @@
 
 A FOLDER is a study (<label>/seed-N/eval below it), one run of a study, or an evaluation; label=folder,folder names the
 seeds of a label oneself. Numbers are computed afresh from predictions.jsonl: the mean over seeds, with an interval over
-seeds and questions, and paired differences of every label from the first, or of the pairs that are named.
+seeds and questions, and paired differences of every label from the first, or of the pairs that are named. A study of
+two axes or more has the main effects of each axis, too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from stage.cli import guarded
-from studies.tables import figure, layout, rows, text
+from studies import study
+from studies.tables import effects, figure, layout, rows, text
 from studies.tables.rows import Figure, Report, Row, Runs
 from vlm.common.errors import UserError
 
@@ -68,6 +70,7 @@ def show(arguments: argparse.Namespace, load: Load, published: Callable[[str], I
     chosen = {label: folders[label] for label in arguments.labels or folders}
     runs = {label: {seed: load(place) for seed, place in seeds.items()} for label, seeds in chosen.items()}
     found = table(runs, arguments, published)
+    found += main_effects(runs, arguments)
     said = FORMATS[arguments.format](found)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +101,14 @@ def table(runs: Runs, arguments: argparse.Namespace, published: Callable[[str], 
             )
         found += told
     return rows.renamed(found, _names(arguments))
+
+
+def main_effects(runs: Runs, arguments: argparse.Namespace) -> list[Row]:
+    """Those of each study that was named, unless pairs were asked for."""
+    studies = [study.read(folder) for folder in arguments.runs if (Path(folder) / study.FILE).exists()]
+    names = rows.metrics(runs, arguments.metrics or ())
+    asked = [] if arguments.pair or arguments.against else studies
+    return [row for one in asked for row in effects.effects(runs, one, names, level=arguments.level)]
 
 
 def _names(arguments: argparse.Namespace) -> dict[str, str]:

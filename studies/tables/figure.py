@@ -60,8 +60,10 @@ def draw(
     save(drawn(rows, of, title, plain), path)
 
 
-def drawn(rows: Sequence[Row], of: Arms | None = None, title: str = "", plain: str = "as named") -> Figure:
-    """The picture as matplotlib's figure: a panel for each benchmark and metric.
+def drawn(
+    rows: Sequence[Row], of: Arms | None = None, title: str = "", plain: str = "as named", columns: int = 3
+) -> Figure:
+    """The picture as matplotlib's figure: a panel for each benchmark and metric, at most so many columns of them.
 
     of: groups and variants (default: `arms` of the labels). plain: how the legend calls arms without a variant.
     Raises: ValueError where there is nothing to draw.
@@ -72,7 +74,7 @@ def drawn(rows: Sequence[Row], of: Arms | None = None, title: str = "", plain: s
         raise ValueError("no means to draw")
     arm = of or arms(list(dict.fromkeys(row.label for row in shown)))
     looks = _looks(arm)
-    figure, axes = sheet(len(panels), 3.9, 3.3, margin=0.75, least=4.6)
+    figure, axes = sheet(len(panels), 3.9, 3.3, margin=0.75, columns=columns, least=4.6)
     for axis, (benchmark, metric) in zip(axes, panels, strict=True):
         here = [row for row in shown if (row.benchmark, row.metric) == (benchmark, metric)]
         told = " (published)" if all(row.kind == "published" for row in here) else ""
@@ -117,7 +119,16 @@ def _point(axis: Axes, place: float, row: Row, colour: str, marker: str) -> None
         axis.plot([place, place], [100 * row.low, 100 * row.high], color=colour, linewidth=2, solid_capstyle="butt")
     if len(row.per_seed) > 1:
         own = [100 * value for value in row.per_seed]
-        axis.plot([place - 0.1] * len(own), own, linestyle="", marker=marker, markersize=3, color=colour, alpha=0.45)
+        equal = [sum(abs(one - other) < 0.05 for other in own[:at]) for at, one in enumerate(own)]
+        axis.plot(
+            [place - 0.1 - 0.05 * count for count in equal],
+            own,
+            linestyle="",
+            marker=marker,
+            markersize=3,
+            color=colour,
+            alpha=0.45,
+        )
     fill = "white" if told else colour
     axis.plot(place, 100 * row.value, marker, markersize=7.5, color=colour, markerfacecolor=fill, markeredgewidth=1.4)
     said = f"{100 * row.value:.2f}" if told else f"{100 * row.value:.1f}"

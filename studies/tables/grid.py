@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from studies.tables.rows import Row
-from vlm.common.bootstrap import seeds_alone
+from vlm.common.bootstrap import few_questions, seeds_alone
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,15 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _few(rows: Sequence[Row]) -> list[str]:
-    """What an interval of few seeds is worth."""
+    """What an interval of few questions or few seeds is worth."""
     found = {(row.n_seeds, row.level) for row in rows if row.n_seeds and row.level and 1 < row.n_seeds < 10}
-    return [
+    told = few_questions(row.n_items for row in rows if row.n_items and row.level)
+    told += [
         f"{seeds} seeds are few: where they differ by more than their questions explain, such an interval holds the "
         f"truth in {100 * seeds_alone(seeds, level):.0f}% of cases, not {100 * level:g}%"
         for seeds, level in sorted(found)
     ]
+    return told
 
 
 def _paired(rows: Sequence[Row]) -> list[str]:

@@ -104,14 +104,14 @@ def means(runs: Runs, names: Iterable[str], *, level: float = LEVEL, count: int 
     for benchmark in benchmarks(runs):
         for metric in names:
             for label in runs:
-                found = list(_statistics(runs, label, benchmark, metric).values())
+                found = list(of_seeds(runs, label, benchmark, metric).values())
                 if found:
                     low, high = quantiles(replicates(found, count=count, seed=seed), level)
                     own = tuple(one.value for one in found)
                     questions = len(set().union(*(one.keys for one in found)))
                     out.append(
                         Row("measured", benchmark, metric, label, statistics.fmean(own), low, high, level, questions,
-                            len(found), own, scheme=_scheme(found), note=_left_out(runs, label, benchmark))
+                            len(found), own, scheme=scheme(found), note=_left_out(runs, label, benchmark))
                     )  # fmt: skip
     return out
 
@@ -145,7 +145,7 @@ def differences(
     for benchmark in benchmarks(runs):
         for metric in names:
             for before, after in pairs:
-                left, right = (_statistics(runs, label, benchmark, metric) for label in (before, after))
+                left, right = (of_seeds(runs, label, benchmark, metric) for label in (before, after))
                 if left and right:
                     where = f"{after} against {before}, {metric}"
                     a, b, who = _paired(left, right, where)
@@ -157,7 +157,7 @@ def differences(
                     note = f"{who}; {len(a[0].keys)} questions paired by name"
                     out.append(
                         Row("difference", benchmark, metric, after, statistics.fmean(own), low, high, level,
-                            len(a[0].keys), len(own), own, before, _scheme(b), note=note)
+                            len(a[0].keys), len(own), own, before, scheme(b), note=note)
                     )  # fmt: skip
     return out
 
@@ -181,7 +181,7 @@ def renamed(rows: Iterable[Row], names: Mapping[str, str], published: bool = Fal
     ]
 
 
-def _statistics(runs: Runs, label: str, benchmark: str, metric: str) -> dict[str, Statistic]:
+def of_seeds(runs: Runs, label: str, benchmark: str, metric: str) -> dict[str, Statistic]:
     """By seed; seeds that were not evaluated so, or whose number cannot be resampled, are left out."""
     found = {}
     for name, reports in runs[label].items():
@@ -193,7 +193,7 @@ def _statistics(runs: Runs, label: str, benchmark: str, metric: str) -> dict[str
     return found
 
 
-def _scheme(found: Sequence[Statistic]) -> Literal["items", "crossed", "nested"]:
+def scheme(found: Sequence[Statistic]) -> Literal["items", "crossed", "nested"]:
     if len(found) == 1:
         return "items"
     return "nested" if differing_questions(found) else "crossed"

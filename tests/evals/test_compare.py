@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from evals.comparing import compare
+from evals.comparing import compare, sidebyside
 from evals.scoring.metrics import Judgement, Report, evaluate
 from tests.support.scores.scored import GROUNDING
 from vlm.common.errors import DataError
@@ -110,6 +110,40 @@ def test_tables_hold_the_numbers_and_the_conventions():
     console.print(compare.table(reports, title="demo"))
     shown = console.export_text()
     assert "demo" in shown and "grounding/acc@0.5" in shown and "vqa/exact[x]" in shown and "30.0" in shown
+
+
+def test_a_convention_is_said_once_on_the_terminal_and_in_full_in_files():
+    reports, told = {"SFT": evaluate(GROUNDING, "qwen2_vl")}, set()
+
+    def printed():
+        console = Console(width=2000, record=True, file=io.StringIO())
+        console.print(compare.table(reports, told=told))
+        return console.export_text()
+
+    first = printed()
+    assert first.count("boxes = miss, kept") == 1 and "grounding/acc@0.7: IoU >= 0.7, plain IoU" in first
+    assert "else as above" in first
+    assert "boxes = miss, kept" not in printed()  # of the next benchmark
+    assert compare.markdown(reports).count("boxes = miss, kept") == 2  # acc@0.5, acc@0.7
+
+
+@pytest.mark.parametrize(("count", "said"), [(29, True), (30, False)])
+def test_few_questions_are_told(count, said):
+    note = f"- n = {count}: intervals say little (fewer than 30 questions)"
+    assert (note in compare.markdown({"base": run(([1, 0] * 15)[:count])})) is said
+
+
+def test_every_task_has_a_panel():
+    """The first number that all have who were asked the task; the benchmark's own before it; no panel of the format."""
+    both = run([1, 0, 1])
+    both.join(ious([0.6, 0.2, 0.9]))
+    reports = {"base": both, "r1": run([1, 1, 1]), "sft": ious([0.5, 0.5])}
+    assert sidebyside._headlines("", reports) == ["vqa/exact", "grounding/acc@0.5"]
+    panels = [sidebyside.panel("", metric, reports, False) for metric in sidebyside._headlines("", reports)]
+    assert [(panel.title, [mark.model for mark in panel.marks]) for panel in panels] == [
+        ("vqa", ["base", "r1"]), ("grounding", ["base", "sft"]),
+    ]  # fmt: skip
+    assert panels[0].note == "n = 3: intervals say little (fewer than 30 questions)"
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])

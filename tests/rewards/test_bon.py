@@ -255,6 +255,41 @@ def test_a_changed_question_alone_is_drawn_and_scored_anew(questions, tmp_path, 
     assert seen == ["lane"]
 
 
+def by_answer(sample, completions):
+    return None if sample.task == "caption" else judge(sample, completions)
+
+
+@pytest.fixture
+def open_questions(questions):
+    """Captions, which nothing judges."""
+    rows = [json.loads(line) for line in questions.read_text().splitlines()]
+    return dump(questions.parent / "open.jsonl", [row | {"task": "caption"} for row in rows])
+
+
+def test_what_cannot_be_judged_is_known_before_anything_is_drawn(questions, open_questions, tmp_path, caplog):
+    def never():
+        raise AssertionError("drawn")
+
+    asked = recipe(open_questions, tmp_path)
+    with pytest.raises(DataError, match="no question can be judged: captions and open questions need `gold:`"):
+        stage.run(asked, never, by_answer)
+    with pytest.raises(DataError, match="no question can be judged"):
+        stage.plan(asked, by_answer)
+    assert not (tmp_path / "run").exists()
+    some = recipe(questions, tmp_path, **{"data.eval": f"[{{path: {questions}}}, {{path: {open_questions}}}]"})
+    with pytest.raises(AssertionError, match="drawn"):
+        stage.run(some, never, by_answer)
+    assert "3 of 6 questions have no metric and are left out of the curve" in caplog.text
+
+
+def test_a_dry_run_says_what_cannot_be_judged(questions, open_questions, tmp_path, capsys):
+    asked = []
+    some = recipe(questions, tmp_path, **{"data.eval": f"[{{path: {questions}}}, {{path: {open_questions}}}]"})
+    stage.plan(some, lambda sample, texts: asked.append(sample.task) or by_answer(sample, texts))
+    assert "note: 3 of 6 questions have no metric" in capsys.readouterr().out
+    assert asked == ["vqa"] * 3 + ["caption"], "a judge of open questions may be slow: one stands for all"
+
+
 def test_completions_that_do_not_fit_are_refused(questions, tmp_path):
     rows = list(samples.read(questions))
     path = tmp_path / "c.jsonl"

@@ -5,7 +5,7 @@ import pytest
 from studies.report import page
 from studies.report.runs import labels
 from tests.support.browser import Browser, chromium
-from tests.support.runs.run_folders import completions, curve, group, picture, training
+from tests.support.runs.run_folders import completions, curve, evaluation, group, picture, training
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no chromium here")
 EVIL = "</script><img src=x onerror=\"document.title='owned'\">"
@@ -116,3 +116,28 @@ def test_it_prints(browser, file, tmp_path, monkeypatch):
     opened.evaluate("document.getElementById('samples').scrollIntoView(); new Promise((done) => setTimeout(done, 300))")
     assert opened.evaluate(cards) == 2  # not once more
     assert (tmp_path / "r.pdf").read_bytes().startswith(b"%PDF") and opened.faults == []
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_nothing_is_cut_and_runs_that_coincide_stay_visible(browser, tmp_path, width):
+    """Tables scroll inside, figures shrink; of three equal runs each colour is seen."""
+    for rate in (1, 2, 3):
+        rows = [{"step": n, "reward": 0.1 * n, "score/shuffled_won": 0.3} for n in range(20)]
+        training(tmp_path / f"run{rate}", rows, training={"learning_rate": rate, "long_" * 30: rate})
+        evaluation(tmp_path / f"eval{rate}", {"vqa/exact": 0.5, "grounding/miou": 0.5, "a/b": 0.2, "c/d": 0.2})
+    asked = [f"label_{rate}={tmp_path}/run{rate},{tmp_path}/eval{rate}" for rate in (1, 2, 3)]
+    file = tmp_path / "r.html"
+    file.write_text(page.html(page.Asked(labels.curves(asked, True))), encoding="utf-8")
+    opened = browser.open(file, width)
+    opened.settle()
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    outside = """[...document.querySelectorAll('main *')].filter((one) => !one.closest('.scroll, svg')
+      && one.getBoundingClientRect().right > innerWidth + 1).map((one) => one.outerHTML.slice(0, 80))"""
+    assert opened.evaluate(outside) == []
+    sheet = opened.evaluate(
+        "[document.querySelector('.sheet').currentSrc, document.querySelector('picture source').srcset]"
+    )
+    assert (sheet[0] == sheet[1]) is (width == 390)
+    dashes = "[...document.querySelectorAll('path.line')].map((one) => one.getAttribute('stroke-dasharray'))"
+    assert opened.evaluate(dashes) == [None, "6 6", "6 12"]
+    assert opened.faults == []

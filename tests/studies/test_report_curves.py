@@ -13,6 +13,7 @@ from studies.report.bands import band
 from studies.report.runs import folders, labels
 from studies.report.thinning import kept, rounded
 from tests.support.runs.run_folders import curve, evaluation, training
+from vlm.common.bootstrap import means
 from vlm.common.errors import DataError, UserError
 
 
@@ -115,18 +116,19 @@ def test_the_picture_of_evaluations_has_labels_seeds_and_intervals(tmp_path):
             evaluation(tmp_path / f"{label}-{seed}", {"vqa/exact": value, "vqa/exact[count]": 0.1})
     asked = [f"base={tmp_path}/base-0", f"r1={tmp_path}/r1-0,{tmp_path}/r1-1"]
     found = labels.curves(asked, compare=True)
-    rows = {row.label: row for curve in found for row in evaluations._rows(curve)}
+    rows = {row.label: row for curve in found for row in evaluations._rows(curve, None)}
     assert {label: (row.metric, row.value, row.low, row.high) for label, row in rows.items()} == {
         "base": ("vqa/exact", 0.25, pytest.approx(0.15), 0.35),
         "r1": ("vqa/exact", pytest.approx(0.55), None, None),
     }
     assert rows["r1"].per_seed == (0.5, 0.6)
     start = "data:image/svg+xml;base64,"
-    picture = evaluations.picture(found)
+    picture, narrow = evaluations.pictures(found)
+    assert picture.startswith(start) and narrow.startswith(start)
     drawn = base64.b64decode(picture.removeprefix(start)).decode()
     for text in ("vqa/exact", "base", "r1", "25.0", "55.0", "95% interval", "each seed"):
         assert f">{text}<" in drawn, text
-    assert "[count]" not in drawn and evaluations.picture(found[:1]) == ""
+    assert "[count]" not in drawn and evaluations.pictures(found[:1]) == []
 
 
 def test_a_matrix_has_its_labels_and_shared_stages_once(tmp_path):
@@ -200,7 +202,47 @@ def test_the_way_through_the_plane_is_means_of_equal_parts(tmp_path):
 def test_what_leaves_its_healthy_range_is_listed(tmp_path):
     rows = [{"step": n, "score/shuffled_won": 0.9 if n < 20 else 0.4, "reward_raw/format": 1.0} for n in range(1, 31)]
     listed = numbers.outside(labels.curves([str(training(tmp_path / "a", rows))], False))
-    assert [(row["key"], row["value"]) for row in listed] == [("score/shuffled_won", "0.400")]
+    assert [(row["key"], row["ended"]) for row in listed] == [
+        ("score/shuffled_won", [{"label": "a", "value": "0.400", "of": ""}])
+    ]
+
+
+def test_an_advice_stands_once_and_the_least_possible_beside_what_was_spent(tmp_path):
+    for name, rate in {"a": 1, "b": 2}.items():
+        rows = [{"step": n, "score/shuffled_won": 0.1 * rate, "tokens/rollout": 9 + n, "tokens/rollout_ideal": n}
+                for n in range(1, 31)]  # fmt: skip
+        training(tmp_path / name, rows, training={"learning_rate": rate})
+    curves = labels.curves([str(tmp_path)], True)
+    (row,) = numbers.outside(curves)
+    assert [(one["label"], one["value"]) for one in row["ended"]] == [("a", "0.100"), ("b", "0.200")]
+    drawn = [one for part in figures.sections(curves, figures.Look()) for one in part["panels"]]
+    (panel,) = [one for one in drawn if "tokens/rollout" in one["keys"]]
+    assert panel["keys"] == ["tokens/rollout", "tokens/rollout_ideal"]
+    assert [(line["label"], line["ideal"]) for line in panel["lines"]] == [(0, False), (1, False), (0, True), (1, True)]
+
+
+def test_several_seeds_have_an_interval_over_seeds_and_questions(tmp_path):
+    """All 30 questions right in one seed, none in the other: a resample of two seeds has 0, 1/2 or 1 with 1/4, 1/2 and
+    1/4, and questions change nothing."""
+    for seed, value in enumerate([0.0, 1.0]):
+        evaluation(tmp_path / f"r1-{seed}", {"vqa/exact": value})
+
+    class Report:
+        def __init__(self, value):
+            self.value = value
+
+        def statistic(self, metric):
+            return means([{str(n): self.value for n in range(30)}])
+
+    found = labels.curves([f"r1={tmp_path}/r1-0,{tmp_path}/r1-1"], True)
+    (row,) = evaluations._rows(found[0], lambda folder: {"": Report(float(folder.name[-1]))})
+    assert (row.value, row.low, row.high, row.level) == (0.5, 0.0, 1.0, 0.95)
+
+    def unreadable(folder):
+        raise DataError("no predictions")
+
+    (row,) = evaluations._rows(found[0], unreadable)
+    assert (row.value, row.low, row.high) == (0.5, None, None)
 
 
 def test_a_folder_holds_what_the_run_wrote(tmp_path):

@@ -14,7 +14,8 @@ from evals import predictions
 from evals.benchmarks.published import figures
 from evals.scoring.metrics import Judgement, evaluate
 from evals.scoring.metrics import Report as Evaluated
-from studies.tables import command, figure, layout, rows, text
+from studies.study import Study, StudyRun
+from studies.tables import command, effects, figure, layout, rows, text
 from studies.tables.rows import Row
 from tests.support.processes.commands import ROOT
 from tests.support.processes.forked import run
@@ -219,6 +220,51 @@ def study(tmp_path):
 
 def load(folder):
     return {"": evaluate(predictions.read(folder / "predictions.jsonl"), "qwen2_vl")}
+
+
+def crossed(*values):
+    """A study of {Zero, R1} × {with, without} and its reports; SFT stands for both values of the score."""
+    labels = {"Zero-with": ("Zero", "with"), "Zero-without": ("Zero", "without")}
+    labels |= {"R1-with": ("R1", "with"), "R1-without": ("R1", "without"), "SFT": ("SFT", None)}
+    axes = {"road": ["Zero", "R1", "SFT"], "score": ["with", "without"], "one": ["only"]}
+    listed = [StudyRun(label, dict(zip(axes, (*cell, None), strict=True)), 0, {}) for label, cell in labels.items()]
+    study = Study("x", axes, [0, 1], listed, {})
+    return {label: seeds(*one) for label, one in zip(labels, values, strict=True)}, study
+
+
+def test_main_effects_are_the_mean_over_the_other_axis():
+    """Four questions. Zero: 2/4 with, 1/4 without; R1: 4/4 and 2/4; SFT: 1/4, in both columns.
+
+    R1 − Zero = ((4 − 2) + (2 − 1)) / 2 / 4 = 3/8; SFT − Zero = ((1 − 2) + (1 − 1)) / 2 / 4 = −1/8;
+    without − with = ((1 − 2) + (2 − 4)) / 2 / 4 = −3/8, in which SFT, that the score does not concern, has no part.
+    """
+    zero, zero_without, r1, r1_without, sft = [1, 1, 0, 0], [1, 0, 0, 0], [1] * 4, [1, 1, 0, 0], [0, 1, 0, 0]
+    runs, matrix = crossed(*([one, one] for one in (zero, zero_without, r1, r1_without, sft)))
+    found = {(row.label, row.against): row for row in effects.effects(runs, matrix, [METRIC])}
+    assert {key: row.value for key, row in found.items()} == {
+        ("road R1", "road Zero"): 3 / 8, ("road SFT", "road Zero"): -1 / 8, ("score without", "score with"): -3 / 8,
+    }  # fmt: skip
+    row = found["road R1", "road Zero"]
+    assert row.per_seed == (3 / 8, 3 / 8) and (row.n_items, row.n_seeds, row.scheme) == (4, 2, "crossed")
+    # by question: 0, 1/2, 1/2, 1/2 for R1, so a resample of four has k/8 with k ~ Binomial(4, 3/4):
+    # P(k = 0) = 0.4% < 2.5% < P(k ≤ 1) = 5.1%, and P(k = 4) = 31.6% > 2.5%
+    assert (row.low, row.high) == (1 / 8, 4 / 8)
+    assert row.note == (
+        "main effect, the mean of R1-with − Zero-with, R1-without − Zero-without; seeds 0, 1 paired by name"
+    )
+
+
+def test_seeds_pair_in_main_effects():
+    """Seeds differ by 1/2 everywhere and in both arms alike, which pairs take out."""
+    low, high, better = [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]
+    runs, matrix = crossed([low, high], [low, high], [high, better], [high, better], [low, low])
+    row = next(one for one in effects.effects(runs, matrix, [METRIC]) if one.label == "road R1")
+    assert (row.value, row.per_seed) == (0.5, (0.5, 0.5))
+    del runs["R1-without"]["0"]
+    row = next(one for one in effects.effects(runs, matrix, [METRIC]) if one.label == "road R1")
+    assert row.per_seed == (0.5,) and "seeds 1 paired" in row.note
+    del runs["R1-without"]
+    assert [one.label for one in effects.effects(runs, matrix, [METRIC])] == ["road SFT"]  # both its columns are there
 
 
 def test_a_study_is_found_by_its_folders_or_its_list(study, caplog):

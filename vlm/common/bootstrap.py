@@ -19,7 +19,7 @@ lowest and the highest, between which the truth lies in 50% and 75% of the cases
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -30,6 +30,10 @@ from vlm.common.errors import DataError
 
 CELLS = 4_000_000
 """Resampling counts held at a time (32 MB as float64)."""
+FEW = 30
+"""Questions below which an interval is told to say little: one answer moves a share by more than 3 points, the
+percentile bootstrap is too narrow (where all answers are right it has no width, though 1 in 10 of others may be wrong).
+"""
 SLOW = 500
 """Resamples of what is computed one at a time: the ends of a 95% interval are then the 13th from either side."""
 
@@ -188,6 +192,12 @@ def differing_questions(statistics: Sequence[Statistic]) -> str | None:
         if not np.array_equal(first.design, other.design):
             return "the runs give the same questions different types"
     return None
+
+
+def few_questions(counts: Iterable[int]) -> list[str]:
+    """What is said beside intervals of numbers over so few questions, one line for all of them."""
+    few = sorted({n for n in counts if 0 < n < FEW})
+    return [f"n = {', '.join(map(str, few))}: intervals say little (fewer than {FEW} questions)"] if few else []
 
 
 @lru_cache

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import select
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from vlm.common import redaction
@@ -13,8 +17,38 @@ from vlm.common.errors import UserError
 from vlm.common.processes import is_main_process
 
 EXIT_USER_ERROR = 2
+EXIT_BROKEN_PIPE = 141
+"""As of a program that SIGPIPE ends."""
 PATIENCE = 20.0
 """Seconds another process waits with its error for the main process to say the same, before it speaks for itself."""
+
+
+@contextmanager
+def terminal() -> Iterator[None]:
+    """Around a whole command: what the terminal cannot show is written as \\u2265, and where nobody reads on (`--keys |
+    head`), the process ends silently with EXIT_BROKEN_PIPE."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not any([_closed(sys.stdout), _closed(sys.stderr)]):  # another pipe
+            raise
+        sys.exit(EXIT_BROKEN_PIPE)
+
+
+def _closed(stream: TextIO) -> bool:
+    """Whether nobody reads what is written there; then it goes nowhere, also at the interpreter's end."""
+    reader = select.poll()
+    reader.register(stream, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in reader.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return True
 
 
 def say(message: str, stream: TextIO | None = None) -> None:

@@ -26,7 +26,7 @@ def sheet(
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    columns = min(columns, count) if count != 4 else 2
+    columns = min(columns, count) if count != 4 else min(2, columns)
     lines = -(-count // columns)
     heights = heights if isinstance(heights, Sequence) else [heights] * lines
     size = (max(least, width * columns), sum(heights) + margin)

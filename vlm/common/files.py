@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from vlm.common.errors import RecipeError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
@@ -29,3 +31,19 @@ def replace(path: Path, content: str | bytes) -> None:
     """Write a file in this way; text in UTF-8."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written into a folder, or made there; None where it can."""
+    there = folder.absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        return f"{there} is no folder"
+    return None if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written to"
+
+
+def must_be_new(folder: Path) -> None:
+    """Refuse a place to write to that holds something. Raises: RecipeError."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise RecipeError(f"{folder} holds files already; expected a new folder to write into")

@@ -11,6 +11,7 @@ asked for. Unknown keys are refused, also in Python, where pydantic raises its V
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
@@ -63,24 +64,38 @@ def locate(path: str, recipe: str | Path) -> str:
     nearest folder above it with a `pyproject.toml` or `.git`; without one, the file's folder). What lies in
     neither place comes back as it is, for it may be a hub id; whoever opens it reports it missing.
     """
-    expanded = os.path.expanduser(path)
+    path = expanded(path)
     folder = Path(recipe).resolve().parent
     marks = ("pyproject.toml", ".git")
     root = next((f for f in (folder, *folder.parents) if any((f / mark).exists() for mark in marks)), folder)
-    for candidate in (Path(expanded), root / expanded):
+    for candidate in (Path(path), root / path):
         if path and candidate.exists():
             return os.path.abspath(candidate)
-    return expanded
+    return path
+
+
+def expanded(path: str) -> str:
+    """A path with `~`, `$NAME` and `${NAME}` written out, which a shell does not do behind `key.sub=`.
+
+    Raises: PydanticCustomError for a variable that is not set (what is there under the very name is left alone).
+    """
+    if os.path.exists(path):
+        return path
+    found = os.path.expanduser(os.path.expandvars(path))
+    if left := re.search(r"\$(\w+|\{\w+\})", found):
+        reason = f"{path!r}: the variable {left[0]} is not set; expected a path, or variables that are set"
+        raise PydanticCustomError("check", "{reason}", {"reason": reason})
+    return found
 
 
 def _located(path: str, info: ValidationInfo) -> str:
-    locate = (info.context or {}).get("locate")
-    return locate(path) if locate else path
+    locate = (info.context or {}).get("locate", str)
+    return locate(expanded(path))
 
 
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 """What numpy, torch and Python's `random` all take."""
-Folder = Annotated[str, MinLen(1)]
+Folder = Annotated[str, MinLen(1), AfterValidator(expanded)]
 """Where a stage writes: not located, for it need not exist, and not empty."""
 LocatedPath = Annotated[str, AfterValidator(_located)]
 """A path, which reading a recipe makes absolute where something is there (`locate`)."""

@@ -13,7 +13,7 @@ class Chart {
     this.lines = panel.lines.map((line, place) => ({
       ...line,
       colour: coloured === "label" ? line.label : place,
-      said: coloured === "label" ? labels[line.label].name : line.name || panel.title,
+      said: coloured === "label" ? labels[line.label].name + (line.ideal ? " (ideal)" : "") : line.name || panel.title,
     }));
     this.picture = draw("svg", { role: "img", focusable: "false" });
     this.readout = make("div", { class: "readout", "aria-live": "polite" });
@@ -66,7 +66,7 @@ class Chart {
     const y = scale(...up, this.height - MARGIN.bottom, MARGIN.top, logarithmic);
     this.axes(width, across, up, x, y, logarithmic);
     this.healthy(width, up, y);
-    for (const line of lines) this.line(line, x, y);
+    lines.forEach((line, place) => this.line(line, x, y, this.dashes(line, lines.slice(0, place), x, y)));
     this.cursor = draw("g", { class: "cursor" });
     this.picture.append(this.cursor);
     this.drawn = { x, y, across, width, lines };
@@ -120,7 +120,19 @@ class Chart {
     }
   }
 
-  line(line, x, y) {
+  /** Dashes of the least possible, and of a line that would hide others: those that go the same way, to a pixel and a
+   * half, show in the gaps, which are the wider the more there are. */
+  dashes(line, before, x, y) {
+    const points = this.main(line);
+    const hidden = before.filter((other) => {
+      const there = this.main(other);
+      return points.x.every((step, place) => Math.abs(y(points.y[place]) - y(there.y[nearest(there.x, step)])) < 1.5);
+    });
+    const dash = line.ideal ? 3 : 6;
+    return hidden.length || line.ideal ? `${dash} ${hidden.length ? 6 * hidden.length : dash}` : null;
+  }
+
+  line(line, x, y, dashes) {
     const points = this.main(line);
     const xs = points.x.map(x);
     const ys = points.y.map(y);
@@ -133,8 +145,8 @@ class Chart {
       this.picture.append(draw("path", { class: `band ${colour}`, d: path(xs, points.hi.map(y), points.lo.map(y)) }));
     }
     const way = path(xs, ys);
-    if (points !== line.raw) this.picture.append(draw("path", { class: "under", d: way }));
-    this.picture.append(draw("path", { class: `line ${colour}`, d: way }));
+    if (points !== line.raw && !dashes) this.picture.append(draw("path", { class: "under", d: way }));
+    this.picture.append(draw("path", { class: `line ${colour}`, d: way, ...(dashes && { "stroke-dasharray": dashes }) }));
     const few = points.x.length < 12;
     const count = few ? points.x.length : this.lines.length > 1 ? MARKS : 0;
     for (let n = 0; n < count; n++) {
