@@ -170,14 +170,18 @@ class SharedPrompts:
     def _check_sharing(self, given, others) -> None:
         """Shared against plain on one micro-batch, no dropout, no gradients. Raises: UserError where they differ."""
         mask, keep, rows = given[2:5]
-        shown = self.accelerator.gather(torch.tensor([float(sum(rows) > 0)], device=mask.device))
-        if shown.min() != shown.max():
-            return  # the plain path would wait in the vision tower of some processes: the next batch may do
+        there = mask[:, -keep:]
+        here = torch.tensor([[float(sum(rows) > 0), float(there.any())]], device=mask.device)
+        shown, tokens = self.accelerator.gather(here).T
+        # The plain path would wait in the vision tower of some processes; or all completions were cut and are masked,
+        # so nothing is left to compare. All processes know it, and the next batch may do.
+        if shown.min() != shown.max() or not tokens.any():
+            return
         self._unchecked = False
         with torch.no_grad(), evaluating(given[0]):
             shared, plain = self._shared_logps(*given)[0], self._plain_logps(*given, **others)[0]
         dtype = parity.precision(self.args, self.model)
-        figure = parity.deviation(shared, plain, mask[:, -keep:], dtype)
+        figure = parity.deviation(shared, plain, there, dtype)
         parity.judge(self.accelerator.gather(figure).max().item(), dtype)  # all processes stop, or none
 
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 import rl
 from rl.recipe import GRPORecipe
-from rl.sharing import packed
+from rl.sharing import packed, parity
 from rl.sharing.rows import Rows, prompts_of, split
 from stage.trainer.arguments import arguments
 from tests.support.groups import batch, gradients, plain, policy
@@ -288,6 +288,36 @@ def test_the_check_stops_a_run_that_differs(train, monkeypatch):
     with pytest.raises(UserError, match=r"the largest difference of a token is \S+ nats.*share_prefix: false"):
         train(max_steps=1)
     train(max_steps=1, check=False)
+
+
+@pytest.mark.parametrize(("others", "compared"), [(None, 2), (0.0, 2), (1.0, 1)])
+def test_the_check_waits_where_all_completions_were_cut(train, tiny_model, monkeypatch, others, compared):
+    """The first batch has nothing to compare; the second has. others: whether a second process has something at the
+    first, so that both compare then: none computes what the others do not."""
+    end, made, judged = load_processor(tiny_model, LIMITS).tokenizer.eos_token_id, [], []
+    judge, check = parity.judge, rl.GRPOTrainer._check_sharing
+
+    def rollout(prompts, trainer):
+        made.append(len(prompts))
+        ids = trainer.processing_class.apply_chat_template(
+            prompts, add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
+        texts = [[30 + n, 40, 41 if len(made) == 1 else end] for n in range(len(prompts))]
+        return {"prompt_ids": ids, "completion_ids": texts, "logprobs": None}
+
+    def beside_another(self, *given):
+        def gather(here):  # facts of both are (processes, 2); what they found is a number of each
+            return torch.cat([here, torch.tensor([[1.0, others]])]) if here.dim() else here
+
+        with monkeypatch.context() as patch:
+            if others is not None:
+                patch.setattr(self.accelerator, "gather", gather)
+            return check(self, *given)
+
+    monkeypatch.setattr(parity, "judge", lambda *given: (judged.append(len(made)), judge(*given)))
+    monkeypatch.setattr(rl.GRPOTrainer, "_check_sharing", beside_another)
+    train(rollout=rollout, mask_truncated_completions=True, max_steps=2, max_completion_length=3)
+    assert judged == [compared]
 
 
 def test_what_cannot_share_says_so_and_trains_plainly(train, tiny_model, caplog):
