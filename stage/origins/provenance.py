@@ -86,9 +86,11 @@ def libraries() -> dict[str, Any]:
 
 
 def model(trainer: Any) -> dict[str, Any]:
-    """Under ZeRO-3 each process holds a part of the weights, so they are not sampled there."""
-    sharded = any(hasattr(weight, "ds_id") for weight in trainer.model.parameters())
-    sizes = [(weight.ds_numel if sharded else weight.numel(), weight) for weight in trainer.model.parameters()]
+    """Under ZeRO-3 each process holds a part of the weights, so they are not sampled there; adapters and new heads,
+    which are made after the base was loaded, are still whole."""
+    weights = list(trainer.model.parameters())
+    sharded = any(hasattr(weight, "ds_id") for weight in weights)
+    sizes = [(weight.ds_numel if hasattr(weight, "ds_id") else weight.numel(), weight) for weight in weights]
     return {
         "class": type(trainer.model).__name__,
         "attention": trainer.model.config._attn_implementation,
