@@ -130,5 +130,6 @@ def plan(
     data = mixture.count(recipe.data, "train", recipe.seed, see, control.of_recipe(recipe).check)
     data.show()
     check(data.tasks if data.absent else columns.by_task)
+    recipe.check_evaluation(parse_gpus(recipe.gpus).count if recipe.gpus else processes())
     measured, remark = lengths.measure(data)
     planned(recipe, data.rows, resident, [*remarks, remark], **measured).render()

@@ -8,10 +8,10 @@ from pathlib import Path
 from samples import mixture
 from samples.rows import chat_rows, say_untagged
 from sft.recipe import SFTRecipe
+from sft.teaching import Teaching
 from stage.guards.out_of_memory import advised
-from stage.planning import control
 from stage.planning.estimate import training
-from stage.planning.job import Job, common
+from stage.planning.job import Job, check_full_batch, common
 from stage.planning.lengths import Lengths
 from stage.planning.plan import Plan
 
@@ -35,7 +35,10 @@ def train(recipe: SFTRecipe) -> Path:
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
-    data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True).check)
+    teaching = Teaching(recipe, fetch=True)
+    data = mixture.draw_all(recipe.data, recipe.seed, teaching.check)
+    teaching.tell()
+    check_full_batch(recipe, data["train"].rows)
     rows, passes = tables(recipe, data, chat_rows)
     for role, found in data.items():
         say_untagged(found.samples, recipe.prompt, role)
@@ -62,8 +65,10 @@ def train(recipe: SFTRecipe) -> Path:
 
 def plan(recipe: SFTRecipe) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
-    lengths = Lengths(recipe, answers=True)
-    data = mixture.count(recipe.data, "train", recipe.seed, lengths.see, control.of_recipe(recipe).check)
+    lengths, teaching = Lengths(recipe, answers=True), Teaching(recipe)
+    data = mixture.count(recipe.data, "train", recipe.seed, lengths.see, teaching.check)
     data.show()
+    teaching.tell()
+    check_full_batch(recipe, data.rows)
     measured, remark = lengths.measure(data)
     planned(recipe, data.rows, [remark], **measured).render()

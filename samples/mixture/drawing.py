@@ -155,7 +155,7 @@ def _told_apart(part: Part, rows: list[Sample], uses: np.ndarray) -> Part:
 class KeyFaults(Faults):
     """Faults of a dry run: it may be made where pictures are not, but wrong keys and texts end it as they end a run."""
 
-    ENDING = frozenset({"unknown_key", "other_key", "control_token"})
+    ENDING = frozenset({"unknown_key", "other_key", "control_token", "empty_reply", "cut_picture", "cut_reply"})
 
     def add(self, kind: str, message: str) -> None:
         if kind in self.ENDING:

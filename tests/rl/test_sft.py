@@ -12,6 +12,7 @@ from sft.recipe import SFTRecipe
 from stage.recipe import config
 from stage.runs import read_metrics
 from tests.support.sample_rows import dump
+from vlm.common.errors import DataError
 
 pytestmark = pytest.mark.xdist_group("sft")
 RECIPE = Path(__file__).parents[2] / "recipes/demo/sft.yaml"
@@ -224,3 +225,56 @@ def test_the_saved_template_is_the_published_one(run):
     trainer = run(train=False)
     assert "{% generation" not in trainer.processing_class.chat_template
     assert (trainer.folder / "final/chat_template.jinja").read_text() == qwen2_5_vl_chat_template
+
+
+# rows of which nothing would be learned
+
+
+def faults(rows, tmp_path, tiny_model, limit, on_fault="skip"):
+    """(kinds of faults, teaching) of rows under a `max_length`, read as a run reads them."""
+    from samples import mixture
+    from sft.teaching import Teaching
+
+    asked = recipe(tiny_model, rows, tmp_path / "run", f"training.max_length={limit}", f"data.on_fault={on_fault}")
+    teaching = Teaching(asked)
+    found = mixture.draw(asked.data, "train", 0, teaching.check)
+    return found, teaching
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_is_refused_where_its_label_or_picture_is_cut(rows, tmp_path, tiny_model, name, capsys):
+    """Against the ids and labels by hand, at the last length of each outcome and the first of the next."""
+    from tests.support.tiny_checkpoints import pixels
+    from vlm.loading import load_processor
+
+    (tmp_path / "alone.jsonl").write_text(
+        next(line for line in rows.read_text().splitlines(keepends=True) if f'"id": "{name}"' in line)
+    )
+    words = load_processor(tiny_model, pixels()).tokenizer
+    ids, labels = by_hand(words, name)
+    picture = words.convert_tokens_to_ids("<|image_pad|>")
+    shown = max((place + 1 for place, token in enumerate(ids) if token == picture), default=0)
+    first = next(place for place, label in enumerate(labels) if label != -100)
+    expected = {shown - 1: "picture", max(shown, first): "reply" if first >= shown else None}
+    expected |= {max(shown, first + 1): None, len(ids) - 1: None, len(ids): None}
+    for limit, kind in expected.items():
+        if limit < 1:
+            continue
+        if kind is None:
+            found, teaching = faults(tmp_path / "alone.jsonl", tmp_path, tiny_model, limit)
+            assert found.rows == 1 and teaching.cut == (limit < len(ids)), limit
+            continue
+        with pytest.raises(DataError, match=f"{dict(picture='pictures that end', reply='a reply that begins')[kind]}"):
+            faults(tmp_path / "alone.jsonl", tmp_path, tiny_model, limit, "error")
+    _, teaching = faults(tmp_path / "alone.jsonl", tmp_path, tiny_model, len(ids) - 1)
+    teaching.tell()
+    assert f"1 of 1 rows are longer than training.max_length = {len(ids) - 1}" in capsys.readouterr().err
+
+
+def test_a_reply_without_text_is_a_fault_of_its_row(tmp_path, tiny_model):
+    rows = [[say("user", "Why?"), say("assistant", text)] for text in ("so", "", " \n")]
+    path = dump(tmp_path / "rows.jsonl", [{"images": [], "messages": turns, "task": "vqa"} for turns in rows])
+    found, _ = faults(path, tmp_path, tiny_model, "null")
+    assert found.rows == 1
+    with pytest.raises(DataError, match=r"rows.jsonl, line 2: .*messages\[2\]': found an assistant turn without text"):
+        faults(path, tmp_path, tiny_model, "null", "error")

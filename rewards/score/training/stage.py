@@ -16,6 +16,7 @@ from rewards.score.training import metrics, planned
 from rewards.score.training.preferences import Preference, collect
 from rewards.score.training.recipe import ScoreRecipe
 from stage.guards.out_of_memory import advised
+from stage.planning.job import check_full_batch
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 
@@ -51,6 +52,7 @@ def train(recipe: ScoreRecipe) -> Path:
     records = collect(recipe.data.train, recipe.data.on_fault, "train", check)
     held_out = collect(recipe.data.eval, recipe.data.on_fault, "eval", check)
     check_mixture(recipe, records, held_out)
+    check_full_batch(recipe, len(records))
     args = arguments(
         RewardConfig,
         recipe,
