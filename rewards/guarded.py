@@ -42,6 +42,7 @@ from rewards.score.reward.faults import Failures
 from rewards.score.reward.score import Score
 from rewards.timed import timed
 from stage.checkpoints.stateful import Stateful
+from stage.guards.progress import phase
 from stage.parallel import agreement
 from vlm.common.errors import RecipeError, UserError
 from vlm.pictures.unreadable import row_name
@@ -148,7 +149,8 @@ class Guarded:
             told = f"{self.limits.slow:g} s and still running{f', at {where}' if where else ''}"
             logger.warning("reward %s: %s; %s", self.name, told, self._named(columns, rows))
 
-        values = self.run(lambda: self.reward(**part), self.limits.timeout, self.limits.slow, slow)
+        with phase(f"rewards ({self.name})"):
+            values = self.run(lambda: self.reward(**part), self.limits.timeout, self.limits.slow, slow)
         if len(values) != len(rows):
             raise ValueError(f"{len(values)} values for {len(rows)} rows")
         notes.take(attempt)

@@ -15,7 +15,7 @@ from stage.planning import control
 from stage.planning.estimate import training
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, check_rows, common
-from stage.planning.lengths import Lengths
+from stage.planning.lengths import Lengths, say_opened
 from stage.planning.plan import Plan
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
@@ -87,6 +87,7 @@ def train(
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
     data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True).check)
+    say_opened(recipe)
     check_data(rewards, Columns(sample for found in data.values() for sample in found.samples).by_task)
     rows, passes = tables(recipe, data, prompt_rows)
     args = arguments(
@@ -129,6 +130,7 @@ def plan(
 
     data = mixture.count(recipe.data, "train", recipe.seed, see, control.of_recipe(recipe).check)
     data.show()
+    say_opened(recipe)
     check(data.tasks if data.absent else columns.by_task)
     recipe.check_evaluation(parse_gpus(recipe.gpus).count if recipe.gpus else processes())
     measured, remark = lengths.measure(data)

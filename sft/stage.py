@@ -26,6 +26,7 @@ def train(recipe: SFTRecipe) -> Path:
     """Train; returns the folder of the trained model (`output/final`). Bad data is found before weights load."""
     from trl import SFTConfig
 
+    from sft import template
     from sft.trainer import SFTTrainer
     from stage.checkpoints.beginning import begin
     from stage.trainer.arguments import arguments
@@ -50,6 +51,7 @@ def train(recipe: SFTRecipe) -> Path:
         train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
     )
     processor = processor_of(recipe)
+    template.check(processor, recipe.model.path)
     run = beginning.open(args)
     run.note_mixtures(data)
     trainer = SFTTrainer(

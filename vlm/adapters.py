@@ -216,7 +216,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Merge a LoRA adapter into its base and save a complete checkpoint.")
     parser.add_argument("adapter", help="folder with adapter_config.json")
     parser.add_argument("out", help="folder to write")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights that are written; the base's where none is given")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the weights that are written; the base's where none is given"
+    )
     arguments = parser.parse_args()
     try:
         rounding = merge(arguments.adapter, arguments.out, arguments.dtype)

@@ -20,7 +20,7 @@ from typing import Any
 
 from stage.checkpoints import folders, manifest
 from stage.checkpoints.manifest import Checkpoint, check_resumable
-from stage.parallel.agreement import everyone_is_here
+from stage.parallel.agreement import everyone_is_here, limit
 from stage.recipe import config
 from stage.recipe.sections import NEUTRAL, TrainingRecipe
 from stage.runs import FINISHED, METRICS, RECIPE, Run
@@ -54,6 +54,7 @@ class Beginning:
     def open(self, args: Any) -> Run:
         """The run folder, opened for writing. args: the training arguments, by which the processes have met."""
         _ = args.device  # joins the processes, and
+        limit(args.ddp_timeout)
         everyone_is_here()  # nobody looks at the folder any more, which is now changed
         recipe = self.recipe
         run = Run.create(

@@ -9,6 +9,7 @@ Two runs whose records, data.json and environment.json agree (but for times, hos
     model          class, attention, precision, parameters; `sampled` is a digest of its weights (stage.replay.dumps)
     checkpoint     what it was loaded from (samples.fingerprints)
     sampling       GRPO: how completions are drawn; a checkpoint's generation_config.json adds nothing
+    sharing        GRPO: whether a prompt is computed once for its completions, and why not
     plugins        SHA-256 of each `file.py:function` that the recipe names
 """
 
@@ -37,6 +38,7 @@ def record(trainer: Any, recipe: Any) -> dict[str, Any]:
         "model": model(trainer),
         "checkpoint": of_checkpoint(recipe.model.path, recipe.model.revision),
         **sampling(trainer.args),
+        **shared(trainer),
         "plugins": {path: of_file(Path(path)) for path in sorted(set(plugins(config.to_dict(recipe))))},
     }
 
@@ -47,6 +49,13 @@ def sampling(arguments: Any) -> dict[str, Any]:
     names += ["max_completion_length", "generation_kwargs"]
     given = vars(arguments)
     return {"sampling": {name: given[name] for name in names}} if "generation_kwargs" in given else {}
+
+
+def shared(trainer: Any) -> dict[str, Any]:
+    """Of a stage that can compute a prompt once for its completions: whether it does, and why not."""
+    if not hasattr(trainer, "not_shared"):  # SFT has one reply for each prompt
+        return {}
+    return {"sharing": {"share_prefix": trainer.not_shared is None, "why_not": trainer.not_shared}}
 
 
 def processes(trainer: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from samples.mixture import Mixture
 from samples.rows import learnt
 from stage.planning.job import Job
 from vlm import prompts
+from vlm.common.console import say
 from vlm.common.errors import RecipeError
 from vlm.loading import at_hand, read_json
 from vlm.pictures.places import blocks
@@ -136,6 +137,22 @@ class ChatText:
             return self.template.render(messages=blocks(turns, images), add_generation_prompt=ask)
         except Exception as error:  # a template is a program of the checkpoint's author
             raise Unmeasured(f"the chat template cannot be rendered: {type(error).__name__}: {error}") from error
+
+
+def say_opened(recipe: Any) -> None:
+    """Say so where the chat template begins the trace itself: no completion can have both tags then."""
+    turn = [{"role": "user", "content": "?"}]
+    try:
+        text = ChatText(recipe.model)
+        cue = text.render(turn, 0, ask=True).removeprefix(text.render(turn, 0, ask=False))
+    except Unmeasured:  # a dry run of a checkpoint that is not here
+        return
+    if "<think>" in cue and recipe.prompt.style == "r1":
+        say(
+            f"note: the chat template of {recipe.model.path} opens each reply by itself with {cue!r}: completions lack "
+            "<think>, so the rewards format and gated are 0 for all of them; take it out of the template's "
+            "add_generation_prompt, or write prompt.style: direct"
+        )
 
 
 def template_of(model: ModelSection) -> str:

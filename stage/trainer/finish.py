@@ -10,6 +10,7 @@ from stage.checkpoints.beginning import Beginning
 from stage.curves import draw_run
 from stage.guards import peers, watchdog
 from stage.guards.progress import here
+from stage.guards.shared_memory import Fitting
 from stage.origins.provenance import record
 from stage.replay.dumps import DumpSteps
 from stage.runs import Run
@@ -26,15 +27,17 @@ def follow(trainer: Trainer, run: Run, beginning: Beginning) -> None:
     recipe, rank = beginning.recipe, trainer.args.process_index
     callbacks.attach(trainer, run, recipe.stage)
     trainer.guards, trainer.dumps = recipe.guards, recipe.dump
+    trainer.data_collator = Fitting(trainer.data_collator)
     trainer.add_callback(DumpSteps(trainer))
     run.note_record(record(trainer, recipe))
     if run.main:
         trackers.identify(recipe.tracking, run.folder, resumed=recipe.resume is not None)
     attach(trainer, run, recipe)
+    heartbeats = None if recipe.watchdog is None else run.folder / watchdog.FOLDER
     with (
         watching() as watch,
         watchdog.watching(recipe.watchdog, run.folder, rank, trainer),
-        peers.watched(rank, here),
+        peers.watched(rank, here, heartbeats, trainer.args.ddp_timeout),
     ):
         trainer.add_callback(StopOnSignal(watch, run))
         trainer.train(resume_from_checkpoint=beginning.path)

@@ -1,7 +1,5 @@
 """GRPO with each prompt computed once against TRL's plain path: log-probabilities, gradients, whole runs."""
 
-import logging
-
 import pytest
 import torch
 import trl
@@ -11,6 +9,7 @@ import rl
 from rl.recipe import GRPORecipe
 from rl.sharing import packed, parity
 from rl.sharing.rows import Rows, prompts_of, split
+from stage.origins import provenance
 from stage.trainer.arguments import arguments
 from tests.support.groups import batch, gradients, plain, policy
 from tests.support.tiny_checkpoints import picture, qwen2_5_vl, section
@@ -320,10 +319,26 @@ def test_the_check_waits_where_all_completions_were_cut(train, tiny_model, monke
     assert judged == [compared]
 
 
-def test_what_cannot_share_says_so_and_trains_plainly(train, tiny_model, caplog):
-    caplog.set_level(logging.INFO, "rl")
+def test_what_cannot_share_says_so_and_trains_plainly(train, tiny_model, capsys):
+    """On the first screen, and in the run's record."""
     trainer = train(model=load_model(section(tiny_model, attention="eager")), max_steps=1)
-    assert not trainer.share_prefix and "its attention is eager" in caplog.text
-    caplog.clear()
-    train(max_steps=1, num_generations=4, per_device_train_batch_size=2, gradient_accumulation_steps=2)
-    assert "2 is no multiple of num_generations 4" in caplog.text and "; 4 would keep" in caplog.text
+    told = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("note: share_prefix: "))
+    assert not trainer.share_prefix and "as in TRL: its attention is eager" in told
+    kept = provenance.shared(trainer)["sharing"]
+    assert kept["share_prefix"] is False and kept["why_not"].startswith("its attention is eager")
+    trainer = train(max_steps=1, num_generations=4, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    told = capsys.readouterr().err
+    assert "note: share_prefix: " in told and "2 is no multiple of num_generations 4" in told and "; 4 would" in told
+    assert provenance.shared(trainer) == {"sharing": {"share_prefix": True, "why_not": None}}
+
+
+@pytest.mark.parametrize("how", ["share_prefix", "eager"])
+def test_pictures_and_text_in_one_batch_train_plainly_too(train, tiny_model, how):
+    """Rows without a picture beside rows with one: the plain path takes them, and learns what the shared one does."""
+    model = load_model(section(tiny_model, attention="eager")) if how == "eager" else None
+    plain = train(mixed=True, share=how != "share_prefix", model=model, per_device_train_batch_size=8, max_steps=2)
+    assert not plain.share_prefix
+    shared = train(mixed=True, per_device_train_batch_size=8, max_steps=2)
+    assert shared.share_prefix and plain.seen == shared.seen
+    expected, found = weights(shared), weights(plain)
+    assert max((expected[name] - found[name]).abs().max() for name in expected) < 1e-5

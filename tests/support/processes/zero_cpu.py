@@ -1,4 +1,6 @@
-"""launch/grpo.py, or what LAUNCHER names, where DeepSpeed trains with several processes and no GPU:  accelerate launch zero_cpu.py RECIPE …
+"""launch/grpo.py where DeepSpeed trains with several processes and no GPU:  accelerate launch zero_cpu.py RECIPE …
+
+LAUNCHER: another one, by name.
 
 Without a GPU accelerate 1.15 finds no process group unless told to use the CPU, and told so it leaves DeepSpeed out.
 Here it is given gloo, and the launcher runs as it is. Each DeepSpeed engine says on stdout what it is.
