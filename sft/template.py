@@ -1,8 +1,8 @@
 """The chat template that SFT trains with: the checkpoint's own, which marks what the assistant says.
 
 TRL computes the loss on what stands between `{% generation %}` and `{% endgeneration %}`. It has marked variants of the
-templates it knows, and takes a template for one of them only if no letter differs. A template of Qwen2-VL's with another
-default system prompt, or blanks around it, is known here, too.
+templates it knows, and takes a template for one of them only if no letter differs. Qwen2-VL's with another default
+system prompt, or blanks around it, is known here, too.
 """
 
 from __future__ import annotations

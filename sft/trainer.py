@@ -40,8 +40,8 @@ class Seeing:
 class SFTTrainer(FiniteSteps, Resumable, FullySharded, trl.SFTTrainer):
     """A drop-in for TRL's.
 
-    Overridden: `__init__` (batches name their rows and show a picture; `sft.template`), `kept_state`, `take_state` (TRL's sums until the next log and its
-    count of tokens); and what the bases say.
+    Overridden: `__init__` (batches name their rows and show a picture; `sft.template`), `kept_state`, `take_state`
+    (TRL's sums until the next log and its count of tokens); and what the bases say.
     """
 
     _tag_names = ["trl", "sft", "nadir"]

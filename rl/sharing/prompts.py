@@ -55,8 +55,8 @@ class SharedPrompts:
         batch, group = self.args.per_device_train_batch_size, self.num_generations
         if batch % group:
             say(
-                f"note: share_prefix: per_device_train_batch_size {batch} is no multiple of num_generations {group}, so "
-                f"a group is cut and its prompt computed once in each part; {-(-batch // group) * group} would keep "
+                f"note: share_prefix: per_device_train_batch_size {batch} is no multiple of num_generations {group}, "
+                f"so a group is cut and its prompt computed once in each part; {-(-batch // group) * group} would keep "
                 "groups whole"
             )
 

@@ -51,9 +51,10 @@ def watched(rank: int, here: Progress, folder: Path | None = None, limit: float 
             raise
         late = late_ones(folder, rank) if folder is not None and TIMEOUT.search(str(error)) else {}
         if late:
+            named = "; ".join(f"rank {number}, which is late: {doing(state)}" for number, state in late.items())
             raise PeerLate(
                 f"rank {rank} has waited {limit:g} s (training.ddp_timeout) in {here.broken} of step {here.step} for "
-                f"{'; '.join(f'rank {number}, which is late: {doing(state)}' for number, state in late.items())}. Raise "
+                f"{named}. Raise "
                 "training.ddp_timeout, or limit what takes so long there (a reward has `timeout`). What was written "
                 f"stays; to resume: the same command with resume=auto. ({_line(error)})"
             ) from error
