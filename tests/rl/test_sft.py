@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -366,3 +367,26 @@ def test_a_batch_of_text_shows_a_blank_picture_among_processes(run, monkeypatch)
             assert expected[name] is None and gradient.eq(0).all()
         else:
             torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_no_step_is_no_finished_run(tiny_model, rows, tmp_path):
+    """Data that fill no batch, where incomplete ones are dropped: before weights load; and after a training of none."""
+    from sft import stage
+    from stage.trainer import finish
+    from vlm.common.errors import RecipeError, UserError
+
+    asked = recipe(tiny_model, rows, tmp_path / "run", "training.dataloader_drop_last=true")
+    for begin in (stage.train, stage.plan):
+        with pytest.raises(RecipeError, match="has 4 rows, less than the 16 of one batch on 1 processes"):
+            begin(asked)
+
+    def after(steps, epochs):
+        args = SimpleNamespace(max_steps=-1, num_train_epochs=epochs, dataloader_drop_last=True, world_size=2)
+        args.per_device_train_batch_size = 8
+        state = SimpleNamespace(global_step=steps)
+        finish.check_trained(SimpleNamespace(args=args, state=state, train_dataset=[0] * 9))
+
+    after(1, 1)
+    after(0, 0)
+    with pytest.raises(UserError, match="no step was trained: 9 rows fill no batch .* 8 on 2 processes"):
+        after(0, 1)
