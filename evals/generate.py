@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from evals.recipe import EvalRecipe, GenerationSection
 from samples import Sample
 from stage.parallel.team import device
-from vlm import prompts
+from vlm import inventory, prompts
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
-from vlm.loading import load_model, load_processor
+from vlm.loading import load_model, load_processor, raw_config
 from vlm.pictures.places import blocks
 from vlm.pictures.resizing import limits_of, shown
 from vlm.sections import ModelSection, PromptSection
@@ -40,16 +40,16 @@ def complete(
 ) -> Pairs:
     """(sample, completion) in order, by any Qwen2-VL or Qwen2.5-VL.
 
-    Image and video tokens are never generated; the text has no special tokens.
+    Image and video tokens and padded ids are never generated; the text has no special tokens.
     Prompts of a batch are padded on the left, so a completion does not depend on its neighbours beyond rounding. A
     sample that stands several times in a batch, as in best-of-N, is prepared and prefilled once. How tokens are chosen
     is what `how` says; the checkpoint's generation config gives the tokens that end a text, no more.
     """
     import torch
 
-    from vlm.rollout import first_places, generate, neutral, row_numbers
+    from vlm.rollout import first_places, generate, neutral, row_numbers, unsayable
 
-    banned = [model.config.image_token_id, model.config.video_token_id]
+    banned = unsayable(model.config, processor.tokenizer)
     for start in range(0, len(samples), how.batch_size):
         batch = samples[start : start + how.batch_size]
         index = row_numbers([id(sample) for sample in batch])
@@ -106,9 +106,14 @@ class VLLM:
 
     def answer(self, recipe: EvalRecipe, samples: Sequence[Sample]) -> Pairs:
         """In batches of `generation.batch_size`, each of which vLLM schedules as it likes: make them large."""
+        from vlm.rollout import padded
+
         how, llm = recipe.generation, self._loaded(recipe, samples)
-        # -100 is the lowest bias that vLLM takes; the image and video tokens would break the next turn's pictures
+        # -100 is the lowest bias that vLLM takes; the image and video tokens would break the next turn's pictures, and
+        # ids beyond the tokenizer have no text
         banned = {self.processor.image_token_id: -100.0, self.processor.video_token_id: -100.0}
+        size = inventory.read(raw_config(self.section.path, self.section.revision), self.section.path).vocabulary
+        banned |= dict.fromkeys(padded(size, self.processor.tokenizer), -100.0)
         sampling = self.vllm.SamplingParams(
             **how.of_vllm(),
             seed=recipe.seed,

@@ -47,6 +47,7 @@ from rewards.score.reward.score import Score
 from rewards.timed import Overdue, timed
 from rewards.values import WrongValues, plain, unusable
 from stage.checkpoints.stateful import Stateful
+from stage.guards.progress import phase
 from stage.parallel import agreement
 from vlm.common.errors import RecipeError, UserError
 from vlm.pictures.unreadable import row_name
@@ -161,9 +162,10 @@ class Guarded:
             told = f"{self.limits.slow:g} s and still running{f', at {where}' if where else ''}"
             logger.warning("reward %s: %s; %s", self.name, told, self._named(columns, rows))
 
-        values = self.run(
-            lambda: plain(self.reward(**part), len(rows), self.who), self.limits.timeout, self.limits.slow, slow
-        )
+        with phase(f"rewards ({self.name})"):
+            values = self.run(
+                lambda: plain(self.reward(**part), len(rows), self.who), self.limits.timeout, self.limits.slow, slow
+            )
         notes.take(attempt)
         return values
 

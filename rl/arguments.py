@@ -1,7 +1,8 @@
 """The hand-over of `rl.GRPOTrainer` to TRL's: the checkpoint's own processor, a ban on image tokens, safetensors only.
 
-A sampled image or video token has no image features, and the next forward pass stops on it. TRL bans the image token
-where transformers generates; here both are banned there, and vLLM gets the ban as a logit bias.
+A sampled image or video token has no image features, and the next forward pass stops on it; an id beyond the tokenizer
+has no text. TRL bans the image token where transformers generates; here all are banned there, and vLLM gets the ban as
+a logit bias.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import trl
 from transformers import AutoConfig
 
 from vlm.loading import load_processor, source, stored_limits
+from vlm.rollout import unsayable
 from vlm.weights import check_files
 
 FORBIDDEN = -100.0
@@ -29,7 +31,7 @@ def handed_over(model, reward_funcs, args: trl.GRPOConfig | None, processing_cla
     if processing_class is None:
         processing_class = default_processor(model, args)
     safetensors_only(model, reward_funcs, args)
-    ban(args, banned_tokens(model, args))
+    ban(args, banned_tokens(model, args, processing_class))
     return args, processing_class
 
 
@@ -66,10 +68,10 @@ def default_processor(model, args: trl.GRPOConfig):
     return load_processor(name, stored_limits(name, options["revision"]), **options)
 
 
-def banned_tokens(model, args: trl.GRPOConfig) -> list[int]:
-    """Ids of the placeholder tokens that only a processor may write."""
+def banned_tokens(model, args: trl.GRPOConfig, processor) -> list[int]:
+    """`unsayable` ids of a model, or of the checkpoint that it names. processor: with a tokenizer, or that itself."""
     config = AutoConfig.from_pretrained(model, **where(model, args)) if isinstance(model, str) else model.config
-    return sorted({config.image_token_id, config.video_token_id})
+    return unsayable(config, getattr(processor, "tokenizer", processor))
 
 
 def ban(args: trl.GRPOConfig, tokens: list[int]) -> None:

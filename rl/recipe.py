@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from stage.recipe.arguments import arguments
@@ -119,10 +120,17 @@ class GRPORecipe(TrainingRecipe):
                 f"(per_device_train_batch_size {batch} × {processes} processes × {blocks} accumulation steps); write "
                 f"per_device_train_batch_size: {max(1, round(batch / group)) * group}"
             )
-        held_out = self.argument("num_generations_eval") or group
+        self.check_evaluation(processes)
+
+    def check_evaluation(self, processes: int) -> None:
+        """Refuse evaluation batches that groups do not fill on this many processes. Raises: RecipeError."""
+        held_out = self.argument("num_generations_eval") or self.argument("num_generations")
         at_once = self.argument("per_device_eval_batch_size") * processes
-        if self.argument("eval_strategy") != "no" and at_once % held_out:
+        evaluates = self.argument("eval_strategy") != "no" or self.argument("eval_on_start")
+        if evaluates and at_once % held_out:
+            fitting = held_out // math.gcd(held_out, processes)
             raise RecipeError(
                 f"training.per_device_eval_batch_size = {at_once // processes} on {processes} processes; expected a "
-                f"multiple of the {held_out} completions of a held-out prompt (num_generations_eval, num_generations)"
+                f"multiple of the {held_out} completions of a held-out prompt (num_generations_eval, num_generations); "
+                f"write per_device_eval_batch_size: {fitting}"
             )

@@ -16,7 +16,7 @@ from stage.planning import control
 from stage.planning.estimate import training
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, check_rows, common
-from stage.planning.lengths import Lengths
+from stage.planning.lengths import Lengths, say_opened
 from stage.planning.plan import Plan
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
@@ -93,6 +93,7 @@ def train(
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
     data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True))
+    say_opened(recipe)
     columns = Columns()
     for found in data.values():
         columns.add(found.samples)
@@ -148,7 +149,9 @@ def plan(
     counted = mixture.count_all(recipe.data, recipe.seed, shown, control.of_recipe(recipe))
     data = counted["train"]
     data.show()
+    say_opened(recipe)
     whole = not data.absent and all(map(mixture.is_here, recipe.data.eval))
     check(columns.by_task if whole else columns.by_task.keys() | data.tasks)
+    recipe.check_evaluation(parse_gpus(recipe.gpus).count if recipe.gpus else processes())
     measured, remark = lengths.measure(data.absent)
     planned(recipe, data.rows, resident, [*remarks, remark], **measured).render()

@@ -9,10 +9,10 @@ from samples import Sample, mixture
 from samples.rows import chat_rows, say_untagged, taught
 from samples.sections import Role
 from sft.recipe import SFTRecipe
+from sft.teaching import Teaching
 from stage.guards.out_of_memory import advised
-from stage.planning import control
 from stage.planning.estimate import training
-from stage.planning.job import Job, common
+from stage.planning.job import Job, check_full_batch, common
 from stage.planning.lengths import Lengths
 from stage.planning.plan import Plan
 from vlm.pictures.resizing import by_role
@@ -28,6 +28,7 @@ def train(recipe: SFTRecipe) -> Path:
     """Train; returns the folder of the trained model (`output/final`). Bad data is found before weights load."""
     from trl import SFTConfig
 
+    from sft import template
     from sft.trainer import SFTTrainer
     from stage.checkpoints.beginning import begin
     from stage.origins.comparing import of_mixtures
@@ -38,7 +39,10 @@ def train(recipe: SFTRecipe) -> Path:
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
-    data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True))
+    teaching = Teaching(recipe, fetch=True)
+    data = mixture.draw_all(recipe.data, recipe.seed, teaching)
+    teaching.tell()
+    check_full_batch(recipe, data["train"].rows)
     rows, passes = tables(recipe, data, chat_rows)
     for role, found in data.items():
         say_untagged(found.samples, recipe.prompt, role)
@@ -50,6 +54,7 @@ def train(recipe: SFTRecipe) -> Path:
         train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
     )
     processor = processor_of(recipe)
+    template.check(processor, recipe.model.path)
     run = beginning.open(args, lambda: of_mixtures(data))
     run.note_mixtures(data)
     trainer = SFTTrainer(
@@ -65,14 +70,16 @@ def train(recipe: SFTRecipe) -> Path:
 
 def plan(recipe: SFTRecipe) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
-    lengths, sizes = Lengths(recipe, answers=True), by_role(recipe)
+    lengths, teaching, sizes = Lengths(recipe, answers=True), Teaching(recipe), by_role(recipe)
 
     def see(role: Role, sample: Sample) -> None:
         taught(sample, recipe.prompt, sizes[role])
         if role == "train":
             lengths.see(sample)
 
-    data = mixture.count_all(recipe.data, recipe.seed, see, control.of_recipe(recipe))["train"]
+    data = mixture.count_all(recipe.data, recipe.seed, see, teaching)["train"]
     data.show()
+    teaching.tell()
+    check_full_batch(recipe, data.rows)
     measured, remark = lengths.measure(data.absent)
     planned(recipe, data.rows, [remark], **measured).render()

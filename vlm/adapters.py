@@ -8,7 +8,7 @@ Parts, by parameter name in transformers ≥ 5 (`model.visual.*`, `model.languag
 
 The merger lives inside the visual module, but is its own part: freezing the vision tower leaves it trainable.
 
-    python -m vlm.adapters ADAPTER OUT        # merge a LoRA adapter into its base and save a whole checkpoint
+    python -m vlm.adapters ADAPTER OUT [--dtype float32]    # merge a LoRA adapter into its base, save it whole
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import logging
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from vlm.common.console import EXIT_USER_ERROR, report, say, terminal
 from vlm.common.errors import RecipeError, UserError
@@ -24,6 +25,8 @@ from vlm.common.files import must_be_new
 
 logger = logging.getLogger(__name__)
 
+HEAD = "lm_head"
+DTYPES = ("bfloat16", "float16", "float32")
 PARTS = ("vision_tower", "merger", "language_model")
 
 
@@ -76,12 +79,17 @@ def chosen(linears: Mapping[str, bool], patterns: Iterable[str]) -> list[str]:
     """
     targets: dict[str, None] = {}
     for pattern in patterns:
+        if pattern == HEAD:
+            raise RecipeError(
+                f"model.lora.target_modules: {HEAD} cannot have an adapter: TRL computes log-probabilities from its "
+                "weights alone, so the adapter would be left out; name layers below it"
+            )
         matched = [name for name in linears if _matches(name, pattern)]
         if not matched:
-            known = sorted({name.rsplit(".", 1)[-1] for name in linears if part_of(name) == "language_model"})
+            known = {name.rsplit(".", 1)[-1] for name in linears if part_of(name) == "language_model"} - {HEAD}
             raise RecipeError(
                 f"model.lora.target_modules: {pattern!r} matches no linear layer; the language model has "
-                f"{', '.join(known)}; write vision layers as patterns, e.g. model.visual.blocks.*.attn.qkv"
+                f"{', '.join(sorted(known))}; write vision layers as patterns, e.g. model.visual.blocks.*.attn.qkv"
             )
         targets |= dict.fromkeys(name for name in matched if linears[name])
     if not targets:
@@ -128,8 +136,49 @@ def apply_lora(model, lora):
     return model
 
 
-def merge(adapter: str, out: str) -> None:
-    """Merge a LoRA adapter into the base its config names, in the base's dtype; save a complete checkpoint.
+class Rounding(NamedTuple):
+    """What is lost where merged weights are stored in fewer digits than they were computed in."""
+
+    dtype: str
+    largest: float
+    "Of all merged weights, of any number: |stored - merged|."
+    share: float
+    "Root mean square of that, by root mean square of what the adapter changed: 1 is an adapter lost in rounding."
+
+    def __str__(self) -> str:
+        if not self.largest:
+            return f"stored in {self.dtype} without rounding"
+        return (
+            f"rounding to {self.dtype} moves the merged weights by up to {self.largest:.2g}, {self.share:.0%} of what "
+            "the adapter changed (root mean squares); --dtype float32 stores them as they were trained"
+        )
+
+
+def merged(model, dtype: str):
+    """(the base of a PEFT model with its LoRA adapters merged in, `Rounding`), all in `dtype`.
+
+    Each sum is computed in float32 and rounded once, layer by layer: a whole base in float32 may not fit.
+    """
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    kind, largest, lost, changed = getattr(torch, dtype), 0.0, 0.0, 0.0
+    for layer in [one for one in model.modules() if isinstance(one, LoraLayer)]:
+        before = layer.get_base_layer().weight.data.to(torch.float32, copy=True)
+        layer.float()
+        layer.merge()
+        weight = layer.get_base_layer().weight
+        whole = weight.data
+        weight.data = whole.to(kind)
+        error = weight.data.float() - whole
+        largest = max(largest, error.abs().max().item())
+        lost, changed = lost + error.square().sum().item(), changed + (whole - before).square().sum().item()
+    share = (lost / changed) ** 0.5 if changed else 0.0
+    return model.unload().to(kind), Rounding(dtype, largest, share)
+
+
+def merge(adapter: str, out: str, dtype: str | None = None) -> Rounding:
+    """Merge a LoRA adapter into the base its config names; save a complete checkpoint, in `dtype` or the base's own.
 
     Needed between a LoRA stage and the next: TRL loads the GRPO reference model from the policy's path, so
     the path must hold the merged weights, or the reference would silently be the base.
@@ -149,9 +198,9 @@ def merge(adapter: str, out: str) -> None:
     must_be_new(Path(out))
     base, revision = stored["base_model_name_or_path"], stored.get("revision")
     config = raw_config(base, revision)
-    dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
-    section = SimpleNamespace(path=base, revision=revision, dtype=dtype, attention="sdpa", trust_remote_code=False)
-    model = PeftModel.from_pretrained(load_model(section), adapter).merge_and_unload()
+    own = config.get("dtype") or config.get("torch_dtype") or "float32"
+    section = SimpleNamespace(path=base, revision=revision, dtype=own, attention="sdpa", trust_remote_code=False)
+    model, rounding = merged(PeftModel.from_pretrained(load_model(section), adapter), dtype or own)
     model.save_pretrained(out)
     # The pixel limits and tokenizer of the stage that made the adapter stand beside it, when the trainer
     # saved them.
@@ -160,19 +209,23 @@ def merge(adapter: str, out: str) -> None:
     if source == adapter:
         processor.tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=False)
     processor.save_pretrained(out)
+    return rounding
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Merge a LoRA adapter into its base and save a complete checkpoint.")
     parser.add_argument("adapter", help="folder with adapter_config.json")
     parser.add_argument("out", help="folder to write")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the weights that are written; the base's where none is given"
+    )
     arguments = parser.parse_args()
     try:
-        merge(arguments.adapter, arguments.out)
+        rounding = merge(arguments.adapter, arguments.out, arguments.dtype)
     except UserError as error:
         report(error)
         return EXIT_USER_ERROR
-    say(f"merged: {arguments.out}")
+    say(f"merged: {arguments.out}; {rounding}")
     return 0
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from vlm import inventory
 from vlm.common.errors import RecipeError
 from vlm.sections import ImageSection
 from vlm.weights import INDEX, REMEDY, SINGLE, check_files, damaged, pickles_in, reading
@@ -215,7 +216,7 @@ def load_processor(path: str, images, revision: str | None = None, trust_remote_
     from vlm.pictures.processing import PROCESSORS
 
     _check_pixels(images)
-    kind = architecture(path, revision)
+    kind, given = architecture(path, revision), path
     path, where = source(path, revision)
     try:
         settings, _ = ProcessorMixin.get_processor_dict(path, **where)
@@ -226,6 +227,7 @@ def load_processor(path: str, images, revision: str | None = None, trust_remote_
             f"model.path: {path} lacks tokenizer or image-processor files (preprocessor_config.json or "
             f"processor_config.json): {str(error).splitlines()[0]}"
         ) from error
+    check_vocabulary(tokenizer, raw_config(given, revision), given)
     for key in ("size", "min_pixels", "max_pixels", "image_processor_type", "processor_class"):
         image_settings.pop(key, None)
     size = {"shortest_edge": images.min_pixels, "longest_edge": images.max_pixels}
@@ -236,6 +238,19 @@ def load_processor(path: str, images, revision: str | None = None, trust_remote_
     )
     processor.video_settings = settings.get("video_processor")
     return processor
+
+
+def check_vocabulary(tokenizer, config: dict, path: str) -> None:
+    """Refuse a tokenizer with ids that the embedding has no row for. Raises: RecipeError naming the first token."""
+    size = inventory.read(config, f"{path}/config.json").vocabulary
+    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= size)
+    if beyond:
+        number, token = beyond[0]
+        raise RecipeError(
+            f"model.path: the tokenizer in {path} has {len(beyond)} tokens that the model has no row for: {token!r} is "
+            f"number {number}, and vocab_size in config.json is {size}. Resize the embedding "
+            "(model.resize_token_embeddings(len(tokenizer))) and save both together, or take the model's own tokenizer"
+        )
 
 
 def stored_limits(path: str, revision: str | None = None) -> ImageSection:
@@ -316,6 +331,7 @@ def load_model(section):
             trust_remote_code=section.trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # or transformers would refuse them by "see the report above"
         )
     check_loaded(info, section.path, tied=model.config.tie_word_embeddings)
     # Under ZeRO-3 transformers 5.23 remembers renamings that this checkpoint did not need, and would save names that
@@ -345,4 +361,9 @@ def mismatch(missing: set[str], unexpected: set[str], info: dict) -> str:
         for label, keys in (("lacks", missing), ("has no place for", unexpected))
         if keys
     ]
+    shapes = sorted(info["mismatched_keys"])
+    if shapes:
+        said = [f"{key} is {list(found)} and by config.json {list(wanted)}" for key, found, wanted in shapes[:3]]
+        said += [f"and {len(shapes) - 3} more"] if len(shapes) > 3 else []
+        faults.append(f"shapes differ: {', '.join(said)}")
     return "; ".join([*faults, *(f"it {message}" for message in info["error_msgs"] or ())])

@@ -113,6 +113,18 @@ def replaced(owner, name: str, value) -> Iterator[None]:
             setattr(owner, name, before)
 
 
+def unsayable(config, tokenizer) -> list[int]:
+    """Ids that are never to be sampled: placeholders of pictures, which only a processor may write, and what an
+    embedding padded beyond its tokenizer has no text for. config: the model's."""
+    placeholders = {config.image_token_id, config.video_token_id}
+    return sorted(placeholders | padded(config.get_text_config().vocab_size, tokenizer))
+
+
+def padded(size: int, tokenizer) -> set[int]:
+    """Rows of an embedding of this size that its tokenizer has no text for."""
+    return set(range(size)) - set(tokenizer.get_vocab().values())
+
+
 IDS = ("eos_token_id", "pad_token_id", "bos_token_id")
 """What of a checkpoint's generation_config.json is kept: the tokens that end, pad and begin a text."""
 

@@ -23,8 +23,10 @@ def precision(args, model) -> str:
 
 
 def deviation(shared: torch.Tensor, plain: torch.Tensor, there: torch.Tensor, dtype: str) -> torch.Tensor:
-    """How far two sets of (B, K) log-probabilities are apart, in the measure of `TOLERANCE`; nats."""
+    """How far two sets of (B, K) log-probabilities are apart, in the measure of `TOLERANCE`; nats. 0 of no token."""
     delta = (shared - plain).abs().float()[there.bool()]
+    if not delta.numel():
+        return delta.new_zeros(())
     return delta.max() if dtype == "float32" else delta.mean()
 
 

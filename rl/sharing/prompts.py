@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,18 +10,17 @@ import torch
 from rl.sharing import packed, parity
 from rl.sharing.prefill import shared_prefill
 from rl.sharing.rows import Generation, Rows, prompts_of, split
+from vlm.common.console import say
 from vlm.prefix import enable, obstacle
 from vlm.prefix.pictures import Contents, remembering
 from vlm.rollout import choose, evaluating, neutral
-
-logger = logging.getLogger(__name__)
 
 
 class SharedPrompts:
     """A prompt's pictures are prepared and held once; it is prefilled once for all completions that transformers
     samples (vLLM has its own way), and goes once through the model for all its completions in a micro-batch: in the
-    update, the old and the reference log-probabilities. Where it can't be done a line in the log says why, and the
-    plain path is taken.
+    update, the old and the reference log-probabilities. Where it can't be done a line of the run's first ones
+    and its record say why, and the plain path is taken.
 
     share_prefix: False is TRL's own path. check_sharing: the first training batch of a run is computed both ways and
     compared; raises UserError where the two differ by more than rounding.
@@ -38,16 +36,17 @@ class SharedPrompts:
 
     share_prefix = False
     "Whether this run does."
+    not_shared: str | None = None
+    "Why not."
     _unchecked = False
     _generation: Generation | None = None
     "While a generation batch is made."
 
     def __init__(self, *positional: Any, share_prefix: bool = True, check_sharing: bool = True, **named: Any):
         super().__init__(*positional, **named)
-        if not share_prefix:
-            return
-        if fault := self._sharing_fault():
-            logger.info("share_prefix: each completion computes its prompt itself, as in TRL: %s", fault)
+        self.not_shared = self._sharing_fault() if share_prefix else "share_prefix is false"
+        if self.not_shared:
+            say(f"note: share_prefix: each completion computes its prompt itself, as in TRL: {self.not_shared}")
             return
         self.share_prefix, self._unchecked = True, check_sharing
         for model in (self.model, self.ref_model):
@@ -55,11 +54,11 @@ class SharedPrompts:
                 enable(model)
         batch, group = self.args.per_device_train_batch_size, self.num_generations
         if batch % group:
-            logger.info(
-                "share_prefix: per_device_train_batch_size %d is no multiple of num_generations %d, so a group is cut "
-                "and its prompt computed once in each part; %d would keep groups whole",
-                batch, group, -(-batch // group) * group,
-            )  # fmt: skip
+            say(
+                f"note: share_prefix: per_device_train_batch_size {batch} is no multiple of num_generations {group}, "
+                f"so a group is cut and its prompt computed once in each part; {-(-batch // group) * group} would keep "
+                "groups whole"
+            )
 
     def _sharing_fault(self) -> str | None:
         """Why prompts cannot be shared in this run, or None where they can."""
@@ -170,14 +169,18 @@ class SharedPrompts:
     def _check_sharing(self, given, others) -> None:
         """Shared against plain on one micro-batch, no dropout, no gradients. Raises: UserError where they differ."""
         mask, keep, rows = given[2:5]
-        shown = self.accelerator.gather(torch.tensor([float(sum(rows) > 0)], device=mask.device))
-        if shown.min() != shown.max():
-            return  # the plain path would wait in the vision tower of some processes: the next batch may do
+        there = mask[:, -keep:]
+        here = torch.tensor([[float(sum(rows) > 0), float(there.any())]], device=mask.device)
+        shown, tokens = self.accelerator.gather(here).T
+        # The plain path would wait in the vision tower of some processes; or all completions were cut and are masked,
+        # so nothing is left to compare. All processes know it, and the next batch may do.
+        if shown.min() != shown.max() or not tokens.any():
+            return
         self._unchecked = False
         with torch.no_grad(), evaluating(given[0]):
             shared, plain = self._shared_logps(*given)[0], self._plain_logps(*given, **others)[0]
         dtype = parity.precision(self.args, self.model)
-        figure = parity.deviation(shared, plain, mask[:, -keep:], dtype)
+        figure = parity.deviation(shared, plain, there, dtype)
         parity.judge(self.accelerator.gather(figure).max().item(), dtype)  # all processes stop, or none
 
 

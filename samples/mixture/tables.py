@@ -54,6 +54,7 @@ def stored(section: SourceSection, data: DataSection, seed: int, check: Check | 
             writer.arrays[f"draw-{seed}"] = np.asarray(source.keys)
         faults = source.faults
         told.append(writer.count)
+        counted.update(tally(check))
         return {
             "read": source.read,
             "faulty": faults.skipped,
@@ -63,14 +64,23 @@ def stored(section: SourceSection, data: DataSection, seed: int, check: Check | 
             "notes": faults.notes,
             "digest": digest.hex(),
             "alone": faults.alone,
+            "tally": counted - before,
         }
 
     told: list[int] = []
+    before, counted = Counter(tally(check)), Counter[str]()
     found = kept(_key(section, data, check), build, CODEC, still)
     if not told:  # read before, and by another process
         for level, message in found.about["notes"]:
             logger.log(level, "%s", message)
+        tally(check).update(found.about["tally"])
     return found
+
+
+def tally(check: Check | None) -> Counter[str]:
+    """What a check counts (`samples.store.Identified`)."""
+    found: Counter[str] | None = getattr(check, "tally", None)
+    return Counter() if found is None else found
 
 
 def passed(table: Table[Sample], section: SourceSection, data: DataSection, seed: int) -> Passed:

@@ -55,7 +55,10 @@ class Key:
 
 @runtime_checkable
 class Identified(Protocol):
-    """A check of records that can say what it refuses: a part of a key."""
+    """A check of records that can say what it refuses: a part of a key.
+
+    What it counts of the rows may stand in an attribute `tally`, a Counter: it is kept with them.
+    """
 
     @property
     def identity(self) -> str: ...

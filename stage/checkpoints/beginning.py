@@ -24,7 +24,7 @@ from stage.checkpoints import folders, manifest
 from stage.checkpoints.manifest import Checkpoint, check_resumable
 from stage.guards import lock
 from stage.origins import comparing
-from stage.parallel.agreement import gather, settled
+from stage.parallel.agreement import gather, limit, settled
 from stage.recipe import config
 from stage.recipe.sections import NEUTRAL, TrainingRecipe
 from stage.runs import DATA, FINISHED, METRICS, RECIPE, RECORD, Run
@@ -64,6 +64,7 @@ class Beginning:
         Raises: UserError where what the run came from has changed, in all processes.
         """
         _ = args.device  # joins the processes, and
+        limit(args.ddp_timeout)
         if len(set(gather(self.path))) > 1:  # nobody looks at the folder any more, which is now changed
             raise UserError(f"{self.recipe.output} has changed while the processes looked at it; start the run again")
         recipe, main = self.recipe, is_main_process()

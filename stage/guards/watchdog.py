@@ -109,15 +109,25 @@ class Watchdog:
         faulthandler.dump_traceback(sys.__stderr__ or 2)
 
     def _others(self) -> dict[int, dict[str, Any]]:
-        """What the processes have told last, their seconds carried on until now."""
-        found = {}
-        for path in self.folder.glob("rank-*.json"):
-            state = json.loads(path.read_text(encoding="utf-8"))
-            if state["rank"] >= self.count:  # of an earlier run of more processes
-                continue
-            silent = max(0.0, self.now() - state["time"])
-            found[state["rank"]] = state | {"seconds": state["seconds"] + silent, "silent": silent}
-        return found
+        return told(self.folder, self.count, self.now())
+
+
+def told(folder: Path, count: int, now: float) -> dict[int, dict[str, Any]]:
+    """What the processes have told last, by rank, their seconds carried on until now. folder: of heartbeats."""
+    found = {}
+    for path in folder.glob("rank-*.json"):
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if state["rank"] >= count:  # of an earlier run of more processes
+            continue
+        silent = max(0.0, now - state["time"])
+        found[state["rank"]] = state | {"seconds": state["seconds"] + silent, "silent": silent}
+    return found
+
+
+def doing(state: dict[str, Any]) -> str:
+    """Where a process is, e.g. `step 3, rewards for 41 s, at judge.py:31 in ask`."""
+    what = f"step {state['step']}, {state['phase']} for {_minutes(state['seconds'])}"
+    return what + (", waiting for other processes" if state["waits"] else f", at {state['at']}" if state["at"] else "")
 
 
 def place(frame: FrameType | None) -> tuple[str, bool]:
@@ -139,8 +149,7 @@ def report(states: dict[int, dict[str, Any]], now: float, limit: float) -> str:
     """A line for each process, and which of them have stopped."""
     lines, silent = [], [rank for rank, state in states.items() if state.get("silent", 0) > 4 * INTERVAL]
     for rank, state in sorted(states.items()):
-        what = f"step {state['step']}, {state['phase']} for {_minutes(state['seconds'])}"
-        what += ", waiting for other processes" if state["waits"] else f", at {state['at']}" if state["at"] else ""
+        what = doing(state)
         what += f"; silent for {_minutes(state['silent'])}" if rank in silent else ""
         lines.append(f"  rank {rank} ({state['host']}, process {state['pid']}): {what}")
     # who still moves, or merely waits for others, is not what stopped the run

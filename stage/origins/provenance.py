@@ -11,6 +11,7 @@ Two runs whose records, data.json and environment.json agree (but for times, hos
     sampling       GRPO: how completions are drawn; a checkpoint's generation_config.json adds nothing
     plugins        SHA-256 of the file of each `file.py:function` and `package.module:function` that the recipe names
     score_models   GRPO: what learned rewards load, or what their services say that they hold
+    sharing        GRPO: whether a prompt is computed once for its completions, and why not
     accepted       what had changed when a resume was told to accept it
 """
 
@@ -34,6 +35,7 @@ def record(trainer: Any) -> dict[str, Any]:
         "libraries": libraries(),
         "model": model(trainer),
         **sampling(trainer.args),
+        **shared(trainer),
     }
 
 
@@ -43,6 +45,13 @@ def sampling(arguments: Any) -> dict[str, Any]:
     names += ["max_completion_length", "generation_kwargs"]
     given = vars(arguments)
     return {"sampling": {name: given[name] for name in names}} if "generation_kwargs" in given else {}
+
+
+def shared(trainer: Any) -> dict[str, Any]:
+    """Of a stage that can compute a prompt once for its completions: whether it does, and why not."""
+    if not hasattr(trainer, "not_shared"):  # SFT has one reply for each prompt
+        return {}
+    return {"sharing": {"share_prefix": trainer.not_shared is None, "why_not": trainer.not_shared}}
 
 
 def processes(trainer: Any) -> dict[str, Any]:
@@ -82,9 +91,11 @@ def libraries() -> dict[str, Any]:
 
 
 def model(trainer: Any) -> dict[str, Any]:
-    """Under ZeRO-3 each process holds a part of the weights, so they are not sampled there."""
-    sharded = any(hasattr(weight, "ds_id") for weight in trainer.model.parameters())
-    sizes = [(weight.ds_numel if sharded else weight.numel(), weight) for weight in trainer.model.parameters()]
+    """Under ZeRO-3 each process holds a part of the weights, so they are not sampled there; adapters and new heads,
+    which are made after the base was loaded, are still whole."""
+    weights = list(trainer.model.parameters())
+    sharded = any(hasattr(weight, "ds_id") for weight in weights)
+    sizes = [(weight.ds_numel if hasattr(weight, "ds_id") else weight.numel(), weight) for weight in weights]
     return {
         "class": type(trainer.model).__name__,
         "attention": trainer.model.config._attn_implementation,

@@ -1,13 +1,14 @@
 """What the processes of a run tell each other and decide together. A process that runs alone hears, and agrees with,
 itself.
 
-Every function here but `joined`, `size` and `rank` is collective: all processes call it, in the same order, or all wait
-for ever. torch is imported inside, so that naming a reward in a recipe stays cheap.
+Every function here but `joined`, `size`, `rank` and `limit` is collective: all processes call it, in the same order, or
+all wait for ever. torch is imported inside, so that naming a reward in a recipe stays cheap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from vlm.common.errors import UserError
@@ -48,6 +49,14 @@ def anywhere(here: bool, device: torch.device) -> bool:
     flag = torch.tensor(float(here), device=device)
     torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
     return bool(flag.item())
+
+
+def limit(seconds: float) -> None:
+    """How long a process waits for another from now on: transformers tells `ddp_timeout` to GPUs' processes only."""
+    import torch
+
+    if joined():
+        torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds))
 
 
 def everyone_is_here() -> None:

@@ -66,6 +66,8 @@ FSDP = {
     "FSDP_ACTIVATION_CHECKPOINTING": "false",  # training.gradient_checkpointing does it
 }
 """What `accelerate launch` passes on under recipes/accelerate/fsdp2.yaml, and must: nothing else is tested."""
+RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What DeepSpeed takes from a launcher; without one of them it asks MPI."""
 SWITCH = "ACCELERATE_USE_FSDP"
 PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 """Our word → accelerate's."""
@@ -89,6 +91,12 @@ def check_launch(recipe: Any) -> None:
         raise RecipeError(
             f"sharding.zero is {section.zero} in the recipe, but accelerate was launched with ZeRO stage {stage}; "
             f"write sharding.zero={stage}, or leave --config_file away (the recipe alone sets up DeepSpeed)"
+        )
+    if section.zero and (missing := [name for name in RENDEZVOUS if name not in os.environ]):
+        raise RecipeError(
+            f"sharding.zero is {section.zero}, and DeepSpeed's processes cannot meet: no launcher has set "
+            f"{', '.join(missing)}. Start it by torchrun, for one process too: torchrun --nproc_per_node 1 "
+            f"launch/{recipe.stage}.py … (or accelerate launch with several processes); or write sharding.zero=0"
         )
 
 

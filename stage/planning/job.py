@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stage.planning.gpus import parse_gpus
 from stage.recipe.sections import ShardingSection
 from stage.trainer.arguments import load_dtype
 from vlm.common.errors import RecipeError
@@ -129,6 +130,18 @@ def check_rows(rows: int, prompts: int) -> None:
         raise RecipeError(
             f"the data has {rows} prompts, less than the {prompts} of one generation batch, so there would be no step; "
             "add rows, or lower per_device_train_batch_size, gradient_accumulation_steps or steps_per_generation"
+        )
+
+
+def check_full_batch(recipe: Any, rows: int) -> None:
+    """Refuse data that fill no batch where incomplete ones are dropped: there would be no step. Raises: RecipeError."""
+    count = parse_gpus(recipe.gpus).count if recipe.gpus and processes() == 1 else processes()
+    batch = recipe.argument("per_device_train_batch_size")
+    if recipe.argument("dataloader_drop_last") and rows < batch * count:
+        raise RecipeError(
+            f"the data has {rows} rows, less than the {batch * count} of one batch on {count} processes, and "
+            "training.dataloader_drop_last leaves incomplete ones out, so there would be no step; add rows, lower "
+            "per_device_train_batch_size, or write dataloader_drop_last: false"
         )
 
 

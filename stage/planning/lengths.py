@@ -7,6 +7,7 @@ counted, so that 100,000 rows take seconds; a shorter text of more tokens than a
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import re
 from typing import Any
@@ -15,6 +16,7 @@ from samples import Sample
 from samples.rows import learnt
 from stage.planning.job import Job
 from vlm import prompts
+from vlm.common.console import say
 from vlm.common.errors import RecipeError
 from vlm.loading import at_hand, read_json
 from vlm.pictures.places import blocks
@@ -118,12 +120,18 @@ class ChatText:
         # transformers' blocks around what is learnt print what stands in them
         plain = re.sub(r"(\{%[-+]?\s*)generation\b", r"\1if true", template or template_of(model))
         plain = re.sub(r"(\{%[-+]?\s*)endgeneration\b", r"\1endif", plain)
+        self._plain = plain
         loops = ["jinja2.ext.loopcontrols"]
         world = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=loops)  # as transformers
         try:
             self.template = world.from_string(plain)
         except TemplateError as error:
             raise Unmeasured(f"the chat template of {model.path} is not understood: {error}") from error
+
+    @property
+    def identity(self) -> str:
+        """Changes with the tokenizer and the template."""
+        return hashlib.sha256(f"{self.tokenizer.to_str()}\0{self._plain}".encode()).hexdigest()
 
     def tokens(self, turns: Turns, images: int, ask: bool = True) -> int:
         """Tokens of a conversation's text; pictures count with the tokens around them.
@@ -139,6 +147,22 @@ class ChatText:
             return self.template.render(messages=blocks(turns, images), add_generation_prompt=ask)
         except Exception as error:  # a template is a program of the checkpoint's author
             raise Unmeasured(f"the chat template cannot be rendered: {type(error).__name__}: {error}") from error
+
+
+def say_opened(recipe: Any) -> None:
+    """Say so where the chat template begins the trace itself: no completion can have both tags then."""
+    turn = [{"role": "user", "content": "?"}]
+    try:
+        text = ChatText(recipe.model)
+        cue = text.render(turn, 0, ask=True).removeprefix(text.render(turn, 0, ask=False))
+    except Unmeasured:  # a dry run of a checkpoint that is not here
+        return
+    if "<think>" in cue and recipe.prompt.style == "r1":
+        say(
+            f"note: the chat template of {recipe.model.path} opens each reply by itself with {cue!r}: completions lack "
+            "<think>, so the rewards format and gated are 0 for all of them; take it out of the template's "
+            "add_generation_prompt, or write prompt.style: direct"
+        )
 
 
 def template_of(model: ModelSection) -> str:

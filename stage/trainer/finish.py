@@ -13,6 +13,7 @@ from stage.curves import draw_run
 from stage.guards import peers, watchdog
 from stage.guards.disk import is_full
 from stage.guards.progress import here
+from stage.guards.shared_memory import Fitting
 from stage.origins.provenance import record
 from stage.replay.dumps import DumpSteps
 from stage.runs import Run
@@ -29,18 +30,37 @@ def follow(trainer: Trainer, run: Run, beginning: Beginning) -> None:
     recipe, rank = beginning.recipe, trainer.args.process_index
     callbacks.attach(trainer, run, recipe.stage)
     trainer.guards, trainer.dumps = recipe.guards, recipe.dump
+    trainer.data_collator = Fitting(trainer.data_collator)
     trainer.add_callback(DumpSteps(trainer))
     run.note_record(record(trainer) | run.origins)
     if run.main:
         trackers.identify(recipe.tracking, run.folder, resumed=recipe.resume is not None)
     attach(trainer, run, recipe)
+    heartbeats = None if recipe.watchdog is None else run.folder / watchdog.FOLDER
     with (
         watching() as watch,
         watchdog.watching(recipe.watchdog, run.folder, rank, trainer),
-        peers.watched(rank, here),
+        peers.watched(rank, here, heartbeats, trainer.args.ddp_timeout),
     ):
         trainer.add_callback(StopOnSignal(watch, run))
         trainer.train(resume_from_checkpoint=beginning.path)
+    check_trained(trainer)
+
+
+def check_trained(trainer: Trainer) -> None:
+    """Refuse a training of no step, unless none was asked for: a dashboard would call its untrained model finished.
+
+    Raises: UserError.
+    """
+    args = trainer.args
+    if trainer.state.global_step or (args.max_steps <= 0 and not args.num_train_epochs):
+        return
+    drops = ", or dataloader_drop_last: false" if args.dataloader_drop_last else ""
+    raise UserError(
+        f"no step was trained: {len(trainer.train_dataset)} rows fill no batch of per_device_train_batch_size "
+        f"{args.per_device_train_batch_size} on {args.world_size} processes; add rows, or lower it{drops} "
+        "(training.num_train_epochs: 0 asks for no step)"
+    )
 
 
 def save_model(trainer: Trainer, processor: ProcessorMixin, folder: Path) -> Path:

@@ -16,6 +16,7 @@ from samples import Sample
 from samples.sections import DataSection, SourceSection
 from stage.parallel.team import Team
 from vlm.common.errors import RecipeError
+from vlm.loading import load_processor
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
 
@@ -121,7 +122,9 @@ def test_what_vllm_is_told(tiny_model, tmp_path, vllm):
     assert (sampling["top_k"], sampling["min_p"], sampling["repetition_penalty"]) == (-1, 0.0, 1.0)
     with open(f"{tiny_model}/config.json") as file:
         ids = json.load(file)
-    assert sampling["logit_bias"] == {ids["image_token_id"]: -100.0, ids["video_token_id"]: -100.0}
+    words = load_processor(tiny_model, ImageSection()).tokenizer.get_vocab()
+    beyond = set(range(ids["text_config"]["vocab_size"])) - set(words.values())
+    assert sampling["logit_bias"] == dict.fromkeys({ids["image_token_id"], ids["video_token_id"], *beyond}, -100.0)
     assert [len(batch) for batch in vllm.requests] == [2, 1]
     one, two, none = [request for batch in vllm.requests for request in batch]
     assert [picture.size for picture in two["multi_modal_data"]["image"]] == [(60, 40)] * 2

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from sft.recipe import SFTRecipe
 from stage.recipe import config
 from stage.runs import read_metrics
 from tests.support.sample_rows import dump
+from vlm.common.errors import DataError
 
 pytestmark = pytest.mark.xdist_group("sft")
 RECIPE = Path(__file__).parents[2] / "recipes/demo/sft.yaml"
@@ -78,6 +80,7 @@ def run(tiny_model, rows, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             if not train:
                 patch.setattr("trl.SFTTrainer.train", lambda self, *_: None)
+                patch.setattr(finish, "check_trained", lambda trainer: None)
                 patch.setattr("stage.curves.draw", lambda *_, **__: None)
             stage.train(recipe(tiny_model, data, tmp_path / "run", *overrides))
         trainer = kept[-1]
@@ -224,3 +227,166 @@ def test_the_saved_template_is_the_published_one(run):
     trainer = run(train=False)
     assert "{% generation" not in trainer.processing_class.chat_template
     assert (trainer.folder / "final/chat_template.jinja").read_text() == qwen2_5_vl_chat_template
+
+
+# rows of which nothing would be learned
+
+
+def faults(rows, tmp_path, tiny_model, limit, on_fault="skip"):
+    """(kinds of faults, teaching) of rows under a `max_length`, read as a run reads them."""
+    from samples import mixture
+    from sft.teaching import Teaching
+
+    asked = recipe(tiny_model, rows, tmp_path / "run", f"training.max_length={limit}", f"data.on_fault={on_fault}")
+    teaching = Teaching(asked)
+    found = mixture.draw(asked.data, "train", 0, teaching.check)
+    return found, teaching
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_is_refused_where_its_label_or_picture_is_cut(rows, tmp_path, tiny_model, name, capsys):
+    """Against the ids and labels by hand, at the last length of each outcome and the first of the next."""
+    from tests.support.tiny_checkpoints import pixels
+    from vlm.loading import load_processor
+
+    (tmp_path / "alone.jsonl").write_text(
+        next(line for line in rows.read_text().splitlines(keepends=True) if f'"id": "{name}"' in line)
+    )
+    words = load_processor(tiny_model, pixels()).tokenizer
+    ids, labels = by_hand(words, name)
+    picture = words.convert_tokens_to_ids("<|image_pad|>")
+    shown = max((place + 1 for place, token in enumerate(ids) if token == picture), default=0)
+    first = next(place for place, label in enumerate(labels) if label != -100)
+    expected = {shown - 1: "picture", max(shown, first): "reply" if first >= shown else None}
+    expected |= {max(shown, first + 1): None, len(ids) - 1: None, len(ids): None}
+    for limit, kind in expected.items():
+        if limit < 1:
+            continue
+        if kind is None:
+            found, teaching = faults(tmp_path / "alone.jsonl", tmp_path, tiny_model, limit)
+            assert found.rows == 1 and teaching.cut == (limit < len(ids)), limit
+            continue
+        with pytest.raises(DataError, match=f"{dict(picture='pictures that end', reply='a reply that begins')[kind]}"):
+            faults(tmp_path / "alone.jsonl", tmp_path, tiny_model, limit, "error")
+    _, teaching = faults(tmp_path / "alone.jsonl", tmp_path, tiny_model, len(ids) - 1)
+    teaching.tell()
+    assert f"1 of 1 rows are longer than training.max_length = {len(ids) - 1}" in capsys.readouterr().err
+
+
+def test_a_reply_without_text_is_a_fault_of_its_row(tmp_path, tiny_model):
+    rows = [[say("user", "Why?"), say("assistant", text)] for text in ("so", "", " \n")]
+    path = dump(
+        tmp_path / "rows.jsonl", [{"images": [], "messages": turns, "task": "vqa", "answer": "x"} for turns in rows]
+    )
+    found, _ = faults(path, tmp_path, tiny_model, "null")
+    assert found.rows == 1
+    with pytest.raises(
+        DataError, match=r"rows.jsonl, line 2, field 'messages\[2\]': found an assistant turn without text"
+    ):
+        faults(path, tmp_path, tiny_model, "null", "error")
+
+
+# templates
+
+
+@pytest.mark.parametrize(
+    ("change", "system"),
+    [(lambda text: text + "\n\n", "You are a helpful assistant."), (lambda text: text, "Look closely, and be brief.")],
+)
+def test_templates_near_the_published_one_are_marked(tiny_model, change, system):
+    """Labels of a row without a system turn, by hand; TRL refuses both templates."""
+    from sft import template
+    from tests.support.tiny_checkpoints import pixels
+    from vlm.loading import load_processor
+
+    processor = load_processor(tiny_model, pixels())
+    processor.chat_template = change(processor.chat_template.replace("You are a helpful assistant.", system))
+    template.check(processor, "m")
+    found = processor.apply_chat_template(
+        [say("user", "Why?"), say("assistant", "so")],
+        chat_template=template.marked(processor.chat_template),
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    (ids,), (mask,) = found["input_ids"], found["assistant_masks"]
+    head = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+    assert processor.tokenizer.decode(ids) == head + "so<|im_end|>\n"
+    assert (
+        processor.tokenizer.decode([one for one, learnt in zip(ids, mask, strict=True) if learnt]) == "so<|im_end|>\n"
+    )
+
+
+def test_a_template_that_is_not_known_is_refused_with_its_remedy(tiny_model):
+    from sft import template
+    from tests.support.tiny_checkpoints import pixels
+    from vlm.common.errors import RecipeError
+    from vlm.loading import load_processor
+
+    processor = load_processor(tiny_model, pixels())
+    plain = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    processor.chat_template = plain
+    with pytest.raises(RecipeError, match=r"template of m does not mark .*\{% generation %\}"):
+        template.check(processor, "m")
+    processor.chat_template = plain.replace("{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}")
+    template.check(processor, "m")
+
+
+def test_a_run_on_another_default_system_prompt(run, tiny_model, tmp_path):
+    """It learns the assistant's tokens only, and saves the checkpoint's own template."""
+    import shutil
+
+    shutil.copytree(tiny_model, tmp_path / "model")
+    file = tmp_path / "model/chat_template.jinja"
+    file.write_text(file.read_text().replace("You are a helpful assistant.", "Be brief.") + "\n")
+    trainer = run(f"model.path={tmp_path / 'model'}", train=False)
+    words = trainer.processing_class.tokenizer
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    expected = by_hand(words, "grounding")
+    assert (batch["input_ids"][0].tolist(), batch["labels"][0].tolist()) == expected
+    assert (trainer.folder / "final/chat_template.jinja").read_text() == file.read_text()
+
+
+def test_a_batch_of_text_shows_a_blank_picture_among_processes(run, monkeypatch):
+    """The same loss and gradients; the vision tower's are there, and 0."""
+    trainer = run(train=False)
+    text = [trainer.train_dataset[list(ROWS).index("text")]]
+    found = []
+    for count in ("1", "2"):
+        monkeypatch.setenv("WORLD_SIZE", count)
+        batch = trainer.data_collator(copy.deepcopy(text))
+        batch.pop("row_names")
+        trainer.model.zero_grad()
+        loss = trainer.model(**batch).loss
+        loss.backward()
+        found.append((loss.item(), {name: one.grad for name, one in trainer.model.named_parameters()}))
+    (plain, expected), (blank, got) = found
+    assert blank == pytest.approx(plain, abs=1e-6) and batch["image_grid_thw"].tolist() == [[1, 2, 2]]
+    for name, gradient in got.items():
+        if ".visual." in name:
+            assert expected[name] is None and gradient.eq(0).all()
+        else:
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_no_step_is_no_finished_run(tiny_model, rows, tmp_path):
+    """Data that fill no batch, where incomplete ones are dropped: before weights load; and after a training of none."""
+    from sft import stage
+    from stage.trainer import finish
+    from vlm.common.errors import RecipeError, UserError
+
+    asked = recipe(tiny_model, rows, tmp_path / "run", "training.dataloader_drop_last=true")
+    for begin in (stage.train, stage.plan):
+        with pytest.raises(RecipeError, match="has 4 rows, less than the 16 of one batch on 1 processes"):
+            begin(asked)
+
+    def after(steps, epochs):
+        args = SimpleNamespace(max_steps=-1, num_train_epochs=epochs, dataloader_drop_last=True, world_size=2)
+        args.per_device_train_batch_size = 8
+        state = SimpleNamespace(global_step=steps)
+        finish.check_trained(SimpleNamespace(args=args, state=state, train_dataset=[0] * 9))
+
+    after(1, 1)
+    after(0, 0)
+    with pytest.raises(UserError, match="no step was trained: 9 rows fill no batch .* 8 on 2 processes"):
+        after(0, 1)

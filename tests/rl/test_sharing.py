@@ -1,7 +1,5 @@
 """GRPO with each prompt computed once against TRL's plain path: log-probabilities, gradients, whole runs."""
 
-import logging
-
 import pytest
 import torch
 import trl
@@ -9,8 +7,9 @@ from datasets import Dataset
 
 import rl
 from rl.recipe import GRPORecipe
-from rl.sharing import packed
+from rl.sharing import packed, parity
 from rl.sharing.rows import Rows, prompts_of, split
+from stage.origins import provenance
 from stage.trainer.arguments import arguments
 from tests.support.groups import batch, gradients, plain, policy
 from tests.support.tiny_checkpoints import picture, qwen2_5_vl, section
@@ -290,10 +289,56 @@ def test_the_check_stops_a_run_that_differs(train, monkeypatch):
     train(max_steps=1, check=False)
 
 
-def test_what_cannot_share_says_so_and_trains_plainly(train, tiny_model, caplog):
-    caplog.set_level(logging.INFO, "rl")
+@pytest.mark.parametrize(("others", "compared"), [(None, 2), (0.0, 2), (1.0, 1)])
+def test_the_check_waits_where_all_completions_were_cut(train, tiny_model, monkeypatch, others, compared):
+    """The first batch has nothing to compare; the second has. others: whether a second process has something at the
+    first, so that both compare then: none computes what the others do not."""
+    end, made, judged = load_processor(tiny_model, LIMITS).tokenizer.eos_token_id, [], []
+    judge, check = parity.judge, rl.GRPOTrainer._check_sharing
+
+    def rollout(prompts, trainer):
+        made.append(len(prompts))
+        ids = trainer.processing_class.apply_chat_template(
+            prompts, add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
+        texts = [[30 + n, 40, 41 if len(made) == 1 else end] for n in range(len(prompts))]
+        return {"prompt_ids": ids, "completion_ids": texts, "logprobs": None}
+
+    def beside_another(self, *given):
+        def gather(here):  # facts of both are (processes, 2); what they found is a number of each
+            return torch.cat([here, torch.tensor([[1.0, others]])]) if here.dim() else here
+
+        with monkeypatch.context() as patch:
+            if others is not None:
+                patch.setattr(self.accelerator, "gather", gather)
+            return check(self, *given)
+
+    monkeypatch.setattr(parity, "judge", lambda *given: (judged.append(len(made)), judge(*given)))
+    monkeypatch.setattr(rl.GRPOTrainer, "_check_sharing", beside_another)
+    train(rollout=rollout, mask_truncated_completions=True, max_steps=2, max_completion_length=3)
+    assert judged == [compared]
+
+
+def test_what_cannot_share_says_so_and_trains_plainly(train, tiny_model, capsys):
+    """On the first screen, and in the run's record."""
     trainer = train(model=load_model(section(tiny_model, attention="eager")), max_steps=1)
-    assert not trainer.share_prefix and "its attention is eager" in caplog.text
-    caplog.clear()
-    train(max_steps=1, num_generations=4, per_device_train_batch_size=2, gradient_accumulation_steps=2)
-    assert "2 is no multiple of num_generations 4" in caplog.text and "; 4 would keep" in caplog.text
+    told = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("note: share_prefix: "))
+    assert not trainer.share_prefix and "as in TRL: its attention is eager" in told
+    kept = provenance.shared(trainer)["sharing"]
+    assert kept["share_prefix"] is False and kept["why_not"].startswith("its attention is eager")
+    trainer = train(max_steps=1, num_generations=4, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    told = capsys.readouterr().err
+    assert "note: share_prefix: " in told and "2 is no multiple of num_generations 4" in told and "; 4 would" in told
+    assert provenance.shared(trainer) == {"sharing": {"share_prefix": True, "why_not": None}}
+
+
+@pytest.mark.parametrize("how", ["share_prefix", "eager"])
+def test_pictures_and_text_in_one_batch_train_plainly_too(train, tiny_model, how):
+    """Rows without a picture beside rows with one: the plain path takes them, and learns what the shared one does."""
+    model = load_model(section(tiny_model, attention="eager")) if how == "eager" else None
+    plain = train(mixed=True, share=how != "share_prefix", model=model, per_device_train_batch_size=8, max_steps=2)
+    assert not plain.share_prefix
+    shared = train(mixed=True, per_device_train_batch_size=8, max_steps=2)
+    assert shared.share_prefix and plain.seen == shared.seen
+    expected, found = weights(shared), weights(plain)
+    assert max((expected[name] - found[name]).abs().max() for name in expected) < 1e-5

@@ -43,6 +43,7 @@ def test_tolerances_by_dtype():
     a, b, there = torch.zeros(1, 4), torch.tensor([[0.0, 0.3, 0.0, 9.0]]), torch.tensor([[1, 1, 1, 0]])
     assert parity.deviation(a, b, there, "float32").item() == pytest.approx(0.3)
     assert parity.deviation(a, b, there, "bfloat16").item() == pytest.approx(0.1)
+    assert parity.deviation(a, b, 0 * there, "float32") == parity.deviation(a, b, 0 * there, "bfloat16") == 0
     parity.judge(0.09, "bfloat16")
     for figure, dtype in ((0.11, "bfloat16"), (2e-4, "float32"), (float("nan"), "float16")):
         with pytest.raises(UserError, match="share_prefix: false"):

@@ -21,7 +21,7 @@ from stage.runs import Run
 from tests.support.processes.commands import ROOT
 from tests.support.processes.commands import sft as sft_arguments
 from vlm.common.console import EXIT_USER_ERROR
-from vlm.common.errors import DataError
+from vlm.common.errors import DataError, UserError
 from vlm.pictures import unreadable
 from vlm.pictures.resizing import Resizing
 from vlm.sections import ImageSection, PromptSection
@@ -171,3 +171,36 @@ def test_an_image_that_is_damaged_while_training(tiny_model, demo_data, tmp_path
 
 def _recipe(argv):
     return argv[0], SFTRecipe, argv[1:]
+
+
+# --- /dev/shm is too small for the data loader's workers ---
+
+
+def test_a_batch_beyond_shared_memory_is_named(monkeypatch, capsys):
+    """In a real worker, with 8 MB: torch itself waits without end. One line, without the worker's traceback."""
+    from collections import namedtuple
+
+    from torch.utils.data import DataLoader
+
+    from stage.guards import shared_memory
+    from vlm.common.console import report
+
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda place: usage(8 * 2**20))
+    collate = shared_memory.Fitting(lambda rows: {"pixel_values": torch.zeros(len(rows), 2**18), "rows": ["a"]})
+
+    def loaded(batch, workers):
+        return DataLoader(range(24), batch_size=batch, num_workers=workers, collate_fn=collate)
+
+    assert len(list(loaded(8, 1))) == 3  # 8 MiB
+    assert len(list(loaded(12, 0))) == 2  # nothing is handed over
+    with pytest.raises(UserError) as told:
+        list(loaded(12, 1))
+    report(told.value)
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "error: a batch of 12 MiB from each of 1 data-loader workers does not fit into the 8 MiB that"
+    )
+    assert "--shm-size" in said and "dataloader_num_workers: 0" in said and said.count("\n") == 1
+    with pytest.raises(UserError, match="a batch of 5 MiB from each of 2"):
+        list(loaded(5, 2))

@@ -239,3 +239,18 @@ def test_the_plan_uses_them(name, module, kind, demo_data, capsys):
     assert f"note: {said}" in out.replace("\n", " ")
     sequence = 16 + found["prompt_tokens"] + found.get("completion_tokens", 72)  # 112² pixels are 16 visual tokens
     assert f"text included │ {sequence:>6} │" in out
+
+
+def test_a_template_that_opens_the_trace_is_told(tmp_path, capsys):
+    shutil.copytree(BASE, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    file, cue = tmp_path / "model/chat_template.jinja", "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    assert cue in file.read_text()
+    file.write_text(file.read_text().replace(cue, cue + "<think>\n"))
+    for path, style, told in (
+        (tmp_path / "model", "r1", True),
+        (tmp_path / "model", "direct", False),
+        (BASE, "r1", False),
+    ):
+        asked = SimpleNamespace(model=ModelSection(path=str(path)), prompt=PromptSection(style=style))
+        lengths.say_opened(asked)
+        assert ("the rewards format and gated are 0" in capsys.readouterr().err) == told

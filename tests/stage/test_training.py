@@ -10,6 +10,7 @@ import trl
 from rl.recipe import GRPORecipe
 from samples.sections import DataSection, SourceSection
 from sft.recipe import SFTRecipe
+from stage.parallel import sharding
 from stage.recipe import config
 from stage.recipe.arguments import OWNED
 from stage.recipe.sections import ShardingSection
@@ -92,8 +93,9 @@ def test_what_is_drawn_before_the_trainer_follows_the_recipe_s_seed():
 
 @pytest.mark.parametrize("zero", [1, 2, 3])
 @pytest.mark.parametrize("offload", [False, True])
-def test_the_zero_stage_becomes_deepspeeds_dict(zero, offload):
+def test_the_zero_stage_becomes_deepspeeds_dict(zero, offload, monkeypatch):
     """Whatever the training arguments also say is "auto", so that it stands in one place."""
+    monkeypatch.setattr("stage.parallel.sharding.RENDEZVOUS", ())  # as under a launcher
     handed = {}
 
     class Config(trl.GRPOConfig):
@@ -118,6 +120,19 @@ def test_a_launch_that_says_otherwise_is_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
     with pytest.raises(RecipeError, match=r"sharding.zero is 2 .* ZeRO stage 3; write sharding.zero=3"):
         arguments(trl.GRPOConfig, recipe(sharding=ShardingSection(zero=2)))
+
+
+def test_zero_without_a_launcher_is_refused(monkeypatch):
+    """DeepSpeed would ask MPI, and end in an import of mpi4py. Under torchrun one process alone does."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    wanted = recipe(sharding=ShardingSection(zero=3))
+    with pytest.raises(RecipeError, match=r"sharding.zero is 3.* has set MASTER_PORT\. .*nproc_per_node 1 launch/grpo"):
+        sharding.check_launch(wanted)
+    sharding.check_launch(recipe())
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    sharding.check_launch(wanted)
 
 
 def test_what_trl_refuses_is_a_recipe_error_with_its_reason():

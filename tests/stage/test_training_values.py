@@ -251,6 +251,13 @@ def test_held_out_prompts_need_whole_groups(tmp_path):
         config.RecipeError, match="per_device_eval_batch_size = 6 on 1 processes; expected a multiple of the 8"
     ):
         config.build(values, GRPORecipe)
+    begun = values | {"training": {"eval_on_start": True, "per_device_eval_batch_size": 6}}
+    with pytest.raises(config.RecipeError, match="write per_device_eval_batch_size: 8"):
+        config.build(begun, GRPORecipe)
+    planned = config.build(values | {"gpus": "4xA100-80G"}, GRPORecipe)  # whose number of processes the plan knows
+    with pytest.raises(config.RecipeError, match="per_device_eval_batch_size = 6 on 3 processes.*: 8$"):
+        planned.check_evaluation(3)
+    planned.check_evaluation(4)
     assert config.build(values, GRPORecipe, ["training.num_generations_eval=3"]).argument("num_generations_eval") == 3
 
 

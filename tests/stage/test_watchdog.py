@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -171,6 +172,27 @@ def test_what_only_says_that_another_process_went(monkeypatch, said):
     told = "rank 0 has lost another process of this run, in update of step 4"
     with pytest.raises(peers.PeerLost, match=told), peers.watched(0, here):
         raise RuntimeError(said)
+
+
+def test_a_late_process_is_not_called_lost(monkeypatch, tmp_path):
+    """By its heartbeat: one that is at work was only slow; one that waits, too, or is silent, does not answer."""
+    here = Progress()
+    here.at("rewards", 4)
+    state = {"host": "a", "pid": 1, "step": 4, "phase": "rewards (judge)", "seconds": 20, "at": "judge.py:31 in ask"}
+    monkeypatch.setattr(peers, "joined", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = "Timed out waiting 20000ms for recv operation to complete"
+    for waits, ago, error, told in (
+        (False, 0, said, r"rank 0 has waited 20 s \(training.ddp_timeout\) in rewards of step 4 for rank 1, which is "
+         r"late: step 4, rewards \(judge\) for 2\d s, at judge.py:31 in ask. Raise"),
+        (True, 0, said, "has lost another process"),
+        (False, 600, said, "has lost another process"),
+        (False, 0, "Connection closed by peer", "has lost another process"),
+    ):  # fmt: skip
+        beat = state | {"rank": 1, "waits": waits, "time": time.time() - ago}
+        (tmp_path / "rank-1.json").write_text(json.dumps(beat))
+        with pytest.raises(peers.UserError, match=told), peers.watched(0, here, tmp_path, 20):
+            raise RuntimeError(error)
 
 
 def test_an_error_knows_its_phase():

@@ -104,3 +104,49 @@ def test_a_lora_step_trains_adapters_only_and_merging_keeps_the_outputs(checkpoi
     assert (base - expected).abs().max() > 1e-2
     saved = json.loads((tmp_path / "merged" / "processor_config.json").read_text())
     assert saved["image_processor"]["size"] == {"shortest_edge": 784, "longest_edge": 3136}
+
+
+def test_merging_rounds_once_and_says_how_much():
+    """Against the sum by hand; an adapter below bfloat16's digits is lost whole."""
+    from peft import LoraConfig, get_peft_model
+
+    def wrapped(scale):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(64, 32, bias=False)).bfloat16()
+        model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["0"]))
+        layer = model.base_model.model[0]
+        torch.nn.init.normal_(layer.lora_B["default"].weight, std=scale)
+        a, b = (side["default"].weight.detach().float() for side in (layer.lora_A, layer.lora_B))
+        start = layer.base_layer.weight.detach().float().clone()
+        return model, start, start + 2 * b @ a
+
+    for dtype in ("bfloat16", "float32"):
+        model, start, expected = wrapped(0.05)
+        found, rounding = adapters.merged(model, dtype)
+        kept = found[0].weight.detach()
+        assert kept.dtype == getattr(torch, dtype)
+        torch.testing.assert_close(kept, expected.to(kept.dtype), rtol=0, atol=0 if dtype == "bfloat16" else 1e-7)
+        error = (kept.float() - expected).abs()
+        share = (error.square().sum() / (expected - start).square().sum()).sqrt().item()
+        assert (rounding.largest, rounding.share) == pytest.approx((error.max().item(), share), abs=1e-6)
+        assert ("without rounding" in str(rounding)) == (dtype == "float32")
+    found, rounding = adapters.merged(wrapped(1e-6)[0], "bfloat16")
+    assert rounding.share == pytest.approx(1, abs=0.01) and "100% of what the adapter changed" in str(rounding)
+
+
+def test_the_merged_dtype_can_be_chosen(checkpoint, tmp_path, monkeypatch, capsys):
+    adapters.apply_lora(loading.load_model(section(checkpoint)), lora()).save_pretrained(tmp_path / "adapter")
+    given = ["vlm.adapters", str(tmp_path / "adapter"), str(tmp_path / "half"), "--dtype", "bfloat16"]
+    monkeypatch.setattr("sys.argv", given)
+    assert adapters.main() == 0 and "rounding to bfloat16 moves" in capsys.readouterr().err
+    assert loading.raw_config(str(tmp_path / "half"))["dtype"] == "bfloat16"
+
+
+def test_the_head_takes_no_adapter(checkpoint):
+    """And no message offers it."""
+    model = loading.load_model(section(checkpoint))
+    with pytest.raises(RecipeError, match="target_modules: lm_head cannot have an adapter"):
+        adapters.lora_targets(model, ["q_proj", "lm_head"])
+    with pytest.raises(RecipeError, match="matches no linear layer") as told:
+        adapters.lora_targets(model, ["query"])
+    assert "lm_head" not in str(told.value)

@@ -55,7 +55,7 @@ def rewrite(folder, out, change):
         ),
         (lambda t: t.update({"score.weight": torch.zeros(1, 4)}), "has no place for 1 tensors .score.weight"),
         (lambda t: t.pop("lm_head.weight"), "lacks 1 tensors .lm_head.weight"),
-        (lambda t: t.update({"lm_head.weight": torch.zeros(3, 4)}), "shapes differ"),
+        (lambda t: t.update({"lm_head.weight": torch.zeros(3, 4)}), r"differ: lm_head.weight is \[3, 4\] and by"),
     ],
 )
 def test_weights_must_match_exactly(checkpoint, tmp_path, change, message):
@@ -180,3 +180,15 @@ def test_attention_with_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     with pytest.raises(RecipeError, match="Ampere GPU or newer, and this is a Tesla T4"):
         loading.resolve_attention("flash_attention_2")
+
+
+def test_a_tokenizer_beyond_the_embedding(checkpoint, tmp_path):
+    """Its ids would end the run at the row that has them."""
+    for entry in checkpoint.iterdir():
+        (tmp_path / entry.name).write_bytes(entry.read_bytes())
+    processor = loading.load_processor(str(checkpoint), pixels())
+    size = loading.raw_config(str(checkpoint))["text_config"]["vocab_size"]
+    processor.tokenizer.add_tokens([f"<extra{number}>" for number in range(size - len(processor.tokenizer) + 2)])
+    processor.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match=rf"has 2 tokens that .* '<extra\d+>' is number {size}, and vocab_size"):
+        loading.load_processor(str(tmp_path), pixels())

@@ -1,6 +1,7 @@
 """`vlm.rollout` against transformers' own `generate` on repeated rows; float32, real (tiny) models of both families."""
 
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -212,3 +213,11 @@ def test_the_upstream_methods_are_as_they_were():
         assert list(signature.parameters) == ["self", "inputs_tensor", "model_kwargs"]
     source = inspect.getsource(GenerationMixin)
     assert source.count("self._prefill(") == 2  # sampling (and greedy), and beams
+
+
+def test_ids_without_a_text_are_unsayable():
+    """Of an embedding of 12 rows and a tokenizer of 10 texts, one of them left out; by hand."""
+    words = SimpleNamespace(get_vocab=lambda: {str(number): number for number in range(10) if number != 4})
+    text = SimpleNamespace(vocab_size=12)
+    config = SimpleNamespace(image_token_id=7, video_token_id=8, get_text_config=lambda: text)
+    assert rollout.unsayable(config, words) == [4, 7, 8, 10, 11]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import select
 import sys
 import time
@@ -21,6 +22,9 @@ EXIT_BROKEN_PIPE = 141
 """As of a program that SIGPIPE ends."""
 PATIENCE = 20.0
 """Seconds another process waits with its error for the main process to say the same, before it speaks for itself."""
+
+
+_OF_A_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\n.*\n[\w.]+: (.*?)\n?", re.DOTALL)
 
 
 @contextmanager
@@ -65,7 +69,10 @@ def report(error: UserError) -> None:
     """
     if not is_main_process():
         time.sleep(PATIENCE)
-    print(f"error: {redaction.redact(str(error))}", file=sys.stderr, flush=True)
+    text = str(error)
+    if said := _OF_A_WORKER.fullmatch(text):  # torch puts the traceback of a data loader's worker before it
+        text = said[1]
+    print(f"error: {redaction.redact(text)}", file=sys.stderr, flush=True)
 
 
 def log_to_stderr() -> None:

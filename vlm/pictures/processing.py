@@ -8,7 +8,8 @@ What they save is stock: the classes carry the stock names, the image processor 
 type (the `Pil` suffix is dropped by transformers), and a `video_processor` section is kept, so that
 `AutoProcessor.from_pretrained(folder)` works wherever torchvision is installed.
 
-Overridden: `__init__`, `validate_inputs`, `to_dict` of `ProcessorMixin`.
+Overridden: `__init__`, `prepare_inputs_layout` (rows without pictures may stand beside others, which transformers
+refuses), `validate_inputs`, `to_dict` of `ProcessorMixin`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
 SHARED_SETTINGS = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
 """Image-processor settings that the video processor of a saved folder must share."""
+
+
+def present(images):
+    """Pictures, or rows of them, without the rows that have none."""
+    if not isinstance(images, list | tuple):
+        return images
+    return [row for row in images if row is not None and not (isinstance(row, list | tuple) and len(row) == 0)]
 
 
 def token_id(tokenizer, token: str) -> int:
@@ -51,6 +59,9 @@ class ImagesOnly:
         self.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
         self.video_token_id = token_id(tokenizer, VIDEO_TOKEN)
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    def prepare_inputs_layout(self, images=None, **named):
+        return super().prepare_inputs_layout(images=present(images) or None, **named)
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
         if videos is not None:

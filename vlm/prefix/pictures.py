@@ -14,6 +14,7 @@ from transformers import BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 
 from vlm.pictures.digests import digest
+from vlm.pictures.processing import present
 
 
 class Contents:
@@ -45,13 +46,6 @@ class Contents:
             array = np.ascontiguousarray(value.cpu() if isinstance(value, torch.Tensor) else value)
             return (str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).digest())
         return ("object", id(value))
-
-
-def present(images):
-    """Pictures, or rows of them, without the rows that have none."""
-    if not isinstance(images, list | tuple):
-        return images
-    return [row for row in images if row is not None and not (isinstance(row, list | tuple) and len(row) == 0)]
 
 
 class ImageMemo:

@@ -146,6 +146,7 @@ class ScoreModel(PreTrainedModel):
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `check_keys` names them
                 **where,
             )
         check_keys(info, path, backbone)

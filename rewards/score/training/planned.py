@@ -26,7 +26,7 @@ from stage.planning import memory
 from stage.planning.control import ControlTokens, tokens_of
 from stage.planning.estimate import DTYPE_BYTES, memory_setup
 from stage.planning.gpus import parse_gpus
-from stage.planning.job import Job, batches, common
+from stage.planning.job import Job, batches, check_full_batch, common
 from stage.planning.lengths import Lengths
 from stage.planning.plan import Plan
 from stage.recipe import config
@@ -133,6 +133,7 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
 
     Raises RecipeError for data that is not here, impossible batches, LoRA, or checkpoints."""
     data = data or survey(recipe.data.train, recipe.data.on_fault, text_check(recipe), Lengths(recipe, answers=True))
+    check_full_batch(recipe, data.records)
     job = Job(stage="sft", samples=data.records, images_per_sample=data.images, **data.tokens, **common(recipe))
     fleet = parse_gpus(job.gpus) if job.gpus else None
     processes = fleet.count if fleet else job.processes or 1

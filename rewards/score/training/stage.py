@@ -20,6 +20,7 @@ from samples.sections import Role
 from samples.store import Drawn
 from stage.guards.disk import spared
 from stage.guards.out_of_memory import advised
+from stage.planning.job import check_full_batch
 from stage.planning.lengths import Lengths
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
@@ -56,6 +57,7 @@ def train(recipe: ScoreRecipe) -> Path:
     records = collect(recipe.data.train, recipe.data.on_fault, "train", check, recipe.data.cache)
     held_out = collect(recipe.data.eval, recipe.data.on_fault, "eval", check, recipe.data.cache)
     check_mixture(recipe, records, held_out)
+    check_full_batch(recipe, len(records))
     args = arguments(
         RewardConfig,
         recipe,

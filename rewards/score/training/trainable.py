@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rewards.score.training.recipe import HEAD, ScoreRecipe
 from stage.trainer.arguments import load_dtype
-from vlm.adapters import lora_targets, part_of
+from vlm.adapters import lora_targets, merged, part_of
+from vlm.common.console import say
 from vlm.loading import raw_config
 from vlm.weights import check_adapter
 
@@ -79,12 +80,15 @@ def _adapted(model, recipe: ScoreRecipe):
 
 
 def merge(recipe: ScoreRecipe, processor, adapter: Path, out: Path) -> None:
-    """Merge a trained adapter into its base, in the base's dtype, and save a whole score model with its processor."""
+    """Merge a trained adapter into its base, in the base's dtype, and save a whole score model with its processor; says
+    what rounding has lost."""
     from peft import PeftModel
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     check_adapter(adapter)
     unset_hf_deepspeed_config()  # else ZeRO-3 would shard this copy over processes that do not load it
-    model = PeftModel.from_pretrained(load(recipe), str(adapter)).merge_and_unload()
+    base = load(recipe)
+    model, rounding = merged(PeftModel.from_pretrained(base, str(adapter)), str(base.dtype).removeprefix("torch."))
     model.processor = processor
     model.save_pretrained(out)
+    say(f"adapter merged: {rounding}")

@@ -1,5 +1,7 @@
 """launch/grpo.py where DeepSpeed trains with several processes and no GPU:  accelerate launch zero_cpu.py RECIPE …
 
+LAUNCHER: another one, by name.
+
 Without a GPU accelerate 1.15 finds no process group unless told to use the CPU, and told so it leaves DeepSpeed out.
 Here it is given gloo, and the launcher runs as it is. Each DeepSpeed engine says on stdout what it is.
 """
@@ -60,4 +62,4 @@ if __name__ == "__main__":
     unlock_builds()
     give_gloo()
     announce_engines()
-    runpy.run_path(str(ROOT / "launch/grpo.py"), run_name="__main__")
+    runpy.run_path(str(ROOT / f"launch/{os.environ.get('LAUNCHER', 'grpo')}.py"), run_name="__main__")

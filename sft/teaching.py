@@ -1,0 +1,108 @@
+"""What a row teaches must reach the loss: rows that `training.max_length` cuts before it, and replies without a word.
+
+TRL cuts a row on its right at `max_length` tokens. Where that is before the first reply the row has no label, and a
+batch of such rows a loss of 0; where it is inside of a picture, transformers stops. Both are found here, before weights
+load, as a fault of the row (`data.on_fault`). A row of which only the end is cut trains on what is left; it is counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from samples import Sample
+from samples.readers.rows import RowFault
+from samples.rows import learnt
+from stage.planning import control
+from stage.planning.lengths import ChatText, Unmeasured
+from vlm import answers, prompts
+from vlm.common.console import say
+from vlm.common.errors import DataError
+from vlm.pictures.images import size
+from vlm.shapes import visual_range, visual_tokens
+
+PLACE = "<|image_pad|>"
+"""In the text of the chat templates of both families: one for each picture."""
+TEMPLATE = 32
+"""More tokens than a template adds to a turn."""
+
+
+class Teaching:
+    """Checks rows one by one, and counts those whose end is cut."""
+
+    def __init__(self, recipe: Any, fetch: bool = False):
+        """recipe: of SFT. fetch: small files of a checkpoint on the hub."""
+        self.recipe, self.limit = recipe, recipe.argument("max_length")
+        self.control = control.of_recipe(recipe, fetch)
+        self.tally: Counter[str] = Counter()
+        "Rows seen, and those whose end is cut: `rows`, `cut`."
+        self._text: ChatText | None = None
+        if self.limit is not None:
+            try:
+                self._text = ChatText(recipe.model)
+            except Unmeasured as error:
+                say(f"note: whether training.max_length = {self.limit} cuts rows is not known: {error}")
+
+    @property
+    def identity(self) -> str:
+        recipe = self.recipe
+        if self._text is None:
+            return self.control.identity
+        sections = [section.model_dump(mode="json") for section in (recipe.prompt, recipe.images)]
+        return json.dumps([self.control.identity, self.limit, self._text.identity, sections])
+
+    def __call__(self, sample: Sample) -> None:
+        """Raises: RowFault."""
+        self.control(sample)
+        for number, turn in enumerate(sample.messages, 1):
+            if turn["role"] == "assistant" and answers.blank(turn["content"]):
+                raise RowFault("empty_reply", f"messages[{number}]", "an assistant turn without text", "what to learn")
+        self.tally["rows"] += 1
+        if self._text is not None:
+            self._fits(sample, self._text)
+
+    def _fits(self, sample: Sample, chat: ChatText) -> None:
+        asked, images = self.recipe.prompt, self.recipe.images
+        turns = prompts.prompt(sample, asked.style, asked.system, asked.wording)
+        turns = [*turns, *learnt(sample, asked, images)]
+        most = visual_range(images.min_pixels, images.max_pixels)[1]
+        least = sum(len(turn["content"].encode()) + TEMPLATE for turn in turns)  # a token has a byte or more
+        if least + TEMPLATE + most * len(sample.images) <= self.limit:
+            return
+        try:
+            visual = [self._visual(image) for image in sample.images]
+        except DataError:  # of a dry run without the pictures: a run's reader has refused such a row
+            return
+        text = chat.render(turns, len(visual), ask=False)
+        cue = chat.render(turns, len(visual), ask=True).removeprefix(text)
+        reply, found, _ = text.partition(cue)
+        if visual and (end := self._until(text[: text.rfind(PLACE) + len(PLACE)], visual, chat)) > self.limit:
+            raise RowFault("cut_picture", "images", f"pictures that end at token {end}", self._said)
+        if (before := self._until(reply + found, visual, chat)) >= self.limit:
+            raise RowFault("cut_reply", "messages", f"a reply that begins after {before} tokens", self._said)
+        self.tally["cut"] += self._until(text, visual, chat) > self.limit
+
+    def _visual(self, image: str | bytes) -> int:
+        """Tokens of a picture; of sizes that are drawn the most."""
+        drawn, images = self.recipe.images.random_resize, self.recipe.images
+        if drawn is not None:
+            return visual_range(drawn.min_pixels, drawn.max_pixels)[1]
+        return visual_tokens(size(image), images.min_pixels, images.max_pixels)
+
+    @property
+    def _said(self) -> str:
+        return f"no more than training.max_length = {self.limit} (raise it, or write null, or lower images.max_pixels)"
+
+    def _until(self, text: str, visual: list[int], chat: ChatText) -> int:
+        """Tokens of a conversation's beginning, pictures included."""
+        shown = text.count(PLACE)
+        return len(chat.tokenizer.encode(text, add_special_tokens=False)) - shown + sum(visual[:shown])
+
+    def tell(self) -> None:
+        """Say how many rows lose their end."""
+        if cut := self.tally["cut"]:
+            say(
+                f"data: {cut:,} of {self.tally['rows']:,} rows are longer than training.max_length = {self.limit}: "
+                "their replies are cut, so that the model does not learn to end them"
+            )
