@@ -71,7 +71,7 @@ def quad_ious(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Any
     """`quad_iou` of every quadrilateral of ``a`` with every one of ``b``: an array (len(a), len(b)).
 
     Each shape is built and checked once, and only pairs whose surrounding boxes meet are intersected: convex ones by
-    clipping, all at once, which is some 30 times as quick as GEOS.
+    clipping, all at once, which is some 7 times as quick as GEOS.
     """
     import numpy as np
 
