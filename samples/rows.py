@@ -8,7 +8,7 @@ completion of a group. What must hold of all rows is asked of their facts, befor
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,9 +21,9 @@ from vlm.boxes import NOTATIONS, write_boxes, write_quads
 from vlm.common.console import say
 from vlm.common.errors import DataError
 from vlm.pictures.cache import decoded
-from vlm.pictures.images import load
+from vlm.pictures.images import describe, load
 from vlm.pictures.places import blocks, placed
-from vlm.pictures.resizing import Resizing, seen
+from vlm.pictures.resizing import Resizing, header_size, seen
 from vlm.pictures.unreadable import Readable
 from vlm.sections import ImageSection, PromptSection
 
@@ -62,6 +62,10 @@ class Pictures:
         if self.sizes is None:
             batch["images"] = [[_decoded(image) for image in images] for images in batch["images"]]
             return batch
+        expected = batch["size"] if "size" in batch else batch.pop("checked")
+        for images, size in zip(batch["images"], expected, strict=True):
+            if images and size is not None:
+                _check_unchanged(images[0], size)
         named = list(zip(numbers, batch["images"], strict=True))
         batch["images"] = [
             [self.sizes.picture(image, row, n) for n, image in enumerate(images)] for row, images in named
@@ -75,6 +79,16 @@ class Pictures:
                 for turns, truth, size in zip(batch["messages"], truths, resized, strict=True)
             ]
         return batch
+
+
+def _check_unchanged(image: str | bytes, size: Sequence[int]) -> None:
+    """Raises: DataError for a picture that has another size than when its row was checked, which its boxes count in."""
+    found = header_size(image)
+    if found != tuple(size):
+        raise DataError(
+            f"image {describe(image)}: found {found[0]} x {found[1]} pixels, expected {size[0]} x {size[1]} as when "
+            "its row was checked: it was replaced; delete the kept tables (data.cache) to have all rows checked again"
+        )
 
 
 def reference(truth: Truth, notation: str, resized: tuple[int, int] | None) -> dict[str, str]:
@@ -216,7 +230,7 @@ class _Chats:
             truth = None
         names = {"source": sample.source, "id": sample.id, "row": number}
         row = {"messages": messages, "images": sample.images, **names}
-        return row if self.sizes is None else row | {"truth": truth}
+        return row if self.sizes is None else row | {"truth": truth, "checked": sample.size}
 
 
 class _Made:

@@ -9,7 +9,8 @@ from samples import Sample, rows
 from samples.mixture import draw
 from samples.sections import DataSection, SourceSection
 from vlm.common.errors import DataError
-from vlm.sections import PromptSection
+from vlm.pictures.resizing import Resizing
+from vlm.sections import ImageSection, PromptSection
 
 PROMPT = PromptSection(style="direct", wording={"vqa": "{question}", "grounding": "Where is {question}?"})
 
@@ -116,3 +117,14 @@ def test_bytes_are_images_too(tmp_path):
     (row,) = rows.prompt_rows([Sample([data], [user("x")], "vqa", answer="y")], PROMPT)
     assert row["images"][0].getpixel((0, 0)) == (9, 9, 9)
     assert row["image_file"] is None
+
+
+@pytest.mark.parametrize("make", [rows.prompt_rows, rows.chat_rows])
+def test_a_picture_that_was_replaced_by_another_size_is_a_fault_of_its_row(samples, make):
+    """Its boxes count in the pixels of the one that was checked. A new size of the same picture is no less wrong."""
+    sizes = Resizing(ImageSection(min_pixels=56 * 56, max_pixels=112 * 112))
+    Image.new("RGB", (40, 20)).save(samples[0].images[0])
+    with pytest.raises(DataError, match="vg: row '7': image .*a.png: found 40 x 20 pixels, expected 20 x 10 as when"):
+        make(samples[:1], PROMPT, sizes)[0]
+    table = make(samples, PROMPT, sizes, "skip")
+    assert table[0]["id"] == "8"

@@ -70,8 +70,13 @@ def limits_of(processor: Any) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=2**16)
-def _size(path: str) -> tuple[int, int]:
+def _of_file(path: str) -> tuple[int, int]:
     return pictures.size(path)
+
+
+def header_size(image: str | bytes) -> tuple[int, int]:
+    """`vlm.pictures.images.size`, looked up once for a file."""
+    return _of_file(image) if isinstance(image, str) else pictures.size(image)
 
 
 class Resizing:
@@ -106,7 +111,7 @@ class Resizing:
 
         Raises: DataError, RecipeError as `vlm.pictures.images.load`; ValueError as `seen`.
         """
-        size = _size(image) if isinstance(image, str) else pictures.size(image)
+        size = header_size(image)
         drawn = self.drawn(size, row, place)
         at = drawn if self.drawing else _target(size, self.images.min_pixels, self.images.max_pixels)
         if at is not None and pictures.reduced(size, at):
