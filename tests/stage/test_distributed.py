@@ -241,13 +241,13 @@ def moments(seed: int, count: int, calls: int) -> list[dict]:
     return found
 
 
-def killed(folder, argv, zero, kills, **more):
+def killed(folder, argv, zero, kills):
     """Run on to the end, whatever dies; the weights of `final/`."""
     script = ROOT / "tests/support/processes/killed_ranks.py"
-    launcher = two_processes()
-    launcher[-4:-4] = ["--max_restarts", len(kills)]
     told = {"KILLS": json.dumps(kills), "JOURNAL": str(folder / "deaths")}
-    forked.run([*launcher, script, *argv, f"sharding.zero={zero}", "resume=auto"], cwd=folder, **told)
+    for start in range(len(kills) + 1):  # each is a launcher of its own, as after a requeue
+        command = [*two_processes(), script, *argv, f"sharding.zero={zero}", "resume=auto"]
+        forked.run(command, cwd=folder, expect=int(start < len(kills)), START=str(start), **told)
     deaths = [json.loads(line) for line in (folder / "deaths").read_text().splitlines()]
     assert deaths == kills  # each of them came about
     return state(folder / "run/final")
@@ -255,7 +255,7 @@ def killed(folder, argv, zero, kills, **more):
 
 @pytest.mark.parametrize("name", KILLED)
 def test_one_process_and_both_are_killed(trained, tiny_model, demo_data, tmp_path, name):
-    """kill -9 of one of two, and of both, each at a random moment; after each the launcher starts both again. The end
+    """kill -9 of one of two, and of both, each at a random moment, and the same command once more after each. The end
     is that of the run nobody killed, to the bit."""
     plain, _ = trained[name]
     settings = [f"training.{key}={value}" for key, value in TRAINING.items()]

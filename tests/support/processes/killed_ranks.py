@@ -1,6 +1,6 @@
-"""launch/grpo.py in two processes that are killed and started again:  accelerate launch killed_ranks.py RECIPE …
+"""launch/grpo.py in two processes that are killed:  accelerate launch killed_ranks.py RECIPE …
 
-KILLS is a list, in JSON, of what happens in each start that the elastic agent gives the run (`--max_restarts`):
+KILLS is a list, in JSON, of what happens in the starts of a run, of which this one is number START:
 {"rank": 1, "both": false, "place": "backward", "call": 2}. `place` and `call` are those of `dying`; with `both`, the
 process that comes there kills the other one, too. Each death is a line of the file JOURNAL. As in `zero_cpu`, DeepSpeed
 trains without a GPU.
@@ -44,7 +44,7 @@ if __name__ == "__main__":
 
     unlock_builds()
     give_gloo()
-    kills, start = json.loads(os.environ["KILLS"]), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    kills, start = json.loads(os.environ["KILLS"]), int(os.environ["START"])
     if start < len(kills) and kills[start]["rank"] == int(os.environ["RANK"]):
         arm(kills[start])
     runpy.run_path(str(ROOT / "launch/grpo.py"), run_name="__main__")
