@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.doctor import picture, terrains
+from benchmarks.data.doctor import picture, terrains
 from stage.runs import Run
 from studies.report import page
 from studies.report.runs import labels

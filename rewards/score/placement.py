@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rewards.registry import nearest
 from rewards.score.model.exchange import Exchange
 from rewards.score.model.layout import check_stored
-from rewards.score.scorer import ScorerUnavailable
+from rewards.score.scorer import ScorerUnavailable, count_cut
 from samples.fingerprints import of_checkpoint
 from vlm.common.errors import RecipeError
 from vlm.loading import at_hand
@@ -28,8 +27,6 @@ ASKED = 3.0
 
 if TYPE_CHECKING:
     from rewards.score.scorer import Fitted
-
-logger = logging.getLogger(__name__)
 
 
 class Loaded:
@@ -115,17 +112,6 @@ class InProcess(Loaded):
             with unsharded(), random_state_kept():
                 self._model = ScoreModel.from_pretrained(self.path, **{"device": _device()} | self.options)
         return self._model
-
-
-def count_cut(before: int, more: int, who: str) -> int:
-    """How many answers have been cut; says so at the first, and each time that there are twice as many."""
-    if (before + more).bit_length() > before.bit_length():
-        logger.warning(
-            "%d answers were longer than the score model %s reads, and were scored without their end",
-            before + more,
-            who,
-        )
-    return before + more
 
 
 class Served:

@@ -5,11 +5,14 @@ A failure is never a score: whoever catches one of these errors masks the row or
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from rewards.score.model.exchange import Exchange
 from vlm.common.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class Fitted(NamedTuple):
@@ -51,3 +54,14 @@ class RowsRefused(ScorerRefused):
     def __init__(self, message: str, scores: list[float | None]):
         super().__init__(message)
         self.scores = scores
+
+
+def count_cut(before: int, more: int, who: str) -> int:
+    """How many answers have been cut; says so at the first, and each time that there are twice as many."""
+    if (before + more).bit_length() > before.bit_length():
+        logger.warning(
+            "%d answers were longer than the score model %s reads, and were scored without their end",
+            before + more,
+            who,
+        )
+    return before + more

@@ -274,10 +274,10 @@ def test_a_service_gets_the_pixels_that_the_recipe_shows_and_its_own_recipe_coun
         asked = Exchange.of("What?", "A dam.", [rasters.named(str(folder / "a.tif"), section)])
         (request,) = requests_of([asked], 9, 10**6, root)
         (got,) = decode(request.model_dump_json().encode(), LimitsSection(), root)
-        assert images.load(got.images[0]).getpixel((0, 0)) == FALSE
+        assert images.load(got.exchange.images[0]).getpixel((0, 0)) == FALSE
     (request,) = requests_of([Exchange.of("What?", "A dam.", [str(folder / "a.tif")])], 9, 10**6)
     (got,) = decode(request.model_dump_json().encode(), LimitsSection(), None, RasterSection.model_validate(PLAIN))
-    assert images.load(got.images[0]).getpixel((0, 0)) == TRUE
+    assert images.load(got.exchange.images[0]).getpixel((0, 0)) == TRUE
 
 
 def test_reports_show_what_was_shown(folder):

@@ -30,8 +30,7 @@ import tenacity
 from pydantic import ValidationError
 
 from rewards.score.model.exchange import Exchange
-from rewards.score.placement import count_cut
-from rewards.score.scorer import RowsRefused, ScorerRefused, ScorerUnavailable
+from rewards.score.scorer import RowsRefused, ScorerRefused, ScorerUnavailable, count_cut
 from rewards.score.service import token, wire
 from rewards.score.service.replicas import Replica, Replicas
 from vlm.common.addresses import warn_if_open

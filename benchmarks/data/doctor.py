@@ -1,4 +1,4 @@
-"""The data doctor on made-up data of real size:  python -m benchmarks.doctor --rows 100000 --pictures 15000
+"""The data doctor on made-up data of real size:  python -m benchmarks.data.doctor --rows 100000 --pictures 15000
 
 Writes pictures (fractal terrain with buildings, 256², half PNG, half JPEG) and rows that ask several questions about
 each (boxes, counts, sentences) into a folder, runs `launch/data.py` on them as a user would, and prints wall time,

@@ -1,7 +1,7 @@
 """A start on millions of rows: seconds to the first batch, and memory of its own, in each process.
 
-    python -m benchmarks.tables                                   # SFT, 4,000,000 rows
-    python -m benchmarks.tables --stage grpo --rows 200000
+    python -m benchmarks.data.tables                                   # SFT, 4,000,000 rows
+    python -m benchmarks.data.tables --stage grpo --rows 200000
 
 A file of rows with short texts about sixteen small pictures is written, and a tiny model with random weights. The
 stage's own `train` runs to its first batch in a process of its own, and stops there. Measured are: 1,000 rows; all
@@ -116,7 +116,7 @@ def no_reward(completions: Sequence[Any], **columns: Any) -> list[float]:
 def measured(name: str, given: list[str], folder: Path, cache: Path, processes: int = 1) -> list[dict[str, Any]]:
     """Start the stage in this many processes; what each has said. given: of `start`, but for the output."""
     with tempfile.TemporaryDirectory(dir=folder) as output:
-        command = ["-m", "benchmarks.tables", "--child", *given, f"{output}/run"]
+        command = ["-m", "benchmarks.data.tables", "--child", *given, f"{output}/run"]
         if processes > 1:
             launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
             command = [*launcher, *command]

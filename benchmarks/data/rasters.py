@@ -1,7 +1,7 @@
 """Reading pictures that are too large to be decoded whole: time, and memory above that of the imports.
 
-    python -m benchmarks.rasters --folder /tmp/pictures            # 26,176 x 24,832 pixels, and 10,000 x 10,000
-    python -m benchmarks.rasters --folder /tmp/pictures --side 4000 --square 3000
+    python -m benchmarks.data.rasters --folder /tmp/pictures            # 26,176 x 24,832 pixels, and 10,000 x 10,000
+    python -m benchmarks.data.rasters --folder /tmp/pictures --side 4000 --square 3000
 
 The files are made once, from waves and noise of a fixed seed, and stay in the folder until you delete it (2.5 GB). What
 is kept of reduced pictures goes to a folder of its own, which ends with the run. Each line is a process:
@@ -23,7 +23,7 @@ import time
 import warnings
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TILES = {"driver": "GTiff", "tiled": True, "blockxsize": 512, "blockysize": 512, "BIGTIFF": "IF_SAFER"}
 MODEL = (262144, 1048576)
 
@@ -108,7 +108,7 @@ def main() -> None:
         environment = os.environ | {"XDG_CACHE_HOME": kept}
         for path in found:
             for case in ("window", "reduced", "reduced, 2nd"):
-                command = [sys.executable, "-m", "benchmarks.rasters", "--one", str(path), case]
+                command = [sys.executable, "-m", "benchmarks.data.rasters", "--one", str(path), case]
                 done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
                 one = json.loads(done.stdout)
                 told = f"{one['wall']:.2f} | {one['cpu']:.2f} | {one['MiB']:.0f}"

@@ -1,6 +1,6 @@
 """How long reading data takes beyond parsing it, and what it holds in memory.
 
-    python -m benchmarks.reading --rows 100000
+    python -m benchmarks.data.reading --rows 100000
 
 Every layout is written once with `rows` questions about a tenth as many images. Then two ways take turns, in an order
 that alternates: `json.loads` (or pyarrow, or the XML parser) on every row, and `samples.read`. The overhead is the
@@ -32,7 +32,7 @@ from PIL import Image
 
 import samples
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUESTION, ANSWER = "How many ships lie at the pier near the red building?", "There are two of them at the left pier."
 OBJECT = (
     "<object><name>dam</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>11</xmax><ymax>12</ymax></bndbox>"
@@ -130,7 +130,7 @@ def seconds(way: Callable[[], None]) -> float:
 def memory(path: Path, name: str, limit: int) -> float:
     """MiB at the peak of a process of its own that reads this many rows."""
     code = (
-        "from pathlib import Path; from benchmarks.reading import read\n"
+        "from pathlib import Path; from benchmarks.data.reading import read\n"
         f"read(Path({str(path)!r}), {name!r}, False, {limit})\n"
         "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
     )
