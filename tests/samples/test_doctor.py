@@ -227,7 +227,7 @@ def test_rows_in_are_rows_out_and_rows_reported(folder, kinds, limit):
 def test_each_picture_is_decoded_once(folder, monkeypatch):
     """However many rows show it, in training and evaluation; bytes by their content."""
     decoded = []
-    monkeypatch.setattr(gallery, "load", lambda picture: decoded.append(picture) or texture(9))
+    monkeypatch.setattr(gallery.images, "preview", lambda picture: decoded.append(picture) or texture(9))
     dump(folder / "test.jsonl", [asked("a.png", n) for n in range(50)])
     doctor(folder)
     assert sorted(decoded) == [str(folder / f"{name}.png") for name in "abc"]
