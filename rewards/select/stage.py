@@ -41,6 +41,7 @@ Judge = Callable[[Sample, Sequence[str]], tuple[str, list[float]] | None]
 """`judge(sample, completions)` → name of the metric and one value per completion; None where no metric applies."""
 
 
+@lock.released
 def run(
     recipe: BonRecipe,
     draw: Callable[[], Draw],
