@@ -113,6 +113,7 @@ def questions(recipe: EvalRecipe, samples: list[Sample]) -> list[Sample]:
     return unique(samples)[: recipe.limit]
 
 
+@lock.released
 def run(
     recipe: EvalRecipe,
     judge: Judge | None = None,

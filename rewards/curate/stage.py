@@ -37,6 +37,7 @@ from vlm.common.errors import DataError
 logger = logging.getLogger(__name__)
 
 
+@lock.released
 def run(recipe: CurateRecipe, load: Callable[[], Scorer] | None = None) -> report.Report | None:
     """Curate by a resolved recipe; the report, or None in processes other than the main one.
 

@@ -78,6 +78,7 @@ def begun(recipe: PreferRecipe, work: Work) -> Answers[list[Ratings]]:
     return found
 
 
+@lock.released
 def run(recipe: PreferRecipe) -> dict[str, Any]:
     """Make the preference data; returns the report, which also lies in the run folder."""
     if processes() > 1:

@@ -44,6 +44,7 @@ TRIED = "<think>-</think><answer>-</answer>"
 """A completion by which a judge is asked, before any is drawn, whether it can judge a question."""
 
 
+@lock.released
 def run(
     recipe: BonRecipe,
     draw: Callable[[], Draw],

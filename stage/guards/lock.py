@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -33,9 +34,11 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from vlm.common import files
 from vlm.common.console import EXIT_USER_ERROR
@@ -44,6 +47,7 @@ from vlm.common.processes import is_main_process
 from vlm.common.redaction import redact_command
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PATTERN = ".lock-*.json"
 BEAT, STALE = 15.0, 300.0
@@ -147,6 +151,19 @@ def release(folder: str | Path) -> None:
         if made:
             with contextlib.suppress(OSError):  # not empty, or gone
                 folder.rmdir()
+
+
+def released(run: Callable[..., T]) -> Callable[..., T]:
+    """Decorates a stage's `run(recipe, …)`: what it holds of the recipe's `output` is free again, however it ends."""
+
+    @functools.wraps(run)
+    def whole(recipe: Any, *positional: Any, **named: Any) -> T:
+        try:
+            return run(recipe, *positional, **named)
+        finally:
+            release(recipe.output)
+
+    return whole
 
 
 @atexit.register
