@@ -113,6 +113,15 @@ def launch(
     return guarded(work)
 
 
+def unusable_place(error: Exception) -> str | None:
+    """What to say of an error of the disk that the user can mend: it is full, or a place is not theirs."""
+    if is_full(error):
+        return f"the disk is full: {error}. Make room, and start the same command again ({AGAIN})"
+    if isinstance(error, OSError) and error.errno in NOT_ALLOWED and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; expected a place that this user may read and write"
+    return None
+
+
 def guarded(work: Callable[[], object]) -> int:
     """Do the work with our logging on and errors shown as messages; returns the exit code as `launch` does."""
     # TRL still writes the old name of this option; the user can do nothing about it
@@ -131,18 +140,13 @@ def guarded(work: Callable[[], object]) -> int:
     except Interrupted as stop:
         say(f"{stop}; to resume: the same command with resume=auto")
         return RESUMABLE
-    except OSError as error:
-        if error.errno not in NOT_ALLOWED or error.filename is None:
-            raise
-        report(UserError(f"{error.filename}: {error.strerror}; expected a place that this user may read and write"))
-        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         say("interrupted; what was written stays in the run folder")
         return 130
     except Exception as error:
-        if not is_full(error):
+        if (said := unusable_place(error)) is None:
             raise
-        report(UserError(f"the disk is full: {error}. Make room, and start the same command again ({AGAIN})"))
+        report(UserError(said))
         return EXIT_USER_ERROR
     finally:
         lock.release_all()

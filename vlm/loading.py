@@ -361,7 +361,7 @@ def mismatch(missing: set[str], unexpected: set[str], info: dict) -> str:
         for label, keys in (("lacks", missing), ("has no place for", unexpected))
         if keys
     ]
-    shapes = sorted(info["mismatched_keys"])
+    shapes = sorted(info.get("mismatched_keys", ()))  # of headers read without transformers there are none
     if shapes:
         said = [f"{key} is {list(found)} and by config.json {list(wanted)}" for key, found, wanted in shapes[:3]]
         said += [f"and {len(shapes) - 3} more"] if len(shapes) > 3 else []

@@ -16,7 +16,7 @@ Notation = Literal[
 
 # (IoU, reward), highest first. The published rule compares strictly: an IoU of exactly .5 earns nothing.
 _GRADUATED = ((0.8, 1.0), (0.7, 0.7), (0.6, 0.6), (0.5, 0.5))
-_MOST, _AT_LEAST = 4, 16
+_MOST, _AT_LEAST = 4, 256
 """Shapes of an answer that are compared for each true one, and for a row with few: what floods the image earns a
 quarter at most, and would cost seconds a completion."""
 
@@ -44,7 +44,7 @@ def iou(
     into steps, and their sum is divided by the larger of the two counts: a missing shape and a surplus one both
     cost. A box that overhangs the image by at most 2% of the side is cut to the border; one that overhangs it further,
     or is inverted, is a miss, and the other boxes of the answer count (`vlm.boxes.said`, as in the metrics). Of an
-    answer with more than 4 shapes for each true one (and 16) the first ones are compared, the others are surplus.
+    answer with more than 4 shapes for each true one (and 256) the first ones are compared, the others are surplus.
 
     shape: "box" compares the row's ``boxes`` with the boxes around what the answer states; "quad" compares its
     ``quads`` with the corners of what the answer states: oriented boxes and quadrilaterals as they lie, and an

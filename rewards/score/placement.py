@@ -52,6 +52,10 @@ class Loaded:
         found = check_stored(self.path, revision) if here else "it is not here, and is not checked"
         return f"score model {self.path}: {found}"
 
+    def origin(self) -> dict[str, Any]:
+        """What tells its content apart, for a run's record.json; reads a little of each weight."""
+        return {"checkpoint": of_checkpoint(self.path, self.options.get("revision"))}
+
     def _readable(self, exchanges: Sequence[Exchange], model: Any) -> list[Exchange]:
         """The exchanges as the model can read them. Raises: DataError for one that is too long without any answer."""
         if model.processor is None:  # `ScoreModel.score` says so
@@ -65,10 +69,6 @@ def _fit(exchange: Exchange, model: Any) -> Fitted:
     from rewards.score.model.lengths import fit
 
     return fit(exchange, model.processor, model.config.text_config.max_position_embeddings)
-
-    def origin(self) -> dict[str, Any]:
-        """What tells its content apart, for a run's record.json; reads a little of each weight."""
-        return {"checkpoint": of_checkpoint(self.path, self.options.get("revision"))}
 
 
 def options_of(section: Any) -> dict[str, Any]:

@@ -172,6 +172,6 @@ def _built(key: Key, state: list[int], build: Build, codec: Codec[Any]) -> Path:
 def _unkept(table: Table[T]) -> Table[T]:
     """The same without its folder: what is mapped stays until the process ends."""
     assert table.folder is not None
-    arrays = {path.stem: np.load(path) for path in table.folder.glob("*.npy")}
+    arrays = {path.stem: np.load(path, allow_pickle=False) for path in table.folder.glob("*.npy")}
     shutil.rmtree(table.folder)
     return table.unkept(arrays)

@@ -223,7 +223,7 @@ class Table(Sequence[T], Generic[T]):
     def array(self, name: str) -> np.ndarray | None:
         """What was noted of each record under this name; None where nothing was."""
         if name not in self._arrays and self.folder is not None and (self.folder / f"{name}.npy").is_file():
-            self._arrays[name] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+            self._arrays[name] = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         return self._arrays.get(name)
 
     def note(self, name: str, found: np.ndarray) -> None:

@@ -158,7 +158,7 @@ def test_gated_refuses_kinds_of_no_task(tasks, message):
 
 
 def test_an_answer_that_floods_the_image_is_compared_in_part(monkeypatch):
-    """2,000 shapes for 3 true ones: the first 16 are compared, all of them are surplus."""
+    """2,000 shapes for 3 true ones: the first 256 are compared, all of them are surplus."""
     compared = []
     match = vlm_boxes.match_ious
     monkeypatch.setattr(
@@ -169,4 +169,4 @@ def test_an_answer_that_floods_the_image_is_compared_in_part(monkeypatch):
     assert iou_of(flood, *truth, notation="rscovlm_quad") == pytest.approx(
         sum(match([OTHER, QUAD, QUAD], truth, quad_iou)) / 2000, rel=1e-2
     )
-    assert compared == [16]
+    assert compared == [256]

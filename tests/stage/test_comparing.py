@@ -26,7 +26,7 @@ from stage.recipe import config
 from tests.support.processes import commands
 from vlm.common.errors import RecipeError, UserError
 
-ARGS = SimpleNamespace(device="cpu")
+ARGS = SimpleNamespace(device="cpu", ddp_timeout=1800)
 
 
 @pytest.fixture

@@ -112,7 +112,9 @@ def put(folder, launcher, **more):
     role = "eval" if launcher in ("eval", "bon") else "train"
     recipe = {"stage": launcher, "output": str(folder / "run"), "data": {role: [{"path": str(folder / "rows.jsonl")}]}}
     model = {"path": str(BASE), "dtype": "float32"}
-    recipe |= {"by": "score", "scorer": {"path": str(BASE)}} if launcher == "curate" else {"model": model}
+    recipe |= (
+        {"by": "score", "scorer": {"path": str(BASE.parent / "score")}} if launcher == "curate" else {"model": model}
+    )
     if launcher == "grpo":
         recipe["training"] = {"per_device_train_batch_size": 2, "num_generations": 2}
     if launcher == "bon":
