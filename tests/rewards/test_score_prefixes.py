@@ -247,7 +247,7 @@ def test_options_reach_the_model(tiny_model, monkeypatch):
     score = lambda self, rows, **options: asked.append(options)  # noqa: E731
     for value in (True, False):
         scorer = Score(model=str(tiny_model), share_prefix=value, batch_size=3).scorer
-        monkeypatch.setattr(scorer, "load", lambda: type("Model", (), {"score": score})())
+        monkeypatch.setattr(scorer, "load", lambda: type("Model", (), {"score": score, "processor": None})())
         scorer.score([])
     assert asked == [{"batch_size": 3, "share_prefix": value} for value in (True, False)]
     with pytest.raises(RecipeError, match="'share_prefix' is the service's own option"):

@@ -171,6 +171,7 @@ def test_a_pass_that_breaks_off_is_not_repeated(tiny_model):
 
             class scorer:  # noqa: N801
                 processor = load_processor(tiny_model, ImageSection())
+                config = AutoConfig.from_pretrained(tiny_model)
 
         def __call__(self, one, before):
             calls.append(one)

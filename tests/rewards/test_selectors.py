@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from rewards.select.selectors import agreement, readable, score_answers
 from rewards.values import WrongValues
 from samples import Sample
 from stage.parallel import journal
+from tests.support.processes.commands import ROOT
 from vlm.common.errors import DataError, RecipeError
 from vlm.sections import ImageSection
 
@@ -126,19 +129,18 @@ def test_random_scores_depend_on_seed_and_content_alone(tmp_path):
 
 
 def test_the_score_model_is_known_without_reading_its_weights(tmp_path):
-    """The weights here are none at all; a checkpoint that is not there is an error at once."""
+    """From their file's length and time; a checkpoint that is not there is an error at once."""
     with pytest.raises(RecipeError, match="gone"):
         scorers.identity("score", ScorerSection(path=str(tmp_path / "gone")), ClipSection(), 0)
-    (tmp_path / "config.json").write_text('{"model_type": "qwen2_vl"}')
-    (tmp_path / "model.safetensors").write_bytes(b"one")
+    folder = shutil.copytree(ROOT / "demo/score", tmp_path / "score")
 
     def identity(**changes):
-        return scorers.identity("score", ScorerSection(path=str(tmp_path), **changes), ClipSection(), 0)
+        return scorers.identity("score", ScorerSection(path=str(folder), **changes), ClipSection(), 0)
 
     assert identity() == identity(batch_size=99) != identity(positions="sequential")
     assert identity(images=ImageSection(min_pixels=784, max_pixels=1568)) != identity()
-    before = identity()
-    (tmp_path / "model.safetensors").write_bytes(b"others")
+    before, weights = identity(), folder / "model.safetensors"
+    os.utime(weights, ns=(0, weights.stat().st_mtime_ns + 1))
     assert identity() != before
 
 
