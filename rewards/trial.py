@@ -64,7 +64,7 @@ class Row:
     def __init__(self, sample: Sample, prompt: PromptSection, sizes: ImageSection) -> None:
         self.sample, self.name = sample, row_name({"source": sample.source, "id": sample.id})
         pictures = [_picture(image, sample) for image in sample.images]
-        resized = seen(pictures[0].size, sizes) if pictures else None
+        resized = seen(sample.size or pictures[0].size, sizes) if pictures else None
         turns = prompt_row(sample, prompt, 0, 0)
         self.columns = {"prompts": turns.pop("prompt"), **turns, **(sample.columns or {}), "images": pictures}
         self.columns["resized"] = list(resized) if resized else None
@@ -85,7 +85,7 @@ def _answer(sample: Sample, prompt: PromptSection, resized: tuple[int, int] | No
 
 def _picture(image: Any, sample: Sample) -> Any:
     try:
-        return images.load(image)
+        return images.preview(image)
     except DataError:
         from PIL import Image
 
