@@ -40,9 +40,9 @@ if __name__ == "__main__":
     from vlm.common import telemetry
 
     telemetry.quiet()  # as the launcher does, which comes after these imports here
-    from tests.support.processes.zero_cpu import give_gloo, unlock_builds
+    from tests.support.processes.zero_cpu import build_nothing, give_gloo
 
-    unlock_builds()
+    build_nothing()
     give_gloo()
     kills, start = json.loads(os.environ["KILLS"]), int(os.environ["START"])
     if start < len(kills) and kills[start]["rank"] == int(os.environ["RANK"]):

@@ -9,24 +9,17 @@ Here it is given gloo, and the launcher runs as it is. Each DeepSpeed engine say
 import os
 import runpy
 import sys
-import time
 from pathlib import Path
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 ROOT = Path(__file__).parents[3]
 
 
-STALE = 240
-"""Seconds after which a lock of a build is what a killed process left; building takes one minute."""
+def build_nothing():
+    """DeepSpeed compiles an all-reduce through shared memory for CPUs, a minute or more; gloo has one."""
+    import deepspeed
 
-
-def unlock_builds():
-    """torch waits without end for the lock of a build that was killed."""
-    from torch.utils.cpp_extension import get_default_build_root
-
-    for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()).glob("**/lock"):
-        if time.time() - lock.stat().st_mtime > STALE:
-            lock.unlink(missing_ok=True)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def give_gloo():
@@ -59,7 +52,7 @@ if __name__ == "__main__":
     from vlm.common import telemetry
 
     telemetry.quiet()  # as the launcher does, which comes after these imports here
-    unlock_builds()
+    build_nothing()
     give_gloo()
     announce_engines()
     runpy.run_path(str(ROOT / f"launch/{os.environ.get('LAUNCHER', 'grpo')}.py"), run_name="__main__")
