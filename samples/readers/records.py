@@ -79,9 +79,16 @@ def record(
 
 def settled(messages: list[dict[str, str]], images: int, field: str = "messages") -> list[dict[str, str]]:
     """`vlm.pictures.places.settled` of a row's turns. Raises: RowFault, also for a tag that is not the user's."""
+    placed = False
     for number, turn in enumerate(messages, 1):
-        if places.TAG in turn["content"] and turn["role"] != "user":
-            raise RowFault("image_tag", f"{field}[{number}]", show(turn["content"]), "<image> in a user's text only")
+        if "<image>" in turn["content"]:
+            placed = True
+            if turn["role"] != "user":
+                raise RowFault(
+                    "image_tag", f"{field}[{number}]", show(turn["content"]), "<image> in a user's text only"
+                )
+    if not placed:
+        return messages
     try:
         return places.settled(messages, images)
     except places.Misplaced as error:

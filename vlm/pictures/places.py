@@ -35,18 +35,21 @@ def settled(messages: list[dict[str, str]], images: int) -> list[dict[str, str]]
 
     images: how many there are. Raises: Misplaced for another number of tags.
     """
-    if not placed(messages):
+    tags, first = 0, -1
+    for number, turn in enumerate(messages):  # a loop, because each row of millions comes here
+        if turn["role"] == "user":
+            tags += turn["content"].count(TAG)
+            first = number if first < 0 else first
+    if not tags:
         return messages
-    asked = [number for number, turn in enumerate(messages) if turn["role"] == "user"]
-    tags = sum(messages[number]["content"].count(TAG) for number in asked)
     if tags != images:
         raise Misplaced(tags, images)
-    first = messages[asked[0]]["content"]
-    head = _HEAD.match(first)
+    asked = messages[first]["content"]
+    head = _HEAD.match(asked)
     if head is None or head[0].count(TAG) != images:
         return messages
-    said = {**messages[asked[0]], "content": first[head.end() :]}
-    return [said if number == asked[0] else turn for number, turn in enumerate(messages)]
+    said = {**messages[first], "content": asked[head.end() :]}
+    return [*messages[:first], said, *messages[first + 1 :]]
 
 
 def placed(messages: Turns) -> bool:
