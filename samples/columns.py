@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from samples.facts import Facts, facts_of
+from samples.facts import values_of
 from samples.sample import Sample
 from samples.store import Drawn
 
@@ -22,13 +22,13 @@ class Columns:
     def add(self, samples: Iterable[Sample]) -> None:
         if isinstance(samples, Drawn):
             for facts in samples.facts():
-                self._take(facts)
+                self._take(facts.task, facts.values)
         else:
             for sample in samples:
                 self.see(sample)
 
     def see(self, sample: Sample) -> None:
-        self._take(facts_of(sample))
+        self._take(sample.task, values_of(sample))
 
-    def _take(self, facts: Facts) -> None:
-        self.by_task.setdefault(facts.task, set()).update(facts.values)
+    def _take(self, task: str, values: Iterable[str]) -> None:
+        self.by_task.setdefault(task, set()).update(values)

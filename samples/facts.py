@@ -32,9 +32,6 @@ class Facts(NamedTuple):
 
 
 def facts_of(sample: Sample) -> Facts:
-    columns = sample.columns or {}
-    values = [name for name in OPTIONAL if getattr(sample, name) is not None]
-    values += [name for name, value in columns.items() if value is not None]
     reply: Literal["", "bare", "tagged"] = ""
     truth: Literal["", "text", "boxes"] = ""
     if sample.messages and sample.messages[-1]["role"] == "assistant":
@@ -45,7 +42,13 @@ def facts_of(sample: Sample) -> Facts:
         truth = "boxes"
     size = sample.size
     strip = size is not None and max(size) > 200 * min(size)
-    return Facts(sample.task, tuple(columns), tuple(values), reply, truth, strip)
+    return Facts(sample.task, tuple(sample.columns or ()), values_of(sample), reply, truth, strip)
+
+
+def values_of(sample: Sample) -> tuple[str, ...]:
+    """`Facts.values` of a sample."""
+    found = [name for name in OPTIONAL if getattr(sample, name) is not None]
+    return (*found, *(name for name, value in (sample.columns or {}).items() if value is not None))
 
 
 def remembered(found: dict[str, Any]) -> Sample:

@@ -7,19 +7,19 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 
 from samples.store.keeping import once
-from samples.store.table import Codec, Table, Writer
+from samples.store.table import Codec, Records, Table, Writer
 
 T = TypeVar("T")
 Uses = range | np.ndarray
 """Numbers of a table's rows in the order in which they are used; a range where that is all of them, once."""
 
 
-class Drawn(Sequence[T], Generic[T]):
+class Drawn(Records[T]):
     """Records by their numbers in the mixture. parts: tables, one after another, and which of their rows are used."""
 
     def __init__(self, parts: Sequence[tuple[Table[T], Uses]]):
@@ -40,28 +40,10 @@ class Drawn(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def __deepcopy__(self, memo: Any) -> Drawn[T]:
-        return self  # nothing in it changes
-
-    def place(self, number: int) -> tuple[Table[T], int]:
-        """The table of a row, and its number there."""
-        if number < 0:
-            number += len(self)
-        if not 0 <= number < len(self):
-            raise IndexError(number)
+    def record(self, number: int) -> T:
         part = bisect_right(self._starts, number) - 1
         table, uses = self.parts[part]
-        return table, int(uses[number - self._starts[part]])
-
-    @overload
-    def __getitem__(self, number: int) -> T: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[T]: ...
-    def __getitem__(self, number: int | slice) -> T | list[T]:
-        if isinstance(number, slice):
-            return [self[n] for n in range(*number.indices(len(self)))]
-        table, own = self.place(number)
-        return table[own]
+        return table[int(uses[number - self._starts[part]])]
 
     def __iter__(self) -> Iterator[T]:
         for table, uses in self.parts:

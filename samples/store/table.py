@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 import numpy as np
 
@@ -133,7 +133,31 @@ class Writer:
         return {"rows": self.count, "bytes": size, "kinds": list(self.kinds)}
 
 
-class Table(Sequence[T], Generic[T]):
+class Records(Sequence[T], Generic[T]):
+    """Records by their numbers, as those of a list: counted from the end, too, and in slices. Nothing in it changes."""
+
+    def record(self, number: int) -> T:
+        """The one of a number from 0 that is there."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, number: int) -> T: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[T]: ...
+    def __getitem__(self, number: int | slice) -> T | list[T]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        if number < 0:
+            number += len(self)
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return self.record(number)
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+
+class Table(Records[T]):
     """Records by their numbers; each time a new object.
 
     about: what `Writer.close` has said, and beside it what `build` has (`keeping`).
@@ -184,23 +208,10 @@ class Table(Sequence[T], Generic[T]):
             return Table, (self._batches, self.codec, self.about)
         return Table.open, (self.folder, self.codec)
 
-    def __deepcopy__(self, memo: Any) -> Table[T]:
-        return self  # nothing in it changes
-
     def __len__(self) -> int:
         return self._starts[-1]
 
-    @overload
-    def __getitem__(self, number: int) -> T: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[T]: ...
-    def __getitem__(self, number: int | slice) -> T | list[T]:
-        if isinstance(number, slice):
-            return [self[n] for n in range(*number.indices(len(self)))]
-        if number < 0:
-            number += len(self)
-        if not 0 <= number < len(self):
-            raise IndexError(number)
+    def record(self, number: int) -> T:
         piece = bisect_right(self._starts, number) - 1
         place = number - self._starts[piece]
         batch = self._batches[piece]

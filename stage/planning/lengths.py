@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import heapq
 import re
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from samples import Sample
+from samples.fingerprints import of_file
 from samples.rows import learnt
 from stage.planning.job import Job
 from vlm import prompts
@@ -21,6 +23,9 @@ from vlm.common.errors import RecipeError
 from vlm.loading import at_hand, read_json
 from vlm.pictures.places import blocks
 from vlm.sections import ModelSection
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 TOKENISED = 64
 TEMPLATES = ("processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json")
@@ -107,16 +112,11 @@ class ChatText:
         """template: another than the checkpoint's own."""
         from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
-        from tokenizers import Tokenizer
 
         file = at_hand(model.path, "tokenizer.json", model.revision)
         if file is None:
             raise Unmeasured(f"{model.path} has no tokenizer.json here")
-        try:
-            self.tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises nothing more special
-            raise RecipeError(f"model.path: {file} cannot be read: {error}; expected a tokenizer") from error
-        self.tokenizer.no_truncation()
+        self._file = file
         # transformers' blocks around what is learnt print what stands in them
         plain = re.sub(r"(\{%[-+]?\s*)generation\b", r"\1if true", template or template_of(model))
         plain = re.sub(r"(\{%[-+]?\s*)endgeneration\b", r"\1endif", plain)
@@ -128,10 +128,22 @@ class ChatText:
         except TemplateError as error:
             raise Unmeasured(f"the chat template of {model.path} is not understood: {error}") from error
 
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Read when it is needed: a file of 7 MB. Raises: RecipeError where it is broken."""
+        from tokenizers import Tokenizer
+
+        try:
+            found = Tokenizer.from_file(str(self._file))
+        except Exception as error:  # tokenizers raises nothing more special
+            raise RecipeError(f"model.path: {self._file} cannot be read: {error}; expected a tokenizer") from error
+        found.no_truncation()
+        return found
+
     @property
     def identity(self) -> str:
         """Changes with the tokenizer and the template."""
-        return hashlib.sha256(f"{self.tokenizer.to_str()}\0{self._plain}".encode()).hexdigest()
+        return hashlib.sha256(f"{of_file(self._file)}\0{self._plain}".encode()).hexdigest()
 
     def tokens(self, turns: Turns, images: int, ask: bool = True) -> int:
         """Tokens of a conversation's text; pictures count with the tokens around them.
