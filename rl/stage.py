@@ -53,13 +53,18 @@ def _micro_batches(recipe: GRPORecipe) -> int | None:
     stated = recipe.argument("generation_batch_size")
     if stated is None:
         return recipe.argument("steps_per_generation")
-    count = parse_gpus(recipe.gpus).count if recipe.gpus else processes()
+    count = _processes(recipe)
     at_once = recipe.argument("per_device_train_batch_size") * count
     if stated % at_once:
         raise RecipeError(
             f"training.generation_batch_size = {stated}; expected a multiple of the {at_once} of one step"
         )
     return stated // at_once
+
+
+def _processes(recipe: GRPORecipe) -> int:
+    """Those that are planned for: of the recipe's GPUs, else the ones that are launched."""
+    return parse_gpus(recipe.gpus).count if recipe.gpus else processes()
 
 
 @advised(lambda recipe: lambda changed: planned(changed, ANY_NUMBER))
@@ -152,6 +157,6 @@ def plan(
     say_opened(recipe)
     whole = not data.absent and all(map(mixture.is_here, recipe.data.eval))
     check(columns.by_task if whole else columns.by_task.keys() | data.tasks)
-    recipe.check_evaluation(parse_gpus(recipe.gpus).count if recipe.gpus else processes())
+    recipe.check_evaluation(_processes(recipe))
     measured, remark = lengths.measure(data.absent)
     planned(recipe, data.rows, resident, [*remarks, remark], **measured).render()

@@ -9,13 +9,12 @@ import sys
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from rewards.score.training.preferences import Preference, write
 from stage.guards.finite import NonFinite
 from stage.runs import read_metrics
 from tests.support.processes.commands import ROOT, grpo, sft
+from tests.support.scores.pairs import coloured_pairs
 
 COMMON = [
     "training.max_steps=3", "training.gradient_accumulation_steps=2", "training.learning_rate=1e-2",
@@ -63,12 +62,7 @@ def runs(tiny_model, demo_data, tmp_path_factory):
 
 def score(folder) -> list[str]:
     """Two micro-batches of two preferences a step, from a fresh head."""
-    pairs = []
-    for number in range(8):
-        path = folder / f"colour{number}.png"
-        Image.new("RGB", (112, 112), (30 * number, 90, 200)).save(path)
-        pairs.append(Preference([str(path)], "What color?", [f"blue {number}", "a lake"], source="s", id=str(number)))
-    write(folder / "pairs.jsonl", pairs)
+    coloured_pairs(folder)
     settings = ["output=" + str(folder / "score"), f"data.train=[{{path: {folder}/pairs.jsonl}}]", "data.eval=[]"]
     return [str(ROOT / "recipes/demo/score.yaml"), *settings, "training.per_device_train_batch_size=2", *COMMON]
 

@@ -9,14 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
-from rewards.score.training.preferences import Preference, write
 from stage.origins import provenance
 from stage.runs import read_metrics
 from tests.support.processes import forked
 from tests.support.processes.commands import ROOT, grpo, sft, two_processes
+from tests.support.scores.pairs import coloured_pairs
 from vlm import adapters
 
 TOLERANCE = 1e-5
@@ -39,12 +38,7 @@ def asked(stage: str, tiny_model, demo_data, folder: Path, name: str) -> list[st
         (folder / "letters.py").write_text(LETTERS)
         rewards = f"rewards=[{{use: {folder}/letters.py:letters}}]"
         return grpo(tiny_model, demo_data, folder / name, *common, "training.beta=0.1", rewards)
-    pairs = []
-    for number in range(8):
-        path = folder / f"colour{number}.png"
-        Image.new("RGB", (112, 112), (30 * number, 90, 200)).save(path)
-        pairs.append(Preference([str(path)], "What color?", [f"blue {number}", "a lake"], source="s", id=str(number)))
-    write(folder / "pairs.jsonl", pairs)
+    coloured_pairs(folder)
     data = [f"data.train=[{{path: {folder}/pairs.jsonl}}]", "data.eval=[]", f"model.path={tiny_model}"]
     return [str(ROOT / "recipes/demo/score.yaml"), f"output={folder / name}", *data, *common]
 
