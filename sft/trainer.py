@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import trl
 
 from sft import template
@@ -13,29 +12,18 @@ from stage.checkpoints.resumable import Resumable
 from stage.guards.finite import FiniteSteps, Named
 from stage.parallel.fsdp import FullySharded
 from stage.trainer.orders import FlatOrder
-from vlm.common.processes import processes
-from vlm.prefix.pictures import blank_picture
+from vlm.prefix.pictures import shown_in_all
 
 
 class Seeing:
-    """A data collator around TRL's. Among several processes a batch of text alone gets a blank picture behind its first
-    row, which nothing attends to and no label follows: the vision tower has to run in every process, because ZeRO-3
-    gathers its weights from all of them, and DDP waits for its gradients, which are 0."""
+    """A data collator around TRL's: among several processes a batch of text alone shows a blank picture
+    (`shown_in_all`)."""
 
     def __init__(self, collator: Any, config: Any):
         self.collator, self.config = collator, config
 
     def __call__(self, rows: list[dict[str, Any]]) -> Any:
-        batch = self.collator(rows)
-        if processes() == 1 or "pixel_values" in batch:
-            return batch
-        first = {"input_ids": self.config.image_token_id, "attention_mask": 0, "mm_token_type_ids": 1, "labels": -100}
-        for name, value in first.items():
-            column = torch.full_like(batch[name][:, :1], -100 if name == "labels" else 0)
-            column[0] = value
-            batch[name] = torch.cat([batch[name], column], 1)
-        batch.update(blank_picture(self.config))
-        return batch
+        return shown_in_all(self.collator(rows), self.config)
 
 
 class SFTTrainer(FiniteSteps, Resumable, FlatOrder, FullySharded, trl.SFTTrainer):

@@ -11,9 +11,12 @@ from rl.sharing import packed, parity
 from rl.sharing.prefill import shared_prefill
 from rl.sharing.rows import Generation, Rows, prompts_of, split
 from vlm.common.console import say
-from vlm.prefix import enable, obstacle
-from vlm.prefix.pictures import Contents, remembering
+from vlm.prefix import enable, multimodal, obstacle
+from vlm.prefix.pictures import Contents, remembering, shown_in_all
 from vlm.rollout import choose, evaluating, neutral
+
+KNOWN = {"pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids"}
+"""What TRL knows of a batch's pictures in this family of models."""
 
 
 class SharedPrompts:
@@ -131,9 +134,7 @@ class SharedPrompts:
         if not isinstance(rows, Rows):  # share_prefix is off, or somebody calls this by hand
             if self.model.training:
                 self.counters.passed(_phase(), input_ids.numel(), attention_mask.sum().item(), grid)
-            return super()._get_per_token_logps_and_entropies(
-                *given, batch_size, compute_entropy, compute_aux_loss, **media
-            )
+            return self._seen_logps(*given, batch_size, compute_entropy, compute_aux_loss, media)
         given = (*given, rows, media.pop("pixel_values", None), grid)
         others = {name: value for name, value in media.items() if name not in ("num_images", "image_grid_thw")}
         if any(value is not None for name, value in others.items() if name != "mm_token_type_ids"):
@@ -164,6 +165,32 @@ class SharedPrompts:
         media = choose(pixels, grid, [number for shown in rows.pictures for number in shown])
         return super()._get_per_token_logps_and_entropies(
             model, ids, mask, keep, batch_size, compute_entropy, num_images=list(rows), **media, **others
+        )
+
+    def _seen_logps(self, model, ids, mask, keep, batch_size, compute_entropy, compute_aux_loss, media):
+        """TRL's own; where rows have no picture chunk by chunk, for TRL hands a chunk of text an empty tensor of
+        pictures, which breaks the vision tower. Among several processes such a chunk shows a blank one."""
+        plain, asked = super()._get_per_token_logps_and_entropies, (compute_entropy, compute_aux_loss)
+        counts, types = media.get("num_images") or [0] * len(ids), media.get("mm_token_type_ids")
+        if all(counts) or not {name for name, value in media.items() if value is not None} <= KNOWN:
+            return plain(model, ids, mask, keep, batch_size, *asked, **media)
+        types = torch.zeros_like(ids) if types is None else types
+        found = []
+        for rows in torch.arange(len(ids)).split(batch_size or len(ids)):
+            chunk, first = slice(int(rows[0]), int(rows[-1]) + 1), sum(counts[: rows[0]])
+            given = {"input_ids": ids[chunk], "attention_mask": mask[chunk], "mm_token_type_ids": types[chunk]}
+            stored = range(first, first + sum(counts[chunk]))
+            given |= choose(media.get("pixel_values"), media.get("image_grid_thw"), stored)
+            given = shown_in_all(given, multimodal(model).config, before=True)
+            if "pixel_values" in given:
+                given["num_images"] = counts[chunk] if stored else [1] + [0] * (len(rows) - 1)
+            both = (given.pop("input_ids"), given.pop("attention_mask"))
+            found.append(plain(model, *both, keep, None, *asked, **given))
+        logps, entropies, losses = zip(*found, strict=True)
+        return (
+            torch.cat(logps),
+            torch.cat(entropies) if compute_entropy else None,
+            torch.stack(losses).mean() if compute_aux_loss else None,
         )
 
     def _check_sharing(self, given, others) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from rewards.score.model.score_model import ScoreModel
 from rewards.score.training import stage
 from rewards.score.training.preferences import Preference, read, write
 from rewards.score.training.recipe import ScoreRecipe
@@ -19,6 +21,7 @@ from vlm.common.errors import RecipeError
 
 pytestmark = pytest.mark.xdist_group("score")
 BASE = str(ROOT / "demo/base")
+FORWARD = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "image_index")
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "green": (30, 160, 30)}
 TRAINING = {
     "per_device_train_batch_size": 8, "learning_rate": 5e-4, "max_steps": 14, "logging_steps": 1,
@@ -127,7 +130,8 @@ def test_a_batch_holds_every_candidate_with_its_image_and_question(colours):
     image = str(colours / "train0.png")
     seen = Preference([image], "What color?", ["red", "blue", "a lake"], margin=0.5)
     records = [seen, Preference([], "Q", ["a", "b"])]
-    batch = Collator(words)([Rows(records)[place] for place in (0, 1)])
+    config = SimpleNamespace()  # of a model that is not asked
+    batch = Collator(words, config)([Rows(records)[place] for place in (0, 1)])
     assert batch["candidates"].tolist() == [3, 2] and batch["margin"].tolist() == [0.5, 0.0]
     assert batch["index"].tolist() == [0, 1] and next(iter(batch)) == "index"
     placeholders = (batch["input_ids"] == words.image_token_id).sum(1)
@@ -160,13 +164,26 @@ def test_recipes_that_cannot_work_are_refused(colours, tmp_path, name):
     assert expected in str(caught.value)
 
 
-def test_records_with_and_without_images_do_not_meet_where_processes_would_wait(colours, tmp_path, monkeypatch):
-    mixed = [Preference(["a.png"], "", ["a", "b"]), Preference([], "", ["a", "b"])]
-    monkeypatch.setattr(stage, "processes", lambda: 2)
-    with pytest.raises(RecipeError, match="1 of 2 records have images; with 2 processes"):
-        stage.check_mixture(recipe(colours, tmp_path), mixed)
-    stage.check_mixture(recipe(colours, tmp_path, train=["head"]), mixed)
-    stage.check_mixture(recipe(colours, tmp_path), mixed[:1], mixed[1:])
+@pytest.mark.parametrize("positions", ["sequential", "mrope"])
+def test_a_batch_of_text_shows_a_blank_picture_among_processes(positions, monkeypatch):
+    """The same scores and gradients; the vision tower's are there, and 0."""
+    model = ScoreModel.from_backbone(BASE, positions, dtype="float32")
+    record, found = Preference([], "2 + 2?", ["four", "five or so"]), []
+    for count in ("1", "2"):
+        monkeypatch.setenv("WORLD_SIZE", count)
+        batch = Collator(processor(), model.config)([(0, record)])
+        model.zero_grad()
+        scores = model(**{name: batch[name] for name in batch if name in FORWARD}).logits
+        (scores[0] - scores[1]).sum().backward()
+        found.append((scores, {name: one.grad for name, one in model.named_parameters()}))
+    (plain, expected), (blank, got) = found
+    torch.testing.assert_close(blank, plain, rtol=0, atol=1e-6)
+    assert batch["image_grid_thw"].tolist() == [[1, 2, 2]]
+    for name, gradient in got.items():
+        if ".visual." in name:
+            assert expected[name] is None and gradient.eq(0).all()
+        else:
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
 
 
 # --- runs ---

@@ -31,7 +31,7 @@ from vlm.common.errors import RecipeError
 
 TOLERANCE = 1e-5
 """Of weights, and relative of metrics, in float32; measured 1.2e-7. Weights move by more than 1e-2."""
-PAIRS = ["grpo", "mixed", "adapter", "sft"]
+PAIRS = ["grpo", "mixed", "plain", "adapter", "sft", "shown"]
 """Jobs that run in one process and under FSDP."""
 LETTERS = """
 def letters(completions, **columns):
@@ -57,6 +57,8 @@ def mixed_rows(demo_data, folder) -> Path:
     shown = next(row for row in rows if row["task"] == "vqa")
     shown["images"] = [str((demo_data / "grpo" / image).resolve()) for image in shown["images"]]
     told = {"images": [], "messages": [{"role": "user", "content": "2 + 2?"}], "task": "vqa", "answer": "4"}
+    for row in (shown, told):  # GRPO does not read the reply
+        row["messages"] = [row["messages"][-1], {"role": "assistant", "content": row["answer"]}]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (shown, told)))
     return folder / "rows.jsonl"
 
@@ -71,6 +73,9 @@ def jobs(model, data, folder, processes: int) -> list:
     sgd = ["optim=sgd", "learning_rate=0.5", "lr_scheduler_type=constant", "warmup_steps=0"]
     sgd = ["training.per_device_train_batch_size=2", *(f"training.{key}" for key in sgd)]
 
+    single = ["training.max_steps=1", "training.per_device_train_batch_size=1", "training.gradient_checkpointing=true"]
+    single += ["data.shuffle=false", f"data.train=[{{path: {folder}/rows.jsonl}}]"]
+
     def accumulated(steps: int) -> str:
         return f"training.gradient_accumulation_steps={steps * 2 // processes}"
 
@@ -81,8 +86,10 @@ def jobs(model, data, folder, processes: int) -> list:
     both = [
         rl("grpo"),
         rl("mixed", *one, *alone, "training.gradient_checkpointing=true"),
+        rl("plain", *one, *alone, "share_prefix=false"),
         rl("adapter", *one, "share_prefix=false", "model.lora={dropout: 0.0}"),
         ["sft", sft(model, data, folder / f"sft-{processes}", *sgd, accumulated(2), "model.freeze=[vision_tower]")],
+        ["sft", sft(model, data, folder / f"shown-{processes}", *sgd, accumulated(1), *single)],
     ]
     if processes == 1:
         return both
@@ -121,9 +128,9 @@ def test_weights_were_split(trained):
     folder, said = trained
     # not by lines: two processes share the pipe, and print writes a text and its newline apart
     counted = re.findall(r"units: (\d+ on \d+ processes, \d+ of \d+ split)", said)
-    assert counted.count("10 on 2 processes, 94 of 94 split") == 2 * 5
+    assert counted.count("10 on 2 processes, 94 of 94 split") == 2 * 7
     (adapted,) = set(counted) - {"10 on 2 processes, 94 of 94 split"}
-    assert len(counted) == 2 * 6 and adapted.split()[4] == adapted.split()[6]
+    assert len(counted) == 2 * 8 and adapted.split()[4] == adapted.split()[6]
     for job in PAIRS:
         one, two = (json.loads((folder / f"{job}-{n}/record.json").read_text()) for n in (1, 2))
         assert (two["processes"]["type"], two["processes"]["world_size"]) == ("FSDP", 2)
@@ -135,7 +142,7 @@ def test_the_same_trajectory(trained, tiny_model, job):
     folder, _ = trained
     one, two = (metrics(folder / f"{job}-{n}") for n in (1, 2))
     assert len(one) == len(two) == (2 if job in ("grpo", "sft") else 1)
-    for key in ("loss", "grad_norm", *(() if job == "sft" else ("entropy", "kl", "reward", "reward_std"))):
+    for key in ("loss", "grad_norm", *(() if job in ("sft", "shown") else ("entropy", "kl", "reward", "reward_std"))):
         expected = [row[key] for row in one if key in row]
         assert [row[key] for row in two if key in row] == pytest.approx(expected, rel=TOLERANCE, abs=1e-6), key
         assert expected, key

@@ -68,3 +68,8 @@ def forward(model, processor):
     text = processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
     inputs = processor(images=[picture(100, 100)], text=[text], return_tensors="pt")
     return model(**inputs).logits
+
+
+def state(folder, **changes):
+    """The weights of a folder, read as the next stage reads them: strictly."""
+    return loading.load_model(section(folder, **{"attention": "sdpa", **changes})).state_dict()

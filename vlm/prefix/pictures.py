@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from PIL.Image import Image
 from transformers import BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 
+from vlm.common.processes import processes
 from vlm.pictures.digests import digest
 from vlm.pictures.processing import present
 
@@ -105,3 +106,22 @@ def blank_picture(config) -> dict[str, torch.Tensor]:
     vision = config.vision_config
     merge, patch = vision.spatial_merge_size, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     return {"pixel_values": torch.zeros(merge**2, patch), "image_grid_thw": torch.tensor([[1, merge, merge]])}
+
+
+def shown_in_all(batch: Mapping[str, Any], config, before: bool = False) -> dict[str, Any]:
+    """A padded batch; one of text alone, among several processes, with `blank_picture` at an end of its first row,
+    which nothing attends to and no label follows. Loss and gradients are those without it; the vision tower's are 0.
+
+    batch: `input_ids`, `attention_mask` and, where there are any, `mm_token_type_ids` and `labels` (B, L).
+    before: at the beginning, where places are counted from the end.
+    """
+    if processes() == 1 or "pixel_values" in batch:
+        return dict(batch)
+    first = {"input_ids": config.image_token_id, "attention_mask": 0, "mm_token_type_ids": 1, "labels": -100}
+    longer = {}
+    for name in first.keys() & batch.keys():
+        column = torch.full_like(batch[name][:, :1], -100 if name == "labels" else 0)
+        column[0] = first[name]
+        longer[name] = torch.cat([column, batch[name]] if before else [batch[name], column], 1)
+    device = batch["input_ids"].device
+    return {**batch, **longer, **{name: value.to(device) for name, value in blank_picture(config).items()}}

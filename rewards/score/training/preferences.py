@@ -198,13 +198,8 @@ def _remembered(found: dict[str, Any]) -> Preference:
     return Preference(**found)
 
 
-def _facts(record: Preference) -> tuple[bool]:
-    """Whether it has pictures."""
-    return (bool(record.images),)
-
-
-CODEC = Codec(_remembered, _facts)
-"""Preferences in tables."""
+CODEC = Codec(_remembered, lambda record: ())
+"""Preferences in tables, of which no stage asks more than the records."""
 
 
 def of_source(

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rewards.score.training import metrics, planned
-from rewards.score.training.preferences import CODEC, Preference, collect
+from rewards.score.training.preferences import Preference, collect
 from rewards.score.training.recipe import ScoreRecipe
 from samples.fingerprints import pictures_of
 from samples.sections import Role
@@ -22,8 +21,6 @@ from stage.guards.disk import spared
 from stage.guards.out_of_memory import advised
 from stage.planning.job import check_full_batch
 from stage.planning.lengths import Lengths
-from vlm.common.errors import RecipeError
-from vlm.common.processes import processes
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +53,6 @@ def train(recipe: ScoreRecipe) -> Path:
     check = planned.text_check(recipe, fetch=True)
     records = collect(recipe.data.train, recipe.data.on_fault, "train", check, recipe.data.cache)
     held_out = collect(recipe.data.eval, recipe.data.on_fault, "eval", check, recipe.data.cache)
-    check_mixture(recipe, records, held_out)
     check_full_batch(recipe, len(records))
     args = arguments(
         RewardConfig,
@@ -105,25 +101,6 @@ def _checkpointing(recipe: ScoreRecipe) -> dict[str, Any]:
     """ZeRO-3 with adapters needs reentrant checkpointing (huggingface/trl issue 2514); nothing else does."""
     needed = recipe.sharding.zero == 3 and recipe.model.lora is not None
     return {"activation_checkpointing_kwargs": {"use_reentrant": True}} if needed else {}
-
-
-def check_mixture(recipe: ScoreRecipe, *sets: Sequence[Preference]) -> None:
-    """Refuse records with and without images where processes must agree which weights a batch uses.
-
-    A process whose batch has no image runs no vision tower. The others would wait for it for ever: under ZeRO-3 to
-    gather its share of the tower, and where the tower or merger trains, for its gradients.
-    """
-    tower = {"vision_tower", "merger"} - set(recipe.frozen)
-    lora = recipe.model.lora is not None and not any("visual" in name for name in recipe.model.lora.target_modules)
-    needed = recipe.sharding.zero == 3 or (tower and not lora)
-    for records in sets:
-        seeing = Drawn.of(records, CODEC).facts()[True,]
-        if processes() > 1 and needed and 0 < seeing < len(records):
-            raise RecipeError(
-                f"data: {seeing} of {len(records)} records have images; with {processes()} processes, and the vision "
-                "tower trained or sharded (sharding.zero 3), all or none must: train in stages (first the text-only "
-                "sources, with `train: [head]`), or freeze vision_tower and merger with sharding.zero at most 2"
-            )
 
 
 def save(trainer, processor, recipe: ScoreRecipe) -> Path:

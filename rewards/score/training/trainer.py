@@ -31,6 +31,7 @@ from stage.guards.finite import FiniteSteps
 from stage.replay.dumps import ROWS
 from stage.trainer.orders import FlatOrder
 from vlm.pictures.unreadable import row_name
+from vlm.prefix.pictures import shown_in_all
 
 
 def ordered_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,9 +60,13 @@ def preference_loss(scores: Tensor, candidates: Sequence[int], margins: Tensor, 
 
 @dataclasses.dataclass
 class Collator:
-    """Records of `Rows` → one batch: `index`, `candidates`, `margin` (records,), the inputs of `ScoreModel`, `ROWS`."""
+    """Records of `Rows` → one batch: `index`, `candidates`, `margin` (records,), the inputs of `ScoreModel`, `ROWS`.
+
+    Among several processes a batch of text alone shows a blank picture (`shown_in_all`). config: the model's.
+    """
 
     processor: Any
+    config: Any
 
     def __call__(self, rows: Sequence[tuple[int, Preference]]) -> dict[str, Any]:
         records = [record for _, record in rows]
@@ -70,7 +75,7 @@ class Collator:
             "index": torch.tensor([index for index, _ in rows]),  # first: accelerate takes the batch's size from it
             "candidates": torch.tensor([len(record.ranked) for record in records]),
             "margin": torch.tensor([record.margin or 0.0 for record in records]),
-            **encode(exchanges, self.processor, share_images=True),
+            **shown_in_all(encode(exchanges, self.processor, share_images=True), self.config),
             ROWS: [row_name({"source": record.source, "id": record.id}) for record in records],
         }
 
@@ -136,7 +141,7 @@ class PreferenceTrainer(FiniteSteps, Resumable, FlatOrder, PreferenceLoss):
         super().__init__(
             model,
             args,
-            data_collator=Collator(processor),
+            data_collator=Collator(processor, model.config),
             train_dataset=Rows(train),
             eval_dataset=Rows(self.held_out) if self.held_out else None,
             processing_class=processor,

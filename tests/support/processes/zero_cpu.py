@@ -3,7 +3,8 @@
 LAUNCHER: another one, by name.
 
 Without a GPU accelerate 1.15 finds no process group unless told to use the CPU, and told so it leaves DeepSpeed out.
-Here it is given gloo, and the launcher runs as it is. Each DeepSpeed engine says on stdout what it is.
+Here it is given gloo, and the launcher runs as it is. Every tensor is split under ZeRO-3, where DeepSpeed would keep
+those of up to 100,000 numbers whole: all but two of a tiny model's. Each DeepSpeed engine says on stdout what it is.
 """
 
 import os
@@ -35,6 +36,20 @@ def give_gloo():
     PartialState._prepare_backend = gloo
 
 
+def split_every_tensor():
+    from stage.parallel import sharding
+
+    ours = sharding.deepspeed_config
+
+    def splitting(section):
+        config = ours(section)
+        if section.zero == 3:
+            config["zero_optimization"] |= {"stage3_param_persistence_threshold": 0}
+        return config
+
+    sharding.deepspeed_config = splitting
+
+
 def announce_engines():
     from deepspeed.runtime.engine import DeepSpeedEngine
 
@@ -43,6 +58,9 @@ def announce_engines():
     def announced(self, *args, **kwargs):
         build(self, *args, **kwargs)
         print(f"engine: ZeRO-{self.zero_optimization_stage()} on {self.dp_world_size} processes", flush=True)
+        if self.zero_optimization_stage() == 3:
+            whole = [p for p in self.module.parameters() if p.ds_persist]
+            print(f"engine: tensors kept whole: {len(whole)}", flush=True)
 
     DeepSpeedEngine.__init__ = announced
 
@@ -54,5 +72,6 @@ if __name__ == "__main__":
     telemetry.quiet()  # as the launcher does, which comes after these imports here
     build_nothing()
     give_gloo()
+    split_every_tensor()
     announce_engines()
     runpy.run_path(str(ROOT / f"launch/{os.environ.get('LAUNCHER', 'grpo')}.py"), run_name="__main__")

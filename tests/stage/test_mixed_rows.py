@@ -1,0 +1,106 @@
+"""A picture in one process and text alone in the other: the vision tower runs in both, or DDP and ZeRO-2 would stop at
+its gradients, and ZeRO-3 wait for its weights. What is learned is what one process learns of both rows."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from rewards.score.training.preferences import Preference, write
+from tests.support.processes import forked
+from tests.support.processes.commands import ROOT, grpo, sft, two_processes
+from tests.support.tiny_checkpoints import state
+
+STEP = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
+STEP |= {"gradient_checkpointing": True, "logging_steps": 1}
+TOLERANCE = 1e-5
+"""Of weights, in float32."""
+LETTERS = """
+def letters(completions, **columns):
+    return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]
+"""
+
+
+@pytest.fixture(scope="module")
+def rows(demo_data, tmp_path_factory):
+    """A folder with two rows for each stage: one with a picture, then one of text."""
+    folder = tmp_path_factory.mktemp("mixed")
+    drawn = [json.loads(line) for line in (demo_data / "grpo/prompts.jsonl").read_text().splitlines()]
+    shown = next(row for row in drawn if row["task"] == "vqa")
+    shown["images"] = [str((demo_data / "grpo" / image).resolve()) for image in shown["images"]]
+    told = {"images": [], "messages": [{"role": "user", "content": "2 + 2?"}], "task": "vqa", "answer": "4"}
+    question = shown["messages"][0]
+    pairs = [Preference(shown["images"], question["content"], ["two ships", "a lake"])]
+    pairs += [Preference([], "2 + 2?", ["four", "five or so"])]
+    write(folder / "score.jsonl", pairs)
+    taught = [
+        {**row, "messages": [row["messages"][-1], {"role": "assistant", "content": row["answer"]}]}
+        for row in (shown, told)
+    ]
+    for name, found in (("grpo", (shown, told)), ("sft", taught)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    (folder / "letters.py").write_text(LETTERS)
+    return folder
+
+
+def trained(stage, tiny_model, demo_data, rows, tmp_path, zero: int, count: int = 2, *more: str):
+    """The weights after one step over both rows."""
+    output, given = tmp_path / f"{stage}-{zero}-{count}", more
+    more = [f"training.{key}={value}" for key, value in STEP.items()]
+    more += ["data.shuffle=false", f"sharding.zero={zero}", f"training.per_device_train_batch_size={2 // count}"]
+    more += given
+    if stage == "grpo":
+        more += [f"data.train.0.path={rows}/grpo.jsonl", f"rewards=[{{use: {rows}/letters.py:letters}}]"]
+        more += ["training.per_device_train_batch_size=2", "training.beta=0.1"]
+        argv = grpo(tiny_model, demo_data, output, *more)
+    elif stage == "sft":
+        argv = sft(tiny_model, demo_data, output, *more, f"data.train=[{{path: {rows}/sft.jsonl}}]")
+    else:
+        argv = [str(ROOT / "recipes/demo/score.yaml"), f"output={output}", f"model.path={tiny_model}", *more]
+        argv += [f"data.train=[{{path: {rows}/score.jsonl}}]", "data.eval=[]"]
+    script = ROOT / ("tests/support/processes/zero_cpu.py" if zero else f"launch/{stage}.py")
+    start = two_processes() if count == 2 else [sys.executable]
+    forked.run([*start, script, *argv], cwd=tmp_path, LAUNCHER=stage)
+    return state(output / "final") if stage != "score" else whole(output / "final")
+
+
+def whole(folder):
+    """The weights of a score model."""
+    from rewards.score.model.score_model import ScoreModel
+
+    return ScoreModel.from_pretrained(folder).state_dict()
+
+
+def apart(one, two) -> float:
+    assert one.keys() == two.keys()
+    return max((one[name].float() - two[name].float()).abs().max().item() for name in one)
+
+
+@pytest.mark.parametrize(
+    ("stage", "stages"),
+    [
+        ("sft", (2, 3)),
+        ("score", (3,)),
+        ("grpo", (3,)),
+        pytest.param("sft", (0, 1), marks=pytest.mark.full),
+        pytest.param("score", (0, 1, 2), marks=pytest.mark.full),
+        pytest.param("grpo", (1, 2), marks=pytest.mark.full),
+    ],
+)
+def test_a_picture_in_one_process_alone(stage, stages, tiny_model, demo_data, rows, tmp_path):
+    """As one process; GRPO, whose random numbers are each process's own, as DDP, with two completions of each row."""
+    given = (stage, tiny_model, demo_data, rows, tmp_path)
+    expected = trained(*given, zero=0, count=2 if stage == "grpo" else 1)
+    for zero in stages:
+        assert apart(trained(*given, zero), expected) < TOLERANCE, zero
+    if stage == "grpo":
+        assert apart(trained(*given, stages[-1], 2, "share_prefix=false", "overwrite=true"), expected) < TOLERANCE
+        import pandas
+
+        table = pandas.read_parquet(tmp_path / "grpo-0-2/completions/completions_00001.parquet")
+        assert table["image_file"].notna().sum() == 2 and len(table) == 4
+    seen = {name.split("visual.")[1]: value for name, value in state(tiny_model).items() if "visual." in name}
+    moved = [value - seen[name.split("visual.")[1]] for name, value in expected.items() if "visual." in name]
+    assert len(moved) == len(seen) and max(change.abs().max() for change in moved) > 10 * TOLERANCE
