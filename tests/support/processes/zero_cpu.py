@@ -37,9 +37,9 @@ def give_gloo():
 
 
 def split_every_tensor():
-    from stage.parallel import sharding
+    from stage.trainer import arguments
 
-    ours = sharding.deepspeed_config
+    ours = arguments.deepspeed_config
 
     def splitting(section):
         config = ours(section)
@@ -47,7 +47,7 @@ def split_every_tensor():
             config["zero_optimization"] |= {"stage3_param_persistence_threshold": 0}
         return config
 
-    sharding.deepspeed_config = splitting
+    arguments.deepspeed_config = splitting
 
 
 def announce_engines():
