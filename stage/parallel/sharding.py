@@ -18,16 +18,36 @@ from typing import Any
 from stage.recipe.sections import ShardingSection
 from vlm.common.errors import RecipeError
 
+LIVE_ELEMENTS = 1_000_000_000
+"""Gathered weights that ZeRO-3 keeps at one time, in elements, and how far ahead it looks for their next use."""
+
+
+def buckets(zero: int, hidden: int) -> dict[str, int]:
+    """DeepSpeed's sizes, in elements, for a model of this hidden size; those that `deepspeed_config` calls "auto" are
+    what transformers' `trainer_config_finalize` makes of it. What is planned is what runs (tests/stage)."""
+    if zero == 0:
+        return {}
+    found = {"reduce_bucket_size": hidden * hidden}
+    if zero == 3:
+        found |= {
+            "stage3_prefetch_bucket_size": int(0.9 * hidden * hidden),
+            "stage3_param_persistence_threshold": 10 * hidden,
+            "stage3_max_live_parameters": LIVE_ELEMENTS,
+            "stage3_max_reuse_distance": LIVE_ELEMENTS,
+        }
+    return found
+
 
 def deepspeed_config(section: ShardingSection) -> dict[str, Any] | None:
     """DeepSpeed's configuration for a recipe's `sharding:` section, or None for stage 0 (plain DDP).
 
-    Batch sizes, precision and clipping are "auto": transformers fills them in from the training arguments, so they
-    stand in one place only.
+    Batch sizes, precision, clipping and the buckets are "auto": transformers fills them in from the training arguments
+    and the model, so they stand in one place only. Buckets that nobody names have 5e8 elements, whatever the model.
     """
     if section.zero == 0:
         return None
     zero: dict[str, Any] = {"stage": section.zero, "overlap_comm": True, "contiguous_gradients": True}
+    zero |= {name: LIVE_ELEMENTS if "_max_" in name else "auto" for name in buckets(section.zero, 1)}
     if section.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if section.zero == 3:
