@@ -112,12 +112,40 @@ def check_launch(recipe: Any) -> None:
             f"sharding.zero is {section.zero} in the recipe, but accelerate was launched with ZeRO stage {stage}; "
             f"write sharding.zero={stage}, or leave --config_file away (the recipe alone sets up DeepSpeed)"
         )
+    if stage is not None:
+        _agree(recipe)
     if section.zero and (missing := [name for name in RENDEZVOUS if name not in os.environ]):
         raise RecipeError(
             f"sharding.zero is {section.zero}, and DeepSpeed's processes cannot meet: no launcher has set "
             f"{', '.join(missing)}. Start it by torchrun, for one process too: torchrun --nproc_per_node 1 "
             f"launch/{recipe.stage}.py … (or accelerate launch with several processes); or write sharding.zero=0"
         )
+
+
+AGREED = ("zero_stage", "offload_optimizer_device", "offload_param_device", "mixed_precision")
+"""Fields of accelerate's DeepSpeed configuration that `check_launch` compares with the recipe."""
+FIELDS = "ACCELERATE_CONFIG_DS_FIELDS"
+"""Names of those that the launch configuration holds; accelerate refuses any beside a configuration from a recipe."""
+
+
+def _agree(recipe: Any) -> None:
+    """Compare the launch configuration's fields with the recipe, and take those that agree off accelerate's list.
+
+    Raises: RecipeError for one that says something else.
+    """
+    asked = os.environ
+    devices = {name: asked.get(f"ACCELERATE_DEEPSPEED_{name.upper()}", "none") for name in AGREED[1:3]}
+    wrong = [f"{name}: {value}" for name, value in devices.items() if value != "none" and not recipe.sharding.offload]
+    mixed = asked.get("ACCELERATE_MIXED_PRECISION", "no")
+    if mixed not in ("no", PRECISION[recipe.model.dtype]):
+        wrong.append(f"mixed_precision: {mixed}")
+    if wrong:
+        raise RecipeError(
+            f"accelerate was launched with {', '.join(wrong)}, and the recipe has sharding.offload="
+            f"{str(recipe.sharding.offload).lower()} and model.dtype={recipe.model.dtype}; write the same in both, or "
+            "leave --config_file away (the recipe alone sets up DeepSpeed)"
+        )
+    asked[FIELDS] = ",".join(name for name in asked.get(FIELDS, "").split(",") if name not in AGREED)
 
 
 def check_fsdp(recipe: Any) -> None:
