@@ -145,7 +145,8 @@ def _agree(recipe: Any) -> None:
             f"{str(recipe.sharding.offload).lower()} and model.dtype={recipe.model.dtype}; write the same in both, or "
             "leave --config_file away (the recipe alone sets up DeepSpeed)"
         )
-    asked[FIELDS] = ",".join(name for name in asked.get(FIELDS, "").split(",") if name not in AGREED)
+    if FIELDS in asked:
+        asked[FIELDS] = ",".join(name for name in asked[FIELDS].split(",") if name not in AGREED)
 
 
 def check_fsdp(recipe: Any) -> None:
