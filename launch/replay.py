@@ -17,11 +17,13 @@ from rewards.score.training.recipe import ScoreRecipe  # noqa: E402
 from rl.recipe import GRPORecipe  # noqa: E402
 from sft.recipe import SFTRecipe  # noqa: E402
 from stage.cli import guarded  # noqa: E402
+from stage.guards.allocator import expandable  # noqa: E402
 from vlm.common.console import terminal  # noqa: E402
 
 
 def run(folder: Path, step: int, device: str | None) -> bool:
     """Whether the step was reproduced. device: "cpu", or None for the one that it was computed on."""
+    expandable()
     import rewards.score.training.replaying
     import rl.replaying
     import sft.replaying

@@ -89,6 +89,7 @@ class Counters:
             found["throughput/mfu"] = flops / whole / self.peak
         if torch.cuda.is_available():
             found["memory/peak_gib"] = torch.cuda.max_memory_allocated() / GIB
+            found["memory/reserved_gib"] = torch.cuda.max_memory_reserved() / GIB
             torch.cuda.reset_peak_memory_stats()
         return found
 

@@ -15,7 +15,7 @@ from stage.guards.out_of_memory import advised
 from stage.planning import control
 from stage.planning.estimate import training
 from stage.planning.gpus import parse_gpus
-from stage.planning.job import Job, check_rows, common
+from stage.planning.job import Job, check_rows, common, launched
 from stage.planning.lengths import Lengths, say_opened
 from stage.planning.plan import Plan
 from vlm.common.errors import RecipeError
@@ -112,7 +112,8 @@ def train(
     )
     check_rows(data["train"].rows, args.generation_batch_size // args.num_generations)
     processor = processor_of(recipe)
-    run = beginning.open(args, lambda: of_mixtures(data), score_models)
+    to_write = planned(launched(recipe), data["train"].rows).storage
+    run = beginning.open(args, to_write, lambda: of_mixtures(data), score_models)
     before_weights()
     run.note_mixtures(data)
     trainer = GRPOTrainer(

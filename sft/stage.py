@@ -12,7 +12,7 @@ from sft.recipe import SFTRecipe
 from sft.teaching import Teaching
 from stage.guards.out_of_memory import advised
 from stage.planning.estimate import training
-from stage.planning.job import Job, check_full_batch, common
+from stage.planning.job import Job, check_full_batch, common, launched
 from stage.planning.lengths import Lengths
 from stage.planning.plan import Plan
 from vlm.pictures.resizing import by_role
@@ -55,7 +55,7 @@ def train(recipe: SFTRecipe) -> Path:
     )
     processor = processor_of(recipe)
     template.check(processor, recipe.model.path)
-    run = beginning.open(args, lambda: of_mixtures(data))
+    run = beginning.open(args, planned(launched(recipe), data["train"].rows).storage, lambda: of_mixtures(data))
     run.note_mixtures(data)
     trainer = SFTTrainer(
         untrained(recipe),

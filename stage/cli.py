@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stage.guards import lock
+from stage.guards.allocator import expandable
 from stage.guards.disk import is_full
 from stage.recipe import config
 from stage.recipe.editors import json_schema
@@ -41,10 +42,12 @@ OF_EACH = ("rewards.guarded", "rl.unrewarded", "rewards.score.reward.faults", "s
 
 
 def check_machine(recipe: Any) -> None:
-    """Refuse what the recipe asks of this machine in vain, before data is read. A dry run plans for another machine.
+    """Refuse what the recipe asks of this machine in vain, before data is read and torch is imported. A dry run plans
+    for another machine.
 
     Raises: RecipeError.
     """
+    expandable(recipe)
     if hasattr(recipe, "model") and recipe.model.attention == "flash_attention_2":
         resolve_attention(recipe.model.attention, recipe.model.dtype)
     if hasattr(recipe, "tracking"):

@@ -67,6 +67,8 @@ class Run:
     "Parts of record.json that a resume compares (`stage.origins.comparing`)."
     data: dict[str, Any] = field(default_factory=dict)
     "data.json, once it is known."
+    checkpoint_bytes: int = 0
+    "The least that a checkpoint takes, by the plan."
 
     @classmethod
     def create(

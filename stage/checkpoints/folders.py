@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from stage.checkpoints import manifest
 logger = logging.getLogger(__name__)
 
 ASIDE = ".unfinished"
+OWNED = re.compile(r"(?:run_state|rng_state|optimizer|zero_pp_rank)_(\d+)")
+"""What files are called that each process writes for itself: ours, transformers', FSDP's and DeepSpeed's."""
 
 
 def clear(run: Path) -> None:
@@ -33,6 +36,18 @@ def begin(run: Path, step: int) -> Path:
     folder = run / ASIDE / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     return folder
+
+
+def flush_own(folder: Path, rank: int) -> None:
+    """Bring to the disk what this process has written of a checkpoint, while the others do the same.
+
+    `commit` then finds nothing left to wait for. A file without a process's number is the main one's.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            number = OWNED.search(path.name)
+            if rank == (int(number[1]) if number else 0):
+                _flush(path)
 
 
 def commit(run: Path, folder: Path) -> Path:
@@ -66,8 +81,11 @@ def prune(run: Path, keep: int | None, best: str | None) -> None:
 
 
 def room(run: Path) -> int:
-    """Bytes free on the run folder's disk."""
-    return shutil.disk_usage(run).free
+    """Bytes free on the disk of a run folder, which need not be there yet."""
+    there = run.expanduser().absolute()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free
 
 
 def _remove(run: Path, path: Path) -> None:

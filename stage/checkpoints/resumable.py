@@ -53,6 +53,8 @@ class Resumable:
     `_load_from_checkpoint`, `_load_best_model`, `_load_rng_state`, `_run_epoch`, `_finalize_training`.
     """
 
+    planned_bytes = 0
+    "The least that a checkpoint takes, as it was planned; until there is one."
     _pending: dict[str, Any] | None = None
     "The state to resume from, until the first batch."
     _aside: Path | None = None
@@ -165,9 +167,10 @@ class Resumable:
             return
         run, main = Path(self._get_output_dir(trial)), self.is_world_process_zero()
         best, self._fault = self.state.best_model_checkpoint, None
-        needed = 0 if self._saved is None else self._saved.bytes
+        known = "the plan says" if self._saved is None else "the last one has"
+        needed = self.planned_bytes if self._saved is None else self._saved.bytes
         if anywhere(main and folders.room(run) < needed, self.args.device):
-            return self._give_up(run, f"{folders.room(run):,} bytes are free, the last one has {needed:,}", best)
+            return self._give_up(run, f"{folders.room(run):,} bytes are free, {known} {needed:,}", best)
         self._aside = run / folders.ASIDE
         try:
             with self._contained():
@@ -203,6 +206,7 @@ class Resumable:
                 for name in (RECIPE, DATA, RECORD):  # what a resume compares
                     if (run / name).is_file():
                         shutil.copyfile(run / name, folder / name)
+            folders.flush_own(folder, self.args.process_index)
 
     def _state(self) -> dict[str, Any]:
         return {

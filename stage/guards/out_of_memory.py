@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from stage.guards.progress import here
+from stage.planning.job import launched
 from stage.planning.memory import GIB
 from stage.planning.plan import Plan
 from stage.recipe import config
@@ -71,7 +72,7 @@ def message(recipe: Any, planner: Planner, error: BaseException) -> str:
     tail += "in another output. A checkpoint can be resumed (resume=auto) only where the recipe is the same"
     try:
         plan = planner(recipe)
-        base = plan(_here(recipe))
+        base = plan(launched(recipe))
         found = savings(recipe, plan, base)
     except UserError as fault:  # data or checkpoint cannot be read again: no reason to hide the error
         return f"{head} No plan could be made ({fault}). {tail}"
@@ -138,14 +139,9 @@ def _peak(plan: Callable[[Any], Plan], recipe: Any, changes: list[str]) -> int |
     """Planned bytes at the peak with these changes; None where the recipe does not allow them."""
     try:
         changed = config.build(config.to_dict(recipe), type(recipe), changes)
-        return plan(_here(changed)).peak
+        return plan(launched(changed)).peak
     except RecipeError:
         return None
-
-
-def _here(recipe: Any) -> Any:
-    """The recipe planned for the processes of this run, whatever target a dry run would plan for."""
-    return recipe.model_copy(update={"gpus": None})
 
 
 def _size(size: float) -> str:

@@ -186,6 +186,18 @@ MEMORY = Group(
             worse="higher",
             needs="cuda",
         ),
+        logged(
+            "memory/reserved_gib",
+            "most memory that torch's allocator had taken from this GPU since the log before, with what it holds free; "
+            "CUDA and NCCL allocate beside it",
+            "GiB",
+            None,
+            "little above `memory/peak_gib`",
+            "Far above `memory/peak_gib`: fragmentation. Expandable segments avoid most of it "
+            "(`stage/guards/allocator.py`); whether they were on is among the variables in environment.json.",
+            worse="higher",
+            needs="cuda",
+        ),
         everywhere(
             "<span>_mem_<device>_<what>_delta",
             "transformers' memory tracker over the span init or train: memory held at its end less that at its start "

@@ -18,16 +18,36 @@ from typing import Any
 from stage.recipe.sections import ShardingSection
 from vlm.common.errors import RecipeError
 
+LIVE_ELEMENTS = 1_000_000_000
+"""Gathered weights that ZeRO-3 keeps at one time, in elements, and how far ahead it looks for their next use."""
+
+
+def buckets(zero: int, hidden: int) -> dict[str, int]:
+    """DeepSpeed's sizes, in elements, for a model of this hidden size; those that `deepspeed_config` calls "auto" are
+    what transformers' `trainer_config_finalize` makes of it. What is planned is what runs (tests/stage)."""
+    if zero == 0:
+        return {}
+    found = {"reduce_bucket_size": hidden * hidden}
+    if zero == 3:
+        found |= {
+            "stage3_prefetch_bucket_size": int(0.9 * hidden * hidden),
+            "stage3_param_persistence_threshold": 10 * hidden,
+            "stage3_max_live_parameters": LIVE_ELEMENTS,
+            "stage3_max_reuse_distance": LIVE_ELEMENTS,
+        }
+    return found
+
 
 def deepspeed_config(section: ShardingSection) -> dict[str, Any] | None:
     """DeepSpeed's configuration for a recipe's `sharding:` section, or None for stage 0 (plain DDP).
 
-    Batch sizes, precision and clipping are "auto": transformers fills them in from the training arguments, so they
-    stand in one place only.
+    Batch sizes, precision, clipping and the buckets are "auto": transformers fills them in from the training arguments
+    and the model, so they stand in one place only. Buckets that nobody names have 5e8 elements, whatever the model.
     """
     if section.zero == 0:
         return None
     zero: dict[str, Any] = {"stage": section.zero, "overlap_comm": True, "contiguous_gradients": True}
+    zero |= {name: LIVE_ELEMENTS if "_max_" in name else "auto" for name in buckets(section.zero, 1)}
     if section.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if section.zero == 3:
@@ -92,12 +112,41 @@ def check_launch(recipe: Any) -> None:
             f"sharding.zero is {section.zero} in the recipe, but accelerate was launched with ZeRO stage {stage}; "
             f"write sharding.zero={stage}, or leave --config_file away (the recipe alone sets up DeepSpeed)"
         )
+    if stage is not None:
+        _agree(recipe)
     if section.zero and (missing := [name for name in RENDEZVOUS if name not in os.environ]):
         raise RecipeError(
             f"sharding.zero is {section.zero}, and DeepSpeed's processes cannot meet: no launcher has set "
             f"{', '.join(missing)}. Start it by torchrun, for one process too: torchrun --nproc_per_node 1 "
             f"launch/{recipe.stage}.py … (or accelerate launch with several processes); or write sharding.zero=0"
         )
+
+
+AGREED = ("zero_stage", "offload_optimizer_device", "offload_param_device", "mixed_precision")
+"""Fields of accelerate's DeepSpeed configuration that `check_launch` compares with the recipe."""
+FIELDS = "ACCELERATE_CONFIG_DS_FIELDS"
+"""Names of those that the launch configuration holds; accelerate refuses any beside a configuration from a recipe."""
+
+
+def _agree(recipe: Any) -> None:
+    """Compare the launch configuration's fields with the recipe, and take those that agree off accelerate's list.
+
+    Raises: RecipeError for one that says something else.
+    """
+    asked = os.environ
+    devices = {name: asked.get(f"ACCELERATE_DEEPSPEED_{name.upper()}", "none") for name in AGREED[1:3]}
+    wrong = [f"{name}: {value}" for name, value in devices.items() if value != "none" and not recipe.sharding.offload]
+    mixed = asked.get("ACCELERATE_MIXED_PRECISION", "no")
+    if mixed not in ("no", PRECISION[recipe.model.dtype]):
+        wrong.append(f"mixed_precision: {mixed}")
+    if wrong:
+        raise RecipeError(
+            f"accelerate was launched with {', '.join(wrong)}, and the recipe has sharding.offload="
+            f"{str(recipe.sharding.offload).lower()} and model.dtype={recipe.model.dtype}; write the same in both, or "
+            "leave --config_file away (the recipe alone sets up DeepSpeed)"
+        )
+    if FIELDS in asked:
+        asked[FIELDS] = ",".join(name for name in asked[FIELDS].split(",") if name not in AGREED)
 
 
 def check_fsdp(recipe: Any) -> None:

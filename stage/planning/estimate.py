@@ -21,6 +21,7 @@ from stage.planning import memory
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Batch, Job, batches, prompts_of
 from stage.planning.plan import Plan
+from stage.planning.storage import storage
 from vlm.shapes import Shape, shape, visual_range, visual_tokens
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -52,9 +53,10 @@ def training(job: Job) -> Plan:
         visual=visual,
         visual_planned=planned,
         phases=_phases(job, sizes, chosen, planned),
-        host=sum(memory.states(sizes, chosen).host.values()),
+        host=memory.host(sizes, chosen, reference=job.stage == "grpo" and job.beta > 0, resident=job.resident),
+        storage=storage(job, sizes, chosen, batch),
         by_zero=by_zero,
-        notes=tuple(_notes(job, sizes, batch)),
+        notes=(*_notes(job, sizes, batch), widest(sizes, chosen, **_pieces(job, chosen, planned))),
     )
 
 
@@ -71,6 +73,8 @@ def memory_setup(job: Job, stage: int, processes: int) -> memory.Setup:
         checkpointing=job.checkpointing,
         attention=attention,
         lora_dropout=job.model.lora is not None and job.model.lora.dropout > 0,
+        optimiser=job.optimiser,
+        deterministic=job.deterministic,
     )
 
 
@@ -81,15 +85,13 @@ def _phases(job: Job, sizes: Shape, setup: memory.Setup, visual: int) -> dict[st
     if job.stage == "grpo" and job.beta > 0:
         base["reference model"] = memory.reference(sizes, setup)
     base |= {"score model": job.resident} if job.resident else {}
-    width = _widths(job, setup, visual)
+    width = _pieces(job, setup, visual)
     update = {
         **base,
         "gradients": held.gradients,
         "communication buffers": held.buffers,
-        "activations": memory.activations(sizes, setup, **width),
-        "backward working set": memory.working_set(
-            sizes, setup.weight_bytes, width["rows"], width["text_tokens"], width["visual_tokens"]
-        ),
+        "activations": memory.activations(sizes, setup, **_widths(job, setup, visual)),
+        "backward working set": memory.working_set(sizes, setup, **width),
         "loss head": memory.head(sizes, setup, rows * job.completion_tokens, job.fused_head),
     }
     if job.stage == "sft" or job.external_rollout:
@@ -114,12 +116,29 @@ def _widths(job: Job, setup: memory.Setup, visual: int) -> dict[str, int]:
     if not _shares(job, setup):
         return {"rows": rows, "text_tokens": prompt + completion, "visual_tokens": visual}
     prompts = prompts_of(rows, job.group)
+    gathered = rows * (prompt + visual + completion)
+    if setup.attention == "flash_attention_2":  # one kernel for all, so that prompts' own keys are copied, too
+        gathered += prompts * (prompt + visual)
     return {
         "rows": 1,
         "text_tokens": prompts * prompt + rows * completion,
         "visual_tokens": prompts * visual,
-        "gathered": rows * (prompt + visual + completion),
+        "gathered": gathered,
     }
+
+
+def _pieces(job: Job, setup: memory.Setup, visual: int) -> dict[str, int]:
+    """Arguments of `memory.working_set`: attention sees each row, and where prompts are shared each of these, too."""
+    rows = job.per_device_batch
+    shared = prompts_of(rows, job.group) if _shares(job, setup) else 0
+    return {**_widths(job, setup, visual), "sequences": rows + shared}
+
+
+def widest(sizes: Shape, setup: memory.Setup, **widths: int) -> str:
+    """What the backward working set is, beside what comes next to it."""
+    found = sorted(memory.moments(sizes, setup, **widths).items(), key=lambda moment: -moment[1])
+    said = ", ".join(f"{name} {size / memory.GIB:.2f} GiB" for name, size in found if size)
+    return f"backward working set, the widest of: {said}"
 
 
 def _notes(job: Job, sizes: Shape, batch: Batch) -> Iterator[str]:

@@ -15,6 +15,19 @@ from vlm.sections import ImageSection, ModelSection
 
 
 @dataclass(frozen=True)
+class Saving:
+    """What the plan of the disk reads from a recipe: TRL's arguments of these names, and where they apply."""
+
+    output: str = "."
+    save_strategy: str = "no"
+    save_steps: float = 500
+    save_total_limit: int | None = None
+    save_only_model: bool = False
+    best: bool = False
+    """Whether the best checkpoint stays beside the last ones (`metric_for_best_model`, `load_best_model_at_end`)."""
+
+
+@dataclass(frozen=True)
 class Job:
     """What the plan reads from a recipe. Counts are per process unless they say otherwise."""
 
@@ -39,6 +52,14 @@ class Job:
     """Number of processes where `gpus` is not given."""
     checkpointing: bool = True
     """`gradient_checkpointing`."""
+    optimiser: str = "adamw_torch_fused"
+    """`optim`."""
+    deterministic: bool = False
+    """`full_determinism`."""
+    workers: int = 0
+    """`dataloader_num_workers`: processes that prepare rows."""
+    saving: Saving = Saving()
+    """When checkpoints are written, and how many stay."""
     prompt_tokens: int = 256
     """Text of the longest prompt, template included, images not; measured by `stage.planning.lengths`."""
     completion_tokens: int = 512
@@ -78,9 +99,22 @@ def common(recipe: Any) -> dict[str, Any]:
         "epochs": asked("num_train_epochs"),
         "max_steps": asked("max_steps"),
         "checkpointing": asked("gradient_checkpointing"),
+        "optimiser": asked("optim"),
+        "deterministic": asked("full_determinism"),
+        "workers": asked("dataloader_num_workers"),
+        "saving": Saving(
+            recipe.output,
+            **{name: asked(name) for name in ("save_strategy", "save_steps", "save_total_limit", "save_only_model")},
+            best=bool(asked("load_best_model_at_end") or asked("metric_for_best_model")),
+        ),
         "gpus": recipe.gpus,
         "processes": processes(),
     }
+
+
+def launched(recipe: Any) -> Any:
+    """The recipe to be planned for the processes of this run, whatever target a dry run would plan for."""
+    return recipe.model_copy(update={"gpus": None})
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ States
     autocast on and upcasts nothing. DistributedDataParallel keeps its buckets beside the gradients
     (`gradient_as_bucket_view=False`): b·T more.
 
+    Other optimisers than AdamW keep less or more for a weight (`stage.planning.optimisers`).
+
     LoRA's adapters are float32 in plain torch (PEFT `autocast_adapter_dtype`), in the model's dtype with a
     float32 master under DeepSpeed: 16 bytes an adapter parameter either way.
 
@@ -24,24 +26,28 @@ States
 Activations
     Derived like Korthikanti et al. 2022 (arXiv 2205.05198, eq. 1–2), for these blocks as transformers writes
     them and without the score matrix (FlashAttention, Dao et al. 2022); see `layer_bytes` and
-    `vision_block_bytes`. Checked against torch's saved tensors in tests/stage/test_memory.py.
+    `vision_block_bytes`. Checked against torch's saved tensors in tests/stage/test_memory.py. What a backward pass
+    needs beside them at its widest moment is the `working_set`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from stage.parallel.sharding import buckets
+from stage.planning.optimisers import state_bytes
 from vlm.shapes import Shape
 
 GIB = 1024**3
 OVERHEAD = 2 * GIB
 """CUDA context, cuBLAS and NCCL workspaces, allocator fragmentation. A round allowance, not a measurement."""
 
-ALLGATHER_ELEMENTS = 500_000_000
-"""DeepSpeed's default `allgather_bucket_size` (stages 1 and 2)."""
-LIVE_ELEMENTS = 1_000_000_000
-"""DeepSpeed's default `stage3_max_live_parameters`: gathered weights that ZeRO-3 keeps at one time."""
+NODE = 8
+"""GPUs, and so processes, that one machine is taken to have at most."""
+MULTIPROCESSORS = 148
+"""Of the card with the most in `stage.planning.gpus` (B200; A100 has 108, H100 132)."""
 HEAD_TILE = (4096, 32768)
 """Tokens × vocabulary of a tile of TRL's fused LM head (trl/kernels/chunked_logprob.py, trainer/utils.py)."""
 
@@ -60,6 +66,9 @@ class Setup:
     checkpointing: bool = True
     attention: Attention = "flash_attention_2"
     lora_dropout: bool = False
+    optimiser: str = "adamw_torch_fused"
+    deterministic: bool = False
+    """`training.full_determinism`: FlashAttention-2 adds in a fixed order."""
 
 
 @dataclass
@@ -81,11 +90,13 @@ def states(shape: Shape, setup: Setup) -> States:
         train_bytes = 4 if setup.lora else b
         buckets = train_bytes * trainable if n > 1 else 0
         weights = b * total + 4 * adapters
-        return States(weights, train_bytes * trainable, 2 * train_bytes * trainable, buckets)
+        kept = round(state_bytes(setup.optimiser, train_bytes, flat=False) * trainable)
+        return States(weights, train_bytes * trainable, kept, buckets)
+    master = 0 if b == 4 and setup.zero == 3 else 4
     out = States(
         weights=b * (total + adapters) // (n if setup.zero == 3 else 1),
         gradients=b * trainable // (n if setup.zero >= 2 else 1),
-        optimiser=(8 if b == 4 and setup.zero == 3 else 12) * trainable // n,
+        optimiser=round((master + state_bytes(setup.optimiser, 4, flat=True)) * trainable) // n,
         buffers=_buffers(shape, setup),
     )
     if setup.offload:
@@ -97,12 +108,42 @@ def states(shape: Shape, setup: Setup) -> States:
 
 
 def _buffers(shape: Shape, setup: Setup) -> int:
-    """DeepSpeed's communication buffers, bucket sizes as `"auto"` sets them: h² elements to reduce, twice."""
-    b = setup.weight_bytes
-    reduce = 2 * b * min(shape.hidden**2, shape.total_trainable)
-    if setup.zero == 3:
-        return reduce + b * min(LIVE_ELEMENTS, shape.total)
-    return reduce + b * min(ALLGATHER_ELEMENTS, shape.total_trainable)
+    """DeepSpeed's communication buffers, read in DeepSpeed 0.19.8 (stage_1_and_2.py, stage3.py).
+
+    Gradients to reduce: one bucket, two in stages 1 and 2 (`overlap_comm`), whole however little is trained, and a copy
+    of a full one in which its gradients lie in another order. A matrix larger than the bucket is reduced where it lies.
+    Stages 1 and 2 gather weights in place, stage 3 some before they are needed.
+    """
+    b, sizes = setup.weight_bytes, buckets(setup.zero, shape.hidden)
+    bucket = sizes["reduce_bucket_size"]
+    reduce = (1 if setup.zero == 3 else 2) * bucket + min(bucket, shape.total_trainable)
+    gathered = min(sizes["stage3_max_live_parameters"], shape.total) if setup.zero == 3 else 0
+    return b * (reduce + gathered)
+
+
+@dataclass(frozen=True)
+class Host:
+    """Bytes of the host's memory."""
+
+    loading: int
+    """Of one process, at most, until its weights are on the GPU; under ZeRO-3 of the first process alone."""
+    node: int
+    """Of all processes of a node then."""
+    training: int
+    """Of one process: what offload keeps there."""
+
+
+def host(shape: Shape, setup: Setup, reference: bool = False, resident: int = 0) -> Host:
+    """What processes hold in the host's memory. Each reads whole weights there; ZeRO-3 alone shares them out as the
+    first process reads them (transformers 5.23, `_load_state_dict_into_zero3_model`).
+
+    reference: GRPO's reference model is read while DeepSpeed (stages 1 and 2) has not taken the policy yet. resident:
+    bytes of score models, which are read before.
+    """
+    models = 2 if reference and not setup.lora and setup.zero in (1, 2) else 1
+    loading = max(setup.weight_bytes * shape.total * models, resident)
+    together = 1 if setup.zero == 3 else min(setup.processes, NODE)
+    return Host(loading, together * loading, sum(states(shape, setup).host.values()))
 
 
 def reference(shape: Shape, setup: Setup) -> int:
@@ -188,11 +229,64 @@ def activations(shape: Shape, setup: Setup, rows: int, text_tokens: int, visual_
     return kept + max(layer, block) + edges
 
 
-def working_set(shape: Shape, b: int, rows: int, text_tokens: int, visual_tokens: int) -> int:
-    """Gradients alive at the widest moment of the backward pass, beside the saved activations: three of an
-    MLP's width (product, and gate and up or silu), of the decoder or of the vision tower."""
+def working_set(shape: Shape, setup: Setup, **widths: int) -> int:
+    """Bytes at the widest moment of the backward pass, beside the saved activations; arguments as of `moments`."""
+    return max(moments(shape, setup, **widths).values())
+
+
+def moments(
+    shape: Shape,
+    setup: Setup,
+    rows: int,
+    text_tokens: int,
+    visual_tokens: int,
+    gathered: int = 0,
+    sequences: int | None = None,
+) -> dict[str, int]:
+    """Bytes of the gradients that are alive in a layer of the decoder, or a block of the vision tower where anything
+    goes back through it.
+
+    In an MLP those of the product, and of gate and up, or silu: three of its width. In attention those of output,
+    queries, keys and values, and what FlashAttention-2 adds. Where many completions share a prompt, attention can be
+    the wider one: each of them has keys of its own for the prompt.
+
+    gathered: keys of a layer, where they are more than tokens (`activations`). sequences: that attention sees, where
+    they are not rows.
+    """
+    b, pieces = setup.weight_bytes, sequences or rows
     tokens, patches = rows * (text_tokens + visual_tokens), rows * visual_tokens * shape.merge**2
-    return 3 * b * max(tokens * shape.intermediate, patches * shape.vision_intermediate)
+    patches = patches if shape.trainable["vision_tower"] or (setup.lora and setup.checkpointing) else 0
+    keys = gathered or tokens
+    flash = tower = 0
+    if setup.attention == "flash_attention_2":
+        grouped = shape.key_value < shape.hidden
+        flash = flash_backward(shape.heads, shape.hidden, tokens, keys, pieces, b, grouped, setup.deterministic)
+        tower = flash_backward(shape.vision_heads, shape.width, patches, patches, pieces, b, False, setup.deterministic)
+    return {
+        "an MLP": 3 * b * tokens * shape.intermediate,
+        "attention": 2 * b * (tokens * shape.hidden + keys * shape.key_value) + flash,
+        "an MLP of the vision tower": 3 * b * patches * shape.vision_intermediate,
+        "attention of the vision tower": 4 * b * patches * shape.width + (tower if patches else 0),
+    }
+
+
+def flash_backward(
+    heads: int, width: int, queries: int, keys: int, sequences: int, b: int, grouped: bool, deterministic: bool = False
+) -> int:
+    """Bytes that FlashAttention-2's backward pass allocates beside the gradients that it returns.
+
+    Read in flash-attn 2.8 (csrc/flash_attn/flash_api.cpp, `mha_varlen_bwd`): a float32 accumulator of dq, (queries +
+    128 a sequence, heads, head size rounded up to 32s, above 128 to 64s), and softmax_d, (heads, queries + 128 a
+    sequence). `mha_bwd`, for rows that are not unpadded, rounds each sequence up to 128 instead: no more.
+
+    deterministic: one accumulator for each of the splits that fill all multiprocessors. grouped: fewer heads of keys
+    than of queries, so that dk and dv are written for every head of queries first, in b bytes. width: of all heads.
+    """
+    size = width // heads
+    step = 32 if size <= 128 else 64
+    splits = math.ceil(MULTIPROCESSORS / (sequences * heads)) if deterministic else 1
+    places = (queries + 128 * sequences) * heads
+    return 4 * places * (splits * math.ceil(size / step) * step + 1) + (2 * b * keys * width if grouped else 0)
 
 
 def lora_bytes(shape: Shape, setup: Setup) -> int:

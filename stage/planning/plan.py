@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stage.checkpoints import folders
+from stage.parallel.sharding import buckets
 from stage.planning.gpus import Fleet
 from stage.planning.job import Batch, Job
-from stage.planning.memory import GIB, OVERHEAD
+from stage.planning.memory import GIB, OVERHEAD, Host
+from stage.planning.storage import GB, RATE, Storage, shortage, size
 from vlm.adapters import PARTS
 from vlm.shapes import Shape
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+
+MANY = 3
+"""Checkpoints that may stay unremarked."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,8 @@ class Plan:
     """Visual tokens of one sequence that the memory is planned for."""
     phases: dict[str, dict[str, int]]
     """Bytes on one GPU by phase (`update`, and for GRPO `rollout`) and component."""
-    host: int
-    """Bytes of host memory of one process (offload)."""
+    host: Host
+    storage: Storage
     by_zero: dict[int, int]
     """Peak bytes on one GPU under each ZeRO stage."""
     notes: tuple[str, ...] = field(default=())
@@ -64,15 +73,13 @@ class Plan:
         return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
 
     def render(self, console: Console | None = None) -> None:
-        """Print parameters, batches, visual tokens, memory and the verdict."""
+        """Print parameters, batches, visual tokens, memory, buckets, disk and the verdict."""
         from rich.console import Console
 
-        console = console or Console()
-        for table in (_parameters(self), _batch(self), _visual(self), _memory(self), _stages(self)):
-            console.print(table)
-        if self.host:
-            console.print(f"host memory for offload: {_gib(self.host)} GiB a process")
-        for note in self.notes:
+        console, zero = console or Console(), self.job.sharding.zero
+        for table in (_parameters, _batch, _visual, _memory, _stages, *([_buckets] * (zero > 0)), _host, _disk):
+            console.print(table(self))
+        for note in (*self.notes, *_doubts(self.storage)):
             console.print(f"note: {note}", markup=False, highlight=False)
         console.print(self.verdict(), markup=False, style={True: "green", False: "bold red", None: ""}[self.fits()])
 
@@ -125,6 +132,7 @@ def _batch(plan: Plan) -> Table:
     table.add_row("rows in the data", f"{job.samples:,}")
     table.add_row("steps per epoch", f"{batch.steps_per_epoch:,}")
     table.add_row("steps in all", f"{batch.steps:,}")
+    table.add_row("data-loader workers", f"{job.workers} a process")
     return table
 
 
@@ -144,7 +152,7 @@ def _visual(plan: Plan) -> Table:
 def _memory(plan: Plan) -> Table:
     names = list(dict.fromkeys(name for parts in plan.phases.values() for name in parts))
     title = f"GiB per GPU, ZeRO-{plan.job.sharding.zero} over {plan.batch.processes}"
-    table = _table(title + (" with offload" if plan.host else ""), "", *plan.phases)
+    table = _table(title + (" with offload" if plan.host.training else ""), "", *plan.phases)
     for name in names:
         table.add_row(name, *(_gib(parts[name]) if name in parts else "" for parts in plan.phases.values()))
     table.add_row("CUDA, NCCL, fragmentation", *([_gib(OVERHEAD)] * len(plan.phases)))
@@ -158,3 +166,46 @@ def _stages(plan: Plan) -> Table:
         mark = [] if plan.fleet is None else ["yes" if peak <= plan.fleet.gib * GIB else "no"]
         table.add_row(f"{stage}{' ←' if stage == plan.job.sharding.zero else ''}", _gib(peak), *mark)
     return table
+
+
+def _buckets(plan: Plan) -> Table:
+    table = _table("DeepSpeed", "", "elements")
+    for name, elements in buckets(plan.job.sharding.zero, plan.shape.hidden).items():
+        table.add_row(name, f"{elements:,}")
+    return table
+
+
+def _host(plan: Plan) -> Table:
+    table, held = _table("Host memory", "", "GiB"), plan.host
+    alone = ", the first alone" if plan.job.sharding.zero == 3 and plan.batch.processes > 1 else ""
+    table.add_row(f"a process, while weights load{alone}", _gib(held.loading))
+    table.add_row("all of a node, while weights load", _gib(held.node))
+    if held.training:
+        table.add_row("a process, by offload", _gib(held.training))
+    return table
+
+
+def _disk(plan: Plan) -> Table:
+    table, disk = _table("Disk", "", ""), plan.storage
+    if disk.written != 0:
+        table.add_row("weights of a checkpoint", size(disk.weights))
+        table.add_row("what a resume needs beside them", size(disk.resume))
+        table.add_row("a checkpoint", size(disk.checkpoint))
+        table.add_row(f"time to write it at {RATE // GB} GB a second", f"{disk.seconds:,.0f} s")
+        table.add_row("checkpoints written", "as measured" if disk.written is None else f"{disk.written:,}")
+        table.add_row("of them kept", "all" if disk.limit is None else f"{disk.kept:,}")
+    table.add_row("final/", size(disk.final))
+    table.add_row("at most at a time", size(disk.peak))
+    table.add_row("free here", size(folders.room(Path(disk.output))))
+    return table
+
+
+def _doubts(planned: Storage) -> Iterator[str]:
+    """Why a run would be refused on this machine, or what its first lines would say; and what is easily forgotten."""
+    refused, doubtful = shortage(planned)
+    if refused:
+        yield f"on this machine a run would end at once: {refused}"
+    if doubtful:
+        yield doubtful
+    if planned.limit is None and (planned.written or 0) > MANY:
+        yield f"all {planned.written:,} checkpoints stay; training.save_total_limit=2 keeps the last two"

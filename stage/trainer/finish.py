@@ -30,6 +30,7 @@ def follow(trainer: Trainer, run: Run, beginning: Beginning) -> None:
     recipe, rank = beginning.recipe, trainer.args.process_index
     callbacks.attach(trainer, run, recipe.stage)
     trainer.guards, trainer.dumps = recipe.guards, recipe.dump
+    trainer.planned_bytes = run.checkpoint_bytes
     trainer.data_collator = Fitting(trainer.data_collator)
     trainer.add_callback(DumpSteps(trainer))
     run.note_record(record(trainer) | run.origins)

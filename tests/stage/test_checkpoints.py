@@ -208,6 +208,16 @@ def test_a_full_disk_leaves_the_run_alive(tiny_model, chats, small_disk, tmp_pat
     assert all(value.equal(expected[name]) for name, value in other.model.state_dict().items())
 
 
+def test_the_first_one_is_compared_with_the_plan(tiny_model, chats, tmp_path, caplog):
+    """And later ones with the one before them (above)."""
+    trainer = trainer_at(tiny_model, chats, tmp_path / "run", max_steps=1)
+    trainer.planned_bytes = 2**60
+    with caplog.at_level(logging.WARNING, "stage"):
+        trainer.train()
+    assert f"bytes are free, the plan says {2**60:,}. Training continues; there is none yet" in caplog.text
+    assert not manifest.folders(tmp_path / "run")
+
+
 @pytest.mark.parametrize("limit", [10**6, 2 * 10**7])
 def test_a_write_that_fails_anywhere(tiny_model, chats, tmp_path, caplog, limit):
     """The kernel refuses to let any file grow beyond `limit` bytes: neither the weights', nor the optimiser's."""

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from rewards.score.placement import Loaded
 from rl.recipe import GRPORecipe
+from rl.stage import planned
 from samples import mixture
 from samples.fingerprints import PIECE, PIECES, of_pictures
 from stage.checkpoints import folders, manifest
@@ -44,9 +45,9 @@ def world(tmp_path, tiny_model, demo_data):
         recipe = config.load(argv[0], GRPORecipe, argv[1:])
         beginning = begin(recipe)
         data = mixture.draw_all(recipe.data, recipe.seed)
-        score = Loaded(str(tmp_path / "score"))
+        score, to_write = Loaded(str(tmp_path / "score")), planned(recipe, 8).storage
         try:
-            run = beginning.open(ARGS, lambda: of_mixtures(data), lambda: {"score model 0": score.origin()})
+            run = beginning.open(ARGS, to_write, lambda: of_mixtures(data), lambda: {"score model 0": score.origin()})
             run.note_record({"seeds": 0} | run.origins)
             return run
         finally:

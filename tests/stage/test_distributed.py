@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from stage.parallel.sharding import buckets
 from tests.support.processes import forked
 from tests.support.processes.commands import ROOT, grpo, two_processes
+from tests.support.runs import planned_storage
 from tests.support.tiny_checkpoints import state
 
 TRAINING = {
@@ -83,6 +85,36 @@ def test_each_ran_as_it_should(trained):
     assert engines["zero3"] == {"engine: ZeRO-3 on 2": 4}
     whole = re.findall(r"engine: tensors kept whole: (\d+)", trained["zero3"][1])
     assert whole == ["0"] * 4  # every tensor is split, norms and biases too
+
+
+@pytest.mark.parametrize("name", ["zero2", "zero3"])
+def test_buckets_are_as_planned(trained, name, tiny_model):
+    """Of the engine that trains, in both processes, under a configuration that names them "auto"."""
+    from vlm.loading import raw_config
+
+    zero, config = STAGES[name], raw_config(tiny_model)
+    expected = buckets(zero, config.get("text_config", config)["hidden_size"])
+    _, out = trained[name]
+    found = re.findall(rf"engine: ZeRO-{zero} on 2 processes: reduce (\d+), prefetch (\d+), live (\d+)", out)
+    assert len(found) == 2
+    for reduce, prefetch, live in found:
+        assert int(reduce) == expected["reduce_bucket_size"] < 5e8
+        if zero == 3:
+            assert int(prefetch) == expected["stage3_prefetch_bucket_size"]
+            assert int(live) == expected["stage3_max_live_parameters"]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_checkpoints_take_what_was_planned(trained, name, monkeypatch):
+    from rl.recipe import GRPORecipe
+    from rl.stage import planned
+    from stage.recipe import config
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    folder, _ = trained[name]
+    expected = planned(config.load(folder / "recipe.yaml", GRPORecipe), rows=100).storage
+    planned_storage.check(folder / "checkpoint-2", expected)
+    assert (folder / "final/model.safetensors").stat().st_size == pytest.approx(expected.final, rel=0.03)
 
 
 @pytest.mark.parametrize("name", STAGES)

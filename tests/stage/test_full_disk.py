@@ -15,14 +15,16 @@ import pytest
 
 from rl import stage
 from rl.recipe import GRPORecipe
+from stage.checkpoints import folders
 from stage.cli import guarded
 from stage.curves import draw_run
 from stage.guards import lock
 from stage.recipe import config
 from stage.runs import Run, append, read_metrics
+from stage.trainer import models
 from tests.support.processes import commands
 from tests.support.runs import run_folders
-from vlm.common.errors import UserError
+from vlm.common.errors import RecipeError, UserError
 
 pytestmark = pytest.mark.xdist_group("resume")
 
@@ -83,6 +85,15 @@ def test_a_full_disk_costs_tables_and_curves(tiny_model, demo_data, small_disk, 
     with files_up_to(1000), caplog.at_level(logging.WARNING, "stage"):
         draw_run(Run(run), "GRPO")
     assert f"no {run}/curves.png: " in caplog.text and not (run / "curves.png").exists()
+
+
+def test_a_run_without_room_is_refused_before_weights(tiny_model, demo_data, tmp_path, monkeypatch):
+    """Its model, where it writes no checkpoint, and nothing is left in the folder."""
+    monkeypatch.setattr(folders, "room", lambda run: 10**6)
+    monkeypatch.setattr(models, "untrained", lambda recipe: pytest.fail("weights are loaded"))
+    with pytest.raises(RecipeError, match=r"run has 1\.0 MB free, and final/ takes \d+\.\d MB; make room"):
+        train(tiny_model, demo_data, tmp_path, fill=None, empty=None)
+    assert not (tmp_path / "run/recipe.yaml").exists()
 
 
 def test_a_model_that_cannot_be_written_is_an_error(tiny_model, demo_data, small_disk):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -169,3 +171,56 @@ def test_head():
     assert fused == 4096 * 32768 * 2 + 4 * 40960 * 3584 + 4 * 152064 * 3584
     assert memory.head(shape, Setup(), 40960, fused=False) == 40960 * 152064 * 14
     assert memory.head(shapes.shape(model_section(lora=LoraSection())), Setup(), 1) < 4 * 32768 + 4 * 3584
+
+
+def test_deepspeeds_buffers_by_hand():
+    """Buckets of h² elements in bf16: two and a copy, or one, a copy and 1e9 gathered weights; whole for a head."""
+    shape, bucket = shapes.shape(model_section()), 2 * 3584**2
+    buffers = {zero: memory.states(shape, Setup(zero=zero, processes=8)).buffers for zero in (0, 1, 2, 3)}
+    assert buffers == {0: 2 * SEVEN_B, 1: 3 * bucket, 2: 3 * bucket, 3: 2 * bucket + 2 * 10**9}
+    head = dataclasses.replace(shape, trainable=dict.fromkeys(shape.trainable, 0) | {"language_model": 3584})
+    assert memory.states(head, Setup(zero=2, processes=8)).buffers == 2 * bucket + 2 * 3584
+
+
+def test_flash_attentions_backward_pass_by_hand():
+    """flash_api.cpp: r1's 10 completions of 4,096 tokens for 2 prompts of 256 + 1,337 are 12 sequences."""
+    queries, keys = 2 * 1593 + 10 * 4096, 2 * 1593 + 10 * (1593 + 4096)
+    accumulator = 4 * (queries + 12 * 128) * 28 * (128 + 1)  # dq, and softmax_d
+    expanded = 2 * keys * 28 * 128 * 2  # dk and dv for 28 heads instead of 4
+    found = memory.flash_backward(28, 3584, queries, keys, sequences=12, b=2, grouped=True)
+    assert found == accumulator + expanded
+    assert (accumulator / memory.GIB, expanded / memory.GIB) == (
+        pytest.approx(0.61, abs=0.01),
+        pytest.approx(0.80, abs=0.01),
+    )
+    # the vision tower: 16 heads of 80, which are rounded up to 96; each has its own keys
+    assert memory.flash_backward(16, 1280, 4096, 4096, 1, 2, grouped=False) == 4 * (4096 + 128) * 16 * (96 + 1)
+    # deterministic: 148 multiprocessors over 28 heads of one sequence are 6 splits; 12 sequences fill them all
+    assert memory.flash_backward(28, 3584, 100, 100, 1, 2, False, True) == 4 * 228 * 28 * (6 * 128 + 1)
+    assert memory.flash_backward(28, 3584, queries, keys, 12, 2, True, True) == found
+
+
+def test_the_widest_moment_of_the_backward_pass():
+    """In an MLP at r1's lengths; in attention for 32 short answers to one long prompt, whose keys each of them has."""
+    long = training(job(share_prefix=True))
+    tokens = 2 * 1593 + 10 * 4096
+    assert long.phases["update"]["backward working set"] == 3 * 2 * tokens * 18944
+    short = training(job(share_prefix=True, per_device_batch=32, group=32, completion_tokens=16))
+    queries, keys = 1593 + 32 * 16, 1593 + 32 * (1593 + 16)
+    flash = memory.flash_backward(28, 3584, queries, keys, 33, 2, True)
+    assert short.phases["update"]["backward working set"] == 4 * (queries * 3584 + keys * 512) + flash
+    assert flash > 3 * 2 * queries * 18944
+    assert any(note.startswith("backward working set, the widest of: attention 0.") for note in short.notes)
+    plain = training(job(share_prefix=True, model=model_section(attention="sdpa"), completion_tokens=16))
+    assert plain.phases["update"]["backward working set"] < short.phases["update"]["backward working set"]
+
+
+def test_host_memory():
+    """Whole weights in each process while they load; ZeRO-3's first process alone; a reference model beside the policy
+    until DeepSpeed takes it."""
+    shape, whole = shapes.shape(model_section()), 2 * SEVEN_B
+    assert memory.host(shape, Setup(zero=2, processes=16)) == memory.Host(whole, 8 * whole, 0)
+    assert memory.host(shape, Setup(zero=2, processes=8), reference=True).loading == 2 * whole
+    assert memory.host(shape, Setup(zero=3, processes=8), reference=True) == memory.Host(whole, whole, 0)
+    assert memory.host(shape, Setup(zero=0), resident=3 * whole).loading == 3 * whole
+    assert memory.host(shape, Setup(zero=2, processes=8, offload=True)).training == 14 * SEVEN_B // 8

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.xdist_group("metrics")
 UNREACHABLE = {  # where this machine and metrics.jsonl end
     "throughput/mfu": "cuda",
     "memory/peak_gib": "cuda",
+    "memory/reserved_gib": "cuda",
     "sampling/sampling_logp_difference/mean": "vllm",
     "sampling/sampling_logp_difference/max": "vllm",
     "sampling/importance_sampling_ratio/min": "vllm",

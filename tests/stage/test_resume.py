@@ -20,18 +20,23 @@ from samples import mixture
 from sft.trainer import SFTTrainer
 from stage.checkpoints import manifest
 from stage.checkpoints.resumable import Resumable
+from stage.planning.estimate import training
+from stage.planning.job import Job, Saving
+from stage.recipe.sections import ShardingSection
 from stage.runs import Run
 from stage.tracking.attach import attach
 from stage.tracking.section import SampleSection
 from stage.trainer.arguments import arguments
 from tests.rl.test_grpo import LIMITS, dataset, recipe
+from tests.support.runs import planned_storage
 from tests.support.tiny_checkpoints import section
 from vlm.adapters import apply_lora
 from vlm.common.errors import UserError
 from vlm.loading import load_model, load_processor
-from vlm.sections import LoraSection
+from vlm.sections import ImageSection, LoraSection, ModelSection
 
 pytestmark = pytest.mark.xdist_group("resume")
+LORA = LoraSection(r=4, alpha=8, dropout=0.2)
 CLOCK = ("time/", "throughput/", "train_", "step_time")
 """Metrics that measure the machine."""
 
@@ -60,6 +65,14 @@ def snapshot(trainer):
     """Weights, and every log without what the clock says, by step."""
     logs = [{key: row[key] for key in row if not key.startswith(CLOCK)} for row in trainer.state.log_history]
     return {name: value.clone() for name, value in trainer.model.state_dict().items()}, logs
+
+
+def planned(tiny_model, output, **model):
+    """What is planned for a checkpoint of the tiny model with AdamW."""
+    model = ModelSection(path=str(tiny_model), dtype="float32", attention="sdpa", **model)
+    given = {"model": model, "images": ImageSection(), "sharding": ShardingSection()}
+    saving = Saving(output, save_strategy="steps", save_steps=1)
+    return training(Job("sft", samples=16, per_device_batch=4, saving=saving, **given)).storage
 
 
 def check_equal(found, expected):
@@ -129,14 +142,15 @@ def test_other_ways_to_train(grpo, tiny_model, way):
         if way == "moving reference":
             return grpo(name, sync_ref_model=True, ref_model_sync_steps=2, **given)
         torch.manual_seed(1)  # of the adapters
-        lora = LoraSection(r=4, alpha=8, dropout=0.2)
-        return grpo(name, apply_lora(load_model(section(tiny_model)), lora), **given)
+        return grpo(name, apply_lora(load_model(section(tiny_model)), LORA), **given)
 
     plain = made(f"{way}-a")
     plain.train()
     other = made(f"{way}-b", save_strategy="no")
     other.train(resume_from_checkpoint=f"{plain.args.output_dir}/checkpoint-6")
     check_equal(snapshot(other), snapshot(plain))
+    if way == "lora":
+        planned_storage.check(Path(plain.args.output_dir, "checkpoint-6"), planned(tiny_model, "lora", lora=LORA))
 
 
 def test_a_checkpoint_of_the_last_step_is_not_trained_on(grpo, whole_grpo):
@@ -175,13 +189,14 @@ def sft(tiny_model, demo_data, tmp_path_factory):
 
 
 @pytest.mark.parametrize("step", [2, 4, 6])
-def test_sft_goes_on_from_any_step(sft, step, plain_sft):
+def test_sft_goes_on_from_any_step(sft, step, plain_sft, tiny_model):
     """Within an epoch, between two, within the second."""
     folder, expected = plain_sft
     torch.manual_seed(step)
     trainer = sft(f"from-{step}", save_strategy="no")
     trainer.train(resume_from_checkpoint=f"{folder}/checkpoint-{step}")
     check_equal(snapshot(trainer), expected)
+    planned_storage.check(Path(folder, f"checkpoint-{step}"), planned(tiny_model, "sft"))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import trl
+import yaml
 
 from rl.recipe import GRPORecipe
 from samples.sections import DataSection, SourceSection
@@ -109,6 +110,9 @@ def test_the_zero_stage_becomes_deepspeeds_dict(zero, offload, monkeypatch):
     }  # fmt: skip
     stage = given["zero_optimization"]
     assert stage["stage"] == zero
+    named = sharding.buckets(zero, 3584)  # what is planned; transformers fills in by the model's hidden size
+    assert named.keys() == {key for key in stage if "bucket" in key or key.startswith(("stage3_max", "stage3_p"))}
+    assert all(stage[key] in ("auto", value) for key, value in named.items())
     assert stage.get("stage3_gather_16bit_weights_on_model_save") == (True if zero == 3 else None)
     assert [key for key in stage if key.startswith("offload")] == (
         ["offload_optimizer", *(["offload_param"] if zero == 3 else [])] if offload else []
@@ -120,6 +124,37 @@ def test_a_launch_that_says_otherwise_is_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
     with pytest.raises(RecipeError, match=r"sharding.zero is 2 .* ZeRO stage 3; write sharding.zero=3"):
         arguments(trl.GRPOConfig, recipe(sharding=ShardingSection(zero=2)))
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_a_launch_by_accelerates_own_file(zero, monkeypatch):
+    """recipes/accelerate/zero*.yaml: accelerate refuses each of its fields beside a recipe's configuration, unless they
+    are known to agree. What another file says otherwise is refused with both."""
+    from accelerate import DeepSpeedPlugin
+
+    said = yaml.safe_load((ROOT / f"recipes/accelerate/zero{zero}.yaml").read_text())
+    fields = ",".join([*said["deepspeed_config"], "mixed_precision"])  # as accelerate.commands.launch hands them on
+    environment = {"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": str(zero), "CONFIG_DS_FIELDS": fields}
+    environment |= {"MIXED_PRECISION": said["mixed_precision"]}
+    for name, value in environment.items():
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    for name in sharding.RENDEZVOUS:
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(ValueError, match="will be ignored"):
+        DeepSpeedPlugin._deepspeed_config_checks(None)
+    wanted = {"dtype": "bfloat16", "sharding": ShardingSection(zero=zero)}
+    sharding.check_launch(recipe(**wanted))
+    DeepSpeedPlugin._deepspeed_config_checks(None)
+    with pytest.raises(RecipeError, match=r"mixed_precision: bf16, and the recipe has .*model\.dtype=float32"):
+        sharding.check_launch(recipe(**{**wanted, "dtype": "float32"}))
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "cpu")
+    with pytest.raises(RecipeError, match=r"offload_optimizer_device: cpu, and the recipe has sharding\.offload=false"):
+        sharding.check_launch(recipe(**wanted))
+    sharding.check_launch(recipe(**{**wanted, "sharding": ShardingSection(zero=zero, offload=True)}))
+    monkeypatch.setenv("ACCELERATE_CONFIG_DS_FIELDS", f"{fields},gradient_clipping")
+    sharding.check_launch(recipe(**{**wanted, "sharding": ShardingSection(zero=zero, offload=True)}))
+    with pytest.raises(ValueError, match="will be ignored"):  # nobody has compared it
+        DeepSpeedPlugin._deepspeed_config_checks(None)
 
 
 def test_zero_without_a_launcher_is_refused(monkeypatch):

@@ -24,11 +24,12 @@ from samples import Faults
 from samples.mixture.drawing import DryFaults
 from stage.planning import memory
 from stage.planning.control import ControlTokens, tokens_of
-from stage.planning.estimate import DTYPE_BYTES, memory_setup
+from stage.planning.estimate import DTYPE_BYTES, memory_setup, widest
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, batches, check_full_batch, common
 from stage.planning.lengths import Lengths
 from stage.planning.plan import Plan
+from stage.planning.storage import storage
 from stage.recipe import config
 from vlm.adapters import PARTS
 from vlm.common.errors import RecipeError
@@ -140,33 +141,40 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
     sizes = scorer_shape(recipe, job.model)
     limits = visual_range(job.images.min_pixels, job.images.max_pixels, sizes.patch * sizes.merge)
     visual, rows = data.images * limits[1], job.per_device_batch * data.candidates
+    widths = {"rows": rows, "text_tokens": job.prompt_tokens + job.completion_tokens, "visual_tokens": visual}
     setups = {stage: memory_setup(job, stage, processes) for stage in (0, 1, 2, 3)}
-    updates = {stage: _update(job, sizes, setup, rows, visual) for stage, setup in setups.items()}
+    chosen, batch = setups[recipe.sharding.zero], batches(job, processes)
+    updates = {stage: _update(sizes, setup, **widths) for stage, setup in setups.items()}
     return Plan(
         job=job,
         shape=sizes,
         fleet=fleet,
-        batch=batches(job, processes),
+        batch=batch,
         visual_limits=limits,
         visual={},
         visual_planned=visual,
         phases={"update": updates[recipe.sharding.zero]},
-        host=sum(memory.states(sizes, setups[recipe.sharding.zero]).host.values()),
+        host=memory.host(sizes, chosen),
+        storage=storage(job, sizes, chosen, batch, merged=True),
         by_zero={stage: sum(parts.values()) + memory.OVERHEAD for stage, parts in updates.items()},
-        notes=tuple(_notes(recipe, sizes, data, rows)),
+        notes=(*_notes(recipe, sizes, data, rows), *([] if head_only(sizes) else [widest(sizes, chosen, **widths)])),
     )
 
 
-def _update(job: Job, sizes: Shape, setup: memory.Setup, rows: int, visual: int) -> dict[str, int]:
-    held, text = memory.states(sizes, setup), job.prompt_tokens + job.completion_tokens
-    head_only = sizes.total_trainable == sizes.hidden
+def head_only(sizes: Shape) -> bool:
+    """Whether nothing below the head is trained, so that nothing goes back through a layer."""
+    return sizes.total_trainable == sizes.hidden
+
+
+def _update(sizes: Shape, setup: memory.Setup, **widths: int) -> dict[str, int]:
+    held = memory.states(sizes, setup)
     return {
         "weights": held.weights,
         "optimiser states": held.optimiser,
         "gradients": held.gradients,
         "communication buffers": held.buffers,
-        "activations": 0 if head_only else memory.activations(sizes, setup, rows, text, visual),
-        "working set": memory.working_set(sizes, setup.weight_bytes, rows, text, visual),
+        "activations": 0 if head_only(sizes) else memory.activations(sizes, setup, **widths),
+        "working set": memory.working_set(sizes, setup, **widths),
     }
 
 

@@ -19,7 +19,7 @@ from samples.sections import Role
 from samples.store import Drawn
 from stage.guards.disk import spared
 from stage.guards.out_of_memory import advised
-from stage.planning.job import check_full_batch
+from stage.planning.job import check_full_batch, launched
 from stage.planning.lengths import Lengths
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,8 @@ def train(recipe: ScoreRecipe) -> Path:
         train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
     )
     processor = processor_of(recipe)
-    run = beginning.open(args, lambda: origins(recipe, records, held_out))
+    to_write = planned.plan(launched(recipe), planned.Survey(len(records))).storage
+    run = beginning.open(args, to_write, lambda: origins(recipe, records, held_out))
     model = trainable(recipe)
     if recipe.model.lora is not None and args.gradient_checkpointing:
         model.enable_input_require_grads()  # nothing below the adapters would ask for gradients

@@ -57,7 +57,9 @@ def announce_engines():
 
     def announced(self, *args, **kwargs):
         build(self, *args, **kwargs)
-        print(f"engine: ZeRO-{self.zero_optimization_stage()} on {self.dp_world_size} processes", flush=True)
+        sizes = f"reduce {self.zero_reduce_bucket_size()}, prefetch {self.zero_prefetch_bucket_size()}"
+        sizes += f", live {self.zero_max_live_parameters()}" if self.client_optimizer is not None else "; frozen"
+        print(f"engine: ZeRO-{self.zero_optimization_stage()} on {self.dp_world_size} processes: {sizes}", flush=True)
         if self.zero_optimization_stage() == 3:
             whole = [p for p in self.module.parameters() if p.ds_persist]
             print(f"engine: tensors kept whole: {len(whole)}", flush=True)
