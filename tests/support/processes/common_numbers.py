@@ -76,7 +76,6 @@ def gathered(stage: str):
     finally:  # a launcher ends by SystemExit
         if processes() > 1:
             Path(f"gathered-{stage}-{rank()}").write_text(str(max(sizes)))
-            print("GATHERED", stage, sizes)
 
 
 def go(jobs: list) -> None:
