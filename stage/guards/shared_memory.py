@@ -1,4 +1,4 @@
-"""Workers of a data loader: what they hold, and batches that do not fit into /dev/shm, through which they hand them over.
+"""Workers of a data loader: what they keep, and batches that do not fit into /dev/shm, where they hand them over.
 
 torch 2.13 learns that it is full in a thread of the worker, which prints a traceback and ends; the run then waits for
 the batch without end. Containers have 64 MiB of it unless told otherwise. So a worker looks before it hands over.

@@ -373,8 +373,8 @@ def test_a_batch_of_text_shows_a_blank_picture_among_processes(run, monkeypatch)
 
 
 def test_workers_change_nothing(run, rows, tmp_path, monkeypatch):
-    """Two passes with sizes drawn anew and a picture that goes bad and is replaced: alike without workers, with two that
-    live through both passes, and resumed inside of the second, when they are four batches ahead."""
+    """Two passes with sizes drawn anew and a picture that goes bad and is replaced: alike without workers, with two
+    that live through both passes, and resumed inside of the second, when they are four batches ahead."""
     from stage.runs import Run
     from vlm.pictures.cache import decoded
 
