@@ -35,8 +35,9 @@ def untrained(recipe: Any, device: torch.device | None = None) -> PreTrainedMode
 def own_device(args: TrainingArguments) -> torch.device | None:
     """The GPU of this process, where its weights go straight from their file; None where the CPU trains, and under
     ZeRO-3 and FSDP2, where no GPU shall hold all of them."""
-    split = fsdp_launched() or (args.hf_deepspeed_config is not None and args.hf_deepspeed_config.is_zero3())
-    return None if split or args.device.type == "cpu" else args.device
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    return None if fsdp_launched() or is_deepspeed_zero3_enabled() or args.device.type == "cpu" else args.device
 
 
 def processor_of(recipe: Any) -> ProcessorMixin:

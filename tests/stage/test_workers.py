@@ -106,20 +106,21 @@ def test_a_worker_lets_a_signal_pass_until_its_owner_is_done():
 
 
 @pytest.mark.parametrize(
-    ("device", "zero3", "fsdp", "expected"),
+    ("device", "zero", "fsdp", "expected"),
     [
-        ("cuda:3", None, "", "cuda:3"),
-        ("cuda:3", False, "", "cuda:3"),
-        ("cuda:3", True, "", None),
-        ("cuda:3", None, "true", None),
-        ("cpu", None, "", None),
+        ("cuda:3", 0, "", "cuda:3"),
+        ("cuda:3", 2, "", "cuda:3"),
+        ("cuda:3", 3, "", None),
+        ("cuda:3", 0, "true", None),
+        ("cpu", 0, "", None),
     ],
 )
-def test_weights_go_to_the_gpu_of_their_process_unless_they_are_split(monkeypatch, device, zero3, fsdp, expected):
+def test_weights_go_to_the_gpu_of_their_process_unless_they_are_split(monkeypatch, device, zero, fsdp, expected):
     import torch
+    from transformers.integrations import HfDeepSpeedConfig
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", fsdp or "false")
-    engine = None if zero3 is None else SimpleNamespace(is_zero3=lambda: zero3)
-    args = SimpleNamespace(device=torch.device(device), hf_deepspeed_config=engine)
-    found = models.own_device(args)
+    engine = HfDeepSpeedConfig({"zero_optimization": {"stage": zero}}) if zero else None  # transformers looks for it
+    found = models.own_device(SimpleNamespace(device=torch.device(device)))
+    del engine
     assert (found and str(found)) == expected
