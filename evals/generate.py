@@ -82,7 +82,7 @@ class Transformers:
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        return load_model(self.section).to(device()).eval()
+        return load_model(self.section, device()).eval()
 
 
 class VLLM:

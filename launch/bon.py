@@ -29,7 +29,7 @@ def drawer(recipe: BonRecipe) -> stage.Draw:
     from transformers import set_seed
 
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
-    model = load_model(recipe.model).to(device()).eval()
+    model = load_model(recipe.model, device()).eval()
     how = GenerationSection(**recipe.generation.model_dump(exclude={"samples"}))
 
     def draw(sample, seed):

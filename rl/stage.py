@@ -91,7 +91,7 @@ def train(
     from stage.origins.comparing import of_mixtures
     from stage.trainer.arguments import arguments
     from stage.trainer.finish import complete
-    from stage.trainer.models import processor_of, tables, untrained
+    from stage.trainer.models import own_device, processor_of, tables, untrained
 
     recipe.check_batch(processes())
     beginning = begin(recipe)
@@ -117,7 +117,7 @@ def train(
     before_weights()
     run.note_mixtures(data)
     trainer = GRPOTrainer(
-        untrained(recipe),
+        untrained(recipe, own_device(args)),
         list(rewards),
         args,
         train_dataset=rows["train"],

@@ -34,7 +34,7 @@ def train(recipe: SFTRecipe) -> Path:
     from stage.origins.comparing import of_mixtures
     from stage.trainer.arguments import arguments
     from stage.trainer.finish import complete
-    from stage.trainer.models import processor_of, tables, untrained
+    from stage.trainer.models import own_device, processor_of, tables, untrained
 
     beginning = begin(recipe)
     if beginning.finished is not None:
@@ -58,7 +58,7 @@ def train(recipe: SFTRecipe) -> Path:
     run = beginning.open(args, planned(launched(recipe), data["train"].rows).storage, lambda: of_mixtures(data))
     run.note_mixtures(data)
     trainer = SFTTrainer(
-        untrained(recipe),
+        untrained(recipe, own_device(args)),
         args,
         train_dataset=rows["train"],
         eval_dataset=rows.get("eval"),

@@ -16,6 +16,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ctypes import c_bool
+from multiprocessing.sharedctypes import RawValue
 from types import FrameType
 from typing import Any
 
@@ -36,9 +38,13 @@ class Watch:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._owner, self._since = os.getpid(), 0.0
+        self.over = RawValue(c_bool, False)
+        "Whether the owner no longer watches; workers see it too."
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a worker of the data loader: it continues until its owner ends it
+            if number == signal.SIGTERM and self.over.value:
+                os._exit(1)  # the owner waits for it
             return
         now = time.monotonic()
         if self.received is None:
@@ -61,6 +67,7 @@ def watching() -> Iterator[Watch]:
     try:
         yield watch
     finally:
+        watch.over.value = True
         for number, handler in before.items():
             signal.signal(number, handler)
 

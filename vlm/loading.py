@@ -307,8 +307,22 @@ def resolve_attention(name: str, dtype: str = "bfloat16") -> str:
     )
 
 
-def load_model(section):
+def placed(device) -> dict:
+    """Keyword of `from_pretrained`: each tensor goes from its file to the device, one after another.
+
+    On the way of `.to(device)` a process first holds all of them in host memory, if their type is not the file's: as
+    float32 a 7B model takes 33 GB in each of eight. Those of the file's type lie in the page cache, once for all.
+    device: None for no device in particular. MPS breaks while it converts (huggingface/transformers issue 48029).
+    """
+    import torch
+
+    return {} if device is None or torch.device(device).type == "mps" else {"device_map": {"": torch.device(device)}}
+
+
+def load_model(section, device=None):
     """Model of a recipe's `model:` section: `dtype` and attention set; nothing frozen yet, no LoRA.
+
+    device: where it shall lie (`placed`); None for the host's memory, and under ZeRO-3, which splits while it loads.
 
     Raises `RecipeError` for a missing checkpoint, another architecture, impossible attention, or weights that
     do not match the architecture exactly.
@@ -326,6 +340,7 @@ def load_model(section):
         model, info = cls.from_pretrained(
             path,
             **where,
+            **placed(device),
             dtype=getattr(torch, section.dtype),
             attn_implementation=attention,
             trust_remote_code=section.trust_remote_code,
@@ -337,7 +352,7 @@ def load_model(section):
     # Under ZeRO-3 transformers 5.23 remembers renamings that this checkpoint did not need, and would save names that
     # only it can read (model.model.embed_tokens); with none remembered it saves the published ones.
     model._weight_conversions = None
-    return model
+    return model if device is None else model.to(device)
 
 
 def check_loaded(info: dict, path: str, tied: bool) -> None:

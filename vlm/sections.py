@@ -161,7 +161,7 @@ class PictureSection(Section):
     limit: int = 89478485
     "Largest image, in pixels (width × height); the default is Pillow's bound on files that unpack to fill the memory."
     cache: int = 512
-    "MiB of decoded pictures that each process keeps, because the completions of a group show the same one."
+    "MiB of decoded pictures that each process keeps, because a group shows the same one; its workers share them out."
 
     def check(self) -> None:
         if self.limit < 1 or self.cache < 0:

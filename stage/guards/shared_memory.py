@@ -1,4 +1,4 @@
-"""Batches that do not fit into /dev/shm: workers of a data loader hand their tensors over through it.
+"""Workers of a data loader: what they keep, and batches that do not fit into /dev/shm, where they hand them over.
 
 torch 2.13 learns that it is full in a thread of the worker, which prints a traceback and ends; the run then waits for
 the batch without end. Containers have 64 MiB of it unless told otherwise. So a worker looks before it hands over.
@@ -6,6 +6,7 @@ the batch without end. Containers have 64 MiB of it unless told otherwise. So a 
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import get_worker_info
 
 from vlm.common.errors import UserError
+from vlm.pictures.cache import decoded
 
 PLACE = "/dev/shm"
 MIB = 2**20
@@ -25,9 +27,15 @@ class Fitting:
 
     def __init__(self, collator: Any):
         self.collator = collator
+        self._begun = False
 
     def __call__(self, rows: list[Any]) -> Any:
-        batch, worker = self.collator(rows), get_worker_info()
+        worker = get_worker_info()
+        if worker is not None and not self._begun:
+            self._begun = True
+            decoded.most //= worker.num_workers  # `images.cache` is for all of them
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the threads have not come along: it would wait for them
+        batch = self.collator(rows)
         if worker is not None:
             leaves = tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)
             check(sum(leaf.nbytes for leaf in leaves if isinstance(leaf, torch.Tensor)), worker.num_workers)

@@ -3,7 +3,7 @@
 Two runs whose records, data.json and environment.json agree (but for times, host and folders) computed the same. Kept:
 
     seeds          as the trainer has them
-    processes      how many, how they talk, what is sharded
+    processes      how many, how they talk, what is sharded; worker processes of each one's data loader
     determinism    the switches that decide whether a GPU adds in one order
     libraries      CUDA, cuDNN and NCCL as torch was built with
     model          class, attention, precision, parameters; `sampled` is a digest of its weights (stage.replay.dumps)
@@ -61,6 +61,7 @@ def processes(trainer: Any) -> dict[str, Any]:
         "backend": torch.distributed.get_backend() if joined() else None,
         "device": trainer.args.device.type,
         "mixed_precision": trainer.accelerator.mixed_precision,
+        "data_loader_workers": trainer.args.dataloader_num_workers,
     }
 
 

@@ -65,8 +65,9 @@ def check_together(recipe: Any) -> None:
             f"training.load_best_model_at_end needs one strategy for saving and evaluating; found save_strategy = "
             f"{saving} and eval_strategy = {strategy}"
         )
-    if asked("dataloader_prefetch_factor") is not None and asked("dataloader_num_workers") == 0:
-        raise RecipeError("training.dataloader_prefetch_factor needs workers; set dataloader_num_workers to 1 or more")
+    for key in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
+        if asked(key) and asked("dataloader_num_workers") == 0:
+            raise RecipeError(f"training.{key} needs workers; set dataloader_num_workers to 1 or more")
     if asked("optim_target_modules") and not asked("optim").startswith(("galore", "apollo")):
         raise RecipeError(f"training.optim_target_modules is for GaLore and APOLLO; found optim = {asked('optim')}")
     if asked("bf16_full_eval") and asked("fp16_full_eval"):

@@ -39,6 +39,10 @@ def small(picture: Image.Image, pixels: int) -> Small:
     return Small(f"{hashlib.sha1(content, usedforsecurity=False).hexdigest()[:16]}.jpg", content, picture.size)
 
 
+def opened(picture: Small) -> Image.Image:
+    return Image.open(io.BytesIO(picture.content))
+
+
 def placed(box: Sequence[float], original: Sequence[float], size: Sequence[float]) -> list[int]:
     """A box in pixels of the original image, (width, height), as whole pixels of the small one, cut to it."""
     limits = (*size, *size)

@@ -74,18 +74,25 @@ class Asked:
 def asked(inputs: Sequence[Mapping[str, Any]], batch: Batch, rows: int, pixels: int) -> list[Asked]:
     """The rows of this process that are shown. inputs: its rows of the data set, as many in every process."""
     first = batch.rank * len(inputs)
+    everywhere = chosen(len(inputs) * batch.processes, batch.group, rows)
+    here = {place: inputs[place - first] for place in everywhere if first <= place < first + len(inputs)}
+    found = []
+    for (place, row), pictures in zip(here.items(), reduced(list(here.values()), pixels), strict=True):
+        columns = {name: row.get(name) for name in (*COLUMNS, *TRUTH, "resized")}
+        found.append(Asked(place, columns, pictures))
+    return found
+
+
+def reduced(inputs: Sequence[Mapping[str, Any]], pixels: int) -> list[list[Small]]:
+    """The pictures of each row, at most `pixels` large; those of a group are one object, and are pickled once."""
     made: dict[int, Small] = {}  # a group's completions have the same picture, as an object
     found = []
-    for place in chosen(len(inputs) * batch.processes, batch.group, rows):
-        if not first <= place < first + len(inputs):
-            continue
-        row = inputs[place - first]
+    for row in inputs:
         pictures = pictures_of(row)
         for picture in pictures:
             if id(picture) not in made:
                 made[id(picture)] = small(picture, pixels)
-        columns = {name: row.get(name) for name in (*COLUMNS, *TRUTH, "resized")}
-        found.append(Asked(place, columns, [made[id(picture)] for picture in pictures]))
+        found.append([made[id(picture)] for picture in pictures])
     return found
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from stage.parallel.sharding import check_launch, deepspeed_config, fsdp_launched
 from stage.recipe.sections import ShardingSection
 from stage.tracking.trackers import announce
+from stage.trainer import workers
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.sections import ModelSection
@@ -57,9 +58,11 @@ def arguments(config: type[T], recipe: Any, **forced: Any) -> T:
     # adapters and new heads are drawn before the trainer seeds anything; in all processes alike, for FSDP asks no other
     set_seed(recipe.seed)
     sharded = recipe.sharding.zero > 0 or fsdp_launched()
+    accelerator = torch.accelerator.is_available() and not recipe.training.get("use_cpu")
     values = {
         **recipe.arguments().ours,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        **workers.settled(recipe, accelerator),
         # several processes without a GPU: accelerate joins them only when told so, else each would train on its own
         "use_cpu": processes() > 1 and not (sharded or torch.accelerator.is_available()),
         **forced,
@@ -77,6 +80,8 @@ def arguments(config: type[T], recipe: Any, **forced: Any) -> T:
         "remove_unused_columns": False,
     }
     known = {field.name for field in dataclasses.fields(config) if field.init}
+    if values.get(workers.KEY):  # or tokenizers would warn of each process that is forked
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         return config(**{key: value for key, value in values.items() if key in known})
     except (ValueError, TypeError) as error:

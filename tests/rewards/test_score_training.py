@@ -218,6 +218,19 @@ def test_it_learns_to_name_colours_by_looking(trained):
     assert config.load(trained / "recipe.yaml", ScoreRecipe).stage == "score"
 
 
+def test_workers_change_nothing(trained, colours, tmp_path):
+    """The first half of the run again, with two; its evaluation, too."""
+    steps = {"max_steps": 7, "eval_strategy": "steps", "eval_steps": 7, "dataloader_num_workers": 2}
+    stage.train(recipe(colours, tmp_path / "run", training=steps))
+    kept = ("step", "loss", "grad_norm", "pair_accuracy", "score/mean", "eval_loss", "eval_pair_accuracy")
+    found, expected = (
+        [{key: row[key] for key in kept if key in row} for row in read_metrics(folder / "metrics.jsonl")]
+        for folder in (tmp_path / "run", trained)
+    )
+    expected = [row for row in expected if row["step"] <= 7 and row.keys() > {"step"}]
+    assert [row for row in found if row.keys() > {"step"}] == expected and "eval_loss" in expected[-1]
+
+
 def test_the_saved_model_scores_as_the_run_measured(trained, colours):
     from rewards.score import ScoreModel
 

@@ -231,7 +231,7 @@ def test_the_score_model_is_there_before_the_policys_weights(recipe, started, mo
     load = InProcess.load
     monkeypatch.setattr(InProcess, "load", lambda self: order.append("score model") or load(self))
 
-    def policy(recipe):
+    def policy(recipe, device):
         order.append("policy")
         raise RecipeError("far enough")
 

@@ -1,6 +1,7 @@
 """`rl.GRPOTrainer` against trl 1.16.0, against numbers by hand, and against single-row forward passes."""
 
 import inspect
+import pickle
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,12 +29,12 @@ LIMITS = ImageSection(min_pixels=112 * 112, max_pixels=112 * 112)
 GROUND = {"boxes": [[0.0, 0.0, 112.0, 112.0]], "size": (224, 224), "task": "grounding"}
 
 
-def dataset(tmp_path, count=2):
+def dataset(tmp_path, count=2, side=224):
     """Prompts of unequal length, each with a picture of its own: grounding and VQA in turn."""
     samples = []
     for n in range(count):
         path = tmp_path / f"{n}.png"
-        Image.effect_noise((224, 224), 40 + 20 * n).convert("RGB").save(path)
+        Image.effect_noise((side, side), 40 + 20 * n).convert("RGB").save(path)
         text = f"the red ship {n}" + " or the small tank in the upper left corner" * n
         question = [{"role": "user", "content": text}]
         truth = GROUND if n % 2 == 0 else {"task": "vqa", "answer": "yes"}
@@ -53,14 +54,14 @@ def recipe(model, output, **training) -> GRPORecipe:
 def build(tiny_model, tmp_path):
     """A trainer on the tiny model: (reward functions, class, padding side, training keys) → trainer."""
 
-    def make(functions=None, cls=rl.GRPOTrainer, side="left", model=None, **training):
+    def make(functions=None, cls=rl.GRPOTrainer, side="left", model=None, rows=None, **training):
         processor = load_processor(tiny_model, LIMITS)
         processor.tokenizer.padding_side = side
         args = arguments(trl.GRPOConfig, recipe(tiny_model, tmp_path / "run", **training), log_completions=True)
         args.num_completions_to_print = 0
         functions = functions or [lambda completions, **_: [float(n % 2) for n in range(len(completions))]]
         model = model or load_model(section(tiny_model))
-        return cls(model, functions, args, dataset(tmp_path), processing_class=processor)
+        return cls(model, functions, args, rows or dataset(tmp_path), processing_class=processor)
 
     return make
 
@@ -313,6 +314,33 @@ def test_reward_components_are_logged_whatever_passes_the_gate(build, tmp_path):
     }
     assert set(table["task"]) == {"grounding", "vqa"} and "<image>" in table["prompt"][0]
     assert sorted(set(table["image_file"])) == [str(tmp_path / "0.png"), str(tmp_path / "1.png")]
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_what_is_gathered_holds_no_picture_larger_than_a_table_shows(build, tmp_path, monkeypatch, shown):
+    """Two pictures of 900² are 4.9 MB. Without a tracker none is sent; with one, a picture of 256² for each prompt."""
+    from trl.trainer import grpo_trainer
+
+    import rl.table
+
+    sent, kept = [], []
+    for module in (grpo_trainer, rl.table):
+        monkeypatch.setattr(module, "gather_object", lambda found: sent.append(pickle.dumps(found)) or found)
+
+    def keeps(prompts, completions, **_):
+        kept.append((prompts, completions))
+        return [float(n % 2) for n in range(len(completions))]
+
+    trainer = build([keeps], rows=dataset(tmp_path, side=900))
+    trainer.args.report_to = ["wandb"] if shown else []  # no run is open: TRL looks, and logs nothing
+    trainer.train()
+    pictures = [[one.size for one in row] for row in trainer._logs["images"]]
+    assert pictures == ([[(256, 256)]] * 4 if shown else [])
+    assert sum(map(len, sent)) < (200_000 if shown else 3000)
+    assert all("<image>" in text for text in trainer._logs["prompt"])
+    ((prompts, completions),) = kept  # what a reward has been given does not change under it
+    assert [part["type"] for part in prompts[0][1]["content"]] == ["image", "text"]
+    assert [type(one) for one in completions] == [list] * 4
 
 
 def test_nothing_passes_the_gate_and_the_names_are_the_same(build):

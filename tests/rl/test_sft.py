@@ -1,6 +1,7 @@
 """The supervised stage: what is learnt, token by token, and what is trained."""
 
 import copy
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -369,6 +370,41 @@ def test_a_batch_of_text_shows_a_blank_picture_among_processes(run, monkeypatch)
             assert expected[name] is None and gradient.eq(0).all()
         else:
             torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_workers_change_nothing(run, rows, tmp_path, monkeypatch):
+    """Two passes with sizes drawn anew and a picture that goes bad and is replaced: alike without workers, with two
+    that live through both passes, and resumed inside of the second, when they are four batches ahead."""
+    from stage.runs import Run
+    from vlm.pictures.cache import decoded
+
+    whole, begun = (tmp_path / "turns.png").read_bytes(), Run.note_mixtures
+
+    def damage(self, found):
+        begun(self, found)
+        decoded.clear()
+        (tmp_path / "turns.png").write_bytes(b"gone")
+
+    monkeypatch.setattr(Run, "note_mixtures", damage)
+    common = ["images.min_pixels=3136", "images.max_pixels=50176", "data.on_fault=skip", "training.num_train_epochs=2"]
+    common += ["images.random_resize={min_pixels: 3136, max_pixels: 50176}", "training.per_device_train_batch_size=1"]
+    common += ["training.save_strategy=steps", "training.save_steps=5", "training.max_steps=-1", "overwrite=false"]
+    two = ["training.dataloader_num_workers=2", "training.dataloader_persistent_workers=true"]
+    found = []
+    for name, more in {"0": [], "2": two, "again": [*two, f"resume={tmp_path}/2/checkpoint-5"]}.items():
+        (tmp_path / "turns.png").write_bytes(whole)
+        trainer = run(*common, *more, f"output={tmp_path / name}")
+        kept = ("step", "loss", "grad_norm", "num_tokens")
+        metrics = [row for row in read_metrics(tmp_path / name / "metrics.jsonl") if "loss" in row]
+        found.append([{key: row[key] for key in kept} for row in metrics])
+        weights = load_file(tmp_path / name / "final/model.safetensors")
+        expected = load_file(tmp_path / "0/final/model.safetensors")
+        assert [tensor for tensor in expected if not weights[tensor].equal(expected[tensor])] == []
+        record = json.loads((tmp_path / name / "record.json").read_text())
+        assert record["processes"]["data_loader_workers"] == trainer.args.dataloader_num_workers == (2 if more else 0)
+    assert found[0] == found[1] and found[0][5:] == found[2] and len(found[0]) == 8
+    # the order of four rows is another in each pass; the sums of their lengths differ by the sizes alone
+    assert found[0][3]["num_tokens"] * 2 != found[0][7]["num_tokens"]
 
 
 def test_no_step_is_no_finished_run(tiny_model, rows, tmp_path):

@@ -97,6 +97,13 @@ def test_a_group_in_two_processes_has_the_advantages_of_one(folder):
     assert one["advantage"].to_list() == pytest.approx(expected.to_list(), rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("stage", ["grpo", "sft"])
+def test_no_picture_goes_to_the_other_process_whole(folder, stage):
+    """A scene has 224² pixels of three bytes; what is gathered of one for the table has 2,500 pixels as JPEG."""
+    sizes = [int((folder / f"gathered-{stage}-{rank}").read_text()) for rank in (0, 1)]
+    assert 0 < max(sizes) < 10_000
+
+
 def test_a_step_of_two_processes_is_replayed_in_one(folder, monkeypatch, capsys, log_levels):
     monkeypatch.setattr(sys, "argv", ["replay.py", str(folder / "grpo-1"), "--step", "2"])
     with pytest.raises(SystemExit) as done:

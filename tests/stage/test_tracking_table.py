@@ -184,7 +184,7 @@ def test_no_table_and_other_processes_write_nothing(tmp_path):
 def test_what_trl_has_noted_is_found_from_the_end():
     """Two processes, two completions each; columns hold an earlier batch before. One column is an earlier batch's."""
     logs = {
-        "prompt": ["old"] * 4 + [[{"role": "user", "content": f"p{n}"}] for n in range(4)],
+        "prompt": ["old"] * 4 + [f"p{n}" for n in range(4)],
         "completion": ["old"] * 4 + [f"c{n}" for n in range(4)],
         "rewards": {"iou": [9.0] * 4 + [0.0, 0.1, 0.2, 0.3]},
         "advantages": [9.0] * 4 + [-1.0, 0.0, 1.0, 2.0],

@@ -37,6 +37,31 @@ def test_load_model(family, request):
     assert logits.isfinite().all() and logits.shape[0] == 1
 
 
+@pytest.mark.parametrize("family", ["checkpoint", "checkpoint_2_5"])
+def test_weights_go_straight_to_a_device(family, request, monkeypatch):
+    """Tensor by tensor from the file, also converted; nothing remains that Trainer or accelerate would ask about."""
+    from transformers import PreTrainedModel
+
+    folder, asked, plain = request.getfixturevalue(family), [], PreTrainedModel.from_pretrained.__func__
+
+    def spied(cls, *given, **named):
+        asked.append(named.get("device_map"))
+        return plain(cls, *given, **named)
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(spied))
+    for dtype in ("float32", "bfloat16"):
+        expected, found = (loading.load_model(section(folder, dtype=dtype), device) for device in (None, "cpu"))
+        assert found.state_dict().keys() == expected.state_dict().keys() and not hasattr(found, "hf_device_map")
+        assert all(value.equal(found.state_dict()[name]) for name, value in expected.state_dict().items())
+        buffers = dict(found.named_buffers())  # positions' frequencies, which no file has
+        assert buffers and all(value.equal(buffers[name]) for name, value in expected.named_buffers())
+        ties = [model.lm_head.weight is model.get_input_embeddings().weight for model in (expected, found)]
+        assert ties[0] == ties[1] == expected.config.tie_word_embeddings
+    assert asked == [None, {"": torch.device("cpu")}] * 2
+    assert {one.device.type for one in loading.load_model(section(folder), "meta").parameters()} == {"meta"}
+    assert loading.placed("mps") == {} and loading.placed(None) == {}
+
+
 def rewrite(folder, out, change):
     """Copy a checkpoint with its tensors changed."""
     for entry in folder.iterdir():

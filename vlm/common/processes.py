@@ -18,3 +18,8 @@ def is_main_process() -> bool:
 def processes() -> int:
     """How many processes were launched together, as accelerate and torchrun announce it in WORLD_SIZE."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_processes() -> int:
+    """How many of them are on this machine (LOCAL_WORLD_SIZE); all where that is not announced."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", processes()))

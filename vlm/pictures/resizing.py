@@ -15,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from ctypes import c_longlong
 from functools import lru_cache
+from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 from PIL.Image import Image, Resampling
@@ -84,14 +86,22 @@ class Resizing:
 
     A size depends on the seed, the pass, the row and the picture's place in it, and on nothing else: TRL reads the row
     of a GRPO group once for each completion, perhaps in several processes, and all of them must see one picture.
-    `passed` is the number of passes done, told by `stage.trainer.callbacks.PassCallback`. Workers of a data loader keep
-    the number from when they were started.
+    `passed` is the number of passes done, told by `stage.trainer.callbacks.PassCallback`, also to the workers of a data
+    loader that live through several.
     """
 
     def __init__(self, images: ImageSection, seed: int = 0, train: bool = False):
         self.images, self.seed = images, seed
         self.drawing = images.random_resize if train else None
-        self.passed = 0
+        self._passed = RawValue(c_longlong, 0)  # in memory that processes share
+
+    @property
+    def passed(self) -> int:
+        return self._passed.value
+
+    @passed.setter
+    def passed(self, passes: int) -> None:
+        self._passed.value = passes
 
     def drawn(self, size: tuple[int, int], row: int, place: int = 0) -> tuple[int, int]:
         """(width, height) that the picture is resized to before the processor gets it; its own where none is drawn."""

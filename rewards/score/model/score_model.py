@@ -24,7 +24,7 @@ from rewards.score.model.layout import RENAMED, check_keys, load_config, load_pa
 from rewards.score.model.passes import Features, passes, run
 from rewards.score.model.prefixes import sharing
 from vlm.common.errors import RecipeError
-from vlm.loading import resolve_attention, source
+from vlm.loading import placed, resolve_attention, source
 from vlm.prefix import Packed
 from vlm.rollout import evaluating
 from vlm.weights import check_files, reading
@@ -147,6 +147,7 @@ class ScoreModel(PreTrainedModel):
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # `check_keys` names them
+                **({} if backbone else placed(device)),  # a new head is drawn on the CPU, the same everywhere
                 **where,
             )
         check_keys(info, path, backbone)

@@ -45,7 +45,7 @@ def train(recipe: ScoreRecipe) -> Path:
     from stage.curves import draw_run
     from stage.trainer.arguments import arguments
     from stage.trainer.finish import follow
-    from stage.trainer.models import processor_of
+    from stage.trainer.models import own_device, processor_of
 
     beginning = begin(recipe)
     if beginning.finished is not None:
@@ -64,7 +64,7 @@ def train(recipe: ScoreRecipe) -> Path:
     processor = processor_of(recipe)
     to_write = planned.plan(launched(recipe), planned.Survey(len(records))).storage
     run = beginning.open(args, to_write, lambda: origins(recipe, records, held_out))
-    model = trainable(recipe)
+    model = trainable(recipe, own_device(args))
     if recipe.model.lora is not None and args.gradient_checkpointing:
         model.enable_input_require_grads()  # nothing below the adapters would ask for gradients
     trainer = PreferenceTrainer(model, args, processor, records, held_out)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rewards.score.training.recipe import HEAD, ScoreRecipe
 from stage.trainer.arguments import load_dtype
@@ -14,6 +15,9 @@ from vlm.adapters import lora_targets, merged, part_of
 from vlm.common.console import say
 from vlm.loading import raw_config
 from vlm.weights import check_adapter
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +30,7 @@ def is_score_model(path: str, revision: str | None = None) -> bool:
     return bool(set(ARCHITECTURES) & set(raw_config(path, revision).get("architectures") or ()))
 
 
-def load(recipe: ScoreRecipe):
+def load(recipe: ScoreRecipe, device: torch.device | None = None):
     """The score model in `model.path`, or a fresh head (drawn by `seed`) on the vision-language model there.
 
     Raises: RecipeError for a missing checkpoint, or weights that do not match.
@@ -40,6 +44,7 @@ def load(recipe: ScoreRecipe):
         "revision": section.revision,
         "min_pixels": recipe.images.min_pixels,
         "max_pixels": recipe.images.max_pixels,
+        "device": device,
     }
     if is_score_model(section.path, section.revision):
         return ScoreModel.from_pretrained(section.path, recipe.positions, **settings)
@@ -52,12 +57,14 @@ def part(name: str) -> str:
     return HEAD if "reward_head" in name.split(".") else part_of(name)
 
 
-def trainable(recipe: ScoreRecipe):
+def trainable(recipe: ScoreRecipe, device: torch.device | None = None):
     """Load the recipe's model and prepare it; returns a `ScoreModel` or a `peft.PeftModel` around one.
 
     Under ZeRO-3 call this after the training arguments exist: they tell transformers to shard while loading.
+
+    device: of `stage.trainer.models.own_device`.
     """
-    model = load(recipe)
+    model = load(recipe, device)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part(name) not in recipe.frozen)
     return model if recipe.model.lora is None else _adapted(model, recipe)

@@ -1,6 +1,7 @@
 """Launchers whose sampling does not know how many processes share the rows:  accelerate launch common_numbers.py JOBS
 
-JOBS: JSON, [["grpo", [recipe, override, …]], ["sft", […]]], run one after another as `launch/grpo.py` … would.
+JOBS: JSON, [["grpo", [recipe, override, …]], ["sft", […]]], run one after another as `launch/grpo.py` … would. The
+largest object that a process has handed to all others in a job is noted in gathered-STAGE-RANK: its bytes, pickled.
 
 Each token is drawn from the model's own probabilities as transformers draws it, but by a number of its own: of its
 generation, its row among the rows of all processes, and its place. torch draws for the rows of a process at once, so
@@ -10,6 +11,7 @@ that other numbers fall to a row where others stand beside it.
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import runpy
 import sys
@@ -55,6 +57,27 @@ def common_numbers(cls=None):
         yield
 
 
+@contextmanager
+def gathered(stage: str):
+    """Within, objects that are gathered are measured."""
+    import torch.distributed
+
+    from vlm.common.processes import processes, rank
+
+    gather, sizes = torch.distributed.all_gather_object, [0]
+
+    def measured(found, value, *given, **named):
+        sizes.append(len(pickle.dumps(value)))
+        return gather(found, value, *given, **named)
+
+    try:
+        with mock.patch.object(torch.distributed, "all_gather_object", measured):
+            yield
+    finally:  # a launcher ends by SystemExit
+        if processes() > 1:
+            Path(f"gathered-{stage}-{rank()}").write_text(str(max(sizes)))
+
+
 def go(jobs: list) -> None:
     """Run the jobs in this process, or in this one of several."""
     before = sys.argv
@@ -63,7 +86,8 @@ def go(jobs: list) -> None:
             path = str(ROOT / f"launch/{stage}.py")
             sys.argv = [path, *argv]
             try:
-                runpy.run_path(path, run_name="__main__")
+                with gathered(stage):
+                    runpy.run_path(path, run_name="__main__")
             except SystemExit as done:
                 if done.code:
                     raise
