@@ -53,7 +53,7 @@ def training(job: Job) -> Plan:
         visual=visual,
         visual_planned=planned,
         phases=_phases(job, sizes, chosen, planned),
-        host=memory.host(sizes, chosen, reference=job.stage == "grpo" and job.beta > 0, resident=job.resident),
+        host=memory.host(sizes, chosen, reference=job.stage == "grpo" and job.beta > 0),
         storage=storage(job, sizes, chosen, batch),
         by_zero=by_zero,
         notes=(*_notes(job, sizes, batch), widest(sizes, chosen, **_pieces(job, chosen, planned))),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from stage.planning.gpus import parse_gpus
 from stage.recipe.sections import ShardingSection
+from stage.trainer import workers
 from stage.trainer.arguments import load_dtype
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
@@ -56,8 +57,8 @@ class Job:
     """`optim`."""
     deterministic: bool = False
     """`full_determinism`."""
-    workers: int = 0
-    """`dataloader_num_workers`: processes that prepare rows."""
+    workers: str = "0"
+    """Processes that prepare rows (`stage.trainer.workers`)."""
     saving: Saving = Saving()
     """When checkpoints are written, and how many stay."""
     prompt_tokens: int = 256
@@ -101,7 +102,7 @@ def common(recipe: Any) -> dict[str, Any]:
         "checkpointing": asked("gradient_checkpointing"),
         "optimiser": asked("optim"),
         "deterministic": asked("full_determinism"),
-        "workers": asked("dataloader_num_workers"),
+        "workers": workers.planned(recipe),
         "saving": Saving(
             recipe.output,
             **{name: asked(name) for name in ("save_strategy", "save_steps", "save_total_limit", "save_only_model")},

@@ -126,24 +126,30 @@ class Host:
     """Bytes of the host's memory."""
 
     loading: int
-    """Of one process, at most, until its weights are on the GPU; under ZeRO-3 of the first process alone."""
+    """Of one process, until its weights are on the GPU; under ZeRO-3 of the first process alone."""
     node: int
-    """Of all processes of a node then."""
+    """Of all processes of a node then, and the checkpoint's own files in the page cache, once."""
     training: int
     """Of one process: what offload keeps there."""
 
 
-def host(shape: Shape, setup: Setup, reference: bool = False, resident: int = 0) -> Host:
-    """What processes hold in the host's memory. Each reads whole weights there; ZeRO-3 alone shares them out as the
-    first process reads them (transformers 5.23, `_load_state_dict_into_zero3_model`).
+def host(shape: Shape, setup: Setup, reference: bool = False, begun: bool = False) -> Host:
+    """What processes hold in the host's memory.
 
-    reference: GRPO's reference model is read while DeepSpeed (stages 1 and 2) has not taken the policy yet. resident:
-    bytes of score models, which are read before.
+    Weights go from their file straight to the GPU (`vlm.loading.placed`); what is first read into host memory in the
+    file's type, as DeepSpeed's stages 1 and 2 do, lies in the page cache, once for all processes. ZeRO-3 shares weights
+    out as its first process reads them (transformers 5.23, `_load_state_dict_into_zero3_model`). Whole float32 copies
+    of their own are left to processes without DeepSpeed:
+
+    reference: of GRPO's reference model, which TRL reads there where processes are several.
+    begun: of a score model that begins with a vision-language model, whose head is drawn there.
     """
-    models = 2 if reference and not setup.lora and setup.zero in (1, 2) else 1
-    loading = max(setup.weight_bytes * shape.total * models, resident)
-    together = 1 if setup.zero == 3 else min(setup.processes, NODE)
-    return Host(loading, together * loading, sum(states(shape, setup).host.values()))
+    whole, training = setup.weight_bytes * shape.total, sum(states(shape, setup).host.values())
+    if setup.zero == 3:
+        return Host(whole, whole, training)
+    copied = setup.zero == 0 and ((reference and not setup.lora and setup.processes > 1) or begun)
+    loading = whole if copied else 0
+    return Host(loading, min(2, setup.weight_bytes) * shape.total + min(setup.processes, NODE) * loading, training)
 
 
 def reference(shape: Shape, setup: Setup) -> int:

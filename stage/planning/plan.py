@@ -132,7 +132,7 @@ def _batch(plan: Plan) -> Table:
     table.add_row("rows in the data", f"{job.samples:,}")
     table.add_row("steps per epoch", f"{batch.steps_per_epoch:,}")
     table.add_row("steps in all", f"{batch.steps:,}")
-    table.add_row("data-loader workers", f"{job.workers} a process")
+    table.add_row("data-loader workers of a process", job.workers)
     return table
 
 

@@ -216,11 +216,13 @@ def test_the_widest_moment_of_the_backward_pass():
 
 
 def test_host_memory():
-    """Whole weights in each process while they load; ZeRO-3's first process alone; a reference model beside the policy
-    until DeepSpeed takes it."""
+    """The checkpoint's files in the page cache, 2 bytes a parameter; ZeRO-3's first process alone; without DeepSpeed a
+    float32 copy in each process of the reference model, or of a score model that is begun."""
     shape, whole = shapes.shape(model_section()), 2 * SEVEN_B
-    assert memory.host(shape, Setup(zero=2, processes=16)) == memory.Host(whole, 8 * whole, 0)
-    assert memory.host(shape, Setup(zero=2, processes=8), reference=True).loading == 2 * whole
+    assert memory.host(shape, Setup(zero=2, processes=16), reference=True) == memory.Host(0, whole, 0)
+    plain = Setup(zero=0, processes=16, weight_bytes=4)
+    assert memory.host(shape, plain) == memory.host(shape, Setup(zero=0, weight_bytes=4), reference=True)
+    assert memory.host(shape, plain, reference=True) == memory.Host(2 * whole, 17 * whole, 0)
+    assert memory.host(shape, plain, begun=True) == memory.Host(2 * whole, 17 * whole, 0)
     assert memory.host(shape, Setup(zero=3, processes=8), reference=True) == memory.Host(whole, whole, 0)
-    assert memory.host(shape, Setup(zero=0), resident=3 * whole).loading == 3 * whole
     assert memory.host(shape, Setup(zero=2, processes=8, offload=True)).training == 14 * SEVEN_B // 8

@@ -20,6 +20,7 @@ from rewards.score.placement import Loaded, Served
 from rewards.score.sharded import Sharded
 from rewards.score.training.preferences import Check, Preference, of_source, say_unread
 from rewards.score.training.recipe import PreferenceSource, ScoreRecipe
+from rewards.score.training.trainable import is_score_model
 from samples import Faults
 from samples.mixture.drawing import DryFaults
 from stage.planning import memory
@@ -154,7 +155,7 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
         visual={},
         visual_planned=visual,
         phases={"update": updates[recipe.sharding.zero]},
-        host=memory.host(sizes, chosen),
+        host=memory.host(sizes, chosen, begun=not is_score_model(recipe.model.path, recipe.model.revision)),
         storage=storage(job, sizes, chosen, batch, merged=True),
         by_zero={stage: sum(parts.values()) + memory.OVERHEAD for stage, parts in updates.items()},
         notes=(*_notes(recipe, sizes, data, rows), *([] if head_only(sizes) else [widest(sizes, chosen, **widths)])),
