@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -68,3 +71,14 @@ def forward(model, processor):
     text = processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
     inputs = processor(images=[picture(100, 100)], text=[text], return_tensors="pt")
     return model(**inputs).logits
+
+
+def hub(cache, monkeypatch, **revisions):
+    """A cache as huggingface_hub lays it out, of `nobody/model`: revision → folder, linked file by file."""
+    for name, folder in revisions.items():
+        snapshot = cache / "models--nobody--model/snapshots" / hashlib.sha1(name.encode()).hexdigest()
+        shutil.copytree(folder, snapshot, copy_function=os.symlink)
+        (cache / "models--nobody--model/refs").mkdir(exist_ok=True)
+        (cache / "models--nobody--model/refs" / name).write_text(snapshot.name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(loading, "hub_reachable", lambda: False)
