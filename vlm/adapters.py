@@ -208,7 +208,7 @@ def merge(adapter: str, out: str, dtype: str | None = None) -> Rounding:
     # The pixel limits and tokenizer of the stage that made the adapter stand beside it, when the trainer
     # saved them.
     source = adapter if (Path(adapter) / "processor_config.json").is_file() else base
-    processor = load_processor(base, stored_limits(source), revision)
+    processor = load_processor(base, stored_limits(source, revision), revision)
     if source == adapter:
         processor.tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=False)
     processor.save_pretrained(out)

@@ -84,6 +84,7 @@ def check_launch(recipe: Any) -> None:
     Raises: RecipeError naming both and what to change.
     """
     section = recipe.sharding
+    check_one_gpu(recipe)
     if fsdp_launched():
         return check_fsdp(recipe)
     stage = launched_stage()
@@ -97,6 +98,24 @@ def check_launch(recipe: Any) -> None:
             f"sharding.zero is {section.zero}, and DeepSpeed's processes cannot meet: no launcher has set "
             f"{', '.join(missing)}. Start it by torchrun, for one process too: torchrun --nproc_per_node 1 "
             f"launch/{recipe.stage}.py … (or accelerate launch with several processes); or write sharding.zero=0"
+        )
+
+
+def check_one_gpu(recipe: Any) -> None:
+    """Refuse one process that sees several GPUs and that no launcher has given one of them: transformers would split
+    each batch over them in threads (`nn.DataParallel`), which TRL refuses after loading, and score models train wrongly.
+
+    Raises: RecipeError.
+    """
+    import torch
+
+    alone = int(os.environ.get("LOCAL_RANK", -1)) < 0
+    on_cpu = recipe.training.get("use_cpu") or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    if alone and not on_cpu and (count := torch.cuda.device_count()) > 1:
+        raise RecipeError(
+            f"one process sees {count} GPUs, and no launcher has given it one of them. Start one process for each: "
+            f"accelerate launch --multi_gpu --num_processes {count} launch/{recipe.stage}.py …; or show it one GPU: "
+            f"CUDA_VISIBLE_DEVICES=0 python launch/{recipe.stage}.py …"
         )
 
 
