@@ -1,8 +1,8 @@
 """What the processes of a run tell each other and decide together. A process that runs alone hears, and agrees with,
 itself.
 
-Every function here but `joined`, `size`, `rank`, `begun` and `limit` is collective: all processes call it, in the same order, or
-all wait for ever. torch is imported inside, so that naming a reward in a recipe stays cheap.
+Every function here but `joined`, `size`, `rank`, `begun` and `limit` is collective: all processes call it, in the same
+order, or all wait for ever. torch is imported inside, so that naming a reward in a recipe stays cheap.
 """
 
 from __future__ import annotations

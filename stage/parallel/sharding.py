@@ -103,7 +103,7 @@ def check_launch(recipe: Any) -> None:
 
 def check_one_gpu(recipe: Any) -> None:
     """Refuse one process that sees several GPUs and that no launcher has given one of them: transformers would split
-    each batch over them in threads (`nn.DataParallel`), which TRL refuses after loading, and score models train wrongly.
+    the batches of a score model over them (`nn.DataParallel`); SFT and GRPO end in TRL's ValueError, after loading.
 
     Raises: RecipeError.
     """

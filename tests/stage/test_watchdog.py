@@ -224,9 +224,9 @@ def test_impossible_sections_are_refused():
     "waitForInput: socket SocketImpl(fd=77, addr=[::1]:39732) timed out after 60000ms",
     "Socket Timeout", "Broken pipe",
     # ProcessGroupNCCL.cpp, NCCLUtils.cpp
-    "NCCL error: remote process exited or there was a network error, NCCL version 2.27.5\nncclRemoteError: A call failed "
-    "possibly due to a network error or a remote process exiting prematurely.\nLast error:\nsocketProgress: Connection "
-    "closed by remote peer node-7<45074>",
+    "NCCL error: remote process exited or there was a network error, NCCL version 2.27.5\nncclRemoteError: A call "
+    "failed possibly due to a network error or a remote process exiting prematurely.\nLast error:\nsocketProgress: "
+    "Connection closed by remote peer node-7<45074>",
     "NCCL communicator was aborted on rank 1. ",
     "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=547, OpType=ALLREDUCE, NumelIn=1, NumelOut="
     "1, Timeout(ms)=600000) ran for 600081 milliseconds before timing out.",
