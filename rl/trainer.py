@@ -4,6 +4,7 @@ What differs from trl 1.16.0, in the order of the bases; each says in its docstr
 
     `rl.arguments.handed_over`            image tokens are never sampled, on any backend; only safetensors are loaded;
                                           the reference model is of the policy's commit
+    `vlm.rollout.FixedTopP`               nucleus sampling under full_determinism, where CUDA refuses transformers'
     `rl.unrewarded.Unrewarded`            completions without a reward are named in a line
     `rl.table.Table`                      the table of completions can be read by itself, and is shown to trackers
     `rl.counters.Counted`                 seconds, tokens, pictures and memory of each step in the log
@@ -32,6 +33,7 @@ from rl.unrewarded import Unrewarded
 from stage.guards.finite import FiniteSteps
 from stage.parallel.fsdp import FullySharded
 from stage.trainer.orders import FlatOrder
+from vlm.rollout import fix_top_p
 
 
 class GRPOTrainer(
@@ -65,3 +67,5 @@ class GRPOTrainer(
         with pinned(model):
             super().__init__(*given, share_prefix=share_prefix, check_sharing=check_sharing, **named)
         self._tokenizer.padding_side = "left"
+        if self.args.full_determinism:
+            fix_top_p(self.model)

@@ -163,7 +163,6 @@ def test_a_broken_gpu_ends_the_command(monkeypatch, capfd, log_levels):
     asking.join()
     told = capfd.readouterr().err
     assert "error: the GPU of rank 0 computes no more: CUDA error: device-side assert triggered, in scoring" in told
-    assert "Traceback" in told  # of the scorer: it may be ours
     assert len(answers) == 1 and "no score" in answers[0]
 
 

@@ -20,6 +20,7 @@ from samples import Sample
 from samples.rows import prompt_rows
 from sft.trainer import SFTTrainer
 from stage.trainer.arguments import arguments
+from tests.support.deterministic import AsOnCUDA, restored
 from tests.support.scripted import Scripted
 from tests.support.tiny_checkpoints import hub, section
 from vlm.loading import commit_of, load_model, load_processor
@@ -112,6 +113,15 @@ def test_the_reference_is_of_the_policys_revision(build, tiny_model, tmp_path, m
     policy.save_pretrained(tmp_path / "saved")
     assert commit_of(policy) not in (tmp_path / "saved/config.json").read_text()
     assert commit_of(load_model(section(tiny_model))) is None
+
+
+def test_full_determinism_meets_nothing_that_cuda_refuses(build):
+    """A step with nucleus sampling, reference model, KL and the entropy mask, with shared prompts and without."""
+    with restored(), AsOnCUDA() as mode:
+        trainer = build(full_determinism=True, top_p=0.9, min_p=0.01, top_k=50, beta=0.1, top_entropy_quantile=0.5)
+        trainer.train()  # its first batch both ways
+        assert torch.are_deterministic_algorithms_enabled()
+    assert mode.calls["cumsum"] and mode.calls["_softmax"] and trainer.state.global_step == 1
 
 
 def parts(trainer: type) -> list[type]:
