@@ -96,8 +96,8 @@ class GRPORecipe(TrainingRecipe):
         summed = sorted({"typical_p", "top_h"} & set(self.argument("generation_kwargs") or {}))
         if summed and self.argument("full_determinism") and not self.argument("use_vllm"):
             raise RecipeError(
-                f"training.generation_kwargs.{summed[0]} with full_determinism: transformers adds floats for it as CUDA "
-                "refuses to do there; leave one of them out, or sample by top_p, top_k or min_p"
+                f"training.generation_kwargs: {summed[0]} with full_determinism: transformers adds floats for it as "
+                "CUDA refuses to do there; leave one of them out, or sample by top_p, top_k or min_p"
             )
         if self.argument("entropy_coef_min") > self.argument("entropy_coef_max"):
             raise RecipeError("training.entropy_coef_min is above training.entropy_coef_max; swap them")

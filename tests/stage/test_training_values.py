@@ -228,7 +228,7 @@ TOGETHER = [
     ({"num_generations": 3}, "training.num_generations = 3 does not divide the 8 completions of a generation batch"),
     (
         {"generation_kwargs": {"typical_p": 0.9}, "full_determinism": True},
-        "training.generation_kwargs.typical_p with full_determinism: transformers adds floats",
+        "training.generation_kwargs: typical_p with full_determinism: transformers adds floats",
     ),
     ({"entropy_coef_min": 2.0}, "training.entropy_coef_min is above training.entropy_coef_max"),
 ]
