@@ -131,10 +131,10 @@ def told(folder: Path, count: int, now: float) -> dict[int, dict[str, Any]]:
 def compared(states: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
     """The states, with `behind`, the collectives that a process has yet to begin and another has, and `waits` as that
     says; both by their places in the code where all have begun the same, or one does not count."""
-    counts = [state.get("collectives") for state in states.values()]
-    most = 0 if None in counts else max(counts)
-    if not most or min(counts) == most:
+    counts = [state["collectives"] for state in states.values() if state.get("collectives") is not None]
+    if len(counts) < len(states) or len(set(counts)) < 2:
         return states
+    most = max(counts)
     return {
         rank: state | {"behind": most - state["collectives"], "waits": state["collectives"] > min(counts)}
         for rank, state in states.items()
