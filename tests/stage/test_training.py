@@ -157,7 +157,7 @@ def test_one_process_with_several_gpus_is_refused(cls, monkeypatch, tmp_path):
     cli.check_machine(wanted)
 
 
-def test_a_watchdog_that_speaks_too_late_is_told_of():
+def test_a_watchdog_that_speaks_too_late_is_told_of(capsys, log_levels):
     """NCCL ends a waiting process at ddp_timeout, by SIGABRT: what is said of it is said before."""
     assert not [*doubts(recipe())] and recipe().argument("ddp_timeout") > 60 * recipe().watchdog.minutes
     for section, seconds, advice in (
@@ -167,6 +167,10 @@ def test_a_watchdog_that_speaks_too_late_is_told_of():
         wanted = recipe(watchdog=WatchdogSection(**section), training={"ddp_timeout": seconds})
         assert [*doubts(wanted)][0].endswith(f"write {advice}")
     assert not [*doubts(recipe(watchdog=None, training={"ddp_timeout": 60}))]
+    for more in (["--dry-run"], []):  # in a run's first lines, too
+        argv = [str(ROOT / "recipes/r1_no_score.yaml"), "watchdog.minutes=90", "sharding.zero=0", *more]
+        assert cli.launch(GRPORecipe, lambda recipe: None, lambda recipe: None, argv) == 0
+        assert "note: training.ddp_timeout is 3600 s and watchdog.minutes 90: NCCL ends" in capsys.readouterr().err
 
 
 def test_what_trl_refuses_is_a_recipe_error_with_its_reason():
