@@ -19,7 +19,8 @@ nothing: one call for the batch, its values as they are.
 - Past `max_failures` of the last `failure_window` rows the run ends, with a checkpoint and the last cause
   (`rewards.score.reward.stopping`); so it does where a whole generation batch failed, or all rows that a reward was
   ever asked for. A UserError of the reward ends it at once: it is the recipe's or the data's fault. So do values of
-  a wrong length or form (`rewards.values`).
+  a wrong length or form (`rewards.values`), and an error after which the GPU computes no more
+  (`stage.guards.broken_gpu`).
 
 Logged: `reward_faults/<name>`, rows of a call that failed (mean over the processes), before their groups are masked.
 
@@ -47,6 +48,7 @@ from rewards.score.reward.score import Score
 from rewards.timed import Overdue, timed
 from rewards.values import WrongValues, plain, unusable
 from stage.checkpoints.stateful import Stateful
+from stage.guards import broken_gpu
 from stage.guards.progress import phase
 from stage.parallel import agreement
 from vlm.common.errors import RecipeError, UserError
@@ -127,6 +129,7 @@ class Guarded:
         except Exception as cause:  # whatever a user's reward raises: which rows it is for, the calls below find
             if collective(self.reward):
                 raise  # the others would wait for a second call
+            broken_gpu.check(cause)
             found, bug = self._told(cause, columns, range(count))
             logger.warning("reward %s: a call for %d rows failed (%s)", self.name, count, found, exc_info=bug)
         if count == 1 or not self.limits.alone:
@@ -149,6 +152,7 @@ class Guarded:
             except UserError:
                 raise
             except Exception as error:  # as above
+                broken_gpu.check(error)
                 cause, _ = self._told(error, columns, rows)
         return [None] * len(rows), dict.fromkeys(rows, cause)
 
@@ -265,6 +269,7 @@ def awaited(reward: Reward) -> Reward:
         except UserError:
             raise
         except Exception as cause:  # whatever a user's reward raises
+            broken_gpu.check(cause)
             place = places.raised(cause, reward)
             raise WrongValues(
                 f"{described(reward, name)} raised {type(cause).__name__}: {cause}, at {place}; an asynchronous "

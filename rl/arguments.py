@@ -1,4 +1,5 @@
-"""The hand-over of `rl.GRPOTrainer` to TRL's: the checkpoint's own processor, a ban on image tokens, safetensors only.
+"""The hand-over of `rl.GRPOTrainer` to TRL's: the checkpoint's own processor, a ban on image tokens, safetensors only,
+and the reference model of the policy's own commit.
 
 A sampled image or video token has no image features, and the next forward pass stops on it; an id beyond the tokenizer
 has no text. TRL bans the image token where transformers generates; here all are banned there, and vLLM gets the ban as
@@ -7,13 +8,15 @@ a logit bias.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import trl
 from transformers import AutoConfig
 
-from vlm.loading import load_processor, source, stored_limits
-from vlm.rollout import unsayable
+from vlm.loading import at_hand, commit_of, load_processor, source, stored_limits
+from vlm.rollout import replaced, unsayable
 from vlm.weights import check_files
 
 FORBIDDEN = -100.0
@@ -41,12 +44,28 @@ def name_of(model) -> str:
 
 
 def where(model, args: trl.GRPOConfig) -> dict[str, Any]:
-    """Revision and trust for `from_pretrained`, as TRL takes them from `args` for a model that it loads itself."""
-    init = (args.model_init_kwargs or {}) if isinstance(model, str) else {}
+    """Revision and trust for `from_pretrained`: what `args` say of a model that TRL loads itself, or a model's own."""
+    by_name = isinstance(model, str)
+    init = (args.model_init_kwargs or {}) if by_name else {}
     return {
-        "revision": init.get("revision"),
+        "revision": init.get("revision") if by_name else commit_of(model),
         "trust_remote_code": bool(init.get("trust_remote_code", args.trust_remote_code)),
     }
+
+
+@contextmanager
+def pinned(model) -> Iterator[None]:
+    """Within, a model that was loaded from the hub is named by the folder of its commit in the hub's cache: by the
+    name alone TRL 1.16 loads the reference model, and vLLM its own copy, and would take the branch main."""
+    commit = None if isinstance(model, str) else commit_of(model)
+    held = commit and at_hand(name_of(model), "config.json", commit)
+    if not held:
+        yield
+        return
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    folder = str(held.parent)
+    with replaced(base.config, "_name_or_path", folder), replaced(base, "name_or_path", folder):
+        yield
 
 
 def safetensors_only(model, reward_funcs, args: trl.GRPOConfig) -> None:

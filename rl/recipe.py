@@ -93,6 +93,12 @@ class GRPORecipe(TrainingRecipe):
                 "training.sync_ref_model with sharding.zero: a checkpoint would lack the reference's weights, so no "
                 "run could resume from it; write sharding.zero: 0, or leave sync_ref_model out"
             )
+        summed = sorted({"typical_p", "top_h"} & set(self.argument("generation_kwargs") or {}))
+        if summed and self.argument("full_determinism") and not self.argument("use_vllm"):
+            raise RecipeError(
+                f"training.generation_kwargs: {summed[0]} with full_determinism: transformers adds floats for it as "
+                "CUDA refuses to do there; leave one of them out, or sample by top_p, top_k or min_p"
+            )
         if self.argument("entropy_coef_min") > self.argument("entropy_coef_max"):
             raise RecipeError("training.entropy_coef_min is above training.entropy_coef_max; swap them")
         if not self.gpus or processes() > 1:  # else the plan, or the run, knows their number

@@ -2,7 +2,9 @@
 
 What differs from trl 1.16.0, in the order of the bases; each says in its docstring which methods it overrides:
 
-    `rl.arguments.handed_over`            image tokens are never sampled, on any backend; only safetensors are loaded
+    `rl.arguments.handed_over`            image tokens are never sampled, on any backend; only safetensors are loaded;
+                                          the reference model is of the policy's commit
+    `vlm.rollout.FixedTopP`               nucleus sampling under full_determinism, where CUDA refuses transformers'
     `rl.unrewarded.Unrewarded`            completions without a reward are named in a line
     `rl.table.Table`                      the table of completions can be read by itself, and is shown to trackers
     `rl.counters.Counted`                 seconds, tokens, pictures and memory of each step in the log
@@ -22,7 +24,7 @@ from typing import Any
 
 import trl
 
-from rl.arguments import handed_over
+from rl.arguments import handed_over, pinned
 from rl.counters import Counted
 from rl.resuming import ResumableRollouts
 from rl.sharing.prompts import SharedPrompts
@@ -31,6 +33,7 @@ from rl.unrewarded import Unrewarded
 from stage.guards.finite import FiniteSteps
 from stage.parallel.fsdp import FullySharded
 from stage.trainer.orders import FlatOrder
+from vlm.rollout import fix_top_p
 
 
 class GRPOTrainer(
@@ -61,5 +64,8 @@ class GRPOTrainer(
     ):
         args, processing_class = handed_over(model, reward_funcs, args, processing_class)
         given = (model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *positional)
-        super().__init__(*given, share_prefix=share_prefix, check_sharing=check_sharing, **named)
+        with pinned(model):
+            super().__init__(*given, share_prefix=share_prefix, check_sharing=check_sharing, **named)
         self._tokenizer.padding_side = "left"
+        if self.args.full_determinism:
+            fix_top_p(self.model)

@@ -21,10 +21,11 @@ from typing import Any, TypeVar
 from stage.guards import lock
 from stage.guards.allocator import expandable
 from stage.guards.disk import is_full
+from stage.parallel.sharding import check_launch
 from stage.recipe import config
 from stage.recipe.editors import json_schema
 from stage.recipe.keys import page
-from stage.recipe.together import check_engines
+from stage.recipe.together import check_engines, doubts
 from stage.tracking.trackers import check_account, check_installed
 from vlm.common.console import EXIT_USER_ERROR, log_to_stderr, report, say
 from vlm.common.errors import RESUMABLE, Interrupted, RecipeError, UserError
@@ -50,6 +51,8 @@ def check_machine(recipe: Any) -> None:
     expandable(recipe)
     if hasattr(recipe, "model") and recipe.model.attention == "flash_attention_2":
         resolve_attention(recipe.model.attention, recipe.model.dtype)
+    if hasattr(recipe, "sharding"):
+        check_launch(recipe)
     if hasattr(recipe, "tracking"):
         check_account(recipe.tracking)
 
@@ -106,6 +109,8 @@ def launch(
             images.use(recipe.images)
         if hasattr(recipe, "tracking"):
             check_installed(recipe.tracking)
+        for doubt in doubts(recipe) if is_main_process() else ():
+            say(f"note: {doubt}")
         check_output(recipe, arguments.dry_run)
         if not arguments.dry_run:
             check_machine(recipe)

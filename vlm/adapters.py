@@ -114,12 +114,15 @@ def apply_lora(model, lora):
     from peft import LoraConfig, get_peft_model
     from transformers.integrations import is_deepspeed_zero3_enabled
 
+    from vlm.loading import commit_of
+
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora_targets(model, lora.target_modules),
         task_type="CAUSAL_LM",
+        revision=commit_of(model),  # or it would be merged into whatever the branch main is by then
     )
     # ZeRO-3 gathers persistent parameters into one buffer of one dtype, so float32 adapters beside bf16
     # weights fail there (DeepSpeed issue 8072); elsewhere float32 adapters keep small updates from being
@@ -205,7 +208,7 @@ def merge(adapter: str, out: str, dtype: str | None = None) -> Rounding:
     # The pixel limits and tokenizer of the stage that made the adapter stand beside it, when the trainer
     # saved them.
     source = adapter if (Path(adapter) / "processor_config.json").is_file() else base
-    processor = load_processor(base, stored_limits(source), revision)
+    processor = load_processor(base, stored_limits(source, revision), revision)
     if source == adapter:
         processor.tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=False)
     processor.save_pretrained(out)

@@ -322,6 +322,8 @@ def placed(device) -> dict:
 def load_model(section, device=None):
     """Model of a recipe's `model:` section: `dtype` and attention set; nothing frozen yet, no LoRA.
 
+    The config of one from the hub has its commit (`commit_of`); transformers 5.23 keeps it no more, and saves none.
+
     device: where it shall lie (`placed`); None for the host's memory, and under ZeRO-3, which splits while it loads.
 
     Raises `RecipeError` for a missing checkpoint, another architecture, impossible attention, or weights that
@@ -349,10 +351,17 @@ def load_model(section, device=None):
             ignore_mismatched_sizes=True,  # or transformers would refuse them by "see the report above"
         )
     check_loaded(info, section.path, tied=model.config.tie_word_embeddings)
+    if (held := at_hand(section.path, "config.json", section.revision)) is not None and held.parent != Path(path):
+        model.config._commit_hash = held.parent.name  # of the hub: what is loaded by its name later is to be the same
     # Under ZeRO-3 transformers 5.23 remembers renamings that this checkpoint did not need, and would save names that
     # only it can read (model.model.embed_tokens); with none remembered it saves the published ones.
     model._weight_conversions = None
     return model if device is None else model.to(device)
+
+
+def commit_of(model) -> str | None:
+    """The hub's commit that `load_model` took a model from; None of a folder, or of a model loaded otherwise."""
+    return vars(model.config).get("_commit_hash")
 
 
 def check_loaded(info: dict, path: str, tied: bool) -> None:

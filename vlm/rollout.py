@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, GenerationConfig
+from transformers import Cache, DynamicCache, GenerationConfig, LogitsProcessorList, TopPLogitsWarper
 from transformers.generation import GenerationMode
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -149,6 +149,36 @@ def steering(config: GenerationConfig) -> dict[str, Any]:
     """What a generation config says beyond the `IDS`."""
     told = config.to_diff_dict()
     return {key: value for key, value in told.items() if key not in (*IDS, "transformers_version")}
+
+
+class FixedTopP(TopPLogitsWarper):
+    """Nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751) with probabilities as whole numbers of 2⁻⁵², whose sums
+    have no order: under `torch.use_deterministic_algorithms` CUDA's sum of floats (`cumsum`) raises.
+
+    What is kept is what transformers 5.23 keeps, but for its rounding. Overridden: `__call__`.
+    """
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """scores: (B, V), of which those outside of the nucleus become `filter_value`."""
+        ordered, places = scores.sort(dim=-1)
+        whole = (ordered.softmax(-1).double() * 2**52).round().long()
+        removed = whole.cumsum(-1) <= round((1 - self.top_p) * 2**52)
+        removed[..., -self.min_tokens_to_keep :] = False
+        return scores.masked_fill(removed.gather(-1, places.argsort(-1)), self.filter_value)
+
+
+def fix_top_p(model) -> None:
+    """From now on `model.generate` samples by `FixedTopP`. Overridden on the instance: `_get_logits_processor`."""
+    base = _unwrapped(model)
+    plain = base._get_logits_processor
+
+    def processors(*given: Any, **named: Any) -> LogitsProcessorList:
+        return LogitsProcessorList(
+            FixedTopP(one.top_p, one.filter_value, one.min_tokens_to_keep) if type(one) is TopPLogitsWarper else one
+            for one in plain(*given, **named)
+        )
+
+    base._get_logits_processor = processors
 
 
 def generate(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rewards.score.model.exchange import Exchange
 from rewards.score.placement import Loaded, random_state_kept
 from rewards.score.scorer import ScorerUnavailable
+from stage.guards import broken_gpu
 from stage.parallel import agreement
 from vlm.common.errors import RecipeError, UserError
 
@@ -60,6 +61,7 @@ class Sharded(Loaded):
             except UserError:
                 raise
             except Exception as cause:  # as `attempt` sees it: these rows fail, and the run continues
+                broken_gpu.check(cause)
                 return [], f"{type(cause).__name__}: {cause}"
 
         mine, failure = agreement.settled(prepared, "preparing exchanges for the score model")
@@ -98,6 +100,7 @@ class Sharded(Loaded):
                     values, features = self._engine(one, features)
                 values = values.tolist()  # brings the errors of the device to light here
             except Exception as cause:  # whatever it is, this pass cannot be repeated by one process
+                broken_gpu.check(cause)
                 raise PassFailed(
                     f"reward 'score', sharded: forward pass {number} of {len(planned)} broke off in process "
                     f"{agreement.rank()}: {type(cause).__name__}: {cause}; the run ends, since the other processes "

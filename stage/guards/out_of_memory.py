@@ -14,6 +14,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from stage.guards import broken_gpu
 from stage.guards.progress import here
 from stage.planning.job import launched
 from stage.planning.memory import GIB
@@ -46,7 +47,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def advised(planner: Planner) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator of a stage's `train(recipe, …)`, which then raises OutOfMemory with advice."""
+    """Decorator of a stage's `train(recipe, …)`, which then raises OutOfMemory with advice, and BrokenGPU."""
 
     def decorate(train: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(train)
@@ -54,6 +55,7 @@ def advised(planner: Planner) -> Callable[[Callable[..., Any]], Callable[..., An
             try:
                 return train(recipe, *positional, **named)
             except RuntimeError as error:
+                broken_gpu.check(error)
                 if not is_out_of_memory(error):
                     raise
                 raise OutOfMemory(message(recipe, planner, error)) from error

@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from stage.guards.progress import Progress
-from stage.guards.watchdog import INTERVAL, doing, told
-from stage.parallel.agreement import joined
+from stage.guards.watchdog import INTERVAL, compared, doing, told
+from stage.parallel.agreement import begun, joined
 from vlm.common.errors import UserError
 from vlm.common.processes import processes
 
 SIGNS = re.compile(
-    r"connection (closed|reset) by peer|broken pipe|connection was likely closed|connection refused|"
-    r"remote process exited|ncclRemoteError|socket.*(closed|timeout)|timed out waiting|gloo.*(timeout|timed out)|"
-    r"watchdog caught collective operation timeout",
+    r"connection (closed|reset) by|closed the connection|broken pipe|connection was likely closed|connection refused|"
+    r"remote process exited|ncclRemoteError|socket.*(closed|timeout|timed out|failed to connect)|timed out waiting|"
+    r"gloo.*(timeout|timed out)|watchdog caught collective operation timeout|NCCL communicator was aborted|"
+    r"(wait|barrier) timeout after|waiting for clients|failed to (recv|send), (got|sent) 0 bytes|"
+    r"retrieving ncclUniqueId",
     re.IGNORECASE,
 )
-"""In what gloo, NCCL and torch's store say when a process that they talk to has ended."""
+"""In what gloo, NCCL and torch's store say when a process that they talk to has ended or does not come. torch's classes
+(`DistBackendError`, `DistNetworkError`, `DistStoreError`) are wider: a wrong call of NCCL, an address in use."""
 
 
 TIMEOUT = re.compile(r"timed out|timeout", re.IGNORECASE)
@@ -68,6 +71,9 @@ def watched(rank: int, here: Progress, folder: Path | None = None, limit: float 
 def late_ones(folder: Path, rank: int) -> dict[int, dict[str, Any]]:
     """What other processes were last heard to do, of those that live and do not merely wait."""
     states = told(folder, processes(), time.time())
+    if rank in states:  # its heartbeat may be older than the call in which it waits
+        states[rank] |= {"collectives": begun()}
+    states = compared(states)
     return {
         number: state
         for number, state in states.items()

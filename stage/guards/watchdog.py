@@ -2,15 +2,18 @@
 
 Each process tells what it does in `heartbeats/rank-N.json` of the run folder, by a thread of its own:
 
-    {"rank": 1, "host": "node3", "pid": 4711, "step": 120, "phase": "rewards", "seconds": 1812.4, "waits": false,
-     "at": "judge.py:31 in ask", "time": 1760000000.0}
+    {"rank": 1, "host": "node3", "pid": 4711, "step": 120, "phase": "rewards", "seconds": 1812.4, "collectives": 9120,
+     "waits": false, "at": "judge.py:31 in ask", "time": 1760000000.0}
 
-`seconds`: since something has happened there. `at`: the innermost line that is no library's. `waits`: it is inside of
-torch.distributed or DeepSpeed's communication, so it is another process that has stopped. When nothing has happened in
-a process for `watchdog.minutes`, it writes the stacks of its threads to stderr and to `heartbeats/rank-N.txt`; the
-first of those that stand still also writes a line for each process, and names those to look at first: silent ones, and
-those that do not merely wait, whoever has stood longest before the others. That is a guess, for a wait inside of a
-backward pass or for a GPU looks like work; the stacks are the facts.
+`seconds`: since something has happened there. `collectives`: the calls in which processes meet that it has begun
+(`stage.parallel.agreement.begun`). `at`: the innermost line that is no library's. `waits`: it is inside of
+torch.distributed or DeepSpeed's communication. When nothing has happened in a process for `watchdog.minutes`, it writes
+the stacks of its threads to stderr and to `heartbeats/rank-N.txt`; the first of those that stand still also writes a
+line for each process, and names those to look at first: silent ones, and those that do not wait for others.
+
+Who waits: under NCCL a process waits in `.item()` or a backward pass, which look like work, so that the numbers decide.
+Who has begun fewer collectives than another has not come to where that one is, and all others wait for it. Where all
+have begun the same, or nobody counts, `waits` decides: a guess, and the stacks are the facts.
 
 A process whose interpreter is blocked by C code that keeps Python's lock can tell nothing; the others tell how long it
 has been silent. The run folder must be shared by all processes, as checkpoints need it too.
@@ -35,6 +38,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from stage.guards import progress
 from stage.guards.progress import Progress
+from stage.parallel.agreement import begun
 from stage.recipe.sections import WatchdogSection
 from vlm.common.errors import RESUMABLE
 from vlm.common.files import replace
@@ -89,8 +93,8 @@ class Watchdog:
         at, waits = place(sys._current_frames().get(self.thread))
         return {
             "rank": self.rank, "host": socket.gethostname(), "pid": os.getpid(), "step": self.here.step,
-            "phase": self.here.phase, "seconds": round(self.here.seconds, 1), "waits": waits, "at": at,
-            "time": round(self.now(), 1),
+            "phase": self.here.phase, "seconds": round(self.here.seconds, 1), "collectives": begun(),
+            "waits": waits, "at": at, "time": round(self.now(), 1),
         }  # fmt: skip
 
     def _speak(self, own: dict[str, Any]) -> None:
@@ -124,6 +128,19 @@ def told(folder: Path, count: int, now: float) -> dict[int, dict[str, Any]]:
     return found
 
 
+def compared(states: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """The states, with `behind`, the collectives that a process has yet to begin and another has, and `waits` as that
+    says; both by their places in the code where all have begun the same, or one does not count."""
+    counts = [state["collectives"] for state in states.values() if state.get("collectives") is not None]
+    if len(counts) < len(states) or len(set(counts)) < 2:
+        return states
+    most = max(counts)
+    return {
+        rank: state | {"behind": most - state["collectives"], "waits": state["collectives"] > min(counts)}
+        for rank, state in states.items()
+    }
+
+
 def doing(state: dict[str, Any]) -> str:
     """Where a process is, e.g. `step 3, rewards for 41 s, at judge.py:31 in ask`."""
     what = f"step {state['step']}, {state['phase']} for {_minutes(state['seconds'])}"
@@ -147,16 +164,28 @@ def place(frame: FrameType | None) -> tuple[str, bool]:
 
 def report(states: dict[int, dict[str, Any]], now: float, limit: float) -> str:
     """A line for each process, and which of them have stopped."""
+    states = compared(states)
     lines, silent = [], [rank for rank, state in states.items() if state.get("silent", 0) > 4 * INTERVAL]
     for rank, state in sorted(states.items()):
         what = doing(state)
+        if state.get("collectives") is not None:
+            what += f"; {state['collectives']} collectives begun"
         what += f"; silent for {_minutes(state['silent'])}" if rank in silent else ""
         lines.append(f"  rank {rank} ({state['host']}, process {state['pid']}): {what}")
-    # who still moves, or merely waits for others, is not what stopped the run
-    stopped = [r for r, s in states.items() if r in silent or (s["seconds"] >= limit and not s["waits"])]
+    counted = any("behind" in state for state in states.values())
+    # who merely waits for others is not what stopped the run; nor who still moves, unless the others wait for it
+    stopped = [
+        rank
+        for rank, state in states.items()
+        if rank in silent or (not state["waits"] and (counted or state["seconds"] >= limit))
+    ]
     stopped.sort(key=lambda rank: (rank not in silent, -states[rank]["seconds"], rank))
     named = ", ".join(f"rank {rank} in {states[rank]['phase']}" for rank in stopped)
     verdict = f"look first at {named}" if stopped else "all wait for each other"
+    if counted:
+        verdict += "; who has begun fewest collectives is whom the others wait for"
+    elif len(states) > 1 and all(state.get("collectives") for state in states.values()):
+        verdict += "; all have begun the same collectives, so the numbers name nobody, and it may be the network"
     return "\n".join([f"watchdog: nothing has happened for {_minutes(limit)}; {verdict}", *lines])
 
 

@@ -7,7 +7,7 @@ Two runs whose records, data.json and environment.json agree (but for times, hos
     determinism    the switches that decide whether a GPU adds in one order
     libraries      CUDA, cuDNN and NCCL as torch was built with
     model          class, attention, precision, parameters; `sampled` is a digest of its weights (stage.replay.dumps)
-    checkpoint     what it was loaded from (samples.fingerprints)
+    checkpoint     what it was loaded from (samples.fingerprints), and so was its reference model
     sampling       GRPO: how completions are drawn; a checkpoint's generation_config.json adds nothing
     plugins        SHA-256 of the file of each `file.py:function` and `package.module:function` that the recipe names
     score_models   GRPO: what learned rewards load, or what their services say that they hold

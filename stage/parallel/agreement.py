@@ -1,8 +1,8 @@
 """What the processes of a run tell each other and decide together. A process that runs alone hears, and agrees with,
 itself.
 
-Every function here but `joined`, `size`, `rank` and `limit` is collective: all processes call it, in the same order, or
-all wait for ever. torch is imported inside, so that naming a reward in a recipe stays cheap.
+Every function here but `joined`, `size`, `rank`, `begun` and `limit` is collective: all processes call it, in the same
+order, or all wait for ever. torch is imported inside, so that naming a reward in a recipe stays cheap.
 """
 
 from __future__ import annotations
@@ -51,12 +51,42 @@ def anywhere(here: bool, device: torch.device) -> bool:
     return bool(flag.item())
 
 
+COUNTED = ("gloo", "nccl")
+"""Backends that number their collective calls."""
+
+
+def begun() -> int | None:
+    """Collective calls that this process has begun, in groups of all processes; None where nobody counts them. Where
+    processes differ, those with fewest are whom the others wait for. A microsecond; any thread may ask.
+
+    torch's own numbers: gloo's and NCCL's count a call where it is made, not where the GPU comes to it.
+    """
+    import torch
+
+    if not joined():
+        return None
+    groups = list(torch.distributed.distributed_c10d._world.pg_map.items())
+    counts = [
+        group._get_sequence_number_for_group()
+        for group, (backend, _) in groups
+        if backend in COUNTED and group.size() == size()
+    ]
+    return sum(counts) if counts else None
+
+
 def limit(seconds: float) -> None:
-    """How long a process waits for another from now on: transformers tells `ddp_timeout` to GPUs' processes only."""
+    """How long a process waits for another from now on, in groups that are made later, too.
+
+    transformers tells `ddp_timeout` to GPUs' first group only, and DeepSpeed communicates in one that it makes
+    itself, with torch's 10 minutes.
+    """
     import torch
 
     if joined():
-        torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds))
+        c10d, span = torch.distributed.distributed_c10d, timedelta(seconds=seconds)
+        c10d.default_pg_timeout = c10d.default_pg_nccl_timeout = span
+        for group in list(c10d._world.pg_map):
+            c10d._set_pg_timeout(span, group)
 
 
 def everyone_is_here() -> None:

@@ -104,6 +104,7 @@ def check_launch(recipe: Any) -> None:
     Raises: RecipeError naming both and what to change.
     """
     section = recipe.sharding
+    check_one_gpu(recipe)
     if fsdp_launched():
         return check_fsdp(recipe)
     stage = launched_stage()
@@ -147,6 +148,24 @@ def _agree(recipe: Any) -> None:
         )
     if FIELDS in asked:
         asked[FIELDS] = ",".join(name for name in asked[FIELDS].split(",") if name not in AGREED)
+
+
+def check_one_gpu(recipe: Any) -> None:
+    """Refuse one process that sees several GPUs and that no launcher has given one of them: transformers would split
+    the batches of a score model over them (`nn.DataParallel`); SFT and GRPO end in TRL's ValueError, after loading.
+
+    Raises: RecipeError.
+    """
+    import torch
+
+    alone = int(os.environ.get("LOCAL_RANK", -1)) < 0
+    on_cpu = recipe.training.get("use_cpu") or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    if alone and not on_cpu and (count := torch.cuda.device_count()) > 1:
+        raise RecipeError(
+            f"one process sees {count} GPUs, and no launcher has given it one of them. Start one process for each: "
+            f"accelerate launch --multi_gpu --num_processes {count} launch/{recipe.stage}.py …; or show it one GPU: "
+            f"CUDA_VISIBLE_DEVICES=0 python launch/{recipe.stage}.py …"
+        )
 
 
 def check_fsdp(recipe: Any) -> None:

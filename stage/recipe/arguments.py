@@ -54,8 +54,8 @@ OWNED = {
     **dict.fromkeys(("hub_revision", "log_completions_hub_repo"), _NO_UPLOAD),
 }
 """Key of TRL's configuration → the recipe key that sets it, in every stage."""
-OURS = {"logging_steps": 1, "save_strategy": "no"}
-"""Defaults of every stage that are not TRL's."""
+OURS = {"logging_steps": 1, "save_strategy": "no", "ddp_timeout": 3600}
+"""Defaults of every stage that are not TRL's. An hour: NCCL ends the process then, and the watchdog speaks before."""
 
 
 @functools.cache

@@ -53,7 +53,7 @@ class WatchdogSection(Section):
     """Reports when a run no longer moves, and where it hangs (`stage.guards.watchdog`)."""
 
     minutes: float = 30.0
-    "Report when a process has made no progress for this long; longer than your longest rollout, evaluation or save."
+    "Report a process without progress for so long: longer than any rollout or save, shorter than training.ddp_timeout."
     abort: bool = False
     "Then end the process too (exit code 75), so that a scheduler can start the run again with `resume: auto`."
 

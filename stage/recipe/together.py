@@ -5,6 +5,8 @@ TRL and transformers refuse these, too: after the data is read and, some, after 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -72,6 +74,24 @@ def check_together(recipe: Any) -> None:
         raise RecipeError(f"training.optim_target_modules is for GaLore and APOLLO; found optim = {asked('optim')}")
     if asked("bf16_full_eval") and asked("fp16_full_eval"):
         raise RecipeError("training.bf16_full_eval and training.fp16_full_eval are both on; keep one")
+
+
+MARGIN = 60
+"""Seconds that the watchdog may be late, at most: it looks every 15."""
+
+
+def doubts(recipe: Any) -> Iterator[str]:
+    """What can run and is probably not meant, a line each, for the first lines of a run and for a dry run."""
+    dog = getattr(recipe, "watchdog", None)
+    if dog is None:
+        return
+    limit, speaks = recipe.argument("ddp_timeout"), dog.minutes * 60
+    if limit < speaks + MARGIN:
+        yield (
+            f"training.ddp_timeout is {limit:g} s and watchdog.minutes {dog.minutes:g}: NCCL ends processes that wait "
+            "for another before the watchdog can say which and where; write "
+            f"training.ddp_timeout={math.ceil(2 * speaks)}, or watchdog.minutes={max(limit / 120, 0.1):.3g}"
+        )
 
 
 def check_engines(recipe: Any) -> None:

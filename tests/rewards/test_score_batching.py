@@ -100,6 +100,24 @@ def test_only_the_guilty_item_fails(score, batcher, item, error, words):
     assert kept == 4.0 and isinstance(failed, error) and words in str(failed)
 
 
+def test_a_broken_gpu_ends_the_service(score, batcher):
+    """Nobody's row is tried again on it: all who wait ask another replica."""
+    told = []
+    one = batcher(max_batch=2, broken=told.append)
+    held(score, one)
+    error = RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with")
+    one.score = lambda items: (_ for _ in ()).throw(error)
+    asked = [one.submit([1, 2]), one.submit([3])]
+    score.gate.set()
+    for future in asked:
+        with pytest.raises(Closed, match="its GPU computes no more"):
+            future.result(LIMIT)
+    with pytest.raises(Closed):
+        one.submit([4])
+    one._worker.join(LIMIT)
+    assert "an illegal memory access was encountered, in scoring" in str(*told)
+
+
 def test_a_scorer_that_loses_a_score_fails(batcher, score):
     one = batcher()
     one.score = lambda items: [1.0] * (len(items) - 1)

@@ -16,6 +16,7 @@ from rewards.score.training.recipe import ScoreRecipe
 from rewards.score.training.trainer import Collator, Rows, preference_loss
 from stage.recipe import config
 from stage.runs import read_metrics
+from tests.support.deterministic import AsOnCUDA, restored
 from tests.support.processes.commands import ROOT
 from vlm.common.errors import RecipeError
 
@@ -275,6 +276,14 @@ def test_adapters_are_merged_into_the_final_model(colours, tmp_path):
     moved = changed(weights(BASE), weights(out / "final"))
     linears = {name for name in moved if name.endswith("_proj.weight") and "language_model" in name}
     assert linears and moved == linears | {"reward_head.weight"}
+
+
+def test_full_determinism_meets_nothing_that_cuda_refuses(colours, tmp_path):
+    """A step and an evaluation."""
+    asked = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "full_determinism": True}
+    with restored(), AsOnCUDA() as mode:
+        stage.train(recipe(colours, tmp_path / "run", training=asked))
+    assert mode.calls["log_sigmoid_forward"] and (tmp_path / "run/final").is_dir()
 
 
 def test_accumulated_batches_are_one_batch(colours, tmp_path):

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,12 +17,13 @@ import torch
 
 from rewards.score import Exchange, ScoreModel
 from rewards.score.model.fingerprint import fingerprint
+from rewards.score.reward.faults import attempt
 from rewards.score.service import ScoreClient, client, stage
 from rewards.score.service.recipe import ServeRecipe
 from stage import cli
 from tests.support.processes.commands import LIMIT, ROOT, environment, errors
 from tests.support.processes.forked import run
-from tests.support.scores.score_servers import Warned, png, until
+from tests.support.scores.score_servers import Warned, exchanges, png, until
 from tests.support.tiny_checkpoints import picture
 
 RECIPE = str(ROOT / "recipes/score/serve.yaml")
@@ -127,6 +129,41 @@ def test_errors_are_one_line(launch, scorer, tiny_model, tmp_path):
         ):
             code, found = launch("model.path=x/y", *changes)
             assert code == 2 and len(found) == 1 and words in found[0]
+
+
+class Broken:
+    """A scorer on a GPU that computes no more."""
+
+    def fingerprint(self):
+        return "m1"
+
+    def fit(self, exchange):
+        return exchange, 1, False
+
+    def score(self, exchanges):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+def test_a_broken_gpu_ends_the_command(monkeypatch, capfd, log_levels):
+    """So that whoever keeps it running starts it again; the request is answered as one to be made elsewhere."""
+    bound, answers = [], []
+
+    def ask():
+        until(lambda: bound)
+        one = ScoreClient([stage.address(bound[0])], patience=2.0, timeout=2.0)
+        answers.append(attempt(one, exchanges("a", "b")).cause)
+        one.close()
+
+    listen = stage.listen
+    monkeypatch.setattr(stage, "listen", lambda *where: bound.append(listen(*where)) or bound[0])
+    monkeypatch.setattr(stage, "loaded", lambda recipe: Broken())
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert cli.launch(ServeRecipe, stage.serve, stage.plan, [RECIPE, "port=0", "model.path=x/y"]) == 2
+    asking.join()
+    told = capfd.readouterr().err
+    assert "error: the GPU of rank 0 computes no more: CUDA error: device-side assert triggered, in scoring" in told
+    assert len(answers) == 1 and "no score" in answers[0]
 
 
 def test_a_score_model_without_a_processor_is_refused(launch):

@@ -3,6 +3,7 @@
 import inspect
 import pickle
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 import trl
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import rewards
 import rl
@@ -19,9 +21,10 @@ from samples import Sample
 from samples.rows import prompt_rows
 from sft.trainer import SFTTrainer
 from stage.trainer.arguments import arguments
+from tests.support.deterministic import AsOnCUDA, restored
 from tests.support.scripted import Scripted
-from tests.support.tiny_checkpoints import section
-from vlm.loading import load_model, load_processor
+from tests.support.tiny_checkpoints import hub, section
+from vlm.loading import commit_of, load_model, load_processor
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
 pytestmark = pytest.mark.xdist_group("grpo")
@@ -93,6 +96,33 @@ def test_a_path_and_nothing_else_is_enough(tiny_model, tmp_path, monkeypatch):
     size = trainer.processing_class.image_processor.size
     assert size["shortest_edge"] == size["longest_edge"] == 112 * 112  # the checkpoint's own
     assert trainer.generation_config.suppress_tokens == sorted(banned(trainer._tokenizer))
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_the_reference_is_of_the_policys_revision(build, tiny_model, tmp_path, monkeypatch, sync):
+    """A pinned policy, and a branch main with other weights, as TRL would take them: by the name alone."""
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: weight + 1 for name, weight in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    hub(tmp_path / "cache", monkeypatch, main=other, v1=tiny_model)
+    policy = load_model(section("nobody/model", revision="v1"))
+    trainer = build(model=policy, beta=0.1, sync_ref_model=sync)
+    given, reference = policy.state_dict(), trainer.ref_model.state_dict()
+    assert given.keys() == reference.keys() and all(torch.equal(given[name], reference[name]) for name in given)
+    assert policy.config._name_or_path == policy.name_or_path == "nobody/model"  # what is saved names no cache
+    policy.save_pretrained(tmp_path / "saved")
+    assert commit_of(policy) not in (tmp_path / "saved/config.json").read_text()
+    assert commit_of(load_model(section(tiny_model))) is None
+
+
+def test_full_determinism_meets_nothing_that_cuda_refuses(build):
+    """A step with nucleus sampling, reference model, KL and the entropy mask, with shared prompts and without."""
+    with restored(), AsOnCUDA() as mode:
+        trainer = build(full_determinism=True, top_p=0.9, min_p=0.01, top_k=50, beta=0.1, top_entropy_quantile=0.5)
+        trainer.train()  # its first batch both ways
+        assert torch.are_deterministic_algorithms_enabled()
+    assert mode.calls["cumsum"] and mode.calls["embedding_dense_backward"] and trainer.state.global_step == 1
 
 
 def parts(trainer: type) -> list[type]:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from sft.recipe import SFTRecipe
 from stage.recipe import config
 from stage.runs import read_metrics
+from tests.support.deterministic import AsOnCUDA, restored
 from tests.support.sample_rows import dump
 from vlm.common.errors import DataError
 
@@ -204,6 +205,12 @@ def test_lora_trains_adapters_of_the_language_model_only(run, tiny_model):
     for end in (head, vision, linear):
         (old,), (new,) = ([v for k, v in group.items() if k.endswith(end)] for group in (before, plain))
         assert torch.equal(old, new), end
+
+
+def test_full_determinism_meets_nothing_that_cuda_refuses(run):
+    with restored(), AsOnCUDA() as mode:
+        trainer = run("training.full_determinism=true", "training.max_steps=1")
+    assert mode.calls["embedding_dense_backward"] and trainer.state.global_step == 1
 
 
 def test_rows_without_a_picture_train_alone_too(run):

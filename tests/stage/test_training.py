@@ -8,13 +8,16 @@ import torch
 import trl
 import yaml
 
+from rewards.score.training.recipe import PreferenceData, PreferenceSource, ScoreRecipe
 from rl.recipe import GRPORecipe
 from samples.sections import DataSection, SourceSection
 from sft.recipe import SFTRecipe
+from stage import cli
 from stage.parallel import sharding
 from stage.recipe import config
 from stage.recipe.arguments import OWNED
-from stage.recipe.sections import ShardingSection
+from stage.recipe.sections import ShardingSection, WatchdogSection
+from stage.recipe.together import doubts
 from stage.tracking.section import TrackingSection
 from stage.trainer.arguments import arguments, check_masters, load_dtype
 from vlm.common.errors import RecipeError
@@ -26,6 +29,8 @@ ROOT = Path(__file__).parents[2]
 
 def recipe(cls=GRPORecipe, dtype="float32", **fields):
     data = DataSection(train=[SourceSection(path="nowhere.jsonl")])
+    if cls is ScoreRecipe:
+        data = PreferenceData(train=[PreferenceSource(path="nowhere.jsonl")])
     model = ModelSection(path="nowhere", dtype=dtype)
     return cls(model=model, output="runs/some run/", **{"seed": 11, "data": data} | fields)
 
@@ -168,6 +173,39 @@ def test_zero_without_a_launcher_is_refused(monkeypatch):
     sharding.check_launch(recipe())
     monkeypatch.setenv("MASTER_PORT", "29500")
     sharding.check_launch(wanted)
+
+
+@pytest.mark.parametrize("cls", [GRPORecipe, SFTRecipe, ScoreRecipe])
+def test_one_process_with_several_gpus_is_refused(cls, monkeypatch, tmp_path):
+    """transformers would train score models by nn.DataParallel; TRL refuses it, after the weights are loaded."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("LOCAL_RANK", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    wanted = recipe(cls)
+    told = rf"sees 2 GPUs.*--num_processes 2 launch/{wanted.stage}.py .*CUDA_VISIBLE_DEVICES=0 python launch/"
+    with pytest.raises(RecipeError, match=told):
+        cli.check_machine(wanted)  # before data are read
+    with pytest.raises(RecipeError, match=told):
+        arguments(trl.GRPOConfig, wanted)
+    cli.check_machine(recipe(cls, training={"use_cpu": True}))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    cli.check_machine(wanted)
+
+
+def test_a_watchdog_that_speaks_too_late_is_told_of(capsys, log_levels):
+    """NCCL ends a waiting process at ddp_timeout, by SIGABRT: what is said of it is said before."""
+    assert not [*doubts(recipe())] and recipe().argument("ddp_timeout") > 60 * recipe().watchdog.minutes
+    for section, seconds, advice in (
+        ({"minutes": 90}, 3600, "training.ddp_timeout=10800, or watchdog.minutes=30"),
+        ({"minutes": 30}, 1800, "training.ddp_timeout=3600, or watchdog.minutes=15"),
+    ):
+        wanted = recipe(watchdog=WatchdogSection(**section), training={"ddp_timeout": seconds})
+        assert [*doubts(wanted)][0].endswith(f"write {advice}")
+    assert not [*doubts(recipe(watchdog=None, training={"ddp_timeout": 60}))]
+    for more in (["--dry-run"], []):  # in a run's first lines, too
+        argv = [str(ROOT / "recipes/r1_no_score.yaml"), "watchdog.minutes=90", "sharding.zero=0", *more]
+        assert cli.launch(GRPORecipe, lambda recipe: None, lambda recipe: None, argv) == 0
+        assert "note: training.ddp_timeout is 3600 s and watchdog.minutes 90: NCCL ends" in capsys.readouterr().err
 
 
 def test_what_trl_refuses_is_a_recipe_error_with_its_reason():

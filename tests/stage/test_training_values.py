@@ -226,6 +226,10 @@ TOGETHER = [
     ({"generation_batch_size": 12}, "training.generation_batch_size = 12; expected a multiple of the 8"),
     ({"generation_batch_size": 16, "num_generations": 3}, "training.num_generations = 3 does not divide training.gen"),
     ({"num_generations": 3}, "training.num_generations = 3 does not divide the 8 completions of a generation batch"),
+    (
+        {"generation_kwargs": {"typical_p": 0.9}, "full_determinism": True},
+        "training.generation_kwargs: typical_p with full_determinism: transformers adds floats",
+    ),
     ({"entropy_coef_min": 2.0}, "training.entropy_coef_min is above training.entropy_coef_max"),
 ]
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
 import threading
 import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from stage.guards import peers, watchdog
 from stage.guards.progress import Progress
+from stage.parallel import agreement
 from stage.recipe.sections import GuardSection, WatchdogSection
 from vlm.common.errors import RESUMABLE
 
@@ -126,6 +129,56 @@ def test_a_wait_in_torch_distributed_is_told_from_work(tmp_path):
         thread.join()
 
 
+def meets_late(rank, folder, waits):
+    """Rank 0 waits in a collective call where no frame of torch shows, as in `.item()`; rank 1 has not come to it."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    clock = Clock()
+    here = Progress(clock)
+    dog = watchdog.Watchdog(WatchdogSection(minutes=10), folder, rank, here, 2, clock)
+    here.at("rewards", step=3)
+    torch.distributed.all_reduce(torch.ones(1))
+    alone = torch.distributed.new_group([0])  # its calls say nothing of the others
+    if rank == 0:
+        torch.distributed.all_reduce(torch.ones(1), group=alone)
+    work = torch.distributed.all_reduce(torch.ones(1), async_op=True) if rank == 0 else waits.wait(60)
+    clock.now += 700
+    dog.look()
+    waits.set()
+    if rank == 1:
+        work = torch.distributed.all_reduce(torch.ones(1), async_op=True)
+    work.wait()
+
+
+def test_who_has_begun_fewer_collectives_is_whom_the_others_wait_for(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    waits = fork.Event()
+    running = [fork.Process(target=meets_late, args=(rank, tmp_path, waits)) for rank in range(2)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(60)
+    states = [json.loads((tmp_path / f"heartbeats/rank-{rank}.json").read_text()) for rank in range(2)]
+    assert [(state["collectives"], state["waits"]) for state in states] == [(2, False), (1, False)]
+    told = (tmp_path / "heartbeats/rank-1.txt").read_text()
+    assert "look first at rank 1 in rewards; who has begun fewest collectives is whom the others wait for\n" in told
+    assert "rewards for 12 min, waiting for other processes; 2 collectives begun" in told
+
+
+def test_collectives_are_compared():
+    """By hand: whoever is ahead waits, whatever its code looks like; equal numbers name nobody."""
+
+    def told(*states):
+        more = {"host": "a", "pid": 1, "step": 3, "phase": "update", "at": "", "silent": 0}
+        return watchdog.report({rank: more | state for rank, state in enumerate(states)}, 0, 600).splitlines()[0]
+
+    still, moves = {"seconds": 700, "waits": False}, {"seconds": 5, "waits": True}
+    assert "look first at rank 1 in update; who" in told(still | {"collectives": 8}, moves | {"collectives": 7})
+    assert "look first at rank 0 in update; all have begun the same" in told(
+        still | {"collectives": 8}, moves | {"collectives": 8}
+    )
+    assert told(still | {"collectives": None}, moves | {"collectives": 7}).endswith("look first at rank 0 in update")
+
+
 def test_it_ends_the_process_only_when_asked(pack, capfd):
     clock, (dog,), _, codes = pack(1, abort=True)
     clock.now += 601
@@ -156,9 +209,29 @@ def test_impossible_sections_are_refused():
 
 
 @pytest.mark.parametrize("said", [
+    # gloo
     "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:41772",
-    "NCCL error: remote process exited or there was a network error",
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Read error [10.0.0.2]:5012: Connection reset by peer",
     "Timed out waiting 1800000ms for recv operation to complete",
+    # torch's store: c10d/socket.cpp, TCPStore.cpp, TCPStoreLibUvBackend.cpp, Utils.hpp of 2.13
+    "wait timeout after 300000ms, keys: /default_pg/0//cpu//0",
+    "barrier timeout after 300000ms, key: 7",
+    "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash?",
+    "failed to recv, got 0 bytes",
+    "Timed out after 601 seconds waiting for clients. 1/2 clients joined.",
+    "The client socket has timed out after 600000ms while trying to connect to (node-7, 29500).",
+    "The client socket has failed to connect to any network address of (node-7, 29500).",
+    "waitForInput: socket SocketImpl(fd=77, addr=[::1]:39732) timed out after 60000ms",
+    "Socket Timeout", "Broken pipe",
+    # ProcessGroupNCCL.cpp, NCCLUtils.cpp
+    "NCCL error: remote process exited or there was a network error, NCCL version 2.27.5\nncclRemoteError: A call "
+    "failed possibly due to a network error or a remote process exiting prematurely.\nLast error:\nsocketProgress: "
+    "Connection closed by remote peer node-7<45074>",
+    "NCCL communicator was aborted on rank 1. ",
+    "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=547, OpType=ALLREDUCE, NumelIn=1, NumelOut="
+    "1, Timeout(ms)=600000) ran for 600081 milliseconds before timing out.",
+    "[3] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d key-value store by key '0', but "
+    "store->get('0') got error: failed to recv, got 0 bytes",
 ])  # fmt: skip
 def test_what_only_says_that_another_process_went(monkeypatch, said):
     here = Progress()
@@ -169,6 +242,10 @@ def test_what_only_says_that_another_process_went(monkeypatch, said):
         raise RuntimeError(said)
     assert not isinstance(alone.value, peers.UserError)  # a process that runs alone has lost nobody
     monkeypatch.setattr(peers, "joined", lambda: True)
+    for own in ("NCCL error in: x.cpp:1, unhandled cuda error\nncclUnhandledCudaError: Call to CUDA function failed.",
+                "ncclInvalidUsage: This usually reflects invalid usage of NCCL library."):  # fmt: skip
+        with pytest.raises(torch.distributed.DistBackendError), peers.watched(0, here):
+            raise torch.distributed.DistBackendError(own)
     told = "rank 0 has lost another process of this run, in update of step 4"
     with pytest.raises(peers.PeerLost, match=told), peers.watched(0, here):
         raise RuntimeError(said)
@@ -193,6 +270,37 @@ def test_a_late_process_is_not_called_lost(monkeypatch, tmp_path):
         (tmp_path / "rank-1.json").write_text(json.dumps(beat))
         with pytest.raises(peers.UserError, match=told), peers.watched(0, here, tmp_path, 20):
             raise RuntimeError(error)
+
+
+def test_who_has_begun_fewer_collectives_is_late(monkeypatch, tmp_path):
+    """Though its place in the code looks like a wait, as others' in `.item()` looks like work."""
+    here = Progress()
+    state = {"host": "a", "pid": 1, "step": 4, "phase": "update", "seconds": 20, "at": "", "time": time.time()}
+    monkeypatch.setattr(peers, "joined", lambda: True)
+    monkeypatch.setattr(peers, "begun", lambda: 8)  # of rank 0; its last heartbeat is older
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank, (begun, waits) in enumerate(((7, True), (8, False), (7, True))):
+        beat = state | {"rank": rank, "collectives": begun, "waits": waits}
+        (tmp_path / f"rank-{rank}.json").write_text(json.dumps(beat))
+    with pytest.raises(peers.PeerLate, match="for rank 2, which is late") as told, peers.watched(0, here, tmp_path, 20):
+        raise RuntimeError("Timed out waiting 20000ms for recv operation to complete")
+    assert "rank 1" not in str(told.value)
+
+
+def test_groups_that_deepspeed_makes_wait_as_long(tmp_path, monkeypatch):
+    """torch gives a new group 10 minutes under NCCL, 30 under gloo, whatever the first one has."""
+    c10d = torch.distributed.distributed_c10d
+    for name in ("default_pg_timeout", "default_pg_nccl_timeout"):
+        monkeypatch.setattr(c10d, name, getattr(c10d, name))  # put back afterwards
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        before = torch.distributed.new_group([0])
+        agreement.limit(77)
+        groups = [torch.distributed.group.WORLD, before, torch.distributed.new_group([0])]
+        spans = {group._get_backend(torch.device("cpu")).options._timeout.total_seconds() for group in groups}
+        assert spans == {77} and c10d._get_default_timeout("nccl").total_seconds() == 77
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_an_error_knows_its_phase():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -73,3 +76,14 @@ def forward(model, processor):
 def state(folder, **changes):
     """The weights of a folder, read as the next stage reads them: strictly."""
     return loading.load_model(section(folder, **{"attention": "sdpa", **changes})).state_dict()
+
+
+def hub(cache, monkeypatch, **revisions):
+    """A cache as huggingface_hub lays it out, of `nobody/model`: revision → folder, linked file by file."""
+    for name, folder in revisions.items():
+        snapshot = cache / "models--nobody--model/snapshots" / hashlib.sha1(name.encode()).hexdigest()
+        shutil.copytree(folder, snapshot, copy_function=os.symlink)
+        (cache / "models--nobody--model/refs").mkdir(exist_ok=True)
+        (cache / "models--nobody--model/refs" / name).write_text(snapshot.name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(loading, "hub_reachable", lambda: False)

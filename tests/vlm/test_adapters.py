@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from tests.support.tiny_checkpoints import forward, pixels, qwen2_5_vl, qwen2_vl, section
+from demo import tiny
+from tests.support.tiny_checkpoints import forward, hub, pixels, qwen2_5_vl, qwen2_vl, section
 from vlm import adapters, loading
 from vlm.common.errors import RecipeError
 
@@ -140,6 +142,18 @@ def test_the_merged_dtype_can_be_chosen(checkpoint, tmp_path, monkeypatch, capsy
     monkeypatch.setattr("sys.argv", given)
     assert adapters.main() == 0 and "rounding to bfloat16 moves" in capsys.readouterr().err
     assert loading.raw_config(str(tmp_path / "half"))["dtype"] == "bfloat16"
+
+
+def test_an_adapter_is_merged_into_the_revision_it_was_trained_on(checkpoint, tmp_path, monkeypatch):
+    """A pinned base, and a branch main with other weights; an adapter that has not been trained changes nothing."""
+    other = tmp_path / "other"
+    tiny.build(other, seed=2)
+    hub(tmp_path / "cache", monkeypatch, main=other, v1=checkpoint)
+    model = loading.load_model(section("nobody/model", revision="v1"))
+    adapters.apply_lora(model, lora()).save_pretrained(tmp_path / "adapter")
+    adapters.merge(str(tmp_path / "adapter"), str(tmp_path / "merged"))
+    merged, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", checkpoint))
+    assert merged.keys() == expected.keys() and all(torch.equal(merged[name], expected[name]) for name in merged)
 
 
 def test_the_head_takes_no_adapter(checkpoint):

@@ -1,6 +1,7 @@
 """Packed rows: the layout, attention against one dense mask, positions against the model's, pictures prepared once."""
 
 import math
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -49,8 +50,9 @@ def dense(query, key, value, mask):
     return (scores.softmax(-1) @ value).transpose(0, 1)
 
 
-def varlen(query, key, value, cu_seqlens_q, cu_seqlens_k, causal, softmax_scale, dropout_p, **longest):
+def varlen(query, key, value, cu_seqlens_q, cu_seqlens_k, causal, softmax_scale, dropout_p, deterministic, **longest):
     """flash_attn_varlen_func from its documentation: sequences between bounds, causal at the bottom right."""
+    assert deterministic is (os.environ.get("FLASH_ATTENTION_DETERMINISTIC") == "1")
     assert causal and dropout_p == 0.0 and softmax_scale == pytest.approx(query.shape[-1] ** -0.5)
     assert cu_seqlens_q.dtype == cu_seqlens_k.dtype == torch.int32
     outputs, bounds = [], list(zip(cu_seqlens_q.tolist(), cu_seqlens_k.tolist(), strict=True))
@@ -66,6 +68,8 @@ def varlen(query, key, value, cu_seqlens_q, cu_seqlens_k, causal, softmax_scale,
 @pytest.mark.parametrize("kernel", ["sdpa", "flash_attention_2"])
 def test_attention_is_that_of_one_dense_mask(kernel, prefixes, segments, monkeypatch):
     """Outputs and gradients, grouped heads, unequal and empty parts."""
+    if len(prefixes) > 1:
+        monkeypatch.setenv("FLASH_ATTENTION_DETERMINISTIC", "1")  # as training.full_determinism does
     monkeypatch.setattr(attention, "flash_varlen", lambda: varlen)
     monkeypatch.setattr(attention, "get_target_dtype", lambda query, module: None)  # the fake takes float64
     layout = packed(prefixes, segments).layout

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, TopPLogitsWarper
 
 from tests.support import tiny_checkpoints as tiny
 from vlm import loading, rollout
@@ -221,3 +221,35 @@ def test_ids_without_a_text_are_unsayable():
     text = SimpleNamespace(vocab_size=12)
     config = SimpleNamespace(image_token_id=7, video_token_id=8, get_text_config=lambda: text)
     assert rollout.unsayable(config, words) == [4, 7, 8, 10, 11]
+
+
+def test_top_p_of_whole_numbers_keeps_what_floats_keep():
+    """By hand, and against transformers' own in float64."""
+    shares = torch.tensor([[0.5, 0.1, 0.3, 0.1], [0.97, 0.01, 0.01, 0.01]])
+    kept = rollout.FixedTopP(0.75)(None, shares.log()).isfinite()
+    assert kept.tolist() == [[True, False, True, False], [True, False, False, False]]
+    torch.manual_seed(0)
+    scores = 4 * torch.randn(64, 500)
+    scores[:, ::7] = -torch.inf  # as suppressed tokens are
+    for p, least in ((0.9, 1), (0.3, 3), (1e-6, 1), (0.999, 1)):
+        expected = TopPLogitsWarper(p, min_tokens_to_keep=least)(None, scores.double()).isfinite()
+        found = rollout.FixedTopP(p, min_tokens_to_keep=least)(None, scores)
+        assert torch.equal(found.isfinite(), expected) and torch.equal(found[expected], scores[expected])
+
+
+def test_fixed_top_p_samples_as_transformers_does(models, prompts):
+    """The same tokens from the same random numbers; only this warper is exchanged."""
+    model = models("qwen2_vl", "sdpa")
+    how = {"do_sample": True, "top_p": 0.8, "temperature": 0.7, "max_new_tokens": 6, "min_new_tokens": 6}
+    torch.manual_seed(0)
+    expected = model.generate(**prompts((0,)), **how)
+    plain = model._get_logits_processor
+    rollout.fix_top_p(model)
+    try:
+        torch.manual_seed(0)
+        assert torch.equal(model.generate(**prompts((0,)), **how), expected)
+        used = model._get_logits_processor(GenerationConfig(do_sample=True, top_p=0.8, temperature=0.7))
+        assert [type(one).__name__ for one in used] == ["TemperatureLogitsWarper", "FixedTopP"]
+    finally:
+        del model._get_logits_processor
+    assert model._get_logits_processor.__func__ is plain.__func__

@@ -10,6 +10,7 @@ Only the language model is switched; the vision tower keeps its attention.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import contextmanager
 
@@ -103,6 +104,7 @@ def flash_attention_2(module, query, key, value, attention_mask, shared_prefix: 
         dropout_p=options.get("dropout", 0.0),
         softmax_scale=options.get("scaling"),
         causal=True,
+        deterministic=os.getenv("FLASH_ATTENTION_DETERMINISTIC", "0") == "1",  # full_determinism sets it
     )
     return output[None], None
 

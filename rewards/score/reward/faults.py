@@ -19,6 +19,7 @@ from rewards.registry import collective
 from rewards.score.model.exchange import Exchange
 from rewards.score.scorer import RowsRefused, Scorer, ScorerRefused, ScorerUnavailable
 from rewards.values import plain
+from stage.guards import broken_gpu
 from vlm.common.errors import RecipeError, UserError
 
 logger = logging.getLogger(__name__)
@@ -163,6 +164,7 @@ def attempt(scorer: Scorer, exchanges: Sequence[Exchange]) -> Attempt:
     except Exception as cause:  # whatever a model or a user's scorer raises: the row failed, and says why
         if collective(scorer):
             raise
+        broken_gpu.check(cause)
         if len(exchanges) == 1:
             return Attempt([None], f"{type(cause).__name__}: {cause}")
         alone = [attempt(scorer, [exchange]) for exchange in exchanges]

@@ -25,6 +25,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from stage.guards import broken_gpu
+from stage.guards.progress import phase
+
 logger = logging.getLogger(__name__)
 
 Outcome = float | Exception
@@ -74,6 +77,7 @@ class Batcher:
     window: seconds for which a request waits for company.
     max_waiting: items in the queue, beyond which `submit` raises Busy.
     max_cost: items · the most expensive one of them, per call of `score`; one that costs more is scored alone.
+    broken: told by the worker where the GPU computes no more; whoever waits has heard Closed, and asks elsewhere.
     """
 
     def __init__(
@@ -83,7 +87,9 @@ class Batcher:
         window: float,
         max_waiting: int,
         max_cost: float = math.inf,
+        broken: Callable[[Exception], object] = lambda error: None,
     ):
+        self.broken = broken
         self.score, self.max_batch, self.window, self.max_waiting = score, max_batch, window, max_waiting
         self.max_cost = max_cost
         self._waiting: list[Part] = []
@@ -187,15 +193,11 @@ class Batcher:
     def _settle(self, batch: Sequence[Part]) -> None:
         """Score the items together; where that fails, each by itself, so that only the guilty ones fail."""
         items = [part.request.items[row] for part in batch for row in part.rows]
-        outcomes: list[Outcome] = []
         try:
-            outcomes += self._scored(items)
-        except Exception as error:  # whatever a model raises belongs to who asked for the scores
-            if len(items) > 1:
-                logger.warning("a batch of %d exchanges failed (%r); each is scored by itself", len(items), error)
-                outcomes += map(self._alone, items)
-            else:
-                outcomes.append(error)
+            outcomes = self._together(items)
+        except broken_gpu.BrokenGPU as error:
+            self._end(batch, error)
+            return
         done = iter(outcomes)
         for part in batch:
             request = part.request
@@ -203,14 +205,33 @@ class Batcher:
             if len(request.outcomes) == len(request.items) and request.future.set_running_or_notify_cancel():
                 request.future.set_result([request.outcomes[row] for row in range(len(request.items))])
 
-    def _alone(self, item: Any) -> Outcome:
+    def _end(self, batch: Sequence[Part], error: Exception) -> None:
+        with self._changed:
+            self._closed = True
+            parts, self._waiting = [*batch, *self._waiting], []
+        for request in {part.request for part in parts}:
+            if request.future.set_running_or_notify_cancel():
+                request.future.set_exception(Closed("the service ends, for its GPU computes no more"))
+        self.broken(error)
+
+    def _together(self, items: list[Any]) -> list[Outcome]:
         try:
-            return self._scored([item])[0]
-        except Exception as error:
-            return error
+            return [*self._scored(items)]
+        except broken_gpu.BrokenGPU:
+            raise
+        except Exception as error:  # whatever a model raises belongs to who asked for the scores
+            if len(items) == 1:
+                return [error]
+            logger.warning("a batch of %d exchanges failed (%r); each is scored by itself", len(items), error)
+            return [outcome for item in items for outcome in self._together([item])]
 
     def _scored(self, items: list[Any]) -> list[float]:
-        scores = [float(score) for score in self.score(items)]
+        with phase("scoring"):
+            try:
+                scores = [float(score) for score in self.score(items)]
+            except Exception as error:
+                broken_gpu.check(error)
+                raise
         if len(scores) != len(items):
             raise RuntimeError(f"the model gave {len(scores)} scores for {len(items)} exchanges")
         for number, score in enumerate(scores):

@@ -65,8 +65,9 @@ def unfitted(exchange: Exchange) -> Fitted:
 class Service:
     """What the routes share: the one model, once it is there, and its batches."""
 
-    def __init__(self, batching: BatchingSection):
-        self.batching = batching
+    def __init__(self, batching: BatchingSection, broken: Callable[[Exception], object] = lambda error: None):
+        """broken: of a `Batcher`."""
+        self.batching, self.broken = batching, broken
         self.batcher: Batcher | None = None
         self.model = ""
         "The model's fingerprint."
@@ -75,7 +76,7 @@ class Service:
         """The model is loaded: take requests from now on. fit: cuts what the scorer cannot read; raises DataError."""
         self.model, self.fit, settings = model, fit, self.batching
         self.batcher = Batcher(
-            scorer.score, settings.max_batch, settings.window, settings.max_waiting, settings.max_tokens
+            scorer.score, settings.max_batch, settings.window, settings.max_waiting, settings.max_tokens, self.broken
         )
 
     def close(self) -> None:

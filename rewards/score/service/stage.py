@@ -27,7 +27,7 @@ KEEP_ALIVE = 60
 
 
 def serve(recipe: ServeRecipe) -> None:
-    """Serve until SIGINT or SIGTERM. Raises: RecipeError for token, address or checkpoint."""
+    """Serve until SIGINT or SIGTERM. Raises: RecipeError for token, address or checkpoint; BrokenGPU."""
     import uvicorn
 
     from rewards.score.service.connections import protocol
@@ -40,8 +40,14 @@ def serve(recipe: ServeRecipe) -> None:
         )
     token = bearer.read(recipe.token_variable)
     allow_files(recipe.limits.connections + recipe.limits.strangers)
+    failures: list[Exception] = []
+
+    def end(error: Exception) -> None:  # raised again below, in the main thread
+        failures.append(error)
+        server.should_exit = True
+
     with listen(recipe.host, recipe.port) as listening:
-        service = Service(recipe.batching)
+        service = Service(recipe.batching, end)
         settings = uvicorn.Config(
             app(service, recipe.limits, token, recipe.image_root, recipe.images.raster),
             http=protocol(recipe.limits),
@@ -52,15 +58,13 @@ def serve(recipe: ServeRecipe) -> None:
             timeout_graceful_shutdown=LAST_ANSWERS,
         )
         server = uvicorn.Server(settings)
-        failures: list[Exception] = []
 
         def load() -> None:
             try:
                 scorer = loaded(recipe)
                 service.open(scorer, scorer.fingerprint(), scorer.fit)
-            except Exception as error:  # raised again below, in the main thread
-                failures.append(error)
-                server.should_exit = True
+            except Exception as error:
+                end(error)
             else:
                 logger.info("ready: %s, fingerprint %s", recipe.model.path, service.model)
 
