@@ -125,7 +125,8 @@ def test_render():
         "8,291,375,616", "10 a GPU × 2 accumulation × 8 processes = 160", "160 / G=5 = 32", "250", "500",
         "1,337", "841",
         "11.58", "ZeRO-3 over 8", "is used instead", "fits: the peak",
-        "data-loader workers of a process", "reduce_bucket_size", "12,845,056", "while weights load", "116.1 GB", "116 s", "597.0 GB",
+        "data-loader workers of a process", "reduce_bucket_size", "12,845,056", "while weights load", "116.1 GB",
+        "116 s", "597.0 GB",
         "all 5 checkpoints stay; training.save_total_limit=2", "free here",
     ):  # fmt: skip
         assert expected in text
