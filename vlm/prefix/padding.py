@@ -52,8 +52,8 @@ class Padding:
 
     @cached_property
     def ends(self) -> Tensor:
-        """(B,) int32, where each row's cache ends: with the mask, as transformers adds a place to each row for each token,
-        also behind a row's end."""
+        """(B,) int32, where each row's cache ends: with the mask, as transformers adds a place to each row with each
+        token, also behind a row's end."""
         return torch.full((len(self.mask),), self.mask.shape[1], dtype=torch.int32, device=self.mask.device)
 
     @cached_property
