@@ -18,6 +18,7 @@ from rewards.score.model.score_model import ScoreModel
 from stage.runs import read_metrics
 from tests.support.processes import forked
 from tests.support.processes.commands import ROOT, two_processes
+from tests.support.processes.flash_cpu import allow_bf16
 
 SCRIPT = ROOT / "tests/support/processes/flash_cpu.py"
 SMALL = ["images={min_pixels: 12544, max_pixels: 12544}", "tracking.report_to=[]", "gpus=null"]
@@ -61,18 +62,20 @@ def calls(said: str) -> list[dict[str, int]]:
     return [json.loads(found) for found in re.findall(r"flash_attn: (\{.*\})", said)]
 
 
-def check(folder, said: str) -> list[dict[str, int]]:
-    """Finite figures of two steps, all of attention in bfloat16, no unpadding for a token. The calls by process."""
+def steps(folder) -> list[dict]:
+    """The logged rows of both, whose figures are finite."""
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
     numbers = [value for row in rows for value in row.values() if isinstance(value, float)]
     assert [row["step"] for row in rows] == [1, 2] and all(map(math.isfinite, numbers))
     assert all(row["grad_norm"] > 0 for row in rows)
-    found = calls(said)
-    assert len(found) == 2
-    for one in found:
-        assert {name for name in one if name.startswith("torch.")} == {"torch.bfloat16"}
-        assert one.get("unpadded decoding", 0) == one.get("unpad_input", 0) == 0
-    return found
+    return rows
+
+
+def check(found: dict[str, int]) -> None:
+    """All of attention in bfloat16, and no unpadding for a token."""
+    assert {name for name in found if name.startswith("torch.")} == {"torch.bfloat16"}
+    assert found["flash_attn_varlen_func"] > 0 and not {"unpad_input", "pad_input"} & set(found)
+    assert found["unpadded decoding"] == 0
 
 
 @pytest.mark.parametrize("zero", [2, 3])
@@ -88,9 +91,27 @@ def test_r1(prompts, zero):
     words += [f"model.path={ROOT / 'demo/base'}", f"data.train=[{{path: {prompts}/rows.jsonl}}]", "data.shuffle=false"]
     words += [f"rewards={json.dumps(rewards)}", f"output={folder}", f"sharding.zero={zero}", *SMALL]
     done = forked.run([*two_processes(), SCRIPT, recipe, *words], cwd=prompts, LAUNCHER="grpo")
-    for one in check(folder, done.stdout):
-        assert one["flash_attn_with_kvcache"] > 0 and one["flash_attn_varlen_func"] > 0
-    engines = {2: {"ZeRO-2": 1, "ZeRO-0": 1}, 3: {"ZeRO-3": 3}}[zero]
+    found = calls(done.stdout)
+    assert len(found) == 2
+    for one in found:
+        check(one)
+        assert one["flash_attn_with_kvcache"] > 0
+    engines = {2: {"ZeRO-2": 1, "ZeRO-0": 1}, 3: {"ZeRO-3": 3}}[
+        zero
+    ]  # policy, reference, and a score model that is split
     assert Counter(re.findall(r"engine: (ZeRO-\d) on 2", done.stdout)) == {name: 2 * n for name, n in engines.items()}
-    logged = [row for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
-    print(logged)
+    first, second = steps(folder)
+    assert first["completions/min_length"] < first["completions/max_length"] and first["padding/rollout"] > 0
+    assert first["kl"] == 0 < second["kl"]
+    for row in (first, second):
+        assert row["score/scored"] == 1 and row["score/failed"] == 0 and row["reward_raw/open_ended_count"] == 2
+
+
+def test_sft(demo_data, tmp_path, started, flash_attn, monkeypatch):
+    """recipes/sft.yaml in one process without DeepSpeed: LoRA, rows padded on the right."""
+    allow_bf16(monkeypatch.setattr)
+    words = [f"model.path={ROOT / 'demo/base'}", f"data.train.0.path={demo_data}/sft/traces.json", f"output={tmp_path}"]
+    words += ["training.max_steps=2", "training.logging_steps=1", "training.save_strategy=no", "sharding.zero=0"]
+    started("launch/sft.py", ROOT / "recipes/sft.yaml", *words, *SMALL)
+    steps(tmp_path)
+    check(flash_attn.calls)

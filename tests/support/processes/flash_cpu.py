@@ -9,18 +9,18 @@ import runpy
 import sys
 from pathlib import Path
 
-os.environ["DS_ACCELERATOR"] = "cpu"
 ROOT = Path(__file__).parents[3]
 
 
-def allow_bf16():
-    """transformers takes bf16 on a CPU only by `use_cpu`, which would leave DeepSpeed out."""
+def allow_bf16(put=setattr):
+    """transformers takes bf16 on a CPU only by `use_cpu`, which would leave DeepSpeed out. put: or a monkeypatch's."""
     from transformers import training_args
 
-    training_args.is_torch_bf16_gpu_available = lambda: True
+    put(training_args, "is_torch_bf16_gpu_available", lambda: True)
 
 
 if __name__ == "__main__":
+    os.environ["DS_ACCELERATOR"] = "cpu"
     sys.path.insert(0, str(ROOT))
     from vlm.common import telemetry
 
