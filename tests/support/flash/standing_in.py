@@ -1,8 +1,12 @@
-"""Makes transformers 5.23 and Nadir take the stand-in in `site/` for flash-attn on a GPU."""
+"""Makes transformers 5.23 and Nadir take the stand-in in `site/` for flash-attn on a GPU.
+
+python -m tests.support.flash.standing_in MODULE …        # as `python -m MODULE …`, with it
+"""
 
 from __future__ import annotations
 
 import importlib
+import runpy
 import sys
 from pathlib import Path
 
@@ -39,3 +43,9 @@ def install(put=setattr) -> None:
         return fault(dtype) if dtype == "float32" else None
 
     put(loading, "flash_attention_fault", fault_but_cuda)
+
+
+if __name__ == "__main__":
+    install()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
