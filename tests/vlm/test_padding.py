@@ -1,6 +1,7 @@
 """Padded rows under FlashAttention-2, with the stand-in for flash-attn: the stand-in against SDPA, then ours against
 transformers' own unpadding, and how often each waits for the device."""
 
+import inspect
 from collections import Counter
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rewards.score.model.score_model import ScoreModel
 from tests.support import tiny_checkpoints as tiny
 from vlm import loading, rollout
 from vlm.adapters import apply_lora
@@ -15,9 +17,10 @@ from vlm.prefix import attention, padding
 
 HALF = torch.bfloat16
 LEFT = [0, 9, 31]
+SAMPLED = {"do_sample": True, "temperature": 0.9, "top_p": 0.99, "top_k": 0, "suppress_tokens": [300, 301]}
 WAYS = {
     "greedy": {"do_sample": False},
-    "sampled": {"do_sample": True, "temperature": 0.9, "top_k": 40},
+    "sampled": SAMPLED,
     "beams": {"do_sample": False, "num_beams": 2},
     "static": {"do_sample": False, "cache_implementation": "static"},
 }
@@ -191,23 +194,36 @@ def test_a_training_pass(flash_attn, tiny_model, side):
     assert all(gradient.equal(found[1][1][name]) for name, gradient in found[0][1].items()) and found[0][1]
 
 
-def per_token(model) -> dict[str, int]:
-    """What one more token of a rollout costs in waits."""
+def per_token(model, **how) -> dict[str, int]:
+    """What one more token of a rollout costs in waits, by kind."""
     counts = []
     for new in (3, 4):
         with torch.inference_mode(), Waits() as waits:
-            model.generate(**prompts(), max_new_tokens=new, do_sample=False)
+            model.generate(**prompts(), max_new_tokens=new, **how)
         counts.append(waits.found)
     return {name: counts[1][name] - counts[0][name] for name in counts[1] if counts[1][name] > counts[0][name]}
 
 
-def test_a_token_waits_for_nothing_of_ours(flash_attn, tiny_model):
-    """transformers' loop asks once whether rows are unfinished (on a GPU later, of another stream: DeferredStopCheck).
-    Its own unpadding waits in each layer twice, and its mask function once more."""
+@pytest.mark.parametrize("how", [{"do_sample": False}, SAMPLED], ids=["greedy", "sampled"])
+def test_a_token_waits_for_nothing_of_ours(flash_attn, tiny_model, how):
+    """transformers' loop asks once whether rows are unfinished, whatever the model. Its own unpadding waits twice in
+    each layer, and its mask function once more."""
     model = load(tiny_model, own=False)
     layers = len(model.model.language_model.layers)
-    assert per_token(model) == {"is_nonzero": 2, "nonzero": layers, "item": layers}
-    assert per_token(load(tiny_model)) == {"is_nonzero": 1}
+    assert per_token(model, **how) == {"is_nonzero": 2, "nonzero": layers, "item": layers}
+    assert per_token(load(tiny_model), **how) == {"is_nonzero": 1}
+
+
+def test_a_score_model_unpads_once_a_pass(flash_attn, tiny_model):
+    """Padded exchanges, as `share_prefix: false` scores them."""
+    model = ScoreModel.from_backbone(tiny_model, dtype="bfloat16", attention="flash_attention_2").eval()
+    inputs, found, waited = prompts(), [], []
+    for name in (attention.NAMES["flash_attention_2"], "flash_attention_2"):
+        model.model.language_model.config._attn_implementation_internal = name
+        with torch.no_grad(), Waits() as waits:
+            found.append(model(**inputs).logits)
+        waited.append(waits.found["nonzero"])
+    assert found[0].equal(found[1]) and waited == [1, len(model.model.language_model.layers)]
 
 
 @pytest.mark.parametrize("fault", ["older", "wrong"])
@@ -220,7 +236,7 @@ def test_a_kernel_that_cannot_is_not_used(flash_attn, tiny_model, monkeypatch, c
         # a key before the row's first one
         "wrong": lambda *given, cache_leftpad, **named: real(*given, cache_leftpad=(cache_leftpad - 1).relu(), **named),
     }
-    kernels["wrong"].__signature__ = __import__("inspect").signature(real)
+    kernels["wrong"].__signature__ = inspect.signature(real)
     monkeypatch.setattr(flash_attn, "flash_attn_with_kvcache", kernels[fault])
     model = load(tiny_model)
     for _ in range(2):
