@@ -1,5 +1,5 @@
-"""recipes/r1.yaml and recipes/sft.yaml as they are, in two processes without a GPU: bfloat16, FlashAttention-2 by its
-stand-in, gradient checkpointing, DeepSpeed; what is small are the model, the rows and the lengths.
+"""recipes/r1.yaml as it is, in two processes without a GPU: bfloat16, FlashAttention-2 by its stand-in, gradient
+checkpointing, DeepSpeed; what is small are the model, the rows and the lengths. sft.yaml and an evaluation in one.
 
 The processes have unequal work: pictures in one and text alone in the other, prompts and completions of unequal length.
 """
@@ -17,7 +17,7 @@ import yaml
 from rewards.score.model.score_model import ScoreModel
 from stage.runs import read_metrics
 from tests.support.processes import forked
-from tests.support.processes.commands import ROOT, two_processes
+from tests.support.processes.commands import ROOT, evaluation, two_processes
 from tests.support.processes.flash_cpu import allow_bf16
 
 SCRIPT = ROOT / "tests/support/processes/flash_cpu.py"
@@ -115,3 +115,11 @@ def test_sft(demo_data, tmp_path, started, flash_attn, monkeypatch):
     started("launch/sft.py", ROOT / "recipes/sft.yaml", *words, *SMALL)
     steps(tmp_path)
     check(flash_attn.calls)
+
+
+def test_evaluation(demo_data, tmp_path, started, flash_attn):
+    """Batches of unequal prompts."""
+    words = evaluation(ROOT / "demo/base", demo_data, tmp_path, "generation.max_new_tokens=4")
+    started("launch/eval.py", *words, "model.dtype=bfloat16", "model.attention=flash_attention_2")
+    check(flash_attn.calls)
+    assert flash_attn.calls["flash_attn_with_kvcache"] > 0
