@@ -4,11 +4,12 @@ It computes what is documented, in float32, with gradients, and checks what the 
 without a word: bounds that do not end with the rows, a `max_seqlen` below the longest row. Arguments that nobody here
 gives are refused. `calls` counts.
 
-Read for it, of github.com/Dao-AILab/flash-attention at 2.8: flash_attn/flash_attn_interface.py (signatures, padding of
-head sizes, contiguity, the mask that ends at the bottom right, `window_size`, `cache_leftpad`: "the index that the KV
-cache starts"), flash_attn/bert_padding.py, the checks of csrc/flash_attn/flash_api.cpp (mha_fwd, mha_varlen_fwd,
-mha_fwd_kvcache), and tests/test_flash_attn.py (a key counts where cache_leftpad ≤ its place < cache_seqlens). Offsets
-of elements are 64 bits there (flash.h, index_t), so only rows are bound by int32.
+Read for it, of github.com/Dao-AILab/flash-attention: csrc/flash_attn/flash_api.cpp at 765fbd9 (mha_fwd: its checks) and
+src/block_info.h; of later versions, which only forks gave whole, the checks of mha_varlen_fwd and mha_fwd_kvcache, the
+docstring and wrapper of flash_attn_with_kvcache (the mask ends at the bottom right, `window_size`, `cache_leftpad`: "the
+index that the KV cache starts"), and tests/test_flash_attn.py: a key counts where cache_leftpad ≤ its place <
+cache_seqlens. Not run against the real one. Offsets of elements are 64 bits there (index_t), so only rows are bound by
+int32.
 """
 
 from __future__ import annotations
