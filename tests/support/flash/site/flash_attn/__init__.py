@@ -6,7 +6,7 @@ gives are refused. `calls` counts.
 
 Read for it, of github.com/Dao-AILab/flash-attention: csrc/flash_attn/flash_api.cpp at 765fbd9 (mha_fwd: its checks) and
 src/block_info.h; of later versions, which only forks gave whole, the checks of mha_varlen_fwd and mha_fwd_kvcache, the
-docstring and wrapper of flash_attn_with_kvcache (the mask ends at the bottom right, `window_size`, `cache_leftpad`: "the
+docstring and wrapper of flash_attn_with_kvcache (its mask ends at the bottom right; `cache_leftpad`: "the
 index that the KV cache starts"), and tests/test_flash_attn.py: a key counts where cache_leftpad ≤ its place <
 cache_seqlens. Not run against the real one. Offsets of elements are 64 bits there (index_t), so only rows are bound by
 int32.
