@@ -132,6 +132,18 @@ def seeded():
         torch.set_num_threads(1)
 
 
+@pytest.fixture
+def flash_attn(monkeypatch):
+    """The stand-in for flash-attn, installed for one test, with its counters at 0."""
+    from tests.support.flash.standing_in import install
+
+    install(monkeypatch.setattr)
+    import flash_attn
+
+    flash_attn.calls.clear()
+    return flash_attn
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> str:
     """Folder of a tiny Qwen2-VL with random weights (float32, 112 × 112 pixels). Read only: many tests share it."""

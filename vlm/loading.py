@@ -335,6 +335,8 @@ def load_model(section, device=None):
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
+    from vlm.prefix import pad_once
+
     cls = Qwen2VLForConditionalGeneration if kind == "qwen2_vl" else Qwen2_5_VLForConditionalGeneration
     path, where = source(section.path, section.revision)
     check_files(path, where)
@@ -356,6 +358,7 @@ def load_model(section, device=None):
     # Under ZeRO-3 transformers 5.23 remembers renamings that this checkpoint did not need, and would save names that
     # only it can read (model.model.embed_tokens); with none remembered it saves the published ones.
     model._weight_conversions = None
+    pad_once(model)
     return model if device is None else model.to(device)
 
 

@@ -2,13 +2,17 @@
 
 import importlib
 import json
+import os
+import re
 import subprocess
+import sys
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2VLForConditionalGeneration
 
+from benchmarks import report
 from benchmarks.support import common, worlds
 from tests.project.test_layering import ROOT
 
@@ -94,19 +98,53 @@ def test_ratios_are_of_medians_and_their_spread_is_that_of_pairs():
     assert row["flops"]["realised"] == pytest.approx(60 / 75)  # 100 → 25 would be the ideal
 
 
+def asked(script: str, folder, **more: str) -> list[list[str]]:
+    """Module and options of each part of a script, told to a python that does nothing."""
+    fake = folder / "python"
+    fake.write_text('#!/bin/sh\necho "$@" >> "$0.log"\n')
+    fake.chmod(0o755)
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(fake), "OUT": str(folder / "out"), **more}
+    subprocess.run([str(ROOT / "benchmarks" / script)], env=environment, check=True, capture_output=True)
+    lines = [line.split() for line in (folder / "python.log").read_text().splitlines()]
+    return [words[1:] for words in lines]  # behind -m
+
+
 @pytest.mark.parametrize("script", ["run.sh", "gpu.sh"])
 def test_the_scripts_are_bash_and_name_known_options(script, tmp_path):
     """With a python that only parses the options."""
-    path = ROOT / "benchmarks" / script
-    assert path.stat().st_mode & 0o111
-    fake = tmp_path / "python"
-    fake.write_text('#!/bin/sh\necho "$@" >> "$0.log"\n')
-    fake.chmod(0o755)
-    environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(fake), "OUT": str(tmp_path / "out")}
-    subprocess.run([str(path)], env=environment, check=True, capture_output=True)
-    lines = [line.split() for line in (tmp_path / "python.log").read_text().splitlines()]
-    assert len(lines) >= 4
-    for _, name, *argv in lines:
+    assert (ROOT / "benchmarks" / script).stat().st_mode & 0o111
+    parts = asked(script, tmp_path)
+    assert len(parts) >= 4
+    for name, *argv in parts:
         found = importlib.import_module(name)
         options = found.parse(argv) if name.endswith(("grpo_step", "grouper")) else common.parser("").parse_args(argv)
         assert options.shape in ("tiny", "2b", "7b") and options.prompt and not options.only
+
+
+def rehearsed(folder) -> None:
+    """Every part of gpu.sh has left its files, in bfloat16 and with flash-attn's stand-in."""
+    text = (ROOT / "benchmarks/gpu.sh").read_text()
+    parts = re.findall(r"^measure \d+ (\w+)", text, re.MULTILINE)
+    assert len(parts) == 4
+    for part in parts:
+        found = json.loads((folder / f"{part}.json").read_text())
+        assert found["options"]["dtype"] == "bfloat16" and all(row["shape"] == "tiny" for row in found["rows"])
+        assert (folder / f"{part}.md").read_text() and (folder / f"{part}.png").read_bytes()
+        assert "TFLOP/s" in report.table(found["rows"], "cuda")  # what a GPU's table has besides
+
+
+def test_gpu_sh_is_rehearsed_without_a_gpu(tmp_path, flash_attn):
+    """The options that GPU_REHEARSAL=1 gives, each part in this process."""
+    for module, name, *argv in asked("gpu.sh", tmp_path, GPU_REHEARSAL="1"):
+        assert module == "tests.support.flash.standing_in"
+        flash_attn.calls.clear()
+        importlib.import_module(name).main(argv)
+        assert flash_attn.calls["torch.bfloat16"] > 0
+    rehearsed(tmp_path / "out/rehearsal")
+
+
+@pytest.mark.full
+def test_the_rehearsal_of_gpu_sh_itself(tmp_path):
+    environment = {**os.environ, "GPU_REHEARSAL": "1", "PYTHON": sys.executable, "OUT": str(tmp_path)}
+    subprocess.run([str(ROOT / "benchmarks/gpu.sh")], env=environment, check=True)
+    rehearsed(tmp_path / "rehearsal")

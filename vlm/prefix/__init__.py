@@ -9,7 +9,7 @@ attention lets each continuation see its own prefix and itself (`attention.py`).
 gradient checkpointing, LoRA, DDP and ZeRO need nothing of their own.
 """
 
-from vlm.prefix.attention import enable, obstacle
+from vlm.prefix.attention import enable, obstacle, pad_once
 from vlm.prefix.packing import Layout, Packed, multimodal, pack, rope_positions
 
-__all__ = ["Layout", "Packed", "enable", "multimodal", "obstacle", "pack", "rope_positions"]
+__all__ = ["Layout", "Packed", "enable", "multimodal", "obstacle", "pack", "pad_once", "rope_positions"]

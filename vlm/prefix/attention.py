@@ -1,26 +1,30 @@
 """Attention over a packed row: each prefix causal in itself, each segment over its prefix and itself.
 
 Registered in transformers' attention interface under own names, one for each implementation beneath. Without a
-`shared_prefix` keyword they are the implementation beneath, so generation and every other forward pass stay as they
-were. The keyword is given to the model's forward pass; transformers hands it down to the attention function, also
-through PEFT, DDP, DeepSpeed and the recomputation of gradient checkpointing.
+`shared_prefix` keyword they compute what the implementation beneath does, FlashAttention-2 with less waiting where rows
+are padded (`padding.py`), so generation and every other forward pass stay as they were. The keyword is given to the
+model's forward pass; transformers hands it down to the attention function, also through PEFT, DDP, DeepSpeed and the
+recomputation of gradient checkpointing.
 
 Only the language model is switched; the vision tower keeps its attention.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
-from contextlib import contextmanager
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.flash_attention import flash_attention_forward, get_target_dtype
+from transformers.integrations.flash_attention import get_target_dtype
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import flash_attention_mask, sdpa_mask
+from transformers.masking_utils import sdpa_mask
 
+from vlm.prefix import padding
 from vlm.prefix.packing import Block, Layout
+
+logger = logging.getLogger(__name__)
 
 # No "flash" in the second name: transformers takes every name with that word for one of its own kernels.
 NAMES = {"sdpa": "shared_prefix_sdpa", "flash_attention_2": "shared_prefix_fa2"}
@@ -70,25 +74,13 @@ def flash_varlen() -> Callable:
     return flash_attn_varlen_func
 
 
-@contextmanager
-def named(config, name: str):
-    """The config under the name of the implementation beneath, which chooses its kernel by it."""
-    own = config._attn_implementation_internal
-    config._attn_implementation_internal = name
-    try:
-        yield
-    finally:
-        config._attn_implementation_internal = own
-
-
 def flash_attention_2(module, query, key, value, attention_mask, shared_prefix: Layout | None = None, **options):
     """`flash_attention_2`, or packed: query (1, H, T, D), key and value (1, H_kv, T, D) → (1, T, H, D), one kernel.
 
     Queries stay where they are; each segment's keys are its prefix's and its own.
     """
     if shared_prefix is None:
-        with named(module.config, "flash_attention_2"):
-            return flash_attention_forward(module, query, key, value, attention_mask, **options)
+        return padding.attend(module, query, key, value, attention_mask, **options)
     spans = shared_prefix.sequences
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     if (dtype := get_target_dtype(query, module)) is not None:  # PEFT can leave float32 states
@@ -111,7 +103,7 @@ def flash_attention_2(module, query, key, value, attention_mask, shared_prefix: 
 
 for _name, _attend, _mask in (
     ("sdpa", sdpa, sdpa_mask),
-    ("flash_attention_2", flash_attention_2, flash_attention_mask),
+    ("flash_attention_2", flash_attention_2, padding.mask),
 ):
     AttentionInterface.register(NAMES[_name], _attend)
     AttentionMaskInterface.register(NAMES[_name], _mask)
@@ -148,7 +140,23 @@ def enable(model) -> None:
     """
     if fault := obstacle(model):
         raise ValueError(f"this model cannot share prefixes: {fault}")
+    _switch(model)
     text = language_model(model)
-    if text.config._attn_implementation in NAMES:
-        text.config._attn_implementation_internal = NAMES[text.config._attn_implementation]
+    if keep_wanted not in text._forward_hooks.values():
         text.register_forward_hook(keep_wanted, with_kwargs=True)
+
+
+def pad_once(model) -> None:
+    """Under FlashAttention-2, let the language model of `model` see to padding once a pass and not in every layer."""
+    if language_model(model).config._attn_implementation != "flash_attention_2":
+        return
+    if fault := obstacle(model):
+        logger.warning("FlashAttention-2 unpads in every layer, and in rollouts for every token: %s", fault)
+    else:
+        _switch(model)
+
+
+def _switch(model) -> None:
+    config = language_model(model).config
+    if config._attn_implementation in NAMES:
+        config._attn_implementation_internal = NAMES[config._attn_implementation]

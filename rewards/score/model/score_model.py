@@ -25,7 +25,7 @@ from rewards.score.model.passes import Features, passes, run
 from rewards.score.model.prefixes import sharing
 from vlm.common.errors import RecipeError
 from vlm.loading import placed, resolve_attention, source
-from vlm.prefix import Packed
+from vlm.prefix import Packed, pad_once
 from vlm.rollout import evaluating
 from vlm.weights import check_files, reading
 
@@ -153,6 +153,7 @@ class ScoreModel(PreTrainedModel):
         check_keys(info, path, backbone)
         # transformers would undo the renamings on saving, and Trainer resumes with plain names only.
         model._weight_conversions = None
+        pad_once(model)
         model.processor = load_parts(path, revision, *limits)
         if model.processor is not None:
             check_padding(model.processor.tokenizer)

@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[3]
 
 
 def build_nothing():
-    """DeepSpeed compiles an all-reduce through shared memory for CPUs, a minute or more; gloo has one."""
+    """DeepSpeed compiles an all-reduce through shared memory for CPUs, a minute or more; gloo has one. And it decorates
+    Muon by torch.compile, for which each process would import Inductor."""
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
