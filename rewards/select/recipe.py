@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from stage.planning import decoding
+from stage.planning.decoding import BatchSize
 from stage.recipe.decoding import DecodingSection
 from stage.recipe.sections import StageRecipe
 from vlm.common.errors import RecipeError
@@ -67,15 +69,13 @@ class SamplingSection(DecodingSection):
     "Answers per question: the largest N of the curve."
     temperature: float = 0.95
     "Of sampling."
-    batch_size: int = 16
-    "Completions at a time."
+    batch_size: BatchSize = "auto"
+    "Completions at a time, of one question or several; `auto`: as many as the memory holds, at most 256."
 
     def check(self) -> None:
-        if min(self.samples, self.max_new_tokens, self.batch_size) < 1:
-            raise RecipeError(
-                f"samples = {self.samples}, max_new_tokens = {self.max_new_tokens}, batch_size = {self.batch_size}; "
-                "all must be at least 1"
-            )
+        if self.samples < 1:
+            raise RecipeError(f"samples = {self.samples}; expected at least 1")
+        decoding.check(self.batch_size)
         if self.temperature <= 0 or not 0 < self.top_p <= 1:
             raise RecipeError(
                 f"temperature = {self.temperature} and top_p = {self.top_p}; expected temperature > 0 (greedy answers "
@@ -109,6 +109,8 @@ class BonRecipe(StageRecipe):
     "The score model of the selector `score`."
     clip: ClipSection = ClipSection()
     "The CLIP model of the selector `clip`."
+    gpus: str | None = None
+    "Target of `--dry-run`, e.g. 8xA100-80G."
     subsets: int = 256
     "For `majority`: how many subsets of N represent all of them, where there are more."
     inside: Literal["answer", "text"] = "answer"

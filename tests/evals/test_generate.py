@@ -128,8 +128,8 @@ class Ready:
     def __init__(self, model, processor):
         self.model, self.processor = model, processor
 
-    def answer(self, recipe, samples):
-        return complete(self.model, self.processor, samples, recipe.prompt, recipe.generation)
+    def answer(self, recipe, samples, halved=None):
+        return complete(self.model, self.processor, samples, recipe.prompt, recipe.generation, recipe.seed, halved)
 
 
 def test_sampling_is_by_the_seed(model, processor, questions, tmp_path):

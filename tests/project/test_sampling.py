@@ -109,8 +109,8 @@ def drawn(folder, asked):
         "generation={samples: 3, max_new_tokens: 6, batch_size: 6}",
     )
     recipe = config.load(ROOT / "recipes/demo/bon.yaml", BonRecipe, changes)
-    draw = runpy.run_path(str(ROOT / "launch/bon.py"), run_name="launcher")["drawer"](recipe)
-    return [draw(sample, number) for number, sample in enumerate(asked)]
+    draw = runpy.run_path(str(ROOT / "launch/bon.py"), run_name="launcher")["drawer"](recipe, 6)
+    return list(draw(asked))
 
 
 def test_best_of_n(tiny_model, poisoned, asked):

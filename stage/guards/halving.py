@@ -1,0 +1,61 @@
+"""Work in batches that become smaller when memory runs out.
+
+`accelerate.utils.find_executable_batch_size` begins its whole function again, and hides the error of the last try; here
+the batch alone is done again, so that nothing is lost or doubled, and the size that worked is kept.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from stage.guards.out_of_memory import OutOfMemory, is_out_of_memory
+
+logger = logging.getLogger(__name__)
+Row = TypeVar("Row")
+Result = TypeVar("Result")
+
+
+def in_batches(
+    rows: Sequence[Row],
+    size: int,
+    work: Callable[[Sequence[Row]], Sequence[Result]],
+    what: str,
+    halved: Callable[[int], None] | None = None,
+) -> Iterator[tuple[Row, Result]]:
+    """(row, its result) in order. work: results of a batch, in order.
+
+    what: names the rows, and the key of the recipe that says how many, in messages. halved: is told the new size.
+    Raises: OutOfMemory where one row alone does not fit.
+    """
+    start = 0
+    while start < len(rows):
+        batch = rows[start : start + size]
+        try:
+            found = work(batch)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            said = str(error).strip().splitlines()[0][:300]
+            if len(batch) == 1:
+                raise OutOfMemory(f"out of memory with 1 of {what} at a time: {said}") from error
+        else:
+            yield from zip(batch, found, strict=True)
+            start += len(batch)
+            continue
+        size = (len(batch) + 1) // 2  # outside of the handler: its error holds what the batch had in memory
+        freed()
+        logger.warning("out of memory with %d of %s at a time (%s); going on with %d", len(batch), what, said, size)
+        if halved is not None:
+            halved(size)
+
+
+def freed() -> None:
+    """Give back what nothing holds any more."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
