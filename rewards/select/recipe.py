@@ -16,18 +16,7 @@ Selector = Literal["score", "clip", "majority", "random"]
 SELECTORS: tuple[Selector, ...] = get_args(Selector)
 
 
-class BatchedSection(WeightsSection):
-    """A model that scores this many exchanges at a time."""
-
-    batch_size: int = 8
-    "Exchanges at a time."
-
-    def check(self) -> None:
-        if self.batch_size < 1:
-            raise RecipeError(f"batch_size = {self.batch_size}; expected at least 1")
-
-
-class ScorerSection(BatchedSection):
+class ScorerSection(WeightsSection):
     """The learned score model."""
 
     path: LocatedPath | None = None
@@ -40,16 +29,18 @@ class ScorerSection(BatchedSection):
     "Attention kernel."
     images: PixelSection | None = None
     "Pixel limits; null takes the checkpoint's own, which it was trained with."
+    batch_size: BatchSize = "auto"
+    "Exchanges at a time; `auto`: as many as the memory holds, at most 64."
     share_prefix: bool = True
     "Compute once in a pass what its exchanges about an image have in common; false computes each one in full."
 
     def check(self) -> None:
-        super().check()
+        decoding.check(self.batch_size)
         if self.path and self.urls:
             raise RecipeError("path and urls are both given; expected one: a checkpoint, or services that hold it")
 
 
-class ClipSection(BatchedSection):
+class ClipSection(WeightsSection):
     """CLIP-score, the baseline."""
 
     path: LocatedPath | None = None
@@ -60,6 +51,10 @@ class ClipSection(BatchedSection):
     "What the weights are loaded as."
     batch_size: int = 64
     "Exchanges at a time."
+
+    def check(self) -> None:
+        if self.batch_size < 1:
+            raise RecipeError(f"batch_size = {self.batch_size}; expected at least 1")
 
 
 class SamplingSection(DecodingSection):
