@@ -52,11 +52,11 @@ def complete(
     is what `how` says; the checkpoint's generation config gives the tokens that end a text, no more.
 
     seed: of sampling. What is drawn depends on it, on the sample's name and on how often the sample came before among
-    `samples`, not on the batch (`vlm.draws`). how: with a number as batch_size. halved: as `in_batches` takes it.
+    `samples`, not on the batch (`evals.draws`). how: with a number as batch_size. halved: as `in_batches` takes it.
     """
     import torch
 
-    from vlm.draws import drawing
+    from evals.draws import drawing
     from vlm.rollout import first_places, generate, neutral, row_numbers, unsayable
 
     banned = unsayable(model.config, processor.tokenizer)

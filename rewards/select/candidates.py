@@ -22,7 +22,7 @@ from vlm.common.files import replacing
 
 Draw = Callable[[Sequence[Sample]], Iterable[list[str]]]
 """`draw(samples)` → completions of each question, in order and as they come. They must depend on nothing but the
-question, so that a continued run and one with more processes draw the same (`vlm.draws`)."""
+question, so that a continued run and one with more processes draw the same (`evals.draws`)."""
 
 
 def key(sample: Sample) -> str:

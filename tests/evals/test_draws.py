@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from evals import draws
 from tests.support import tiny_checkpoints as tiny
-from vlm import draws, loading
+from vlm import loading
 from vlm.rollout import neutral
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from vlm.rollout import replaced, unwrapped
 
@@ -51,12 +52,12 @@ def drawn(scores: Tensor, numbers: Tensor) -> Tensor:
 
 
 @contextmanager
-def drawing(model, seeds: Sequence[Sequence[int]], longest: int) -> Iterator[None]:
+def drawing(model: PreTrainedModel, seeds: Sequence[Sequence[int]], longest: int) -> Iterator[None]:
     """Within, `model.generate` samples as above. seeds, longest: as `Draws` takes them."""
     base = unwrapped(model)
     plain = base._get_logits_processor
 
-    def processors(*positional, **named):
+    def processors(*positional: Any, **named: Any) -> LogitsProcessorList:
         found = plain(*positional, **named)
         found.append(Draws(seeds, longest))
         return found
