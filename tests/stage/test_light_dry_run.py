@@ -35,7 +35,12 @@ def test_no_heavy_library_is_imported(stage, data, demo_data, pairs, tmp_path):
     sources = pairs if data is None else demo_data / data
     role = "eval" if stage in ("eval", "bon") else "train"
     changes = [f"data.{role}=[{{path: {sources}}}]", f"model.path={ROOT / 'demo/base'}", f"output={tmp_path / 'out'}"]
-    more = {"score": ["data.eval=null"], "grpo": ["rewards=[{use: gated}, {use: exact_match, weight: 0.1}]"]}
+    more = {
+        "score": ["data.eval=null"],
+        "eval": ["gold=null"],
+        "bon": ["gold=null"],
+        "grpo": ["rewards=[{use: gated}, {use: exact_match, weight: 0.1}]"],
+    }
     script = ROOT / f"launch/{stage.removesuffix('_score')}.py"
     command = [
         sys.executable,
