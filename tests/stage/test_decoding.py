@@ -147,8 +147,8 @@ def test_dry_runs(started, tmp_path, monkeypatch):
     assert "GiB of a GPU: weights 15.44, KV cache " in said and "peak " in said
     said = planned(started, "eval", "gpus=T4")
     assert "1 row at a time" in said and "does not fit: the 14.6 GiB of 1×T4-16G; lower generation.batch_size" in said
-    said = planned(started, "eval", "generation.batch_size=16")
+    said = planned(started, "eval", "gpus=null", "generation.batch_size=16")
     assert "16 rows at a time (generation.batch_size: 16): 63 batches\n" in said and "name the target (gpus=" in said
-    assert "on a CPU auto is 10 rows" in planned(started, "eval")
+    assert "on a CPU auto is 10 rows" in planned(started, "eval", "gpus=null")
     said = started("launch/eval.py", ROOT / "recipes/eval.yaml", "model.path=runs/x", "--dry-run")
     assert "note: generation.batch_size: auto: batches are not planned: model.path: no folder runs/x" in said
