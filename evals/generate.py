@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from evals.recipe import EvalRecipe, GenerationSection
 from samples import Sample
+from stage.guards.halving import in_batches
+from stage.parallel.journal import fingerprint
 from stage.parallel.team import device
 from vlm import inventory, prompts
 from vlm.common.errors import RecipeError
@@ -37,6 +41,8 @@ def complete(
     samples: Sequence[Sample],
     prompt: PromptSection,
     how: GenerationSection,
+    seed: int = 0,
+    halved: Callable[[int], None] | None = None,
 ) -> Pairs:
     """(sample, completion) in order, by any Qwen2-VL or Qwen2.5-VL.
 
@@ -44,14 +50,19 @@ def complete(
     Prompts of a batch are padded on the left, so a completion does not depend on its neighbours beyond rounding. A
     sample that stands several times in a batch, as in best-of-N, is prepared and prefilled once. How tokens are chosen
     is what `how` says; the checkpoint's generation config gives the tokens that end a text, no more.
+
+    seed: of sampling. What is drawn depends on it, on the sample's name and on how often the sample came before among
+    `samples`, not on the batch (`evals.draws`). how: with a number as batch_size. halved: as `in_batches` takes it.
     """
     import torch
 
+    from evals.draws import drawing
     from vlm.rollout import first_places, generate, neutral, row_numbers, unsayable
 
     banned = unsayable(model.config, processor.tokenizer)
-    for start in range(0, len(samples), how.batch_size):
-        batch = samples[start : start + how.batch_size]
+
+    def answers(rows: Sequence[tuple[Sample, list[int]]]) -> list[str]:
+        batch = [sample for sample, _ in rows]
         index = row_numbers([id(sample) for sample in batch])
         asked = [batch[row] for row in first_places(index)]
         inputs = processor.apply_chat_template(
@@ -62,10 +73,25 @@ def complete(
             return_tensors="pt",
             processor_kwargs={"padding": True, "padding_side": "left"},
         ).to(model.device)
-        with torch.inference_mode(), neutral(model):
+        own = drawing(model, [seeds for _, seeds in rows], how.max_new_tokens) if how.temperature > 0 else nullcontext()
+        with torch.inference_mode(), neutral(model), own:
             tokens = generate(model, inputs, torch.tensor(index), suppress_tokens=banned, **how.of_transformers())
-        texts = processor.tokenizer.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        yield from zip(batch, texts, strict=True)
+        new = tokens[:, inputs["input_ids"].shape[1] :]
+        return processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+
+    assert how.batch_size != "auto"
+    rows = list(zip(samples, row_seeds(samples, seed), strict=True))
+    for (sample, _), text in in_batches(rows, how.batch_size, answers, "the answers (generation.batch_size)", halved):
+        yield sample, text
+
+
+def row_seeds(samples: Sequence[Sample], seed: int) -> Iterator[list[int]]:
+    """Of each row: by seed, name of the sample, and how many rows of that name came before."""
+    before: Counter[tuple[str, str]] = Counter()
+    for sample in samples:
+        name = (sample.source, sample.id)
+        yield [int(fingerprint(seed, *name), 16), before[name]]
+        before[name] += 1
 
 
 class Transformers:
@@ -77,8 +103,17 @@ class Transformers:
         self.section = section
         self.processor = load_processor(section.path, recipe.images, section.revision, section.trust_remote_code)
 
-    def answer(self, recipe: EvalRecipe, samples: Sequence[Sample]) -> Pairs:
-        return complete(self.model, self.processor, samples, recipe.prompt, recipe.generation)
+    def answer(
+        self, recipe: EvalRecipe, samples: Sequence[Sample], halved: Callable[[int], None] | None = None
+    ) -> Pairs:
+        return complete(
+            self.model, self.processor, samples, recipe.prompt, recipe.generation, recipe.seed, halved=halved
+        )
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the weights are on the device."""
+        return "model" in vars(self)
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -86,7 +121,10 @@ class Transformers:
 
 
 class VLLM:
-    """vLLM, which splits a model and its questions over GPUs itself; one process."""
+    """vLLM, which splits a model and its questions over GPUs itself; one process. It does not run out of memory by the
+    number of questions, so no batch is halved."""
+
+    loaded = False
 
     def __init__(self, recipe: EvalRecipe):
         """Raises: RecipeError as `check`, and where vLLM cannot be imported."""
@@ -104,7 +142,9 @@ class VLLM:
         self.processor = load_processor(section.path, recipe.images, section.revision, section.trust_remote_code)
         self._engine: LLM | None = None
 
-    def answer(self, recipe: EvalRecipe, samples: Sequence[Sample]) -> Pairs:
+    def answer(
+        self, recipe: EvalRecipe, samples: Sequence[Sample], halved: Callable[[int], None] | None = None
+    ) -> Pairs:
         """In batches of `generation.batch_size`, each of which vLLM schedules as it likes: make them large."""
         from vlm.rollout import padded
 
@@ -120,6 +160,7 @@ class VLLM:
             logit_bias=banned,
             skip_special_tokens=True,
         )
+        assert how.batch_size != "auto"
         for start in range(0, len(samples), how.batch_size):
             batch = samples[start : start + how.batch_size]
             said = llm.generate([self.request(sample, recipe) for sample in batch], sampling, use_tqdm=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from evals.benchmarks import find
+from stage.planning import decoding
+from stage.planning.decoding import BatchSize
 from stage.recipe.decoding import DecodingSection
 from stage.recipe.sections import StageRecipe
 from vlm.common.errors import RecipeError, UserError
@@ -13,8 +15,8 @@ from vlm.common.errors import RecipeError, UserError
 class GenerationSection(DecodingSection):
     """How answers are generated, greedily by default; the checkpoint's generation_config.json has no say."""
 
-    batch_size: int = 16
-    "Questions at a time."
+    batch_size: BatchSize = "auto"
+    "Questions at a time; `auto`: as many as the memory holds, by the longest prompt, at most 256."
     backend: Literal["hf", "vllm"] = "hf"
     "What generates: transformers, in one process or many, or vLLM (installed apart), in one."
     tensor_parallel: int = 1
@@ -26,10 +28,7 @@ class GenerationSection(DecodingSection):
                 f"tensor_parallel = {self.tensor_parallel} with backend {self.backend}; it is for backend vllm, at "
                 "least 1. With hf launch several processes: accelerate launch launch/eval.py …"
             )
-        if self.batch_size < 1 or self.max_new_tokens < 1:
-            raise RecipeError(
-                f"batch_size = {self.batch_size} and max_new_tokens = {self.max_new_tokens}; both must be at least 1"
-            )
+        decoding.check(self.batch_size)
         super().check()
 
 
@@ -56,6 +55,8 @@ class EvalRecipe(StageRecipe):
     "Score as this benchmark does (`launch/eval.py --list`), and put its questions together as it does."
     limit: int | None = None
     "Ask only the first N questions."
+    gpus: str | None = None
+    "Target of `--dry-run`, e.g. 8xA100-80G."
     pictures: int = 12
     "How many held-out scenes the picture grid shows; 0 for none."
 

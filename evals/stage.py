@@ -24,11 +24,12 @@ from stage.guards import lock
 from stage.guards.disk import spared
 from stage.origins import comparing
 from stage.parallel.team import Team
-from stage.planning import control
+from stage.planning import control, decoding
+from stage.planning.lengths import Lengths
 from stage.recipe import config
 from stage.runs import DATA, FINISHED, RECORD, Run
 from vlm.common.errors import RecipeError, UserError
-from vlm.common.processes import is_main_process, rank
+from vlm.common.processes import is_main_process
 from vlm.loading import architecture
 from vlm.pictures.drawing import Picture, grid
 from vlm.pictures.resizing import seen
@@ -76,7 +77,7 @@ def started(recipe: EvalRecipe, folder: Path) -> list[predictions.Prediction]:
 def changed(folder: Path, recipe: EvalRecipe) -> set[str]:
     """The keys that matter in which the recipe of a run folder differs from this one."""
     earlier = config.load(folder / "recipe.yaml", EvalRecipe)
-    neutral = ("overwrite", "pictures", "images.limit", "images.cache")
+    neutral = ("overwrite", "pictures", "images.limit", "images.cache", "gpus", "generation.batch_size")
     return {key for key in config.difference(earlier, recipe) if key not in neutral}
 
 
@@ -146,20 +147,28 @@ def run(
     drawn_how = drawing(recipe, len(done) if not (folder / RECORD).exists() else 0)
     origins = agreed(recipe, folder, drawn, bool(done)) if team.main else {}
     asked = asked or answerer(recipe)
+    have = {prediction.key for prediction in done}
+    keys = [f"{sample.source}/{sample.id}" for sample in samples]
+    todo = [sample for sample, key in zip(samples, keys, strict=True) if key not in have]
+    size = comparing.stored(folder, RECORD).get("batch_size") if done else None
+    if todo:
+        size = decoding.batch_size(recipe, samples, before=size, loaded=asked.loaded)
     team.wait()  # all have read what is there before the main process writes
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=bool(done))
     record.note_data(origins.pop("data", {}))
     record.note_mixtures({"eval": drawn})
-    record.note_record(drawn_how | origins | {"asked": len(samples), "left_out": missed})
+    noted = drawn_how | origins | {"asked": len(samples), "left_out": missed}
+
+    def note(size: int | None) -> None:
+        record.note_record(noted | {"batch_size": size})
+
+    note(size)
     team.wait()
-    have = {prediction.key for prediction in done}
-    keys = [f"{sample.source}/{sample.id}" for sample in samples]
-    todo = [sample for sample, key in zip(samples, keys, strict=True) if key not in have]
     if done:
         logger.info("continuing: %d of %d questions are answered", len(done), len(samples))
-    if mine := todo[team.rank :: team.size]:
+    if size is not None and (mine := todo[team.rank :: team.size]):
         path = ranks.part(folder, team)
-        answer(recipe, asked, mine, path, append=path.exists(), judge=judge)
+        answer(sized(recipe, size), asked, mine, path, append=path.exists(), judge=judge, halved=note)
     team.wait()
     if team.main:
         ranks.gather(folder, keys)
@@ -230,15 +239,24 @@ def sampling(folder: Path) -> str:
     return json.loads((folder / RECORD).read_text(encoding="utf-8"))["sampling"]
 
 
-def answer(
-    recipe: EvalRecipe, asked: Answerer, samples: Sequence[Sample], path: Path, append: bool, judge: Judge | None = None
-) -> None:
-    """Write predictions as they come; each batch is on disk before the next one starts."""
-    from tqdm.auto import tqdm
-    from transformers import set_seed
+def sized(recipe: EvalRecipe, size: int) -> EvalRecipe:
+    """The recipe with this many questions at a time."""
+    return recipe.model_copy(update={"generation": recipe.generation.model_copy(update={"batch_size": size})})
 
-    set_seed(recipe.seed + rank())  # of sampling; a greedy evaluation does not depend on it
-    pairs = asked.answer(recipe, samples)
+
+def answer(
+    recipe: EvalRecipe,
+    asked: Answerer,
+    samples: Sequence[Sample],
+    path: Path,
+    append: bool,
+    judge: Judge | None = None,
+    halved: Callable[[int], None] | None = None,
+) -> None:
+    """Write predictions as they come; each batch is on disk before the next one starts. halved: as `complete` says."""
+    from tqdm.auto import tqdm
+
+    pairs = asked.answer(recipe, samples, halved)
     with open(path, "a" if append else "w", encoding="utf-8", buffering=1) as file:
         for sample, text in tqdm(
             pairs, total=len(samples), desc="eval", mininterval=2.0, disable=not is_main_process()
@@ -297,10 +315,11 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
     for source in recipe.data.eval:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
-    columns, names = Columns(), set[tuple[str, str]]()
+    columns, names, lengths = Columns(), set[tuple[str, str]](), Lengths(recipe)
 
     def see(sample: Sample) -> None:
         columns.see(sample)
+        lengths.see(sample)
         if recipe.benchmark is None:  # it puts its questions together from rows that may share a name
             refuse_namesake(sample, names)
 
@@ -311,5 +330,8 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
         check_columns(columns.by_task)
     count = counted.rows if recipe.limit is None else min(counted.rows, recipe.limit)
     low, high = visual_range(recipe.images.min_pixels, recipe.images.max_pixels)
-    console.print(f"{count} questions in {-(-count // recipe.generation.batch_size)} batches")
+    console.print(f"{count} questions")
     console.print(f"{low} to {high} visual tokens an image, up to {recipe.generation.max_new_tokens} new tokens each")
+    unread = len(known) < len(recipe.data.eval) or counted.absent
+    for line in decoding.said(recipe, lengths, count, unread):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,7 +1,9 @@
 """Best-of-N:  accelerate launch launch/bon.py recipes/bon.yaml [key.sub=value …] [--dry-run]"""
 
 import sys
+from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `sft` would be launch/sft.py
@@ -24,19 +26,18 @@ from vlm.loading import load_model, load_processor  # noqa: E402
 from vlm.pictures.resizing import seen  # noqa: E402
 
 
-def drawer(recipe: BonRecipe) -> stage.Draw:
-    """Loads the model; draws the recipe's number of completions of a question."""
-    from transformers import set_seed
-
+def drawer(recipe: BonRecipe, size: int, halved: Callable[[int], None] | None = None) -> stage.Draw:
+    """Loads the model; draws the recipe's number of completions of each question, `size` rows at a time."""
     processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
     model = load_model(recipe.model, device()).eval()
-    how = GenerationSection(**recipe.generation.model_dump(exclude={"samples"}))
+    many = recipe.generation.samples
+    how = GenerationSection(**recipe.generation.model_dump(exclude={"samples"}) | {"batch_size": size})
 
-    def draw(sample, seed):
-        set_seed(seed)
-        return [
-            text for _, text in complete(model, processor, [sample] * recipe.generation.samples, recipe.prompt, how)
-        ]
+    def draw(samples):
+        rows = [sample for sample in samples for _ in range(many)]
+        found = complete(model, processor, rows, recipe.prompt, how, recipe.seed, halved)
+        while texts := [text for _, text in islice(found, many)]:
+            yield texts
 
     return draw
 

@@ -137,7 +137,7 @@ def neutral(model) -> Iterator[None]:
     transformers fills whatever a call leaves open from that config, of a `generation_config` that is passed, too: a
     repetition penalty, n-grams that must not repeat, suppressed tokens. The model keeps its config, to be saved with.
     """
-    base = _unwrapped(model)
+    base = unwrapped(model)
     stored = base.generation_config
     if said := steering(stored):
         _say_ignored(", ".join(f"{key} {value!r}" for key, value in said.items()))
@@ -244,7 +244,7 @@ def _base(model):
     return model.get_base_model()
 
 
-def _unwrapped(model):
+def unwrapped(model):
     from peft import PeftModel
 
     return model.get_base_model() if isinstance(model, PeftModel) else model

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from stage.guards.halving import in_batches
 from vlm.answers import normalise
 from vlm.pictures.clip import Clip
 from vlm.pictures.digests import BITS, perceptual_hash
@@ -86,5 +87,5 @@ class ClipVectors:
 
 
 def _in_batches(embed: Callable[[Sequence[Any]], Any], items: Sequence[Any]) -> np.ndarray:
-    starts = range(0, len(items), CLIP_BATCH)
-    return np.concatenate([embed(items[start : start + CLIP_BATCH]).cpu().numpy() for start in starts])
+    found = in_batches(items, CLIP_BATCH, lambda some: embed(some).cpu().numpy(), "the rows (dedup)")
+    return np.stack([row for _, row in found])

@@ -8,7 +8,7 @@ another program, may bring such a file (`completions:` in the recipe). Only sour
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from stage.parallel.team import Team
 from vlm.common.errors import DataError
 from vlm.common.files import replacing
 
-Draw = Callable[[Sample, int], list[str]]
-"""`draw(sample, seed)` → completions of one question."""
+Draw = Callable[[Sequence[Sample]], Iterable[list[str]]]
+"""`draw(samples)` → completions of each question, in order and as they come. They must depend on nothing but the
+question, so that a continued run and one with more processes draw the same (`evals.draws`)."""
 
 
 def key(sample: Sample) -> str:
@@ -49,24 +50,24 @@ def refuse_namesake(sample: Sample, names: set[str]) -> None:
     names.add(name)
 
 
-def draw_all(
-    draw: Callable[[], Draw], samples: Sequence[Sample], folder: Path, name: str, seed: int, team: Team
-) -> None:
-    """Draw this process's share of what is not drawn yet. `draw()` loads the model, and only if there is work.
+def undrawn(samples: Sequence[Sample], folder: Path, name: str) -> list[Sample]:
+    """Those of which no process has drawn anything yet."""
+    have = {record["key"] for record in records(folder, name)}
+    return [sample for sample in samples if mark(sample) not in have]
 
-    Each question has a seed of its own, so a continued run and one with more processes draw the same.
-    """
+
+def draw_all(draw: Callable[[], Draw], todo: Sequence[Sample], folder: Path, name: str, team: Team) -> None:
+    """Draw this process's share of `todo`, which is the same in all. `draw()` loads the model, and only if there is
+    work."""
     from tqdm.auto import tqdm
 
-    have = {record["key"] for record in records(folder, name)}
-    todo = [s for number, s in enumerate(samples) if number % team.size == team.rank and mark(s) not in have]
-    if not todo:
+    mine = todo[team.rank :: team.size]
+    if not mine:
         return
-    drawn = draw()
     with Part(folder, name, team.rank) as part:
-        for sample in tqdm(todo, desc="draw", disable=not team.main, mininterval=2.0):
-            own = int(fingerprint(seed, key(sample))[:8], 16)
-            part.add({"key": mark(sample), "completions": drawn(sample, own)})
+        each = zip(mine, draw()(mine), strict=True)
+        for sample, texts in tqdm(each, total=len(mine), desc="draw", disable=not team.main, mininterval=2.0):
+            part.add({"key": mark(sample), "completions": texts})
 
 
 def check_complete(samples: Sequence[Sample], found: Mapping[str, Any], folder: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from rewards.score.model.exchange import Exchange, key_of
+from stage.guards.halving import in_batches
 from vlm.common.errors import DataError
 from vlm.pictures.clip import Clip
 from vlm.pictures.places import TAG
@@ -45,10 +46,8 @@ class ClipScorer(Clip):
 
     def score(self, exchanges: Sequence[Exchange]) -> list[float]:
         """Cosines in [-1, 1], in order. Raises: DataError for an exchange without a readable image."""
-        scores: list[float] = []
-        for start in range(0, len(exchanges), self.batch_size):
-            scores += self._batch(exchanges[start : start + self.batch_size])
-        return scores
+        scored = in_batches(exchanges, self.batch_size, self._batch, "the exchanges (clip.batch_size)")
+        return [score for _, score in scored]
 
     def _batch(self, exchanges: Sequence[Exchange]) -> list[float]:
         for exchange in exchanges:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from stage.planning import decoding
+from stage.planning.decoding import BatchSize
 from stage.recipe.decoding import DecodingSection
 from stage.recipe.sections import StageRecipe
 from vlm.common.errors import RecipeError
@@ -14,18 +16,7 @@ Selector = Literal["score", "clip", "majority", "random"]
 SELECTORS: tuple[Selector, ...] = get_args(Selector)
 
 
-class BatchedSection(WeightsSection):
-    """A model that scores this many exchanges at a time."""
-
-    batch_size: int = 8
-    "Exchanges at a time."
-
-    def check(self) -> None:
-        if self.batch_size < 1:
-            raise RecipeError(f"batch_size = {self.batch_size}; expected at least 1")
-
-
-class ScorerSection(BatchedSection):
+class ScorerSection(WeightsSection):
     """The learned score model."""
 
     path: LocatedPath | None = None
@@ -38,16 +29,18 @@ class ScorerSection(BatchedSection):
     "Attention kernel."
     images: PixelSection | None = None
     "Pixel limits; null takes the checkpoint's own, which it was trained with."
+    batch_size: BatchSize = "auto"
+    "Exchanges at a time; `auto`: as many as the memory holds, at most 64."
     share_prefix: bool = True
     "Compute once in a pass what its exchanges about an image have in common; false computes each one in full."
 
     def check(self) -> None:
-        super().check()
+        decoding.check(self.batch_size)
         if self.path and self.urls:
             raise RecipeError("path and urls are both given; expected one: a checkpoint, or services that hold it")
 
 
-class ClipSection(BatchedSection):
+class ClipSection(WeightsSection):
     """CLIP-score, the baseline."""
 
     path: LocatedPath | None = None
@@ -59,6 +52,10 @@ class ClipSection(BatchedSection):
     batch_size: int = 64
     "Exchanges at a time."
 
+    def check(self) -> None:
+        if self.batch_size < 1:
+            raise RecipeError(f"batch_size = {self.batch_size}; expected at least 1")
+
 
 class SamplingSection(DecodingSection):
     """How the answers to choose from are drawn; the checkpoint's generation_config.json has no say."""
@@ -67,15 +64,13 @@ class SamplingSection(DecodingSection):
     "Answers per question: the largest N of the curve."
     temperature: float = 0.95
     "Of sampling."
-    batch_size: int = 16
-    "Completions at a time."
+    batch_size: BatchSize = "auto"
+    "Completions at a time, of one question or several; `auto`: as many as the memory holds, at most 256."
 
     def check(self) -> None:
-        if min(self.samples, self.max_new_tokens, self.batch_size) < 1:
-            raise RecipeError(
-                f"samples = {self.samples}, max_new_tokens = {self.max_new_tokens}, batch_size = {self.batch_size}; "
-                "all must be at least 1"
-            )
+        if self.samples < 1:
+            raise RecipeError(f"samples = {self.samples}; expected at least 1")
+        decoding.check(self.batch_size)
         if self.temperature <= 0 or not 0 < self.top_p <= 1:
             raise RecipeError(
                 f"temperature = {self.temperature} and top_p = {self.top_p}; expected temperature > 0 (greedy answers "
@@ -109,6 +104,8 @@ class BonRecipe(StageRecipe):
     "The score model of the selector `score`."
     clip: ClipSection = ClipSection()
     "The CLIP model of the selector `clip`."
+    gpus: str | None = None
+    "Target of `--dry-run`, e.g. 8xA100-80G."
     subsets: int = 256
     "For `majority`: how many subsets of N represent all of them, where there are more."
     inside: Literal["answer", "text"] = "answer"

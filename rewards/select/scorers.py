@@ -8,16 +8,24 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rewards.score.model.exchange import Exchange, key_of
 from rewards.score.placement import InProcess, Served, options_of
 from rewards.score.scorer import Scorer
 from rewards.select.clip import ClipScorer
 from rewards.select.recipe import ClipSection, ScorerSection
+from stage.guards.halving import fitting
 from stage.parallel.journal import fingerprint, state_of_checkpoint
 from stage.parallel.team import device
+from stage.planning import decoding, memory
+from stage.planning.decoding import BatchSize
+from stage.recipe import config
 from vlm.common.errors import RecipeError
 from vlm.loading import looks_local
+from vlm.pictures.resizing import limits_of
+from vlm.sections import ModelSection
+from vlm.shapes import shape, visual_range
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +46,56 @@ class RandomScorer:
         return int.from_bytes(digest.digest()[:6], "big") / 2**48
 
 
+MOST = 64
+"""Exchanges at a time: as many as curation hands over by default, and best-of-N draws."""
+TEXT = 1024
+"""Tokens of an exchange's text that `auto` plans with; longer ones are rare, and the batch is halved for them."""
+
+
+class Fitting(InProcess):
+    """A score model that takes as many exchanges at a time as the memory holds, and fewer where it runs out."""
+
+    def __init__(self, path: str, batch_size: BatchSize, share_prefix: bool, **options: Any) -> None:
+        super().__init__(path, share_prefix=share_prefix, **options)
+        self.stated = batch_size
+        self.size: int | None = None
+
+    def score(self, exchanges: Sequence[Exchange]) -> list[float]:
+        """Raises: DataError as `InProcess`; OutOfMemory where one exchange alone does not fit."""
+        model = self.load()
+        readable = self._readable(exchanges, model)
+        if self.size is None:
+            self.size = self._auto(model) if self.stated == "auto" else self.stated
+        asked = min(self.size, max(1, len(readable)))
+
+        def scores(size: int) -> list[float]:
+            return model.score(readable, batch_size=size, share_prefix=self.share_prefix)
+
+        fitted, found = fitting(asked, scores, "the exchanges (scorer.batch_size)")
+        if fitted < asked:
+            self.size = fitted
+        return found
+
+    def _auto(self, model: Any) -> int:
+        if model.processor is None:  # `ScoreModel.score` says so
+            return 1
+        asked = {"path": self.path, "revision": self.options.get("revision")}
+        sizes = shape(config.build(asked, ModelSection, where=f"score model {self.path}"))
+        most = limits_of(model.processor)[1]
+        visual = visual_range(most, most, sizes.patch * sizes.merge)[1]
+        kind = model.config.text_config._attn_implementation
+        setup = memory.Setup(weight_bytes=model.dtype.itemsize, attention=kind)
+        size = min(MOST, decoding.Decoding(sizes, setup, TEXT, visual, new_tokens=0).most(decoding.room(weights=0)))
+        logger.info("scorer.batch_size: auto takes %d exchanges at a time", size)
+        return size
+
+
 def learned(section: ScorerSection) -> InProcess | Served:
     """The score model of a recipe, which loads at its first score, or the services that hold it."""
     if section.urls:
         return Served(section.urls)
     assert section.path is not None  # the recipe's check says so
-    return InProcess(section.path, section.batch_size, section.share_prefix, **options_of(section))
+    return Fitting(section.path, section.batch_size, section.share_prefix, **options_of(section))
 
 
 def load(name: str, scorer: ScorerSection, clip: ClipSection, seed: int) -> Scorer:

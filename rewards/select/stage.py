@@ -27,11 +27,13 @@ from samples import Sample, mixture
 from samples.columns import ByTask, Columns
 from samples.readers.checks import CLOSED
 from stage.guards import lock
+from stage.origins import comparing
 from stage.parallel.journal import Part, fingerprint, records, state_of_checkpoint, state_of_file
 from stage.parallel.team import Team
-from stage.planning import control
+from stage.planning import control, decoding
+from stage.planning.lengths import Lengths
 from stage.recipe import config
-from stage.runs import FINISHED, Run
+from stage.runs import FINISHED, RECORD, Run
 from vlm.common.best_of import sizes
 from vlm.common.errors import DataError
 from vlm.pictures.resizing import seen
@@ -47,14 +49,15 @@ TRIED = "<think>-</think><answer>-</answer>"
 @lock.released
 def run(
     recipe: BonRecipe,
-    draw: Callable[[], Draw],
+    draw: Callable[[int, Callable[[int], None]], Draw],
     judge: Judge,
     load: Callable[[str], Scorer] | None = None,
     check_columns: Callable[[ByTask], None] | None = None,
 ) -> list[report.Point]:
     """Best-of-N by a resolved recipe; returns the curve (empty in processes other than the main one).
 
-    draw: loads the model and returns how completions of a question are drawn. judge: how good completions are.
+    draw: given how many completions are drawn at a time, and who is told of a smaller number where memory runs out,
+    loads the model and returns how completions of questions are drawn. judge: how good completions are.
     load: the scorer by its name; by default the recipe's. check_columns: refuses columns that the judge needs and no
     row has.
     """
@@ -69,15 +72,25 @@ def run(
     folder = Path(recipe.output)
     lock.hold(folder, main=team.main)
     continued = (folder / "recipe.yaml").exists() and not (folder / FINISHED).exists() and not recipe.overwrite
+    before = comparing.stored(folder, RECORD).get("batch_size") if continued else None
+    team.wait()  # all have read what is there before the main process writes
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=continued, main=team.main)
     record.note_mixtures({"eval": data})
-    if recipe.completions is None:
+
+    def note(size: int | None) -> None:
         how = recipe.generation
-        record.note_record({"sampling": how.spoken(), "generation": how.model_dump(), "seed": recipe.seed})
+        noted = {"sampling": how.spoken(), "generation": how.model_dump(), "seed": recipe.seed}
+        record.note_record(noted | {"batch_size": size})
+
     path, parts = Path(recipe.completions or folder / "completions.jsonl"), folder / "parts"
     if recipe.completions is None:
         name = f"completions-{drawn_by(recipe)}"
-        candidates.draw_all(draw, samples, parts, name, recipe.seed, team)
+        todo = candidates.undrawn(samples, parts, name)
+        size = decoding.batch_size(recipe, samples, recipe.generation.samples, before) if todo else before
+        note(size)
+        team.wait()  # all have read what is there before any draws
+        if size is not None:
+            candidates.draw_all(partial(draw, size, note), todo, parts, name, team)
         team.wait()
         if team.main:
             candidates.put_together(samples, parts, name, path)
@@ -256,11 +269,12 @@ def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None
     closed answers the first question stands for all."""
     from rich.console import Console
 
-    console, columns, names = Console(), Columns(), set[str]()
+    console, columns, names, lengths = Console(), Columns(), set[str](), Lengths(recipe)
     judged, opened = list[bool](), dict[str, bool]()
 
     def see(sample: Sample) -> None:
         columns.see(sample)
+        lengths.see(sample)
         candidates.refuse_namesake(sample, names)
         if (known := opened.get(sample.task)) is None:
             unopened = sample.task == "grounding" and sample.size is None  # its boxes are read when it is sampled
@@ -279,6 +293,9 @@ def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None
     drawn = questions * recipe.generation.samples
     how = f"up to {recipe.generation.max_new_tokens} new tokens each"
     console.print(f"{questions} questions × {recipe.generation.samples} answers = {drawn} completions, {how}")
+    if recipe.completions is None:
+        for line in decoding.said(recipe, lengths, questions, data.absent, recipe.generation.samples):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     for selector in recipe.selectors:
         if selector in ("score", "clip"):
             console.print(f"{selector}: at most {drawn} exchanges to score (equal answers are scored once)")

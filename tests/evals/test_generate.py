@@ -13,10 +13,12 @@ from evals.generate import complete, conversation
 from evals.recipe import EvalRecipe, GenerationSection
 from samples import Sample
 from samples.sections import DataSection, SourceSection
+from stage.planning import decoding
 from stage.recipe import config
 from stage.runs import FINISHED
 from tests.support.scores.scored import said
 from tests.support.tiny_checkpoints import section
+from vlm import rollout
 from vlm.common.errors import RecipeError, UserError
 from vlm.loading import load_model, load_processor
 from vlm.pictures.resizing import limits_of
@@ -128,8 +130,8 @@ class Ready:
     def __init__(self, model, processor):
         self.model, self.processor = model, processor
 
-    def answer(self, recipe, samples):
-        return complete(self.model, self.processor, samples, recipe.prompt, recipe.generation)
+    def answer(self, recipe, samples, halved=None):
+        return complete(self.model, self.processor, samples, recipe.prompt, recipe.generation, recipe.seed, halved)
 
 
 def test_sampling_is_by_the_seed(model, processor, questions, tmp_path):
@@ -144,6 +146,39 @@ def test_sampling_is_by_the_seed(model, processor, questions, tmp_path):
         return path.read_text()
 
     assert said(1) == said(1) != said(2)
+
+
+def test_what_is_drawn_does_not_depend_on_the_batch(model, processor, questions):
+    """Nor on which questions come before, as in a continued run and in another number of processes."""
+    rows = [questions[1]] * 3 + questions + [questions[1]] * 2
+    drawn = [answers(model, processor, rows, batch, temperature=1.3, top_p=0.9) for batch in (1, 5, 12)]
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert len({text for name, text in drawn[0] if name == "1"}) > 3  # six draws for one question
+    rest = answers(model, processor, questions[3:], 2, temperature=1.3, top_p=0.9)
+    assert rest == drawn[0][6:10]
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """`generate` runs out of memory with more than two rows; the batches that were tried."""
+    real, tried = rollout.generate, []
+
+    def generate(model, inputs, index, **how):
+        tried.append(len(index))
+        if len(index) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(model, inputs, index, **how)
+
+    monkeypatch.setattr(rollout, "generate", generate)
+    return tried
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_answers_are_the_same_where_memory_runs_out(model, processor, questions, small_memory, temperature):
+    expected = answers(model, processor, questions, 2, temperature=temperature)
+    small_memory.clear()
+    assert answers(model, processor, questions, 6, temperature=temperature) == expected
+    assert small_memory == [6, 3, 2, 2, 2, 1]
 
 
 # an evaluation, whole and interrupted
@@ -182,6 +217,36 @@ def test_an_interrupted_evaluation_is_continued(tiny_model, demo_data, tmp_path,
     assert asked == [9] and (folder / "predictions.jsonl").read_text() == whole
     assert report.metrics["grounding/miou"].n == 4 and (folder / FINISHED).exists()
     assert json.loads((folder / "metrics.json").read_text())["vqa/exact"]["n"] == 4
+
+
+def test_auto_is_chosen_recorded_and_taken_again(tiny_model, demo_data, tmp_path, small_memory, monkeypatch, caplog):
+    """16 questions by 12, 6, 3 and 2; the record tells 2, which the continued run begins with. Answers are those of
+    batches of 2 and of 1."""
+    auto = ("generation.batch_size=auto", "generation.temperature=0.8")
+    monkeypatch.setattr(decoding.Decoding, "most", lambda self, room: 12)
+    whole = recipe(tiny_model, demo_data, tmp_path / "whole", *auto)
+    stage.run(whole)
+    folder = tmp_path / "whole"
+    assert small_memory == [12, 6, 3, 2, 2, 2, 2, 2, 2, 2, 2]
+    assert json.loads((folder / "record.json").read_text())["batch_size"] == 2
+    assert caplog.text.count("out of memory with ") == 3 and "going on with 2 (CUDA out of memory." in caplog.text
+    said = (folder / "predictions.jsonl").read_text()
+
+    (folder / FINISHED).unlink()
+    lines = said.splitlines(keepends=True)
+    (folder / "predictions.jsonl").write_text("".join(lines[:5]))
+    small_memory.clear()
+    stage.run(recipe(tiny_model, demo_data, folder, *auto))
+    assert small_memory == [2, 2, 2, 2, 2, 1] and (folder / "predictions.jsonl").read_text() == said
+    one = recipe(tiny_model, demo_data, tmp_path / "one", auto[1], "generation.batch_size=1")
+    stage.run(one)
+    assert (tmp_path / "one/predictions.jsonl").read_text() == said
+
+    (folder / FINISHED).unlink()
+    (folder / "predictions.jsonl").write_text("".join(lines[:15]))
+    small_memory.clear()
+    stage.run(recipe(tiny_model, demo_data, folder, auto[1], "generation.batch_size=3"))  # no other recipe
+    assert small_memory == [1] and (folder / "predictions.jsonl").read_text() == said
 
 
 def test_what_started_finds(tiny_model, demo_data, tmp_path):

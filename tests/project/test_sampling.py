@@ -102,20 +102,23 @@ def test_the_recipes_own_keys_act(tiny_model, asked):
     assert answers(tiny_model, asked, temperature=3.0) != plain
 
 
-def drawn(folder, asked):
+def drawn(folder, asked, size=6):
     changes = (
         f"model.path={folder}",
         "selectors=[random]",
         "generation={samples: 3, max_new_tokens: 6, batch_size: 6}",
     )
     recipe = config.load(ROOT / "recipes/demo/bon.yaml", BonRecipe, changes)
-    draw = runpy.run_path(str(ROOT / "launch/bon.py"), run_name="launcher")["drawer"](recipe)
-    return [draw(sample, number) for number, sample in enumerate(asked)]
+    draw = runpy.run_path(str(ROOT / "launch/bon.py"), run_name="launcher")["drawer"](recipe, size)
+    return list(draw(asked))
 
 
 def test_best_of_n(tiny_model, poisoned, asked):
     found = drawn(poisoned, asked)
     assert found == drawn(tiny_model, asked) and len(set(found[0])) > 1
+    for size in (2, 9):  # a batch holds part of a question's answers, or those of several questions
+        assert drawn(tiny_model, asked, size) == found
+    assert drawn(tiny_model, asked[1:]) == found[1:]
 
 
 def rolled_out(folder, asked, output, share, lora=False):

@@ -8,10 +8,13 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rewards.score.model.exchange import Exchange
+from rewards.score.model.score_model import ScoreModel
 from rewards.select import bon, scorers
+from rewards.select.clip import ClipScorer
 from rewards.select.recipe import ClipSection, ScorerSection
 from rewards.select.selectors import agreement, readable, score_answers
 from rewards.values import WrongValues
@@ -194,3 +197,59 @@ def test_a_file_is_known_by_its_length_and_ends(tmp_path):
     assert before == journal.state_of_file(path)
     path.write_bytes(b"a" * (3 * journal.EDGE - 1) + b"b")
     assert journal.state_of_file(path) != before
+
+
+# exchanges at a time
+
+
+@pytest.fixture(scope="module")
+def exchanges():
+    texts = ["yes", "no", "two ships", "a harbour", "none at all"]
+    return [Exchange.of("What is there?", text, images=[Image.new("RGB", (56, 56), (9, 90, 9))]) for text in texts]
+
+
+def scorer_of(**section):
+    return scorers.learned(ScorerSection(path=str(ROOT / "demo/score"), dtype="float32", **section))
+
+
+def test_fewer_exchanges_where_memory_runs_out(exchanges, monkeypatch, caplog):
+    """5 at a time fail, 3 fail, 2 fit, and stay; the scores are those of one at a time."""
+    expected, tried, real = scorer_of(batch_size=1).score(exchanges), [], ScoreModel.score
+
+    def score(self, asked, batch_size, **how):
+        tried.append(batch_size)
+        if batch_size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, asked, batch_size, **how)
+
+    monkeypatch.setattr(ScoreModel, "score", score)
+    model = scorer_of(batch_size=8)
+    assert model.score(exchanges) == pytest.approx(expected, abs=1e-5)
+    assert model.score(exchanges[:1]) == pytest.approx(expected[:1], abs=1e-5)
+    assert model.score(exchanges) == pytest.approx(expected, abs=1e-5)
+    assert tried == [5, 3, 2, 1, 2] and caplog.text.count("the exchanges (scorer.batch_size) at a time; going on") == 2
+
+
+def test_auto_is_what_fits(exchanges, monkeypatch):
+    """At most 64; the demo's score model is small."""
+    rooms = []
+    for room, size in ((2**50, 64), (0, 1)):
+        monkeypatch.setattr(scorers.decoding, "room", lambda weights, room=room: rooms.append(weights) or room)
+        model = scorer_of()
+        assert model.score(exchanges) == pytest.approx(scorer_of(batch_size=1).score(exchanges), abs=1e-5)
+        assert model.size == size
+    assert rooms == [0, 0], "its weights are on the device by then"
+
+
+def test_clip_too(exchanges):
+    scorer = ClipScorer.__new__(ClipScorer)
+    scorer.batch_size, tried = 4, []
+
+    def batch(some):
+        tried.append(len(some))
+        if len(some) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return [float(len(one.messages[-1]["content"])) for one in some]
+
+    scorer._batch = batch
+    assert scorer.score(exchanges) == [3, 2, 9, 9, 11] and tried == [4, 2, 2, 1]

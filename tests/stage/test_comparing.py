@@ -219,7 +219,9 @@ def test_an_evaluation_does_not_mix_answers(tmp_path, tiny_model, demo_data):
     recipe = config.load(argv[0], EvalRecipe, argv[1:])
 
     class Answerer:
-        def answer(self, recipe, samples):
+        loaded = False
+
+        def answer(self, recipe, samples, halved=None):
             for number, sample in enumerate(samples):
                 if number == self.stop:
                     raise KeyboardInterrupt

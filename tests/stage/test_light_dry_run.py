@@ -26,13 +26,21 @@ def pairs(tmp_path_factory):
         ("grpo_score", "grpo/captions.jsonl"),
         ("sft", "sft/traces.json"),
         ("score", None),
+        ("eval", "test/vqa_test.jsonl"),
+        ("bon", "test/vqa_test.jsonl"),
     ],
 )
 def test_no_heavy_library_is_imported(stage, data, demo_data, pairs, tmp_path):
-    """With rule rewards, a learned one in the process, and the recipe of the score model itself."""
+    """With rule rewards, a learned one in the process, the recipe of the score model itself; what asks questions."""
     sources = pairs if data is None else demo_data / data
-    changes = [f"data.train=[{{path: {sources}}}]", f"model.path={ROOT / 'demo/base'}", f"output={tmp_path / 'out'}"]
-    more = {"score": ["data.eval=null"], "grpo": ["rewards=[{use: gated}, {use: exact_match, weight: 0.1}]"]}
+    role = "eval" if stage in ("eval", "bon") else "train"
+    changes = [f"data.{role}=[{{path: {sources}}}]", f"model.path={ROOT / 'demo/base'}", f"output={tmp_path / 'out'}"]
+    more = {
+        "score": ["data.eval=null"],
+        "eval": ["gold=null"],
+        "bon": ["gold=null"],
+        "grpo": ["rewards=[{use: gated}, {use: exact_match, weight: 0.1}]"],
+    }
     script = ROOT / f"launch/{stage.removesuffix('_score')}.py"
     command = [
         sys.executable,
@@ -44,5 +52,5 @@ def test_no_heavy_library_is_imported(stage, data, demo_data, pairs, tmp_path):
         "--dry-run",
     ]
     done = run(command)
-    assert "Peak by ZeRO stage" in done.stdout
+    assert ("Peak by ZeRO stage" if role == "train" else "rows at a time") in done.stdout
     assert done.stdout.splitlines()[-1].strip() == "heavy:"

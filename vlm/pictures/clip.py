@@ -53,10 +53,10 @@ class Clip:
         # a text that fills the window may just have fitted
         full = [text for text, length in zip(texts, tokens["attention_mask"].sum(1), strict=True) if length >= limit]
         lengths = [len(ids) for ids in tokenizer(full, verbose=False)["input_ids"]] if full else []
-        self.texts += len(texts)
-        self.truncated += sum(length > limit for length in lengths)
         with torch.inference_mode():
             features = self.model.get_text_features(**tokens.to(self.device))
+        self.texts += len(texts)  # last, for a batch that does not fit the memory is read again
+        self.truncated += sum(length > limit for length in lengths)
         return _unit(features.pooler_output)
 
 
