@@ -169,7 +169,7 @@ class FixedTopP(TopPLogitsWarper):
 
 def fix_top_p(model) -> None:
     """From now on `model.generate` samples by `FixedTopP`. Overridden on the instance: `_get_logits_processor`."""
-    base = _unwrapped(model)
+    base = unwrapped(model)
     plain = base._get_logits_processor
 
     def processors(*given: Any, **named: Any) -> LogitsProcessorList:
