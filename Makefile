@@ -31,6 +31,8 @@ WORKERS ?= 2
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export WANDB_ERROR_REPORTING ?= false
 export TOKENIZERS_PARALLELISM ?= false
+# Demo, ablation and tests are for one GPU, or none; a stage refuses to be one process that sees several.
+export CUDA_VISIBLE_DEVICES ?= 0
 
 demo: $(STAMP)
 	$(BIN)/python -m demo.road $(DEMO_ARGS)

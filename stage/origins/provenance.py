@@ -39,6 +39,19 @@ def record(trainer: Any) -> dict[str, Any]:
     }
 
 
+def first_line(stage: str, zero: int, found: dict[str, Any]) -> str:
+    """A record in a line. zero: `sharding.zero`."""
+    where, what = found["processes"], found["model"]
+    count, total, trained = where["world_size"], what["parameters"], what["trained"]
+    way = f"ZeRO-{zero}" if zero else {"NO": "", "FSDP": "FSDP2"}.get(where["type"], "DDP")
+    joined_by = ", ".join(filter(None, (way, where["backend"])))
+    learned = "all" if trained == total else f"{trained:,}"
+    return (
+        f"{stage}: {count} process{'es' * (count > 1)} on {where['device']}{f' ({joined_by})' * bool(joined_by)}; "
+        f"{' and '.join(what['dtypes'])} weights, {what['attention']}; {total:,} parameters, {learned} trained"
+    )
+
+
 def sampling(arguments: Any) -> dict[str, Any]:
     """Of a stage that draws completions; the names are TRL's."""
     names = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty"]

@@ -14,13 +14,14 @@ from stage.guards import peers, watchdog
 from stage.guards.disk import is_full
 from stage.guards.progress import here
 from stage.guards.shared_memory import Fitting
-from stage.origins.provenance import record
+from stage.origins.provenance import first_line, record
 from stage.replay.dumps import DumpSteps
 from stage.runs import Run
 from stage.signals import StopOnSignal, watching
 from stage.tracking import trackers
 from stage.tracking.attach import attach
 from stage.trainer import callbacks
+from vlm.common.console import say
 from vlm.common.errors import UserError
 
 
@@ -33,7 +34,9 @@ def follow(trainer: Trainer, run: Run, beginning: Beginning) -> None:
     trainer.planned_bytes = run.checkpoint_bytes
     trainer.data_collator = Fitting(trainer.data_collator)
     trainer.add_callback(DumpSteps(trainer))
-    run.note_record(record(trainer) | run.origins)
+    found = record(trainer)
+    run.note_record(found | run.origins)
+    say(first_line(recipe.stage, recipe.sharding.zero, found))
     if run.main:
         trackers.identify(recipe.tracking, run.folder, resumed=recipe.resume is not None)
     attach(trainer, run, recipe)

@@ -16,8 +16,8 @@ from rewards.score.training.recipe import ScoreRecipe
 from rewards.score.training.trainer import Collator, Rows, preference_loss
 from stage.recipe import config
 from stage.runs import read_metrics
-from tests.support.deterministic import AsOnCUDA, restored
 from tests.support.processes.commands import ROOT
+from tests.support.runs.deterministic import AsOnCUDA, restored
 from vlm.common.errors import RecipeError
 
 pytestmark = pytest.mark.xdist_group("score")

@@ -21,7 +21,7 @@ from samples import Sample
 from samples.rows import prompt_rows
 from sft.trainer import SFTTrainer
 from stage.trainer.arguments import arguments
-from tests.support.deterministic import AsOnCUDA, restored
+from tests.support.runs.deterministic import AsOnCUDA, restored
 from tests.support.scripted import Scripted
 from tests.support.tiny_checkpoints import hub, section
 from vlm.loading import commit_of, load_model, load_processor

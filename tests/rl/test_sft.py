@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from sft.recipe import SFTRecipe
 from stage.recipe import config
 from stage.runs import read_metrics
-from tests.support.deterministic import AsOnCUDA, restored
+from tests.support.runs.deterministic import AsOnCUDA, restored
 from tests.support.sample_rows import dump
 from vlm.common.errors import DataError
 

@@ -34,6 +34,7 @@ from stage.planning.storage import storage
 from stage.recipe import config
 from vlm.adapters import PARTS
 from vlm.common.errors import RecipeError
+from vlm.loading import at_hand
 from vlm.sections import ModelSection
 from vlm.shapes import Shape, known, shape, visual_range
 
@@ -155,11 +156,17 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
         visual={},
         visual_planned=visual,
         phases={"update": updates[recipe.sharding.zero]},
-        host=memory.host(sizes, chosen, begun=not is_score_model(recipe.model.path, recipe.model.revision)),
+        host=memory.host(sizes, chosen, begun=_begun(recipe.model)),
         storage=storage(job, sizes, chosen, batch, merged=True),
         by_zero={stage: sum(parts.values()) + memory.OVERHEAD for stage, parts in updates.items()},
         notes=(*_notes(recipe, sizes, data, rows), *([] if head_only(sizes) else [widest(sizes, chosen, **widths)])),
     )
+
+
+def _begun(section: ModelSection) -> bool:
+    """Whether the checkpoint is a model without a head; unknown, and so no, where its config.json is not here."""
+    here = at_hand(section.path, "config.json", section.revision) is not None
+    return here and not is_score_model(section.path, section.revision)
 
 
 def head_only(sizes: Shape) -> bool:
