@@ -4,7 +4,6 @@ What differs from trl 1.16.0, in the order of the bases; each says in its docstr
 
     `rl.arguments.handed_over`            image tokens are never sampled, on any backend; only safetensors are loaded;
                                           the reference model is of the policy's commit
-    `vlm.rollout.FixedTopP`               nucleus sampling under full_determinism, where CUDA refuses transformers'
     `rl.unrewarded.Unrewarded`            completions without a reward are named in a line
     `rl.table.Table`                      the table of completions can be read by itself, and is shown to trackers
     `rl.counters.Counted`                 seconds, tokens, pictures and memory of each step in the log

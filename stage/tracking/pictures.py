@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from vlm.pictures import images
+
 QUALITY = 90
 """Of JPEG: 256² pixels take about 15 KB."""
 
@@ -40,7 +42,7 @@ def small(picture: Image.Image, pixels: int) -> Small:
 
 
 def opened(picture: Small) -> Image.Image:
-    return Image.open(io.BytesIO(picture.content))
+    return images.load(picture.content)
 
 
 def placed(box: Sequence[float], original: Sequence[float], size: Sequence[float]) -> list[int]:

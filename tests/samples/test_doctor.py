@@ -256,9 +256,10 @@ def test_ctrl_c_leaves_no_process(folder):
     subject = Subject(
         DataSection(train=[SourceSection(path=str(folder / "train.jsonl"))]), 0, Ruler(PromptSection()), PIXELS
     )
+    others = set(multiprocessing.active_children())  # workers of another test's data loader, which waits to be freed
     with pytest.raises(KeyboardInterrupt):
         examine(subject, folder, 2, interrupt)
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
 
 
 def test_ctrl_c_has_its_code(folder, monkeypatch, capsys):

@@ -18,8 +18,7 @@ from stage.tracking import overlays
 from stage.tracking.pictures import small
 from stage.tracking.samples import NAME
 from stage.tracking.table import Asked, Batch, Reading, row
-from tests.support.processes import forked
-from tests.support.processes.commands import ROOT, grpo
+from tests.support.processes.commands import ROOT, grpo, run
 from vlm.pictures.drawing import PREDICTED, TRUE
 
 TRACKING = (
@@ -33,7 +32,8 @@ def ran(tiny_model, demo_data, tmp_path_factory):
     """Two steps of a random model, whose completions come to no end: an alert."""
     folder = tmp_path_factory.mktemp("trackers")
     argv = grpo(tiny_model, demo_data, folder / "run", TRACKING)
-    forked.run([sys.executable, ROOT / "launch/grpo.py", *argv], cwd=folder, TRACKIO_DIR=str(folder / "trackio"))
+    # started, not forked: trackio reads the variable where it is imported
+    run([sys.executable, ROOT / "launch/grpo.py", *argv], cwd=folder, TRACKIO_DIR=str(folder / "trackio"))
     return SimpleNamespace(folder=folder / "run", trackio=folder / "trackio")
 
 
