@@ -203,7 +203,13 @@ def test_a_watchdog_that_speaks_too_late_is_told_of(capsys, log_levels):
         assert [*doubts(wanted)][0].endswith(f"write {advice}")
     assert not [*doubts(recipe(watchdog=None, training={"ddp_timeout": 60}))]
     for more in (["--dry-run"], []):  # in a run's first lines, too
-        argv = [str(ROOT / "recipes/r1_no_score.yaml"), "watchdog.minutes=90", "sharding.zero=0", "model.attention=sdpa", *more]
+        argv = [
+            str(ROOT / "recipes/r1_no_score.yaml"),
+            "watchdog.minutes=90",
+            "sharding.zero=0",
+            "model.attention=sdpa",
+            *more,
+        ]
         assert cli.launch(GRPORecipe, lambda recipe: None, lambda recipe: None, argv) == 0
         assert "note: training.ddp_timeout is 3600 s and watchdog.minutes 90: NCCL ends" in capsys.readouterr().err
 
