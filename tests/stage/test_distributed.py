@@ -204,6 +204,23 @@ def test_a_signal_stops_all_processes_at_the_same_step(trained):
     assert "resume: from" in said and not (folder / "interrupted.json").exists()
 
 
+def test_the_log_says_what_the_first_hour_shows(trained):
+    """docs/clusters.md, but for numbers, signal and machine."""
+    page = (ROOT / "docs/clusters.md").read_text().partition("## The first hour")[2]
+    said = trained["stopped"][1] + trained["zero3"][1]
+
+    def shape(line: str) -> str:
+        for shown, here in (("cuda", "cpu"), ("nccl", "gloo"), ("bfloat16", "float32"), ("SIGINT", "SIGTERM")):
+            line = line.replace(shown, here)
+        return re.sub(r"\d[\d,.:]*\d|\d", "N", re.sub(r"(?<=from )\S+/", "", line))
+
+    shown = re.search(r"```text\n(.*?)```", page, re.DOTALL)[1].splitlines()
+    found = [shape(line) for line in said.splitlines()]
+    assert len(shown) == 4
+    for line in map(shape, shown):
+        assert any(line in other for other in found), (line, found)
+
+
 def test_resumed_inside_of_a_block(trained, tiny_model, demo_data, tmp_path):
     """ZeRO-2 from the checkpoint after the first update, whose rollouts serve the second one too."""
     plain, _ = trained["zero2"]
