@@ -19,8 +19,6 @@ from stage.guards.progress import phase
 from stage.planning.gpus import peak_flops
 from vlm.adapters import part_of
 
-GIB = 2**30
-
 
 class Counters:
     """Sums since the last `take`."""
@@ -87,10 +85,6 @@ class Counters:
         found["throughput/tokens"] = seen / whole
         if self.peak is not None:
             found["throughput/mfu"] = flops / whole / self.peak
-        if torch.cuda.is_available():
-            found["memory/peak_gib"] = torch.cuda.max_memory_allocated() / GIB
-            found["memory/reserved_gib"] = torch.cuda.max_memory_reserved() / GIB
-            torch.cuda.reset_peak_memory_stats()
         return found
 
 

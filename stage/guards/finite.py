@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from stage.checkpoints import manifest
+from stage.guards import gpu_memory
 from stage.parallel.agreement import anywhere
 from stage.parallel.fsdp import part
 from stage.recipe.sections import GuardSection
@@ -52,7 +53,7 @@ class FiniteSteps(Dumping):
     Overridden: `_get_grad_norm`, `log`; `observed` of `Dumping`, which holds the step's micro-batches; `kept_state` and
     `take_state` of `Resumable`.
 
-    Logged: `guards/skipped_steps`, how many steps of the run have been skipped so far.
+    Logged: `guards/skipped_steps`, how many steps of the run have been skipped so far; and the peaks of GPU memory.
     """
 
     guards = GuardSection()
@@ -132,7 +133,7 @@ class FiniteSteps(Dumping):
 
     def log(self, logs, start_time=None):
         if self.model.training and "loss" in logs:
-            logs = {**logs, "guards/skipped_steps": self.skipped}
+            logs = {**logs, "guards/skipped_steps": self.skipped, **gpu_memory.peaks()}
         super().log(logs, start_time)
 
     def kept_state(self) -> dict[str, Any]:

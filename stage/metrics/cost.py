@@ -171,10 +171,10 @@ SPEED = Group(
 
 MEMORY = Group(
     "Memory and dashboards",
-    "Logged by `rl/counters.py`, by transformers when `training.skip_memory_metrics` is false, and by TRL to "
-    "dashboards (`tracking.report_to`) in addition to what is in metrics.jsonl.",
+    "Logged by `stage/guards/gpu_memory.py`, by transformers when `training.skip_memory_metrics` is false, and by TRL "
+    "to dashboards (`tracking.report_to`) in addition to what is in metrics.jsonl.",
     (
-        logged(
+        everywhere(
             "memory/peak_gib",
             "most memory that torch's allocator held for tensors on this GPU since the log before",
             "GiB",
@@ -186,7 +186,7 @@ MEMORY = Group(
             worse="higher",
             needs="cuda",
         ),
-        logged(
+        everywhere(
             "memory/reserved_gib",
             "most memory that torch's allocator had taken from this GPU since the log before, with what it holds free; "
             "CUDA and NCCL allocate beside it",

@@ -67,21 +67,16 @@ def test_flops_of_a_token_and_a_patch(model, setup):
 
 
 def test_utilisation_of_a_gpu(model, monkeypatch):
-    """A step of two seconds, half a second's worth of work; the peaks of memory since the log before."""
-    said = {"is_available": True, "get_device_name": "NVIDIA A800-SXM4-80GB", "max_memory_allocated": 3 * 2**30}
-    said["max_memory_reserved"] = 5 * 2**30
-    for name, value in said.items():
+    """A step of two seconds, half a second's worth of work."""
+    for name, value in {"is_available": True, "get_device_name": "NVIDIA A800-SXM4-80GB"}.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
-    resets = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: resets.append(1))
     counters = Counters(model)
     language, vision = counters.costs["update"]
     counters.peak = 2 * (10 * language + 16 * vision)
     counters.passed("update", places=12, tokens=10, grids=torch.tensor([[1, 4, 4]]))
     found = counters.take([2.0], seen=10)
-    assert found["throughput/mfu"] == pytest.approx(0.25) and found["memory/peak_gib"] == 3 and resets
-    assert found["memory/reserved_gib"] == 5
+    assert found["throughput/mfu"] == pytest.approx(0.25)
     assert Counters(model).peak == 312e12
     assert all(find(name, "grpo") for name in found)
 

@@ -276,3 +276,26 @@ def test_the_upstream_methods_are_as_they_were():
     assert "return self._is_overflow" in inspect.getsource(AcceleratedOptimizer.step_was_skipped.fget)
     assert "if opt.step_was_skipped" in inspect.getsource(AcceleratedScheduler.step)
     assert "self.optimizer.overflow" in inspect.getsource(DeepSpeedOptimizerWrapper.step_was_skipped.fget)
+
+
+@pytest.mark.parametrize(("stage", "cls"), [("grpo", GRPO), ("sft", SFT)])
+def test_the_peaks_of_gpu_memory_are_logged(train, monkeypatch, stage, cls):
+    """Of the time since the log before, in every training stage."""
+    from stage.guards import gpu_memory
+    from stage.metrics import find
+
+    trainer, _ = train(cls, {}, finish=False)
+    resets = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: resets.append(1))
+    for name, value in (
+        ("is_available", True),
+        ("max_memory_allocated", 3 * 2**30),
+        ("max_memory_reserved", 5 * 2**30),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    found = gpu_memory.peaks()
+    assert found == {"memory/peak_gib": 3, "memory/reserved_gib": 5} and resets == [1]
+    assert all(find(name, stage) for name in found)
+    trainer.model.train()
+    trainer.log({"loss": 0.5})
+    assert found.items() <= trainer.state.log_history[-1].items() and resets == [1, 1]
