@@ -52,18 +52,17 @@ def follow(trainer: Trainer, run: Run, beginning: Beginning) -> None:
 
 
 def check_trained(trainer: Trainer) -> None:
-    """Refuse a training of no step, unless none was asked for: a dashboard would call its untrained model finished.
+    """Refuse a training of no step: a dashboard would call its untrained model finished.
 
     Raises: UserError.
     """
     args = trainer.args
-    if trainer.state.global_step or (args.max_steps <= 0 and not args.num_train_epochs):
+    if trainer.state.global_step:
         return
     drops = ", or dataloader_drop_last: false" if args.dataloader_drop_last else ""
     raise UserError(
         f"no step was trained: {len(trainer.train_dataset)} rows fill no batch of per_device_train_batch_size "
-        f"{args.per_device_train_batch_size} on {args.world_size} processes; add rows, or lower it{drops} "
-        "(training.num_train_epochs: 0 asks for no step)"
+        f"{args.per_device_train_batch_size} on {args.world_size} processes; add rows, or lower it{drops}"
     )
 
 
