@@ -1,4 +1,5 @@
-"""Questions → completions: a model through transformers, or through vLLM. Loaded once for all benchmarks of a run."""
+"""Questions → completions: a model through transformers, through vLLM, or behind an address (`evals.served`). Loaded
+once for all benchmarks of a run."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from evals.recipe import EvalRecipe, GenerationSection
+from evals.served import Served
 from samples import Sample
 from stage.guards.halving import in_batches
 from stage.parallel.journal import fingerprint
@@ -196,15 +198,16 @@ def engine_arguments(section: ModelSection, recipe: EvalRecipe, samples: Sequenc
 
 def check(recipe: EvalRecipe) -> None:
     """Raises: RecipeError where the backend cannot run as it was launched; before processes wait for each other."""
-    if recipe.generation.backend == "vllm" and processes() > 1:
+    more = {"vllm": "generation.tensor_parallel to the number of GPUs", "endpoint": "endpoint.concurrency"}
+    if recipe.generation.backend in more and processes() > 1:
         raise RecipeError(
-            f"generation.backend vllm is one process, and {processes()} were launched; start it with `python` and set "
-            "generation.tensor_parallel to the number of GPUs"
+            f"generation.backend {recipe.generation.backend} is one process, and {processes()} were launched; start it "
+            f"with `python` and set {more[recipe.generation.backend]}"
         )
 
 
-Answerer = Transformers | VLLM
-BACKENDS: dict[str, type[Transformers] | type[VLLM]] = {"hf": Transformers, "vllm": VLLM}
+Answerer = Transformers | VLLM | Served
+BACKENDS: dict[str, Callable[[EvalRecipe], Answerer]] = {"hf": Transformers, "vllm": VLLM, "endpoint": Served}
 
 
 def answerer(recipe: EvalRecipe) -> Answerer:

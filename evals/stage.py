@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from evals import predictions, ranks
+from evals import predictions, ranks, served
 from evals.benchmarks import find
 from evals.comparing import compare
 from evals.generate import Answerer, answerer, check
@@ -20,6 +21,8 @@ from evals.scoring.reading import Reading
 from evals.scoring.report import Coverage, Scores, as_dict
 from samples import Sample, mixture
 from samples.columns import ByTask, Columns
+from stage.endpoint.cost import Call
+from stage.endpoint.sections import EndpointSection
 from stage.guards import lock
 from stage.guards.disk import spared
 from stage.origins import comparing
@@ -28,6 +31,7 @@ from stage.planning import control, decoding
 from stage.planning.lengths import Lengths
 from stage.recipe import config
 from stage.runs import DATA, FINISHED, RECORD, Run
+from vlm.common.console import say
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.processes import is_main_process
 from vlm.loading import architecture
@@ -77,8 +81,10 @@ def started(recipe: EvalRecipe, folder: Path) -> list[predictions.Prediction]:
 def changed(folder: Path, recipe: EvalRecipe) -> set[str]:
     """The keys that matter in which the recipe of a run folder differs from this one."""
     earlier = config.load(folder / "recipe.yaml", EvalRecipe)
-    neutral = ("overwrite", "pictures", "images.limit", "images.cache", "gpus", "generation.batch_size")
-    return {key for key in config.difference(earlier, recipe) if key not in neutral}
+    neutral = {"overwrite", "pictures", "images.limit", "images.cache", "gpus", "generation.batch_size", "cost"}
+    neutral |= {f"endpoint.{key}" for key in EndpointSection.MANNER}
+    different = config.difference(earlier, recipe)
+    return {key for key in different if key not in neutral and key.partition(".")[0] not in neutral}
 
 
 def agreed(recipe: EvalRecipe, folder: Path, drawn: mixture.Mixture, begun: bool) -> dict[str, Any]:
@@ -164,6 +170,8 @@ def run(
 
     note(size)
     team.wait()
+    if recipe.endpoint is not None and todo:
+        say(str(served.estimated(recipe, (served.call(recipe, sample) for sample in todo))))
     if done:
         logger.info("continuing: %d of %d questions are answered", len(done), len(samples))
     if size is not None and (mine := todo[team.rank :: team.size]):
@@ -176,7 +184,8 @@ def run(
     report = load_report(folder, recipe)
     if team.main:
         save(report, recipe, folder)
-    record.finish(**{name: metric.value for name, metric in report.metrics.items()})
+    spent = {"usage": asdict(asked.usage)} if isinstance(asked, served.Served) else {}
+    record.finish(**{name: metric.value for name, metric in report.metrics.items()}, **spent)
     return report
 
 
@@ -307,19 +316,23 @@ def picture(row: predictions.Prediction, image: str, reading: Reading) -> Pictur
 def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
     """Print what would be asked (`--dry-run`); neither model nor data need be here yet: what is not is noted."""
     console = Console()
-    try:
-        architecture(recipe.model.path, recipe.model.revision)
-    except RecipeError as error:
-        console.print(f"note: {error}", markup=False, highlight=False)
+    if recipe.endpoint is None:
+        try:
+            architecture(recipe.model.path, recipe.model.revision)
+        except RecipeError as error:
+            console.print(f"note: {error}", markup=False, highlight=False)
     known = [source for source in recipe.data.eval if source.limit is not None or Path(source.path).exists()]
     for source in recipe.data.eval:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
     columns, names, lengths = Columns(), set[tuple[str, str]](), Lengths(recipe)
+    calls: list[Call] = []
 
     def see(sample: Sample) -> None:
         columns.see(sample)
         lengths.see(sample)
+        if recipe.endpoint is not None:
+            calls.append(served.call(recipe, sample))
         if recipe.benchmark is None:  # it puts its questions together from rows that may share a name
             refuse_namesake(sample, names)
 
@@ -329,6 +342,10 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
     if check_columns is not None and len(known) == len(recipe.data.eval) and not counted.absent:
         check_columns(columns.by_task)
     count = counted.rows if recipe.limit is None else min(counted.rows, recipe.limit)
+    if recipe.endpoint is not None:
+        where = f"{recipe.endpoint.model} at {recipe.endpoint.address}"
+        console.print(f"{where}, {served.estimated(recipe, calls[: recipe.limit])}", markup=False, highlight=False)
+        return
     low, high = visual_range(recipe.images.min_pixels, recipe.images.max_pixels)
     console.print(f"{count} questions")
     console.print(f"{low} to {high} visual tokens an image, up to {recipe.generation.max_new_tokens} new tokens each")

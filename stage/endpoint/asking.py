@@ -46,6 +46,16 @@ class Row(Protocol):
 Asked = TypeVar("Asked", bound=Row)
 
 
+class Taking(Protocol):
+    """What takes answers and failures as they come: `Answers`, or whoever keeps them elsewhere."""
+
+    failures: Path
+
+    def put(self, row: Any, answer: Any) -> None: ...
+
+    def fail(self, row: Any, error: str) -> None: ...
+
+
 class Answers(Generic[R]):
     """Both files; `put` and `fail` inside `with`. `done` is what is answered, by key; `failed` counts this start's.
 
@@ -124,14 +134,15 @@ async def ask_all(
     endpoint: Endpoint,
     rows: Sequence[Asked],
     ask: Callable[[Asked], Awaitable[R]],
-    answers: Answers[R],
+    answers: Taking,
     cost: CostSection,
     label: str,
+    shown: bool = True,
 ) -> None:
     """Ask about the rows with the section's `concurrency` workers, and put what is finished into `answers`.
 
     ask: about one row; Unanswered, Malformed and DataError are that row's failure. Each worker has one request under
-    way, so no more than that many are. label: of the progress bar.
+    way, so no more than that many are. label: of the progress bar. shown: whether there is one.
     Raises: EndpointError where no row will be answered, where `stop_after` rows in succession failed, or where
     `cost.max_cost` is reached.
     """
@@ -158,7 +169,7 @@ async def ask_all(
                 answers.put(row, found)
             progress.update()
 
-    with tqdm(total=len(rows), desc=label, mininterval=2.0) as progress:
+    with tqdm(total=len(rows), desc=label, mininterval=2.0, disable=not shown) as progress:
         async with endpoint:
             workers = [asyncio.create_task(work()) for _ in range(min(section.concurrency, len(rows)))]
             try:

@@ -68,6 +68,8 @@ class Usage:
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cut: int = 0
+    "Replies that ended at the longest length."
 
     def add(self, reported: Any) -> None:
         """Count one reply. reported: its `usage`; an endpoint that says nothing counts no tokens."""
@@ -122,13 +124,14 @@ class Endpoint(Generic[Section]):
     async def __aexit__(self, *error: object) -> None:
         await self._client.aclose()
 
-    async def ask(self, messages: Messages) -> str:
-        """The text of the reply. Raises: Unanswered, EndpointError."""
+    async def ask(self, messages: Messages, **more: Any) -> str:
+        """The text of the reply. more: fields of this request alone. Raises: Unanswered, EndpointError."""
         body = {
             "model": self.section.model,
             "messages": messages,
             self.section.limit_field: self.section.max_tokens,
             **self.section.request,
+            **more,
         }
         for repetition in range(self.section.retries + 1):
             wait = None
@@ -186,6 +189,7 @@ class Endpoint(Generic[Section]):
             reply = response.json()
             self.usage.add(reply.get("usage"))
             text = reply["choices"][0]["message"].get("content")
+            self.usage.cut += reply["choices"][0].get("finish_reason") == "length"
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise Unanswered(self._struck(f"no chat completion: {response.text[:200]!r}")) from error
         # a lone surrogate, which JSON lets through, could not be sent back for repair

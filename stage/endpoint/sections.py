@@ -17,6 +17,10 @@ class EndpointSection(Section):
 
     called: ClassVar[str] = "endpoint"
     "The section's key in its recipe, as messages name it."
+    MANNER: ClassVar[tuple[str, ...]] = (
+        "address", "key", "limit_field", "concurrency", "timeout", "retries", "longest_wait", "stop_after",
+    )  # fmt: skip
+    "Keys that say how it is asked, not what: answers do not depend on them."
 
     address: str
     "Base address, up to the version: https://host/v1; requests go to {address}/chat/completions."

@@ -38,7 +38,7 @@ PICTURES = 4 * GIB
 MOST = 256
 """Rows: with more, most wait for the longest, and a kill loses more answers."""
 VLLM = 256
-"""Questions that are handed to vLLM at a time, which batches them by itself."""
+"""Questions that are handed to vLLM or to a server at a time, which batch them by themselves."""
 
 
 def check(size: BatchSize) -> None:
@@ -141,7 +141,7 @@ def batch_size(
         return stated
     if before is not None:
         return before
-    if getattr(recipe.generation, "backend", "hf") == "vllm":
+    if getattr(recipe.generation, "backend", "hf") != "hf":
         return VLLM
     lengths = Lengths(recipe)
     for sample in samples:
