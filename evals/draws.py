@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from vlm.common.errors import UserError
 from vlm.rollout import replaced, unwrapped
 
 ROWS = 64
@@ -33,14 +34,27 @@ class Draws(LogitsProcessor):
         """seeds: of each row, as numpy's generator takes them. longest: new tokens of a row."""
         self.numbers = torch.from_numpy(np.stack([np.random.default_rng(seed).random(longest) for seed in seeds]))
         self.start: int | None = None
+        self.faulty: Tensor | None = None
+        "(B,) bool, rows whose scores had no finite maximum: asked once, for each question waits for the GPU."
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """input_ids: (B, tokens so far). scores: (B, V), logits with -inf at what may not be drawn."""
         if self.start is None:
             self.start, self.numbers = input_ids.shape[1], self.numbers.to(scores.device)
         numbers = self.numbers[:, input_ids.shape[1] - self.start]
+        faulty = ~scores.amax(-1).isfinite()
+        self.faulty = faulty if self.faulty is None else self.faulty | faulty
         chosen = torch.cat([drawn(*rows) for rows in zip(scores.split(ROWS), numbers.split(ROWS), strict=True)])
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
+
+    def check(self) -> None:
+        """Raises: UserError where a token was drawn from scores that are no numbers."""
+        if self.faulty is not None and (rows := self.faulty.nonzero().flatten().tolist()):
+            raise UserError(
+                f"the model's scores are NaN or infinite, or leave no token, in {len(rows)} of {len(self.faulty)} rows "
+                f"of a batch (the first is row {rows[0]}), so nothing can be drawn; expected finite scores. float16 "
+                "overflows in some models: write model.dtype=bfloat16; else the checkpoint's weights are damaged"
+            )
 
 
 def drawn(scores: Tensor, numbers: Tensor) -> Tensor:
@@ -48,19 +62,25 @@ def drawn(scores: Tensor, numbers: Tensor) -> Tensor:
     sums = scores.double().softmax(-1).cumsum(-1)
     # a token of probability 0 does not raise the sum, so it is never the first above; rounding may leave none above
     below = torch.minimum(numbers[:, None] * sums[:, -1:], sums[:, -1:].nextafter(torch.zeros_like(sums[:, -1:])))
-    return torch.searchsorted(sums, below, right=True)
+    # NaN sorts behind all, and an index out of range would break the GPU before `check` can say what is wrong
+    return torch.searchsorted(sums, below, right=True).clamp(max=scores.shape[1] - 1)
 
 
 @contextmanager
 def drawing(model: PreTrainedModel, seeds: Sequence[Sequence[int]], longest: int) -> Iterator[None]:
-    """Within, `model.generate` samples as above. seeds, longest: as `Draws` takes them."""
+    """Within, `model.generate` samples as above. seeds, longest: as `Draws` takes them.
+
+    Raises: UserError at the end, as `Draws.check`."""
     base = unwrapped(model)
-    plain = base._get_logits_processor
+    plain, made = base._get_logits_processor, []
 
     def processors(*positional: Any, **named: Any) -> LogitsProcessorList:
         found = plain(*positional, **named)
-        found.append(Draws(seeds, longest))
+        made.append(Draws(seeds, longest))
+        found.append(made[-1])
         return found
 
     with replaced(base, "_get_logits_processor", processors):
         yield
+    for draws in made:
+        draws.check()

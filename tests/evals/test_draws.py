@@ -7,6 +7,7 @@ import torch
 from evals import draws
 from tests.support import tiny_checkpoints as tiny
 from vlm import loading
+from vlm.common.errors import UserError
 from vlm.rollout import neutral
 
 
@@ -70,3 +71,23 @@ def test_transformers_shapes_what_is_drawn_from(tiny_model, how):
             if said[-1] in ends:
                 break
         assert found[row, : len(said)].tolist() == said
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_scores_that_are_no_numbers_are_said_and_index_nothing(value):
+    scores = torch.zeros(2, 7)
+    scores[1, 2] = value
+    made = draws.Draws([[0], [1]], longest=1)
+    made(torch.zeros(2, 1, dtype=torch.long), scores)
+    with pytest.raises(UserError, match=r"in 1 of 2 rows of a batch \(the first is row 1\).*model.dtype=bfloat16"):
+        made.check()
+
+
+def test_a_batch_from_damaged_weights_ends_with_that_message(tiny_model):
+    model, seen = loading.load_model(tiny.section(tiny_model)), torch.ones(1, 3, dtype=torch.long)
+    hook = model.lm_head.register_forward_hook(lambda module, given, scores: scores * torch.nan)
+    try:
+        with pytest.raises(UserError, match="NaN or infinite"), neutral(model), draws.drawing(model, [[0]], 2):
+            model.generate(input_ids=seen, attention_mask=seen, max_new_tokens=2, do_sample=True)
+    finally:
+        hook.remove()
