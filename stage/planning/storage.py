@@ -127,18 +127,20 @@ def check_room(planned: Storage, overwrite: bool = False) -> None:
 def shortage(planned: Storage, overwrite: bool = False) -> tuple[str | None, str | None]:
     """(why there is certainly too little room on this machine, why there may be).
 
-    overwrite: the checkpoints of an earlier run in `output` will be gone; else they stay, and count as kept.
+    overwrite: the checkpoints of an earlier run in `output` will be gone; else they stay, and count as kept: a run that
+    goes on from them may need no other one, so it is told and not refused.
     """
     output = Path(planned.output)
     held, found = _held(output), folders.room(output)
     first = found + held if overwrite else found
-    if first < SURE * planned.first:
+    lacking = first < SURE * planned.first
+    if lacking and (overwrite or not held):
         what = "final/" if planned.written == 0 else "a checkpoint"
         return (
             f"output: the disk of {output} has {size(first)} free, and {what} takes {size(planned.first)}; make room, "
             f"or choose an output on another disk{_advice(planned)}"
         ), None
-    if found + held < planned.peak:
+    if lacking or found + held < planned.peak:
         return None, (
             f"the disk of {output} has {size(found)} free, and checkpoints and final/ take up to {size(planned.peak)} "
             "at a time: what finds no room is left out, with a warning; make room, or lower training.save_total_limit"

@@ -85,8 +85,9 @@ def test_every_metric_that_is_shown_is_one_that_is_logged():
     from rewards import gated
     from rewards.score.reward import health, probes
     from rl import counters
+    from stage.guards import gpu_memory
 
-    modules = (grpo_trainer, transformers.trainer, counters, health, probes, gated)
+    modules = (grpo_trainer, transformers.trainer, counters, gpu_memory, health, probes, gated)
     sources = "\n".join(inspect.getsource(module) for module in modules)
     names = [name for chapter in CHAPTERS for curve in chapter.curves for name in curve.names]
     for name in [*names, *COMPARED]:
