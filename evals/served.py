@@ -80,7 +80,7 @@ class Served:
         """Raises: UserError at the end, where some question got no answer, and at once where none will (EndpointError);
         what was answered is kept by whoever takes it."""
         arriving = Arriving(Path(recipe.output) / FAILURES)
-        before = self.usage.cut
+        before, silent = self.usage.cut, self.usage.empty
         with asking(recipe, samples, arriving, self.usage):
             while (found := arriving.found.get()) is not None:
                 if isinstance(found, BaseException):
@@ -88,6 +88,8 @@ class Served:
                 yield found
         if cut := self.usage.cut - before:
             logger.warning("%d of %d answers were cut at generation.max_new_tokens", cut, len(samples))
+        if empty := self.usage.empty - silent:
+            logger.warning("%d of %d answers are empty, as refusals are; they count as wrong", empty, len(samples))
         if arriving.failed:
             raise UserError(
                 f"{arriving.failed} of {len(samples)} questions got no answer, the first {arriving.first}. What is "

@@ -21,7 +21,7 @@ from evals.scoring.reading import Reading
 from evals.scoring.report import Coverage, Scores, as_dict
 from samples import Sample, mixture
 from samples.columns import ByTask, Columns
-from stage.endpoint.cost import Call
+from stage.endpoint.cost import Call, price
 from stage.endpoint.sections import EndpointSection
 from stage.guards import lock
 from stage.guards.disk import spared
@@ -184,7 +184,10 @@ def run(
     report = load_report(folder, recipe)
     if team.main:
         save(report, recipe, folder)
-    spent = {"usage": asdict(asked.usage)} if isinstance(asked, served.Served) else {}
+    spent = {}
+    if isinstance(asked, served.Served):
+        usage = asked.usage
+        spent["usage"] = asdict(usage) | {"cost": price(usage.input_tokens, usage.output_tokens, recipe.cost)}
     record.finish(**{name: metric.value for name, metric in report.metrics.items()}, **spent)
     return report
 

@@ -70,6 +70,8 @@ class Usage:
     output_tokens: int = 0
     cut: int = 0
     "Replies that ended at the longest length."
+    empty: int = 0
+    "Replies without text, such as refusals."
 
     def add(self, reported: Any) -> None:
         """Count one reply. reported: its `usage`; an endpoint that says nothing counts no tokens."""
@@ -193,7 +195,9 @@ class Endpoint(Generic[Section]):
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise Unanswered(self._struck(f"no chat completion: {response.text[:200]!r}")) from error
         # a lone surrogate, which JSON lets through, could not be sent back for repair
-        return text.encode(errors="replace").decode() if isinstance(text, str) else ""
+        found = text.encode(errors="replace").decode() if isinstance(text, str) else ""
+        self.usage.empty += not found.strip()
+        return found
 
     def _struck(self, text: str) -> str:
         return text if self._key is None else text.replace(self._key, "[key]")

@@ -173,6 +173,24 @@ def test_a_dry_run_says_what_it_costs_and_asks_nothing(tiny_model, demo_data, tm
     assert judge.calls == 0
 
 
+def test_empty_answers_are_counted_and_said(tiny_model, demo_data, tmp_path, caplog):
+    """A refusal has no content: it is an answer, and a wrong one, but nobody is to take it for the model's words."""
+
+    def silent(body):
+        status, headers, answer = completion("")
+        answer["choices"][0]["message"] |= {"content": None, "refusal": "I cannot help with that."}
+        answer["choices"][0]["finish_reason"] = "content_filter"
+        return status, headers, answer
+
+    with FakeJudge(silent({}), default=lambda body: completion("yes")) as judge:
+        asked = recipe(tiny_model, demo_data, tmp_path / "run", judge, "cost={input: 2.0, output: 10.0}")
+        stage.run(asked)
+    assert "1 of 16 answers are empty" in caplog.text
+    usage = json.loads((tmp_path / "run/finished.json").read_text())["usage"]
+    assert usage["empty"] == 1
+    assert usage["cost"] == pytest.approx((2.0 * usage["input_tokens"] + 10.0 * usage["output_tokens"]) / 1e6)
+
+
 REFUSED = {
     "no endpoint": (["generation.backend=endpoint"], "endpoint is not given"),
     "no backend": (["endpoint={address: 'https://h/v1', model: m}"], "generation.backend is hf, and endpoint is given"),
