@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from vlm.common.errors import UserError
-from vlm.rollout import replaced, unwrapped
+from vlm.rollout import processing, replaced, unwrapped
 
 ROWS = 64
 """Rows drawn at a time: float64 sums over Qwen2-VL's vocabulary take 74 MiB."""
@@ -72,15 +71,13 @@ def drawing(model: PreTrainedModel, seeds: Sequence[Sequence[int]], longest: int
 
     Raises: UserError at the end, as `Draws.check`."""
     base = unwrapped(model)
-    plain, made = base._get_logits_processor, []
+    made: list[Draws] = []
 
-    def processors(*positional: Any, **named: Any) -> LogitsProcessorList:
-        found = plain(*positional, **named)
+    def drawn_last(found: LogitsProcessorList) -> list[LogitsProcessor]:
         made.append(Draws(seeds, longest))
-        found.append(made[-1])
-        return found
+        return [*found, made[-1]]
 
-    with replaced(base, "_get_logits_processor", processors):
+    with replaced(base, "_get_logits_processor", processing(base, drawn_last)):
         yield
     for draws in made:
         draws.check()

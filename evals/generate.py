@@ -9,18 +9,18 @@ from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from evals.conversation import conversation
 from evals.recipe import EvalRecipe, GenerationSection
 from evals.served import Served
 from samples import Sample
 from stage.guards.halving import in_batches
 from stage.parallel.journal import fingerprint
 from stage.parallel.team import device
-from vlm import inventory, prompts
+from vlm import inventory
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.loading import load_model, load_processor, raw_config
-from vlm.pictures.places import blocks
-from vlm.pictures.resizing import limits_of, shown
+from vlm.pictures.resizing import limits_of
 from vlm.sections import ModelSection, PromptSection
 
 if TYPE_CHECKING:
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
     from vllm import LLM
 
 Pairs = Iterator[tuple[Sample, str]]
-
-
-def conversation(sample: Sample, section: PromptSection, limits: tuple[int, int]) -> list[dict[str, Any]]:
-    """The prompt with its images decoded, each where the text puts it. limits: (fewest, most) pixels that the model
-    sees of each."""
-    asked = prompts.prompt(sample, section.style, section.system, section.wording)
-    return blocks(asked, [shown(image, limits) for image in sample.images])
 
 
 def complete(

@@ -8,9 +8,6 @@ from the checkpoint's generation_config.json unless it was started with `--gener
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
-import json
 import logging
 import queue
 import threading
@@ -19,16 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals.conversation import conversation
 from evals.recipe import EvalRecipe, ServedSection
 from samples import Sample
 from stage.endpoint import cost
 from stage.endpoint.asking import FAILURES, ask_all
-from stage.endpoint.client import Endpoint, Messages, Usage
-from stage.parallel.journal import fingerprint
+from stage.endpoint.client import Endpoint, Messages, Usage, encoded, shown_at
+from stage.parallel.journal import Journal, fingerprint
 from vlm import prompts
 from vlm.common.errors import UserError
-from vlm.pictures.places import blocks
-from vlm.pictures.resizing import shown
 
 logger = logging.getLogger(__name__)
 REPLY = 400
@@ -37,11 +33,9 @@ REPLY = 400
 
 @dataclass(frozen=True)
 class Question:
-    """A row as `stage.endpoint.asking` takes it; what is answered is kept as predictions, so nothing else is asked."""
+    """A row as `stage.endpoint.asking` takes it."""
 
     sample: Sample
-    fingerprint: str = ""
-    pictures: str = ""
 
     @property
     def key(self) -> str:
@@ -62,8 +56,8 @@ class Arriving:
     def fail(self, row: Question, error: str) -> None:
         self.failed += 1
         self.first = self.first or f"{row.key}: {error}"
-        with open(self.failures, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": row.key, "error": error}, ensure_ascii=False) + "\n")
+        with Journal(self.failures) as journal:
+            journal.add({"key": row.key, "error": error})
 
 
 class Served:
@@ -154,9 +148,7 @@ def drawn(recipe: EvalRecipe, sample: Sample) -> dict[str, Any]:
 
 def messages_of(sample: Sample, recipe: EvalRecipe) -> Messages:
     """The conversation as the protocol has it. Raises: DataError for a picture that cannot be read."""
-    asked = prompts.prompt(sample, recipe.prompt.style, recipe.prompt.system, recipe.prompt.wording)
-    limits = (recipe.images.min_pixels, recipe.images.max_pixels)
-    turns = blocks(asked, [shown(image, limits) for image in sample.images])
+    turns = conversation(sample, recipe.prompt, (recipe.images.min_pixels, recipe.images.max_pixels))
     return [{"role": turn["role"], "content": parts(turn["content"])} for turn in turns]
 
 
@@ -165,16 +157,9 @@ def parts(content: Sequence[dict[str, Any]]) -> str | list[dict[str, Any]]:
     if [part["type"] for part in content] == ["text"]:
         return content[0]["text"]
     return [
-        {"type": "image_url", "image_url": {"url": png(part["image"])}} if part["type"] == "image" else dict(part)
+        shown_at(encoded(part["image"], "PNG", compress_level=1)) if part["type"] == "image" else dict(part)
         for part in content
     ]
-
-
-def png(picture: Any) -> str:
-    """A data URL of the very pixels."""
-    file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def call(recipe: EvalRecipe, sample: Sample) -> cost.Call:

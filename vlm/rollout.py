@@ -13,14 +13,21 @@ Overridden while `generate` runs, on the instance: `GenerationMixin._prefill`. P
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, GenerationConfig, LogitsProcessorList, TopPLogitsWarper
+from transformers import (
+    Cache,
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TopPLogitsWarper,
+)
 from transformers.generation import GenerationMode
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -170,15 +177,19 @@ class FixedTopP(TopPLogitsWarper):
 def fix_top_p(model) -> None:
     """From now on `model.generate` samples by `FixedTopP`. Overridden on the instance: `_get_logits_processor`."""
     base = unwrapped(model)
-    plain = base._get_logits_processor
-
-    def processors(*given: Any, **named: Any) -> LogitsProcessorList:
-        return LogitsProcessorList(
+    base._get_logits_processor = processing(
+        base,
+        lambda found: (
             FixedTopP(one.top_p, one.filter_value, one.min_tokens_to_keep) if type(one) is TopPLogitsWarper else one
-            for one in plain(*given, **named)
-        )
+            for one in found
+        ),
+    )
 
-    base._get_logits_processor = processors
+
+def processing(base, change: Callable[[LogitsProcessorList], Iterable[LogitsProcessor]]) -> Callable:
+    """`base._get_logits_processor` of a transformers model, with what it returns changed."""
+    plain = base._get_logits_processor
+    return lambda *given, **named: LogitsProcessorList(change(plain(*given, **named)))
 
 
 def generate(

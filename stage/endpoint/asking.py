@@ -24,13 +24,17 @@ FAILURES = "failures.jsonl"
 R = TypeVar("R")
 
 
-class Row(Protocol):
+class Named(Protocol):
     """What is asked about."""
 
     @property
     def key(self) -> str:
         """Its name, of which there is no other."""
         ...
+
+
+class Row(Named, Protocol):
+    """What `Answers` keep answers about."""
 
     @property
     def fingerprint(self) -> str:
@@ -43,7 +47,7 @@ class Row(Protocol):
         ...
 
 
-Asked = TypeVar("Asked", bound=Row)
+Asked = TypeVar("Asked", bound=Named)
 
 
 class Taking(Protocol):

@@ -22,9 +22,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import httpx2
+from PIL.Image import Image
 
 from stage.endpoint.sections import EndpointSection
 from vlm.common.addresses import warn_if_open
@@ -205,8 +206,12 @@ class Endpoint(Generic[Section]):
 
 def user_turn(pictures: Sequence[str], text: str) -> dict[str, Any]:
     """A user's turn of a conversation: pictures (as `data_url` gives them), then the text."""
-    shown = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
-    return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
+    return {"role": "user", "content": [*map(shown_at, pictures), {"type": "text", "text": text}]}
+
+
+def shown_at(url: str) -> dict[str, Any]:
+    """The part of a turn that is a picture."""
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def data_url(image: str | bytes, max_pixels: int) -> str:
@@ -215,9 +220,14 @@ def data_url(image: str | bytes, max_pixels: int) -> str:
     picture = images.load(image, size)
     if size != picture.size:
         picture = picture.resize(size)
+    return encoded(picture, "JPEG", quality=JPEG_QUALITY)
+
+
+def encoded(picture: Image, kind: Literal["JPEG", "PNG"], **options: Any) -> str:
+    """The picture as a data URL. options: of Pillow's writer."""
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    picture.save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-GIB = 2**30
+from stage.planning.memory import GIB
 
 
 def peaks() -> dict[str, float]:

@@ -9,7 +9,8 @@ from PIL import Image
 
 from evals import predictions, stage
 from evals.comparing import sidebyside
-from evals.generate import complete, conversation
+from evals.conversation import conversation
+from evals.generate import complete
 from evals.recipe import EvalRecipe, GenerationSection
 from samples import Sample
 from samples.sections import DataSection, SourceSection

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -25,18 +24,15 @@ from stage.recipe.sections import ShardingSection
 from stage.runs import read_metrics
 from tests.stage.test_distributed import SAVING, TRAINING, state
 from tests.support.processes import forked
-from tests.support.processes.commands import ROOT, grpo, sft, two_processes
+from tests.support.processes.commands import LETTERS, ROOT, grpo, sft, two_processes
 from tests.support.processes.common_numbers import go
+from tests.support.sample_rows import dump, shown_and_told
 from vlm.common.errors import RecipeError
 
 TOLERANCE = 1e-5
 """Of weights, and relative of metrics, in float32; measured 1.2e-7. Weights move by more than 1e-2."""
 PAIRS = ["grpo", "mixed", "plain", "adapter", "sft", "shown"]
 """Jobs that run in one process and under FSDP."""
-LETTERS = """
-def letters(completions, **columns):
-    return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]
-"""
 SPOILING = """
 from rl.trainer import GRPOTrainer
 observed = GRPOTrainer.observed
@@ -51,25 +47,17 @@ GRPOTrainer.observed = spoiled
 """Rank 1's loss of step 3 is NaN."""
 
 
-def mixed_rows(demo_data, folder) -> Path:
-    """A question about a picture and one without: each process gets one of them."""
-    rows = [json.loads(line) for line in (demo_data / "grpo/prompts.jsonl").read_text().splitlines()]
-    shown = next(row for row in rows if row["task"] == "vqa")
-    shown["images"] = [str((demo_data / "grpo" / image).resolve()) for image in shown["images"]]
-    told = {"images": [], "messages": [{"role": "user", "content": "2 + 2?"}], "task": "vqa", "answer": "4"}
-    for row in (shown, told):  # GRPO does not read the reply
-        row["messages"] = [row["messages"][-1], {"role": "assistant", "content": row["answer"]}]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (shown, told)))
-    return folder / "rows.jsonl"
-
-
 def jobs(model, data, folder, processes: int) -> list:
     """Jobs of tests/support/processes/common_numbers.py, whose output folders end in the number of processes."""
     (folder / "letters.py").write_text(LETTERS)
     (folder / "spoiling.py").write_text(SPOILING + LETTERS)
     own = [f"training.{key}={value}" for key, value in TRAINING.items()]
     one = ["training.max_steps=1", "training.num_iterations=1"]
-    alone = ["training.num_generations=2", "data.shuffle=false", f"data.train.0.path={mixed_rows(data, folder)}"]
+    alone = [
+        "training.num_generations=2",
+        "data.shuffle=false",
+        f"data.train.0.path={dump(folder / 'rows.jsonl', shown_and_told(data))}",
+    ]
     sgd = ["optim=sgd", "learning_rate=0.5", "lr_scheduler_type=constant", "warmup_steps=0"]
     sgd = ["training.per_device_train_batch_size=2", *(f"training.{key}" for key in sgd)]
 

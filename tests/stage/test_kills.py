@@ -19,13 +19,10 @@ from safetensors.torch import load_file
 from stage.checkpoints import manifest
 from stage.runs import read_metrics
 from tests.support.processes import commands, forked
+from tests.support.processes.commands import LETTERS
 from tests.support.processes.dying import begun, run
 
 pytestmark = pytest.mark.xdist_group("kills")
-LETTERS = """
-def letters(completions, **columns):
-    return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]
-"""
 SAVING = (
     "training.save_strategy=steps",
     "training.save_steps=1",

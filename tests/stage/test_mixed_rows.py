@@ -3,44 +3,31 @@ its gradients, and ZeRO-3 wait for its weights. What is learned is what one proc
 
 from __future__ import annotations
 
-import json
 import sys
 
 import pytest
 
 from rewards.score.training.preferences import Preference, write
 from tests.support.processes import forked
-from tests.support.processes.commands import ROOT, grpo, sft, two_processes
+from tests.support.processes.commands import LETTERS, ROOT, grpo, sft, two_processes
+from tests.support.sample_rows import dump, shown_and_told
 from tests.support.tiny_checkpoints import state
 
 STEP = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "warmup_steps": 0}
 STEP |= {"gradient_checkpointing": True, "logging_steps": 1}
 TOLERANCE = 1e-5
 """Of weights, in float32."""
-LETTERS = """
-def letters(completions, **columns):
-    return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]
-"""
 
 
 @pytest.fixture(scope="module")
 def rows(demo_data, tmp_path_factory):
-    """A folder with two rows for each stage: one with a picture, then one of text."""
+    """A folder with two rows, one with a picture, then one of text, and two pairs of such."""
     folder = tmp_path_factory.mktemp("mixed")
-    drawn = [json.loads(line) for line in (demo_data / "grpo/prompts.jsonl").read_text().splitlines()]
-    shown = next(row for row in drawn if row["task"] == "vqa")
-    shown["images"] = [str((demo_data / "grpo" / image).resolve()) for image in shown["images"]]
-    told = {"images": [], "messages": [{"role": "user", "content": "2 + 2?"}], "task": "vqa", "answer": "4"}
-    question = shown["messages"][0]
-    pairs = [Preference(shown["images"], question["content"], ["two ships", "a lake"])]
-    pairs += [Preference([], "2 + 2?", ["four", "five or so"])]
+    shown, told = shown_and_told(demo_data)
+    pairs = [Preference(shown["images"], shown["messages"][0]["content"], ["two ships", "a lake"])]
+    pairs += [Preference([], told["messages"][0]["content"], ["four", "five or so"])]
     write(folder / "score.jsonl", pairs)
-    taught = [
-        {**row, "messages": [row["messages"][-1], {"role": "assistant", "content": row["answer"]}]}
-        for row in (shown, told)
-    ]
-    for name, found in (("grpo", (shown, told)), ("sft", taught)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    dump(folder / "rows.jsonl", (shown, told))
     (folder / "letters.py").write_text(LETTERS)
     return folder
 
@@ -52,11 +39,11 @@ def trained(stage, tiny_model, demo_data, rows, tmp_path, zero: int, count: int 
     more += ["data.shuffle=false", f"sharding.zero={zero}", f"training.per_device_train_batch_size={2 // count}"]
     more += given
     if stage == "grpo":
-        more += [f"data.train.0.path={rows}/grpo.jsonl", f"rewards=[{{use: {rows}/letters.py:letters}}]"]
+        more += [f"data.train.0.path={rows}/rows.jsonl", f"rewards=[{{use: {rows}/letters.py:letters}}]"]
         more += ["training.per_device_train_batch_size=2", "training.beta=0.1"]
         argv = grpo(tiny_model, demo_data, output, *more)
     elif stage == "sft":
-        argv = sft(tiny_model, demo_data, output, *more, f"data.train=[{{path: {rows}/sft.jsonl}}]")
+        argv = sft(tiny_model, demo_data, output, *more, f"data.train=[{{path: {rows}/rows.jsonl}}]")
     else:
         argv = [str(ROOT / "recipes/demo/score.yaml"), f"output={output}", f"model.path={tiny_model}", *more]
         argv += [f"data.train=[{{path: {rows}/score.jsonl}}]", "data.eval=[]"]

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from stage.runs import read_metrics
-from tests.support.processes.commands import ROOT, grpo, run, sft, two_processes
+from tests.support.processes.commands import LETTERS, ROOT, grpo, run, sft, two_processes
 from tests.support.processes.common_numbers import go
 from tests.support.runs import wandb_files
 
@@ -29,10 +29,6 @@ SGD = ["optim=sgd", "learning_rate=0.5", "lr_scheduler_type=constant", "warmup_s
 """An update linear in the gradient; Adam's first step is its sign, which rounding can turn."""
 TRACKING = "samples: {rows: 7, pixels: 2500}, axes: {start: zero, seed: 0}"
 WANDB = f"report_to: [wandb], mode: offline, project: p, group: demo, tags: [tiny], {TRACKING}"
-LETTERS = """
-def letters(completions, **columns):
-    return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]
-"""
 
 
 def jobs(tiny_model, demo_data, folder, accumulation: int) -> list:

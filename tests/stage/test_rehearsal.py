@@ -17,7 +17,7 @@ import yaml
 from rewards.score.model.score_model import ScoreModel
 from stage.runs import read_metrics
 from tests.support.processes import forked
-from tests.support.processes.commands import ROOT, evaluation, two_processes
+from tests.support.processes.commands import LETTERS, ROOT, evaluation, two_processes
 from tests.support.processes.flash_cpu import allow_bf16
 
 SCRIPT = ROOT / "tests/support/processes/flash_cpu.py"
@@ -29,10 +29,6 @@ GRPO = {
     "max_steps": 2,
     "learning_rate": 1e-3,
 }
-LETTERS = """
-def letters(completions, **columns):
-    return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]
-"""
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from stage.guards.finite import NonFinite
 from stage.runs import read_metrics
-from tests.support.processes.commands import ROOT, grpo, sft
+from tests.support.processes.commands import LETTERS, ROOT, grpo, sft
 from tests.support.scores.pairs import coloured_pairs
 
 COMMON = [
@@ -21,10 +21,6 @@ COMMON = [
     "training.warmup_steps=0", "training.lr_scheduler_type=constant", "training.max_grad_norm=0.5",
 ]  # fmt: skip
 LOGGED = ["dump.steps=[2]", "training.logging_steps=1"]
-LETTERS = """
-def letters(completions, **columns):
-    return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]
-"""
 
 
 def launcher(name: str):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from stage.origins import provenance
 from stage.runs import read_metrics
 from tests.support.processes import forked
-from tests.support.processes.commands import ROOT, grpo, sft, two_processes
+from tests.support.processes.commands import LETTERS, ROOT, grpo, sft, two_processes
 from tests.support.scores.pairs import coloured_pairs
 from vlm import adapters
 
@@ -23,10 +23,6 @@ TOLERANCE = 1e-5
 LORA = "model.lora={r: 4, alpha: 8, dropout: 0.0, target_modules: [q_proj, v_proj]}"
 COMMON = ["optim=sgd", "learning_rate=1.0", "lr_scheduler_type=constant", "warmup_steps=0", "max_steps=2"]
 COMMON += ["per_device_train_batch_size=2", "save_strategy=steps", "save_steps=1", "logging_steps=1"]
-LETTERS = """
-def letters(completions, **columns):
-    return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]
-"""
 
 
 def asked(stage: str, tiny_model, demo_data, folder: Path, name: str) -> list[str]:

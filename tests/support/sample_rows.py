@@ -31,3 +31,14 @@ def row(**changes):
         "boxes": [[10, 20, 90, 80]],
     }
     return {key: value for key, value in (good | changes).items() if value is not ...}
+
+
+def shown_and_told(demo_data):
+    """A question of the demo about a picture, and one without, each with a reply, which GRPO does not read."""
+    rows = [json.loads(line) for line in (demo_data / "grpo/prompts.jsonl").read_text().splitlines()]
+    shown = next(found for found in rows if found["task"] == "vqa")
+    shown["images"] = [str((demo_data / "grpo" / image).resolve()) for image in shown["images"]]
+    told = {"images": [], "messages": [{"role": "user", "content": "2 + 2?"}], "task": "vqa", "answer": "4"}
+    for found in (shown, told):
+        found["messages"] = [found["messages"][-1], {"role": "assistant", "content": found["answer"]}]
+    return shown, told

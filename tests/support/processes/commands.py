@@ -11,6 +11,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 """`accelerate launch`, by the interpreter that runs the tests."""
+LETTERS = """
+def letters(completions, **columns):
+    return [sum(c.isalpha() for c in turns[0]["content"]) / 20 for turns in completions]
+"""
+"""A reward, to be written into a file and named as `FILE.py:letters`: random models spread in it."""
 LIMIT = 300
 """Seconds after which a command counts as hung; the slowest takes half a minute on two free cores."""
 
