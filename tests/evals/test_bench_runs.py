@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from evals import generate, ranks, stage
+from evals import conversation, ranks, stage
 from evals.benchmarks import session
 from evals.comparing import sidebyside
 from samples import mixture
@@ -129,7 +129,7 @@ def test_pictures_beyond_pillows_bound(tiny_model, tmp_path, monkeypatch, capsys
            "ground_truth": "black", "image_size": [9100, 10000]}  # fmt: skip
     (tmp_path / "data/LRS_VQA/LRS_VQA_merged.jsonl").write_text(json.dumps(row) + "\n")
     shown, whole = [], images.load
-    monkeypatch.setattr(generate, "shown", lambda *given: shown.append(resizing.shown(*given)) or shown[-1])
+    monkeypatch.setattr(conversation, "shown", lambda *given: shown.append(resizing.shown(*given)) or shown[-1])
 
     def load(image, at=None):
         assert at is not None or image != str(path)
