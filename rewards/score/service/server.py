@@ -254,7 +254,7 @@ async def _outcomes(future: Future[list[Outcome]], request: Request, limit: floa
     gone = leaving.done()
     leaving.cancel()
     if not outcomes.done():
-        outcomes.cancel()
+        future.cancel()  # not `outcomes`, which would tell it in the loop's next turn: after the answer has been sent
         if gone:
             raise ClientDisconnect
         raise HTTPException(503, f"no scores within {limit:g} s (limits.answer, or the client's own wait)")
