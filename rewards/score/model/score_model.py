@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLModel, Qwen2VLModel, initialization
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from rewards.score.model.exchange import Exchange, check_padding
@@ -236,16 +236,21 @@ class ScoreModel(PreTrainedModel):
         return self.reward_head(self._hidden(inputs.pop("input_ids"), image_features, **inputs)[0])
 
     def _hidden(self, input_ids: Tensor, image_features: Sequence[Tensor] | None, **inputs: Any) -> Tensor:
-        """The language model's last hidden states, (B, L, hidden)."""
-        placeholders = int((input_ids == self.config.image_token_id).sum())
+        """The language model's last hidden states, (B, L, hidden). The visual tokens take the placeholders' places here:
+        transformers before 5.18 swallows `mm_encoder_outputs`, and would score without the images."""
+        places = input_ids == self.config.image_token_id
+        placeholders = int(places.sum())
         visual = sum(map(len, image_features or ()))
         if placeholders != visual:
             raise ValueError(
                 f"{placeholders} image placeholders and {visual} visual tokens: some exchange would be scored blind; "
                 "expected as many of one as of the other"
             )
-        vision = {} if image_features is None else {"image": BaseModelOutputWithPooling(pooler_output=image_features)}
-        return self.model(input_ids=input_ids, mm_encoder_outputs=vision, use_cache=False, **inputs).last_hidden_state
+        embedded = self.get_input_embeddings()(input_ids)
+        if image_features:
+            visual_tokens = torch.cat(tuple(image_features)).to(embedded.device, embedded.dtype)
+            embedded = embedded.masked_scatter(places.unsqueeze(-1), visual_tokens)
+        return self.model(inputs_embeds=embedded, use_cache=False, **inputs).last_hidden_state
 
     @torch.no_grad()
     def score(self, exchanges: Sequence[Exchange], batch_size: int = 16, share_prefix: bool = True) -> list[float]:
