@@ -3,6 +3,7 @@
 # make ablation  {Zero, SFT, R1} with and without the score model, three seeds (27 minutes); again: continues
 # make test      lint and tests, all but those marked `full`
 # make test-full  the tests marked `full`: the demo at its full size against the README's figures (9 minutes)
+# make test-oldest  the tests marked `versions` with the oldest transformers, in .venv-oldest
 # make lint      ruff and mypy, without changing anything;   make format  lets ruff change it
 # make schema    recipes/schema/ and stage/recipe/arguments.json again, from the code and the installed TRL
 # make clean     removes the environment and caches; runs/ stays
@@ -15,11 +16,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo demo-score ablation test test-full lint format schema clean
+.PHONY: demo demo-score ablation test test-full test-oldest lint format schema clean
 .DEFAULT_GOAL := demo
 
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 STAMP := $(VENV)/.installed
 PYTHON ?=
 DEMO_ARGS ?=
@@ -51,6 +53,10 @@ test: lint
 test-full: $(STAMP)
 	$(BIN)/python -m pytest -m full -s $(TEST_ARGS)
 
+# SFT and the dry run against stored arguments need the newest (vlm/common/versions.py says what the oldest lacks).
+test-oldest: $(OLDEST)/.installed
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m versions $(TEST_ARGS)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,7 +75,7 @@ schema: $(STAMP)
 	$(BIN)/python launch/ablate.py --schema > recipes/schema/ablation.json
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an installation that was interrupted is repeated. DeepSpeed comes as source:
@@ -98,4 +104,12 @@ $(STAMP): pyproject.toml
 	fi
 	@echo "Installing into $(VENV) (some minutes, once)"
 	@DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+# A second environment from the first one's interpreter; its transformers alone is older.
+$(OLDEST)/.installed: pyproject.toml $(STAMP)
+	@echo "Installing into $(OLDEST) (some minutes, once)"
+	@rm -rf $(OLDEST)
+	@$(BIN)/python -m venv $(OLDEST)
+	@DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(OLDEST)/bin/python -m pip install --quiet -e '.[dev]' 'transformers==5.17.*'
 	@touch $@

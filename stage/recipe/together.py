@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from vlm.common.errors import RecipeError
+from vlm.common.versions import check_transformers
 
 SCHEDULES = {
     "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
@@ -99,6 +100,7 @@ def check_engines(recipe: Any) -> None:
 
     Raises: RecipeError.
     """
+    check_transformers(recipe)
     if hasattr(recipe, "model") and getattr(recipe.model, "liger", False):
         _need("liger_kernel", "model.liger", "pip install -e '.[gpu]', or write liger: false")
     if not hasattr(recipe, "argument"):

@@ -80,7 +80,7 @@ class Dumping:
 
     def _share(self, items: Any) -> float:
         """Part of a micro-batch's loss in its step's: `Trainer.training_step` divides what is not scaled yet."""
-        scaled = self.loss_is_scaled_for_ga
+        scaled = getattr(self, "loss_is_scaled_for_ga", None)  # of transformers 5.19; TRL sets what older ones read
         if scaled is None:
             scaled = self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and items is not None)
         return 1.0 if scaled else 1 / self._accumulation()

@@ -12,6 +12,8 @@ from vlm.boxes import read_boxes, write_boxes
 from vlm.loading import load_model, load_processor
 from vlm.sections import ImageSection, ModelSection
 
+pytestmark = pytest.mark.versions
+
 LIMITS = ImageSection(min_pixels=112 * 112, max_pixels=112 * 112)
 
 

@@ -10,6 +10,8 @@ from vlm import loading
 from vlm.common.errors import UserError
 from vlm.rollout import neutral
 
+pytestmark = pytest.mark.versions
+
 
 def test_a_token_by_hand():
     """Probabilities .2, 0, .5, .3, so sums .2, .2, .7, 1: the token of probability 0 is never drawn."""

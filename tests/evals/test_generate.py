@@ -25,6 +25,8 @@ from vlm.loading import load_model, load_processor
 from vlm.pictures.resizing import limits_of
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
+pytestmark = pytest.mark.versions
+
 RECIPE = Path(__file__).parents[2] / "recipes/demo/eval.yaml"
 LIMITS = ImageSection(min_pixels=112 * 112, max_pixels=112 * 112)
 PROMPT = PromptSection(system="Think.", wording={"vqa": "{question}"})

@@ -14,6 +14,8 @@ from stage.recipe import config
 from tests.support.processes.commands import ROOT
 from vlm.common.errors import DataError, RecipeError
 
+pytestmark = pytest.mark.versions
+
 
 def sample(task="open_ended"):
     return Sample([], [{"role": "user", "content": "Describe."}], task, id="7", source="here", answer="two ships")

@@ -13,6 +13,8 @@ from tests.support.tiny_checkpoints import picture, pixels
 from vlm.common.errors import DataError, RecipeError
 from vlm.loading import load_processor
 
+pytestmark = pytest.mark.versions
+
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 

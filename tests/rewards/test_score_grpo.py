@@ -33,7 +33,7 @@ from tests.support.tiny_checkpoints import picture, section
 from vlm.loading import load_model, load_processor
 from vlm.sections import ImageSection, PromptSection
 
-pytestmark = pytest.mark.xdist_group("score_grpo")
+pytestmark = [pytest.mark.versions, pytest.mark.xdist_group("score_grpo")]
 LIMITS = ImageSection(min_pixels=112 * 112, max_pixels=112 * 112)
 REFERENCE = "three planes on the apron"
 R1 = "<think>a</think><answer>{}</answer>"

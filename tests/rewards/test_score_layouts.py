@@ -19,6 +19,8 @@ from tests.support.processes.commands import ROOT
 from tests.support.sample_rows import dump
 from vlm.common.errors import DataError, RecipeError
 
+pytestmark = pytest.mark.versions
+
 Q, GOOD, BAD = "How many ships?", "Two ships.", "Five."
 USER, SYSTEM = {"role": "user", "content": Q}, {"role": "system", "content": "Be brief."}
 PARTS = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": Q}]}

@@ -13,6 +13,8 @@ from tests.support.tiny_checkpoints import picture, pixels
 from vlm.common.errors import DataError
 from vlm.loading import load_processor
 
+pytestmark = pytest.mark.versions
+
 SHIPS = "Ships lie in the harbor. "
 
 

@@ -15,6 +15,8 @@ from rewards.score import Exchange, ScoreModel
 from tests.support.tiny_checkpoints import picture, qwen2_5_vl
 from vlm.common.errors import RecipeError
 
+pytestmark = pytest.mark.versions
+
 CHECKPOINT = Path(__file__).parents[1] / "golden" / "scorers" / "checkpoint"
 EXCHANGES = [Exchange.of("How many?", "Two.", [picture(80, 60)]), Exchange.of("Where?", "In Rome.")]
 

@@ -22,6 +22,8 @@ from tests.support.tiny_checkpoints import picture, qwen2_5_vl
 from vlm.common.errors import RecipeError
 from vlm.prefix.pictures import blank_picture
 
+pytestmark = pytest.mark.versions
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "scorers"
 MODELS = [(family, positions) for family in ("qwen2_vl", "qwen2_5_vl") for positions in ("mrope", "sequential")]
 ANSWERS = ["Two.", "", "Two.", "There are two ships at the pier, and a third one leaves."]

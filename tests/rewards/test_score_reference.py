@@ -6,12 +6,16 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from rewards.score.model.exchange import Exchange
 from rewards.score.reward.reference import ImageKeys, ReferenceScores, exchange_key
 from rewards.score.reward.score import Score
 from rewards.score.scorer import ScorerUnavailable
 from tests.support.completions import r1
 from tests.support.scores.score_fakes import BLUE, RED, FakeScorer, batch, picture
+
+pytestmark = pytest.mark.versions
 
 TABLE = {"ref": 1.0, "other ref": 2.0, "good": 3.0, "bad": -1.0}
 

@@ -18,6 +18,8 @@ from tests.support.completions import r1
 from tests.support.scores.score_fakes import BLUE, RED, FakeScorer, bare, batch, picture
 from vlm.common.errors import DataError, RecipeError
 
+pytestmark = pytest.mark.versions
+
 TABLE = {"ref": 1.0, "good": 3.0, "better": 6.0, "bad": -1.0}
 
 

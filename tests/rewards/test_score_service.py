@@ -25,6 +25,8 @@ from tests.support.scores.score_servers import LIMIT, Lengths, Running, png, ser
 from vlm.common.errors import RecipeError
 from vlm.pictures import images as pictures
 
+pytestmark = pytest.mark.versions
+
 ONE = [{"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A ship."}], "images": []}]
 SHIP = 7.0  # characters of the answer
 

@@ -26,6 +26,8 @@ from vlm.loading import load_processor
 from vlm.prefix.pictures import blank_picture
 from vlm.sections import ImageSection, ModelSection
 
+pytestmark = pytest.mark.versions
+
 TABLE = {"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0, "ref": 0.0, "broken": math.nan}
 NO_ROWS = {"prompts": [], "completions": [], "task": [], "answer": [], "images": [], "source": [], "id": []}
 

@@ -20,7 +20,7 @@ from tests.support.processes.commands import ROOT
 from tests.support.runs.deterministic import AsOnCUDA, restored
 from vlm.common.errors import RecipeError
 
-pytestmark = pytest.mark.xdist_group("score")
+pytestmark = [pytest.mark.versions, pytest.mark.xdist_group("score")]
 BASE = str(ROOT / "demo/base")
 FORWARD = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "image_index")
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "green": (30, 160, 30)}

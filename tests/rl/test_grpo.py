@@ -27,7 +27,7 @@ from tests.support.tiny_checkpoints import hub, section
 from vlm.loading import commit_of, load_model, load_processor
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
-pytestmark = pytest.mark.xdist_group("grpo")
+pytestmark = [pytest.mark.versions, pytest.mark.xdist_group("grpo")]
 LIMITS = ImageSection(min_pixels=112 * 112, max_pixels=112 * 112)
 GROUND = {"boxes": [[0.0, 0.0, 112.0, 112.0]], "size": (224, 224), "task": "grounding"}
 

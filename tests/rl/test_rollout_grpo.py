@@ -17,6 +17,8 @@ from vlm import loading, rollout
 from vlm.adapters import apply_lora
 from vlm.sections import LoraSection, PromptSection
 
+pytestmark = pytest.mark.versions
+
 G = 4
 
 

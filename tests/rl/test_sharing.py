@@ -19,7 +19,7 @@ from vlm.loading import load_model, load_processor
 from vlm.prefix.pictures import Contents
 from vlm.sections import ImageSection, LoraSection, ModelSection
 
-pytestmark = pytest.mark.xdist_group("grpo")
+pytestmark = [pytest.mark.versions, pytest.mark.xdist_group("grpo")]
 LIMITS = ImageSection(min_pixels=56 * 56, max_pixels=112 * 112)
 
 # (words of the prompt, its pictures, lengths of its completions) by prompt

@@ -9,6 +9,8 @@ from rl.sharing import packed, parity
 from tests.support.groups import batch, gradients, plain, policy
 from vlm.common.errors import UserError
 
+pytestmark = pytest.mark.versions
+
 GROUPS = [(7, (1,), (9, 8, 12, 5)), (9, (0, 2), (14, 11))]
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.support.processes import forked
 from tests.support.processes.commands import ROOT, two_processes
 
+pytestmark = pytest.mark.versions
+
 LOSSES = ("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo")
 OPTIONS = {
     "sequence": {"importance_sampling_level": "sequence"},

@@ -14,6 +14,8 @@ from tests.support.tiny_checkpoints import forward, hub, pixels, qwen2_5_vl, qwe
 from vlm import adapters, loading
 from vlm.common.errors import RecipeError
 
+pytestmark = pytest.mark.versions
+
 LANGUAGE_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 

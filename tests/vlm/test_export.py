@@ -13,6 +13,8 @@ from tests.support.tiny_checkpoints import forward, pixels, section
 from vlm import export, loading
 from vlm.common.errors import RecipeError
 
+pytestmark = pytest.mark.versions
+
 BASE = ROOT / "demo" / "base"
 SPECIAL = ["im_end", "endoftext", "im_start", "object_ref_start", "object_ref_end", "box_start", "box_end"]
 SPECIAL = [f"<|{name}|>" for name in [*SPECIAL, "quad_start", "quad_end"]]

@@ -15,6 +15,8 @@ from vlm import loading, rollout
 from vlm.adapters import apply_lora
 from vlm.prefix import attention, padding
 
+pytestmark = pytest.mark.versions
+
 HALF = torch.bfloat16
 LEFT = [0, 9, 31]
 SAMPLED = {"do_sample": True, "temperature": 0.9, "top_p": 0.99, "top_k": 0, "suppress_tokens": [300, 301]}

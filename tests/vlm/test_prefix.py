@@ -16,6 +16,8 @@ from vlm.prefix import attention, enable, obstacle, pack, rope_positions
 from vlm.prefix.pictures import Contents, remembering
 from vlm.sections import ImageSection
 
+pytestmark = pytest.mark.versions
+
 LAYOUTS = [
     ([5], [[3, 3]]),
     ([4, 6], [[1, 4, 2], [5]]),

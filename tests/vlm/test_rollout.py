@@ -25,7 +25,7 @@ WAYS = {
 }
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+pytestmark = [pytest.mark.versions, pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from vlm.adapters import apply_lora, freeze, part_of
 from vlm.common.errors import RecipeError
 from vlm.sections import ImageSection, LoraSection
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):

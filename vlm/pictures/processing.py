@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from PIL import Image
 from transformers.models.qwen2_5_vl import processing_qwen2_5_vl as qwen2_5_vl
 from transformers.models.qwen2_vl import processing_qwen2_vl as qwen2_vl
 from transformers.processing_utils import ProcessorMixin
@@ -33,6 +34,16 @@ def present(images):
     if not isinstance(images, list | tuple):
         return images
     return [row for row in images if row is not None and not (isinstance(row, list | tuple) and len(row) == 0)]
+
+
+def opaque(images):
+    """Pictures, or rows of them, on white where they are transparent, as by transformers 5.23; 5.17 drops alpha."""
+    if isinstance(images, list | tuple):
+        return [opaque(image) for image in images]
+    if not isinstance(images, Image.Image) or not images.has_transparency_data:
+        return images
+    white = Image.new("RGBA", images.size, "white")
+    return Image.alpha_composite(white, images.convert("RGBA")).convert("RGB")
 
 
 def token_id(tokenizer, token: str) -> int:
@@ -61,7 +72,7 @@ class ImagesOnly:
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
     def prepare_inputs_layout(self, images=None, **named):
-        return super().prepare_inputs_layout(images=present(images) or None, **named)
+        return super().prepare_inputs_layout(images=opaque(present(images)) or None, **named)
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
         if videos is not None:

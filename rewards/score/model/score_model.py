@@ -236,7 +236,7 @@ class ScoreModel(PreTrainedModel):
         return self.reward_head(self._hidden(inputs.pop("input_ids"), image_features, **inputs)[0])
 
     def _hidden(self, input_ids: Tensor, image_features: Sequence[Tensor] | None, **inputs: Any) -> Tensor:
-        """The language model's last hidden states, (B, L, hidden). The visual tokens take the placeholders' places here:
+        """The language model's last hidden states, (B, L, hidden). The visual tokens replace the placeholders here:
         transformers before 5.18 swallows `mm_encoder_outputs`, and would score without the images."""
         places = input_ids == self.config.image_token_id
         placeholders = int(places.sum())

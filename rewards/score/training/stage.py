@@ -101,7 +101,7 @@ def origins(recipe: ScoreRecipe, train: Drawn[Preference], held_out: Drawn[Prefe
 def _checkpointing(recipe: ScoreRecipe) -> dict[str, Any]:
     """ZeRO-3 with adapters needs reentrant checkpointing (huggingface/trl issue 2514); nothing else does."""
     needed = recipe.sharding.zero == 3 and recipe.model.lora is not None
-    return {"activation_checkpointing_kwargs": {"use_reentrant": True}} if needed else {}
+    return {"gradient_checkpointing_kwargs": {"use_reentrant": True}} if needed else {}
 
 
 def save(trainer, processor, recipe: ScoreRecipe) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import runpy
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 SITE = Path(__file__).parent / "site"
@@ -29,7 +30,9 @@ def install(put=setattr) -> None:
     def available(kernels_fallback_ok=False):
         return True
 
-    if "flash_attn" not in import_utils._package_distribution_mapping():  # reading all metadata takes seconds
+    if hasattr(import_utils, "PACKAGE_DISTRIBUTION_MAPPING"):  # before transformers 5.23, read at its import
+        put(import_utils, "PACKAGE_DISTRIBUTION_MAPPING", packages_distributions())
+    elif "flash_attn" not in import_utils._package_distribution_mapping():  # reading all metadata takes seconds
         import_utils._package_distribution_mapping.cache_clear()
     for owner in (utils, import_utils, modeling_flash_attention_utils):
         put(owner, "is_flash_attn_2_available", available)
