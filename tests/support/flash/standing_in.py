@@ -31,7 +31,7 @@ def install(put=setattr) -> None:
         return True
 
     if hasattr(import_utils, "PACKAGE_DISTRIBUTION_MAPPING"):  # before transformers 5.23, read at its import
-        put(import_utils, "PACKAGE_DISTRIBUTION_MAPPING", packages_distributions())
+        import_utils.PACKAGE_DISTRIBUTION_MAPPING.update(packages_distributions())  # others hold it, too
     elif "flash_attn" not in import_utils._package_distribution_mapping():  # reading all metadata takes seconds
         import_utils._package_distribution_mapping.cache_clear()
     for owner in (utils, import_utils, modeling_flash_attention_utils):
