@@ -7,6 +7,7 @@ What differs from trl 1.16.0, in the order of the bases; each says in its docstr
     `rl.unrewarded.Unrewarded`            completions without a reward are named in a line
     `rl.table.Table`                      the table of completions can be read by itself, and is shown to trackers
     `rl.counters.Counted`                 seconds, tokens, pictures and memory of each step in the log
+    `rl.engine.Sampler`, `Engine`         vLLM is told the same prompt, and its log-probabilities are compared
     `rl.sharing.prompts.SharedPrompts`    each prompt is computed once for all its completions
     `stage.guards.finite.FiniteSteps`     a step whose loss or gradient is not finite does not happen
     `rl.resuming.ResumableRollouts`       a stopped run continues exactly; the inputs of a step can be dumped for replay
@@ -25,6 +26,7 @@ import trl
 
 from rl.arguments import handed_over, pinned
 from rl.counters import Counted
+from rl.engine import Sampler, engine
 from rl.resuming import ResumableRollouts
 from rl.sharing.prompts import SharedPrompts
 from rl.table import Table
@@ -36,7 +38,16 @@ from vlm.rollout import fix_top_p
 
 
 class GRPOTrainer(
-    Unrewarded, Table, Counted, SharedPrompts, FiniteSteps, ResumableRollouts, FlatOrder, FullySharded, trl.GRPOTrainer
+    Unrewarded,
+    Table,
+    Counted,
+    Sampler,
+    SharedPrompts,
+    FiniteSteps,
+    ResumableRollouts,
+    FlatOrder,
+    FullySharded,
+    trl.GRPOTrainer,
 ):
     """`model` is a Qwen2-VL or Qwen2.5-VL: loaded (PEFT too), a folder or a hub id. share_prefix, check_sharing: see
     `SharedPrompts`; the others are TRL's.
@@ -63,7 +74,7 @@ class GRPOTrainer(
     ):
         args, processing_class = handed_over(model, reward_funcs, args, processing_class)
         given = (model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *positional)
-        with pinned(model):
+        with pinned(model), engine():
             super().__init__(*given, share_prefix=share_prefix, check_sharing=check_sharing, **named)
         self._tokenizer.padding_side = "left"
         if self.args.full_determinism:

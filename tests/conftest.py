@@ -3,7 +3,7 @@
 The environment is set when this file is imported, before any test module imports a library that reads it, and
 is inherited by the processes that tests start (the socket guard is not: there, offline mode does its work).
 
-Which tests run: those marked `full` where -m names them, those marked `gpu` where there is a GPU. Any other that is
+Which tests run: those marked `full` or `vllm` where -m names them, those marked `gpu` where there is a GPU. Any other that is
 skipped fails a session of CI (.ci/run sets NADIR_CI): there, everything that a test needs is to be installed.
 """
 
@@ -47,13 +47,12 @@ hypothesis.settings.load_profile("nadir")
 
 
 def pytest_collection_modifyitems(config, items):
-    """No -m of another kind ("not slow") may bring in the tests that take minutes each."""
-    if "full" in config.option.markexpr:
-        return
-    full = [item for item in items if item.get_closest_marker("full")]
-    if full:
-        config.hook.pytest_deselected(items=full)
-        items[:] = [item for item in items if item not in full]
+    """No -m of another kind ("not slow") may bring in the tests that take minutes each, or need vLLM."""
+    unasked = {mark for mark in ("full", "vllm") if mark not in config.option.markexpr}
+    dropped = [item for item in items if unasked & {mark.name for mark in item.iter_markers()}]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
 
 
 def pytest_runtest_setup(item):

@@ -255,8 +255,7 @@ def test_the_ban_reaches_every_backend_and_keeps_the_users_settings():
 
 def test_vllm_is_handed_the_ban(build, monkeypatch, tiny_model):
     handed = {}
-    module = inspect.getmodule(trl.GRPOTrainer)
-    monkeypatch.setattr(module, "VLLMGeneration", lambda **given: handed.update(given))
+    monkeypatch.setattr("rl.engine.Engine", lambda **given: handed.update(given))
     build(use_vllm=True, vllm_mode="colocate")
     words = load_processor(tiny_model, LIMITS).tokenizer
     assert handed["generation_kwargs"] == {"logit_bias": dict.fromkeys(banned(words), -100.0)}

@@ -1,0 +1,132 @@
+"""GRPO's rollouts by vLLM: the prompt that the trainer means, and by how much the two sides' log-probabilities differ.
+
+TRL 1.16 hands vLLM ids in which the processor has written out a picture's placeholders, which the engine does once
+more; it leaves pixel limits and precision to the checkpoint, and drops the prompt ids that the engine reports.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import AbstractContextManager
+from functools import partial
+
+import torch
+import trl
+from trl.generation import vllm_generation
+
+from vlm.common.errors import RecipeError, UserError
+from vlm.engine import arguments, as_seen, check_prompts, one_placeholder
+from vlm.rollout import replaced
+
+MIXED = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+class Engine(vllm_generation.VLLMGeneration):
+    """Overridden: `_init_vllm` (arguments of the engine, tokens that end a text, keywords that it does not know),
+    `sync_weights` (pictures are encoded anew), `generate` (what it is told, and what it read), `_place_features` (a
+    server's pictures have the tokens that the trainer's have). Sleep mode, the weights' way to the engine and server
+    mode are TRL's.
+    """
+
+    def _init_vllm(self):
+        self.generation_kwargs = {"stop_token_ids": self._ends(), **self.generation_kwargs}
+        if self.mode == "server" or not hasattr(vllm_generation, "LLM"):  # TRL says that vLLM is missing
+            return super()._init_vllm()
+        try:
+            vllm_generation.SamplingParams(**self.generation_kwargs)
+        except TypeError as error:
+            raise RecipeError(
+                f"training.generation_kwargs: {error}; with use_vllm they are those of vllm.SamplingParams"
+            ) from error
+        dtype = MIXED.get(self.accelerator.mixed_precision) or str(self.model.dtype).removeprefix("torch.")
+        made = partial(vllm_generation.LLM, dtype=dtype, **arguments(self.processing_class))
+        with replaced(vllm_generation, "LLM", made):
+            return super()._init_vllm()
+
+    def _ends(self) -> list[int]:
+        """Ids at which a completion ends, as TRL counts them: the tokenizer's, and those of the generation config."""
+        stated = self.model.generation_config.eos_token_id
+        stated = [stated] if isinstance(stated, int) else stated or []
+        return sorted({self._tokenizer.eos_token_id, *stated})
+
+    @property
+    def _tokenizer(self):
+        return getattr(self.processing_class, "tokenizer", self.processing_class)
+
+    def sync_weights(self):
+        """TRL's; and vLLM forgets the pictures that it encoded with the weights before, as it does its prefixes. It
+        keeps them across requests, so a picture of an earlier epoch would be seen as the first weights saw it."""
+        super().sync_weights()
+        if self.mode == "colocate":
+            self.llm.llm_engine.reset_encoder_cache()
+        elif self.accelerator.is_main_process:
+            self.vllm_client.session.post(f"{self.vllm_client.base_url}/reset_encoder_cache").raise_for_status()
+
+    def generate(self, prompts, images, num_generations, profiler=None):
+        told = prompts
+        if images is not None:
+            images = [row and [as_seen(image, self.processing_class) for image in row] for row in images]
+        if self.mode == "colocate":  # a server is told the ids as they are, and where its pictures' features belong
+            token = self.processing_class.image_token_id
+            rows = images or [None] * len(prompts)
+            told = [one_placeholder(ids, token, len(row or ())) for ids, row in zip(prompts, rows, strict=True)]
+        read, *found = super().generate(told, images, num_generations, profiler)
+        check_prompts(prompts, read, self._tokenizer)
+        return prompts, *found
+
+    def _place_features(self, features, prompt_ids):
+        placed = super()._place_features(features, prompt_ids)
+        if placed is None:
+            return None
+        lengths = [[place["length"] for place in each["mm_placeholders"]["image"]] for each in (placed, features)]
+        if lengths[0] != lengths[1]:
+            raise UserError(
+                f"vLLM's server makes {lengths[1]} tokens of a prompt's pictures, and the trainer {lengths[0]}: it has "
+                "other pixel limits. Start it with "
+                f"--mm-processor-kwargs '{_json(arguments(self.processing_class)['mm_processor_kwargs'])}'"
+            )
+        return placed
+
+
+def _json(limits: dict[str, int]) -> str:
+    return "{" + ", ".join(f'"{name}": {value}' for name, value in limits.items()) + "}"
+
+
+def engine() -> AbstractContextManager[None]:
+    """Within, TRL's trainer makes an `Engine` where `use_vllm` asks for one."""
+    return replaced(inspect.getmodule(trl.GRPOTrainer), "VLLMGeneration", Engine)
+
+
+class Sampler:
+    """Logs `vllm/logp_gap/…`: the mean distance of a completion token's log-probability in vLLM from the trainer's, in
+    nats, over rows with and without pictures, of all processes. TRL has both where it corrects for the difference
+    (`vllm_importance_sampling_correction`).
+
+    Overridden: `_generate_and_score_completions`.
+    """
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        if self.use_vllm and self.vllm_importance_sampling_correction:
+            gaps = gap(output["old_per_token_logps"], output["sampling_per_token_logps"], output["completion_mask"])
+            shown = torch.tensor(
+                [count > 0 for count in output.get("num_images") or [0] * len(gaps)], device=gaps.device
+            )
+            self._note_gaps(gaps, shown)
+        return output
+
+    def _note_gaps(self, gaps: torch.Tensor, shown: torch.Tensor) -> None:
+        sums = torch.stack([gaps[shown].sum(0), gaps[~shown].sum(0)])  # (2 kinds, distance and tokens)
+        sums = self.accelerator.gather(sums[None]).sum(0)
+        mode = "train" if self.model.training else "eval"
+        for kind, (distance, tokens) in zip(("images", "text"), sums.tolist(), strict=True):
+            if tokens:
+                self._metrics[mode][f"vllm/logp_gap/{kind}"].append(distance / tokens)
+
+
+def gap(trainer: torch.Tensor, engine: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(B, 2): sum of |difference| over a row's tokens, and how many these are. All are (B, T); a token of which vLLM
+    has none (NaN) does not count."""
+    counted = mask.bool() & ~torch.isnan(engine)
+    distance = torch.where(counted, (trainer - engine).abs(), 0.0)
+    return torch.stack([distance.sum(1), counted.sum(1).to(distance.dtype)], 1)

@@ -1,0 +1,89 @@
+"""What vLLM is told, so that it reads the prompt that transformers reads.
+
+vLLM has a processor of its own. It replaces the placeholder of a picture by as many as the picture has visual tokens:
+ids in which that has been done already become another prompt, and nothing says so. It resizes pictures by the
+checkpoint's pixel limits, with torchvision. So it is given ids with one placeholder a picture, and each picture as the
+model sees it, under limits that leave it as it is; what it then read is compared with what was meant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from PIL.Image import Image
+
+from vlm.common.errors import UserError
+from vlm.pictures.processing import opaque
+from vlm.pictures.resizing import limits_of
+from vlm.shapes import smart_resize
+
+STRIP = 200
+"""The greatest ratio of sides that `smart_resize` takes."""
+AROUND = 4
+"""Tokens that a message shows on either side of the first difference."""
+
+
+def arguments(processor: Any) -> dict[str, Any]:
+    """Keywords of `vllm.LLM`, for pictures from `as_seen` and sampling that is stated in full.
+
+    generation_config: not the checkpoint's, which would add a repetition penalty and ids that end a text.
+    """
+    side = processor.image_processor.patch_size * processor.image_processor.merge_size
+    return {
+        "generation_config": "vllm",
+        "mm_processor_kwargs": {"min_pixels": side * side, "max_pixels": most_seen(*limits_of(processor), side)},
+        "limit_mm_per_prompt": {"video": 0},
+    }
+
+
+def most_seen(least: int, most: int, side: int) -> int:
+    """A bound for the pixels of `smart_resize`, which go beyond `most` where a strip's short side is rounded up to one
+    token (a·b = most, b ≤ 200·a), or both sides of a small picture are (a·b = least)."""
+    strip, small = side * math.sqrt(STRIP * most), side * (math.sqrt(STRIP) + 1 / math.sqrt(STRIP)) * math.sqrt(least)
+    return max(most, math.ceil(strip), math.ceil(least + small + side * side))
+
+
+def as_seen(image: Image, processor: Any) -> Image:
+    """The picture as our processor resizes it, (width, height) in multiples of a visual token's side; RGB."""
+    size = smart_resize(image.size, *limits_of(processor))
+    image = opaque(image).convert("RGB")
+    return image if image.size == size else image.resize(size, processor.image_processor.resample)
+
+
+def one_placeholder(ids: Sequence[int], token: int, pictures: int) -> list[int]:
+    """A prompt with each picture's run of placeholders (`token`) as one, in which vLLM writes the run itself.
+
+    Raises: UserError where there are not as many runs as pictures.
+    """
+    runs = [(kind, list(run)) for kind, run in groupby(ids, lambda one: one == token)]
+    found = sum(kind for kind, _ in runs)
+    if found != pictures:
+        raise UserError(
+            f"vLLM: a prompt of {len(ids)} tokens has {found} runs of picture tokens and {pictures} pictures; expected "
+            "one run for each. Does a text hold <|image_pad|>, or does the chat template leave pictures out?"
+        )
+    return [one for kind, run in runs for one in (run[:1] if kind else run)]
+
+
+def check_prompts(asked: Iterable[Sequence[int]], read: Iterable[Sequence[int]], tokenizer: Any) -> None:
+    """Compare the prompts that were meant with those that vLLM says it read, placeholders written out in both.
+
+    Raises: UserError with the first place where they part.
+    """
+    for row, (meant, found) in enumerate(zip(asked, read, strict=True)):
+        meant, found = list(meant), list(found)
+        if meant == found:
+            continue
+        pairs = enumerate(zip(meant, found, strict=False))
+        place = next((place for place, (one, other) in pairs if one != other), min(len(meant), len(found)))
+        near = slice(max(0, place - AROUND), place + AROUND)
+        raise UserError(
+            f"vLLM reads another prompt than the trainer: row {row} of a batch, {len(meant)} tokens meant and "
+            f"{len(found)} read, alike up to token {place}. Meant: …{tokenizer.decode(meant[near])!r}…, read: "
+            f"…{tokenizer.decode(found[near])!r}…. Its completions would answer something else. Where the number of "
+            "<|image_pad|> differs, the engine has other pixel limits than images.min_pixels and images.max_pixels, or "
+            "writes placeholders once more than it should (docs/vllm.md)"
+        )
