@@ -39,7 +39,7 @@ def write(name: str, options: argparse.Namespace, rows: list[dict], notes: Seque
     about = machine(options)
     content = {"benchmark": name, "machine": about, "options": vars(options), "notes": list(notes), "rows": rows}
     (folder / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    text = "\n".join([table(rows, options.device), "", *(f"- {note}" for note in [*notes, described(about, options)])])
+    text = "\n".join([table(rows, options.device, about["peak_flops"]), "", *(f"- {note}" for note in [*notes, described(about, options)])])
     (folder / f"{stem}.md").write_text(text + "\n", encoding="utf-8")
     draw(rows, options.device, folder / f"{stem}.png", stem)
     print(text, flush=True)
@@ -57,13 +57,16 @@ def label(row: dict[str, Any]) -> str:
     return " ".join([row["shape"], *(f"{key}{row[key]}" for key in ("P", "R", "G", "U") if key in row)])
 
 
-def table(rows: list[dict], device: str) -> str:
-    """A Markdown table: seconds (median, min–max), and how many times fewer of everything the way takes."""
+def table(rows: list[dict], device: str, peak_flops: float | None = None) -> str:
+    """A Markdown table: seconds (median, min–max), and how many times fewer of everything the way takes.
+
+    peak_flops: what the GPU could do in a second, for its utilisation.
+    """
     shown = ["wall"] if device == "cuda" else ["wall", "cpu"]
     kinds = {"wall": "wall", "cpu": "CPU time"}
     head = ["case", "phase", "way", "of", "s", "s with the way", *(f"× {kinds[kind]} (pairs)" for kind in shown)]
     head += ["× FLOPs", "ideal", "saving realised", "peak GiB", "with the way"]
-    head += ["TFLOP/s", "with the way"] if device == "cuda" else []
+    head += ["TFLOP/s", "with the way", "MFU", "with the way"] if device == "cuda" else []
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in rows:
         times = row[shown[-1]]  # CPU time where it was measured
@@ -77,8 +80,14 @@ def table(rows: list[dict], device: str) -> str:
         cells += [f"{memory[way]['peak']:.2f}" if way in memory else "" for way in (row["base"], row["way"])]
         if device == "cuda":
             cells += [f"{row['tflops_per_s'][way]:.0f}" for way in (row["base"], row["way"])]
+            cells += [utilisation(row, way, peak_flops) for way in (row["base"], row["way"])]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def utilisation(row: dict, way: str, peak_flops: float | None) -> str:
+    """Share of the GPU's peak that a way needed in a phase; "" where either is not known."""
+    return f"{row['needed_per_s'][way] / peak_flops:.1%}" if peak_flops and way in row["needed_per_s"] else ""
 
 
 def _seconds(times: dict[str, float]) -> str:

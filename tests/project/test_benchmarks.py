@@ -92,10 +92,14 @@ def test_ratios_are_of_medians_and_their_spread_is_that_of_pairs():
             clocks[name].append(clock)
     counts = {name: common.Clock() for name in clocks}
     counts["plain"].flops["total"], counts["ours"].flops["total"] = 100, 40
-    (row,) = common.rows({}, clocks, counts, {"total": 4.0}, ("total",))
+    needs = {"total": {"plain": 120.0, "ours": 30.0}}
+    (row,) = common.rows({}, clocks, counts, needs, ("total",))
     assert row["ratio"]["cpu"] == {"of_medians": 3.0, "min": 2.0, "max": 6.0}
     assert row["flops"]["ratio"] == 2.5
     assert row["flops"]["realised"] == pytest.approx(60 / 75)  # 100 → 25 would be the ideal
+    assert row["needed_per_s"] == {"plain": 20.0, "ours": 15.0}  # of 6 and 2 seconds
+    assert [report.utilisation(row, way, 50.0) for way in ("plain", "ours")] == ["40.0%", "30.0%"]
+    assert report.utilisation(row, "ours", None) == ""  # a card whose peak is not known
 
 
 def asked(script: str, folder, **more: str) -> list[list[str]]:
