@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.support.common import Ways, cases, machine, peak
+from benchmarks.support.common import Ways, cases, fastest, machine, peak
 
 INKS = ("#2563a8", "#8fb4d9")
 
@@ -31,25 +31,55 @@ def run(
     write(name, options, [row for case in wanted for row in measure(case)], notes)
 
 
-def write(name: str, options: argparse.Namespace, rows: list[dict], notes: Sequence[str]) -> str:
-    """Files into `options.out`; returns the table, which is printed too."""
+def write(name: str, options: argparse.Namespace, rows: list[dict], notes: Sequence[str]) -> None:
+    """Table and picture of ways that were timed, into `options.out`."""
+    peak_flops = fastest(options.device)
+    png = record(name, options, rows, notes, table(rows, options.device, peak_flops), figures(rows, peak_flops))
+    draw(rows, options.device, png, png.stem)
+
+
+def record(
+    name: str, options: argparse.Namespace, rows: list[dict], notes: Sequence[str], text: str, line: str
+) -> Path:
+    """NAME.json and NAME.md into `options.out`; the latter is printed, too. Returns the name of a picture beside them.
+
+    text: the Markdown table. line: what came out, for a table of several benchmarks (`benchmarks.summary`).
+    """
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     stem = options.name or name
     about = machine(options)
-    content = {"benchmark": name, "machine": about, "options": vars(options), "notes": list(notes), "rows": rows}
+    on = f"{described(about)}; {options.dtype}"
+    content = {"benchmark": name, "figures": line, "on": on, "machine": about, "options": vars(options)}
+    content |= {"notes": list(notes), "rows": rows}
     (folder / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    text = "\n".join([table(rows, options.device, about["peak_flops"]), "", *(f"- {note}" for note in [*notes, described(about, options)])])
+    on += f"; load {about['load'][0]} at the end"
+    text = "\n".join([text, "", *(f"- {note}" for note in [*notes, on])])
     (folder / f"{stem}.md").write_text(text + "\n", encoding="utf-8")
-    draw(rows, options.device, folder / f"{stem}.png", stem)
     print(text, flush=True)
-    return text
+    return folder / f"{stem}.png"
 
 
-def described(about: dict[str, Any], options: argparse.Namespace) -> str:
-    where = about["gpu"] or f"{about['processor']}, {about['cores']} cores, {options.threads} thread(s)"
+def described(about: dict[str, Any]) -> str:
+    where = about["gpu"] or f"{about['processor']}, {about['cores']} cores, {about['threads']} thread(s)"
     versions = " ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return f"{where}; {options.dtype}; load {about['load'][0]} at the end; {versions}; {about['commit']}"
+    return f"{where}; {versions}; {about['commit']}"
+
+
+def figures(rows: list[dict], peak_flops: float | None) -> str:
+    """`total 3.1 → 0.52 s (6.0×), MFU 41% → 38%, 60.1 → 41.2 GiB; …`: the plain way → the other."""
+    found = []
+    for row in rows:
+        ways = row["base"], row["way"]
+        before, after = (row["wall"][way]["median"] for way in ways)
+        said = f"{row['phase']} {before:.3g} → {after:.3g} s ({row['ratio']['wall']['of_medians']:.1f}×)"
+        said += f" {row['way']}" if len({row["way"] for row in rows}) > 1 else ""
+        shares = [utilisation(row, way, peak_flops) for way in ways]
+        said += f", MFU {' → '.join(filter(None, shares))}" if any(shares) else ""
+        if memory := row.get("peak_gib"):
+            said += ", " + " → ".join(f"{memory[way]['peak']:.1f}" for way in ways) + " GiB"
+        found.append(said)
+    return "; ".join(found)
 
 
 def label(row: dict[str, Any]) -> str:

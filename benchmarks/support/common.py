@@ -240,15 +240,21 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "processor": model or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
+        "threads": options.threads,
         "load": [round(value, 1) for value in os.getloadavg()],
         "gpu": torch.cuda.get_device_name() if options.device == "cuda" else None,
-        "peak_flops": peak_flops(torch.cuda.get_device_name()) if options.device == "cuda" else None,
+        "peak_flops": fastest(options.device),
         "system": platform.platform(),
         "versions": {m.__name__: m.__version__ for m in (torch, transformers, trl)} | kernels(),
         "commit": _commit(),
         "command": " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]),
         "finished": time.strftime("%Y-%m-%d %H:%M"),
     }
+
+
+def fastest(device: str) -> float | None:
+    """FLOP a second of this GPU's matrix units in bfloat16; None on a CPU, and where they are not known."""
+    return peak_flops(torch.cuda.get_device_name()) if device == "cuda" else None
 
 
 def kernels() -> dict[str, str]:
