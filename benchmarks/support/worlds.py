@@ -25,10 +25,9 @@ SYSTEM = "Think."
 MROPE = {"tiny": [8, 12, 12], "2b": [16, 24, 24], "7b": [16, 24, 24]}
 
 
-def processor(side: int):
-    """The demo's, for pictures of `side` × `side` pixels."""
-    limits = ImageSection(min_pixels=side * side, max_pixels=side * side)
-    return load_processor(str(Path(demo.__file__).parent / "base"), limits)
+def processor(side: int, folder: Path = Path(demo.__file__).parent / "base"):
+    """The demo's, or that of another checkpoint, for pictures of `side` × `side` pixels."""
+    return load_processor(str(folder), ImageSection(min_pixels=side * side, max_pixels=side * side))
 
 
 def config(shape: str, tokenizer, layers: int | None = None):
