@@ -94,12 +94,17 @@ def table(rows: Sequence[Mapping]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = step_parser(__doc__.splitlines()[0])
     parser.set_defaults(rollout="none", rewards="rule", optimizer="none", dtype="bfloat16", one_model=True)
     options = parser.parse_args(argv)
     if options.dtype == "float32":
         parser.error("--dtype: bfloat16 or float16 expected; in float32 benchmarks.grpo_step compares both paths")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(argv)
     torch.set_num_threads(options.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # the reference is float32
     (case,) = common.cases(options)
