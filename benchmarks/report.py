@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ def write(name: str, options: argparse.Namespace, rows: list[dict], notes: Seque
     """Table and picture of ways that were timed, into `options.out`."""
     peak_flops = fastest(options.device)
     png = record(name, options, rows, notes, table(rows, options.device, peak_flops), figures(rows, peak_flops))
+    if find_spec("matplotlib") is None:
+        print(f"{png.name} is not drawn: matplotlib is not installed", flush=True)
+        return
     draw(rows, options.device, png, png.stem)
 
 

