@@ -60,5 +60,5 @@ ended() { # SECONDS NAME TOOK HOW
 }
 
 checks
-"$PYTHON" -m benchmarks.summary "$OUT"
+"$PYTHON" -m benchmarks.support.summary "$OUT"
 exit "$failed"

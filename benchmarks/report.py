@@ -47,7 +47,7 @@ def record(
 ) -> Path:
     """NAME.json and NAME.md into `options.out`; the latter is printed, too. Returns the name of a picture beside them.
 
-    text: the Markdown table. line: what came out, for a table of several benchmarks (`benchmarks.summary`).
+    text: the Markdown table. line: what came out, for a table of several benchmarks (`benchmarks.support.summary`).
     """
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2VLForConditionalGeneration
 
 from benchmarks import parity, report
-from benchmarks.summary import summary
 from benchmarks.support import common, worlds
+from benchmarks.support.summary import summary
 from rl.sharing import packed
 from tests.project.test_layering import ROOT
 from tests.support import gpu_checks
@@ -111,7 +111,7 @@ def test_the_scripts_are_bash_and_name_known_options(script, tmp_path):
     starts, _ = gpu_checks.asked(path, tmp_path, INSTALLED="vllm")
     assert len(starts) >= 4
     for name, *argv in starts:
-        if name == "benchmarks.summary":
+        if name == "benchmarks.support.summary":
             continue
         parse = getattr(importlib.import_module(name), "parse", common.parser("").parse_args)
         options = parse(argv)
@@ -127,7 +127,7 @@ def test_gpu_sh_takes_nine_minutes_at_most():
 def test_a_check_whose_package_is_missing_costs_nothing(tmp_path):
     starts, printed = gpu_checks.asked(gpu_checks.SCRIPT, tmp_path)
     modules = [words[0] for words in starts]
-    assert modules == [f"benchmarks.{name}" for name in ("parity", "grpo_step", "score", "summary")]
+    assert modules == [f"benchmarks.{name}" for name in ("parity", "grpo_step", "score", "support.summary")]
     assert "\nengine_2b: skipped, vllm is not installed\n" in printed
 
 
@@ -150,7 +150,7 @@ def test_a_check_is_stopped_at_its_limit(tmp_path):
     (tmp_path / "timeout").chmod(0o755)
     path = f"{tmp_path}:/usr/bin:/bin"
     starts, printed = gpu_checks.asked(gpu_checks.SCRIPT, tmp_path, "score_7b", status=1, PATH=path)
-    assert [words[0] for words in starts] == ["benchmarks.summary"]
+    assert [words[0] for words in starts] == ["benchmarks.support.summary"]
     limit = gpu_checks.limits()["score_7b"]
     assert f"\n{limit} s\nscore_7b: FAILED: its time was up\n" in printed
 

@@ -46,7 +46,7 @@ def asked(script: Path, folder: Path, *given: str, status: int = 0, **more: str)
 def rehearse(name: str, folder: Path) -> dict:
     """One check of the list as GPU_REHEARSAL=1 asks for it, in this process; its NAME.json."""
     starts, _ = asked(SCRIPT, folder, name, GPU_REHEARSAL="1", INSTALLED="vllm")
-    module, *argv = next(words for words in starts if "benchmarks.summary" not in words)
+    module, *argv = next(words for words in starts if "benchmarks.support.summary" not in words)
     if module == STANDING_IN:  # the fixture `flash_attn` has installed it
         module, *argv = argv
     importlib.import_module(module).main(argv)

@@ -1,6 +1,6 @@
 """The table of a set of checks: name, seconds, how it ended, and what each found.
 
-    python -m benchmarks.summary FOLDER
+    python -m benchmarks.support.summary FOLDER
 
 FOLDER holds `checks.tsv` (a line for each check: name, limit and seconds, how it ended) and NAME.json of those that
 measured something. The table is printed and written to FOLDER/summary.md, as Markdown for benchmarks/README.md.
