@@ -15,7 +15,7 @@ from benchmarks.support import common, worlds
 from benchmarks.support.summary import summary
 from rl.sharing import packed
 from tests.project.test_layering import ROOT
-from tests.support import gpu_checks
+from tests.support.flash import gpu_checks
 
 SMALL = ["--prompt", "40", "--visual", "4", "--answer", "3", "--group", "2", "--prompts", "2", "--repeats", "1"]
 LEAN = ["--one-model", "--rollout", "none", "--rewards", "rule", "--optimizer", "none", "--checkpointing"]
