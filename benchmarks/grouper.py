@@ -55,7 +55,7 @@ def measure(options) -> list[dict]:
     clocks = common.interleave(ways, options.repeats, options.device)
     if options.device == "cuda":
         memory = common.peaks("benchmarks.grouper", options, ways)
-    rows = common.rows(case, clocks, counts, grpo_step.ideals(world, counts), PHASES)
+    rows = common.rows(case, clocks, counts, grpo_step.needs(world, names), PHASES)
     if NAME in clocks:  # and ours against it, from the same repetitions
         rows += common.rows(case, {name: clocks[name] for name in (NAME, "ours")}, counts, {}, PHASES)
     for row in rows:

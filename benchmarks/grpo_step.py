@@ -12,7 +12,7 @@ sampled tokens, the reference's log-probabilities with the advantages, the loss 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -72,21 +72,28 @@ def worst(stock: dict[str, torch.Tensor], ours: dict[str, torch.Tensor]) -> floa
     return max(((ours[n] - value).norm() / max(value.norm().item(), floor)).item() for n, value in stock.items())
 
 
-def ideals(world: worlds.World, counts: dict[str, common.Clock]) -> dict[str, float]:
-    """By phase, how many times fewer FLOPs than stock TRL's the same takes with unique tokens and pictures only."""
+def needs(world: worlds.World, ways: Iterable[str]) -> common.Needs:
+    """FLOPs of a step by arithmetic: stock's, and with unique tokens and pictures only, which is every other way's.
+
+    An update is three forward passes: backward takes as much for what comes in as for the weights.
+    """
     options, cost = world.options, worlds.Ideal(world.config, world.visual)
     sizes = (world.length, options.answer, options.group)
     # Without Triton, TRL's LM head computes every place of a row, not the completion's alone
     heads = options.answer if options.device == "cuda" else sum(sizes[:2]) - 1
-    found = dict.fromkeys(("reference", "update", "reference + update"), cost.ratio(*sizes, plain_heads=heads))
+    forward = cost.forward(*sizes, plain_heads=heads)
+    found = {"reference": forward, "update": [3 * flops for flops in forward]}
+    found["reference + update"] = [4 * flops for flops in forward]
     if options.rollout == "sampled":
         found["rollout"] = cost.rollout(*sizes)
     if options.rewards == "learned":
-        found["rewards"] = cost.ratio(*sizes, heads=False)
-    parts = [phase for phase in ("rollout", "rewards", "reference", "update") if phase in found]
-    stock = counts["stock"].flops
-    found["total"] = sum(stock[p] for p in parts) / sum(stock[p] / found[p] for p in parts)
-    return found
+        found["rewards"] = cost.forward(*sizes, heads=False)
+    parts = [flops for phase, flops in found.items() if phase != "reference + update"]
+    found["total"] = [sum(flops) for flops in zip(*parts, strict=True)]
+    return {
+        phase: {way: options.prompts * (plain if way == "stock" else once) for way in ways}
+        for phase, (plain, once) in found.items()
+    }
 
 
 def measure(options) -> list[dict]:
@@ -101,7 +108,7 @@ def measure(options) -> list[dict]:
     if options.device == "cuda":
         memory = common.peaks("benchmarks.grpo_step", options, ways)
     phases = [phase for phase in PHASES if counts["stock"].flops[phase] or phase == "total"]
-    rows = common.rows(case, clocks, counts, ideals(world, counts), phases)
+    rows = common.rows(case, clocks, counts, needs(world, made), phases)
     for row in rows:
         row["differences"] = found
         if row["phase"] == "total":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.support.common import Ways, cases, machine, peak
+from benchmarks.support.common import Ways, cases, fastest, machine, peak
 
 INKS = ("#2563a8", "#8fb4d9")
 
@@ -31,25 +32,58 @@ def run(
     write(name, options, [row for case in wanted for row in measure(case)], notes)
 
 
-def write(name: str, options: argparse.Namespace, rows: list[dict], notes: Sequence[str]) -> str:
-    """Files into `options.out`; returns the table, which is printed too."""
+def write(name: str, options: argparse.Namespace, rows: list[dict], notes: Sequence[str]) -> None:
+    """Table and picture of ways that were timed, into `options.out`."""
+    peak_flops = fastest(options.device)
+    png = record(name, options, rows, notes, table(rows, options.device, peak_flops), figures(rows, peak_flops))
+    if find_spec("matplotlib") is None:
+        print(f"{png.name} is not drawn: matplotlib is not installed", flush=True)
+        return
+    draw(rows, options.device, png, png.stem)
+
+
+def record(
+    name: str, options: argparse.Namespace, rows: list[dict], notes: Sequence[str], text: str, line: str
+) -> Path:
+    """NAME.json and NAME.md into `options.out`; the latter is printed, too. Returns the name of a picture beside them.
+
+    text: the Markdown table. line: what came out, for a table of several benchmarks (`benchmarks.support.summary`).
+    """
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     stem = options.name or name
     about = machine(options)
-    content = {"benchmark": name, "machine": about, "options": vars(options), "notes": list(notes), "rows": rows}
+    on = f"{described(about)}; {options.dtype}"
+    content = {"benchmark": name, "figures": line, "on": on, "machine": about, "options": vars(options)}
+    content |= {"notes": list(notes), "rows": rows}
     (folder / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    text = "\n".join([table(rows, options.device), "", *(f"- {note}" for note in [*notes, described(about, options)])])
+    on += f"; load {about['load'][0]} at the end"
+    text = "\n".join([text, "", *(f"- {note}" for note in [*notes, on])])
     (folder / f"{stem}.md").write_text(text + "\n", encoding="utf-8")
-    draw(rows, options.device, folder / f"{stem}.png", stem)
     print(text, flush=True)
-    return text
+    return folder / f"{stem}.png"
 
 
-def described(about: dict[str, Any], options: argparse.Namespace) -> str:
-    where = about["gpu"] or f"{about['processor']}, {about['cores']} cores, {options.threads} thread(s)"
+def described(about: dict[str, Any]) -> str:
+    where = about["gpu"] or f"{about['processor']}, {about['cores']} cores, {about['threads']} thread(s)"
     versions = " ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return f"{where}; {options.dtype}; load {about['load'][0]} at the end; {versions}; {about['commit']}"
+    return f"{where}; {versions}; {about['commit']}"
+
+
+def figures(rows: list[dict], peak_flops: float | None) -> str:
+    """`total 3.1 → 0.52 s (6.0×), MFU 41% → 38%, 60.1 → 41.2 GiB; …`: the plain way → the other."""
+    found = []
+    for row in rows:
+        ways = row["base"], row["way"]
+        before, after = (row["wall"][way]["median"] for way in ways)
+        said = f"{row['phase']} {before:.3g} → {after:.3g} s ({row['ratio']['wall']['of_medians']:.1f}×)"
+        said += f" {row['way']}" if len({row["way"] for row in rows}) > 1 else ""
+        shares = [utilisation(row, way, peak_flops) for way in ways]
+        said += f", MFU {' → '.join(filter(None, shares))}" if any(shares) else ""
+        if memory := row.get("peak_gib"):
+            said += ", " + " → ".join(f"{memory[way]['peak']:.1f}" for way in ways) + " GiB"
+        found.append(said)
+    return "; ".join(found)
 
 
 def label(row: dict[str, Any]) -> str:
@@ -57,13 +91,16 @@ def label(row: dict[str, Any]) -> str:
     return " ".join([row["shape"], *(f"{key}{row[key]}" for key in ("P", "R", "G", "U") if key in row)])
 
 
-def table(rows: list[dict], device: str) -> str:
-    """A Markdown table: seconds (median, min–max), and how many times fewer of everything the way takes."""
+def table(rows: list[dict], device: str, peak_flops: float | None = None) -> str:
+    """A Markdown table: seconds (median, min–max), and how many times fewer of everything the way takes.
+
+    peak_flops: what the GPU could do in a second, for its utilisation.
+    """
     shown = ["wall"] if device == "cuda" else ["wall", "cpu"]
     kinds = {"wall": "wall", "cpu": "CPU time"}
     head = ["case", "phase", "way", "of", "s", "s with the way", *(f"× {kinds[kind]} (pairs)" for kind in shown)]
     head += ["× FLOPs", "ideal", "saving realised", "peak GiB", "with the way"]
-    head += ["TFLOP/s", "with the way"] if device == "cuda" else []
+    head += ["TFLOP/s", "with the way", "MFU", "with the way"] if device == "cuda" else []
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in rows:
         times = row[shown[-1]]  # CPU time where it was measured
@@ -77,8 +114,14 @@ def table(rows: list[dict], device: str) -> str:
         cells += [f"{memory[way]['peak']:.2f}" if way in memory else "" for way in (row["base"], row["way"])]
         if device == "cuda":
             cells += [f"{row['tflops_per_s'][way]:.0f}" for way in (row["base"], row["way"])]
+            cells += [utilisation(row, way, peak_flops) for way in (row["base"], row["way"])]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def utilisation(row: dict, way: str, peak_flops: float | None) -> str:
+    """Share of the GPU's peak that a way needed in a phase; "" where either is not known."""
+    return f"{row['needed_per_s'][way] / peak_flops:.1%}" if peak_flops and way in row["needed_per_s"] else ""
 
 
 def _seconds(times: dict[str, float]) -> str:

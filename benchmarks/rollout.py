@@ -73,8 +73,12 @@ def measure(options) -> list[dict]:
     clocks = common.interleave(made.ways, options.repeats, options.device)
     cost = worlds.Ideal(made.world.config, made.world.visual)
     sizes = (made.world.length, options.answer, options.group)
-    ideal = {"prefill": cost.rollout(sizes[0], 1, sizes[2]), "rollout": cost.rollout(*sizes)}
-    rows = common.rows(made.world.case(), clocks, counts, ideal, ("prefill", "rollout"))
+    groups = {"prefill": cost.rollout(sizes[0], 1, sizes[2]), "rollout": cost.rollout(*sizes)}
+    needs = {
+        phase: {"plain": options.prompts * plain, "shared": options.prompts * shared}
+        for phase, (plain, shared) in groups.items()
+    }
+    rows = common.rows(made.world.case(), clocks, counts, needs, ("prefill", "rollout"))
     memory = common.peaks("benchmarks.rollout", options, made.ways)
     return [row | {"differences": found, "peak_gib": memory} for row in rows]
 

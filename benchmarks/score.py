@@ -91,9 +91,12 @@ def measure(options) -> list[dict]:
     found = common.differ(f"score {report.label(made.world.case())}", deltas, options.dtype)
     clocks = common.interleave(made.ways, options.repeats, options.device)
     prompt = made.prompt()
-    ratio = worlds.Ideal(made.world.config, made.world.visual).ratio(prompt, options.answer, options.group, heads=False)
+    cost = worlds.Ideal(made.world.config, made.world.visual)
+    plain, shared = cost.forward(prompt, options.answer, options.group, heads=False)
+    group = {"plain": plain, "pictures": plain - (options.group - 1) * cost.picture, "shared": shared}
+    needs = {"score": {way: options.prompts * flops for way, flops in group.items()}}
     counts = {name: clock for name, (clock, _) in counted.items()}
-    rows = common.rows(made.world.case() | {"P": prompt}, clocks, counts, {"score": ratio}, ("score",))
+    rows = common.rows(made.world.case() | {"P": prompt}, clocks, counts, needs, ("score",))
     memory = common.peaks("benchmarks.score", options, made.ways)
     return [row | {"differences": found, "peak_gib": memory} for row in rows]
 

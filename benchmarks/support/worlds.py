@@ -25,14 +25,16 @@ SYSTEM = "Think."
 MROPE = {"tiny": [8, 12, 12], "2b": [16, 24, 24], "7b": [16, 24, 24]}
 
 
-def processor(side: int):
-    """The demo's, for pictures of `side` × `side` pixels."""
-    limits = ImageSection(min_pixels=side * side, max_pixels=side * side)
-    return load_processor(str(Path(demo.__file__).parent / "base"), limits)
+def processor(side: int, folder: Path = Path(demo.__file__).parent / "base"):
+    """The demo's, or that of another checkpoint, for pictures of `side` × `side` pixels."""
+    return load_processor(str(folder), ImageSection(min_pixels=side * side, max_pixels=side * side))
 
 
-def config(shape: str, tokenizer):
-    """Qwen2-VL's config: 6M parameters ("tiny"), or the published sizes "2b" and "7b". The demo's token ids."""
+def config(shape: str, tokenizer, layers: int | None = None):
+    """Qwen2-VL's config: 6M parameters ("tiny"), or the published sizes "2b" and "7b". The demo's token ids.
+
+    layers: of the language model and of the vision tower, where not all are wanted.
+    """
     made = tiny.config(len(tokenizer), {name: tokenizer.convert_tokens_to_ids(name) for name in tiny.SPECIALS})
     text, vision = made.text_config, made.vision_config
     if shape == "tiny":
@@ -45,6 +47,8 @@ def config(shape: str, tokenizer):
     for part, values in ((text, sizes), (vision, tower)):
         for key, value in values.items():
             setattr(part, key, value)
+    if layers is not None:
+        text.num_hidden_layers = vision.depth = layers
     text.layer_types = ["full_attention"] * text.num_hidden_layers
     text.rope_parameters["mrope_section"] = MROPE[shape]
     text.initializer_range = vision.initializer_range = 0.06 if shape == "tiny" else 0.02
@@ -100,7 +104,7 @@ class World:
         self.side = 28 * math.isqrt(visual)
         self.options, self.processor = options, processor(self.side)
         self.texts = Texts(self.processor.tokenizer)
-        self.config = config(options.shape, self.processor.tokenizer)
+        self.config = config(options.shape, self.processor.tokenizer, options.layers)
         self.questions = [self.texts.text(words) for _ in range(options.prompts)]
         self.pictures = [noise(self.side, seed) for seed in range(options.prompts)]
         self.visual = visual
@@ -129,7 +133,8 @@ class World:
         """What stands before each row of the table."""
         asked = self.options
         sizes = {"P": self.length, "R": asked.answer, "G": asked.group, "U": asked.prompts}
-        return {"shape": asked.shape, "visual": self.visual, **sizes}
+        shape = asked.shape if asked.layers is None else f"{asked.shape} wide, {asked.layers} layers"
+        return {"shape": shape, "visual": self.visual, **sizes}
 
 
 class Ideal:
@@ -156,8 +161,10 @@ class Ideal:
         """Of `queries` tokens that see `keys` each, `heads` of which go through the LM head."""
         return 2 * self.weights * queries + self.attention * queries * keys + self.word * heads
 
-    def ratio(self, prompt: int, answer: int, group: int, heads: bool = True, plain_heads: int | None = None) -> float:
-        """Of one group: each row by itself against the prompt once and each answer once.
+    def forward(
+        self, prompt: int, answer: int, group: int, heads: bool = True, plain_heads: int | None = None
+    ) -> tuple[int, int]:
+        """Of one group: each row by itself, and the prompt once and each answer once.
 
         Where heads are counted, the last token of an answer need not be read, and the prompt's last token counts with
         the answers: each begins at the state that it leaves.
@@ -166,13 +173,13 @@ class Ideal:
         plain = group * (self.picture + self.tokens(prompt + answer, prompt + answer, plain_heads or said))
         shared = prompt - 1 if heads else prompt
         once = self.picture + self.tokens(shared, shared)
-        return plain / (once + group * self.tokens(answer, shared + answer, said))
+        return plain, once + group * self.tokens(answer, shared + answer, said)
 
-    def rollout(self, prompt: int, new: int, group: int) -> float:
-        """Of one group: prefill for each row against prefill once; decoding is the same."""
+    def rollout(self, prompt: int, new: int, group: int) -> tuple[int, int]:
+        """Of one group: prefill for each row, and prefill once; decoding is the same."""
         prefill = self.picture + self.tokens(prompt, prompt, 1)
-        decode = sum(self.tokens(1, prompt + step, 1) for step in range(1, new))
-        return group * (prefill + decode) / (prefill + group * decode)
+        decode = group * sum(self.tokens(1, prompt + step, 1) for step in range(1, new))
+        return group * prefill + decode, prefill + decode
 
 
 def _matrices(module: nn.Module) -> int:
