@@ -103,10 +103,10 @@ def put_together(samples: Sequence[Sample], many: int, folder: Path, name: str, 
     with replacing(path) as file:
         for sample in samples:
             asked = [turn["content"] for turn in sample.messages if turn["role"] == "user"]
-            texts = [drawn[mark(sample)][number] for number in range(many)]
+            marked = mark(sample)
+            texts = [drawn[marked][number] for number in range(many)]
             row = {"source": sample.source, "id": sample.id, "prompt": asked[-1], "completions": texts}
-            reason = refused.get(mark(sample))
-            file.write(encoded(row if reason is None else row | {"refused": reason}) + b"\n")
+            file.write(encoded(row | ({"refused": refused[marked]} if marked in refused else {})) + b"\n")
 
 
 def read(path: Path, samples: Sequence[Sample]) -> tuple[list[list[str]], dict[str, str]]:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from stage.endpoint.client import Endpoint, EndpointError, Malformed, Unanswered, Usage
+from stage.endpoint.client import Endpoint, EndpointError, Malformed, Refused, Unanswered, Usage
 from stage.endpoint.cost import price
 from stage.endpoint.sections import CostSection
 from stage.parallel.journal import Journal, whole_lines
@@ -153,7 +153,7 @@ async def ask_all(
     from tqdm.auto import tqdm
 
     waiting, section = iter(rows), endpoint.section
-    streak: set[str] = set()  # names: that one question fails again and again says nothing of the others
+    streak: set[object] = set()  # a question that is refused many times counts once: it may be the cause
 
     async def work() -> None:
         for row in waiting:  # the workers share it; nothing is awaited between taking a row and owning it
@@ -161,7 +161,7 @@ async def ask_all(
             try:
                 found = await ask(row)
             except (Unanswered, Malformed, DataError) as error:
-                streak.add(row.key)
+                streak.add(row.key if isinstance(error, Refused) else object())
                 answers.fail(row, str(error))
                 if len(streak) >= section.stop_after:
                     raise EndpointError(

@@ -4,6 +4,7 @@ asked twice; and questions that a server will not answer."""
 from __future__ import annotations
 
 import json
+import math
 import runpy
 
 import pytest
@@ -11,11 +12,13 @@ import pytest
 from evals import stage as evaluation
 from evals.served import Served
 from rewards.select.recipe import BonRecipe
+from samples import Sample
+from stage.endpoint.questions import call, estimated
 from stage.recipe import config
 from tests.evals.test_served import TinyServer, address, recipe, said
 from tests.support.processes.commands import ROOT
 from tests.support.scores.fake_judge import FakeJudge, completion, error
-from vlm.common.errors import UserError
+from vlm.common.errors import RecipeError, UserError
 
 LAUNCHER = runpy.run_path(str(ROOT / "launch/bon.py"), run_name="launcher")
 run, plan = LAUNCHER["run"], LAUNCHER["plan"]
@@ -70,9 +73,10 @@ def test_a_server_that_dies_loses_no_draw(tiny_model, demo_data, tmp_path):
     whole = completions(tmp_path / "whole")
     assert len({text for texts in whole for text in texts}) == 12
     with FakeJudge(*[by_seed] * 5, default=lambda body: None) as dying:
-        more = ("endpoint.stop_after=2", "endpoint.concurrency=1", prices)
-        with pytest.raises(UserError, match="2 rows in succession failed"):
+        more = ("endpoint.stop_after=3", "endpoint.concurrency=1", prices)
+        with pytest.raises(UserError, match="3 rows in succession failed"):
             run(bon(tiny_model, demo_data, tmp_path / "run", dying, *more))
+    assert dying.calls == 8  # each draw that gets nothing counts
     assert not (tmp_path / "run/completions.jsonl").exists()
     with FakeJudge(default=by_seed) as again:
         run(bon(tiny_model, demo_data, tmp_path / "run", again, prices))
@@ -102,10 +106,10 @@ def test_every_draw_costs(tiny_model, demo_data, tmp_path, capsys):
 
 @pytest.fixture
 def strict():
-    """Answers `yes`, but for what asks for the wettest of the scenes: a picture that is not allowed."""
+    """Makes a server that answers `yes`, but to these conversations."""
 
-    def make(refused, answer="yes"):
-        return lambda body: error(400, "not allowed") if json.dumps(body["messages"]) in refused else completion(answer)
+    def make(refused):
+        return lambda body: error(400, "not allowed") if json.dumps(body["messages"]) in refused else completion("yes")
 
     return make
 
@@ -135,7 +139,7 @@ def test_what_is_refused_twice_counts_as_wrong(tiny_model, demo_data, tmp_path, 
     assert evaluation.load_report(tmp_path / "run").refused == report.refused
 
 
-def test_a_server_that_refuses_all_makes_nothing_wrong(tiny_model, demo_data, tmp_path, strict):
+def test_a_server_that_refuses_all_makes_nothing_wrong(tiny_model, demo_data, tmp_path):
     """As where its longest prompt is too short: however often it is started, the questions stay unanswered."""
     for _ in range(3):
         with FakeJudge(default=lambda body: error(400, "too long")) as judge:
@@ -181,3 +185,33 @@ def test_usage_is_of_the_folder_also_where_one_serves_several(tiny_model, demo_d
     with FakeJudge(default=lambda body: completion("yes")) as judge:
         evaluation.run(recipe(tiny_model, demo_data, tmp_path / "a", judge))
     assert json.loads((tmp_path / "a/finished.json").read_text())["usage"]["calls"] == 22
+
+
+@pytest.mark.parametrize("backend", ["vllm", "endpoint"])
+def test_several_processes_are_refused(backend, tiny_model, demo_data, tmp_path, monkeypatch):
+    more = [f"generation.backend={backend}", "endpoint={address: 'https://h/v1', model: m}"][: 1 + (backend != "vllm")]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match=f"{backend} is one process, and 2 were launched"):
+        run(bon(tiny_model, demo_data, tmp_path, None, *more))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_goes_with_no_server_is_refused(tiny_model, demo_data, tmp_path):
+    with pytest.raises(RecipeError, match="top_k = 5, for which the protocol of endpoints has no field"):
+        both = ("generation.backend=endpoint", "endpoint={address: 'https://h/v1', model: m}")
+        bon(tiny_model, demo_data, tmp_path, None, *both, "generation.top_k=5")
+    with pytest.raises(RecipeError, match="generation.backend is endpoint, and endpoint is not given"):
+        bon(tiny_model, demo_data, tmp_path, None, "generation.backend=endpoint")
+
+
+def test_an_estimate_has_pictures_at_the_size_at_which_they_are_sent(tiny_model, demo_data, tmp_path):
+    """40 × 30 pixels are sent as 140 × 112, 20 tokens; the text has as many characters as are said."""
+    asked = recipe(tiny_model, demo_data, tmp_path, None, "generation.backend=endpoint", *(
+        "endpoint={address: 'https://h/v1', model: m}", "images={min_pixels: 12544, max_pixels: 25088}",
+    ))  # fmt: skip
+    sample = Sample(["a.png"], [{"role": "user", "content": "What?"}], "vqa", answer="1", size=(40, 30))
+    one = call(asked, sample)
+    assert one.sizes == [(140, 112)]
+    found = estimated(asked, [(one, 1), (one, 3)])
+    assert (found.rows, found.calls) == (2, 4)
+    assert found.input_tokens == 4 * (20 + math.ceil(one.said / 4))
