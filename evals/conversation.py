@@ -18,9 +18,9 @@ def conversation(
     sample: Sample,
     section: PromptSection,
     limits: tuple[int, int],
-    view: Callable[[str | bytes, tuple[int, int]], Image] = shown,
+    view: Callable[[str | bytes, tuple[int, int]], Image] | None = None,
 ) -> list[dict[str, Any]]:
     """The prompt with its images decoded, each where the text puts it. limits: (fewest, most) pixels that the model
-    sees of each. view: makes a picture ready for the processor that comes next, by default our own."""
+    sees of each. view: makes a picture ready for the processor that comes next; None: our own."""
     asked = prompts.prompt(sample, section.style, section.system, section.wording)
-    return blocks(asked, [view(image, limits) for image in sample.images])
+    return blocks(asked, [(view or shown)(image, limits) for image in sample.images])
