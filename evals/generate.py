@@ -6,28 +6,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from evals.answering import Answering, Row, row_seed, seed_of
 from evals.conversation import conversation
-from evals.recipe import EvalRecipe, GenerationSection
 from evals.served import Served
 from samples import Sample
 from stage.guards.halving import in_batches
-from stage.parallel.journal import fingerprint
 from stage.parallel.team import device
+from stage.recipe.asking import AskingRecipe, GenerationSection
 from vlm import inventory
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.loading import load_model, load_processor, raw_config
-from vlm.pictures.resizing import limits_of
+from vlm.pictures.resizing import limits_of, resized
 from vlm.sections import ModelSection, PromptSection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
-    from vllm import LLM
-
-Pairs = Iterator[tuple[Sample, str]]
+    from vllm import LLM, SamplingParams
 
 
 def complete(
@@ -38,7 +36,8 @@ def complete(
     how: GenerationSection,
     seed: int = 0,
     halved: Callable[[int], None] | None = None,
-) -> Pairs:
+    numbers: Sequence[int] | None = None,
+) -> Iterator[tuple[Sample, str]]:
     """(sample, completion) in order, by any Qwen2-VL or Qwen2.5-VL.
 
     Image and video tokens and padded ids are never generated; the text has no special tokens.
@@ -46,8 +45,9 @@ def complete(
     sample that stands several times in a batch, as in best-of-N, is prepared and prefilled once. How tokens are chosen
     is what `how` says; the checkpoint's generation config gives the tokens that end a text, no more.
 
-    seed: of sampling. What is drawn depends on it, on the sample's name and on how often the sample came before among
-    `samples`, not on the batch (`evals.draws`). how: with a number as batch_size. halved: as `in_batches` takes it.
+    seed: of sampling. What is drawn depends on it, on the sample's name and on the number of the draw, not on the batch
+    (`evals.draws`). numbers: of the draws; None: how often the sample came before among `samples`. how: with a number
+    as batch_size. halved: as `in_batches` takes it.
     """
     import torch
 
@@ -75,39 +75,39 @@ def complete(
         return processor.tokenizer.batch_decode(new, skip_special_tokens=True)
 
     assert how.batch_size != "auto"
-    rows = list(zip(samples, row_seeds(samples, seed), strict=True))
+    numbered = zip(samples, times_before(samples) if numbers is None else numbers, strict=True)
+    rows = [(sample, row_seed(seed, sample, number)) for sample, number in numbered]
     for (sample, _), text in in_batches(rows, how.batch_size, answers, "the answers (generation.batch_size)", halved):
         yield sample, text
 
 
-def row_seeds(samples: Sequence[Sample], seed: int) -> Iterator[list[int]]:
-    """Of each row: by seed, name of the sample, and how many rows of that name came before."""
+def times_before(samples: Sequence[Sample]) -> Iterator[int]:
+    """Of each row: how many rows of the sample's name came before."""
     before: Counter[tuple[str, str]] = Counter()
     for sample in samples:
-        name = (sample.source, sample.id)
-        yield [int(fingerprint(seed, *name), 16), before[name]]
-        before[name] += 1
+        yield before[sample.source, sample.id]
+        before[sample.source, sample.id] += 1
 
 
-class Transformers:
+class Transformers(Answering):
     """`complete` with the model of the recipe it was made for."""
 
-    def __init__(self, recipe: EvalRecipe):
+    def __init__(self, recipe: AskingRecipe):
         """Reads the processor; the weights follow with the first question."""
         section = recipe.model
         self.section = section
         self.processor = load_processor(section.path, recipe.images, section.revision, section.trust_remote_code)
 
-    def answer(
-        self, recipe: EvalRecipe, samples: Sequence[Sample], halved: Callable[[int], None] | None = None
-    ) -> Pairs:
-        return complete(
-            self.model, self.processor, samples, recipe.prompt, recipe.generation, recipe.seed, halved=halved
-        )
+    def draw(
+        self, recipe: AskingRecipe, rows: Sequence[Row], halved: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[Row, str]]:
+        samples, numbers = [sample for sample, _ in rows], [number for _, number in rows]
+        how = recipe.generation
+        texts = complete(self.model, self.processor, samples, recipe.prompt, how, recipe.seed, halved, numbers)
+        return ((row, text) for row, (_, text) in zip(rows, texts, strict=True))
 
     @property
     def loaded(self) -> bool:
-        """Whether the weights are on the device."""
         return "model" in vars(self)
 
     @cached_property
@@ -115,13 +115,11 @@ class Transformers:
         return load_model(self.section, device()).eval()
 
 
-class VLLM:
+class VLLM(Answering):
     """vLLM, which splits a model and its questions over GPUs itself; one process. It does not run out of memory by the
-    number of questions, so no batch is halved."""
+    number of questions, so no batch is halved. Each row is sampled by a seed of its own."""
 
-    loaded = False
-
-    def __init__(self, recipe: EvalRecipe):
+    def __init__(self, recipe: AskingRecipe):
         """Raises: RecipeError as `check`, and where vLLM cannot be imported."""
         check(recipe)
         try:
@@ -137,44 +135,45 @@ class VLLM:
         self.processor = load_processor(section.path, recipe.images, section.revision, section.trust_remote_code)
         self._engine: LLM | None = None
 
-    def answer(
-        self, recipe: EvalRecipe, samples: Sequence[Sample], halved: Callable[[int], None] | None = None
-    ) -> Pairs:
+    def draw(
+        self, recipe: AskingRecipe, rows: Sequence[Row], halved: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[Row, str]]:
         """In batches of `generation.batch_size`, each of which vLLM schedules as it likes: make them large."""
         from vlm.rollout import padded
 
-        how, llm = recipe.generation, self._loaded(recipe, samples)
+        how, llm = recipe.generation, self._loaded(recipe, [sample for sample, _ in rows])
         # -100 is the lowest bias that vLLM takes; the image and video tokens would break the next turn's pictures, and
         # ids beyond the tokenizer have no text
         banned = {self.processor.image_token_id: -100.0, self.processor.video_token_id: -100.0}
         size = inventory.read(raw_config(self.section.path, self.section.revision), self.section.path).vocabulary
         banned |= dict.fromkeys(padded(size, self.processor.tokenizer), -100.0)
-        sampling = self.vllm.SamplingParams(
-            **how.of_vllm(),
-            seed=recipe.seed,
-            logit_bias=banned,
-            skip_special_tokens=True,
-        )
-        assert how.batch_size != "auto"
-        for start in range(0, len(samples), how.batch_size):
-            batch = samples[start : start + how.batch_size]
-            said = llm.generate([self.request(sample, recipe) for sample in batch], sampling, use_tqdm=False)
-            yield from ((sample, one.outputs[0].text) for sample, one in zip(batch, said, strict=True))
 
-    def request(self, sample: Sample, recipe: EvalRecipe) -> dict[str, Any]:
+        def sampling(sample: Sample, number: int) -> SamplingParams:
+            seed = None if how.temperature == 0 else seed_of(recipe.seed, sample, number)
+            return self.vllm.SamplingParams(**how.of_vllm(), seed=seed, logit_bias=banned, skip_special_tokens=True)
+
+        assert how.batch_size != "auto"
+        for start in range(0, len(rows), how.batch_size):
+            batch = rows[start : start + how.batch_size]
+            asked = {id(sample): self.request(sample, recipe) for sample in {id(one): one for one, _ in batch}.values()}
+            requests = [asked[id(sample)] for sample, _ in batch]
+            said = llm.generate(requests, [sampling(*row) for row in batch], use_tqdm=False)
+            yield from ((row, one.outputs[0].text) for row, one in zip(batch, said, strict=True))
+
+    def request(self, sample: Sample, recipe: AskingRecipe) -> dict[str, Any]:
         """One prompt as vLLM takes it: the chat template's text with one placeholder a picture, and the pictures."""
-        turns = conversation(sample, recipe.prompt, limits_of(self.processor))
+        turns = conversation(sample, recipe.prompt, limits_of(self.processor), partial(resized, same=True))
         pictures = [part["image"] for turn in turns for part in turn["content"] if part["type"] == "image"]
         text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return {"prompt": text, "multi_modal_data": {"image": pictures}} if pictures else {"prompt": text}
 
-    def _loaded(self, recipe: EvalRecipe, samples: Sequence[Sample]) -> LLM:
+    def _loaded(self, recipe: AskingRecipe, samples: Sequence[Sample]) -> LLM:
         if self._engine is None:
             self._engine = self.vllm.LLM(**engine_arguments(self.section, recipe, samples))
         return self._engine
 
 
-def engine_arguments(section: ModelSection, recipe: EvalRecipe, samples: Sequence[Sample]) -> dict[str, Any]:
+def engine_arguments(section: ModelSection, recipe: AskingRecipe, samples: Sequence[Sample]) -> dict[str, Any]:
     """What `vllm.LLM` is made with, by the recipe's keys."""
     return {
         "model": section.path,
@@ -189,7 +188,7 @@ def engine_arguments(section: ModelSection, recipe: EvalRecipe, samples: Sequenc
     }
 
 
-def check(recipe: EvalRecipe) -> None:
+def check(recipe: AskingRecipe) -> None:
     """Raises: RecipeError where the backend cannot run as it was launched; before processes wait for each other."""
     more = {"vllm": "generation.tensor_parallel to the number of GPUs", "endpoint": "endpoint.concurrency"}
     if recipe.generation.backend in more and processes() > 1:
@@ -199,10 +198,9 @@ def check(recipe: EvalRecipe) -> None:
         )
 
 
-Answerer = Transformers | VLLM | Served
-BACKENDS: dict[str, Callable[[EvalRecipe], Answerer]] = {"hf": Transformers, "vllm": VLLM, "endpoint": Served}
+BACKENDS: dict[str, Callable[[AskingRecipe], Answering]] = {"hf": Transformers, "vllm": VLLM, "endpoint": Served}
 
 
-def answerer(recipe: EvalRecipe) -> Answerer:
+def answerer(recipe: AskingRecipe) -> Answering:
     """Who answers this recipe's questions. Raises: RecipeError for a model or backend that is not available."""
     return BACKENDS[recipe.generation.backend](recipe)

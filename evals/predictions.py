@@ -59,6 +59,8 @@ class Prediction:
     "Path of the first image; None where it was bytes."
     gold: float | None = None
     "What the recipe's judge gave the completion of an open question."
+    refused: str | None = None
+    "Why a server refused to answer, where it did so for good; the completion is empty, and counts as wrong."
 
     @property
     def key(self) -> str:
@@ -72,10 +74,11 @@ def from_sample(
     prompt: str | None = None,
     gold: float | None = None,
     resized: tuple[int, int] | None = None,
+    refused: str | None = None,
 ) -> Prediction:
     """A completion beside its sample's truth; `prompt` defaults to the text of the last user turn.
 
-    resized: size at which the model saw the first picture (`vlm.pictures.resizing.seen`).
+    resized: size at which the model saw the first picture (`vlm.pictures.resizing.seen`). refused: as the field.
     """
     asked = [turn["content"] for turn in sample.messages if turn["role"] == "user"]
     first = sample.images[0] if sample.images else None
@@ -95,6 +98,7 @@ def from_sample(
         references=sample.references,
         image=first if isinstance(first, str) else None,
         gold=gold,
+        refused=refused,
     )
 
 
@@ -164,7 +168,7 @@ def resume(path: str | os.PathLike[str]) -> list[Prediction]:
 
 
 _REQUIRED = ("id", "source", "task", "completion")
-_TEXTS = (*_REQUIRED, "prompt", "kind", "answer", "image")
+_TEXTS = (*_REQUIRED, "prompt", "kind", "answer", "image", "refused")
 
 
 def _prediction(row: Any, where: str) -> Prediction:

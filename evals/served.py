@@ -1,8 +1,9 @@
 """Questions → completions by a model that somebody serves: any OpenAI-compatible address (`endpoint:` of a recipe).
 
-A picture is sent as PNG, with the pixels and in the place that `generation.backend: hf` would give it; the server's
-own processor may reduce it further. What is not sent, the server decides: vLLM's takes repetition_penalty and top_k
-from the checkpoint's generation_config.json unless it was started with `--generation-config vllm`.
+A picture is sent as PNG, in the place that `generation.backend: hf` would give it, and at the size at which the model
+would see it there: a server of the same model has nothing to resize, unless its own limits are narrower. What is not
+sent, the server decides: vLLM's takes repetition_penalty and top_k from the checkpoint's generation_config.json unless
+it was started with `--generation-config vllm`.
 """
 
 from __future__ import annotations
@@ -11,91 +12,126 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from evals.answering import Answering, Row, seed_of
 from evals.conversation import conversation
-from evals.recipe import EvalRecipe, ServedSection
 from samples import Sample
-from stage.endpoint import cost
 from stage.endpoint.asking import FAILURES, ask_all
-from stage.endpoint.client import Endpoint, Messages, Usage, encoded, shown_at
-from stage.parallel.journal import Journal, fingerprint
-from vlm import prompts
+from stage.endpoint.client import Endpoint, Messages, Refused, Usage, encoded, shown_at
+from stage.endpoint.kept import Kept, Refusal, spoken
+from stage.endpoint.questions import call, estimated, section_of
+from stage.parallel.journal import Journal
+from stage.recipe.asking import AskingRecipe
+from vlm.common.console import say
 from vlm.common.errors import UserError
+from vlm.pictures.resizing import resized
 
 logger = logging.getLogger(__name__)
-REPLY = 400
-"""Characters of a reply that an estimate reckons with: a short trace and an answer."""
 
 
 @dataclass(frozen=True)
 class Question:
     """A row as `stage.endpoint.asking` takes it."""
 
-    sample: Sample
+    row: Row
 
     @property
     def key(self) -> str:
-        return f"{self.sample.source}/{self.sample.id}"
+        sample, _ = self.row
+        return f"{sample.source}/{sample.id}"
 
 
 class Arriving:
-    """Takes the place of `asking.Answers`: hands answers on as they come, and writes down what failed."""
+    """Takes the place of `asking.Answers`: hands answers on as they come, and writes down what failed and what was
+    used."""
 
-    def __init__(self, failures: Path):
-        self.failures, self.failed, self.first = failures, 0, ""
-        self.found: queue.Queue[tuple[Sample, str] | BaseException | None] = queue.Queue()
+    def __init__(self, failures: Path, kept: Kept, usage: Usage):
+        self.failures, self.kept, self.usage = failures, kept, usage
+        self.counted = replace(usage)
+        self.failed: list[tuple[Question, str]] = []
+        self.found: queue.Queue[tuple[Row, str] | BaseException | None] = queue.Queue()
         failures.unlink(missing_ok=True)
 
     def put(self, row: Question, text: str) -> None:
-        self.found.put((row.sample, text))
+        self.count()
+        self.found.put((row.row, text))
 
     def fail(self, row: Question, error: str) -> None:
-        self.failed += 1
-        self.first = self.first or f"{row.key}: {error}"
+        self.count()
+        self.failed.append((row, error))
         with Journal(self.failures) as journal:
-            journal.add({"key": row.key, "error": error})
+            journal.add({"key": row.key, "draw": row.row[1], "error": error})
+
+    def count(self) -> None:
+        """Keep what was used since the last time."""
+        if self.usage != self.counted:
+            self.kept.spend(self.usage - self.counted)
+            self.counted = replace(self.usage)
 
 
-class Served:
+class Served(Answering):
     """Asks `endpoint.concurrency` questions at a time; answers come in the order in which they are finished."""
 
     loaded = True
 
-    def __init__(self, recipe: EvalRecipe):
+    def __init__(self, recipe: AskingRecipe):
         self.usage = Usage()
 
-    def answer(
-        self, recipe: EvalRecipe, samples: Sequence[Sample], halved: Callable[[int], None] | None = None
-    ) -> Iterator[tuple[Sample, str]]:
-        """Raises: UserError at the end, where some question got no answer, and at once where none will (EndpointError);
-        what was answered is kept by whoever takes it."""
-        arriving = Arriving(Path(recipe.output) / FAILURES)
-        before, silent = self.usage.cut, self.usage.empty
-        with asking(recipe, samples, arriving, self.usage):
+    def draw(
+        self, recipe: AskingRecipe, rows: Sequence[Row], halved: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[Row, str]]:
+        """Says what it will cost first. A question that is refused as it was in an earlier start has a `Refusal`.
+
+        Raises: UserError at the end, where some question got no answer, and at once where none will (EndpointError),
+        or where it may cost too much; what was answered is kept by whoever takes it."""
+        times = Counter(id(sample) for sample, _ in rows)
+        calls = ((call(recipe, sample), times[id(sample)]) for sample in {id(one): one for one, _ in rows}.values())
+        say(str(estimated(recipe, calls)))
+        return self._ask(recipe, rows)
+
+    def _ask(self, recipe: AskingRecipe, rows: Sequence[Row]) -> Iterator[tuple[Row, str]]:
+        kept = Kept(recipe.output, recipe)
+        arriving = Arriving(Path(recipe.output) / FAILURES, kept, self.usage)
+        before, refused = replace(self.usage), dict[str, str]()
+        with asking(recipe, rows, arriving, self.usage, refused):
             while (found := arriving.found.get()) is not None:
                 if isinstance(found, BaseException):
                     raise found
                 yield found
-        if cut := self.usage.cut - before:
-            logger.warning("%d of %d answers were cut at generation.max_new_tokens", cut, len(samples))
-        if empty := self.usage.empty - silent:
-            logger.warning("%d of %d answers are empty, as refusals are; they count as wrong", empty, len(samples))
-        if arriving.failed:
+        again = kept.refused() & refused.keys()
+        kept.refuse(refused)
+        for question, _ in arriving.failed:
+            if question.key in again:
+                yield question.row, Refusal(refused[question.key])
+        if cut := self.usage.cut - before.cut:
+            logger.warning("%d of %d answers were cut at generation.max_new_tokens", cut, len(rows))
+        if empty := self.usage.empty - before.empty:
+            logger.warning("%d of %d answers are empty, as refusals are; they count as wrong", empty, len(rows))
+        if again:
+            logger.warning("%s", spoken({key: refused[key] for key in sorted(again)}))
+        if left := [(question, error) for question, error in arriving.failed if question.key not in again]:
+            question, error = left[0]
+            once = "; one that is refused (status 4xx) again then counts as wrong" if refused.keys() - again else ""
             raise UserError(
-                f"{arriving.failed} of {len(samples)} questions got no answer, the first {arriving.first}. What is "
+                f"{len(left)} of {len(rows)} questions got no answer, the first {question.key}: {error}. What is "
                 f"answered is kept; see {arriving.failures}, and start the same command again, which asks these only"
+                f"{once}"
             )
 
 
 class asking:  # noqa: N801 a context manager, read as one
     """Within, a thread asks the questions; leaving ends it, whatever is under way."""
 
-    def __init__(self, recipe: EvalRecipe, samples: Sequence[Sample], arriving: Arriving, usage: Usage):
-        self.recipe, self.samples, self.arriving, self.usage = recipe, samples, arriving, usage
+    def __init__(
+        self, recipe: AskingRecipe, rows: Sequence[Row], arriving: Arriving, usage: Usage, refused: dict[str, str]
+    ):
+        """refused: is told which questions the server refuses, and why; their further draws are not asked."""
+        self.recipe, self.rows, self.arriving, self.usage, self.refused = recipe, rows, arriving, usage, refused
         self.loop = asyncio.new_event_loop()
         self.task: asyncio.Task | None = None
         self.thread = threading.Thread(target=self._work, name="endpoint", daemon=True)
@@ -121,34 +157,26 @@ class asking:  # noqa: N801 a context manager, read as one
         recipe = self.recipe
         endpoint = Endpoint(section_of(recipe), usage=self.usage)
 
-        async def text(row: Question) -> str:
+        async def text(question: Question) -> str:
+            if question.key in self.refused:
+                raise Refused(self.refused[question.key])
+            sample, number = question.row
+            seed = {} if recipe.generation.temperature == 0 else {"seed": seed_of(recipe.seed, sample, number)}
             # encoding is work for the processor, which would keep the other requests waiting
-            messages = await asyncio.to_thread(messages_of, row.sample, recipe)
-            return await endpoint.ask(messages, **drawn(recipe, row.sample))
+            messages = await asyncio.to_thread(messages_of, sample, recipe)
+            try:
+                return await endpoint.ask(messages, **seed)
+            except Refused as error:
+                self.refused[question.key] = str(error)
+                raise
 
-        rows = [Question(sample) for sample in self.samples]
+        rows = [Question(row) for row in self.rows]
         await ask_all(endpoint, rows, text, self.arriving, recipe.cost, "asked", shown=False)
 
 
-def section_of(recipe: EvalRecipe) -> ServedSection:
-    """The endpoint as it is asked: what the recipe says elsewhere, in the protocol's fields."""
-    assert recipe.endpoint is not None
-    how = recipe.generation
-    asked = {"temperature": how.temperature, "top_p": how.top_p}
-    changes = {"max_tokens": how.max_new_tokens, "max_pixels": recipe.images.max_pixels}
-    return recipe.endpoint.model_copy(update={**changes, "request": {**asked, **recipe.endpoint.request}})
-
-
-def drawn(recipe: EvalRecipe, sample: Sample) -> dict[str, Any]:
-    """The seed of a sampled answer, of the question's own; a greedy one needs none."""
-    if recipe.generation.temperature == 0:
-        return {}
-    return {"seed": int(fingerprint(recipe.seed, sample.source, sample.id), 16) % 2**31}
-
-
-def messages_of(sample: Sample, recipe: EvalRecipe) -> Messages:
+def messages_of(sample: Sample, recipe: AskingRecipe) -> Messages:
     """The conversation as the protocol has it. Raises: DataError for a picture that cannot be read."""
-    turns = conversation(sample, recipe.prompt, (recipe.images.min_pixels, recipe.images.max_pixels))
+    turns = conversation(sample, recipe.prompt, (recipe.images.min_pixels, recipe.images.max_pixels), resized)
     return [{"role": turn["role"], "content": parts(turn["content"])} for turn in turns]
 
 
@@ -160,19 +188,3 @@ def parts(content: Sequence[dict[str, Any]]) -> str | list[dict[str, Any]]:
         shown_at(encoded(part["image"], "PNG", compress_level=1)) if part["type"] == "image" else dict(part)
         for part in content
     ]
-
-
-def call(recipe: EvalRecipe, sample: Sample) -> cost.Call:
-    """The request of a question, for an estimate; pictures of unknown size are taken as large as they are sent."""
-    asked = prompts.prompt(sample, recipe.prompt.style, recipe.prompt.system, recipe.prompt.wording)
-    side = round(recipe.images.max_pixels**0.5)
-    sizes = [sample.size or (side, side)] * len(sample.images)
-    return cost.Call(sum(len(str(turn["content"])) for turn in asked), sizes, REPLY)
-
-
-def estimated(recipe: EvalRecipe, calls: Iterable[cost.Call]) -> cost.Estimate:
-    """What these requests cost. Raises: UserError where it may be more than `cost.max_cost`."""
-    section = section_of(recipe)
-    found = cost.estimate(([one] for one in calls), section, recipe.cost, "questions")
-    cost.refuse_above(found, recipe.cost)
-    return found

@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from evals import predictions, ranks, served
+from evals import predictions, ranks
+from evals.answering import Answering, sized
 from evals.benchmarks import find
 from evals.comparing import compare
-from evals.generate import Answerer, answerer, check
+from evals.generate import answerer, check
 from evals.recipe import EvalRecipe
 from evals.scoring import metrics
 from evals.scoring.reading import Reading
 from evals.scoring.report import Coverage, Scores, as_dict
 from samples import Sample, mixture
 from samples.columns import ByTask, Columns
-from stage.endpoint.cost import Call, price
+from stage.endpoint.cost import Call
+from stage.endpoint.kept import Kept, why
+from stage.endpoint.questions import call, estimated
 from stage.endpoint.sections import EndpointSection
 from stage.guards import lock
 from stage.guards.disk import spared
@@ -31,7 +33,6 @@ from stage.planning import control, decoding
 from stage.planning.lengths import Lengths
 from stage.recipe import config
 from stage.runs import DATA, FINISHED, RECORD, Run
-from vlm.common.console import say
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.processes import is_main_process
 from vlm.loading import architecture
@@ -124,7 +125,7 @@ def questions(recipe: EvalRecipe, samples: list[Sample]) -> list[Sample]:
 def run(
     recipe: EvalRecipe,
     judge: Judge | None = None,
-    asked: Answerer | None = None,
+    asked: Answering | None = None,
     check_columns: CheckColumns | None = None,
 ) -> Scores:
     """Evaluate; returns the report, which also lies in the run folder. Faulty data is found before weights load.
@@ -144,8 +145,11 @@ def run(
         logger.warning("%s", Coverage(len(samples), missed))
     folder, team = Path(recipe.output), Team.join()
     lock.hold(folder)
+    kept = Kept(folder, recipe) if recipe.endpoint is not None else None
     if recipe.overwrite:
         ranks.discard(folder)
+        if kept is not None:
+            kept.discard()
     elif team.main:
         ranks.gather(folder)
     team.wait()
@@ -170,8 +174,6 @@ def run(
 
     note(size)
     team.wait()
-    if recipe.endpoint is not None and todo:
-        say(str(served.estimated(recipe, (served.call(recipe, sample) for sample in todo))))
     if done:
         logger.info("continuing: %d of %d questions are answered", len(done), len(samples))
     if size is not None and (mine := todo[team.rank :: team.size]):
@@ -184,10 +186,9 @@ def run(
     report = load_report(folder, recipe)
     if team.main:
         save(report, recipe, folder)
-    spent = {}
-    if isinstance(asked, served.Served):
-        usage = asked.usage
-        spent["usage"] = asdict(usage) | {"cost": price(usage.input_tokens, usage.output_tokens, recipe.cost)}
+    spent: dict[str, Any] = {}
+    if kept is not None:
+        spent = {"usage": kept.used(recipe), "refused": report.refused}
     record.finish(**{name: metric.value for name, metric in report.metrics.items()}, **spent)
     return report
 
@@ -206,6 +207,7 @@ def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Scores:
         report = metrics.evaluate(rows, recipe.prompt.notation, recipe.inside)
     else:
         report = find(recipe.benchmark).score(rows, Reading(recipe.prompt.notation, recipe.inside))
+    report.refused = {row.key: row.refused for row in rows if row.refused is not None}
     report.sampling, report.coverage = sampling(folder), coverage(folder, len(rows))
     return report
 
@@ -251,14 +253,9 @@ def sampling(folder: Path) -> str:
     return json.loads((folder / RECORD).read_text(encoding="utf-8"))["sampling"]
 
 
-def sized(recipe: EvalRecipe, size: int) -> EvalRecipe:
-    """The recipe with this many questions at a time."""
-    return recipe.model_copy(update={"generation": recipe.generation.model_copy(update={"batch_size": size})})
-
-
 def answer(
     recipe: EvalRecipe,
-    asked: Answerer,
+    asked: Answering,
     samples: Sequence[Sample],
     path: Path,
     append: bool,
@@ -275,7 +272,7 @@ def answer(
         ):
             judged = judge(sample, [text]) if judge is not None and sample.task in metrics.OPEN else None
             gold, resized = judged[0] if judged else None, seen(sample.size, recipe.images)
-            row = predictions.from_sample(sample, text, gold=gold, resized=resized)
+            row = predictions.from_sample(sample, text, gold=gold, resized=resized, refused=why(text))
             file.write(predictions.line(row) + "\n")
 
 
@@ -329,13 +326,13 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
     columns, names, lengths = Columns(), set[tuple[str, str]](), Lengths(recipe)
-    calls: list[Call] = []
+    calls: list[tuple[Call, int]] = []
 
     def see(sample: Sample) -> None:
         columns.see(sample)
         lengths.see(sample)
         if recipe.endpoint is not None:
-            calls.append(served.call(recipe, sample))
+            calls.append((call(recipe, sample), 1))
         if recipe.benchmark is None:  # it puts its questions together from rows that may share a name
             refuse_namesake(sample, names)
 
@@ -347,7 +344,7 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
     count = counted.rows if recipe.limit is None else min(counted.rows, recipe.limit)
     if recipe.endpoint is not None:
         where = f"{recipe.endpoint.model} at {recipe.endpoint.address}"
-        console.print(f"{where}, {served.estimated(recipe, calls[: recipe.limit])}", markup=False, highlight=False)
+        console.print(f"{where}, {estimated(recipe, calls[: recipe.limit])}", markup=False, highlight=False)
         return
     low, high = visual_range(recipe.images.min_pixels, recipe.images.max_pixels)
     console.print(f"{count} questions")

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `sft` would be launch/sft.py
@@ -13,33 +12,21 @@ from vlm.common import telemetry  # noqa: E402
 telemetry.quiet()
 
 from evals import predictions  # noqa: E402
-from evals.generate import complete  # noqa: E402
-from evals.recipe import GenerationSection  # noqa: E402
+from evals.answering import sized  # noqa: E402
+from evals.generate import answerer, check  # noqa: E402
 from evals.scoring import metrics  # noqa: E402
 from rewards import gold  # noqa: E402
 from rewards.select import stage  # noqa: E402
 from rewards.select.recipe import BonRecipe  # noqa: E402
 from stage.cli import launch  # noqa: E402
-from stage.parallel.team import device  # noqa: E402
 from vlm.common.console import terminal  # noqa: E402
-from vlm.loading import load_model, load_processor  # noqa: E402
 from vlm.pictures.resizing import seen  # noqa: E402
 
 
 def drawer(recipe: BonRecipe, size: int, halved: Callable[[int], None] | None = None) -> stage.Draw:
-    """Loads the model; draws the recipe's number of completions of each question, `size` rows at a time."""
-    processor = load_processor(recipe.model.path, recipe.images, recipe.model.revision, recipe.model.trust_remote_code)
-    model = load_model(recipe.model, device()).eval()
-    many = recipe.generation.samples
-    how = GenerationSection(**recipe.generation.model_dump(exclude={"samples"}) | {"batch_size": size})
-
-    def draw(samples):
-        rows = [sample for sample in samples for _ in range(many)]
-        found = complete(model, processor, rows, recipe.prompt, how, recipe.seed, halved)
-        while texts := [text for _, text in islice(found, many)]:
-            yield texts
-
-    return draw
+    """Makes ready who answers; draws completions of questions, `size` rows at a time."""
+    who = answerer(recipe)
+    return lambda rows: who.draw(sized(recipe, size), rows, halved)
 
 
 def judge(recipe: BonRecipe, judged, sample, completions):
@@ -55,6 +42,8 @@ def judge(recipe: BonRecipe, judged, sample, completions):
 
 
 def run(recipe: BonRecipe) -> None:
+    if recipe.completions is None:
+        check(recipe)
     judged = partial(judge, recipe, gold.judge(recipe.gold))
     stage.run(recipe, partial(drawer, recipe), judged, check_columns=partial(gold.check, recipe.gold))
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from evals.scoring.metrics import CONVENTIONS
 from evals.scoring.report import LEVEL, Scores
+from stage.endpoint.kept import spoken
 from vlm.common.bootstrap import few_questions, quantiles, replicates
 from vlm.common.errors import DataError
 
@@ -138,6 +139,8 @@ def rows(reports: Mapping[str, Scores], told: set[str] | None = None) -> tuple[l
     for name, report in reports.items():
         if report.coverage is not None and report.coverage.left_out:
             notes.append(f"{name}: {report.coverage}")
+        if report.refused:
+            notes.append(f"{name}: {spoken(report.refused)}")
     for how, whose in drawn.items():
         notes.append(f"answers{'' if len(drawn) == 1 else ' of ' + ', '.join(whose)}: {how}")
     return cells, notes

@@ -49,6 +49,8 @@ def as_dict(report: Scores) -> dict[str, dict[str, Any]]:
         out[name] |= {"n": metric.n, "convention": metric.convention}
         if report.coverage is not None and report.coverage.offered > report.coverage.scored:
             out[name] |= {"of": report.of(metric), "left_out": dict(report.coverage.left_out)}
+        if report.refused:
+            out[name]["refused"] = len(report.refused)
         if report.sampling:
             out[name]["sampling"] = report.sampling
     return out | {name: {"value": None, "not_computed": why} for name, why in report.missing.items()}
@@ -69,6 +71,8 @@ class Scores:
     "How the answers were drawn, in words; empty where nothing is known of it."
     coverage: Coverage | None = None
     "None where nothing is known of it."
+    refused: dict[str, str] = field(default_factory=dict)
+    "Questions that a server refused for good and that count as wrong → why."
 
     def of(self, metric: Metric) -> int | None:
         """How many questions a number would be over if none were left out; None for a number over a part of them, as

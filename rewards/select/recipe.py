@@ -6,8 +6,7 @@ from typing import Literal, get_args
 
 from stage.planning import decoding
 from stage.planning.decoding import BatchSize
-from stage.recipe.decoding import DecodingSection
-from stage.recipe.sections import StageRecipe
+from stage.recipe.asking import AskingRecipe, GenerationSection
 from vlm.common.errors import RecipeError
 from vlm.common.section import LocatedPath
 from vlm.sections import PixelSection, WeightsSection
@@ -57,7 +56,7 @@ class ClipSection(WeightsSection):
             raise RecipeError(f"batch_size = {self.batch_size}; expected at least 1")
 
 
-class SamplingSection(DecodingSection):
+class SamplingSection(GenerationSection):
     """How the answers to choose from are drawn; the checkpoint's generation_config.json has no say."""
 
     samples: int = 64
@@ -70,7 +69,6 @@ class SamplingSection(DecodingSection):
     def check(self) -> None:
         if self.samples < 1:
             raise RecipeError(f"samples = {self.samples}; expected at least 1")
-        decoding.check(self.batch_size)
         if self.temperature <= 0 or not 0 < self.top_p <= 1:
             raise RecipeError(
                 f"temperature = {self.temperature} and top_p = {self.top_p}; expected temperature > 0 (greedy answers "
@@ -79,7 +77,7 @@ class SamplingSection(DecodingSection):
         super().check()
 
 
-class BonRecipe(StageRecipe):
+class BonRecipe(AskingRecipe):
     """Draw answers to held-out questions (`data.eval`), and let several selectors choose among them.
 
     An interrupted run is continued. What was drawn and scored is kept in `output` and used again, by `overwrite` too,
@@ -90,7 +88,8 @@ class BonRecipe(StageRecipe):
         "stage output model.path data.eval.<n>.path data.eval.<n>.limit selectors scorer.path scorer.positions "
         "clip.path gold completions generation.samples generation.temperature generation.top_p "
         "generation.max_new_tokens generation.batch_size images.min_pixels images.max_pixels model.dtype "
-        "model.attention"
+        "model.attention generation.backend endpoint.address endpoint.model endpoint.key endpoint.concurrency "
+        "cost.input cost.output cost.max_cost"
     )
     stage: Literal["bon"] = "bon"
     "Which launcher the recipe is for."
@@ -104,8 +103,6 @@ class BonRecipe(StageRecipe):
     "The score model of the selector `score`."
     clip: ClipSection = ClipSection()
     "The CLIP model of the selector `clip`."
-    gpus: str | None = None
-    "Target of `--dry-run`, e.g. 8xA100-80G."
     subsets: int = 256
     "For `majority`: how many subsets of N represent all of them, where there are more."
     inside: Literal["answer", "text"] = "answer"
@@ -114,8 +111,7 @@ class BonRecipe(StageRecipe):
     "Judge of rows without a closed answer (captions, open questions): a reward as in `rewards:`, such as my.py:facts."
 
     def check(self) -> None:
-        if not self.data.eval:
-            raise RecipeError("data.eval is empty; name at least one file, e.g. `eval: [{path: test.json}]`")
+        super().check()
         if not self.selectors or len(set(self.selectors)) < len(self.selectors):
             raise RecipeError(f"selectors = {self.selectors}; expected some of {', '.join(SELECTORS)}, each once")
         if self.subsets < 1:

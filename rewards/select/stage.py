@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from rewards.select.selectors import agreement, readable, score_answers
 from samples import Sample, mixture
 from samples.columns import ByTask, Columns
 from samples.readers.checks import CLOSED
+from stage.endpoint.cost import Call
+from stage.endpoint.kept import Kept, asked_of, spoken
+from stage.endpoint.questions import call, estimated
 from stage.guards import lock
 from stage.origins import comparing
 from stage.parallel.journal import Part, fingerprint, records, state_of_checkpoint, state_of_file
@@ -84,18 +88,18 @@ def run(
 
     path, parts = Path(recipe.completions or folder / "completions.jsonl"), folder / "parts"
     if recipe.completions is None:
-        name = f"completions-{drawn_by(recipe)}"
-        todo = candidates.undrawn(samples, parts, name)
-        size = decoding.batch_size(recipe, samples, recipe.generation.samples, before) if todo else before
+        name, many = f"draws-{drawn_by(recipe)}", recipe.generation.samples
+        todo = candidates.undrawn(samples, many, parts, name)
+        size = decoding.batch_size(recipe, samples, many, before) if todo else before
         note(size)
         team.wait()  # all have read what is there before any draws
         if size is not None:
             candidates.draw_all(partial(draw, size, note), todo, parts, name, team)
         team.wait()
         if team.main:
-            candidates.put_together(samples, parts, name, path)
+            candidates.put_together(samples, many, parts, name, path)
         team.wait()
-    completions = candidates.read(path, samples)
+    completions, refused = candidates.read(path, samples)
     said = [[readable(text, recipe.inside) for text in texts] for texts in completions]
     load = load or (lambda name: scorers.load(name, recipe.scorer, recipe.clip, recipe.seed))
     scored: dict[str, list[np.ndarray]] = {}
@@ -114,9 +118,12 @@ def run(
     counts = {"faulty rows (data.on_fault: skip)": faulty, "without a metric (gold)": unjudged}
     told = ", ".join(f"{count} {why}" for why, count in counts.items() if count)
     whole = f"{len(samples) - unjudged} of {len(samples) + faulty} questions; left out: {told}"
-    report.save(points, folder, recipe, [whole] if told else [])
+    report.save(points, folder, recipe, [*([whole] if told else []), *([spoken(refused)] if refused else [])])
     save_picks(recipe, samples, said, scored, folder / "picks.jsonl")
-    record.finish(**{f"{p.metric}/{p.selector}@{p.n}": p.value for p in points if p.n == len(completions[0])})
+    spent: dict[str, Any] = {"refused": refused} if refused else {}
+    if recipe.endpoint is not None and recipe.completions is None:
+        spent["usage"] = Kept(folder, recipe).used(recipe)
+    record.finish(**{f"{p.metric}/{p.selector}@{p.n}": p.value for p in points if p.n == len(completions[0])}, **spent)
     return points
 
 
@@ -127,7 +134,9 @@ def shown_as(recipe: BonRecipe) -> list[str | None]:
 
 def drawn_by(recipe: BonRecipe) -> str:
     """Changes when other answers would be drawn to the same questions (`candidates.mark`)."""
-    settings = recipe.generation.model_dump(exclude={"batch_size"})
+    settings = recipe.generation.model_dump(exclude={"batch_size", "tensor_parallel", "samples"})
+    if recipe.endpoint is not None:
+        settings["endpoint"] = asked_of(recipe)["endpoint"]
     model = state_of_checkpoint(recipe.model.path, recipe.model.revision)
     images = recipe.images.model_dump(exclude={"limit", "cache"})
     return fingerprint(model, recipe.model.dtype, images, shown_as(recipe), recipe.prompt, settings, recipe.seed)
@@ -270,12 +279,14 @@ def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None
     from rich.console import Console
 
     console, columns, names, lengths = Console(), Columns(), set[str](), Lengths(recipe)
-    judged, opened = list[bool](), dict[str, bool]()
+    judged, opened, calls = list[bool](), dict[str, bool](), list[tuple[Call, int]]()
 
     def see(sample: Sample) -> None:
         columns.see(sample)
         lengths.see(sample)
         candidates.refuse_namesake(sample, names)
+        if recipe.endpoint is not None:
+            calls.append((call(recipe, sample), recipe.generation.samples))
         if (known := opened.get(sample.task)) is None:
             unopened = sample.task == "grounding" and sample.size is None  # its boxes are read when it is sampled
             known = unopened or judge(sample, [TRIED]) is not None
@@ -293,7 +304,10 @@ def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None
     drawn = questions * recipe.generation.samples
     how = f"up to {recipe.generation.max_new_tokens} new tokens each"
     console.print(f"{questions} questions × {recipe.generation.samples} answers = {drawn} completions, {how}")
-    if recipe.completions is None:
+    if recipe.completions is None and recipe.endpoint is not None:
+        where = f"{recipe.endpoint.model} at {recipe.endpoint.address}"
+        console.print(f"{where}, {estimated(recipe, calls)}", markup=False, highlight=False)
+    elif recipe.completions is None:
         for line in decoding.said(recipe, lengths, questions, data.absent, recipe.generation.samples):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     for selector in recipe.selectors:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from stage.endpoint.client import Endpoint, EndpointError, Malformed, Unanswered, Usage
+from stage.endpoint.client import Endpoint, EndpointError, Malformed, Refused, Unanswered, Usage
 from stage.endpoint.cost import price
 from stage.endpoint.sections import CostSection
 from stage.parallel.journal import Journal, whole_lines
@@ -29,7 +29,7 @@ class Named(Protocol):
 
     @property
     def key(self) -> str:
-        """Its name, of which there is no other."""
+        """Its name; several requests about one question have one."""
         ...
 
 
@@ -152,24 +152,24 @@ async def ask_all(
     """
     from tqdm.auto import tqdm
 
-    waiting, streak, section = iter(rows), 0, endpoint.section
+    waiting, section = iter(rows), endpoint.section
+    streak: set[object] = set()  # a question that is refused many times counts once: it may be the cause
 
     async def work() -> None:
-        nonlocal streak
         for row in waiting:  # the workers share it; nothing is awaited between taking a row and owning it
             stop_when_spent(cost, endpoint.usage)
             try:
                 found = await ask(row)
             except (Unanswered, Malformed, DataError) as error:
-                streak += 1
+                streak.add(row.key if isinstance(error, Refused) else object())
                 answers.fail(row, str(error))
-                if streak >= section.stop_after:
+                if len(streak) >= section.stop_after:
                     raise EndpointError(
-                        f"{streak} rows in succession failed, the last ({row.key}) because: {error}. What is done is "
-                        f"kept; see {answers.failures}, fix `{section.called}`, and start the same command again"
+                        f"{len(streak)} rows in succession failed, the last ({row.key}) because: {error}. What is done "
+                        f"is kept; see {answers.failures}, fix `{section.called}`, and start the same command again"
                     ) from error
             else:
-                streak = 0
+                streak.clear()
                 answers.put(row, found)
             progress.update()
 

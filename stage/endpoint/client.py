@@ -5,7 +5,8 @@ second on (with jitter, so that many workers do not return at once), or is what 
 
     401, 402, 403, 404      the key, the credit, the model or the address: EndpointError ends the run
     a wait beyond the limit EndpointError too: a used-up quota
-    the rest, and the last repetition     Unanswered, which is this row's failure alone
+    other statuses 4xx      Refused, which is this row's failure alone
+    the rest, and the last repetition     Unanswered: the same, and the next start may fare better
 
 The API key is read from the environment, sent in the header, and struck out of every message. What a reply says is the
 caller's to read: one that is not of the form asked for is sent back once with what is wrong (`Endpoint.ask_for`).
@@ -19,7 +20,7 @@ import io
 import os
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, Literal, Self, TypeVar
@@ -54,6 +55,10 @@ class Unanswered(Exception):
     """This request got no reply that can be used; another row's may."""
 
 
+class Refused(Unanswered):
+    """The server will not answer this request, and says so by its status: repeating it is of no use."""
+
+
 class Malformed(Exception):
     """A reply is not of the form that was asked for; says how, in words the model can correct it by."""
 
@@ -80,6 +85,12 @@ class Usage:
         if isinstance(reported, dict):
             self.input_tokens += _count(reported.get("prompt_tokens"))
             self.output_tokens += _count(reported.get("completion_tokens"))
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(*(mine - its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
 
 def _count(value: Any) -> int:
@@ -185,7 +196,7 @@ class Endpoint(Generic[Section]):
             raise EndpointError(f"{self._url}: {FATAL[status]} ({said}); fix `{called}` in the recipe, or its key")
         if status in REPEATED or status >= 500:
             return said
-        raise Unanswered(said)
+        raise (Refused if 400 <= status < 500 else Unanswered)(said)
 
     def _text(self, response: httpx2.Response) -> str:
         try:

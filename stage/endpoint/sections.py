@@ -70,6 +70,23 @@ class EndpointSection(Section):
             raise RecipeError(f"request sets {', '.join(owned)}, which Nadir sets; leave it out")
 
 
+class ServedSection(EndpointSection):
+    """The model that `generation.backend: endpoint` asks, behind any OpenAI-compatible address."""
+
+    request: dict[str, Any] = {}
+    "Further fields of each request, e.g. {top_k: 50, repetition_penalty: 1.0} for a vLLM server."
+    ELSEWHERE: ClassVar[dict[str, str]] = {"max_tokens": "generation.max_new_tokens", "max_pixels": "images.max_pixels"}
+    "Keys of an endpoint that the recipe says elsewhere."
+
+    def check(self) -> None:
+        super().check()
+        for key, place in self.ELSEWHERE.items():
+            if getattr(self, key) != type(self).model_fields[key].default:  # a saved recipe has the default
+                raise RecipeError(f"{key}: {place} says it; leave it out here")
+        if said := sorted({"temperature", "top_p", "seed"} & self.request.keys()):
+            raise RecipeError(f"request sets {', '.join(said)}, which `generation:` and `seed:` say; leave it out")
+
+
 class CostSection(Section):
     """What asking is estimated to cost, printed before anything is sent."""
 

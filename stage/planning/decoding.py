@@ -141,7 +141,7 @@ def batch_size(
         return stated
     if before is not None:
         return before
-    if getattr(recipe.generation, "backend", "hf") != "hf":
+    if recipe.generation.backend != "hf":
         return VLLM
     lengths = Lengths(recipe)
     for sample in samples:
@@ -171,8 +171,8 @@ def said(recipe: Any, lengths: Lengths, questions: int, unread: bool, group: int
     """
     stated: BatchSize = recipe.generation.batch_size
     key = f"generation.batch_size: {stated}"
-    if getattr(recipe.generation, "backend", "hf") == "vllm":
-        yield f"{VLLM if stated == 'auto' else stated} questions at a time are handed to vLLM, which plans its memory"
+    if recipe.generation.backend == "vllm":
+        yield f"{VLLM if stated == 'auto' else stated} rows at a time are handed to vLLM, which plans its memory"
         return
     try:
         need, remark = of_recipe(recipe, lengths, unread, group)

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from evals import predictions, ranks
 from evals.generate import VLLM, answerer
 from evals.predictions import Prediction
-from evals.recipe import EvalRecipe, GenerationSection
+from evals.recipe import EvalRecipe
 from samples import Sample
 from samples.sections import DataSection, SourceSection
 from stage.parallel.team import Team
+from stage.recipe.asking import GenerationSection
 from vlm.common.errors import RecipeError
 from vlm.loading import load_processor
 from vlm.sections import ImageSection, ModelSection, PromptSection
@@ -116,18 +117,21 @@ def test_what_vllm_is_told(tiny_model, tmp_path, vllm):
     assert engine["generation_config"] == "vllm"  # the checkpoint's own does not steer
     assert engine["tensor_parallel_size"] == 4 and engine["limit_mm_per_prompt"] == {"image": 2, "video": 0}
     assert engine["mm_processor_kwargs"] == {"min_pixels": 12544, "max_pixels": 25088}
-    (sampling,) = vllm.sampling
-    assert (sampling["temperature"], sampling["top_p"], sampling["max_tokens"], sampling["seed"]) == (0.7, 0.8, 9, 7)
-    assert (sampling["top_k"], sampling["min_p"], sampling["repetition_penalty"]) == (-1, 0.0, 1.0)
+    sampling, *others = vllm.sampling
+    assert len({one["seed"] for one in (sampling, *others)}) == 3  # a question's own, whatever the batch
+    assert (
+        list(who.draw(recipe, [(samples[1], 0), (samples[1], 1)])) and vllm.sampling[3] == others[0] != vllm.sampling[4]
+    )
+    assert (sampling["temperature"], sampling["top_p"], sampling["max_tokens"]) == (0.7, 0.8, 9)
     assert (sampling["top_k"], sampling["min_p"], sampling["repetition_penalty"]) == (-1, 0.0, 1.0)
     with open(f"{tiny_model}/config.json") as file:
         ids = json.load(file)
     words = load_processor(tiny_model, ImageSection()).tokenizer.get_vocab()
     beyond = set(range(ids["text_config"]["vocab_size"])) - set(words.values())
     assert sampling["logit_bias"] == dict.fromkeys({ids["image_token_id"], ids["video_token_id"], *beyond}, -100.0)
-    assert [len(batch) for batch in vllm.requests] == [2, 1]
-    one, two, none = [request for batch in vllm.requests for request in batch]
-    assert [picture.size for picture in two["multi_modal_data"]["image"]] == [(60, 40)] * 2
+    assert [len(batch) for batch in vllm.requests] == [2, 1, 2]
+    one, two, none, *_ = [request for batch in vllm.requests for request in batch]
+    assert [picture.size for picture in two["multi_modal_data"]["image"]] == [(140, 112)] * 2  # as the model sees them
     assert one["prompt"].count("<|image_pad|>") == 1 and two["prompt"].count("<|image_pad|>") == 2
     assert "How many?" in one["prompt"] and one["prompt"].endswith("<|im_start|>assistant\n")
     assert "multi_modal_data" not in none

@@ -11,11 +11,12 @@ from evals import predictions, stage
 from evals.comparing import sidebyside
 from evals.conversation import conversation
 from evals.generate import complete
-from evals.recipe import EvalRecipe, GenerationSection
+from evals.recipe import EvalRecipe
 from samples import Sample
 from samples.sections import DataSection, SourceSection
 from stage.planning import decoding
 from stage.recipe import config
+from stage.recipe.asking import GenerationSection
 from stage.runs import FINISHED
 from tests.support.scores.scored import said
 from tests.support.tiny_checkpoints import section

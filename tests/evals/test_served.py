@@ -18,7 +18,6 @@ from tests.support.processes.commands import evaluation
 from tests.support.scores.fake_judge import FakeJudge, completion, error
 from vlm.common.errors import RecipeError, UserError
 from vlm.loading import load_model, load_processor
-from vlm.pictures.resizing import limits_of, shown
 from vlm.rollout import neutral, unsayable
 
 
@@ -100,15 +99,15 @@ def test_predictions_are_those_of_transformers(tiny_model, demo_data, tmp_path):
 
 
 def test_pictures_arrive_as_the_model_would_see_them(tiny_model, demo_data, tmp_path):
+    """The demo's 224 × 224 pixels, reduced to the 112 × 112 of the recipe."""
     with FakeJudge(default=lambda body: completion("yes")) as judge:
-        asked = recipe(tiny_model, demo_data, tmp_path / "run", judge, "limit=1")
-        stage.run(asked)
+        stage.run(recipe(tiny_model, demo_data, tmp_path / "run", judge, "limit=1"))
     (picture,) = [
         part["image"] for turn in turns_of(judge.bodies[0]) for part in turn["content"] if part["type"] == "image"
     ]
     row = json.loads((tmp_path / "run/predictions.jsonl").read_text())
-    expected = shown(row["image"], limits_of(load_processor(tiny_model, asked.images)))
-    assert picture.size == expected.size and picture.tobytes() == expected.tobytes()
+    expected = Image.open(row["image"]).convert("RGB").resize((112, 112), Image.Resampling.BICUBIC)
+    assert picture.size == (112, 112) and picture.tobytes() == expected.tobytes()
 
 
 def test_what_gets_no_answer_ends_the_run_and_is_asked_again(tiny_model, demo_data, tmp_path):

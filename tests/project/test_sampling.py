@@ -15,11 +15,12 @@ import rl
 from evals import stage as evaluation
 from evals.comparing import compare
 from evals.generate import complete
-from evals.recipe import EvalRecipe, GenerationSection
+from evals.recipe import EvalRecipe
 from rewards.select.recipe import BonRecipe
 from samples import Sample
 from samples.rows import prompt_rows
 from stage.recipe import config
+from stage.recipe.asking import GenerationSection
 from stage.recipe.decoding import DecodingSection
 from stage.runs import RECORD
 from tests.support import tiny_checkpoints as tiny
@@ -110,7 +111,8 @@ def drawn(folder, asked, size=6):
     )
     recipe = config.load(ROOT / "recipes/demo/bon.yaml", BonRecipe, changes)
     draw = runpy.run_path(str(ROOT / "launch/bon.py"), run_name="launcher")["drawer"](recipe, size)
-    return list(draw(asked))
+    texts = [text for _, text in draw([(sample, number) for sample in asked for number in range(3)])]
+    return [texts[start : start + 3] for start in range(0, len(texts), 3)]
 
 
 def test_best_of_n(tiny_model, poisoned, asked):

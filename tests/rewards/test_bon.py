@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import combinations
+from itertools import combinations, groupby
 from math import comb
 from pathlib import Path
 
@@ -163,7 +163,14 @@ def go(recipe, scorer=None, draw=lambda: drawn):
 
     def drawer(size, halved):
         one = draw()
-        return lambda samples: map(one, samples)
+
+        def drawn(rows):
+            for _, group in groupby(rows, key=lambda row: row[0].id):
+                group = list(group)
+                texts = one(group[0][0])
+                yield from ((row, texts[row[1]]) for row in group)
+
+        return drawn
 
     points = stage.run(recipe, drawer, judge, load=lambda name: scorer or Length())
     return {(point.selector, point.n): point.value for point in points}
@@ -232,9 +239,9 @@ def test_a_killed_run_goes_on(questions, tmp_path, served):
 
     with pytest.raises(KeyboardInterrupt):
         go(recipe(questions, tmp_path), draw=lambda: dying)
-    (part,) = (tmp_path / "run/parts").glob("completions-*.0.jsonl")
+    (part,) = (tmp_path / "run/parts").glob("draws-*.0.jsonl")
     with part.open("a") as file:
-        file.write('{"key": "q/#2", "completi')
+        file.write('{"key": "q/#2", "draw": 0, "completi')
     whole = go(recipe(questions, tmp_path), draw=lambda: dying)
     assert asked == ["dam", "ship", "ship", "road"]
     assert whole == go(recipe(questions, tmp_path, output=tmp_path / "other"))

@@ -8,10 +8,10 @@ import trl
 
 import rl
 from evals.generate import complete
-from evals.recipe import GenerationSection
 from rl.sharing.prefill import first_rows, shared_prefill
 from samples import Sample
 from samples.rows import prompt_rows
+from stage.recipe.asking import GenerationSection
 from tests.support import tiny_checkpoints as tiny
 from vlm import loading, rollout
 from vlm.adapters import apply_lora

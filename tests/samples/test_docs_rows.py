@@ -334,7 +334,7 @@ def test_what_the_judge_said_gives_the_first_preferences(folder):
 
 def test_completions(folder):
     read = list(samples.read(put(folder, FOR_GRPO, "questions.jsonl")))[:3]
-    found = candidates.read(put(folder, "Completions", "completions.jsonl"), read)
+    found, _ = candidates.read(put(folder, "Completions", "completions.jsonl"), read)
     said = [predictions.from_sample(sample, text) for sample, texts in zip(read, found, strict=True) for text in texts]
     judged = [metrics.judge(one, "qwen2_vl", "answer") for one in said]
     # (0,0),(100,100) is 20 x 10 pixels beside the ship; the runways are told exactly by the boxes around them
@@ -380,16 +380,16 @@ def test_curation(folder):
 def test_predictions(folder):
     """A box from 50 to 150 and one from 100 to 200 share a third of what they cover."""
     found = predictions.read(put(folder, "Predictions", "predictions.jsonl"))
-    assert [(one.source, one.id) for one in found] == [("questions", str(number)) for number in range(1, 8)]
+    assert [(one.source, one.id) for one in found] == [("questions", str(number)) for number in range(1, 9)]
     assert (found[0].resized, found[0].image, found[0].prompt) == ((1008, 504), "harbour.png", SHIP)
     judged = [metrics.judge(one, "qwen2_vl", "answer") for one in found]
     assert [one.iou for one in judged[:2]] == [pytest.approx(1), pytest.approx(1 / 3)]
-    assert [one.correct for one in judged] == [None, None, False, True, None, False, None]
-    assert [one.gold for one in judged[4:]] == [0.5, None, 1.0]
-    assert [one.well_formed for one in judged] == [True] * 5 + [False, True]
+    assert [one.correct for one in judged] == [None, None, False, True, None, False, None, False]
+    assert [one.gold for one in judged[4:]] == [0.5, None, 1.0, None]
+    assert [one.well_formed for one in judged] == [True] * 5 + [False, True, False]
     report = metrics.evaluate(found, "qwen2_vl")
     assert report.metrics["grounding/acc@0.5"].value == pytest.approx(0.5)
-    assert report.metrics["format"].value == pytest.approx(6 / 7)
+    assert report.metrics["format"].value == pytest.approx(6 / 8)
 
 
 # Every task, every field.
@@ -426,7 +426,7 @@ def read_journal(path: Path):
 
 def read_completions(path: Path):
     first = list(samples.read(put(path.parent, FOR_GRPO, "questions.jsonl")))[:1]
-    return candidates.read(path, first)
+    return candidates.read(path, first)[0]
 
 
 READERS = {

@@ -16,7 +16,7 @@ from rewards.prefer import prompts, rows
 from rewards.prefer.judge import estimate
 from rewards.prefer.recipe import CandidateSource, JudgeSection
 from stage.endpoint.asking import Answers, ask_all
-from stage.endpoint.client import Endpoint, EndpointError, Malformed, Unanswered, retry_after
+from stage.endpoint.client import Endpoint, EndpointError, Malformed, Refused, Unanswered, retry_after
 from stage.endpoint.cost import price, refuse_above
 from stage.endpoint.sections import CostSection, EndpointSection
 from tests.support.scores.fake_judge import FakeJudge, completion, error, put_rows
@@ -71,7 +71,7 @@ def test_a_wait_beyond_the_limit_ends_the_run():
     assert isinstance(fault, EndpointError) and "asks to wait 3600 s" in str(fault) and not waits and judge.calls == 1
 
 
-@pytest.mark.parametrize(("status", "kind"), [(401, EndpointError), (404, EndpointError), (400, Unanswered)])
+@pytest.mark.parametrize(("status", "kind"), [(401, EndpointError), (404, EndpointError), (400, Refused)])
 def test_what_does_not_pass_is_not_repeated(status, kind):
     with FakeJudge(error(status, "because")) as judge:
         fault, waits, _ = ask(judge.section())

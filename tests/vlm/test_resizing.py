@@ -19,7 +19,7 @@ from stage.trainer.callbacks import PassCallback
 from vlm.boxes import NOTATIONS, quad_from_obb, read_boxes, write_boxes, write_quads
 from vlm.common.errors import DataError
 from vlm.loading import load_processor
-from vlm.pictures.resizing import Resizing, seen
+from vlm.pictures.resizing import Resizing, resized, seen, shown
 from vlm.sections import ImageSection, PromptSection, ResizeSection
 
 SIDE = 28
@@ -257,3 +257,34 @@ def test_votes_are_compared_at_the_size_seen(samples):
     said = ["30,20,150,80", "30,20,150,80 dam", "200,20,300,80", "none"]
     votes = agreement(samples[0], said, "rscovlm", (560, 336))
     assert votes[0].tolist() == [1.0, 1.0, 0.0, 0.0] and votes[3].tolist() == [0.0] * 4
+
+
+WIDE = (4 * 28 * 28, 16384 * 28 * 28)
+"""Limits of the published checkpoints, which a server has unless it is told others."""
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize(
+    ("size", "limits"),
+    [
+        ((61, 43), (12544, 25088)),  # enlarged
+        ((301, 275), (12544, 25088)),  # reduced
+        ((141, 110), (12544, 25088)),  # rounded to multiples of 28 alone
+        ((9, 150), (12544, 12544)),  # a thin strip between equal limits, which would be rounded once more
+    ],
+)
+def test_another_processor_has_nothing_left_to_resize(size, limits, tiny_model, tmp_path):
+    """To the bit what our own makes of the picture; one of wider limits sees the same, and so does one of the same."""
+    Image.effect_noise(size, 60).convert("RGB").save(tmp_path / "a.png")
+    path = str(tmp_path / "a.png")
+
+    def pixels(picture, least, most):
+        section = ImageSection(min_pixels=least, max_pixels=most)
+        found = load_processor(tiny_model, section).image_processor(picture, return_tensors="pt")
+        return found["pixel_values"], found["image_grid_thw"].tolist()
+
+    expected, grid = pixels(shown(path, limits), *limits)
+    assert resized(path, limits).size == seen(size, ImageSection(min_pixels=limits[0], max_pixels=limits[1]))
+    for picture, (least, most) in ((resized(path, limits), WIDE), (resized(path, limits, same=True), limits)):
+        found, its = pixels(picture, least, most)
+        assert its == grid and found.equal(expected)
