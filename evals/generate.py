@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from evals.answering import Answering, Row, row_seed, seed_of
@@ -16,7 +16,7 @@ from samples import Sample
 from stage.guards.halving import in_batches
 from stage.parallel.team import device
 from stage.recipe.asking import AskingRecipe, GenerationSection
-from vlm import inventory
+from vlm import engine, inventory
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.loading import load_model, load_processor, raw_config
@@ -156,35 +156,41 @@ class VLLM(Answering):
         for start in range(0, len(rows), how.batch_size):
             batch = rows[start : start + how.batch_size]
             asked = {id(sample): self.request(sample, recipe) for sample in {id(one): one for one, _ in batch}.values()}
-            requests = [asked[id(sample)] for sample, _ in batch]
-            said = llm.generate(requests, [sampling(*row) for row in batch], use_tqdm=False)
+            requests, meant = zip(*(asked[id(sample)] for sample, _ in batch), strict=True)
+            said = llm.generate(list(requests), [sampling(*row) for row in batch], use_tqdm=False)
+            engine.check_prompts(meant, [one.prompt_token_ids for one in said], self.processor.tokenizer)
             yield from ((row, one.outputs[0].text) for row, one in zip(batch, said, strict=True))
 
-    def request(self, sample: Sample, recipe: AskingRecipe) -> dict[str, Any]:
-        """One prompt as vLLM takes it: the chat template's text with one placeholder a picture, and the pictures."""
-        turns = conversation(sample, recipe.prompt, limits_of(self.processor), partial(resized, same=True))
+    def request(self, sample: Sample, recipe: AskingRecipe) -> tuple[dict[str, Any], list[int]]:
+        """One prompt as vLLM takes it, with one placeholder a picture, and the ids that it is to make of it."""
+        turns = conversation(sample, recipe.prompt, limits_of(self.processor), resized)
         pictures = [part["image"] for turn in turns for part in turn["content"] if part["type"] == "image"]
         text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return {"prompt": text, "multi_modal_data": {"image": pictures}} if pictures else {"prompt": text}
+        ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        asked: dict[str, Any] = {"prompt_token_ids": ids}
+        if pictures:
+            asked["multi_modal_data"] = {"image": pictures}
+        side = engine.token_side(self.processor)
+        return asked, engine.written_out(ids, self.processor.image_token_id, pictures, side)
 
     def _loaded(self, recipe: AskingRecipe, samples: Sequence[Sample]) -> LLM:
         if self._engine is None:
-            self._engine = self.vllm.LLM(**engine_arguments(self.section, recipe, samples))
+            self._engine = self.vllm.LLM(**engine_arguments(self.section, recipe, self.processor, samples))
         return self._engine
 
 
-def engine_arguments(section: ModelSection, recipe: AskingRecipe, samples: Sequence[Sample]) -> dict[str, Any]:
+def engine_arguments(
+    section: ModelSection, recipe: AskingRecipe, processor: ProcessorMixin, samples: Sequence[Sample]
+) -> dict[str, Any]:
     """What `vllm.LLM` is made with, by the recipe's keys."""
-    return {
+    return engine.arguments(processor) | {
         "model": section.path,
         "revision": section.revision,
         "dtype": section.dtype,
         "trust_remote_code": section.trust_remote_code,
         "seed": recipe.seed,
         "tensor_parallel_size": recipe.generation.tensor_parallel,
-        "generation_config": "vllm",  # not the checkpoint's: sampling is the recipe's; its eos ids still end a text
         "limit_mm_per_prompt": {"image": max(1, *(len(sample.images) for sample in samples)), "video": 0},
-        "mm_processor_kwargs": {"min_pixels": recipe.images.min_pixels, "max_pixels": recipe.images.max_pixels},
     }
 
 

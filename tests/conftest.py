@@ -3,8 +3,8 @@
 The environment is set when this file is imported, before any test module imports a library that reads it, and
 is inherited by the processes that tests start (the socket guard is not: there, offline mode does its work).
 
-Which tests run: those marked `full` or `vllm` where -m names them, those marked `gpu` where there is a GPU. Any other that is
-skipped fails a session of CI (.ci/run sets NADIR_CI): there, everything that a test needs is to be installed.
+Which tests run: those marked `full` or `vllm` where -m names them, those marked `gpu` where there is a GPU. Any other
+that is skipped fails a session of CI (.ci/run sets NADIR_CI): there, everything that a test needs is to be installed.
 """
 
 import logging

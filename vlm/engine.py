@@ -17,8 +17,7 @@ from PIL.Image import Image
 
 from vlm.common.errors import UserError
 from vlm.pictures.processing import opaque
-from vlm.pictures.resizing import limits_of
-from vlm.shapes import smart_resize
+from vlm.pictures.resizing import fitted, limits_of
 
 STRIP = 200
 """The greatest ratio of sides that `smart_resize` takes."""
@@ -29,14 +28,19 @@ AROUND = 4
 def arguments(processor: Any) -> dict[str, Any]:
     """Keywords of `vllm.LLM`, for pictures from `as_seen` and sampling that is stated in full.
 
-    generation_config: not the checkpoint's, which would add a repetition penalty and ids that end a text.
+    generation_config: not the checkpoint's sampling; its ids that end a text still do.
     """
-    side = processor.image_processor.patch_size * processor.image_processor.merge_size
+    side = token_side(processor)
     return {
         "generation_config": "vllm",
         "mm_processor_kwargs": {"min_pixels": side * side, "max_pixels": most_seen(*limits_of(processor), side)},
         "limit_mm_per_prompt": {"video": 0},
     }
+
+
+def token_side(processor: Any) -> int:
+    """Pixels of a visual token's side."""
+    return processor.image_processor.patch_size * processor.image_processor.merge_size
 
 
 def most_seen(least: int, most: int, side: int) -> int:
@@ -48,9 +52,7 @@ def most_seen(least: int, most: int, side: int) -> int:
 
 def as_seen(image: Image, processor: Any) -> Image:
     """The picture as our processor resizes it, (width, height) in multiples of a visual token's side; RGB."""
-    size = smart_resize(image.size, *limits_of(processor))
-    image = opaque(image).convert("RGB")
-    return image if image.size == size else image.resize(size, processor.image_processor.resample)
+    return fitted(opaque(image).convert("RGB"), limits_of(processor))
 
 
 def one_placeholder(ids: Sequence[int], token: int, pictures: int) -> list[int]:
@@ -66,6 +68,12 @@ def one_placeholder(ids: Sequence[int], token: int, pictures: int) -> list[int]:
             "one run for each. Does a text hold <|image_pad|>, or does the chat template leave pictures out?"
         )
     return [one for kind, run in runs for one in (run[:1] if kind else run)]
+
+
+def written_out(ids: Iterable[int], token: int, pictures: Sequence[Image], side: int) -> list[int]:
+    """The other way: each placeholder as many times as its picture, from `as_seen`, has visual tokens."""
+    tokens = iter([picture.width * picture.height // side**2 for picture in pictures])
+    return [one for each in ids for one in ([each] * next(tokens) if each == token else [each])]
 
 
 def check_prompts(asked: Iterable[Sequence[int]], read: Iterable[Sequence[int]], tokenizer: Any) -> None:

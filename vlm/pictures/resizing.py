@@ -48,19 +48,16 @@ def shown(image: str | bytes, limits: tuple[int, int]) -> Image:
     return pictures.load(image, at)
 
 
-def resized(image: str | bytes, limits: tuple[int, int], same: bool = False) -> Image:
-    """The picture for a processor that is not ours: at the size that the model sees, by our processor's resampling, so
-    that one with wider limits has nothing left to resize.
+def resized(image: str | bytes, limits: tuple[int, int]) -> Image:
+    """The picture for a processor that is not ours: `fitted`. Raises: as `shown`."""
+    return fitted(shown(image, limits), limits)
 
-    same: the other's limits are these. It would round some sizes once more (`_target`); of those it gets what `shown`
-    gives.
-    Raises: as `shown`.
-    """
-    picture = shown(image, limits)
+
+def fitted(picture: Image, limits: tuple[int, int]) -> Image:
+    """The picture at the size that the model sees, by our processor's resampling, so that a processor with wider limits
+    has nothing left to resize."""
     wanted = smart_resize(picture.size, *limits)
-    if picture.size == wanted or (same and smart_resize(wanted, *limits) != wanted):
-        return picture
-    return picture.resize(wanted, Resampling.BICUBIC)
+    return picture if picture.size == wanted else picture.resize(wanted, Resampling.BICUBIC)
 
 
 def _target(size: tuple[int, int], least: int, most: int) -> tuple[int, int] | None:
