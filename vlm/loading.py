@@ -144,8 +144,8 @@ def _fetched(path: str, name: str, revision: str | None) -> Path:
             f"model.path: {path} is no folder here, it is not in the hub cache, and {why}; download it "
             f"where there is a connection (hf download {path} --local-dir DIR) and set model.path to DIR"
         )
-    from httpx2 import HTTPError
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HTTPError  # of httpx or httpx2, by its version
 
     try:
         return Path(hf_hub_download(path, name, revision=revision))
