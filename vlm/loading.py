@@ -20,6 +20,7 @@ from urllib.request import getproxies
 
 from vlm import inventory
 from vlm.common.errors import RecipeError
+from vlm.common.versions import check_config
 from vlm.sections import ImageSection
 from vlm.weights import INDEX, REMEDY, SINGLE, check_files, damaged, pickles_in, reading
 
@@ -195,6 +196,7 @@ def architecture(path: str, revision: str | None = None) -> str:
             f"model.path: {path} has model_type {kind!r} (architectures {config.get('architectures')}); "
             f"expected {named}"
         )
+    check_config(config, f"model.path: config.json of {path}")
     return kind
 
 

@@ -71,8 +71,8 @@ def check_together(recipe: Any) -> None:
     reentrant = (asked("gradient_checkpointing_kwargs") or {}).get("use_reentrant", True)
     if recipe.sharding.zero == 3 and recipe.model.lora is not None and reentrant is not True:
         raise RecipeError(
-            f"training.gradient_checkpointing_kwargs: use_reentrant = {reentrant} with sharding.zero = 3 and model.lora, "
-            "which train by reentrant checkpointing only; leave use_reentrant out"
+            f"training.gradient_checkpointing_kwargs: use_reentrant = {reentrant} with sharding.zero = 3 and "
+            "model.lora, which train by reentrant checkpointing only; leave use_reentrant out"
         )
     for key in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
         if asked(key) and asked("dataloader_num_workers") == 0:

@@ -1,8 +1,8 @@
-"""Which transformers and which vLLM Nadir runs with: those that its tests have seen. A transformers that does not know a
-keyword swallows it.
+"""Which transformers and which vLLM Nadir runs with: those that its tests have seen. A transformers that does not know
+a keyword swallows it.
 
-`make test` runs the newest transformers; `make test-oldest` the oldest, which is the newest that TRL's vLLM allows. Read
-from the packages' metadata: nothing is imported.
+`make test` runs the newest transformers; `make test-oldest` the oldest, which is the newest that TRL's vLLM allows.
+Versions are read from the packages' metadata: nothing is imported.
 """
 
 from collections.abc import Iterator
@@ -54,9 +54,25 @@ def check_transformers(recipe: Any) -> None:
             )
 
 
+def check_config(config: dict[str, Any], where: str) -> None:
+    """Refuse a checkpoint's config.json with a key that the installed transformers overlooks. where: names it.
+
+    Raises: RecipeError.
+    """
+    vision = config.get("vision_config")
+    if not isinstance(vision, dict) or (blocks := vision.get("num_hidden_layers")) in (None, vision.get("depth")):
+        return
+    for found in installed("transformers"):
+        if minor(found) != SEEN[-1]:
+            raise RecipeError(
+                f"{where}: vision_config.num_hidden_layers is {blocks}, which transformers {found} does not read; "
+                f"write depth: {blocks} beside it"
+            )
+
+
 def check_vllm(asked: str, instead: str) -> None:
-    """Refuse what a recipe asks of vLLM (`asked`, in words) where none is installed, or another than TRL's, or where its
-    transformers is not. instead: what else to write.
+    """Refuse what a recipe asks of vLLM (`asked`, in words) where none is installed, or another than TRL's, or where
+    its transformers is not. instead: what else to write.
 
     Raises: RecipeError.
     """
@@ -71,6 +87,6 @@ def check_vllm(asked: str, instead: str) -> None:
     for found in installed("transformers"):
         if minor(found) != SEEN[0]:
             raise RecipeError(
-                f"{asked}: transformers {found} is installed, and vLLM {here} takes {SEEN[0]}; {EXTRA} in an environment "
-                f"of its own, or write {instead}"
+                f"{asked}: transformers {found} is installed, and vLLM {here} takes {SEEN[0]}; {EXTRA} in an "
+                f"environment of its own, or write {instead}"
             )
