@@ -186,6 +186,7 @@ def test_skip_0_stops_at_the_first(train):
         train(SFT, {(1, 1): "loss"}, GuardSection(skip=0, dumps=0))
 
 
+@pytest.mark.versions
 def test_upstream_goes_on_with_nan(train):
     """Why the guard is there: transformers' own step spoils every weight."""
 
@@ -251,6 +252,7 @@ def test_a_finite_loss_keeps_every_bit():
         assert torch.autograd.grad(spoiled, weight)[0].isnan().all()
 
 
+@pytest.mark.versions
 def test_the_upstream_methods_are_as_they_were():
     """What `stage.guards.finite` overrides or relies on; raise the pins only with this test."""
     from accelerate.optimizer import AcceleratedOptimizer

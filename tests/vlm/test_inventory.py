@@ -18,6 +18,8 @@ from vlm.adapters import PARTS, apply_lora, freeze, lora_targets, part_of
 from vlm.common.errors import RecipeError
 from vlm.sections import LoraSection
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
