@@ -45,7 +45,7 @@ def test_three_ways_agree_and_are_measured(tmp_path):
 
 
 def test_the_version_is_that_of_what_can_be_imported():
-    import prefix_grouper  # the oldest environment (make test-oldest) has none, and collects this file
+    import prefix_grouper  # make test-oldest has none, and collects this file
 
     assert grouped.version() == prefix_grouper.__version__
 
