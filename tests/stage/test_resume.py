@@ -17,6 +17,7 @@ from trl.trainer.utils import RepeatSampler
 
 import rl
 from samples import mixture
+from sft.recipe import SFTRecipe
 from sft.trainer import SFTTrainer
 from stage.checkpoints import manifest
 from stage.checkpoints.resumable import Resumable
@@ -177,7 +178,7 @@ def sft(tiny_model, demo_data, tmp_path_factory):
     data = chat_rows(mixture.draw(DataSection(train=source), "train", 0).samples, PromptSection(system="Think."))
 
     def make(name, cls=SFTTrainer, **training):
-        made = recipe(tiny_model, folder / name)
+        made = recipe(tiny_model, folder / name, SFTRecipe)
         made.training = {
             "max_steps": 7, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "logging_steps": 3,
             "gradient_checkpointing": False, "save_strategy": "steps", "save_steps": 1, **training,
