@@ -74,7 +74,6 @@ def metrics(folder) -> list[dict]:
     return [row for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
 
 
-@pytest.mark.versions
 def test_each_ran_as_it_should(trained):
     """Engines as DeepSpeed built them: policy and reference, in two processes."""
     engines = {
@@ -139,7 +138,6 @@ def test_run_folder(trained, name):
     assert table["advantage"].to_list() == pytest.approx(advantages.to_list(), rel=1e-4)
 
 
-@pytest.mark.versions
 def test_same_rollouts_and_metrics(trained):
     """Rewards and lengths to the digit; loss, gradient norm and KL to rounding."""
     expected = metrics(trained["ddp"][0])
@@ -154,7 +152,6 @@ def test_same_rollouts_and_metrics(trained):
                 assert found[step][key] == pytest.approx(expected[step][key], rel=TOLERANCE, abs=1e-6), (name, key)
 
 
-@pytest.mark.versions
 def test_same_weights(trained, tiny_model):
     """`final/` is whole and strict to load, moved from the start, and the same however it was sharded."""
     start, expected = state(tiny_model), state(trained["ddp"][0] / "final")
@@ -168,7 +165,6 @@ def test_same_weights(trained, tiny_model):
         assert worst < TOLERANCE, name
 
 
-@pytest.mark.versions
 def test_published_names(trained, tiny_model):
     """Names in the file, as every other reader of Qwen2-VL knows them. transformers 5.23 alone writes
     model.model.embed_tokens under ZeRO-3."""
@@ -184,7 +180,6 @@ def test_published_names(trained, tiny_model):
         assert names(trained[name][0] / "final") == start
 
 
-@pytest.mark.versions
 @pytest.mark.parametrize("name", STAGES)
 def test_a_step_is_computed_again_in_one_process(trained, name):
     """From the dump of both and the gathered weights, without sharding; the norm is that which the engine logged."""

@@ -189,7 +189,6 @@ def test_skip_0_stops_at_the_first(train):
         train(SFT, {(1, 1): "loss"}, GuardSection(skip=0, dumps=0))
 
 
-@pytest.mark.versions
 def test_upstream_goes_on_with_nan(train):
     """Why the guard is there: transformers' own step spoils every weight."""
 
