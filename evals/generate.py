@@ -126,7 +126,7 @@ class VLLM(Answering):
             import vllm
         except ImportError as error:
             raise RecipeError(
-                f"generation.backend vllm: vLLM cannot be imported ({error}); install it (pip install vllm), or write "
+                f"generation.backend vllm: vLLM cannot be imported ({error}); pip install -e '.[vllm]', or write "
                 "generation.backend=hf"
             ) from error
         self.vllm = vllm

@@ -20,6 +20,7 @@ from urllib.request import getproxies
 
 from vlm import inventory
 from vlm.common.errors import RecipeError
+from vlm.common.versions import check_config
 from vlm.sections import ImageSection
 from vlm.weights import INDEX, REMEDY, SINGLE, check_files, damaged, pickles_in, reading
 
@@ -144,8 +145,8 @@ def _fetched(path: str, name: str, revision: str | None) -> Path:
             f"model.path: {path} is no folder here, it is not in the hub cache, and {why}; download it "
             f"where there is a connection (hf download {path} --local-dir DIR) and set model.path to DIR"
         )
-    from httpx2 import HTTPError
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HTTPError  # of httpx or httpx2, by its version
 
     try:
         return Path(hf_hub_download(path, name, revision=revision))
@@ -195,6 +196,7 @@ def architecture(path: str, revision: str | None = None) -> str:
             f"model.path: {path} has model_type {kind!r} (architectures {config.get('architectures')}); "
             f"expected {named}"
         )
+    check_config(config, f"model.path: config.json of {path}")
     return kind
 
 

@@ -28,6 +28,7 @@ from samples import mixture
 from stage.cli import check_machine, guarded
 from stage.planning import control
 from stage.recipe import config
+from stage.recipe.together import check_engines
 from stage.runs import FINISHED
 from vlm.common.console import say
 from vlm.common.errors import UserError
@@ -74,6 +75,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Scores]:
     for name in names:
         find(name).check(arguments.data)
     recipes = {name: recipe(name, arguments) for name in names}
+    check_engines(recipes[names[0]])
     if not arguments.dry_run:
         check_machine(recipes[names[0]])
     else:

@@ -46,6 +46,9 @@ OWNED = {
     "use_liger_kernel": "model.liger",
     "trust_remote_code": "model.trust_remote_code",
     "resume_from_checkpoint": "resume",
+    # newer names of the same: one is enough for the plan, and transformers 5.17 knows the older
+    "activation_checkpointing": "training.gradient_checkpointing",
+    "activation_checkpointing_kwargs": "training.gradient_checkpointing_kwargs",
     "disable_tqdm": "nothing (the progress bar adapts itself)",
     "remove_unused_columns": "nothing (reward functions need the columns)",
     "local_rank": "nothing (the launcher knows it)",

@@ -18,7 +18,7 @@ class GenerationSection(DecodingSection):
     batch_size: BatchSize = "auto"
     "Questions at a time; `auto`: as many as the memory holds, by the longest prompt, at most 256."
     backend: Literal["hf", "vllm", "endpoint"] = "hf"
-    "What generates: transformers, in one process or many; vLLM (installed apart), in one; or a server (`endpoint:`)."
+    "What generates: transformers, in one process or many; vLLM (the extra `vllm`), in one; or a server (`endpoint:`)."
     tensor_parallel: int = 1
     "GPUs that vLLM splits the model over."
 

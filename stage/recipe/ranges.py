@@ -53,7 +53,7 @@ _ROWS: tuple[tuple[dict[str, Any], str], ...] = (
         "vllm_importance_sampling_mode",
     ),
     ({"enum": ["all", "non_padding", "no"], "type": "boolean"}, "include_num_input_tokens_seen"),
-    ({"type": ["object", "null"]}, "lr_scheduler_kwargs gradient_checkpointing_kwargs activation_checkpointing_kwargs"),
+    ({"type": ["object", "null"]}, "lr_scheduler_kwargs gradient_checkpointing_kwargs"),
     ({"type": ["object", "null"]}, "generation_kwargs chat_template_kwargs dataset_kwargs liger_kernel_config"),
 )  # fmt: skip
 RANGES = {key: schema for schema, keys in _ROWS for key in keys.split()}

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from vlm.common.errors import RecipeError
-from vlm.common.versions import check_transformers
+from vlm.common.versions import check_transformers, check_vllm
 
 SCHEDULES = {
     "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
@@ -68,6 +68,12 @@ def check_together(recipe: Any) -> None:
             f"training.load_best_model_at_end needs one strategy for saving and evaluating; found save_strategy = "
             f"{saving} and eval_strategy = {strategy}"
         )
+    reentrant = (asked("gradient_checkpointing_kwargs") or {}).get("use_reentrant", True)
+    if recipe.sharding.zero == 3 and recipe.model.lora is not None and reentrant is not True:
+        raise RecipeError(
+            f"training.gradient_checkpointing_kwargs: use_reentrant = {reentrant} with sharding.zero = 3 and "
+            "model.lora, which train by reentrant checkpointing only; leave use_reentrant out"
+        )
     for key in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
         if asked(key) and asked("dataloader_num_workers") == 0:
             raise RecipeError(f"training.{key} needs workers; set dataloader_num_workers to 1 or more")
@@ -103,6 +109,8 @@ def check_engines(recipe: Any) -> None:
     check_transformers(recipe)
     if hasattr(recipe, "model") and getattr(recipe.model, "liger", False):
         _need("liger_kernel", "model.liger", "pip install -e '.[gpu]', or write liger: false")
+    if hasattr(recipe, "generation") and recipe.generation.backend == "vllm":
+        check_vllm("generation.backend vllm", "generation.backend=hf")
     if not hasattr(recipe, "argument"):
         return
     optimiser = recipe.argument("optim")
@@ -110,7 +118,7 @@ def check_engines(recipe: Any) -> None:
         if optimiser in names.split():
             _need(module, f"training.optim = {optimiser}", "install it, or write optim: adamw_torch_fused")
     if recipe.training.get("use_vllm"):
-        _need("vllm", "training.use_vllm", "install it, or write use_vllm: false")
+        check_vllm("training.use_vllm", "use_vllm: false")
 
 
 def _need(module: str, key: str, advice: str) -> None:

@@ -22,6 +22,7 @@ from stage.tracking.trackers import announce
 from stage.trainer import workers
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
+from vlm.common.versions import check_transformers
 from vlm.sections import ModelSection
 
 if TYPE_CHECKING:
@@ -44,14 +45,25 @@ def check_masters(model: ModelSection, sharding: ShardingSection) -> None:
         )
 
 
+def checkpointing(recipe: Any) -> dict[str, Any]:
+    """ZeRO-3 with adapters needs reentrant checkpointing (huggingface/trl issue 2514), and nothing else does. TRL's
+    trainers set it later, under a name that transformers 5.23 does not read any more."""
+    if recipe.sharding.zero < 3 or recipe.model.lora is None:
+        return {}
+    key = "gradient_checkpointing_kwargs"
+    return {key: {**(recipe.argument(key) or {}), "use_reentrant": True}}
+
+
 def arguments(config: type[T], recipe: Any, **forced: Any) -> T:
     """TRL's configuration object for a recipe; `forced` are settings of the stage, of keys that a recipe does not give.
 
-    Raises: RecipeError when TRL or transformers refuse a value or a combination, with their reason.
+    Raises: RecipeError when TRL or transformers refuse a value or a combination, with their reason. TypeError, for an
+    error of Nadir: a key that the installed class does not have.
     """
     import torch
     from transformers import set_seed
 
+    check_transformers(recipe)
     check_launch(recipe)
     check_masters(recipe.model, recipe.sharding)
     announce(recipe.tracking, recipe.output, recipe.stage)
@@ -65,8 +77,9 @@ def arguments(config: type[T], recipe: Any, **forced: Any) -> T:
         **workers.settled(recipe, accelerator),
         # several processes without a GPU: accelerate joins them only when told so, else each would train on its own
         "use_cpu": processes() > 1 and not (sharded or torch.accelerator.is_available()),
-        **forced,
         **recipe.training,
+        **checkpointing(recipe),
+        **forced,
         "output_dir": recipe.output,
         "seed": recipe.seed,
         "data_seed": recipe.seed,
@@ -79,11 +92,12 @@ def arguments(config: type[T], recipe: Any, **forced: Any) -> T:
         "use_liger_kernel": recipe.model.liger,
         "remove_unused_columns": False,
     }
-    known = {field.name for field in dataclasses.fields(config) if field.init}
+    if unknown := values.keys() - {field.name for field in dataclasses.fields(config) if field.init}:
+        raise TypeError(f"{config.__name__} has no {', '.join(sorted(unknown))}")
     if values.get(workers.KEY):  # or tokenizers would warn of each process that is forked
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        return config(**{key: value for key, value in values.items() if key in known})
+        return config(**values)
     except (ValueError, TypeError) as error:
         if "bf16/gpu" in str(error):
             raise RecipeError(

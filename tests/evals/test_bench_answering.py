@@ -139,7 +139,9 @@ def test_what_vllm_is_told(tiny_model, tmp_path, vllm):
 
 def test_vllm_that_is_not_there(tiny_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(RecipeError, match=r"vLLM cannot be imported .*pip install vllm.*generation.backend=hf"):
+    with pytest.raises(
+        RecipeError, match=r"vLLM cannot be imported .*pip install -e '\.\[vllm\]'.*generation.backend=hf"
+    ):
         answerer(asking(tiny_model))
 
 

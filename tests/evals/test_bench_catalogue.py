@@ -115,3 +115,13 @@ def test_published_figures_stand_under_metrics_that_there_are():
 def test_the_documentation_names_them_all():
     text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in BENCHMARKS)
+
+
+def test_an_engine_that_cannot_run_is_refused_in_a_dry_run_too(monkeypatch, tmp_path):
+    """As a recipe is by `stage.cli.launch`."""
+    monkeypatch.setattr("vlm.common.versions.BUILDS", ())
+    monkeypatch.setattr(type(find("aid")), "check", lambda self, root: None)
+    for more in ((), ("--dry-run",)):
+        asked = session.parser().parse_args(["--model", "m", "--benchmarks", "aid", "--backend", "vllm", *more])
+        with pytest.raises(RecipeError, match="generation.backend vllm: vLLM is not installed here"):
+            session.evaluate(asked)

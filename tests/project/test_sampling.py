@@ -88,6 +88,7 @@ def test_the_poison_acts_where_nobody_minds(tiny_model, poisoned):
     assert not said[0].equal(said[1])
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("how", [{}, {"temperature": 1.3}, {"temperature": 1.1, "top_k": 30, "top_p": 0.9}])
 def test_evaluation(tiny_model, poisoned, asked, how):
     rows = [*asked, asked[0], asked[0]]  # shared prompts and single ones
@@ -115,6 +116,7 @@ def drawn(folder, asked, size=6):
     return [texts[start : start + 3] for start in range(0, len(texts), 3)]
 
 
+@pytest.mark.versions
 def test_best_of_n(tiny_model, poisoned, asked):
     found = drawn(poisoned, asked)
     assert found == drawn(tiny_model, asked) and len(set(found[0])) > 1
@@ -156,6 +158,7 @@ def rolled_out(folder, asked, output, share, lora=False):
     return sorted(said)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize(("share", "lora"), [(True, False), (False, False), (False, True)])
 def test_rollouts_of_grpo(tiny_model, poisoned, asked, tmp_path, share, lora):
     found = rolled_out(poisoned, asked[:2], tmp_path, share, lora)

@@ -19,6 +19,7 @@ import rl
 from rl.recipe import GRPORecipe
 from samples import Sample
 from samples.rows import prompt_rows
+from samples.sections import DataSection, SourceSection
 from sft.trainer import SFTTrainer
 from stage.trainer.arguments import arguments
 from tests.support.runs.deterministic import AsOnCUDA, restored
@@ -45,10 +46,12 @@ def dataset(tmp_path, count=2, side=224):
     return prompt_rows(samples, PromptSection(system="Think."))
 
 
-def recipe(model, output, **training) -> GRPORecipe:
-    small = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 6, "max_steps": 1}
+def recipe(model, output, cls=GRPORecipe, **training):
+    small = {"per_device_train_batch_size": 4, "max_steps": 1}
+    small |= {"num_generations": 2, "max_completion_length": 6} if cls is GRPORecipe else {}
     small |= {"gradient_checkpointing": False, "learning_rate": 1e-3, "logging_steps": 1}
-    made = GRPORecipe(model=ModelSection(path=str(model), dtype="float32", attention="sdpa"), output=str(output))
+    data = DataSection(train=[SourceSection(path="nowhere.jsonl")])  # the trainer is given rows
+    made = cls(model=ModelSection(path=str(model), dtype="float32", attention="sdpa"), output=str(output), data=data)
     made.training = small | training
     return made
 

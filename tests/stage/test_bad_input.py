@@ -186,8 +186,16 @@ def test_run_folder_in_use(launch, stage, tmp_path):
 
 def test_vllm_in_several_processes(launch, monkeypatch):
     """Each would want all GPUs."""
+    monkeypatch.setattr("stage.recipe.together.check_vllm", lambda asked, instead: None)
     monkeypatch.setenv("WORLD_SIZE", "8")
     refused(launch("eval", "generation.backend=vllm"), "8 were launched", "generation.tensor_parallel")
+
+
+def test_vllm_that_is_not_installed(launch, monkeypatch):
+    monkeypatch.setattr("vlm.common.versions.BUILDS", ())
+    for more in ((), ("--dry-run",)):
+        words = ("generation.backend vllm: vLLM is not installed here", "'.[vllm]'", "generation.backend=hf")
+        refused(launch("eval", "generation.backend=vllm", *more), *words)
 
 
 def test_base_recipe_with_an_unknown_key(launch, tmp_path):

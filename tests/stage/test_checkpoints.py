@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
+from sft.recipe import SFTRecipe
 from stage.checkpoints import folders, manifest
 from stage.checkpoints.packing import pack, unpack
 from stage.guards import disk
@@ -160,7 +161,7 @@ def trainer_at(tiny_model, data, output, **training):
     from stage.trainer.arguments import arguments
     from vlm.loading import load_model, load_processor
 
-    made = recipe(tiny_model, output)
+    made = recipe(tiny_model, output, SFTRecipe)
     made.training = {"max_steps": 4, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 1}
     made.training |= {"gradient_checkpointing": False, "learning_rate": 1e-3, **training}
     args = arguments(trl.SFTConfig, made, assistant_only_loss=True, max_length=None)

@@ -14,6 +14,8 @@ import trl
 from transformers import Trainer, TrainerCallback
 
 import rl
+from rl.recipe import GRPORecipe
+from sft.recipe import SFTRecipe
 from sft.trainer import SFTTrainer
 from stage.checkpoints.packing import unpack
 from stage.guards.finite import FiniteSteps, NonFinite
@@ -88,7 +90,8 @@ def train(tiny_model, tmp_path):
         keys |= {"lr_scheduler_type": "linear", "learning_rate": 1e-3}
         config = trl.GRPOConfig if issubclass(cls, rl.GRPOTrainer) else trl.SFTConfig
         own = {} if config is trl.GRPOConfig else {"assistant_only_loss": True, "max_length": None}
-        args = arguments(config, recipe(tiny_model, tmp_path / "run", **keys), **own)
+        kind = GRPORecipe if config is trl.GRPOConfig else SFTRecipe
+        args = arguments(config, recipe(tiny_model, tmp_path / "run", kind, **keys), **own)
         model, words = load_model(section(tiny_model)), load_processor(tiny_model, LIMITS)
         if config is trl.GRPOConfig:
             args.num_completions_to_print = 0
@@ -251,6 +254,7 @@ def test_a_finite_loss_keeps_every_bit():
         assert torch.autograd.grad(spoiled, weight)[0].isnan().all()
 
 
+@pytest.mark.versions
 def test_the_upstream_methods_are_as_they_were():
     """What `stage.guards.finite` overrides or relies on; raise the pins only with this test."""
     from accelerate.optimizer import AcceleratedOptimizer

@@ -196,6 +196,7 @@ def launched(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.versions
 def test_what_is_tested_is_let_through(launched):
     for dtype in ("bfloat16", "float32"):
         check_launch(recipe(dtype=dtype))
@@ -268,6 +269,7 @@ def test_bfloat16_is_for_computing_alone(launched):
     assert kept == (torch.bfloat16, torch.float32, None, False)
 
 
+@pytest.mark.versions
 def test_the_upstream_methods_are_as_they_were():
     """What `stage.parallel.fsdp` overrides or relies on; raise the pins only with this test."""
     for name, expected in {

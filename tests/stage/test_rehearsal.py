@@ -74,6 +74,7 @@ def check(found: dict[str, int]) -> None:
     assert found["unpadded decoding"] == 0
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("zero", [2, 3])
 def test_r1(prompts, zero):
     """With a reference model and a score model: whole in each process under ZeRO-2, split under ZeRO-3."""

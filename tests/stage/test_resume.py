@@ -17,6 +17,7 @@ from trl.trainer.utils import RepeatSampler
 
 import rl
 from samples import mixture
+from sft.recipe import SFTRecipe
 from sft.trainer import SFTTrainer
 from stage.checkpoints import manifest
 from stage.checkpoints.resumable import Resumable
@@ -115,6 +116,7 @@ def whole_grpo(grpo):
     return trainer.args.output_dir, (weights, logs)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("step", [3, 5, 8, 9])
 def test_grpo_goes_on_from_any_step(grpo, whole_grpo, step):
     """In a block's first iteration, in its second, at the end of the epoch, in the second epoch, whose order of prompts
@@ -130,6 +132,7 @@ def test_grpo_goes_on_from_any_step(grpo, whole_grpo, step):
     assert [json.loads(line)["step"] for line in table.splitlines()] == [1] * 4 + [9] * 4
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("way", ["plain path", "lora", "moving reference"])
 def test_other_ways_to_train(grpo, tiny_model, way):
     """Without shared prefixes, where TRL splits the batches; adapters with dropout; a reference that follows the
@@ -153,6 +156,7 @@ def test_other_ways_to_train(grpo, tiny_model, way):
         planned_storage.check(Path(plain.args.output_dir, "checkpoint-6"), planned(tiny_model, "lora", lora=LORA))
 
 
+@pytest.mark.versions
 def test_a_checkpoint_of_the_last_step_is_not_trained_on(grpo, whole_grpo):
     """transformers 5.23 takes one step more where the last one is inside an epoch."""
     folder, expected = whole_grpo
@@ -174,7 +178,7 @@ def sft(tiny_model, demo_data, tmp_path_factory):
     data = chat_rows(mixture.draw(DataSection(train=source), "train", 0).samples, PromptSection(system="Think."))
 
     def make(name, cls=SFTTrainer, **training):
-        made = recipe(tiny_model, folder / name)
+        made = recipe(tiny_model, folder / name, SFTRecipe)
         made.training = {
             "max_steps": 7, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "logging_steps": 3,
             "gradient_checkpointing": False, "save_strategy": "steps", "save_steps": 1, **training,
@@ -283,6 +287,7 @@ def test_a_model_without_its_optimiser_is_refused(sft):
         sft("model-b").train(resume_from_checkpoint=folder)
 
 
+@pytest.mark.versions
 def test_the_upstream_methods_are_as_they_were():
     """What `stage.checkpoints.resumable` overrides; raise transformers' pin only with this test."""
     for name, expected in {

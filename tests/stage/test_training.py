@@ -90,7 +90,7 @@ def test_what_is_drawn_before_the_trainer_follows_the_recipe_s_seed():
     """Adapters are; torch alone begins elsewhere in each process."""
     drawn = []
     for seed in (5, 5, 6):
-        arguments(trl.SFTConfig, recipe(seed=seed))
+        arguments(trl.SFTConfig, recipe(SFTRecipe, seed=seed))
         drawn.append(torch.rand(3).tolist())
     assert drawn[0] == drawn[1] != drawn[2]
     torch.manual_seed(5)

@@ -268,7 +268,10 @@ def test_held_out_prompts_need_whole_groups(tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("training.use_vllm=true", "training.use_vllm: the package vllm is not installed here"),
+        (
+            "training.use_vllm=true",
+            "training.use_vllm: vLLM is not installed here; pip install -e '.[vllm]', or write use_vllm: false",
+        ),
         ("training.optim=adamw_8bit", "training.optim = adamw_8bit: the package bitsandbytes is not installed here"),
         ("training.optim=lomo", "training.optim = lomo: the package lomo_optim is not installed here"),
         ("model.liger=true", "model.liger: the package liger_kernel is not installed here"),
@@ -279,6 +282,7 @@ def test_an_engine_that_is_not_installed_is_refused(override, words, tmp_path, c
     """In a dry run, too; a saved recipe of such a run still loads, for reports."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("stage.recipe.together.find_spec", lambda name: None)
+    monkeypatch.setattr("vlm.common.versions.BUILDS", ())
     file = tmp_path / "r.yaml"
     file.write_text(BASE)
     assert launch(GRPORecipe, pytest.fail, pytest.fail, [str(file), override, "--dry-run"]) == 2

@@ -15,6 +15,8 @@ from rewards.select.clip import ClipScorer
 from tests.support.scores import tiny_clip
 from vlm.common.errors import DataError, RecipeError
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

