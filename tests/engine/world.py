@@ -16,11 +16,11 @@ from demo import dataset
 from demo.world.scene import SPLIT_SEEDS
 from evals.conversation import conversation
 from evals.generate import complete
-from evals.recipe import GenerationSection
 from rl.recipe import GRPORecipe
 from samples import Sample, mixture
 from samples.rows import prompt_rows
 from samples.sections import DataSection, SourceSection
+from stage.recipe.asking import GenerationSection
 from stage.trainer.arguments import arguments
 from tests.support.processes.commands import ROOT
 from vlm.adapters import apply_lora

@@ -16,7 +16,7 @@ from samples import Sample
 from samples.sections import DataSection, SourceSection
 from stage.parallel.team import Team
 from stage.recipe.asking import GenerationSection
-from vlm.common.errors import RecipeError
+from vlm.common.errors import RecipeError, UserError
 from vlm.loading import load_processor
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
@@ -65,11 +65,13 @@ def test_each_process_has_a_file_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def vllm(monkeypatch):
+def vllm(monkeypatch, tiny_model):
     """A module that stands for vLLM and keeps what it is told."""
     import trl  # noqa: F401 (looks for vLLM when it is imported)
 
-    told = SimpleNamespace(engines=[], sampling=[], requests=[])
+    with open(f"{tiny_model}/config.json") as file:
+        token = json.load(file)["image_token_id"]
+    told = SimpleNamespace(engines=[], sampling=[], requests=[], image_token=token, side=28)
     module = ModuleType("vllm")
 
     class LLM:
@@ -78,7 +80,16 @@ def vllm(monkeypatch):
 
         def generate(self, requests, sampling, use_tqdm):
             told.requests.append(requests)
-            return [SimpleNamespace(outputs=[SimpleNamespace(text=f"answer {len(one['prompt'])}")]) for one in requests]
+            return [self.answer(**one) for one in requests]
+
+        def answer(self, prompt_token_ids, multi_modal_data=None):
+            """As vLLM does, it writes out the placeholders, for tokens of `told.side` pixels."""
+            read, sizes = [], iter([picture.size for picture in (multi_modal_data or {}).get("image", ())])
+            for token in prompt_token_ids:
+                width, height = next(sizes) if token == told.image_token else (told.side, told.side)
+                read += [token] * (width // told.side * (height // told.side))
+            text = f"answer {len(prompt_token_ids)}"
+            return SimpleNamespace(prompt_token_ids=read, outputs=[SimpleNamespace(text=text)])
 
     def parameters(**arguments):
         told.sampling.append(arguments)
@@ -116,7 +127,8 @@ def test_what_vllm_is_told(tiny_model, tmp_path, vllm):
     assert engine["model"] == tiny_model and engine["dtype"] == "float32" and engine["seed"] == 7
     assert engine["generation_config"] == "vllm"  # the checkpoint's own does not steer
     assert engine["tensor_parallel_size"] == 4 and engine["limit_mm_per_prompt"] == {"image": 2, "video": 0}
-    assert engine["mm_processor_kwargs"] == {"min_pixels": 12544, "max_pixels": 25088}
+    # wider than the recipe's: pictures come at their size, which of a strip may go beyond 25,088: 28·√(200·25,088)
+    assert engine["mm_processor_kwargs"] == {"min_pixels": 784, "max_pixels": 62720}
     sampling, *others = vllm.sampling
     assert len({one["seed"] for one in (sampling, *others)}) == 3  # a question's own, whatever the batch
     assert (
@@ -132,9 +144,21 @@ def test_what_vllm_is_told(tiny_model, tmp_path, vllm):
     assert [len(batch) for batch in vllm.requests] == [2, 1, 2]
     one, two, none, *_ = [request for batch in vllm.requests for request in batch]
     assert [picture.size for picture in two["multi_modal_data"]["image"]] == [(140, 112)] * 2  # as the model sees them
-    assert one["prompt"].count("<|image_pad|>") == 1 and two["prompt"].count("<|image_pad|>") == 2
-    assert "How many?" in one["prompt"] and one["prompt"].endswith("<|im_start|>assistant\n")
+    text, both = (who.processor.tokenizer.decode(asked["prompt_token_ids"]) for asked in (one, two))
+    assert text.count("<|image_pad|>") == 1 and both.count("<|image_pad|>") == 2
+    assert "How many?" in text and text.endswith("<|im_start|>assistant\n")
     assert "multi_modal_data" not in none
+
+
+def test_a_prompt_that_vllm_reads_otherwise_ends_the_run(tiny_model, tmp_path, vllm):
+    """Pictures of 140 × 112 pixels are 20 tokens; an engine that makes other tokens of them is named with the place."""
+    path = tmp_path / "a.png"
+    Image.new("RGB", (60, 40), "red").save(path)
+    samples = [Sample([str(path)], [{"role": "user", "content": "How many?"}], "vqa", answer="1", id="1")]
+    who, recipe = answerer(asking(tiny_model, batch_size=2, max_new_tokens=9)), asking(tiny_model, batch_size=2)
+    vllm.side = 14
+    with pytest.raises(UserError, match=r"row 0 of a batch, \d+ tokens meant and \d+ read, alike up to token \d+"):
+        list(who.answer(recipe, samples))
 
 
 def test_vllm_that_is_not_there(tiny_model, monkeypatch):
