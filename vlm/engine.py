@@ -16,8 +16,7 @@ from typing import Any
 from PIL.Image import Image
 
 from vlm.common.errors import UserError
-from vlm.pictures.processing import opaque
-from vlm.pictures.resizing import fitted, limits_of
+from vlm.pictures.resizing import fitted, limits_of, opaque
 
 STRIP = 200
 """The greatest ratio of sides that `smart_resize` takes."""

@@ -22,7 +22,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from vlm import answers, numerals
+from vlm import answers
+from vlm.common import numerals
 
 T = TypeVar("T")
 _WIDE = str.maketrans("：＝（）．，", ":=().,")

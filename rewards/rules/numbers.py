@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from rewards.registry import register
 from rewards.rules.rows import Column, Inside, per_row
-from vlm import numerals
+from vlm.common import numerals
 from vlm.common.errors import RecipeError
 
 

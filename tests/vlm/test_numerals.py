@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm.numerals import Number, read
+from vlm.common.numerals import Number, read
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from PIL import Image
 from transformers.models.qwen2_5_vl import processing_qwen2_5_vl as qwen2_5_vl
 from transformers.models.qwen2_vl import processing_qwen2_vl as qwen2_vl
 from transformers.processing_utils import ProcessorMixin
 
 from vlm.common.errors import RecipeError
+from vlm.pictures.resizing import opaque
 
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
@@ -34,16 +34,6 @@ def present(images):
     if not isinstance(images, list | tuple):
         return images
     return [row for row in images if row is not None and not (isinstance(row, list | tuple) and len(row) == 0)]
-
-
-def opaque(images):
-    """Pictures, or rows of them, on white where they are transparent, as by transformers 5.23; 5.17 drops alpha."""
-    if isinstance(images, list | tuple):
-        return [opaque(image) for image in images]
-    if not isinstance(images, Image.Image) or not images.has_transparency_data:
-        return images
-    white = Image.new("RGBA", images.size, "white")
-    return Image.alpha_composite(white, images.convert("RGBA")).convert("RGB")
 
 
 def token_id(tokenizer, token: str) -> int:
