@@ -16,7 +16,8 @@ from typing import Any
 from PIL.Image import Image
 
 from vlm.common.errors import UserError
-from vlm.pictures.resizing import fitted, limits_of, opaque
+from vlm.pictures.images import opaque
+from vlm.pictures.resizing import fitted, limits_of
 
 STRIP = 200
 """The greatest ratio of sides that `smart_resize` takes."""

@@ -74,11 +74,11 @@ def test_other_pixel_limits_are_caught(untrained, few, monkeypatch):
 
 
 def test_greedy_completions_and_their_log_probabilities_are_transformers(untrained, demo_questions):
-    """200 demo questions, float32: texts equal, log-probabilities to 1e-3 nats."""
+    """200 demo questions, float32: texts equal, log-probabilities to 1e-4 nats (1e-3 is asked for)."""
     ids, logps = world.greedy(untrained, demo_questions)
     assert world.texts(untrained, ids) == world.by_transformers(untrained, demo_questions)
     for sample, row, said in list(zip(demo_questions, ids, logps, strict=True))[::4]:
-        assert world.log_probabilities(untrained, sample, row) == pytest.approx(said, abs=1e-3)
+        assert world.log_probabilities(untrained, sample, row) == pytest.approx(said, abs=1e-4)
     assert sum(map(len, ids)) > 1000
 
 

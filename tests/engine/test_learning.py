@@ -32,7 +32,7 @@ def prompts(tmp_path_factory):
 def test_it_learns(prompts, tmp_path, more):
     """20 steps of recipes/demo/grpo.yaml from the base, 8 prompts each: the last five rewards exceed the first five by
     two standard errors of the difference."""
-    keys = [f"model.path={world.BASE}", f"data.train.0.path={prompts}", f"output={tmp_path}/run", "report=false"]
+    keys = [f"model.path={world.BASE}", f"data.train.0.path={prompts}", f"output={tmp_path}/run"]
     keys += [f"training.max_steps={STEPS}", "training.per_device_train_batch_size=64", "training.logging_steps=1"]
     recipe = ROOT / "recipes/demo/grpo.yaml"
     done = run([sys.executable, ROOT / "launch/grpo.py", recipe, *keys, *more])

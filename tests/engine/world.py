@@ -26,6 +26,7 @@ from tests.support.processes.commands import ROOT
 from vlm.adapters import apply_lora
 from vlm.loading import load_model, load_processor
 from vlm.pictures.resizing import limits_of
+from vlm.rollout import unsayable
 from vlm.sections import ImageSection, LoraSection, ModelSection, PromptSection
 
 BASE = str(ROOT / "demo/base")
@@ -156,7 +157,7 @@ def by_transformers(made, samples: list[Sample]) -> list[str]:
 
 @torch.no_grad()
 def log_probabilities(made, sample: Sample, completion: list[int]) -> list[float]:
-    """Of the tokens of a completion, from one pass over question and completion."""
+    """Of the tokens of a completion, from one pass over question and completion; what is never sampled has no share."""
     processor = made.processing_class
     turns = conversation(sample, PROMPT, limits_of(processor))
     inputs = processor.apply_chat_template(
@@ -167,11 +168,12 @@ def log_probabilities(made, sample: Sample, completion: list[int]) -> list[float
     inputs["input_ids"] = torch.cat([inputs["input_ids"], said], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(said)], 1)
-    logits = load_logits(made.model, inputs)[0, width - 1 : -1].float().log_softmax(-1)
-    return logits.gather(1, said[0, :, None])[:, 0].tolist()
+    logits = logits_of(made.model, inputs)[0, width - 1 : -1].float()
+    logits[:, unsayable(made.model.config, processor.tokenizer)] = float("-inf")
+    return logits.log_softmax(-1).gather(1, said[0, :, None])[:, 0].tolist()
 
 
-def load_logits(model, inputs) -> torch.Tensor:
+def logits_of(model, inputs) -> torch.Tensor:
     """(1, L, vocabulary): TRL has replaced the head of a model in training, so the head's weights are used."""
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     hidden = base.model(**inputs).last_hidden_state

@@ -32,6 +32,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -394,3 +395,14 @@ def describe(image: str | bytes) -> str:
     """How messages name an image: the path, or the number of bytes."""
     image = rasters.plain(image)
     return f"of {len(image)} bytes" if isinstance(image, bytes) else image
+
+
+def opaque(images: Any) -> Any:
+    """Decoded pictures, or rows of them, on white where they are transparent, as by transformers 5.23 (5.17 drops
+    alpha). What is not a picture stays."""
+    if isinstance(images, list | tuple):
+        return [opaque(image) for image in images]
+    if not isinstance(images, Image.Image) or not images.has_transparency_data:
+        return images
+    white = Image.new("RGBA", images.size, "white")
+    return Image.alpha_composite(white, images.convert("RGBA")).convert("RGB")

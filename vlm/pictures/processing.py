@@ -21,7 +21,7 @@ from transformers.models.qwen2_vl import processing_qwen2_vl as qwen2_vl
 from transformers.processing_utils import ProcessorMixin
 
 from vlm.common.errors import RecipeError
-from vlm.pictures.resizing import opaque
+from vlm.pictures.images import opaque
 
 IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"

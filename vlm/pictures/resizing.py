@@ -20,7 +20,6 @@ from functools import lru_cache
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
-import PIL.Image
 from PIL.Image import Image, Resampling
 
 from vlm.pictures import images as pictures
@@ -59,16 +58,6 @@ def fitted(picture: Image, limits: tuple[int, int]) -> Image:
     has nothing left to resize."""
     wanted = smart_resize(picture.size, *limits)
     return picture if picture.size == wanted else picture.resize(wanted, Resampling.BICUBIC)
-
-
-def opaque(images: Any) -> Any:
-    """Pictures, or rows of them, on white where they are transparent, as by transformers 5.23; 5.17 drops alpha."""
-    if isinstance(images, list | tuple):
-        return [opaque(image) for image in images]
-    if not isinstance(images, Image) or not images.has_transparency_data:
-        return images
-    white = PIL.Image.new("RGBA", images.size, "white")
-    return PIL.Image.alpha_composite(white, images.convert("RGBA")).convert("RGB")
 
 
 def _target(size: tuple[int, int], least: int, most: int) -> tuple[int, int] | None:
