@@ -39,6 +39,8 @@ def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[
         steps_per_generation=_micro_batches(recipe),
         iterations=asked("num_iterations"),
         external_rollout=asked("use_vllm") and asked("vllm_mode") == "server",
+        engine=asked("vllm_gpu_memory_utilization") if asked("use_vllm") and asked("vllm_mode") == "colocate" else 0.0,
+        engine_sleeps=bool(asked("vllm_enable_sleep_mode")),
         resident=resident,
         share_prefix=recipe.share_prefix,
         remarks=tuple(remarks),

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stage.planning import memory
-from stage.planning.gpus import parse_gpus
+from stage.planning.gpus import Fleet, parse_gpus
 from stage.planning.job import Batch, Job, batches, prompts_of
 from stage.planning.plan import Plan
 from stage.planning.storage import storage
@@ -41,7 +41,7 @@ def training(job: Job) -> Plan:
     setups = {stage: memory_setup(job, stage, processes) for stage in (0, 1, 2, 3)}
     by_zero = {}
     for stage, setup in setups.items():
-        peak = max(sum(parts.values()) for parts in _phases(job, sizes, setup, planned).values())
+        peak = max(sum(parts.values()) for parts in _phases(job, sizes, setup, planned, fleet).values())
         by_zero[stage] = peak + memory.OVERHEAD
     chosen = setups[job.sharding.zero]
     return Plan(
@@ -52,7 +52,7 @@ def training(job: Job) -> Plan:
         visual_limits=bounds,
         visual=visual,
         visual_planned=planned,
-        phases=_phases(job, sizes, chosen, planned),
+        phases=_phases(job, sizes, chosen, planned, fleet),
         host=memory.host(sizes, chosen, reference=job.stage == "grpo" and job.beta > 0),
         storage=storage(job, sizes, chosen, batch),
         by_zero=by_zero,
@@ -78,7 +78,7 @@ def memory_setup(job: Job, stage: int, processes: int) -> memory.Setup:
     )
 
 
-def _phases(job: Job, sizes: Shape, setup: memory.Setup, visual: int) -> dict[str, dict[str, int]]:
+def _phases(job: Job, sizes: Shape, setup: memory.Setup, visual: int, fleet: Fleet | None) -> dict[str, dict[str, int]]:
     held = memory.states(sizes, setup)
     rows = job.per_device_batch
     base = {"weights": held.weights, "optimiser states": held.optimiser}
@@ -96,13 +96,16 @@ def _phases(job: Job, sizes: Shape, setup: memory.Setup, visual: int) -> dict[st
     }
     if job.stage == "sft" or job.external_rollout:
         return {"update": update}
+    # DeepSpeed keeps its gradients allocated; plain torch frees them (`zero_grad(set_to_none=True)`)
+    kept = {"gradients": held.gradients, "communication buffers": held.buffers} if setup.zero else {}
+    if job.engine:  # its weights, keys and values, by its share of the GPU
+        engine = {"vLLM": int(job.engine * fleet.gib * memory.GIB)} if fleet else {}
+        return {"rollout": {**base, **kept, **engine}, "update": update if job.engine_sleeps else {**update, **engine}}
     sequences = rows * (job.steps_per_generation or job.accumulation)
     prompts = prompts_of(sequences, job.group) if _shares(job, setup) else sequences
     generating = memory.rollout(
         sizes, setup, sequences, job.prompt_tokens + visual, job.completion_tokens, prefilled=prompts
     )
-    # DeepSpeed keeps its gradients allocated; plain torch frees them (`zero_grad(set_to_none=True)`)
-    kept = {"gradients": held.gradients, "communication buffers": held.buffers} if setup.zero else {}
     return {"rollout": {**base, **kept, **generating}, "update": update}
 
 
@@ -151,6 +154,8 @@ def _notes(job: Job, sizes: Shape, batch: Batch) -> Iterator[str]:
             yield f"groups of {job.group} are split over micro-batches of {job.per_device_batch}"
         if batch.left_over:
             yield f"each epoch leaves out {batch.left_over} prompts that do not fill a batch"
+        if job.engine and not job.gpus:
+            yield f"vLLM takes {job.engine:.0%} of a GPU, which is not counted: name the target (gpus=8xA100-80G)"
         if job.external_rollout:
             yield "completions come from a separate server, whose memory is not counted"
     if job.sharding.zero == 0 and job.model.lora is None and job.model.dtype != "float32":

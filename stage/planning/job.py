@@ -78,6 +78,10 @@ class Job:
     """`num_iterations`: μ, optimisation passes over one generation."""
     external_rollout: bool = False
     """Completions come from a separate server (vLLM): no rollout memory here."""
+    engine: float = 0.0
+    """Share of a GPU's memory that vLLM takes in the training process; 0 where it is not there."""
+    engine_sleeps: bool = False
+    """Whether it gives that back during the update."""
     share_prefix: bool = False
     """Each prompt goes once through the model for its completions in a micro-batch, and is prefilled once."""
     fused_head: bool = True

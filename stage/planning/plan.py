@@ -95,6 +95,8 @@ def _advice(plan: Plan, fleet: Fleet) -> str:
         options.append("sharding.offload")
     if plan.job.model.lora is None:
         options.append("model.lora")
+    if plan.job.engine:
+        options.append("a smaller training.vllm_gpu_memory_utilization, or training.vllm_enable_sleep_mode")
     options += ["the score model on other GPUs (launch/serve.py)"] if plan.job.resident else []
     return f"no ZeRO stage does alone; try {', '.join(options)}"
 

@@ -158,7 +158,7 @@ def test_what_takes_memory_to_parse_is_not_parsed(process, kind):
     url, pid = process
     body = GREEDY[kind]()
     Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets VmHWM
-    before, waited, done = resident(pid, "VmRSS"), [], threading.Event()
+    before, waited, looks, done = resident(pid, "VmRSS"), [], threading.Event(), threading.Event()
 
     def look() -> None:
         with httpx2.Client(trust_env=False, timeout=LIMIT) as http:
@@ -166,9 +166,11 @@ def test_what_takes_memory_to_parse_is_not_parsed(process, kind):
                 began = time.monotonic()
                 assert http.get(f"{url}/health").status_code == 200
                 waited.append(time.monotonic() - began)
+                looks.set()
 
     with ThreadPoolExecutor(1) as pool, httpx2.Client(trust_env=False, timeout=LIMIT) as http:
         looking = pool.submit(look)
+        assert looks.wait(LIMIT)
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {SECRET}"}
         status = http.post(f"{url}/score", content=body, headers=headers).status_code
         done.set()

@@ -24,6 +24,8 @@ UNREACHABLE = {  # where this machine and metrics.jsonl end
     "throughput/mfu": "cuda",
     "memory/peak_gib": "cuda",
     "memory/reserved_gib": "cuda",
+    "vllm/logp_gap/images": "vllm",
+    "vllm/logp_gap/text": "vllm",
     "sampling/sampling_logp_difference/mean": "vllm",
     "sampling/sampling_logp_difference/max": "vllm",
     "sampling/importance_sampling_ratio/min": "vllm",

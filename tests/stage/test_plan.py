@@ -115,6 +115,20 @@ def test_smaller_choices_need_less():
     assert list(served.phases) == ["update"]
 
 
+def test_vllm_in_the_training_process_takes_its_share():
+    """Of the 79.1 GiB of an A100: in both phases, or where it sleeps while the update runs, in the rollout alone."""
+    plain = estimate.training(job())
+    awake, asleep = (estimate.training(job(engine=0.3, engine_sleeps=sleeps)) for sleeps in (False, True))
+    share = int(0.3 * 79.1 * 2**30)
+    assert awake.phases["update"] == {**plain.phases["update"], "vLLM": share}
+    assert asleep.phases["update"] == plain.phases["update"]
+    for plan in (awake, asleep):
+        assert plan.phases["rollout"]["vLLM"] == share and "KV cache" not in plan.phases["rollout"]
+    assert not awake.fits() and "vllm_enable_sleep_mode" in awake.verdict()
+    untold = estimate.training(job(engine=0.3, gpus=None, processes=8))
+    assert any("30% of a GPU, which is not counted" in note for note in untold.notes)
+
+
 def test_render():
     out = io.StringIO()
     saving = Saving(save_strategy="steps", save_steps=100)
