@@ -213,7 +213,7 @@ POLICY = Group(
 
 SAMPLER = Group(
     "The sampler of vLLM",
-    "Logged by TRL's GRPOTrainer (those of `vllm/…` by `rl/engine.py`) where vLLM generates and the difference is corrected "
+    "Logged by TRL's GRPOTrainer (the gaps by `rl/engine.py`) where vLLM generates and the difference is corrected "
     "(`training.vllm_importance_sampling_correction`, on by default). vLLM and the trainer compute log-probabilities "
     "of the same tokens with other kernels; these say by how much they differ, over the completion tokens of a "
     "generation batch (the completions, with a sequence-level `training.vllm_importance_sampling_mode`). `mean` is a "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 
 import pytest
 import torch
@@ -157,9 +158,9 @@ def test_the_cache_of_the_hub_is_read_first(hub):
 
 
 def test_the_hub_is_asked_where_it_answers(hub, tmp_path, monkeypatch):
-    from httpx2 import ConnectError, Request, Response
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 
+    client = sys.modules[HTTPError.__module__.partition(".")[0]]  # httpx or httpx2, by the hub's version
     monkeypatch.setattr(loading, "hub_reachable", lambda: True)
     (tmp_path / "fetched.json").write_text('{"model_type": "qwen2_vl"}')
     asked = []
@@ -171,9 +172,12 @@ def test_the_hub_is_asked_where_it_answers(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert loading.raw_config("nobody/other", "v3") == {"model_type": "qwen2_vl"}
     assert asked == [(("nobody/other", "config.json"), {"revision": "v3"})]
-    answer = Response(404, request=Request("GET", "https://hub"))
+    answer = client.Response(404, request=client.Request("GET", "https://hub"))
     said = "404 Client Error. (Request ID: 1)\n\nRepository Not Found for url: https://hub."
-    for error in (RepositoryNotFoundError(said, response=answer), ConnectError("Repository Not Found for url: x")):
+    for error in (
+        RepositoryNotFoundError(said, response=answer),
+        client.ConnectError("Repository Not Found for url: x"),
+    ):
         monkeypatch.setattr(
             "huggingface_hub.hf_hub_download", lambda *_, error=error, **__: (_ for _ in ()).throw(error)
         )
