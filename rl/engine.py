@@ -17,11 +17,12 @@ import torch
 import trl
 from accelerate.utils import is_peft_model
 from peft.tuners.lora import LoraLayer
+from PIL import Image
 from trl.generation import vllm_generation
 
 from vlm.common.console import say
 from vlm.common.errors import RecipeError, UserError
-from vlm.engine import arguments, as_seen, check_prompts, one_placeholder
+from vlm.engine import arguments, as_seen, check_prompts, one_placeholder, token_side
 from vlm.rollout import replaced
 
 LOGPROBS = "processed_logprobs"
@@ -66,6 +67,8 @@ class Engine(vllm_generation.VLLMGeneration):
                 f"vLLM's server at {client.base_url} would roll out otherwise than the recipe says: it has "
                 f"{', '.join(wrong.values())}. Start it with {' '.join(wrong)}"
             )
+        side = token_side(self.processing_class)
+        client.image_features([[Image.new("RGB", (side, side))]])  # TRL names the flag of a server that takes none
         if config["model"] != self.model.name_or_path:
             say(
                 f"note: vLLM's server at {client.base_url} was started with {config['model']}, and the policy is "

@@ -44,9 +44,9 @@ def sent(server):
 
 @pytest.fixture(scope="module")
 def samples(server, tmp_path_factory):
-    """32 demo questions, with one picture each, and odd ones: two pictures, a strip, none."""
+    """20 demo questions, with one picture each, and odd ones: two pictures, a strip, none."""
     folder = tmp_path_factory.mktemp("questions")
-    return world.questions(folder / "data", 8) + world.odd_ones(folder / "odd")
+    return world.questions(folder / "data", 5) + world.odd_ones(folder / "odd")
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +118,14 @@ def test_a_prompt_too_long_for_its_completion_is_caught(trainer, samples, monkey
         world.greedy(trainer, samples[:1])
 
 
-def test_a_server_that_was_started_otherwise_is_refused(samples, server, tmp_path):
-    """For other limits and longer prompts; and keywords that nobody knows."""
+def test_a_server_that_was_started_otherwise_is_refused(samples, server, tmp_path, monkeypatch):
+    """For other limits and longer prompts, or without `--enable-scale-out`, which a first picture shows; and keywords
+    that nobody knows."""
     with pytest.raises(UserError, match="it has max_model_len 512, mm_processor_kwargs .*Start it with --max-model-len "
                        "600 --mm-processor-kwargs '{"):  # fmt: skip
         made(samples, server, tmp_path, vllm_max_model_length=600, limits=ImageSection(max_pixels=10**6))
+    monkeypatch.setattr(VLLMClient, "image_features", lambda client, pictures: pytest.fail(f"asked of {pictures[0]}"))
+    with pytest.raises(pytest.fail.Exception, match=r"asked of .*PIL.Image.Image .*RGB size=28x28"):
+        made(samples, server, tmp_path)
     with pytest.raises(RecipeError, match="generation_kwargs: .*no_repeat_ngram_size"):
         made(samples, server, tmp_path, generation_kwargs={"no_repeat_ngram_size": 3})
