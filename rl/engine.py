@@ -7,30 +7,39 @@ more; it leaves pixel limits and precision to the checkpoint, and drops the prom
 from __future__ import annotations
 
 import inspect
+import json
+import math
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import torch
 import trl
+from accelerate.utils import is_peft_model
+from peft.tuners.lora import LoraLayer
+from PIL import Image
 from trl.generation import vllm_generation
 
+from vlm.common.console import say
 from vlm.common.errors import RecipeError, UserError
-from vlm.engine import arguments, as_seen, check_prompts, one_placeholder
+from vlm.engine import arguments, as_seen, check_prompts, one_placeholder, token_side
 from vlm.rollout import replaced
 
+LOGPROBS = "processed_logprobs"
+"""vLLM's log-probabilities as it samples: at the temperature, without banned tokens."""
 MIXED = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 class Engine(vllm_generation.VLLMGeneration):
-    """Overridden: `_init_vllm` (arguments of the engine, tokens that end a text, keywords that it does not know),
-    `sync_weights` (pictures are encoded anew), `generate` (what it is told, and what it read), `_place_features` (a
-    server's pictures have the tokens that the trainer's have). Sleep mode, the weights' way to the engine and server
-    mode are TRL's.
+    """Overridden: `_init_vllm` (arguments of the engine, or of a server's command; tokens that end a text; keywords
+    that it does not know), `sync_weights` (pictures are encoded anew), `_iter_named_params` (the base's weights stay
+    as they are), `generate` (what it is told, and what it read), `_place_features` (a server's pictures have the tokens
+    that the trainer's have). Sleep mode, the weights' way to the engine and server mode are TRL's.
     """
 
     def _init_vllm(self):
         self.generation_kwargs = {"stop_token_ids": self._ends(), **self.generation_kwargs}
-        if self.mode == "server" or not hasattr(vllm_generation, "LLM"):  # TRL says that vLLM is missing
+        if not hasattr(vllm_generation, "LLM"):  # TRL says that vLLM is missing
             return super()._init_vllm()
         try:
             vllm_generation.SamplingParams(**self.generation_kwargs)
@@ -39,9 +48,32 @@ class Engine(vllm_generation.VLLMGeneration):
                 f"training.generation_kwargs: {error}; with use_vllm they are those of vllm.SamplingParams"
             ) from error
         dtype = MIXED.get(self.accelerator.mixed_precision) or str(self.model.dtype).removeprefix("torch.")
+        if self.mode == "server":
+            super()._init_vllm()
+            if self.accelerator.is_main_process:  # the others have no client
+                self._check_server(dtype)
+            return None
         made = partial(vllm_generation.LLM, dtype=dtype, **arguments(self.processing_class))
         with replaced(vllm_generation, "LLM", made):
             return super()._init_vllm()
+
+    def _check_server(self, dtype: str) -> None:
+        """What a colocated engine is told at its start, and a server by its command. Raises: UserError."""
+        client, limits = self.vllm_client, arguments(self.processing_class)["mm_processor_kwargs"]
+        config = client.get_server_info()["model_config"]
+        self._room = config["max_model_len"]
+        if wrong := unlike(config, dtype, limits, self.max_model_length):
+            raise UserError(
+                f"vLLM's server at {client.base_url} would roll out otherwise than the recipe says: it has "
+                f"{', '.join(wrong.values())}. Start it with {' '.join(wrong)}"
+            )
+        side = token_side(self.processing_class)
+        client.image_features([[Image.new("RGB", (side, side))]])  # TRL names the flag of a server that takes none
+        if config["model"] != self.model.name_or_path:
+            say(
+                f"note: vLLM's server at {client.base_url} was started with {config['model']}, and the policy is "
+                f"{self.model.name_or_path}, whose weights it gets; its config.json has to be the same"
+            )
 
     def _ends(self) -> list[int]:
         """Ids at which a completion ends, as TRL counts them: the tokenizer's, and those of the generation config."""
@@ -62,19 +94,56 @@ class Engine(vllm_generation.VLLMGeneration):
         elif self.accelerator.is_main_process:
             self.vllm_client.session.post(f"{self.vllm_client.base_url}/reset_encoder_cache").raise_for_status()
 
+    def _iter_named_params(self):
+        """TRL's pairs of name and weight, with adapters merged into copies. TRL adds them to the base's weights and
+        takes them off again, which in bfloat16 leaves what was rounded: with every step the frozen weights drift away
+        from those that the adapter is saved for. Under FSDP they are whole only where TRL gathers them, after it
+        merged them; each process then puts back its part.
+        """
+        if not is_peft_model(self.model):
+            yield from super()._iter_named_params()
+            return
+        layers = {
+            f"{self._fix_param_name_to_vllm(name.removeprefix('base_model.model.'))}.weight": layer
+            for name, layer in self.model.named_modules()
+            if isinstance(layer, LoraLayer)
+        }
+        if self._dist.is_fsdp:
+            weights = [layer.get_base_layer().weight.data for layer in layers.values()]
+            before = [weight.clone() for weight in weights]
+            yield from super()._iter_named_params()
+            for weight, was in zip(weights, before, strict=True):
+                weight.copy_(was)
+            return
+        with replaced(self.model, "merge_adapter", lambda: None), replaced(self.model, "unmerge_adapter", lambda: None):
+            for name, weight in super()._iter_named_params():
+                yield name, merged(layers[name]) if name in layers else weight
+
     def generate(self, prompts, images, num_generations, profiler=None):
-        told = prompts
         if images is not None:
             images = [row and [as_seen(image, self.processing_class) for image in row] for row in images]
-        if self.mode == "colocate":  # a server is told the ids as they are, and where its pictures' features belong
-            token = self.processing_class.image_token_id
-            rows = images or [None] * len(prompts)
-            told = [one_placeholder(ids, token, len(row or ())) for ids, row in zip(prompts, rows, strict=True)]
+        token = self.processing_class.image_token_id
+        rows = images or [None] * len(prompts)
+        told = [one_placeholder(ids, token, len(row or ())) for ids, row in zip(prompts, rows, strict=True)]
+        if self.mode == "colocate":
+            self._check_room(max(map(len, prompts)), self.llm.llm_engine.model_config.max_model_len)
+        else:  # a server is told the ids as they are, and where its pictures' features belong
+            told = prompts
         read, *found = super().generate(told, images, num_generations, profiler)
         check_prompts(prompts, read, self._tokenizer)
         return prompts, *found
 
+    def _check_room(self, prompt: int, room: int) -> None:
+        """vLLM ends a completion where its room ends, and says nothing. prompt, room: tokens. Raises: UserError."""
+        if (needed := prompt + self.max_completion_length) > room:
+            raise UserError(
+                f"vLLM has room for {room} tokens, and a prompt of {prompt} with training.max_completion_length = "
+                f"{self.max_completion_length} needs {needed}: completions would be cut before that. Raise "
+                "training.vllm_max_model_length, and --max-model-len of a server"
+            )
+
     def _place_features(self, features, prompt_ids):
+        self._check_room(len(prompt_ids), self._room)
         placed = super()._place_features(features, prompt_ids)
         if placed is None:
             return None
@@ -82,14 +151,46 @@ class Engine(vllm_generation.VLLMGeneration):
         if lengths[0] != lengths[1]:
             raise UserError(
                 f"vLLM's server makes {lengths[1]} tokens of a prompt's pictures, and the trainer {lengths[0]}: it has "
-                "other pixel limits. Start it with "
-                f"--mm-processor-kwargs '{_json(arguments(self.processing_class)['mm_processor_kwargs'])}'"
+                f"other pixel limits. Start it with {pixels(arguments(self.processing_class)['mm_processor_kwargs'])}"
             )
         return placed
 
 
-def _json(limits: dict[str, int]) -> str:
-    return "{" + ", ".join(f'"{name}": {value}' for name, value in limits.items()) + "}"
+def merged(layer: LoraLayer) -> torch.Tensor:
+    """The weight of a layer with its adapter, as PEFT merges it into a copy; the layer keeps its own."""
+    weight = layer.get_base_layer().weight
+    before = weight.data
+    weight.data = before.clone()  # PEFT's `safe_merge` copies, too, and rounds twice
+    try:
+        layer.merge()
+        return weight.data
+    finally:
+        weight.data = before
+        layer.merged_adapters.clear()
+
+
+def unlike(config: dict[str, Any], dtype: str, limits: dict[str, int], length: int | None) -> dict[str, str]:
+    """{argument of `vllm serve`: what the server has instead}, of a server's `model_config`.
+
+    limits: least and most pixels that it must leave alone; length: tokens that it must have room for.
+    """
+    found = (config["multimodal_config"] or {}).get("mm_processor_kwargs") or {}
+    least, most = found.get("min_pixels", math.inf), found.get("max_pixels", 0)
+    sampling = config["override_generation_config"] or config["generation_config"]
+    has, kind, room = config["dtype"].removeprefix("torch."), config["logprobs_mode"], config["max_model_len"]
+    asked = (
+        (f"--dtype {dtype}", "dtype", has, has == dtype),
+        (f"--logprobs-mode {LOGPROBS}", "logprobs_mode", kind, kind == LOGPROBS),
+        ("--generation-config vllm", "generation_config", sampling, sampling == "vllm"),
+        (f"--max-model-len {length}", "max_model_len", room, room >= (length or 0)),
+        (pixels(limits), "mm_processor_kwargs", found, least <= limits["min_pixels"] and most >= limits["max_pixels"]),
+    )
+    return {flag: f"{name} {value}" for flag, name, value, right in asked if not right}
+
+
+def pixels(limits: dict[str, int]) -> str:
+    """Pixel limits as an argument of `vllm serve`."""
+    return f"--mm-processor-kwargs '{json.dumps(limits)}'"
 
 
 def engine() -> AbstractContextManager[None]:
