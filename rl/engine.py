@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import inspect
 from contextlib import AbstractContextManager
-from functools import partial
 
 import torch
 import trl
 from trl.generation import vllm_generation
 
 from vlm.common.errors import RecipeError, UserError
-from vlm.engine import arguments, as_seen, check_prompts, one_placeholder
+from vlm.engine import arguments, as_seen, check_prompts, check_room, one_placeholder
 from vlm.rollout import replaced
 
 MIXED = {"bf16": "bfloat16", "fp16": "float16"}
@@ -29,19 +28,40 @@ class Engine(vllm_generation.VLLMGeneration):
     """
 
     def _init_vllm(self):
-        self.generation_kwargs = {"stop_token_ids": self._ends(), **self.generation_kwargs}
+        ends = {*self._ends(), *(self.generation_kwargs.get("stop_token_ids") or ())}
+        self.generation_kwargs = {**self.generation_kwargs, "stop_token_ids": sorted(ends)}
         if self.mode == "server" or not hasattr(vllm_generation, "LLM"):  # TRL says that vLLM is missing
             return super()._init_vllm()
-        try:
-            vllm_generation.SamplingParams(**self.generation_kwargs)
-        except TypeError as error:
-            raise RecipeError(
-                f"training.generation_kwargs: {error}; with use_vllm they are those of vllm.SamplingParams"
-            ) from error
+        self._check_sampling()
         dtype = MIXED.get(self.accelerator.mixed_precision) or str(self.model.dtype).removeprefix("torch.")
-        made = partial(vllm_generation.LLM, dtype=dtype, **arguments(self.processing_class))
+        # The engine seeds this whole process anew, and TRL gives it no more than its number among the engines. A moment
+        # ago TRL has seeded with the run's seed and the process's number.
+        seed, llm = torch.initial_seed() - self.accelerator.process_index, vllm_generation.LLM
+
+        def made(**given):
+            told = {"dtype": dtype, "seed": seed + given.pop("seed"), **arguments(self.processing_class)}
+            return llm(**given, **told)
+
         with replaced(vllm_generation, "LLM", made):
             return super()._init_vllm()
+
+    def _check_sampling(self) -> None:
+        """Raises: RecipeError for what vLLM would refuse with the first prompt."""
+        from vllm.exceptions import VLLMClientError
+
+        stated = {key: getattr(self, key) for key in ("temperature", "top_p", "top_k", "repetition_penalty")}
+        stated |= {"min_p": self.min_p or 0.0, "max_tokens": self.max_completion_length}
+        try:
+            vllm_generation.SamplingParams(**stated | self.generation_kwargs)
+        except (TypeError, ValueError, VLLMClientError) as error:
+            raise RecipeError(
+                f"training, generation_kwargs: {error}; with use_vllm they are those of vllm.SamplingParams"
+            ) from error
+        size, bias = self.model.config.get_text_config().vocab_size, self.generation_kwargs.get("logit_bias") or {}
+        if beyond := [token for token in bias if not 0 <= token < size]:
+            raise RecipeError(
+                f"training.generation_kwargs: logit_bias of token {beyond[0]}; the model has the tokens 0 to {size - 1}"
+            )
 
     def _ends(self) -> list[int]:
         """Ids at which a completion ends, as TRL counts them: the tokenizer's, and those of the generation config."""
@@ -70,6 +90,7 @@ class Engine(vllm_generation.VLLMGeneration):
             token = self.processing_class.image_token_id
             rows = images or [None] * len(prompts)
             told = [one_placeholder(ids, token, len(row or ())) for ids, row in zip(prompts, rows, strict=True)]
+            check_room(prompts, self.llm.llm_engine.model_config.max_model_len, self.max_completion_length)
         read, *found = super().generate(told, images, num_generations, profiler)
         check_prompts(prompts, read, self._tokenizer)
         return prompts, *found
