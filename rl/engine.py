@@ -10,19 +10,18 @@ import inspect
 import json
 import math
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import torch
 import trl
-from accelerate.utils import is_peft_model
+from accelerate.utils import broadcast_object_list, is_peft_model
 from peft.tuners.lora import LoraLayer
 from PIL import Image
 from trl.generation import vllm_generation
 
 from vlm.common.console import say
 from vlm.common.errors import RecipeError, UserError
-from vlm.engine import arguments, as_seen, check_prompts, one_placeholder, token_side
+from vlm.engine import arguments, as_seen, check_prompts, check_room, one_placeholder, token_side
 from vlm.rollout import replaced
 
 LOGPROBS = "processed_logprobs"
@@ -38,30 +37,52 @@ class Engine(vllm_generation.VLLMGeneration):
     """
 
     def _init_vllm(self):
-        self.generation_kwargs = {"stop_token_ids": self._ends(), **self.generation_kwargs}
+        ends = {*self._ends(), *(self.generation_kwargs.get("stop_token_ids") or ())}
+        self.generation_kwargs = {**self.generation_kwargs, "stop_token_ids": sorted(ends)}
         if not hasattr(vllm_generation, "LLM"):  # TRL says that vLLM is missing
             return super()._init_vllm()
-        try:
-            vllm_generation.SamplingParams(**self.generation_kwargs)
-        except TypeError as error:
-            raise RecipeError(
-                f"training.generation_kwargs: {error}; with use_vllm they are those of vllm.SamplingParams"
-            ) from error
+        self._check_sampling()
         dtype = MIXED.get(self.accelerator.mixed_precision) or str(self.model.dtype).removeprefix("torch.")
         if self.mode == "server":
             super()._init_vllm()
-            if self.accelerator.is_main_process:  # the others have no client
-                self._check_server(dtype)
+            # the others have no client
+            known = broadcast_object_list([self._check_server(dtype) if self.accelerator.is_main_process else None])
+            self._room = known[0]
             return None
-        made = partial(vllm_generation.LLM, dtype=dtype, **arguments(self.processing_class))
+        # The engine seeds this whole process anew, and TRL gives it no more than its number among the engines. A moment
+        # ago TRL has seeded with the run's seed and the process's number.
+        seed, llm = torch.initial_seed() - self.accelerator.process_index, vllm_generation.LLM
+
+        def made(**given):
+            told = {"dtype": dtype, "seed": seed + given.pop("seed"), **arguments(self.processing_class)}
+            return llm(**given, **told)
+
         with replaced(vllm_generation, "LLM", made):
             return super()._init_vllm()
 
-    def _check_server(self, dtype: str) -> None:
-        """What a colocated engine is told at its start, and a server by its command. Raises: UserError."""
+    def _check_sampling(self) -> None:
+        """Raises: RecipeError for what vLLM would refuse with the first prompt."""
+        from vllm.exceptions import VLLMClientError
+
+        stated = {key: getattr(self, key) for key in ("temperature", "top_p", "top_k", "repetition_penalty")}
+        stated |= {"min_p": self.min_p or 0.0, "max_tokens": self.max_completion_length}
+        try:
+            vllm_generation.SamplingParams(**stated | self.generation_kwargs)
+        except (TypeError, ValueError, VLLMClientError) as error:
+            raise RecipeError(
+                f"training, generation_kwargs: {error}; with use_vllm they are those of vllm.SamplingParams"
+            ) from error
+        size, bias = self.model.config.get_text_config().vocab_size, self.generation_kwargs.get("logit_bias") or {}
+        if beyond := [token for token in bias if not 0 <= token < size]:
+            raise RecipeError(
+                f"training.generation_kwargs: logit_bias of token {beyond[0]}; the model has the tokens 0 to {size - 1}"
+            )
+
+    def _check_server(self, dtype: str) -> int:
+        """What a colocated engine is told at its start, and a server by its command. Returns the tokens that it has
+        room for. Raises: UserError."""
         client, limits = self.vllm_client, arguments(self.processing_class)["mm_processor_kwargs"]
         config = client.get_server_info()["model_config"]
-        self._room = config["max_model_len"]
         if wrong := unlike(config, dtype, limits, self.max_model_length):
             raise UserError(
                 f"vLLM's server at {client.base_url} would roll out otherwise than the recipe says: it has "
@@ -74,6 +95,7 @@ class Engine(vllm_generation.VLLMGeneration):
                 f"note: vLLM's server at {client.base_url} was started with {config['model']}, and the policy is "
                 f"{self.model.name_or_path}, whose weights it gets; its config.json has to be the same"
             )
+        return config["max_model_len"]
 
     def _ends(self) -> list[int]:
         """Ids at which a completion ends, as TRL counts them: the tokenizer's, and those of the generation config."""
@@ -125,25 +147,16 @@ class Engine(vllm_generation.VLLMGeneration):
         token = self.processing_class.image_token_id
         rows = images or [None] * len(prompts)
         told = [one_placeholder(ids, token, len(row or ())) for ids, row in zip(prompts, rows, strict=True)]
-        if self.mode == "colocate":
-            self._check_room(max(map(len, prompts)), self.llm.llm_engine.model_config.max_model_len)
-        else:  # a server is told the ids as they are, and where its pictures' features belong
-            told = prompts
+        if self.mode == "server":  # it is told the ids as they are, and where its pictures' features belong
+            room, told = self._room, prompts
+        else:
+            room = self.llm.llm_engine.model_config.max_model_len
+        check_room(prompts, room, self.max_completion_length)
         read, *found = super().generate(told, images, num_generations, profiler)
         check_prompts(prompts, read, self._tokenizer)
         return prompts, *found
 
-    def _check_room(self, prompt: int, room: int) -> None:
-        """vLLM ends a completion where its room ends, and says nothing. prompt, room: tokens. Raises: UserError."""
-        if (needed := prompt + self.max_completion_length) > room:
-            raise UserError(
-                f"vLLM has room for {room} tokens, and a prompt of {prompt} with training.max_completion_length = "
-                f"{self.max_completion_length} needs {needed}: completions would be cut before that. Raise "
-                "training.vllm_max_model_length, and --max-model-len of a server"
-            )
-
     def _place_features(self, features, prompt_ids):
-        self._check_room(len(prompt_ids), self._room)
         placed = super()._place_features(features, prompt_ids)
         if placed is None:
             return None

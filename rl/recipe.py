@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
+from rl import sampling
 from stage.recipe.arguments import arguments
 from stage.recipe.sections import TrainingRecipe
 from vlm.common.errors import RecipeError
@@ -99,10 +101,15 @@ class GRPORecipe(TrainingRecipe):
                 f"training.generation_kwargs: {summed[0]} with full_determinism: transformers adds floats for it as "
                 "CUDA refuses to do there; leave one of them out, or sample by top_p, top_k or min_p"
             )
+        sampling.check(self)
         if self.argument("entropy_coef_min") > self.argument("entropy_coef_max"):
             raise RecipeError("training.entropy_coef_min is above training.entropy_coef_max; swap them")
         if not self.gpus or processes() > 1:  # else the plan, or the run, knows their number
             self.check_batch(processes())
+
+    def doubts(self) -> Iterator[str]:
+        """What can run and is probably not meant, a line each."""
+        return sampling.doubts(self)
 
     def check_batch(self, processes: int) -> None:
         """Refuse batches that groups do not fill on this many processes. Raises: RecipeError."""
@@ -129,7 +136,9 @@ class GRPORecipe(TrainingRecipe):
         self.check_evaluation(processes)
 
     def check_evaluation(self, processes: int) -> None:
-        """Refuse evaluation batches that groups do not fill on this many processes. Raises: RecipeError."""
+        """Refuse evaluation batches that groups do not fill on this many processes, and engines that do not come out
+        even. Raises: RecipeError."""
+        sampling.check_split(self, processes)
         held_out = self.argument("num_generations_eval") or self.argument("num_generations")
         at_once = self.argument("per_device_eval_batch_size") * processes
         evaluates = self.argument("eval_strategy") != "no" or self.argument("eval_on_start")

@@ -76,6 +76,20 @@ def written_out(ids: Iterable[int], token: int, pictures: Sequence[Image], side:
     return [one for each in ids for one in ([each] * next(tokens) if each == token else [each])]
 
 
+def check_room(prompts: Iterable[Sequence[int]], length: int, completion: int) -> None:
+    """vLLM cuts a completion short where prompt and completion are longer than its context (`length`), silently.
+
+    Raises: UserError for the first prompt that leaves less than `completion` tokens.
+    """
+    for row, ids in enumerate(prompts):
+        if len(ids) + completion > length:
+            raise UserError(
+                f"vLLM: row {row} of a batch has a prompt of {len(ids)} tokens, and {completion} may follow, more than "
+                f"the engine's context of {length}, where completions would be cut. Write vllm_max_model_length: "
+                f"{len(ids) + completion} or more (of a server --max-model-len), shorter completions, or fewer pixels (images.max_pixels)"
+            )
+
+
 def check_prompts(asked: Iterable[Sequence[int]], read: Iterable[Sequence[int]], tokenizer: Any) -> None:
     """Compare the prompts that were meant with those that vLLM says it read, placeholders written out in both.
 

@@ -89,6 +89,8 @@ MARGIN = 60
 
 def doubts(recipe: Any) -> Iterator[str]:
     """What can run and is probably not meant, a line each, for the first lines of a run and for a dry run."""
+    if (of_stage := getattr(recipe, "doubts", None)) is not None:
+        yield from of_stage()
     dog = getattr(recipe, "watchdog", None)
     if dog is None:
         return

@@ -68,10 +68,12 @@ def reward(completions, **columns) -> list[float]:
     return [sum(map(str.isalpha, turns[0]["content"])) / 20 for turns in completions]
 
 
-def trainer(samples: list[Sample], output: Path, cls=rl.GRPOTrainer, limits=LIMITS, lora=None, **training: Any):
+def trainer(
+    samples: list[Sample], output: Path, cls=rl.GRPOTrainer, limits=LIMITS, lora=None, seed=42, **training: Any
+):
     """A trainer of the demo's base; with vLLM where `use_vllm` says so."""
     section = ModelSection(path=BASE, dtype="float32", attention="sdpa", lora=lora)
-    recipe = GRPORecipe(model=section, output=str(output))
+    recipe = GRPORecipe(model=section, output=str(output), seed=seed)
     recipe.training = {
         "per_device_train_batch_size": 16, "num_generations": 4, "max_completion_length": TOKENS, "max_steps": 1,
         "gradient_checkpointing": False, "learning_rate": 1e-3, "logging_steps": 1, "save_strategy": "no",

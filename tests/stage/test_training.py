@@ -192,6 +192,24 @@ def test_one_process_with_several_gpus_is_refused(cls, monkeypatch, tmp_path):
     cli.check_machine(wanted)
 
 
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"vllm_mode": "server"}, "training.vllm_mode without use_vllm: true has no effect"),
+        ({"use_vllm": True, "top_k": 50}, "training.top_k = 50: vLLM's log-probabilities are of what is left"),
+        ({"use_vllm": True, "generation_kwargs": {"min_tokens": 5}}, "training.generation_kwargs: min_tokens: vLLM's"),
+        ({"generation_kwargs": {"stop": ["."]}}, "training.generation_kwargs: stop: a completion that ends there"),
+        ({"use_vllm": True, "top_k": 50, "vllm_importance_sampling_correction": False}, None),
+        ({"use_vllm": True, "top_k": 0, "top_p": 1.0}, None),
+        ({"top_k": 50}, None),
+    ],
+    ids=str,
+)
+def test_sampling_that_is_probably_not_meant_is_told_of(training, words):
+    found = [*doubts(recipe(GRPORecipe, training=training))]
+    assert [line.startswith(words) for line in found] == [True] * (words is not None)
+
+
 def test_a_watchdog_that_speaks_too_late_is_told_of(capsys, log_levels):
     """NCCL ends a waiting process at ddp_timeout, by SIGABRT: what is said of it is said before."""
     assert not [*doubts(recipe())] and recipe().argument("ddp_timeout") > 60 * recipe().watchdog.minutes

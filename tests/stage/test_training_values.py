@@ -230,6 +230,31 @@ TOGETHER = [
         {"generation_kwargs": {"typical_p": 0.9}, "full_determinism": True},
         "training.generation_kwargs: typical_p with full_determinism: transformers adds floats",
     ),
+    *(
+        ({"generation_kwargs": {key: value}}, f"training.generation_kwargs: {key} = {value}{words}")
+        for key, value, words in (
+            ("seed", 42, ": each request would begin with it"),
+            ("n", 2, "; write training.num_generations"),
+            ("logprobs", 5, ": TRL takes the first log-probability"),
+            ("do_sample", False, ": a group needs completions that differ"),
+            ("temperature", 0.0, "; write training.temperature"),
+            ("max_tokens", 8, "; write training.max_completion_length"),
+            ("max_new_tokens", 8, "; write training.max_completion_length"),
+        )
+    ),
+    ({"generation_kwargs": {"logit_bias": {"ship": 1}}}, "training.generation_kwargs: logit_bias: found 'ship', exp"),
+    (
+        {"generation_kwargs": {"stop": ["</answer>"]}, "mask_truncated_completions": True},
+        "training.mask_truncated_completions with generation_kwargs: stop: what ends there",
+    ),
+    (
+        {"use_vllm": True, "vllm_max_model_length": 256, "max_completion_length": 256},
+        "training.vllm_max_model_length = 256: nothing of it is left for a prompt",
+    ),
+    (
+        {"use_vllm": True, "vllm_tensor_parallel_size": 2},
+        "training.vllm_tensor_parallel_size = 2 on 1 processes; expected a divisor",
+    ),
     ({"entropy_coef_min": 2.0}, "training.entropy_coef_min is above training.entropy_coef_max"),
 ]
 

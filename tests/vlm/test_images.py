@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vlm.common.errors import DataError
 from vlm.pictures import cache, images
@@ -46,6 +46,7 @@ def test_exif_orientation_is_applied_to_pixels_and_size(orientation, format):
     picture = images.load(data)
     assert picture.mode == "RGB"
     assert np.asarray(picture)[..., 0].tolist() == UPRIGHT[orientation]
+    assert ImageOps.exif_transpose(picture).tobytes() == picture.tobytes()  # what vLLM does once more
     assert images.size(data) == picture.size == (len(UPRIGHT[orientation][0]), len(UPRIGHT[orientation]))
 
 

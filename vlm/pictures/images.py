@@ -102,7 +102,9 @@ def load(image: str | bytes, at: Size | None = None) -> Image.Image:
         orientation = _orientation(picture)
         picture.load()
         rgb = _rgb(picture, image)
-    return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
+    upright = rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
+    upright.info.clear()  # a note that it lies on its side goes with the pixels, and vLLM would turn it once more
+    return upright
 
 
 def reduced(size: Size, at: Size) -> bool:
