@@ -86,7 +86,8 @@ def check_room(prompts: Iterable[Sequence[int]], length: int, completion: int) -
             raise UserError(
                 f"vLLM: row {row} of a batch has a prompt of {len(ids)} tokens, and {completion} may follow, more than "
                 f"the engine's context of {length}, where completions would be cut. Write vllm_max_model_length: "
-                f"{len(ids) + completion} or more (of a server --max-model-len), shorter completions, or fewer pixels (images.max_pixels)"
+                f"{len(ids) + completion} or more (of a server --max-model-len), shorter completions, or fewer "
+                "pixels (images.max_pixels)"
             )
 
 
