@@ -16,7 +16,7 @@ def test_what_is_overridden_has_trls_signature():
     own = {name: value for name, value in vars(Engine).items() if inspect.isfunction(value)}
     upstream = vllm_generation.VLLMGeneration
     theirs = {name: value for name, value in own.items() if hasattr(upstream, name)}
-    assert set(theirs) == {"_init_vllm", "sync_weights", "generate", "_place_features"}
+    assert set(theirs) == {"_init_vllm", "sync_weights", "_iter_named_params", "generate", "_place_features"}
     for name, value in theirs.items():
         assert [*inspect.signature(value).parameters] == [*inspect.signature(getattr(upstream, name)).parameters]
         assert f"`{name}`" in Engine.__doc__
