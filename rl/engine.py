@@ -90,7 +90,9 @@ class Engine(vllm_generation.VLLMGeneration):
             token = self.processing_class.image_token_id
             rows = images or [None] * len(prompts)
             told = [one_placeholder(ids, token, len(row or ())) for ids, row in zip(prompts, rows, strict=True)]
-            check_room(prompts, self.llm.llm_engine.model_config.max_model_len, self.max_completion_length)
+            named = ((f"row {row} of a batch", ids) for row, ids in enumerate(prompts))
+            length = self.llm.llm_engine.model_config.max_model_len
+            check_room(named, length, self.max_completion_length, "Raise training.vllm_max_model_length")
         read, *found = super().generate(told, images, num_generations, profiler)
         check_prompts(prompts, read, self._tokenizer)
         return prompts, *found

@@ -68,7 +68,9 @@ def reward(completions, **columns) -> list[float]:
     return [sum(map(str.isalpha, turns[0]["content"])) / 20 for turns in completions]
 
 
-def trainer(samples: list[Sample], output: Path, cls=rl.GRPOTrainer, limits=LIMITS, lora=None, seed=42, **training: Any):
+def trainer(
+    samples: list[Sample], output: Path, cls=rl.GRPOTrainer, limits=LIMITS, lora=None, seed=42, **training: Any
+):
     """A trainer of the demo's base; with vLLM where `use_vllm` says so."""
     section = ModelSection(path=BASE, dtype="float32", attention="sdpa", lora=lora)
     recipe = GRPORecipe(model=section, output=str(output), seed=seed)
