@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 
 import torch
 import trl
+from pydantic import ValidationError
 from trl.generation import vllm_generation
 
 from vlm.common.errors import RecipeError, UserError
@@ -40,7 +41,11 @@ class Engine(vllm_generation.VLLMGeneration):
 
         def made(**given):
             told = {"dtype": dtype, "seed": seed + given.pop("seed"), **arguments(self.processing_class)}
-            return llm(**given, **told)
+            try:
+                return llm(**given, **told)
+            except ValidationError as error:
+                reasons = "; ".join(one["msg"] for one in error.errors())
+                raise RecipeError(f"training: vLLM refuses its settings (vllm_…): {reasons}") from error
 
         with replaced(vllm_generation, "LLM", made):
             return super()._init_vllm()

@@ -55,6 +55,11 @@ def test_sampling_that_vllm_refuses_is_told_of_before_an_engine_starts(samples, 
         world.trainer(samples, tmp_path, use_vllm=True, **training)
 
 
+def test_settings_that_vllm_refuses_are_a_message(samples, tmp_path):
+    with pytest.raises(RecipeError, match="vLLM refuses its settings .*Sleep mode is not supported"):
+        world.trainer(samples, tmp_path, use_vllm=True, vllm_enable_sleep_mode=True)
+
+
 def test_completions_are_not_cut_at_the_end_of_the_context(samples, tmp_path):
     """vLLM would cut them silently; and the least length is one that fits into the completion, not into vLLM's 16."""
     kwargs = {"generation_kwargs": {"min_tokens": 20, "stop_token_ids": [5]}}
