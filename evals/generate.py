@@ -3,6 +3,7 @@ once for all benchmarks of a run."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -22,6 +23,8 @@ from vlm.common.processes import processes
 from vlm.loading import load_model, load_processor, raw_config
 from vlm.pictures.resizing import limits_of, resized
 from vlm.sections import ModelSection, PromptSection
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -141,7 +144,7 @@ class VLLM(Answering):
         """In batches of `generation.batch_size`, each of which vLLM schedules as it likes: make them large."""
         from vlm.rollout import padded
 
-        how, llm = recipe.generation, self._loaded(recipe, [sample for sample, _ in rows])
+        how, llm = recipe.generation, self._loaded(recipe)
         # -100 is the lowest bias that vLLM takes; the image and video tokens would break the next turn's pictures, and
         # ids beyond the tokenizer have no text
         banned = {self.processor.image_token_id: -100.0, self.processor.video_token_id: -100.0}
@@ -157,8 +160,17 @@ class VLLM(Answering):
             batch = rows[start : start + how.batch_size]
             asked = {id(sample): self.request(sample, recipe) for sample in {id(one): one for one, _ in batch}.values()}
             requests, meant = zip(*(asked[id(sample)] for sample, _ in batch), strict=True)
+            named = zip((f"question {sample.source}/{sample.id}" for sample, _ in batch), meant, strict=True)
+            engine.check_room(named, llm.model_config.max_model_len, 1, "Leave it out")
             said = llm.generate(list(requests), [sampling(*row) for row in batch], use_tqdm=False)
             engine.check_prompts(meant, [one.prompt_token_ids for one in said], self.processor.tokenizer)
+            cut = [one.outputs[0] for one in said if one.outputs[0].finish_reason == "length"]
+            if short := sum(len(one.token_ids) < how.max_new_tokens for one in cut):
+                logger.warning(
+                    "%d of %d answers were cut at the end of the model's context, before max_new_tokens",
+                    short,
+                    len(batch),
+                )
             yield from ((row, one.outputs[0].text) for row, one in zip(batch, said, strict=True))
 
     def request(self, sample: Sample, recipe: AskingRecipe) -> tuple[dict[str, Any], list[int]]:
@@ -167,21 +179,20 @@ class VLLM(Answering):
         pictures = [part["image"] for turn in turns for part in turn["content"] if part["type"] == "image"]
         text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = engine.one_placeholder(ids, self.processor.image_token_id, len(pictures))  # as it is, or there is a fault
         asked: dict[str, Any] = {"prompt_token_ids": ids}
         if pictures:
             asked["multi_modal_data"] = {"image": pictures}
         side = engine.token_side(self.processor)
         return asked, engine.written_out(ids, self.processor.image_token_id, pictures, side)
 
-    def _loaded(self, recipe: AskingRecipe, samples: Sequence[Sample]) -> LLM:
+    def _loaded(self, recipe: AskingRecipe) -> LLM:
         if self._engine is None:
-            self._engine = self.vllm.LLM(**engine_arguments(self.section, recipe, self.processor, samples))
+            self._engine = self.vllm.LLM(**engine_arguments(self.section, recipe, self.processor))
         return self._engine
 
 
-def engine_arguments(
-    section: ModelSection, recipe: AskingRecipe, processor: ProcessorMixin, samples: Sequence[Sample]
-) -> dict[str, Any]:
+def engine_arguments(section: ModelSection, recipe: AskingRecipe, processor: ProcessorMixin) -> dict[str, Any]:
     """What `vllm.LLM` is made with, by the recipe's keys."""
     return engine.arguments(processor) | {
         "model": section.path,
@@ -190,7 +201,6 @@ def engine_arguments(
         "trust_remote_code": section.trust_remote_code,
         "seed": recipe.seed,
         "tensor_parallel_size": recipe.generation.tensor_parallel,
-        "limit_mm_per_prompt": {"image": max(1, *(len(sample.images) for sample in samples)), "video": 0},
     }
 
 

@@ -98,12 +98,14 @@ class Served(Answering):
         kept = Kept(recipe.output, recipe)
         arriving = Arriving(Path(recipe.output) / FAILURES, kept, self.usage)
         before, refused = replace(self.usage), dict[str, str]()
+        kept.usage()  # a file that is broken is found before anything is paid for
+        earlier = kept.refused()
         with asking(recipe, rows, arriving, self.usage, refused):
             while (found := arriving.found.get()) is not None:
                 if isinstance(found, BaseException):
                     raise found
                 yield found
-        again = kept.refused() & refused.keys()
+        again = earlier & refused.keys()
         kept.refuse(refused)
         for question, _ in arriving.failed:
             if question.key in again:

@@ -17,6 +17,7 @@ import trl
 from accelerate.utils import broadcast_object_list, is_peft_model
 from peft.tuners.lora import LoraLayer
 from PIL import Image
+from pydantic import ValidationError
 from trl.generation import vllm_generation
 
 from vlm.common.console import say
@@ -55,7 +56,11 @@ class Engine(vllm_generation.VLLMGeneration):
 
         def made(**given):
             told = {"dtype": dtype, "seed": seed + given.pop("seed"), **arguments(self.processing_class)}
-            return llm(**given, **told)
+            try:
+                return llm(**given, **told)
+            except ValidationError as error:
+                reasons = "; ".join(one["msg"] for one in error.errors())
+                raise RecipeError(f"training: vLLM refuses its settings (vllm_…): {reasons}") from error
 
         with replaced(vllm_generation, "LLM", made):
             return super()._init_vllm()
@@ -148,10 +153,11 @@ class Engine(vllm_generation.VLLMGeneration):
         rows = images or [None] * len(prompts)
         told = [one_placeholder(ids, token, len(row or ())) for ids, row in zip(prompts, rows, strict=True)]
         if self.mode == "server":  # it is told the ids as they are, and where its pictures' features belong
-            room, told = self._room, prompts
+            length, told, key = self._room, prompts, "--max-model-len of the server"
         else:
-            room = self.llm.llm_engine.model_config.max_model_len
-        check_room(prompts, room, self.max_completion_length)
+            length, key = self.llm.llm_engine.model_config.max_model_len, "training.vllm_max_model_length"
+        named = ((f"row {row} of a batch", ids) for row, ids in enumerate(prompts))
+        check_room(named, length, self.max_completion_length, f"Raise {key}")
         read, *found = super().generate(told, images, num_generations, profiler)
         check_prompts(prompts, read, self._tokenizer)
         return prompts, *found

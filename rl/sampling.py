@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from vlm.common.console import say
 from vlm.common.errors import RecipeError
+from vlm.shapes import visual_range
 
 ELSEWHERE = {
     **{key: key for key in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")},
@@ -58,6 +60,25 @@ def check(recipe: Any) -> None:
             f"training.vllm_max_model_length = {length}: nothing of it is left for a prompt beside the {longest} "
             "tokens of training.max_completion_length; write their sum and the longest prompt's, or leave it out"
         )
+
+
+def check_room(recipe: Any, prompt_tokens: int, pictures: int) -> None:
+    """Says so where the engine's context may be too short, for a run would end at the first such prompt.
+
+    prompt_tokens: of the longest prompt's text. pictures: the most that a row has.
+
+    Raises: RecipeError where it is too short for the text alone.
+    """
+    length = recipe.argument("vllm_max_model_length")
+    if not recipe.argument("use_vllm") or recipe.argument("vllm_mode") != "colocate" or length is None:
+        return
+    least = prompt_tokens + recipe.argument("max_completion_length")
+    most = least + pictures * visual_range(recipe.images.min_pixels, recipe.images.max_pixels)[1]
+    told = f"training.vllm_max_model_length = {length}: the longest prompt's text and a completion have {least} tokens"
+    if least > length:
+        raise RecipeError(f"{told}; write {most}, which its pictures may need, or leave it out")
+    if most > length:
+        say(f"note: {told}, with pictures at most {most}; a prompt that leaves no room for a completion ends the run")
 
 
 def check_split(recipe: Any, processes: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rl import sampling
 from rl.recipe import GRPORecipe
 from samples import Sample, mixture
 from samples.columns import ByTask, Columns
@@ -162,4 +163,6 @@ def plan(
     check(columns.by_task if whole else columns.by_task.keys() | data.tasks)
     recipe.check_evaluation(_processes(recipe))
     measured, remark = lengths.measure(data.absent)
+    if not data.absent and "prompt_tokens" in measured:
+        sampling.check_room(recipe, measured["prompt_tokens"], measured["images_per_sample"])
     planned(recipe, data.rows, resident, [*remarks, remark], **measured).render()

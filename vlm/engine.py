@@ -76,18 +76,16 @@ def written_out(ids: Iterable[int], token: int, pictures: Sequence[Image], side:
     return [one for each in ids for one in ([each] * next(tokens) if each == token else [each])]
 
 
-def check_room(prompts: Iterable[Sequence[int]], length: int, completion: int) -> None:
+def check_room(prompts: Iterable[tuple[str, Sequence[int]]], length: int, completion: int, advice: str) -> None:
     """vLLM cuts a completion short where prompt and completion are longer than its context (`length`), silently.
 
-    Raises: UserError for the first prompt that leaves less than `completion` tokens.
+    prompts: names and ids. Raises: UserError for the first that leaves fewer than `completion` tokens.
     """
-    for row, ids in enumerate(prompts):
+    for name, ids in prompts:
         if len(ids) + completion > length:
             raise UserError(
-                f"vLLM: row {row} of a batch has a prompt of {len(ids)} tokens, and {completion} may follow, more than "
-                f"the engine's context of {length}, where completions would be cut. Write vllm_max_model_length: "
-                f"{len(ids) + completion} or more (of a server --max-model-len), shorter completions, or fewer "
-                "pixels (images.max_pixels)"
+                f"vLLM: {name} has a prompt of {len(ids)} tokens, and its answer may have {completion}, which is more "
+                f"than the engine's context of {length}. {advice}, or show fewer pixels (images.max_pixels)"
             )
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import logging
 import os
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -35,6 +36,8 @@ from vlm.common.redaction import keep_secret
 from vlm.pictures import images
 from vlm.pictures.images import limited
 
+logger = logging.getLogger(__name__)
+
 REPEATED = (408, 409, 429)
 """Statuses below 500 that may pass: time-out, conflict, too many requests."""
 FATAL = {
@@ -43,6 +46,8 @@ FATAL = {
     403: "access is refused",
     404: "no such address or model",
 }
+REASONING = ("reasoning", "reasoning_content")
+"""Fields of a message in which servers put thoughts."""
 FIRST_WAIT_S = 1.0
 JPEG_QUALITY = 95
 Messages = list[dict[str, Any]]
@@ -93,6 +98,15 @@ class Usage:
         return Usage(*(mine - its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
 
+def _plain(content: Any) -> str:
+    """A message's text, which may come in parts. Raises: TypeError, LookupError for what is none."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part["type"] == "text")
+    if not isinstance(content, str | type(None)):
+        raise TypeError(f"content of type {type(content).__name__}")
+    return content or ""
+
+
 def _count(value: Any) -> int:
     return value if type(value) is int and value > 0 else 0
 
@@ -125,6 +139,7 @@ class Endpoint(Generic[Section]):
         self.usage = Usage() if usage is None else usage
         self._key = key_of(section)
         warn_if_open([section.address], section.key)
+        self._told: set[str] = set()
         self._url = f"{section.address.rstrip('/')}/chat/completions"
         self._client = httpx2.AsyncClient(
             headers={} if self._key is None else {"Authorization": f"Bearer {self._key}"},
@@ -202,14 +217,33 @@ class Endpoint(Generic[Section]):
         try:
             reply = response.json()
             self.usage.add(reply.get("usage"))
-            text = reply["choices"][0]["message"].get("content")
-            self.usage.cut += reply["choices"][0].get("finish_reason") == "length"
+            choice = min(reply["choices"], key=lambda one: one.get("index") or 0)
+            said, end = choice["message"], choice.get("finish_reason")
+            text = _plain(said.get("content"))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise Unanswered(self._struck(f"no chat completion: {response.text[:200]!r}")) from error
+        if end == "error" or choice.get("error"):  # a gateway says so of a model that broke off
+            raise Unanswered(self._struck(f"a reply that broke off: {response.text[:200]!r}"))
+        self._doubt(reply.get("model"), said)
+        self.usage.cut += end == "length"
         # a lone surrogate, which JSON lets through, could not be sent back for repair
-        found = text.encode(errors="replace").decode() if isinstance(text, str) else ""
+        found = text.encode(errors="replace").decode()
         self.usage.empty += not found.strip()
         return found
+
+    def _doubt(self, model: Any, said: dict[str, Any]) -> None:
+        """Say, once each, who answers under another name, and where thoughts are cut out of the text."""
+        asked, told = self.section.model, set[str]()
+        if isinstance(model, str) and model != asked:
+            told.add(f"{self._url}: {model!r} answers, and {asked!r} was asked")
+        if any(said.get(field) for field in REASONING):
+            told.add(
+                f"{self._url}: the server sends the model's reasoning apart from the text, and the text alone is read; "
+                "where <think> is asked for, start vLLM's without --reasoning-parser"
+            )
+        for doubt in sorted(told - self._told):
+            logger.warning("%s", self._struck(doubt))
+        self._told |= told
 
     def _struck(self, text: str) -> str:
         return text if self._key is None else text.replace(self._key, "[key]")

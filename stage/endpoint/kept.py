@@ -23,6 +23,7 @@ from stage.endpoint.cost import price
 from stage.endpoint.sections import EndpointSection
 from stage.parallel.journal import Journal, fingerprint, whole_lines
 from stage.recipe.asking import AskingRecipe
+from vlm.common.errors import DataError
 
 FOLDER = "endpoint"
 NAMED = 10
@@ -105,4 +106,11 @@ class Kept:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for _, line in whole_lines(path)] if path.exists() else []
+    """Raises: DataError where a whole line is no JSON object, as after a power cut."""
+    found = []
+    for where, line in whole_lines(path) if path.exists() else ():
+        try:
+            found.append({**json.loads(line)})
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{where}: found no JSON object ({error}); remove the line") from error
+    return found

@@ -19,6 +19,7 @@ from samples import Sample
 from samples.readers.rows import RowFault, show
 from vlm.boxes import write_boxes
 from vlm.common.console import say
+from vlm.common.errors import RecipeError
 from vlm.loading import at_hand, fetched_quietly, read_json
 from vlm.pictures.places import TAG
 
@@ -106,5 +107,17 @@ def tokens_of(model: Any, notation: str | None, fetch: bool = False) -> ControlT
 
 
 def of_recipe(recipe: Any, fetch: bool = False) -> ControlTokens:
-    """Those of the model of a recipe that asks questions (SFT, GRPO, evaluation, best-of-N)."""
-    return tokens_of(recipe.model, recipe.prompt.notation, fetch)
+    """Those of the model of a recipe that asks questions (SFT, GRPO, evaluation, best-of-N).
+
+    Raises: RecipeError where the recipe's own words hold one.
+    """
+    asked = recipe.prompt
+    found = tokens_of(recipe.model, asked.notation, fetch)
+    texts = {"system": asked.system or ""} | {f"wording.{task}": text for task, text in asked.wording.items()}
+    for key, text in texts.items():
+        if (token := found.inside(text)) is not None:
+            raise RecipeError(
+                f"prompt.{key}: found the control token {token!r} in {show(text)}; expected text alone: the model "
+                "would read the token as its own"
+            )
+    return found

@@ -55,6 +55,11 @@ def test_sampling_that_vllm_refuses_is_told_of_before_an_engine_starts(samples, 
         world.trainer(samples, tmp_path, use_vllm=True, **training)
 
 
+def test_settings_that_vllm_refuses_are_a_message(samples, tmp_path):
+    with pytest.raises(RecipeError, match="vLLM refuses its settings .*Sleep mode is not supported"):
+        world.trainer(samples, tmp_path, use_vllm=True, vllm_enable_sleep_mode=True)
+
+
 def test_completions_are_not_cut_at_the_end_of_the_context(samples, tmp_path):
     """vLLM would cut them silently; and the least length is one that fits into the completion, not into vLLM's 16."""
     kwargs = {"generation_kwargs": {"min_tokens": 20, "stop_token_ids": [5]}}
@@ -62,7 +67,7 @@ def test_completions_are_not_cut_at_the_end_of_the_context(samples, tmp_path):
     assert min(map(len, world.greedy(made, samples)[0])) >= 20
     assert made.vllm_generation.generation_kwargs["stop_token_ids"] == sorted({5, *made.eos_token_ids})
     made.vllm_generation.max_completion_length = 500
-    with pytest.raises(UserError, match=r"row 0 of a batch has a prompt of \d+ tokens, and 500 may follow"):
+    with pytest.raises(UserError, match=r"row 0 of a batch has a prompt of \d+ tokens, and its answer may have 500"):
         world.greedy(made, samples)
 
 

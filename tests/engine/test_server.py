@@ -114,7 +114,7 @@ def test_a_picture_without_its_place_is_caught(trainer, samples):
 def test_a_prompt_too_long_for_its_completion_is_caught(trainer, samples, monkeypatch):
     """With pictures vLLM would end the completion early."""
     monkeypatch.setattr(trainer.vllm_generation, "max_completion_length", 480)
-    with pytest.raises(UserError, match=r"480 may follow, more than the engine's context of 512, .* --max-model-len"):
+    with pytest.raises(UserError, match=r"may have 480, .* context of 512. Raise --max-model-len"):
         world.greedy(trainer, samples[:1])
 
 

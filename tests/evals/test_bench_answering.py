@@ -71,12 +71,13 @@ def vllm(monkeypatch, tiny_model):
 
     with open(f"{tiny_model}/config.json") as file:
         token = json.load(file)["image_token_id"]
-    told = SimpleNamespace(engines=[], sampling=[], requests=[], image_token=token, side=28)
+    told = SimpleNamespace(engines=[], sampling=[], requests=[], image_token=token, side=28, end="stop")
     module = ModuleType("vllm")
 
     class LLM:
         def __init__(self, **arguments):
             told.engines.append(arguments)
+            self.model_config = SimpleNamespace(max_model_len=128)
 
         def generate(self, requests, sampling, use_tqdm):
             told.requests.append(requests)
@@ -88,8 +89,8 @@ def vllm(monkeypatch, tiny_model):
             for token in prompt_token_ids:
                 width, height = next(sizes) if token == told.image_token else (told.side, told.side)
                 read += [token] * (width // told.side * (height // told.side))
-            text = f"answer {len(prompt_token_ids)}"
-            return SimpleNamespace(prompt_token_ids=read, outputs=[SimpleNamespace(text=text)])
+            said = SimpleNamespace(text=f"answer {len(prompt_token_ids)}", finish_reason=told.end, token_ids=[5, 6])
+            return SimpleNamespace(prompt_token_ids=read, outputs=[said])
 
     def parameters(**arguments):
         told.sampling.append(arguments)
@@ -126,7 +127,8 @@ def test_what_vllm_is_told(tiny_model, tmp_path, vllm):
     (engine,) = vllm.engines
     assert engine["model"] == tiny_model and engine["dtype"] == "float32" and engine["seed"] == 7
     assert engine["generation_config"] == "vllm"  # the checkpoint's own does not steer
-    assert engine["tensor_parallel_size"] == 4 and engine["limit_mm_per_prompt"] == {"image": 2, "video": 0}
+    assert engine["tensor_parallel_size"] == 4 and engine["limit_mm_per_prompt"] == {"video": 0}
+    # (not as many pictures as these questions have: the next benchmark's may have more)
     # wider than the recipe's: pictures come at their size, which of a strip may go beyond 25,088: 28·√(200·25,088)
     assert engine["mm_processor_kwargs"] == {"min_pixels": 784, "max_pixels": 62720}
     sampling, *others = vllm.sampling
@@ -159,6 +161,25 @@ def test_a_prompt_that_vllm_reads_otherwise_ends_the_run(tiny_model, tmp_path, v
     vllm.side = 14
     with pytest.raises(UserError, match=r"row 0 of a batch, \d+ tokens meant and \d+ read, alike up to token \d+"):
         list(who.answer(recipe, samples))
+
+
+def test_what_does_not_fit_into_the_context(tiny_model, vllm, caplog):
+    """A prompt that is longer ends the run with its question's name; an answer that vLLM cuts there is told of."""
+
+    def question(words):
+        return Sample([], [{"role": "user", "content": words}], "vqa", answer="1", source="s", id="7")
+
+    recipe = asking(tiny_model, batch_size=2, max_new_tokens=2)
+    who = answerer(recipe)
+    vllm.end = "length"
+    assert [*who.answer(recipe, [question("How many?")])] and not caplog.records  # of as many tokens as were asked for
+    longer = asking(tiny_model, batch_size=2, max_new_tokens=3)
+    assert [*who.answer(longer, [question("How many?")])]
+    assert "1 of 1 answers were cut at the end of the model's context" in caplog.text
+    with pytest.raises(UserError, match=r"question s/7 has a prompt of \d{3} tokens.* context of 128\. Leave it out"):
+        list(who.answer(recipe, [question("How many? " * 200)]))
+    with pytest.raises(UserError, match=r"has 1 runs of picture tokens and 0 pictures"):
+        list(who.answer(recipe, [question("How many <|image_pad|>?")]))
 
 
 def test_vllm_that_is_not_there(tiny_model, monkeypatch):

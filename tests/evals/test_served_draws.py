@@ -91,6 +91,16 @@ def test_a_server_that_dies_loses_no_draw(tiny_model, demo_data, tmp_path):
     assert more.calls == 4 and [texts[:3] for texts in completions(tmp_path / "run")] == whole
 
 
+def test_a_broken_file_of_what_was_used_is_found_before_anything_is_asked(tiny_model, demo_data, tmp_path):
+    with FakeJudge(by_seed, default=lambda body: None) as judge, pytest.raises(UserError, match="in succession"):
+        run(bon(tiny_model, demo_data, tmp_path / "run", judge, "endpoint.stop_after=1", "endpoint.concurrency=1"))
+    (spent,) = (tmp_path / "run/endpoint").glob("usage-*.jsonl")
+    spent.write_bytes(b'{"calls": 1\0\0\n' + spent.read_bytes())
+    with FakeJudge(default=by_seed) as judge, pytest.raises(UserError, match=r"usage-\w+.jsonl, line 1: found no JSON"):
+        run(bon(tiny_model, demo_data, tmp_path / "run", judge))
+    assert judge.calls == 0
+
+
 def test_every_draw_costs(tiny_model, demo_data, tmp_path, capsys):
     prices = "cost={input: 2.0, output: 10.0}"
     with FakeJudge() as judge:

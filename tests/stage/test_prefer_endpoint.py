@@ -91,11 +91,46 @@ def test_no_connection_and_no_reply():
     assert str(fault) == "no reply within 0.1 s, 2 times"
 
 
-@pytest.mark.parametrize("body", [{}, [], {"choices": []}, {"choices": [{"message": "x"}]}, "text"])
+@pytest.mark.parametrize(
+    "body",
+    [{}, [], {"choices": []}, {"choices": [{"message": "x"}]}, {"choices": [{"message": {"content": 5}}]}, "text"],
+)
 def test_a_body_that_is_no_completion(body):
     with FakeJudge((200, {}, body)) as judge:
         fault, _, _ = ask(judge.section())
     assert isinstance(fault, Unanswered) and "no chat completion" in str(fault)
+
+
+def spoken(content, choice=(), said=(), **more):
+    message = {"content": content, **dict(said)}
+    return 200, {}, {"choices": [{"message": message, **dict(choice)}], **more}
+
+
+def test_a_reply_in_parts_and_one_of_several():
+    parts = [{"type": "thinking", "thinking": "well"}, {"type": "text", "text": "y"}, {"type": "text", "text": "es"}]
+    several = spoken("no", choice={"index": 1})
+    several[2]["choices"].append({"index": 0, "message": {"content": "yes"}})
+    for answer in (spoken(parts), several):
+        with FakeJudge(answer) as judge:
+            assert ask(judge.section())[0] == "yes"
+
+
+@pytest.mark.parametrize("choice", [{"finish_reason": "error"}, {"error": {"code": 502}}])
+def test_a_reply_that_broke_off_is_none(choice):
+    """A gateway sends it as 200, when the model behind it fails in the middle."""
+    with FakeJudge(spoken("<answer>th", choice=choice)) as judge:
+        fault, _, _ = ask(judge.section())
+    assert isinstance(fault, Unanswered) and "broke off" in str(fault)
+
+
+def test_another_name_and_thoughts_apart_are_said(caplog):
+    with FakeJudge(spoken("yes", model="fake")) as judge:
+        ask(judge.section())
+    assert not caplog.records
+    with FakeJudge(spoken("yes", model="cheap", said={"reasoning_content": "hm"})) as judge:
+        assert ask(judge.section())[0] == "yes"
+    told = sorted(record.message for record in caplog.records)
+    assert len(told) == 2 and "'cheap' answers, and 'fake' was asked" in told[0] and "reasoning apart" in told[1]
 
 
 def test_retry_after():

@@ -10,6 +10,7 @@ import yaml
 
 from rewards.score.training.recipe import PreferenceData, PreferenceSource, ScoreRecipe
 from rl.recipe import GRPORecipe
+from rl.sampling import check_room
 from samples.sections import DataSection, SourceSection
 from sft.recipe import SFTRecipe
 from stage import cli
@@ -21,7 +22,7 @@ from stage.recipe.together import doubts
 from stage.tracking.section import TrackingSection
 from stage.trainer.arguments import arguments, check_masters, load_dtype
 from vlm.common.errors import RecipeError
-from vlm.sections import LoraSection, ModelSection
+from vlm.sections import ImageSection, LoraSection, ModelSection
 
 pytestmark = pytest.mark.xdist_group("grpo")
 ROOT = Path(__file__).parents[2]
@@ -208,6 +209,21 @@ def test_one_process_with_several_gpus_is_refused(cls, monkeypatch, tmp_path):
 def test_sampling_that_is_probably_not_meant_is_told_of(training, words):
     found = [*doubts(recipe(GRPORecipe, training=training))]
     assert [line.startswith(words) for line in found] == [True] * (words is not None)
+
+
+def test_a_context_too_short_for_the_data_is_told_of_in_the_plan(capsys):
+    """Pictures of 56 × 56 pixels are 4 tokens; 100 + 50 of text and completion, and two pictures' 8."""
+    images = ImageSection(min_pixels=3136, max_pixels=3136)
+
+    def check(length, **more):
+        training = {"use_vllm": True, "max_completion_length": 50, "vllm_max_model_length": length, **more}
+        check_room(recipe(GRPORecipe, images=images, training=training), 100, 2)
+        return capsys.readouterr().err
+
+    assert not check(158) and not check(None) and not check(149, use_vllm=False)
+    assert "have 150 tokens, with pictures at most 158" in check(157)
+    with pytest.raises(RecipeError, match="vllm_max_model_length = 149: .* have 150 tokens; write 158"):
+        check(149)
 
 
 def test_a_watchdog_that_speaks_too_late_is_told_of(capsys, log_levels):
