@@ -105,7 +105,8 @@ def test_a_step_is_the_same_without_the_engine(few, tmp_path, monkeypatch):
     apart = max((found[name] - weight).abs().max().item() for name, weight in other.items())
     assert apart < 1e-5 and moved > 100 * apart
     logged = with_engine.state.log_history[0]
-    assert 0 < logged["vllm/logp_gap/images"] < 1e-4 and 0 < logged["vllm/logp_gap/text"] < 1e-4
+    # what is logged includes the share of tokens that are never sampled, which the trainer's probabilities have
+    assert 0 < logged["vllm/logp_gap/images"] < 1e-3 and 0 < logged["vllm/logp_gap/text"] < 1e-3
 
 
 @pytest.mark.parametrize("lora", [None, world.LORA])

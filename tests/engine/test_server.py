@@ -76,7 +76,7 @@ def test_a_step_trains(samples, server, sent, tmp_path):
     was = {name: weight.clone() for name, weight in one.model.state_dict().items()}
     one.train()
     logged = one.state.log_history[0]
-    assert 0 < logged["vllm/logp_gap/images"] < 1e-4 and logged["grad_norm"] > 0
+    assert 0 < logged["vllm/logp_gap/images"] < 1e-3 and logged["grad_norm"] > 0
     assert any((weight != was[name]).any() for name, weight in one.model.state_dict().items())
     assert len(sent) == before + 1
 
