@@ -38,7 +38,7 @@ FIGURES = {"time/rollout": "rollout, s", "step_time": "step, s", "tokens/s": "to
 def save(world: worlds.World, folder: str) -> None:
     """Weights and processor as a checkpoint.
 
-    The demo's tokenizer gets as many tokens as the shape has (none is ever read): vLLM samples no others than it knows.
+    The demo's tokenizer gets as many tokens as the shape has (none is ever read): ids beyond it are never sampled.
     """
     model = worlds.build(Qwen2VLForConditionalGeneration, world.config, world.options)
     words = world.processor.tokenizer
@@ -47,9 +47,7 @@ def save(world: worlds.World, folder: str) -> None:
     world.processor.save_pretrained(folder)
     path = Path(folder, "tokenizer.json")
     content = json.loads(path.read_text())
-    more = {
-        token["content"]: token["id"] for token in content["added_tokens"]
-    }  # they keep their ids where they are known
+    more = {token["content"]: token["id"] for token in content["added_tokens"]}  # they keep their ids where known
     unused = range(len(words), world.config.text_config.vocab_size)
     content["model"]["vocab"] |= more | {f"<unused{number}>": number for number in unused}
     path.write_text(json.dumps(content))

@@ -145,11 +145,10 @@ class VLLM(Answering):
         from vlm.rollout import padded
 
         how, llm = recipe.generation, self._loaded(recipe)
-        # -100 is the lowest bias that vLLM takes; the image and video tokens would break the next turn's pictures, and
-        # ids beyond the tokenizer have no text
-        banned = {self.processor.image_token_id: -100.0, self.processor.video_token_id: -100.0}
+        # the image and video tokens would break the next turn's pictures, and ids beyond the tokenizer have no text
         size = inventory.read(raw_config(self.section.path, self.section.revision), self.section.path).vocabulary
-        banned |= dict.fromkeys(padded(size, self.processor.tokenizer), -100.0)
+        placeholders = {self.processor.image_token_id, self.processor.video_token_id}
+        banned = dict.fromkeys(placeholders | padded(size, self.processor.tokenizer), engine.FORBIDDEN)
 
         def sampling(sample: Sample, number: int) -> SamplingParams:
             seed = None if how.temperature == 0 else seed_of(recipe.seed, sample, number)

@@ -15,12 +15,10 @@ from typing import Any
 import trl
 from transformers import AutoConfig
 
+from vlm.engine import FORBIDDEN
 from vlm.loading import at_hand, commit_of, load_processor, source, stored_limits
 from vlm.rollout import replaced, unsayable
 from vlm.weights import check_files
-
-FORBIDDEN = -100.0
-"""Logit bias that no sampled token survives: exp(-100) is below float32's resolution beside any other token."""
 
 
 def handed_over(model, reward_funcs, args: trl.GRPOConfig | None, processing_class) -> tuple[trl.GRPOConfig, Any]:

@@ -148,7 +148,9 @@ class Engine(vllm_generation.VLLMGeneration):
 
     def generate(self, prompts, images, num_generations, profiler=None):
         if images is not None:
-            images = [row and [as_seen(image, self.processing_class) for image in row] for row in images]
+            each = {id(image): image for row in images for image in row or ()}  # one for all completions of a group
+            seen = {key: as_seen(image, self.processing_class) for key, image in each.items()}
+            images = [row and [seen[id(image)] for image in row] for row in images]
         token = self.processing_class.image_token_id
         rows = images or [None] * len(prompts)
         told = [one_placeholder(ids, token, len(row or ())) for ids, row in zip(prompts, rows, strict=True)]

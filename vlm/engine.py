@@ -18,9 +18,11 @@ from PIL.Image import Image
 from vlm.common.errors import UserError
 from vlm.pictures.images import opaque
 from vlm.pictures.resizing import fitted, limits_of
+from vlm.shapes import STRIP
 
-STRIP = 200
-"""The greatest ratio of sides that `smart_resize` takes."""
+FORBIDDEN = -100.0
+"""Logit bias that no sampled token survives, the lowest that vLLM takes: exp(-100) is below float32's resolution beside
+any other token."""
 AROUND = 4
 """Tokens that a message shows on either side of the first difference."""
 

@@ -141,14 +141,18 @@ def _adapters(sizes: inventory.Architecture, lora, frozen: set[str]) -> tuple[di
     return _count((name, lora.r * sum(linears[name])) for name in targets), sum(linears[name][1] for name in targets)
 
 
+STRIP = 200
+"""The greatest ratio of sides that `smart_resize` takes."""
+
+
 def smart_resize(size: tuple[int, int], min_pixels: int, max_pixels: int, factor: int = 28) -> tuple[int, int]:
     """(width, height) that Qwen2-VL resizes an image to: multiples of `factor`, area within the limits.
 
     Source: the arithmetic of Qwen2-VL's image processor (arXiv 2409.12191), which rounds half to even.
     """
     width, height = size
-    if min(size) <= 0 or max(size) / min(size) > 200:
-        raise ValueError(f"image size {width}×{height}: Qwen2-VL takes aspect ratios up to 200")
+    if min(size) <= 0 or max(size) / min(size) > STRIP:
+        raise ValueError(f"image size {width}×{height}: Qwen2-VL takes aspect ratios up to {STRIP}")
     w, h = round(width / factor) * factor, round(height / factor) * factor
     if w * h > max_pixels:
         shrink = math.sqrt(width * height / max_pixels)

@@ -8,15 +8,7 @@ from samples import Sample
 from tests.engine import world
 from vlm.common.errors import RecipeError, UserError
 
-pytestmark = pytest.mark.vllm
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engines():
-    with pytest.MonkeyPatch.context() as patch:
-        made = world.Engines()
-        patch.setattr(vllm_generation, "LLM", made)
-        yield made
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("engines")]
 
 
 @pytest.fixture(scope="module")
