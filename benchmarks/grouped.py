@@ -28,7 +28,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from benchmarks.support.trainers import Scripted
 from vlm.prefix import rope_positions
 from vlm.prefix.attention import language_model
-from vlm.rollout import choose
+from vlm.prefix.media import choose
 
 if TYPE_CHECKING:
     from prefix_grouper import PrefixGrouper
@@ -154,7 +154,8 @@ class Grouping(Scripted, trl.GRPOTrainer):
         media = {}
         if pixel_values is not None:
             stored = torch.arange(sum(num_images)).split(num_images)[::group]
-            media = choose(pixel_values, image_grid_thw, torch.cat(stored).tolist())
+            held = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw}
+            media = choose(held, torch.cat(stored).tolist())
             media["num_images"] = num_images[::group]
         with self.accelerator.autocast():
             logps, entropies = log_probabilities(

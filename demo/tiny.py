@@ -157,10 +157,11 @@ def processor(words):
     """Tokenizer, image processor (112 × 112 pixels: 16 visual tokens) and chat template."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    from vlm.pictures.processing import Processor
+    from vlm.families import FAMILIES
+    from vlm.pictures.processing import images_only
 
     images = Qwen2VLImageProcessorPil(min_pixels=PIXELS, max_pixels=PIXELS)
-    return Processor(image_processor=images, tokenizer=words, chat_template=CHAT_TEMPLATE)
+    return images_only(FAMILIES["qwen2_vl"])(image_processor=images, tokenizer=words, chat_template=CHAT_TEMPLATE)
 
 
 def build(out: str | Path, seed: int = 0):

@@ -17,11 +17,11 @@ from samples import Sample
 from stage.guards.halving import in_batches
 from stage.parallel.team import device
 from stage.recipe.asking import AskingRecipe, GenerationSection
-from vlm import engine, inventory
+from vlm import engine, families
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
-from vlm.loading import load_model, load_processor, raw_config
-from vlm.pictures.resizing import limits_of, resized
+from vlm.loading import load_model, load_processor, source
+from vlm.pictures.resizing import resized
 from vlm.sections import ModelSection, PromptSection
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def complete(
     halved: Callable[[int], None] | None = None,
     numbers: Sequence[int] | None = None,
 ) -> Iterator[tuple[Sample, str]]:
-    """(sample, completion) in order, by any Qwen2-VL or Qwen2.5-VL.
+    """(sample, completion) in order, by any vision-language model.
 
     Image and video tokens and padded ids are never generated; the text has no special tokens.
     Prompts of a batch are padded on the left, so a completion does not depend on its neighbours beyond rounding. A
@@ -57,14 +57,14 @@ def complete(
     from evals.draws import drawing
     from vlm.rollout import first_places, generate, neutral, row_numbers, unsayable
 
-    banned = unsayable(model.config, processor.tokenizer)
+    banned, family = unsayable(model.config, processor.tokenizer), families.of(model.config)
 
     def answers(rows: Sequence[tuple[Sample, list[int]]]) -> list[str]:
         batch = [sample for sample, _ in rows]
-        index = row_numbers([id(sample) for sample in batch])
+        index = row_numbers([id(sample) for sample in batch] if family.unshared is None else range(len(batch)))
         asked = [batch[row] for row in first_places(index)]
         inputs = processor.apply_chat_template(
-            [conversation(sample, prompt, limits_of(processor)) for sample in asked],
+            [conversation(sample, prompt, processor.sight) for sample in asked],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -142,13 +142,15 @@ class VLLM(Answering):
         self, recipe: AskingRecipe, rows: Sequence[Row], halved: Callable[[int], None] | None = None
     ) -> Iterator[tuple[Row, str]]:
         """In batches of `generation.batch_size`, each of which vLLM schedules as it likes: make them large."""
-        from vlm.rollout import padded
+        from transformers import AutoConfig
+
+        from vlm.rollout import unsayable
 
         how, llm = recipe.generation, self._loaded(recipe)
         # the image and video tokens would break the next turn's pictures, and ids beyond the tokenizer have no text
-        size = inventory.read(raw_config(self.section.path, self.section.revision), self.section.path).vocabulary
-        placeholders = {self.processor.image_token_id, self.processor.video_token_id}
-        banned = dict.fromkeys(placeholders | padded(size, self.processor.tokenizer), engine.FORBIDDEN)
+        name, where = source(self.section.path, self.section.revision)
+        config = AutoConfig.from_pretrained(name, **where)
+        banned = dict.fromkeys(unsayable(config, self.processor.tokenizer), engine.FORBIDDEN)
 
         def sampling(sample: Sample, number: int) -> SamplingParams:
             seed = None if how.temperature == 0 else seed_of(recipe.seed, sample, number)
@@ -174,7 +176,7 @@ class VLLM(Answering):
 
     def request(self, sample: Sample, recipe: AskingRecipe) -> tuple[dict[str, Any], list[int]]:
         """One prompt as vLLM takes it, with one placeholder a picture, and the ids that it is to make of it."""
-        turns = conversation(sample, recipe.prompt, limits_of(self.processor), resized)
+        turns = conversation(sample, recipe.prompt, self.processor.sight, resized)
         pictures = [part["image"] for turn in turns for part in turn["content"] if part["type"] == "image"]
         text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -182,8 +184,7 @@ class VLLM(Answering):
         asked: dict[str, Any] = {"prompt_token_ids": ids}
         if pictures:
             asked["multi_modal_data"] = {"image": pictures}
-        side = engine.token_side(self.processor)
-        return asked, engine.written_out(ids, self.processor.image_token_id, pictures, side)
+        return asked, engine.written_out(ids, self.processor.image_token_id, pictures, self.processor.sight)
 
     def _loaded(self, recipe: AskingRecipe) -> LLM:
         if self._engine is None:

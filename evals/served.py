@@ -30,6 +30,7 @@ from stage.recipe.asking import AskingRecipe
 from vlm.common.console import say
 from vlm.common.errors import UserError
 from vlm.pictures.resizing import resized
+from vlm.shapes import sight_of
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ class asking:  # noqa: N801 a context manager, read as one
 
 def messages_of(sample: Sample, recipe: AskingRecipe) -> Messages:
     """The conversation as the protocol has it. Raises: DataError for a picture that cannot be read."""
-    turns = conversation(sample, recipe.prompt, (recipe.images.min_pixels, recipe.images.max_pixels), resized)
+    turns = conversation(sample, recipe.prompt, sight_of(recipe), resized)
     return [{"role": turn["role"], "content": parts(turn["content"])} for turn in turns]
 
 

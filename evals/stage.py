@@ -35,10 +35,10 @@ from stage.recipe import config
 from stage.runs import DATA, FINISHED, RECORD, Run
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.processes import is_main_process
-from vlm.loading import architecture
+from vlm.loading import family_of
 from vlm.pictures.drawing import Picture, grid
 from vlm.pictures.resizing import seen
-from vlm.shapes import visual_range
+from vlm.shapes import sight_of
 
 logger = logging.getLogger(__name__)
 FAULTY = "faulty rows (data.on_fault: skip)"
@@ -266,12 +266,13 @@ def answer(
     from tqdm.auto import tqdm
 
     pairs = asked.answer(recipe, samples, halved)
+    sight = sight_of(recipe)
     with open(path, "a" if append else "w", encoding="utf-8", buffering=1) as file:
         for sample, text in tqdm(
             pairs, total=len(samples), desc="eval", mininterval=2.0, disable=not is_main_process()
         ):
             judged = judge(sample, [text]) if judge is not None and sample.task in metrics.OPEN else None
-            gold, resized = judged[0] if judged else None, seen(sample.size, recipe.images)
+            gold, resized = judged[0] if judged else None, seen(sample.size, sight)
             row = predictions.from_sample(sample, text, gold=gold, resized=resized, refused=why(text))
             file.write(predictions.line(row) + "\n")
 
@@ -318,7 +319,7 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
     console = Console()
     if recipe.endpoint is None:
         try:
-            architecture(recipe.model.path, recipe.model.revision)
+            family_of(recipe.model.path, recipe.model.revision)
         except RecipeError as error:
             console.print(f"note: {error}", markup=False, highlight=False)
     known = [source for source in recipe.data.eval if source.limit is not None or Path(source.path).exists()]
@@ -346,7 +347,7 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
         where = f"{recipe.endpoint.model} at {recipe.endpoint.address}"
         console.print(f"{where}, {estimated(recipe, calls[: recipe.limit])}", markup=False, highlight=False)
         return
-    low, high = visual_range(recipe.images.min_pixels, recipe.images.max_pixels)
+    low, high = sight_of(recipe).bounds()
     console.print(f"{count} questions")
     console.print(f"{low} to {high} visual tokens an image, up to {recipe.generation.max_new_tokens} new tokens each")
     unread = len(known) < len(recipe.data.eval) or counted.absent

@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `sft` would be launch/sft.py
 
 from vlm.common import telemetry  # noqa: E402
+from vlm.shapes import sight_of
 
 telemetry.quiet()
 
@@ -34,7 +35,8 @@ def judge(recipe: BonRecipe, judged, sample, completions):
     if sample.task in metrics.OPEN:
         values = judged(sample, completions) if judged else None
         return None if values is None else ("open_ended/gold", values)
-    rows = (predictions.from_sample(sample, text, resized=seen(sample.size, recipe.images)) for text in completions)
+    resized = seen(sample.size, sight_of(recipe))
+    rows = (predictions.from_sample(sample, text, resized=resized) for text in completions)
     found = [metrics.judge(row, recipe.prompt.notation, recipe.inside) for row in rows]
     if sample.task == "grounding":
         return "grounding/acc@0.5", [float(one.iou >= 0.5) for one in found]

@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `sft` would be launch/sft.py
 
 from vlm.common import telemetry  # noqa: E402
+from vlm.shapes import sight_of
 
 telemetry.quiet()
 
@@ -69,7 +70,7 @@ def plan(recipe: GRPORecipe) -> None:
     specimens = Specimens()
     kept = resident(learned(found), recipe.model, count)
     stage.plan(recipe, *kept, partial(rewards.check_data, found), specimens.see)
-    try_out(found, specimens.few, recipe.prompt, recipe.images)
+    try_out(found, specimens.few, recipe.prompt, sight_of(recipe))
 
 
 if __name__ == "__main__":

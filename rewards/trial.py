@@ -27,10 +27,11 @@ from samples import Sample
 from samples.rows import answer_of, prompt_row, reference, truth_of
 from vlm.common.console import say
 from vlm.common.errors import DataError, RecipeError, UserError
+from vlm.families import Sight
 from vlm.pictures import images
 from vlm.pictures.resizing import seen
 from vlm.pictures.unreadable import row_name
-from vlm.sections import ImageSection, PromptSection
+from vlm.sections import PromptSection
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +41,14 @@ MOST = 12
 UNREACHED = (ConnectionError, TimeoutError, socket.gaierror, Overdue)
 
 
-def try_out(rewards: Sequence[Reward], samples: Sequence[Sample], prompt: PromptSection, sizes: ImageSection) -> None:
+def try_out(rewards: Sequence[Reward], samples: Sequence[Sample], prompt: PromptSection, sight: Sight) -> None:
     """Call each of the rewards, and say what came back.
 
     samples: rows of the data, one of each task and kind; none where the data is not here. Raises: UserError.
     """
     if not samples:
         say("rewards: not tried, for the data is not here")
-    rows = [Row(sample, prompt, sizes) for sample in samples]
+    rows = [Row(sample, prompt, sight) for sample in samples]
     for reward in rewards:
         for name, one, those in _each(reward, rows):
             if isinstance(one, Score):
@@ -61,10 +62,10 @@ def try_out(rewards: Sequence[Reward], samples: Sequence[Sample], prompt: Prompt
 class Row:
     """A row of the data with completions."""
 
-    def __init__(self, sample: Sample, prompt: PromptSection, sizes: ImageSection) -> None:
+    def __init__(self, sample: Sample, prompt: PromptSection, sight: Sight) -> None:
         self.sample, self.name = sample, row_name({"source": sample.source, "id": sample.id})
         pictures = [_picture(image, sample) for image in sample.images]
-        resized = seen(sample.size or pictures[0].size, sizes) if pictures else None
+        resized = seen(sample.size or pictures[0].size, sight) if pictures else None
         turns = prompt_row(sample, prompt, 0, 0)
         self.columns = {"prompts": turns.pop("prompt"), **turns, **(sample.columns or {}), "images": pictures}
         self.columns["resized"] = list(resized) if resized else None

@@ -15,6 +15,7 @@ from typing import Any
 import trl
 from transformers import AutoConfig
 
+from vlm import families
 from vlm.engine import FORBIDDEN
 from vlm.loading import at_hand, commit_of, load_processor, source, stored_limits
 from vlm.rollout import replaced, unsayable
@@ -31,6 +32,7 @@ def handed_over(model, reward_funcs, args: trl.GRPOConfig | None, processing_cla
         args = trl.GRPOConfig(f"{name_of(model).split('/')[-1]}-GRPO")
     if processing_class is None:
         processing_class = default_processor(model, args)
+    sighted(processing_class, model, args)
     safetensors_only(model, reward_funcs, args)
     ban(args, banned_tokens(model, args, processing_class))
     return args, processing_class
@@ -85,10 +87,23 @@ def default_processor(model, args: trl.GRPOConfig):
     return load_processor(name, stored_limits(name, options["revision"]), **options)
 
 
+def sighted(processor, model, args: trl.GRPOConfig) -> None:
+    """Give a processor that `vlm.loading.load_processor` has not made what those have: `family` and `sight`."""
+    if hasattr(processor, "image_processor") and not hasattr(processor, "sight"):
+        config = config_of(model, args)
+        family = processor.family = families.of(config)
+        limits = family.limits(processor.image_processor) if family.units else (0, 0)
+        processor.sight = family.sight(config.to_dict(), *limits)
+
+
+def config_of(model, args: trl.GRPOConfig):
+    """The config of a model, or of the checkpoint that it names."""
+    return AutoConfig.from_pretrained(model, **where(model, args)) if isinstance(model, str) else model.config
+
+
 def banned_tokens(model, args: trl.GRPOConfig, processor) -> list[int]:
     """`unsayable` ids of a model, or of the checkpoint that it names. processor: with a tokenizer, or that itself."""
-    config = AutoConfig.from_pretrained(model, **where(model, args)) if isinstance(model, str) else model.config
-    return unsayable(config, getattr(processor, "tokenizer", processor))
+    return unsayable(config_of(model, args), getattr(processor, "tokenizer", processor))
 
 
 def ban(args: trl.GRPOConfig, tokens: list[int]) -> None:

@@ -17,7 +17,9 @@ import torch
 
 from stage.guards.progress import phase
 from stage.planning.gpus import peak_flops
+from vlm import families
 from vlm.adapters import part_of
+from vlm.prefix import media, model_config
 
 
 class Counters:
@@ -26,7 +28,7 @@ class Counters:
     def __init__(self, model):
         self.sums: Counter[str] = Counter()
         self.peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-        self.costs = costs(model)
+        self.config, self.costs = model_config(model), costs(model)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -37,12 +39,14 @@ class Counters:
         finally:
             self.sums[f"time/{name}"] += now() - start
 
-    def passed(self, phase: str, places: int, tokens: float, grids: torch.Tensor | None) -> None:
+    def passed(self, phase: str, places: int, tokens: float, shown: media.Media) -> None:
         """A forward pass: places of the language model's input, of which `tokens` hold one.
 
-        grids: (pictures, 3) in patches, of what went through the vision tower.
+        shown: what went through the vision tower.
         """
-        pictures, patches = (0, 0) if grids is None else (len(grids), int(grids.prod(-1).sum()))
+        family, pictures, patches = families.of(self.config), len(media.rows(shown)), 0
+        if shown and family.units:
+            patches = family.patches(shown, self.config)
         self.sums.update({f"tokens/{phase}": places, f"real/{phase}": tokens, "images/encoded": pictures})
         language, vision = self.costs["update" if phase == "update" else "forward"]
         self.sums["flops"] += language * tokens + vision * patches
@@ -54,7 +58,7 @@ class Counters:
         self,
         prompts: Sequence[Sequence[int]],
         completions: Sequence[Sequence[int]],
-        grids: torch.Tensor | None,
+        shown: media.Media,
         first: Sequence[int] | None = None,
         pictures: int = 0,
     ) -> None:
@@ -66,7 +70,7 @@ class Counters:
         prefilled = prompts if first is None else [prompts[row] for row in first]
         lengths, sampled = list(map(len, prefilled)), [len(tokens) - 1 for tokens in completions]
         places = len(lengths) * max(lengths) + len(sampled) * max(sampled)
-        self.passed("rollout", places, sum(lengths) + sum(sampled), grids)
+        self.passed("rollout", places, sum(lengths) + sum(sampled), shown)
         if first is not None:
             self.ideal("rollout", sum(lengths) + sum(sampled), pictures)
 
@@ -150,12 +154,14 @@ def costs(model) -> dict[str, tuple[float, float]]:
     of the weight where it is trained. Nothing goes back through a vision tower whose weights are all frozen.
     """
     sizes: Counter[tuple[str, bool]] = Counter()
+    config = model_config(model)
+    joined = families.of(config).joined(config)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 or getattr(parameter, "ds_shape", (0,))[1:]:  # ZeRO-3 leaves a split one without shape
             part = "language" if part_of(name) == "language_model" else "vision"
             if part == "vision" or ".layers." in name:
                 size = getattr(parameter, "ds_numel", parameter.numel())
-                sizes[part, parameter.requires_grad] += size / 4 if part_of(name) == "merger" else size  # 2 × 2 patches
+                sizes[part, parameter.requires_grad] += size / joined if part_of(name) == "merger" else size
     found: dict[str, list[float]] = {"forward": [], "update": []}
     for part in ("language", "vision"):
         trained, size = sizes[part, True], sizes[part, True] + sizes[part, False]

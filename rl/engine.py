@@ -22,7 +22,7 @@ from trl.generation import vllm_generation
 
 from vlm.common.console import say
 from vlm.common.errors import RecipeError, UserError
-from vlm.engine import arguments, as_seen, check_prompts, check_room, one_placeholder, token_side
+from vlm.engine import arguments, as_seen, check_prompts, check_room, one_placeholder
 from vlm.rollout import replaced
 
 LOGPROBS = "processed_logprobs"
@@ -93,7 +93,7 @@ class Engine(vllm_generation.VLLMGeneration):
                 f"vLLM's server at {client.base_url} would roll out otherwise than the recipe says: it has "
                 f"{', '.join(wrong.values())}. Start it with {' '.join(wrong)}"
             )
-        side = token_side(self.processing_class)
+        side = self.processing_class.sight.side
         client.image_features([[Image.new("RGB", (side, side))]])  # TRL names the flag of a server that takes none
         if config["model"] != self.model.name_or_path:
             say(

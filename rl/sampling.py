@@ -7,7 +7,7 @@ from typing import Any
 
 from vlm.common.console import say
 from vlm.common.errors import RecipeError
-from vlm.shapes import visual_range
+from vlm.shapes import sight_of
 
 ELSEWHERE = {
     **{key: key for key in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")},
@@ -73,7 +73,7 @@ def check_room(recipe: Any, prompt_tokens: int, pictures: int) -> None:
     if not recipe.argument("use_vllm") or recipe.argument("vllm_mode") != "colocate" or length is None:
         return
     least = prompt_tokens + recipe.argument("max_completion_length")
-    most = least + pictures * visual_range(recipe.images.min_pixels, recipe.images.max_pixels)[1]
+    most = least + pictures * sight_of(recipe).bounds()[1]
     told = f"training.vllm_max_model_length = {length}: the longest prompt's text and a completion have {least} tokens"
     if least > length:
         raise RecipeError(f"{told}; write {most}, which its pictures may need, or leave it out")

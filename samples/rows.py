@@ -20,12 +20,13 @@ from vlm import answers, prompts
 from vlm.boxes import NOTATIONS, write_boxes, write_quads
 from vlm.common.console import say
 from vlm.common.errors import DataError
+from vlm.families import Sight
 from vlm.pictures.cache import decoded
 from vlm.pictures.images import describe, load
 from vlm.pictures.places import blocks, placed
 from vlm.pictures.resizing import Resizing, header_size, seen
 from vlm.pictures.unreadable import Readable
-from vlm.sections import ImageSection, PromptSection
+from vlm.sections import PromptSection
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -103,7 +104,7 @@ def reference(truth: Truth, notation: str, resized: tuple[int, int] | None) -> d
     return {"role": "assistant", "content": text}
 
 
-def learnt(sample: Sample, section: PromptSection, images: ImageSection) -> list[dict[str, str]]:
+def learnt(sample: Sample, section: PromptSection, sight: Sight) -> list[dict[str, str]]:
     """The assistant's turn that SFT learns, as `chat_rows` has it with pictures as they are; none where it would refuse
     the row."""
     if sample.messages[-1]["role"] == "assistant":
@@ -116,7 +117,7 @@ def learnt(sample: Sample, section: PromptSection, images: ImageSection) -> list
     if truth is None:
         return []
     try:
-        return [reference(truth, section.notation, seen(sample.size, images))]
+        return [reference(truth, section.notation, seen(sample.size, sight))]
     except (DataError, ValueError):  # a notation that cannot say it, a strip: training tells
         return []
 
@@ -295,7 +296,7 @@ def _check_replies(drawn: Drawn[Sample], section: PromptSection, sizes: Resizing
     ):
         if doubtful is not None:
             taught(doubtful, section, sizes)
-    limits = "" if sizes is None else f"{sizes.images.min_pixels} to {sizes.images.max_pixels}"
+    limits = "" if sizes is None else sizes.sight.text()
     drawn.once(
         f"references in {section.notation}, {limits}",
         lambda facts: not facts.reply and facts.truth == "boxes",
@@ -321,7 +322,7 @@ def _check_strips(drawn: Drawn[Sample], sizes: Resizing | None) -> None:
 
 
 def check_strip(sample: Sample, sizes: Resizing | None) -> None:
-    """Raises: DataError for a picture that no Qwen2-VL takes, where its size is known."""
+    """Raises: DataError for a picture that the model does not take, where its size is known."""
     if sizes is None or sample.size is None:
         return
     try:

@@ -16,14 +16,12 @@ from samples.readers.rows import RowFault
 from samples.rows import learnt
 from stage.planning import control
 from stage.planning.lengths import ChatText, Unmeasured
-from vlm import answers, prompts
+from vlm import answers, families, prompts
 from vlm.common.console import say
 from vlm.common.errors import DataError
 from vlm.pictures.images import size
-from vlm.shapes import visual_range, visual_tokens
+from vlm.shapes import read_config, sight_of
 
-PLACE = "<|image_pad|>"
-"""In the text of the chat templates of both families: one for each picture."""
 TEMPLATE = 32
 """More tokens than a template adds to a turn."""
 
@@ -33,7 +31,9 @@ class Teaching:
 
     def __init__(self, recipe: Any, fetch: bool = False):
         """recipe: of SFT. fetch: small files of a checkpoint on the hub."""
-        self.recipe, self.limit = recipe, recipe.argument("max_length")
+        self.recipe, self.limit, self.sight = recipe, recipe.argument("max_length"), sight_of(recipe)
+        self.place = families.of(read_config(recipe.model.path, recipe.model.revision)[0]).placeholder
+        "In the text of the chat template: one for each picture."
         self.control = control.of_recipe(recipe, fetch)
         self.tally: Counter[str] = Counter()
         "Rows seen, and those whose end is cut: `rows`, `cut`."
@@ -63,10 +63,10 @@ class Teaching:
             self._fits(sample, self._text)
 
     def _fits(self, sample: Sample, chat: ChatText) -> None:
-        asked, images = self.recipe.prompt, self.recipe.images
+        asked = self.recipe.prompt
         turns = prompts.prompt(sample, asked.style, asked.system, asked.wording)
-        turns = [*turns, *learnt(sample, asked, images)]
-        most = visual_range(images.min_pixels, images.max_pixels)[1]
+        turns = [*turns, *learnt(sample, asked, self.sight)]
+        most = self.sight.bounds()[1]
         least = sum(len(turn["content"].encode()) + TEMPLATE for turn in turns)  # a token has a byte or more
         if least + TEMPLATE + most * len(sample.images) <= self.limit:
             return
@@ -77,7 +77,7 @@ class Teaching:
         text = chat.render(turns, len(visual), ask=False)
         cue = chat.render(turns, len(visual), ask=True).removeprefix(text)
         reply, found, _ = text.partition(cue)
-        if visual and (end := self._until(text[: text.rfind(PLACE) + len(PLACE)], visual, chat)) > self.limit:
+        if visual and (end := self._until(text[: text.rfind(self.place) + len(self.place)], visual, chat)) > self.limit:
             raise RowFault("cut_picture", "images", f"pictures that end at token {end}", self._said)
         if (before := self._until(reply + found, visual, chat)) >= self.limit:
             raise RowFault("cut_reply", "messages", f"a reply that begins after {before} tokens", self._said)
@@ -85,10 +85,10 @@ class Teaching:
 
     def _visual(self, image: str | bytes) -> int:
         """Tokens of a picture; of sizes that are drawn the most."""
-        drawn, images = self.recipe.images.random_resize, self.recipe.images
+        drawn = self.recipe.images.random_resize
         if drawn is not None:
-            return visual_range(drawn.min_pixels, drawn.max_pixels)[1]
-        return visual_tokens(size(image), images.min_pixels, images.max_pixels)
+            return self.sight.within(drawn.min_pixels, drawn.max_pixels).bounds()[1]
+        return self.sight.tokens(size(image))
 
     @property
     def _said(self) -> str:
@@ -96,7 +96,7 @@ class Teaching:
 
     def _until(self, text: str, visual: list[int], chat: ChatText) -> int:
         """Tokens of a conversation's beginning, pictures included."""
-        shown = text.count(PLACE)
+        shown = text.count(self.place) if self.place else 0
         return len(chat.tokenizer.encode(text, add_special_tokens=False)) - shown + sum(visual[:shown])
 
     def tell(self) -> None:

@@ -1,28 +1,15 @@
 """The chat template that SFT trains with: the checkpoint's own, which marks what the assistant says.
 
 TRL computes the loss on what stands between `{% generation %}` and `{% endgeneration %}`. It has marked variants of the
-templates it knows, and takes a template for one of them only if no letter differs. Qwen2-VL's with another default
-system prompt, or blanks around it, is known here, too.
+templates it knows, and takes a template for one of them only if no letter differs; a family marks its own
+(`vlm.families`).
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from vlm.common.errors import RecipeError
-
-DEFAULT = "You are a helpful assistant."
-"""The system prompt of the published template, where a conversation has none."""
-
-
-def marked(template: str) -> str | None:
-    """The marked variant of a template that differs from Qwen2-VL's as said above; None of any other."""
-    from trl.chat_template_utils import qwen2_5_vl_chat_template, qwen2_5_vl_training_chat_template
-
-    before, after = map(re.escape, qwen2_5_vl_chat_template.strip().split(DEFAULT))
-    found = re.fullmatch(f"{before}([^'{{}}]*){after}", template.strip())
-    return qwen2_5_vl_training_chat_template.replace(DEFAULT, found[1]) if found else None
 
 
 def check(processor: Any, path: str) -> None:
@@ -31,7 +18,7 @@ def check(processor: Any, path: str) -> None:
 
     if not isinstance(processor.chat_template, str):
         raise RecipeError(f"model.path: {path} has no chat template; expected chat_template.jinja in it")
-    if marked(processor.chat_template) is not None:
+    if processor.family.marked(processor.chat_template) is not None:
         return
     try:
         get_training_chat_template(processor)

@@ -7,12 +7,11 @@ from typing import Any
 
 import trl
 
-from sft import template
 from stage.checkpoints.resumable import Resumable
 from stage.guards.finite import FiniteSteps, Named
 from stage.parallel.fsdp import FullySharded
 from stage.trainer.orders import FlatOrder
-from vlm.prefix.pictures import shown_in_all
+from vlm.prefix.media import shown_in_all
 
 
 class Seeing:
@@ -38,7 +37,8 @@ class SFTTrainer(FiniteSteps, Resumable, FlatOrder, FullySharded, trl.SFTTrainer
     def __init__(self, *positional: Any, **named: Any):
         processor = named["processing_class"]
         own = processor.chat_template
-        ours = template.marked(own)
+        family = getattr(processor, "family", None)
+        ours = family and family.marked(own)
         processor.chat_template = ours or own  # what TRL finds marked, it does not look up
         try:
             super().__init__(*positional, **named)

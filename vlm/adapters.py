@@ -1,12 +1,10 @@
 """What is trained: freezing of the model's parts by name, and LoRA.
 
-Parts, by parameter name in transformers ≥ 5 (`model.visual.*`, `model.language_model.*`, `lm_head.*`):
+Parts, by parameter name in transformers ≥ 5, as each family names them (`vlm.families`):
 
-- `vision_tower`    `visual.` without its merger: patch embedding and transformer blocks
-- `merger`          `visual.merger.`: the projection from 2 × 2 patches into the language model's space
+- `vision_tower`    patch embedding and transformer blocks
+- `merger`          the projection into the language model's space; it may lie within the tower, and is its own part
 - `language_model`  everything else: embeddings, decoder layers, `lm_head`
-
-The merger lives inside the visual module, but is its own part: freezing the vision tower leaves it trainable.
 
     python -m vlm.adapters ADAPTER OUT [--dtype float32]    # merge a LoRA adapter into its base, save it whole
 """
@@ -19,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from vlm import families
 from vlm.common.console import EXIT_USER_ERROR, report, say, terminal
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.files import must_be_new
@@ -30,12 +29,17 @@ DTYPES = ("bfloat16", "float16", "float32")
 PARTS = ("vision_tower", "merger", "language_model")
 
 
+MERGERS = tuple({f".{name}.": None for family in families.ALL for name in family.mergers})
+TOWERS = tuple({f".{name}.": None for family in families.ALL for name in family.towers})
+"""Of all families: no family's name means another part in another."""
+
+
 def part_of(name: str) -> str:
     """Part a parameter or module belongs to, by its dotted name (PEFT's prefix is allowed)."""
     padded = f".{name}."
-    if ".visual.merger." in padded:
+    if any(merger in padded for merger in MERGERS):
         return "merger"
-    return "vision_tower" if ".visual." in padded else "language_model"
+    return "vision_tower" if any(tower in padded for tower in TOWERS) else "language_model"
 
 
 def left_to_train(parameters: Iterable[str], frozen: Iterable[str]) -> list[str]:
@@ -208,7 +212,7 @@ def merge(adapter: str, out: str, dtype: str | None = None) -> Rounding:
     # The pixel limits and tokenizer of the stage that made the adapter stand beside it, when the trainer
     # saved them.
     source = adapter if (Path(adapter) / "processor_config.json").is_file() else base
-    processor = load_processor(base, stored_limits(source, revision), revision)
+    processor = load_processor(base, stored_limits(source, revision, base), revision)
     if source == adapter:
         processor.tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=False)
     processor.save_pretrained(out)

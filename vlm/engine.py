@@ -8,17 +8,16 @@ model sees it, under limits that leave it as it is; what it then read is compare
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
 from PIL.Image import Image
 
-from vlm.common.errors import UserError
+from vlm.common.errors import RecipeError, UserError
+from vlm.families import Family, Sight
 from vlm.pictures.images import opaque
-from vlm.pictures.resizing import fitted, limits_of
-from vlm.shapes import STRIP
+from vlm.pictures.resizing import fitted
 
 FORBIDDEN = -100.0
 """Logit bias that no sampled token survives, the lowest that vLLM takes: exp(-100) is below float32's resolution beside
@@ -32,29 +31,25 @@ def arguments(processor: Any) -> dict[str, Any]:
 
     generation_config: not the checkpoint's sampling; its ids that end a text still do.
     """
-    side = token_side(processor)
     return {
         "generation_config": "vllm",
-        "mm_processor_kwargs": {"min_pixels": side * side, "max_pixels": most_seen(*limits_of(processor), side)},
+        "mm_processor_kwargs": processor.family.as_it_is(processor.sight),
         "limit_mm_per_prompt": {"video": 0},
     }
 
 
-def token_side(processor: Any) -> int:
-    """Pixels of a visual token's side."""
-    return processor.image_processor.patch_size * processor.image_processor.merge_size
-
-
-def most_seen(least: int, most: int, side: int) -> int:
-    """A bound for the pixels of `smart_resize`, which go beyond `most` where a strip's short side is rounded up to one
-    token (a·b = most, b ≤ 200·a), or both sides of a small picture are (a·b = least)."""
-    strip, small = side * math.sqrt(STRIP * most), side * (math.sqrt(STRIP) + 1 / math.sqrt(STRIP)) * math.sqrt(least)
-    return max(most, math.ceil(strip), math.ceil(least + small + side * side))
+def check_family(family: Family, instead: str) -> None:
+    """Raises: RecipeError for a family of which nobody has compared what vLLM reads with what is meant."""
+    if not family.vllm:
+        raise RecipeError(
+            f"{family.name} with vLLM: what vLLM reads of its prompts and pictures was never compared with what the "
+            f"trainer means; write {instead}"
+        )
 
 
 def as_seen(image: Image, processor: Any) -> Image:
-    """The picture as our processor resizes it, (width, height) in multiples of a visual token's side; RGB."""
-    return fitted(opaque(image).convert("RGB"), limits_of(processor))
+    """The picture as our processor resizes it; RGB."""
+    return fitted(opaque(image).convert("RGB"), processor.sight)
 
 
 def one_placeholder(ids: Sequence[int], token: int, pictures: int) -> list[int]:
@@ -72,9 +67,9 @@ def one_placeholder(ids: Sequence[int], token: int, pictures: int) -> list[int]:
     return [one for kind, run in runs for one in (run[:1] if kind else run)]
 
 
-def written_out(ids: Iterable[int], token: int, pictures: Sequence[Image], side: int) -> list[int]:
+def written_out(ids: Iterable[int], token: int, pictures: Sequence[Image], sight: Sight) -> list[int]:
     """The other way: each placeholder as many times as its picture, from `as_seen`, has visual tokens."""
-    tokens = iter([picture.width * picture.height // side**2 for picture in pictures])
+    tokens = iter([sight.tokens_of(picture.size) for picture in pictures])
     return [one for each in ids for one in ([each] * next(tokens) if each == token else [each])]
 
 

@@ -1,4 +1,4 @@
-"""Load any Qwen2-VL or Qwen2.5-VL checkpoint, from a folder or a hub id: processor and model.
+"""Load a vision-language checkpoint, from a folder or a hub id: processor and model.
 
 Everything that can be wrong with a checkpoint is found before weights are read where that is possible, and
 reported as a `RecipeError` that names the recipe key. A load is strict: a checkpoint that lacks a tensor, or
@@ -18,16 +18,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from vlm import inventory
+from vlm import families
 from vlm.common.errors import RecipeError
 from vlm.common.versions import check_config
 from vlm.sections import ImageSection
 from vlm.weights import INDEX, REMEDY, SINGLE, check_files, damaged, pickles_in, reading
 
 logger = logging.getLogger(__name__)
-
-ARCHITECTURES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL"}
-"""`model_type` of the config → the family's name."""
 
 HUB_TIMEOUT_S = 3.0
 """How long to wait for a TCP connection to the hub before taking it for unreachable (its client retries for
@@ -186,22 +183,24 @@ def source(path: str, revision: str | None = None) -> tuple[str, dict]:
     return path, {"revision": revision or "main", "local_files_only": looks_local(path) or not hub_reachable()}
 
 
-def architecture(path: str, revision: str | None = None) -> str:
-    """`qwen2_vl` or `qwen2_5_vl`; `RecipeError` for every other architecture."""
+def family_of(path: str, revision: str | None = None) -> families.Family:
+    """The family of a checkpoint. Raises: RecipeError for one that sees no pictures, and as `raw_config`."""
     config = raw_config(path, revision)
-    kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
-        named = ", ".join(f"{name} ({key})" for key, name in ARCHITECTURES.items())
+    family = families.of(config)
+    if not family.units and not isinstance(config.get("vision_config"), dict):
+        named = ", ".join(one.name for one in families.FAMILIES.values())
         raise RecipeError(
-            f"model.path: {path} has model_type {kind!r} (architectures {config.get('architectures')}); "
-            f"expected {named}"
+            f"model.path: {path} has model_type {config.get('model_type')!r} (architectures "
+            f"{config.get('architectures')}) and no vision_config; expected a vision-language model: {named}, or "
+            "another that TRL trains"
         )
     check_config(config, f"model.path: config.json of {path}")
-    return kind
+    return family
 
 
 def load_processor(path: str, images, revision: str | None = None, trust_remote_code: bool = False):
-    """Processor of a checkpoint with the recipe's pixel limits; the same pixels with and without torchvision.
+    """Processor of a checkpoint with the recipe's pixel limits; the same pixels with and without torchvision. Of a
+    family without a file its own, as `AutoProcessor` has it.
 
     Args:
         path: checkpoint folder or hub id.
@@ -211,40 +210,46 @@ def load_processor(path: str, images, revision: str | None = None, trust_remote_
     Returns:
         A `vlm.pictures.processing` processor; padding side and the like are left as the tokenizer has them.
     """
-    from transformers import AutoTokenizer
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+    from transformers import AutoProcessor, AutoTokenizer
     from transformers.processing_utils import ProcessorMixin
 
-    from vlm.pictures.processing import PROCESSORS
+    from vlm.pictures.processing import images_only
 
-    _check_pixels(images)
-    kind, given = architecture(path, revision), path
+    family, given = family_of(path, revision), path
+    config = raw_config(path, revision)
+    sight = family.sight(config, images.min_pixels, images.max_pixels)
     path, where = source(path, revision)
     try:
+        if not family.units:
+            processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code, **where)
+            processor.sight = sight
+            return processor
         settings, _ = ProcessorMixin.get_processor_dict(path, **where)
-        image_settings, _ = Qwen2VLImageProcessorPil.get_image_processor_dict(path, **where)
+        cls = family.class_of(family.image_processor)
+        image_settings, _ = cls.get_image_processor_dict(path, **where)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **where)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise RecipeError(
             f"model.path: {path} lacks tokenizer or image-processor files (preprocessor_config.json or "
-            f"processor_config.json): {str(error).splitlines()[0]}"
+            f"processor_config.json), or what reads them: {str(error).strip().splitlines()[0]}"
         ) from error
-    check_vocabulary(tokenizer, raw_config(given, revision), given)
-    for key in ("size", "min_pixels", "max_pixels", "image_processor_type", "processor_class"):
+    check_vocabulary(tokenizer, config, given)
+    for key in ("image_processor_type", "processor_class"):
         image_settings.pop(key, None)
-    size = {"shortest_edge": images.min_pixels, "longest_edge": images.max_pixels}
-    processor = PROCESSORS[kind](
-        image_processor=Qwen2VLImageProcessorPil(size=size, **image_settings),
+    template = settings.get("chat_template") or tokenizer.chat_template
+    processor = images_only(family)(
+        image_processor=cls(**family.settings(image_settings, sight)),
         tokenizer=tokenizer,
-        chat_template=settings.get("chat_template") or tokenizer.chat_template,
+        chat_template=family.template(template) if isinstance(template, str) else template,
+        **family.keywords(settings),
     )
-    processor.video_settings = settings.get("video_processor")
+    processor.video_settings, processor.sight = settings.get("video_processor"), sight
     return processor
 
 
 def check_vocabulary(tokenizer, config: dict, path: str) -> None:
     """Refuse a tokenizer with ids that the embedding has no row for. Raises: RecipeError naming the first token."""
-    size = inventory.read(config, f"{path}/config.json").vocabulary
+    size = families.read(config, f"{path}/config.json").vocabulary
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= size)
     if beyond:
         number, token = beyond[0]
@@ -255,21 +260,16 @@ def check_vocabulary(tokenizer, config: dict, path: str) -> None:
         )
 
 
-def stored_limits(path: str, revision: str | None = None) -> ImageSection:
-    """The pixel limits that a checkpoint, or an adapter saved with its processor, carries itself."""
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    size = Qwen2VLImageProcessorPil.from_pretrained(path, revision=revision).size
+def stored_limits(path: str, revision: str | None = None, base: str | None = None) -> ImageSection:
+    """The pixel limits that a checkpoint, or an adapter saved with its processor, carries itself. base: the checkpoint
+    of an adapter, which has no config.json."""
+    family = family_of(base or path, revision)
+    if not family.units:
+        return ImageSection()
+    processor = family.class_of(family.image_processor).from_pretrained(path, revision=revision)
+    least, most = family.limits(processor)
     # unchecked: whoever loads with them refuses impossible ones, as the recipe's
-    return ImageSection.model_construct(min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
-
-
-def _check_pixels(images) -> None:
-    if not 0 < images.min_pixels <= images.max_pixels:
-        raise RecipeError(
-            f"images: min_pixels {images.min_pixels} and max_pixels {images.max_pixels}; expected 0 < "
-            "min_pixels <= max_pixels"
-        )
+    return ImageSection.model_construct(min_pixels=least, max_pixels=most)
 
 
 def flash_attention_fault(dtype: str = "bfloat16") -> str | None:
@@ -331,19 +331,17 @@ def load_model(section, device=None):
     Raises `RecipeError` for a missing checkpoint, another architecture, impossible attention, or weights that
     do not match the architecture exactly.
     """
-    kind = architecture(section.path, section.revision)
+    family = family_of(section.path, section.revision)
     attention = resolve_attention(section.attention, section.dtype)
 
     import torch
-    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
 
     from vlm.prefix import pad_once
 
-    cls = Qwen2VLForConditionalGeneration if kind == "qwen2_vl" else Qwen2_5_VLForConditionalGeneration
     path, where = source(section.path, section.revision)
     check_files(path, where)
     with reading(section.path, "model.path"):
-        model, info = cls.from_pretrained(
+        model, info = family.model_class.from_pretrained(
             path,
             **where,
             **placed(device),

@@ -31,10 +31,12 @@ from transformers import (
 from transformers.generation import GenerationMode
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from vlm import families
+from vlm.prefix import media
+
 logger = logging.getLogger(__name__)
 
 PER_ROW = ("input_ids", "attention_mask", "mm_token_type_ids")
-PICTURES = ("pixel_values", "image_grid_thw")
 MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
 
 
@@ -53,45 +55,17 @@ def first_places(numbers: Sequence[int]) -> list[int]:
     return [numbers.index(number) for number in range(max(numbers) + 1)]
 
 
-def choose(pixels: torch.Tensor | None, grid: torch.Tensor | None, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-    """`pixel_values` (patches, dim) and `image_grid_thw` (pictures, 3) of these pictures; {} where there are none."""
-    if pixels is None or not numbers:
-        return {}
-    by_picture = pixels.split(grid.prod(-1).tolist())
-    return {"pixel_values": torch.cat([by_picture[n] for n in numbers]), "image_grid_thw": grid[list(numbers)]}
-
-
-def picture_counts(input_ids: Tensor, grids: Tensor, config) -> list[int]:
-    """How many pictures each row of `input_ids` (U, P) holds; `grids` (N, 3) are all of them, in order.
-
-    Raises: ValueError where image tokens and pictures do not add up.
-    """
-    sizes = (grids.prod(-1) // config.vision_config.spatial_merge_size**2).tolist()
-    counts, used = [], 0
-    for row, wanted in enumerate((input_ids == config.image_token_id).sum(-1).tolist()):
-        first = used
-        while wanted > 0 and used < len(sizes):
-            wanted -= sizes[used]
-            used += 1
-        if wanted:
-            raise ValueError(f"row {row}: image tokens do not fit the pictures' sizes ({sizes[first:used]} tokens)")
-        counts.append(used - first)
-    if used != len(sizes):
-        raise ValueError(f"{len(sizes)} pictures, and image tokens for {used}")
-    return counts
-
-
 def select(inputs: Mapping[str, Tensor], rows: Sequence[int], config) -> dict[str, Tensor]:
     """The inputs of these rows, which may repeat, each with its pictures; no picture keys where none is left."""
     if list(rows) == list(range(len(inputs["input_ids"]))):
         return dict(inputs)  # without a copy of the pixels
     out = {key: inputs[key][list(rows)] for key in PER_ROW if key in inputs}
-    grids = inputs.get("image_grid_thw")
-    if grids is None:
+    shown = media.of(inputs)
+    if not shown:
         return out
-    ends = torch.tensor(picture_counts(inputs["input_ids"], grids, config)).cumsum(0).tolist()
-    chosen = [picture for row in rows for picture in range(ends[row - 1] if row else 0, ends[row])]
-    return out | choose(inputs["pixel_values"], grids, chosen)
+    ends = torch.tensor(media.counts(inputs["input_ids"], shown, config)).cumsum(0).tolist()
+    chosen = [unit for row in rows for unit in range(ends[row - 1] if row else 0, ends[row])]
+    return out | media.choose(shown, chosen)
 
 
 @contextmanager
@@ -123,7 +97,8 @@ def replaced(owner, name: str, value) -> Iterator[None]:
 def unsayable(config, tokenizer) -> list[int]:
     """Ids that are never to be sampled: placeholders of pictures, which only a processor may write, and what an
     embedding padded beyond its tokenizer has no text for. config: the model's."""
-    placeholders = {config.image_token_id, config.video_token_id}
+    family, known = families.of(config), tokenizer.get_vocab()
+    placeholders = {*family.placeholders(config), *(known[token] for token in family.unsayable if token in known)}
     return sorted(placeholders | padded(config.get_text_config().vocab_size, tokenizer))
 
 
@@ -202,9 +177,10 @@ def generate(
 ) -> Tensor:
     """What `model.generate` returns for the rows `inputs[prompt_index]`: (B, P + new tokens).
 
-    model: Qwen2-VL or Qwen2.5-VL, PEFT-wrapped or not; its mode is the caller's and its `rope_deltas` are kept.
+    model: of a family with a file (`vlm.families`), PEFT-wrapped or not; its mode is the caller's and its
+        `rope_deltas` are kept. Prompts of any other are computed for each row.
     inputs: of the U unique prompts, padded on the left: input_ids, attention_mask and mm_token_type_ids (U, P), and
-        pixel_values and image_grid_thw of their pictures in order, where there are any.
+        the keywords of their pictures in order (`vlm.prefix.media`), where there are any.
     prompt_index: (B,), the unique prompt that each row continues, in any order and number.
     prefill_batch: unique prompts prefilled at a time, for memory; None: all. Under ZeRO-3 with weights that are not
         gathered it must be None, as processes would differ in their number of forward passes.
@@ -212,15 +188,20 @@ def generate(
         is computed on repeated rows.
     Raises: ValueError for other inputs than these, or an index out of range.
     """
-    _check(inputs, prompt_index)
     index = prompt_index.to(inputs["input_ids"].device)
     count = len(inputs["input_ids"])
     kwargs["generation_config"] = generation_config
     base = _base(model)
-    deltas = base.model.rope_deltas
+    fault = families.of(base.config).unshared
+    if fault and index.tolist() == list(range(count)):
+        return model.generate(**inputs, **kwargs)
+    _check(inputs, prompt_index)
+    deltas = getattr(base.model, "rope_deltas", None)  # of positions on three axes
     try:
         if index.tolist() == list(range(count)) and (prefill_batch is None or count <= prefill_batch):
             return model.generate(**inputs, **kwargs)  # nothing to share
+        if fault:
+            raise Unshareable(fault)
         prefill = _Prefill(base, dict(inputs), index, prefill_batch)
         with replaced(base, "_prefill", prefill):
             tokens = model.generate(**{key: inputs[key][index] for key in PER_ROW[:2]}, **kwargs)
@@ -231,12 +212,13 @@ def generate(
         _say_once(str(reason))
         return model.generate(**select(inputs, index.tolist(), base.config), **kwargs)
     finally:
-        base.model.rope_deltas = deltas
+        if hasattr(base.model, "rope_deltas"):
+            base.model.rope_deltas = deltas
 
 
 def _check(inputs: Mapping[str, Tensor], prompt_index: Tensor) -> None:
-    if unknown := set(inputs) - {*PER_ROW, *PICTURES}:
-        raise ValueError(f"inputs: found {sorted(unknown)}, expected some of {(*PER_ROW, *PICTURES)}")
+    if unknown := set(inputs) - {*PER_ROW, *media.NAMES}:
+        raise ValueError(f"inputs: found {sorted(unknown)}, expected some of {(*PER_ROW, *media.NAMES)}")
     if missing := set(PER_ROW[:2]) - set(inputs):
         raise ValueError(f"inputs: {sorted(missing)} missing")
     count = len(inputs["input_ids"])
@@ -290,7 +272,7 @@ class _Prefill:
         logits, caches = [], []
         for rows in torch.arange(len(self.inputs["input_ids"])).split(self.batch or len(self.inputs["input_ids"])):
             chunk = select(self.inputs, rows.tolist(), self.base.config)
-            chunk |= {"position_ids": positions[:, rows], "past_key_values": DynamicCache(), "use_cache": True}
+            chunk |= {"position_ids": positions[..., rows, :], "past_key_values": DynamicCache(), "use_cache": True}
             chunk["logits_to_keep"] = model_kwargs["logits_to_keep"]
             ids, mask = chunk.pop("input_ids"), chunk.pop("attention_mask")
             output = self.plain(ids, generation_config, {**chunk, "attention_mask": mask if masked else None})
@@ -299,7 +281,7 @@ class _Prefill:
             logits.append(output.logits)
             caches.append(output.past_key_values)
         spread(caches, cache, index)
-        model_kwargs["position_ids"] = positions[:, index]
+        model_kwargs["position_ids"] = positions[..., index, :]
         return CausalLMOutputWithPast(logits=torch.cat(logits)[index], past_key_values=cache)
 
     def refuse(self, generation_config: GenerationConfig, cache: Cache | None) -> None:

@@ -17,9 +17,9 @@ from torch import nn
 
 import demo
 from demo import tiny
+from vlm.families import KNOWN
 from vlm.loading import load_processor, resolve_attention
 from vlm.sections import ImageSection
-from vlm.shapes import KNOWN
 
 SYSTEM = "Think."
 MROPE = {"tiny": [8, 12, 12], "2b": [16, 24, 24], "7b": [16, 24, 24]}

@@ -79,14 +79,14 @@ class Sharded(Loaded):
     def _padded(self, mine: list[Pass], processor, config) -> list[Pass]:
         """As many passes as every process makes, each with a picture where any process has one."""
         from rewards.score.model.passes import passes
-        from vlm.prefix.pictures import blank_picture
+        from vlm import families
 
         plans = agreement.gather((len(mine), any(one.keys for one in mine)))
         idle = replace(next(passes([NOTHING], processor, 1, self._shares)), rows=[])
         padded = [*mine, *[idle] * (max(count for count, _ in plans) - len(mine))]
         if not any(pictures for _, pictures in plans):
             return padded
-        blank = blank_picture(config)
+        blank, _ = families.of(config).blank(config)
         shown = {"pixel_values": blank["pixel_values"], "fresh_grids": blank["image_grid_thw"]}
         return [one if one.fresh else replace(one, **shown) for one in padded]
 

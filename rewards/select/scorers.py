@@ -23,9 +23,8 @@ from stage.planning.decoding import BatchSize
 from stage.recipe import config
 from vlm.common.errors import RecipeError
 from vlm.loading import looks_local
-from vlm.pictures.resizing import limits_of
 from vlm.sections import ModelSection
-from vlm.shapes import shape, visual_range
+from vlm.shapes import shape
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +80,7 @@ class Fitting(InProcess):
             return 1
         asked = {"path": self.path, "revision": self.options.get("revision")}
         sizes = shape(config.build(asked, ModelSection, where=f"score model {self.path}"))
-        most = limits_of(model.processor)[1]
-        visual = visual_range(most, most, sizes.patch * sizes.merge)[1]
+        visual = model.processor.sight.bounds()[1]
         kind = model.config.text_config._attn_implementation
         setup = memory.Setup(weight_bytes=model.dtype.itemsize, attention=kind)
         size = min(MOST, decoding.Decoding(sizes, setup, TEXT, visual, new_tokens=0).most(decoding.room(weights=0)))

@@ -41,6 +41,7 @@ from stage.runs import FINISHED, RECORD, Run
 from vlm.common.best_of import sizes
 from vlm.common.errors import DataError
 from vlm.pictures.resizing import seen
+from vlm.shapes import sight_of
 
 logger = logging.getLogger(__name__)
 
@@ -270,7 +271,7 @@ def save_picks(
 
 
 def _agreement(recipe: BonRecipe, sample: Sample, said: Sequence[str | None]) -> np.ndarray:
-    return agreement(sample, said, recipe.prompt.notation, seen(sample.size, recipe.images))
+    return agreement(sample, said, recipe.prompt.notation, seen(sample.size, sight_of(recipe)))
 
 
 def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None] | None = None) -> None:

@@ -14,10 +14,9 @@ import torch
 from torch.nn.functional import pad
 
 from rl.sharing.rows import Rows
+from vlm import families
 from vlm.common.processes import processes
-from vlm.prefix import Packed, multimodal, pack, rope_positions
-from vlm.prefix.pictures import blank_picture
-from vlm.rollout import choose
+from vlm.prefix import Packed, axes_of, media, multimodal, pack, rope_positions
 
 
 class Found(NamedTuple):
@@ -29,14 +28,14 @@ class Found(NamedTuple):
     """(B, K) likewise."""
     tokens: int
     """Tokens that went through the language model."""
-    grids: torch.Tensor | None
-    """(pictures, 3) in patches, of what went through the vision tower."""
+    shown: dict[str, torch.Tensor]
+    """What went through the vision tower (`vlm.prefix.media`)."""
 
 
 def log_probabilities(
-    model, rows: Rows, input_ids, attention_mask, logits_to_keep: int, pixel_values=None, image_grid_thw=None
+    model, rows: Rows, input_ids, attention_mask, logits_to_keep: int, pictures: media.Media
 ) -> Found:
-    """Of (B, P + K) left-padded prompts and right-padded completions; pictures are those that `rows` numbers.
+    """Of (B, P + K) left-padded prompts and right-padded completions; `pictures` are those that `rows` numbers.
 
     The model has a fused LM head (`trl.trainer.utils.add_fused_lm_head`), which applies the temperature, and
     `vlm.prefix.enable` was called on it.
@@ -54,16 +53,18 @@ def log_probabilities(
         if len(completions[row]):
             members.setdefault((rows.prompts[row], tuple(prompt.tolist())), []).append(row)
     groups = list(members.values())
-    shown = [rows.pictures[group[0]] for group in groups]
-    media = choose(pixel_values, image_grid_thw, [number for numbers in shown for number in numbers])
-    blank_alone = not media and processes() > 1
-    if blank_alone:
-        media = {name: value.to(input_ids.device) for name, value in blank_picture(multimodal(model).config).items()}
-    packed = packed_groups(model, groups, prompts, completions, shown, image_grid_thw, input_ids.device, blank_alone)
+    numbers = [rows.pictures[group[0]] for group in groups]
+    shown, blanks = media.choose(pictures, [number for some in numbers for number in some]), 0
+    if not shown and processes() > 1:
+        config = multimodal(model).config
+        made, blanks = families.of(config).blank(config)
+        shown = {name: value.to(input_ids.device) for name, value in made.items()}
+    grid = pictures.get(media.GRID)
+    packed = packed_groups(model, groups, prompts, completions, numbers, grid, input_ids.device, blanks)
     order = [row for group in groups for row in group]
     outputs = model(
         **packed.inputs,
-        **media,
+        **shown,
         shift_labels=torch.cat([completions[row] for row in order])[None].to(input_ids.device),
         fused_lm_head=True,
     )
@@ -71,27 +72,28 @@ def log_probabilities(
     logps, entropies = (
         None if values is None else pad(values[0], (0, 1))[spread] for values in (outputs.log_probs, outputs.entropy)
     )
-    return Found(logps, entropies, packed.layout.tokens, media.get("image_grid_thw"))
+    return Found(logps, entropies, packed.layout.tokens, shown)
 
 
-def packed_groups(model, groups, prompts, completions, shown, grid, device, blank: bool = False) -> Packed:
+def packed_groups(model, groups, prompts, completions, shown, grid, device, blanks: int = 0) -> Packed:
     """The packed row of groups (row numbers of each), with the positions that the model gives their prompts.
 
-    blank: behind them the token of `blank_picture`, which nothing continues and nobody sees.
+    shown: units of each group. blanks: tokens of a blank picture behind them, which nothing continues and nobody sees.
     """
-    asked = [prompts[group[0]] for group in groups]
-    grid = torch.zeros(0, 3, dtype=torch.long) if grid is None else grid.cpu()
-    positions = rope_positions(model, asked, [grid[numbers] for numbers in shown])
+    asked, axes = [prompts[group[0]] for group in groups], axes_of(model)
+    positions = rope_positions(model, asked, [None if grid is None else grid.cpu()[numbers] for numbers in shown])
     segments = [
         [torch.cat([prompt[-1:], completions[row][:-1]]) for row in group]
         for prompt, group in zip(asked, groups, strict=True)
     ]
-    prefixes, positions = [prompt[:-1] for prompt in asked], [place[:, :-1] for place in positions]
-    if blank:
-        prefixes.append(torch.tensor([multimodal(model).config.image_token_id]))
+    prefixes = [prompt[:-1] for prompt in asked]
+    positions = positions and [place[:, :-1] for place in positions]
+    if blanks:
+        prefixes.append(torch.full((blanks,), multimodal(model).config.image_token_id))
         segments.append([])
-        positions.append(torch.zeros(3, 1, dtype=torch.long))
-    return pack(prefixes, segments, positions, device=device)
+        if positions:
+            positions.append(torch.zeros(axes, blanks, dtype=torch.long))
+    return pack(prefixes, segments, positions, device=device, axes=axes)
 
 
 def places(completions: Sequence[torch.Tensor], order: Sequence[int], rows: int, width: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vlm import rollout
+from vlm.prefix import media
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def shared_prefill(model, prompt_index: Sequence[int]) -> Iterator[None]:
     plain = model.generate
 
     def generate(**given: Any) -> Tensor:
-        known = (*rollout.PER_ROW, *rollout.PICTURES)
+        known = (*rollout.PER_ROW, *media.NAMES)
         inputs = {key: given.pop(key) for key in known if key in given}
         config = model.config
         with rollout.replaced(model, "generate", plain):
@@ -50,11 +51,10 @@ def first_rows(inputs: Mapping[str, Tensor], prompt_index: Sequence[int], config
     for key, value in unique.items():
         if not value[index].equal(inputs[key]):
             raise ValueError(f"{key}: rows that are said to be one prompt differ; prompt_index is {index}")
-    grids = inputs.get("image_grid_thw")
-    if grids is None:
+    shown = media.of(inputs)
+    if not shown:
         return unique
-    tokens = int(grids.prod(-1).sum()) // config.vision_config.spatial_merge_size**2
-    if tokens == int((inputs["input_ids"] == config.image_token_id).sum()):
+    if media.tokens(shown, config) == int((inputs["input_ids"] == config.image_token_id).sum()):
         return rollout.select(inputs, first, config)
-    rollout.picture_counts(unique["input_ids"], grids, config)  # raises where they fit neither
-    return unique | {key: inputs[key] for key in rollout.PICTURES}
+    media.counts(unique["input_ids"], shown, config)  # raises where they fit neither
+    return unique | shown

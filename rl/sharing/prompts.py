@@ -9,14 +9,15 @@ import torch
 
 from rl.sharing import packed, parity
 from rl.sharing.prefill import shared_prefill
-from rl.sharing.rows import Generation, Rows, prompts_of, split
+from rl.sharing.rows import TILES, Generation, Rows, prompts_of, split
+from vlm import families
 from vlm.common.console import say
-from vlm.prefix import enable, multimodal, obstacle
-from vlm.prefix.pictures import Contents, remembering, shown_in_all
-from vlm.rollout import choose, evaluating, neutral
+from vlm.prefix import enable, media, model_config, obstacle
+from vlm.prefix.pictures import Contents, remembering
+from vlm.rollout import evaluating, neutral
 
-KNOWN = {"pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids"}
-"""What TRL knows of a batch's pictures in this family of models."""
+KNOWN = {*media.NAMES, "num_images", "mm_token_type_ids"}
+"""What TRL knows of a batch's pictures in families that are known here; of tiled ones `TILES`, too."""
 
 
 class SharedPrompts:
@@ -92,10 +93,10 @@ class SharedPrompts:
             self._generation = Generation(prompts_of(inputs, contents), memo)
             try:
                 output = super()._generate_and_score_completions(inputs)
-                rows, grid = self._generation.rows(output.get("num_images"), output.get("image_grid_thw"))
+                rows, stored = self._generation.rows(output.get("num_images"), output)
             finally:
                 self._generation = None
-        return {**output, "num_images": rows, **({} if grid is None else {"image_grid_thw": grid})}
+        return {**output, "num_images": rows, **stored}
 
     def _tokenize_prompts(self, prompts):
         ids, images, fields = super()._tokenize_prompts(prompts)
@@ -111,7 +112,7 @@ class SharedPrompts:
             output = super()._generate_single_turn(*given, **named)
         if self.model.training:
             unique = shared.unique() if shared else ()
-            self.counters.generated(prompt_ids, output[0], multimodal_fields.get("image_grid_thw"), *unique)
+            self.counters.generated(prompt_ids, output[0], media.of(multimodal_fields), *unique)
         return output
 
     # log-probabilities
@@ -125,65 +126,68 @@ class SharedPrompts:
         batch_size=None,
         compute_entropy=False,
         compute_aux_loss=False,
-        **media,
+        **fields,
     ):
         given = (model, input_ids, attention_mask, logits_to_keep)
-        rows, grid = media.get("num_images"), media.get("image_grid_thw")
+        rows, stored = fields.get("num_images"), media.of(fields)
         if self._generation is not None:
-            rows, grid = self._generation.rows(rows, grid)
+            rows, stored = self._generation.rows(rows, fields)
         if not isinstance(rows, Rows):  # share_prefix is off, or somebody calls this by hand
             if self.model.training:
-                self.counters.passed(_phase(), input_ids.numel(), attention_mask.sum().item(), grid)
-            return self._seen_logps(*given, batch_size, compute_entropy, compute_aux_loss, media)
-        given = (*given, rows, media.pop("pixel_values", None), grid)
-        others = {name: value for name, value in media.items() if name not in ("num_images", "image_grid_thw")}
+                self.counters.passed(_phase(), input_ids.numel(), attention_mask.sum().item(), stored)
+            return self._seen_logps(*given, batch_size, compute_entropy, compute_aux_loss, fields)
+        given = (*given, rows, stored)
+        others = {name: value for name, value in fields.items() if name not in (*media.NAMES, "num_images", TILES)}
         if any(value is not None for name, value in others.items() if name != "mm_token_type_ids"):
             return self._plain_logps(*given, batch_size, compute_entropy, **others)  # fields of another family
         if self._unchecked and torch.is_grad_enabled():
             self._check_sharing(given, others)
         return self._shared_logps(*given, batch_size, compute_entropy)
 
-    def _shared_logps(self, model, ids, mask, keep, rows, pixels, grid, batch_size=None, compute_entropy=False):
-        """TRL's result of the method above, from packed rows; pictures are those that `rows` numbers."""
+    def _shared_logps(self, model, ids, mask, keep, rows, stored, batch_size=None, compute_entropy=False):
+        """TRL's result of the method above, from packed rows; stored: the pictures that `rows` numbers."""
         found = []
         for start in range(0, len(rows), batch_size or len(rows)):
             chunk = slice(start, start + (batch_size or len(rows)))
-            part, stored = rows.select(range(*chunk.indices(len(rows))))
-            media = choose(pixels, grid, stored)
+            part, numbers = rows.select(range(*chunk.indices(len(rows))))
+            pictures = media.choose(stored, numbers)
             with self.accelerator.autocast():
-                found.append(packed.log_probabilities(model, part, ids[chunk], mask[chunk], keep, **media))
+                found.append(packed.log_probabilities(model, part, ids[chunk], mask[chunk], keep, pictures))
             if self.model.training:  # which the check is not
-                self.counters.passed(_phase(), found[-1].tokens, found[-1].tokens, found[-1].grids)
+                self.counters.passed(_phase(), found[-1].tokens, found[-1].tokens, found[-1].shown)
                 self.counters.ideal(_phase(), *packed.least(part, mask[chunk], keep))
         entropies = torch.cat([part.entropies for part in found]) if compute_entropy else None
         return torch.cat([part.logps for part in found]), entropies, None
 
-    def _plain_logps(
-        self, model, ids, mask, keep, rows, pixels, grid, batch_size=None, compute_entropy=False, **others
-    ):
+    def _plain_logps(self, model, ids, mask, keep, rows, stored, batch_size=None, compute_entropy=False, **others):
         """The same from TRL: pictures of every row, each row by itself."""
-        media = choose(pixels, grid, [number for shown in rows.pictures for number in shown])
+        pictures = media.choose(stored, [number for shown in rows.pictures for number in shown])
         return super()._get_per_token_logps_and_entropies(
-            model, ids, mask, keep, batch_size, compute_entropy, num_images=list(rows), **media, **others
+            model, ids, mask, keep, batch_size, compute_entropy, num_images=list(rows), **pictures, **others
         )
 
-    def _seen_logps(self, model, ids, mask, keep, batch_size, compute_entropy, compute_aux_loss, media):
+    def _seen_logps(self, model, ids, mask, keep, batch_size, compute_entropy, compute_aux_loss, fields):
         """TRL's own; where rows have no picture chunk by chunk, for TRL hands a chunk of text an empty tensor of
         pictures, which breaks the vision tower. Among several processes such a chunk shows a blank one."""
         plain, asked = super()._get_per_token_logps_and_entropies, (compute_entropy, compute_aux_loss)
-        counts, types = media.get("num_images") or [0] * len(ids), media.get("mm_token_type_ids")
-        if all(counts) or not {name for name, value in media.items() if value is not None} <= KNOWN:
-            return plain(model, ids, mask, keep, batch_size, *asked, **media)
+        counts, types = fields.get("num_images") or [0] * len(ids), fields.get("mm_token_type_ids")
+        told, config = {name for name, value in fields.items() if value is not None}, model_config(model)
+        family = families.of(config)
+        if all(counts) or not family.units or not told <= {*KNOWN, TILES}:
+            return plain(model, ids, mask, keep, batch_size, *asked, **fields)
+        counts = fields.get(TILES) or counts
+        typed = family.positions != "1-D"
         types = torch.zeros_like(ids) if types is None else types
         found = []
         for rows in torch.arange(len(ids)).split(batch_size or len(ids)):
             chunk, first = slice(int(rows[0]), int(rows[-1]) + 1), sum(counts[: rows[0]])
-            given = {"input_ids": ids[chunk], "attention_mask": mask[chunk], "mm_token_type_ids": types[chunk]}
-            stored = range(first, first + sum(counts[chunk]))
-            given |= choose(media.get("pixel_values"), media.get("image_grid_thw"), stored)
-            given = shown_in_all(given, multimodal(model).config, before=True)
-            if "pixel_values" in given:
-                given["num_images"] = counts[chunk] if stored else [1] + [0] * (len(rows) - 1)
+            given = {"input_ids": ids[chunk], "attention_mask": mask[chunk]}
+            given |= {"mm_token_type_ids": types[chunk]} if typed else {}
+            numbers = range(first, first + sum(counts[chunk]))
+            given |= media.choose(media.of(fields), numbers)
+            given = media.shown_in_all(given, config, before=True)
+            if media.PIXELS in given:
+                given["num_images"] = counts[chunk] if numbers else [1] + [0] * (len(rows) - 1)
             both = (given.pop("input_ids"), given.pop("attention_mask"))
             found.append(plain(model, *both, keep, None, *asked, **given))
         logps, entropies, losses = zip(*found, strict=True)

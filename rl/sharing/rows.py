@@ -9,16 +9,20 @@ from typing import Any
 
 import torch
 
+from vlm.prefix import media
 from vlm.prefix.pictures import Contents, ImageMemo
-from vlm.rollout import PICTURES, choose, first_places, row_numbers
+from vlm.rollout import first_places, row_numbers
+
+TILES = "num_tiles"
+"""TRL's count of tiles per row, which `Rows` has as its own count of units."""
 
 
 class Rows(list):
     """Pictures per row, as TRL's `num_images`, and with it what travels with the rows where TRL does not slice them.
 
-    prompts: which unique prompt each row has. pictures: which of the stored pictures each row shows, in order; of a
-    picture that several rows show, `pixel_values` and `image_grid_thw` hold one. shares: each row's part in its prompt
-    and in its pictures, so that over the rows of a generation batch they add up to the unique ones.
+    prompts: which unique prompt each row has. pictures: which of the stored units (`vlm.prefix.media`: pictures, or
+    tiles of them) each row shows, in order; of one that several rows show, `pixel_values` holds one. shares: each row's
+    part in its prompt and in its units, so that over the rows of a generation batch they add up to the unique ones.
     """
 
     def __init__(
@@ -49,13 +53,13 @@ def take(batch: dict[str, Any], index: Sequence[int]) -> dict[str, Any]:
     rows, stored = batch["num_images"].select(index)
     part: dict[str, Any] = {}
     for name, value in batch.items():
-        if name in PICTURES:
+        if name in (*media.NAMES, TILES):
             continue
         if isinstance(value, torch.Tensor) and value.ndim:
             part[name] = value[torch.as_tensor(index, device=value.device)]
         else:
             part[name] = [value[n] for n in index] if isinstance(value, list) else value
-    return {**part, **choose(batch.get("pixel_values"), batch.get("image_grid_thw"), stored), "num_images": rows}
+    return {**part, **media.choose(media.of(batch), stored), "num_images": rows}
 
 
 def split(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
@@ -80,27 +84,30 @@ class Generation:
     prompts: list[int]
     memo: ImageMemo
 
-    def rows(self, counts: Sequence[int] | None, grid: torch.Tensor | None) -> tuple[Rows, torch.Tensor | None]:
-        """The rows of the batch, and `image_grid_thw` of each stored picture once.
+    def rows(self, counts: Sequence[int] | None, fields: dict[str, Any]) -> tuple[Rows, dict[str, torch.Tensor]]:
+        """The rows of the batch, and the stored pictures, each once.
 
-        counts: pictures per row; grid: (pictures, 3) of all pictures of all rows, repetitions included.
+        counts: pictures per row; fields: what the processor made of all pictures of all rows, `pixel_values` without
+        repetitions, `image_grid_thw` (pictures, 3) with them.
         """
-        if grid is None:
-            return Rows(self.prompts, [[]] * len(self.prompts)), None
+        stored = {name: torch.as_tensor(value) for name, value in media.of(fields).items()}
+        if not stored:
+            return Rows(self.prompts, [[]] * len(self.prompts)), {}
+        if media.GRID in stored:
+            stored[media.GRID] = stored[media.GRID][first_places(self.memo.order)]
         numbers = iter(self.memo.order)
-        shown = [[next(numbers) for _ in range(count)] for count in counts]
-        return Rows(self.prompts, shown), grid[first_places(self.memo.order)]
+        shown = [[unit for _ in range(count) for unit in self.memo.units[next(numbers)]] for count in counts]
+        return Rows(self.prompts, shown), stored
 
     def of_prompts(self, images: Sequence[Sequence[Any] | None] | None, fields: dict[str, Any]) -> dict[str, Any]:
-        """A processor's fields for all rows, with `pixel_values` and `image_grid_thw` of the unique prompts only.
+        """A processor's fields for all rows, with the pictures of the unique prompts only.
 
         images: of each row.
         """
-        if "image_grid_thw" not in fields:
+        if not media.of(fields):
             return fields
-        pixels, grid = (torch.as_tensor(fields[name]) for name in PICTURES)
-        rows, grid = self.rows([len(shown or ()) for shown in images], grid)
-        return fields | choose(pixels, grid, [n for row in first_places(self.prompts) for n in rows.pictures[row]])
+        rows, stored = self.rows([len(shown or ()) for shown in images], fields)
+        return fields | media.choose(stored, [n for row in first_places(self.prompts) for n in rows.pictures[row]])
 
     def unique(self) -> tuple[list[int], int]:
         """The first row of each prompt, and the number of different pictures, once the processor has run."""

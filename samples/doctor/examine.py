@@ -19,8 +19,8 @@ from samples.doctor.subject import Examined, Subject
 from samples.mixture import Mixture, Source
 from samples.sections import Role
 from vlm.common.errors import DataError
+from vlm.families import Sight
 from vlm.pictures.brightness import KINDS
-from vlm.shapes import visual_tokens
 
 Told = Callable[[int, int, int], None]
 """`told(rows, decoded, pictures)` while it runs."""
@@ -47,12 +47,11 @@ def examine(subject: Subject, folder: Path, workers: int, told: Told = lambda *c
 
     Raises: DataError where a file is not there or its format cannot be detected, and for a worker that died.
     """
-    pixels = (subject.images.min_pixels, subject.images.max_pixels)
     report = Report(notes=list(subject.notes))
     with ExitStack() as stack:
         file = stack.enter_context(open(folder / "faults.jsonl", "w", encoding="utf-8", errors="backslashreplace"))
         gallery = stack.enter_context(Gallery(workers))
-        rows = Rows(gallery, subject.ruler, pixels)
+        rows = Rows(gallery, subject.ruler, subject.sight)
         sources: dict[Role, list[Examined]] = {"train": [], "eval": []}
         for role, opened in sources.items():
             sections = subject.data.sources(role)
@@ -64,7 +63,7 @@ def examine(subject: Subject, folder: Path, workers: int, told: Told = lambda *c
         rows.measure()
         gallery.told = lambda decoded, known: told(len(rows.names), decoded, known)
         gallery.finish()
-    _judge_lengths(rows, *_judge_pictures(gallery, rows, report, pixels), report)
+    _judge_lengths(rows, *_judge_pictures(gallery, rows, report, subject.sight), report)
     report.replies, report.repeated = rows.replies, rows.repeated
     report.namesakes = rows.namesakes if subject.unique else 0
     _mix(subject, sources, report)
@@ -99,9 +98,7 @@ def _read(source: Examined, role: Role, rows: Rows, report: Report, told: Told) 
     counts.other_tasks = sum(source.read.values()) - counts.examined
 
 
-def _judge_pictures(
-    gallery: Gallery, rows: Rows, report: Report, pixels: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def _judge_pictures(gallery: Gallery, rows: Rows, report: Report, sight: Sight) -> tuple[np.ndarray, np.ndarray]:
     """Sizes, and what cannot be decoded or shown to the model.
 
     Returns (pictures,) visual tokens and (rows,) whether a row is fit: all its pictures, and what it teaches.
@@ -125,7 +122,7 @@ def _judge_pictures(
         if found.tone:
             report.tones.add(KINDS[found.tone], where)
         try:
-            tokens[number] = visual_tokens(found.size, *pixels)
+            tokens[number] = sight.tokens(found.size)
         except ValueError as error:
             bad[number] = True
             report.unfit.add("too long and thin", f"{where}: {error}")

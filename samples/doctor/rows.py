@@ -13,7 +13,7 @@ from samples import Sample, kinds_of
 from samples.doctor.gallery import Gallery
 from samples.doctor.subject import Ruler
 from samples.rows import learnt, untagged
-from vlm.shapes import smart_resize
+from vlm.families import Sight
 
 TINY = 4.0
 """Pixels, as the model sees the image: a box with a shorter side is a few percent of one visual token."""
@@ -78,11 +78,11 @@ class Unsized:
 class Rows:
     """The rows that were examined, as columns, and what is odd about them.
 
-    pixels: (min_pixels, max_pixels) of the recipe.
+    sight: what the recipe's model sees.
     """
 
-    def __init__(self, gallery: Gallery, ruler: Ruler, pixels: tuple[int, int]):
-        self.gallery, self.ruler, self.pixels = gallery, ruler, pixels
+    def __init__(self, gallery: Gallery, ruler: Ruler, sight: Sight):
+        self.gallery, self.ruler, self.sight = gallery, ruler, sight
         self.names: list[str] = []
         "source/id of each row."
         self.places = array("H")
@@ -150,7 +150,7 @@ class Rows:
 
     def _look_at_reply(self, sample: Sample, name: str) -> bool:
         """Whether SFT finds something to learn."""
-        reply = learnt(sample, self.ruler.prompt, self.ruler.images)
+        reply = learnt(sample, self.ruler.prompt, self.ruler.sight)
         if not reply:
             self.replies.add(MUTE, name)
         elif untagged(reply[0]["content"], self.ruler.prompt):
@@ -177,7 +177,7 @@ class Rows:
 
     def _look_at_boxes(self, boxes: Shapes, quads: Shapes | None, size: tuple[int, int], name: str) -> None:
         try:
-            seen = smart_resize(size, *self.pixels)
+            seen = self.sight.seen(size) or size
         except ValueError:  # too long and thin for the model: reported of the picture
             seen = size
         across, down = seen[0] / size[0], seen[1] / size[1]

@@ -12,8 +12,11 @@ from samples.reading import Check
 from samples.rows import learnt
 from vlm import prompts
 from vlm.common.errors import RecipeError
+from vlm.families import Sight
+from vlm.families.sight import USUAL
 from vlm.pictures.places import TAG, placed
-from vlm.sections import ImageSection, PromptSection
+from vlm.sections import PromptSection
+from vlm.shapes import sight_of
 
 
 @dataclass
@@ -21,7 +24,7 @@ class Ruler:
     """Measures rows in tokens. Without a tokenizer, `note` says why."""
 
     prompt: PromptSection
-    images: ImageSection = field(default_factory=ImageSection)
+    sight: Sight = USUAL
     answers: bool = False
     "The assistant's turn counts, too (SFT)."
     tokenizer: Any = None
@@ -36,7 +39,7 @@ class Ruler:
         texts = []
         for sample in samples:
             turns = prompts.prompt(sample, self.prompt.style, self.prompt.system, self.prompt.wording)
-            reply = learnt(sample, self.prompt, self.images) if self.answers else []
+            reply = learnt(sample, self.prompt, self.sight) if self.answers else []
             ask = not reply
             texts.append(
                 self.tokenizer.apply_chat_template(_texts([*turns, *reply]), tokenize=False, add_generation_prompt=ask)
@@ -70,7 +73,7 @@ class Subject:
     "A `DataSection`, or whatever else `open` knows the sources of."
     seed: int
     ruler: Ruler
-    images: ImageSection = field(default_factory=ImageSection)
+    sight: Sight = USUAL
     notes: list[str] = field(default_factory=list)
     open: Callable[[Any, Faults], Examined] | None = None
     "Begins a source of the recipe, faulty rows left out; None: `samples.mixture.Source`, and the mixture is drawn."
@@ -90,8 +93,9 @@ def subject(recipe: Any) -> Subject:
     if recipe.stage == "curate":  # a corpus for a score model: no prompt, no limits
         note = "row lengths are not measured: a curation recipe names no policy"
         return Subject(recipe.data, recipe.seed, Ruler(PromptSection(), note=note), notes=[note])
-    ruler = Ruler(recipe.prompt, recipe.images, answers=recipe.stage == "sft")
-    found = Subject(recipe.data, recipe.seed, ruler, recipe.images, unique=recipe.stage in ("eval", "bon"))
+    sight = sight_of(recipe)
+    ruler = Ruler(recipe.prompt, sight, answers=recipe.stage == "sft")
+    found = Subject(recipe.data, recipe.seed, ruler, sight, unique=recipe.stage in ("eval", "bon"))
     if recipe.images.random_resize is not None:
         found.notes.append("images.random_resize: tokens are those of images as they are; training draws other sizes")
     try:

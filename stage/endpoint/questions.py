@@ -10,6 +10,7 @@ from stage.endpoint.sections import ServedSection
 from stage.recipe.asking import AskingRecipe
 from vlm import prompts
 from vlm.pictures.resizing import seen
+from vlm.shapes import sight_of
 
 REPLY = 400
 """Characters of a reply that an estimate reckons with: a short trace and an answer."""
@@ -29,7 +30,7 @@ def call(recipe: AskingRecipe, sample: Sample) -> cost.Call:
     size as large as they may be."""
     asked = prompts.prompt(sample, recipe.prompt.style, recipe.prompt.system, recipe.prompt.wording)
     side = round(recipe.images.max_pixels**0.5)
-    sizes = [seen(sample.size, recipe.images) or (side, side)] * len(sample.images)
+    sizes = [seen(sample.size, sight_of(recipe)) or (side, side)] * len(sample.images)
     return cost.Call(sum(len(str(turn["content"])) for turn in asked), sizes, REPLY)
 
 

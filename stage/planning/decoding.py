@@ -26,7 +26,7 @@ from stage.planning.lengths import Lengths
 from stage.planning.memory import GIB, OVERHEAD
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
-from vlm.shapes import Shape, shape, visual_range
+from vlm.shapes import Shape, shape, sight_of
 
 logger = logging.getLogger(__name__)
 
@@ -114,11 +114,11 @@ def of_recipe(recipe: Any, lengths: Lengths, unread: bool = False, group: int = 
     """
     sizes = shape(recipe.model)
     measured, remark = lengths.measure(unread)
-    images, attention = recipe.images, recipe.model.attention
+    attention = recipe.model.attention
     if attention == "auto":
         attention = "sdpa" if recipe.model.dtype == "float32" else "flash_attention_2"
     setup = memory.Setup(weight_bytes=DTYPE_BYTES[recipe.model.dtype], attention=attention)
-    largest = visual_range(images.min_pixels, images.max_pixels, sizes.patch * sizes.merge)[1]
+    largest = sight_of(recipe).bounds()[1]
     found = Decoding(
         sizes,
         setup,

@@ -1,8 +1,8 @@
 """`--dry-run`: what a recipe will do and need, from the real architecture and without weights or a GPU.
 
 A launcher fills a `Job` from its recipe and calls `training(job).render()`. The numbers are arithmetic on
-shapes: parameters as config.json implies them (`vlm.inventory`), batches as TRL's samplers count them, visual tokens by
-Qwen2-VL's resizing, memory by the formulas of `stage.planning.memory`. Peaks are estimates; measure one step before a
+shapes: parameters as config.json implies them (`vlm.families`), batches as TRL's samplers count them, visual tokens by
+the family's resizing, memory by the formulas of `stage.planning.memory`. Peaks are estimates; measure one step before a
 long run.
 
 Example:
@@ -22,7 +22,7 @@ from stage.planning.gpus import Fleet, parse_gpus
 from stage.planning.job import Batch, Job, batches, prompts_of
 from stage.planning.plan import Plan
 from stage.planning.storage import storage
-from vlm.shapes import Shape, shape, visual_range, visual_tokens
+from vlm.shapes import Shape, shape, sight
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -33,10 +33,9 @@ def training(job: Job) -> Plan:
     processes = fleet.count if fleet else job.processes or 1
     sizes = shape(job.model)
     batch = batches(job, processes)
-    factor = sizes.patch * sizes.merge
-    limits = (job.images.min_pixels, job.images.max_pixels)
-    visual = {size: visual_tokens(size, *limits, factor) for size in job.image_sizes}
-    bounds = visual_range(*limits, factor)
+    sees = sight(job.model, job.images)
+    visual = {size: sees.tokens(size) for size in job.image_sizes}
+    bounds = sees.bounds()
     planned = job.images_per_sample * (max(visual.values()) if visual else bounds[1])
     setups = {stage: memory_setup(job, stage, processes) for stage in (0, 1, 2, 3)}
     by_zero = {}

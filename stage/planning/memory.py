@@ -38,6 +38,7 @@ from typing import Literal
 
 from stage.parallel.sharding import buckets
 from stage.planning.optimisers import state_bytes
+from vlm import families
 from vlm.shapes import Shape
 
 GIB = 1024**3
@@ -183,25 +184,11 @@ def layer_bytes(shape: Shape, b: int, attention: Attention, length: int) -> int:
 
 
 def vision_block_bytes(shape: Shape, b: int, attention: Attention, patches: int) -> int:
-    """Bytes that one patch leaves in one block of the vision tower.
-
-    Qwen2-VL: LayerNorm keeps input and output (2·2·b·w); q, k, v, output, copied output (5·b·w); MLP with
-    QuickGELU: input, sigmoid, product (3·b·m). Qwen2.5-VL: RMSNorm and gated MLP as in `layer_bytes`.
-    """
-    width, wide = shape.width, shape.vision_intermediate
-    mixed = b * width * (4 if attention == "flash_attention_2" else 5)
+    """Bytes that one patch leaves in one block of the vision tower: q, k, v, output, and copied output where a kernel
+    has not put it in order (5·b·w); what else, the family says (`vlm.families`)."""
+    mixed = b * shape.width * (4 if attention == "flash_attention_2" else 5)
     scores = shape.vision_heads * patches * score_bytes(b) if attention == "eager" else 0
-    if shape.kind == "qwen2_vl":
-        return 4 * b * width + mixed + 3 * b * wide + scores
-    return 2 * (4 + 2 * b) * width + mixed + 4 * b * wide + scores
-
-
-def merger_bytes(shape: Shape, b: int) -> int:
-    """Bytes that one visual token leaves around the vision tower: pixels, merger, and its output."""
-    joined = shape.width * shape.merge**2
-    pixels = b * 3 * shape.temporal * shape.patch**2 * shape.merge**2
-    norm = 2 * b * joined if shape.kind == "qwen2_vl" else (4 + 2 * b) * joined
-    return pixels + norm + 2 * b * joined
+    return families.FAMILIES[shape.kind].block_bytes(shape, b, mixed) + scores
 
 
 def activations(shape: Shape, setup: Setup, rows: int, text_tokens: int, visual_tokens: int, gathered: int = 0) -> int:
@@ -228,7 +215,7 @@ def activations(shape: Shape, setup: Setup, rows: int, text_tokens: int, visual_
     else:
         blocks = block = 0
     if blocks or shape.trainable["merger"]:
-        edges += rows * visual_tokens * merger_bytes(shape, b)
+        edges += rows * visual_tokens * families.FAMILIES[shape.kind].merger_bytes(shape, b)
     if not setup.checkpointing:
         return shape.layers * layer + blocks * block + edges
     kept = shape.layers * tokens * b * shape.hidden + blocks * patches * b * shape.width

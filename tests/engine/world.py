@@ -25,7 +25,6 @@ from stage.trainer.arguments import arguments
 from tests.support.processes.commands import ROOT
 from vlm.adapters import apply_lora
 from vlm.loading import load_model, load_processor
-from vlm.pictures.resizing import limits_of
 from vlm.rollout import unsayable
 from vlm.sections import ImageSection, LoraSection, ModelSection, PromptSection
 
@@ -120,7 +119,7 @@ def asked(samples: list[Sample], processor) -> tuple[list[list[int]], list[list[
     """(ids, pictures) of each question as our processor makes them."""
     ids, pictures = [], []
     for sample in samples:
-        turns = conversation(sample, PROMPT, limits_of(processor))
+        turns = conversation(sample, PROMPT, processor.sight)
         ids.append(
             processor.apply_chat_template([turns], add_generation_prompt=True, tokenize=True, return_dict=True)[
                 "input_ids"
@@ -161,7 +160,7 @@ def by_transformers(made, samples: list[Sample]) -> list[str]:
 def log_probabilities(made, sample: Sample, completion: list[int]) -> list[float]:
     """Of the tokens of a completion, from one pass over question and completion; what is never sampled has no share."""
     processor = made.processing_class
-    turns = conversation(sample, PROMPT, limits_of(processor))
+    turns = conversation(sample, PROMPT, processor.sight)
     inputs = processor.apply_chat_template(
         [turns], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )

@@ -22,8 +22,8 @@ from tests.support.scores.scored import said
 from tests.support.tiny_checkpoints import section
 from vlm import rollout
 from vlm.common.errors import RecipeError, UserError
+from vlm.families.sight import Grid
 from vlm.loading import load_model, load_processor
-from vlm.pictures.resizing import limits_of
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
 pytestmark = pytest.mark.versions
@@ -63,7 +63,7 @@ def answers(model, processor, questions, batch, **how):
 
 def by_hand(model, processor, sample) -> str:
     """Greedy decoding of one question: the whole sequence anew for each token, without cache and padding."""
-    asked = conversation(sample, PROMPT, limits_of(processor))
+    asked = conversation(sample, PROMPT, processor.sight)
     rendered = processor.apply_chat_template(asked, add_generation_prompt=True)
     pictures = [Image.open(path) for path in sample.images] or None
     inputs = dict(processor(images=pictures, text=[rendered], return_tensors="pt"))
@@ -121,7 +121,7 @@ def test_placeholders_are_never_generated(model, processor, questions):
 
 
 def test_a_conversation_as_it_is_asked(questions):
-    system, user = conversation(questions[2], PROMPT, (784, 784 * 100))
+    system, user = conversation(questions[2], PROMPT, Grid(28, 784, 784 * 100))
     assert system == {"role": "system", "content": [{"type": "text", "text": "Think."}]}
     assert [part["type"] for part in user["content"]] == ["image", "image", "text"]
     assert user["content"][2]["text"].startswith("How many ships? And")

@@ -22,6 +22,7 @@ from tests.support.doctored import doctor, launcher
 from tests.support.layouts import build
 from tests.support.processes.commands import ROOT
 from vlm.common.errors import DataError
+from vlm.families.sight import Grid
 from vlm.pictures import images, rasters
 from vlm.sections import PromptSection
 
@@ -110,7 +111,7 @@ def read(stage, made):
         from evals.generate import conversation
 
         drawn = mixture.draw(made.data, "eval", made.seed).samples
-        turns = [conversation(sample, prompt, (784, 10**6)) for sample in drawn]
+        turns = [conversation(sample, prompt, Grid(28, 784, 10**6)) for sample in drawn]
         return [one[-1]["content"][0]["image"] for one in turns]
     if stage == "bon":
         from rewards.score.model.exchange import Exchange

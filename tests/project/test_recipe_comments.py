@@ -18,7 +18,7 @@ from stage.planning.job import Batch, Job, batches, common
 from stage.recipe import config
 from tests.project.test_project import RECIPES, ROOT, STAGES, stage_of
 from vlm import loading
-from vlm.shapes import visual_range
+from vlm.families.sight import Grid
 
 UNITS = "prompts|completions|records|rows|pairs|traces|samples|pixels|tokens|steps|epochs|GPUs|GPU|batch|GB"
 COUNTED = re.compile(
@@ -69,7 +69,7 @@ def sides(recipe, low, high) -> bool:
 
 def one_size(recipe, width, height, tokens) -> bool:
     limits = (recipe["images"]["min_pixels"], recipe["images"]["max_pixels"])
-    return limits == (number(width) * number(height),) * 2 and visual_range(*limits, 28) == (number(tokens),) * 2
+    return limits == (number(width) * number(height),) * 2 and Grid(28, *limits).bounds() == (number(tokens),) * 2
 
 
 def rows(recipe, count) -> bool:

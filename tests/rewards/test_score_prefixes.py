@@ -19,8 +19,8 @@ from rewards.score.placement import InProcess
 from rewards.score.reward.score import Score
 from rewards.score.sharded import NOTHING
 from tests.support.tiny_checkpoints import picture, qwen2_5_vl
+from vlm import families
 from vlm.common.errors import RecipeError
-from vlm.prefix.pictures import blank_picture
 
 pytestmark = pytest.mark.versions
 
@@ -205,7 +205,7 @@ def test_every_pass_calls_the_same_modules(model):
         for name, module in model.named_modules()
         if name and not list(module.children())
     ]
-    blank = blank_picture(model.config)
+    blank = families.of(model.config).blank(model.config)[0]
     shown = {"pixel_values": blank["pixel_values"], "fresh_grids": blank["image_grid_thw"]}
     planned = list(passes(exchanges()[:6], model.processor, 3, True))
     planned += passes([NOTHING], model.processor, 1, True)

@@ -21,9 +21,9 @@ from tests.support.completions import Logs, r1
 from tests.support.processes.ranks import as_processes
 from tests.support.scores.score_fakes import BLUE, RED, FakeScorer, batch
 from tests.support.tiny_checkpoints import picture as noise
+from vlm import families
 from vlm.common.errors import RecipeError, UserError
 from vlm.loading import load_processor
-from vlm.prefix.pictures import blank_picture
 from vlm.sections import ImageSection, ModelSection
 
 pytestmark = pytest.mark.versions
@@ -203,7 +203,7 @@ def test_every_process_makes_the_same_passes(monkeypatch, tiny_model, share_pref
     seen = Exchange.of("?", "one", [noise(112, 112, seed=1)])
     first, second = as_processes(monkeypatch, padded(*texts), padded(seen))
     assert [len(one.rows) for one in first] == [1, 1, 1] and [len(one.rows) for one in second] == [1, 0, 0]
-    shape = blank_picture(config)["pixel_values"].shape
+    shape = families.of(config).blank(config)[0]["pixel_values"].shape
     assert [one.pixel_values.shape for one in first] == [shape] * 3
     assert second[0].pixel_values.shape[0] == int(second[0].grids.prod()) > second[1].pixel_values.shape[0] == 4
     for plan in as_processes(monkeypatch, padded(*texts[:1]), padded(*texts), padded()):

@@ -24,7 +24,9 @@ def test_a_rollout(model):
     """Two prompts of 5 and 3 tokens, two completions of at most 4: 2 × 5 + 4 × 3 places, of which 8 + 8 hold one."""
     counters, prompts = Counters(model), [[1] * 5] * 2 + [[1] * 3] * 2
     grid = torch.tensor([[1, 4, 4], [1, 4, 8]])
-    counters.generated(prompts, [[1] * 4, [1] * 2, [1] * 3, [1] * 3], grid, first=[0, 2], pictures=2)
+    counters.generated(
+        prompts, [[1] * 4, [1] * 2, [1] * 3, [1] * 3], {"image_grid_thw": grid}, first=[0, 2], pictures=2
+    )
     counters.sums["time/rollout"], counters.sums["time/generation"] = 1.0, 3.0
     found = counters.take([4.0, 6.0], seen=40)
     assert found["tokens/rollout"] == 22 / 2 and found["tokens/rollout_ideal"] == (8 + 8) / 2
@@ -33,7 +35,7 @@ def test_a_rollout(model):
     assert (found["time/rollout"], found["time/preparation"], found["time/update"]) == (0.5, 1.0, 3.5)
     assert found["throughput/tokens"] == 4
     assert not counters.sums and not any(name.startswith(("real/", "flops")) for name in found)
-    counters.generated(prompts, [[1] * 4] * 4, grid.repeat_interleave(2, 0))
+    counters.generated(prompts, [[1] * 4] * 4, {"image_grid_thw": grid.repeat_interleave(2, 0)})
     assert "tokens/rollout_ideal" not in counters.take([1.0], 1)
 
 
@@ -74,7 +76,7 @@ def test_utilisation_of_a_gpu(model, monkeypatch):
     counters = Counters(model)
     language, vision = counters.costs["update"]
     counters.peak = 2 * (10 * language + 16 * vision)
-    counters.passed("update", places=12, tokens=10, grids=torch.tensor([[1, 4, 4]]))
+    counters.passed("update", places=12, tokens=10, shown={"image_grid_thw": torch.tensor([[1, 4, 4]])})
     found = counters.take([2.0], seen=10)
     assert found["throughput/mfu"] == pytest.approx(0.25)
     assert Counters(model).peak == 312e12

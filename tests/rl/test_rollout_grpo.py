@@ -15,6 +15,8 @@ from stage.recipe.asking import GenerationSection
 from tests.support import tiny_checkpoints as tiny
 from vlm import loading, rollout
 from vlm.adapters import apply_lora
+from vlm.families.sight import Grid
+from vlm.prefix import media
 from vlm.sections import LoraSection, PromptSection
 
 pytestmark = pytest.mark.versions
@@ -95,7 +97,7 @@ def batch(folder, samples, rows):
     """Inputs as TRL makes them: rows repeated, and their pictures."""
     from evals.generate import conversation
 
-    asked = [conversation(samples[row], PromptSection(system="Think."), (784, 784 * 1000)) for row in rows]
+    asked = [conversation(samples[row], PromptSection(system="Think."), Grid(28, 784, 784 * 1000)) for row in rows]
     return dict(
         loading.load_processor(folder, tiny.pixels()).apply_chat_template(
             asked, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
@@ -108,7 +110,7 @@ def test_pictures_of_the_rows_or_of_the_prompts(tiny_model, samples):
     model = loading.load_model(tiny.section(tiny_model)).eval()
     index, patches = [0, 0, 1, 2, 0, 2], []
     inputs = batch(tiny_model, samples, [2, 2, 1, 3, 2, 3])
-    pictures = {key: batch(tiny_model, samples, [2, 1, 3])[key] for key in rollout.PICTURES}
+    pictures = {key: batch(tiny_model, samples, [2, 1, 3])[key] for key in media.NAMES}
     expected = model.generate(**inputs, max_new_tokens=5, do_sample=False)
     hook = model.model.visual.register_forward_pre_hook(lambda module, args: patches.append(len(args[0])))
     with hook, shared_prefill(model, index):
@@ -129,7 +131,7 @@ def test_rows_that_do_not_fit_are_refused(tiny_model, samples):
     for index in ([0, 0], [1, 1, 0]):
         with pytest.raises(ValueError, match="expected 3 numbers, by first appearance"):
             first_rows(inputs, index, config)
-    three = {key: torch.cat([inputs[key], inputs[key][: len(inputs[key]) // 2]]) for key in rollout.PICTURES}
+    three = {key: torch.cat([inputs[key], inputs[key][: len(inputs[key]) // 2]]) for key in media.NAMES}
     with pytest.raises(ValueError, match="3 pictures, and image tokens for 1"):
         first_rows(inputs | three, [0, 0, 1], config)
 

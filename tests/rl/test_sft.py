@@ -16,6 +16,7 @@ from stage.runs import read_metrics
 from tests.support.runs.deterministic import AsOnCUDA, restored
 from tests.support.sample_rows import dump
 from vlm.common.errors import DataError
+from vlm.families import FAMILIES
 
 pytestmark = pytest.mark.xdist_group("sft")
 RECIPE = Path(__file__).parents[2] / "recipes/demo/sft.yaml"
@@ -314,7 +315,7 @@ def test_templates_near_the_published_one_are_marked(tiny_model, change, system)
     template.check(processor, "m")
     found = processor.apply_chat_template(
         [say("user", "Why?"), say("assistant", "so")],
-        chat_template=template.marked(processor.chat_template),
+        chat_template=FAMILIES["qwen2_vl"].marked(processor.chat_template),
         tokenize=True,
         return_dict=True,
         return_assistant_tokens_mask=True,

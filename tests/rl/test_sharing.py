@@ -65,8 +65,8 @@ def test_log_probabilities_and_gradients(families, family, setup, number):
     """|Δlogp| ≤ 1e-5 and relative gradient difference ≤ 1e-5 for every parameter, in float32."""
     model = prepared(families[family], **SETUPS[setup])
     given = batch(model.config.image_token_id, BATCHES[number], seed=number)
-    media = {"pixel_values": given.pixels, "image_grid_thw": given.grid}
-    found = packed.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, **media)
+    media = {} if given.pixels is None else {"pixel_values": given.pixels, "image_grid_thw": given.grid}
+    found = packed.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, media)
     got = gradients(model, found.logps, found.entropies, given.there)
     logps, entropies = plain(model, given)
     expected = gradients(model, logps, entropies, given.there)
@@ -84,7 +84,14 @@ def test_frozen_vision_keeps_no_graph(families):
     seen = []
     model.model.visual.register_forward_hook(lambda module, args, output: seen.append(output.pooler_output))
     given = batch(model.config.image_token_id, BATCHES[1])
-    packed.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, given.pixels, given.grid)
+    packed.log_probabilities(
+        model,
+        given.rows,
+        given.ids,
+        given.mask,
+        given.keep,
+        {"pixel_values": given.pixels, "image_grid_thw": given.grid},
+    )
     assert len(seen) == 1 and not seen[0].requires_grad
 
 
@@ -95,7 +102,7 @@ def test_every_process_runs_the_vision_tower(families, family, monkeypatch):
     given = batch(model.config.image_token_id, BATCHES[2])
     expected, _ = plain(model, given)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    found = packed.log_probabilities(model, given.rows, given.ids, given.mask, given.keep)
+    found = packed.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, {})
     assert (found.logps - expected).abs().max() < 1e-5
     got = gradients(model, found.logps, found.entropies, given.there)
     assert got.keys() == dict(model.named_parameters()).keys()
@@ -106,13 +113,13 @@ def test_rows_without_tokens_stay_connected(families):
     """TRL masks truncated completions: some rows, or all of a micro-batch."""
     model = prepared(families["qwen2_vl"])
     given = batch(model.config.image_token_id, BATCHES[1])
-    media = {"pixel_values": given.pixels, "image_grid_thw": given.grid}
+    media = {} if given.pixels is None else {"pixel_values": given.pixels, "image_grid_thw": given.grid}
     logps, _ = plain(model, given)
     given.mask[[0, 2], -given.keep :] = 0
-    found = packed.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, **media).logps
+    found = packed.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, media).logps
     assert (found[[1, 3]] - logps[[1, 3]]).abs().max() < 1e-5 and found[[0, 2]].eq(0).all()
     given.mask[:, -given.keep :] = 0
-    found = packed.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, **media).logps
+    found = packed.log_probabilities(model, given.rows, given.ids, given.mask, given.keep, media).logps
     found.sum().backward()
     assert found.eq(0).all() and all(p.grad is not None and p.grad.eq(0).all() for p in model.parameters())
 

@@ -25,7 +25,12 @@ def test_half_precision_differs_no_more_than_it_does_from_float32(tiny_model, dt
         logps, entropies = plain(model, given)
         found[kind, "plain"] = logps.detach().float(), gradients(model, logps, entropies, given.there)
         shared = packed.log_probabilities(
-            model, given.rows, given.ids, given.mask, given.keep, given.pixels, given.grid
+            model,
+            given.rows,
+            given.ids,
+            given.mask,
+            given.keep,
+            {"pixel_values": given.pixels, "image_grid_thw": given.grid},
         )
         made = gradients(model, shared.logps, shared.entropies, given.there)
         found[kind, "shared"] = shared.logps.detach().float(), made

@@ -19,6 +19,7 @@ from stage.recipe import config
 from tests.support.doctored import asked, put_data, texture
 from tests.support.processes.commands import ROOT
 from tests.support.sample_rows import dump
+from tests.support.sights import resizing
 from vlm.pictures.brightness import tone
 from vlm.pictures.digests import BITS, perceptual_hash
 from vlm.pictures.images import load
@@ -143,13 +144,12 @@ def test_boxes_that_training_writes_count(tmp_path):
     """SFT asked directly writes the reference of a row with boxes: tokens as of the rows that it trains on."""
     from samples.rows import chat_rows
     from vlm.loading import load_processor
-    from vlm.pictures.resizing import Resizing
 
     put_data(tmp_path)
     boxes = [[1, 2, 33, 44], [5, 6, 60, 61]]
     dump(tmp_path / "train.jsonl", [asked("a.png", 0, task="grounding", boxes=boxes, answer=None)])
     patient, report = examined(tmp_path, "sft", "data.eval=[]", "prompt.style=direct")
-    (row,) = chat_rows(read(tmp_path / "train.jsonl"), patient.ruler.prompt, Resizing(patient.images))
+    (row,) = chat_rows(read(tmp_path / "train.jsonl"), patient.ruler.prompt, resizing(patient.images))
     assert "33" not in row["messages"][-1]["content"] and row["messages"][-1]["role"] == "assistant"
     tokenizer = load_processor(str(ROOT / "demo/base"), patient.images).tokenizer
     text = tokenizer.apply_chat_template(row["messages"], tokenize=False)

@@ -18,9 +18,9 @@ from sft import stage
 from sft.recipe import SFTRecipe
 from stage.trainer.arguments import arguments
 from stage.trainer.callbacks import PassCallback
+from tests.support.sights import resizing
 from tests.support.tiny_checkpoints import section
 from vlm.loading import load_model, load_processor
-from vlm.pictures.resizing import Resizing
 from vlm.sections import ImageSection, ModelSection, PromptSection, ResizeSection
 
 pytestmark = pytest.mark.xdist_group("resizing")
@@ -53,7 +53,7 @@ def test_a_group_is_rewarded_at_the_one_size_it_saw(samples, tiny_model, tmp_pat
         calls.append(list(zip(id, map(tuple, resized), (row[0].size for row in images), strict=True)))
         return [float(place % 2) for place in range(len(completions))]
 
-    sizes = Resizing(DRAWN, seed=2, train=True)
+    sizes = resizing(DRAWN, seed=2, train=True)
     trainer = rl.GRPOTrainer(
         load_model(section(tiny_model)),
         [reward],
@@ -67,7 +67,7 @@ def test_a_group_is_rewarded_at_the_one_size_it_saw(samples, tiny_model, tmp_pat
     for passed, call in enumerate(calls):
         assert sorted(name for name, *_ in call) == ["0", "0", "1", "1"]
         assert all(told == picture for _, told, picture in call)
-        expected = Resizing(DRAWN, seed=2, train=True)
+        expected = resizing(DRAWN, seed=2, train=True)
         expected.passed = passed
         assert dict((name, told) for name, told, _ in call) == {
             sample.id: expected.drawn(sample.size, row) for row, sample in enumerate(samples)
@@ -111,7 +111,7 @@ def test_supervised_training_learns_boxes_at_the_size_drawn(samples, tiny_model,
     assert len(learnt) == 6
     for passed in range(3):
         expected = set()
-        sizes = Resizing(DRAWN, recipe.seed, train=True)
+        sizes = resizing(DRAWN, recipe.seed, train=True)
         sizes.passed = passed
         for row, sample in enumerate(samples):
             width, height = sizes.drawn(sample.size, row)

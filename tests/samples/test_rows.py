@@ -8,8 +8,8 @@ from PIL import Image
 from samples import Sample, rows
 from samples.mixture import draw
 from samples.sections import DataSection, SourceSection
+from tests.support.sights import resizing
 from vlm.common.errors import DataError
-from vlm.pictures.resizing import Resizing
 from vlm.sections import ImageSection, PromptSection
 
 PROMPT = PromptSection(style="direct", wording={"vqa": "{question}", "grounding": "Where is {question}?"})
@@ -122,7 +122,7 @@ def test_bytes_are_images_too(tmp_path):
 @pytest.mark.parametrize("make", [rows.prompt_rows, rows.chat_rows])
 def test_a_picture_that_was_replaced_by_another_size_is_a_fault_of_its_row(samples, make):
     """Its boxes count in the pixels of the one that was checked. A new size of the same picture is no less wrong."""
-    sizes = Resizing(ImageSection(min_pixels=56 * 56, max_pixels=112 * 112))
+    sizes = resizing(ImageSection(min_pixels=56 * 56, max_pixels=112 * 112))
     Image.new("RGB", (40, 20)).save(samples[0].images[0])
     with pytest.raises(DataError, match="vg: row '7': image .*a.png: found 40 x 20 pixels, expected 20 x 10 as when"):
         make(samples[:1], PROMPT, sizes)[0]

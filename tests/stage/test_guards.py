@@ -20,10 +20,10 @@ from stage.recipe import config
 from stage.runs import Run
 from tests.support.processes.commands import ROOT
 from tests.support.processes.commands import sft as sft_arguments
+from tests.support.sights import resizing
 from vlm.common.console import EXIT_USER_ERROR
 from vlm.common.errors import DataError, UserError
 from vlm.pictures import unreadable
-from vlm.pictures.resizing import Resizing
 from vlm.sections import ImageSection, PromptSection
 
 pytestmark = pytest.mark.xdist_group("sft")
@@ -121,7 +121,7 @@ def test_row_and_file_are_named(table, tmp_path, make):
     assert found[2]["images"][0].getpixel((0, 0)) == (2, 0, 0)
 
 
-@pytest.mark.parametrize("sizes", [None, Resizing(ImageSection(min_pixels=56 * 56, max_pixels=56 * 56))])
+@pytest.mark.parametrize("sizes", [None, resizing(ImageSection(min_pixels=56 * 56, max_pixels=56 * 56))])
 @pytest.mark.parametrize("make", [rows.prompt_rows, rows.chat_rows])
 def test_the_next_row_stands_in(table, caplog, sizes, make):
     found = table(on_fault="skip", sizes=sizes, make=make)

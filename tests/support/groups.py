@@ -12,8 +12,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from rl.sharing.rows import Rows
 from vlm.loading import load_model
-from vlm.prefix import enable
-from vlm.rollout import choose
+from vlm.prefix import enable, media
 from vlm.sections import ModelSection
 
 GRIDS = ((1, 4, 4), (1, 4, 8), (1, 8, 4))
@@ -34,7 +33,10 @@ class Batch(SimpleNamespace):
 
     def full(self) -> dict[str, torch.Tensor]:
         """Pictures of every row."""
-        return choose(self.pixels, self.grid, [n for shown in self.rows.pictures for n in shown])
+        return media.choose(
+            {"pixel_values": self.pixels, "image_grid_thw": self.grid},
+            [n for shown in self.rows.pictures for n in shown],
+        )
 
 
 def batch(image_token: int, groups, seed=0) -> Batch:

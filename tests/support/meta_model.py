@@ -1,4 +1,4 @@
-"""The real model classes without storage, and what they say of their parameters: what `vlm.inventory` is held to."""
+"""The real model classes without storage, and what they say of their parameters: what `vlm.families` is held to."""
 
 from __future__ import annotations
 

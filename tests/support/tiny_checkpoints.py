@@ -47,7 +47,8 @@ def qwen2_5_vl(tmp_path_factory, checkpoint):
     """A tiny Qwen2.5-VL with the tokenizer and image processor of the tiny Qwen2-VL, tied embeddings."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from vlm.pictures.processing import Qwen2_5_VLProcessor
+    from vlm.families import FAMILIES
+    from vlm.pictures.processing import images_only
 
     folder = tmp_path_factory.mktemp("qwen2_5_vl")
     vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 96, "num_heads": 2}
@@ -56,7 +57,9 @@ def qwen2_5_vl(tmp_path_factory, checkpoint):
     config = qwen2_5_vl_config(checkpoint, vision, tie_word_embeddings=True)
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
     stock = loading.load_processor(str(checkpoint), pixels())
-    Qwen2_5_VLProcessor(stock.image_processor, stock.tokenizer, stock.chat_template).save_pretrained(folder)
+    images_only(FAMILIES["qwen2_5_vl"])(stock.image_processor, stock.tokenizer, stock.chat_template).save_pretrained(
+        folder
+    )
     return folder
 
 

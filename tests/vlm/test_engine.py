@@ -6,12 +6,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlm.common.errors import UserError
-from vlm.engine import arguments, as_seen, check_prompts, most_seen, one_placeholder, written_out
+from vlm.engine import arguments, as_seen, check_prompts, one_placeholder, written_out
+from vlm.families.sight import Grid
 from vlm.loading import load_processor
 from vlm.sections import ImageSection
-from vlm.shapes import smart_resize
 
 PAD = 9
+GRID = Grid(28, 784, 784 * 4000)
 WORDS = st.lists(st.integers(0, 8), min_size=1, max_size=3)
 
 
@@ -20,7 +21,7 @@ def test_a_run_becomes_one_placeholder():
     assert one_placeholder([1, 9, 9, 9, 9, 2, 9, 9, 3], PAD, 2) == [1, 9, 2, 9, 3]
     assert one_placeholder([1, 2, 3], PAD, 0) == [1, 2, 3]
     pictures = [Image.new("RGB", (56, 56)), Image.new("RGB", (56, 28))]
-    assert written_out([1, 9, 2, 9, 3], PAD, pictures, 28) == [1, 9, 9, 9, 9, 2, 9, 9, 3]
+    assert written_out([1, 9, 2, 9, 3], PAD, pictures, GRID) == [1, 9, 9, 9, 9, 2, 9, 9, 3]
 
 
 @given(st.lists(st.tuples(WORDS, st.integers(1, 4), st.integers(1, 4)), max_size=4), WORDS)
@@ -30,7 +31,7 @@ def test_there_and_back(shown, end):
     told = one_placeholder(meant, PAD, len(shown))
     assert told.count(PAD) == len(shown)
     pictures = [Image.new("RGB", (28 * w, 28 * h)) for _, w, h in shown]
-    assert written_out(told, PAD, pictures, 28) == meant
+    assert written_out(told, PAD, pictures, GRID) == meant
 
 
 @pytest.mark.parametrize("pictures", [0, 2])
@@ -44,11 +45,11 @@ def test_an_engine_leaves_every_picture_as_it_is(width, height, least, more):
     """Under the limits that it is given `smart_resize` changes no size that it has made, strips included."""
     assume(max(width, height) <= 200 * min(width, height))
     limits = (784 * least, 784 * (least + more))
-    seen = smart_resize((width, height), *limits)
-    bound = most_seen(*limits, 28)
+    grid = Grid(28, *limits)
+    seen, bound = grid.seen((width, height)), grid.reached()
     assert 784 <= seen[0] * seen[1] <= bound
     assume(max(seen) <= 200 * min(seen))  # beyond, any Qwen2-VL refuses the picture
-    assert smart_resize(seen, 784, bound) == seen
+    assert grid.within(784, bound).seen(seen) == seen
 
 
 @pytest.mark.parametrize(("mode", "size"), [("RGB", (150, 90)), ("RGBA", (64, 64)), ("L", (301, 40))])
@@ -58,7 +59,7 @@ def test_our_processor_makes_the_same_of_what_the_engine_is_given(mode, size, ti
     if mode == "RGBA":
         picture.putalpha(100)
     given = as_seen(picture, processor)
-    assert given.mode == "RGB" and given.size == smart_resize(size, 12544, 25088)
+    assert given.mode == "RGB" and given.size == processor.sight.seen(size)
     turn = [{"role": "user", "content": [{"type": "image"}]}]
     text = processor.apply_chat_template(turn, add_generation_prompt=False, tokenize=False)
     expected, found = (processor(images=[[one]], text=[text], return_tensors="pt") for one in (picture, given))

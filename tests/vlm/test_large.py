@@ -10,11 +10,12 @@ from PIL import Image, ImageDraw
 
 from samples import rows
 from samples.sample import Sample
+from tests.support.sights import resizing
 from tests.vlm.test_images import UPRIGHT, encoded
 from tests.vlm.test_rasters import write
 from vlm.common.errors import DataError, RecipeError
 from vlm.pictures import cache, images, kept, large, rasters
-from vlm.pictures.resizing import Resizing, shown
+from vlm.pictures.resizing import shown
 from vlm.sections import ImageSection, PromptSection, RasterSection, ResizeSection, StretchSection
 
 rasterio = pytest.importorskip("rasterio")
@@ -329,10 +330,10 @@ def test_rows_keep_the_originals_size(tmp_path):
     Image.fromarray(np.moveaxis(scene(560, 392), 0, -1)).save(path := str(tmp_path / "a.png"))
     section = ImageSection(min_pixels=784, max_pixels=112 * 112)
     sample = Sample([path], [{"role": "user", "content": "x"}], "grounding", boxes=[[56, 49, 112, 98]], size=(560, 392))
-    row = rows.prompt_rows([sample], PromptSection(), Resizing(section))[0]
+    row = rows.prompt_rows([sample], PromptSection(), resizing(section))[0]
     assert row["images"][0].size == tuple(row["resized"]) == (112, 84) and list(row["size"]) == [560, 392]
     assert shown(path, (784, 112 * 112)).size == (112, 84)
-    drawing = Resizing(
+    drawing = resizing(
         section.model_copy(update={"random_resize": ResizeSection(min_pixels=56 * 56, max_pixels=112 * 112)}),
         train=True,
     )

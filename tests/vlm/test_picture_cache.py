@@ -5,8 +5,8 @@ from PIL import Image
 
 from samples import rows
 from samples.sample import Sample
+from tests.support.sights import resizing
 from vlm.pictures.cache import PictureCache, decoded, weight
-from vlm.pictures.resizing import Resizing
 from vlm.sections import ImageSection, PromptSection
 
 
@@ -51,7 +51,7 @@ def test_a_table_keeps_no_more_pictures_than_the_recipe_allows(tmp_path, monkeyp
     for n in range(8):
         Image.new("RGB", (100, 100), (n, 0, 0)).save(tmp_path / f"{n}.png")
         samples.append(Sample([str(tmp_path / f"{n}.png")], [{"role": "user", "content": "x"}], "vqa", answer="y"))
-    table = rows.prompt_rows(samples, PromptSection(), Resizing(ImageSection()) if resized else None)
+    table = rows.prompt_rows(samples, PromptSection(), resizing(ImageSection()) if resized else None)
     for n in range(8):
         assert table[n]["images"][0].getpixel((0, 0)) == (n, 0, 0)
         assert decoded.bytes <= decoded.most

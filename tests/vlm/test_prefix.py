@@ -168,10 +168,10 @@ def test_log_probabilities_see_a_wrong_position(families):
     given = batch(model.config.image_token_id, [(5, (0,), (4, 3))])
     reference, _ = plain(model, given)
     media = {"pixel_values": given.pixels, "image_grid_thw": given.grid}
-    found = log_probabilities(model, given.rows, given.ids, given.mask, given.keep, **media)
+    found = log_probabilities(model, given.rows, given.ids, given.mask, given.keep, media)
     assert (found.logps - reference).abs().max() < 1e-5
     wrong = log_probabilities(
-        model, given.rows, given.ids, given.mask, given.keep, **{**media, "pixel_values": given.pixels.flip(0)}
+        model, given.rows, given.ids, given.mask, given.keep, {**media, "pixel_values": given.pixels.flip(0)}
     )
     assert (wrong.logps - reference).abs().max() > 1e-3
     assert gradients(model, found.logps, found.entropies, given.there)

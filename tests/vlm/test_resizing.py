@@ -16,10 +16,12 @@ from evals.scoring import metrics
 from rewards.select.selectors import agreement
 from samples import Sample, rows
 from stage.trainer.callbacks import PassCallback
+from tests.support.sights import resizing, sight
 from vlm.boxes import NOTATIONS, quad_from_obb, read_boxes, write_boxes, write_quads
 from vlm.common.errors import DataError
+from vlm.families.sight import Grid
 from vlm.loading import load_processor
-from vlm.pictures.resizing import Resizing, resized, seen, shown
+from vlm.pictures.resizing import resized, seen, shown
 from vlm.sections import ImageSection, PromptSection, ResizeSection
 
 SIDE = 28
@@ -53,7 +55,7 @@ def samples(tmp_path):
 
 def test_the_side_is_drawn_uniformly_between_the_limits():
     """√(w·h) is spread evenly, whatever the image; the aspect ratio stays up to the multiples of 28."""
-    sizes = Resizing(
+    sizes = resizing(
         ImageSection(
             min_pixels=1, max_pixels=10**7, random_resize=ResizeSection(min_pixels=448 * 448, max_pixels=1344 * 1344)
         ),
@@ -72,19 +74,19 @@ def test_the_side_is_drawn_uniformly_between_the_limits():
 
 def test_a_size_depends_on_seed_row_and_pass_only():
     def draw(seed=0, passed=0):
-        sizes = Resizing(DRAWN, seed, train=True)
+        sizes = resizing(DRAWN, seed, train=True)
         sizes.passed = passed
         return [sizes.drawn((300, 200), row) for row in range(40)]
 
     assert draw() == draw()
     assert draw() != draw(seed=1) != draw(passed=1) != draw()
     assert len(set(draw())) > 10
-    plain = Resizing(DRAWN)  # rows that are not trained on
+    plain = resizing(DRAWN)  # rows that are not trained on
     assert plain.drawn((300, 200), 5) == (300, 200)
 
 
 def test_passes_are_counted_by_the_trainer():
-    sizes = Resizing(DRAWN, train=True)
+    sizes = resizing(DRAWN, train=True)
     callback = PassCallback(sizes)
     for epoch, expected in ((None, 0), (0.0, 0), (0.4, 0), (0.9999999999, 1), (1.0, 1), (7.25, 7)):
         callback.on_epoch_begin(None, SimpleNamespace(epoch=epoch), None)
@@ -121,7 +123,7 @@ def test_limits_that_contradict_each_other_are_refused(section, message):
 def test_resized_is_the_size_that_the_processor_makes(samples, tiny_model, images):
     """The grid of patches of the real processor, times 14 pixels."""
     processor = load_processor(tiny_model, images)
-    table = rows.prompt_rows(samples, PromptSection(), Resizing(images, seed=3, train=True))
+    table = rows.prompt_rows(samples, PromptSection(), resizing(images, seed=3, train=True))
     for row in table:
         grid = processor.image_processor(images=row["images"], return_tensors="np")["image_grid_thw"][0]
         assert row["resized"] == [14 * int(grid[2]), 14 * int(grid[1])]
@@ -129,13 +131,13 @@ def test_resized_is_the_size_that_the_processor_makes(samples, tiny_model, image
         if images is DRAWN:
             assert row["images"][0].size == tuple(row["resized"])
             assert 112 * 112 * 0.7 < math.prod(row["resized"]) <= 448 * 448
-    assert [tuple(row["resized"]) for row in rows.prompt_rows(samples, PromptSection(), Resizing(images))] == [
-        seen(sample.size, images) for sample in samples
+    assert [tuple(row["resized"]) for row in rows.prompt_rows(samples, PromptSection(), resizing(images))] == [
+        seen(sample.size, sight(images)) for sample in samples
     ]
 
 
 def test_a_group_sees_one_picture_and_the_next_pass_another(samples):
-    sizes = Resizing(DRAWN, train=True)
+    sizes = resizing(DRAWN, train=True)
     table = rows.prompt_rows(samples, PromptSection(), sizes)
     group = table[[1, 1, 1]]  # as TRL's sampler asks for a group, in one batch or row by row
     again = table[1]
@@ -150,7 +152,7 @@ def test_a_group_sees_one_picture_and_the_next_pass_another(samples):
 
 def test_rows_without_sizes_have_no_column(samples):
     assert "resized" not in rows.prompt_rows(samples, PromptSection())[0]
-    bare = rows.prompt_rows([Sample([], [user("2 + 2?")], "vqa", answer="4")], PromptSection(), Resizing(LIMITS))[0]
+    bare = rows.prompt_rows([Sample([], [user("2 + 2?")], "vqa", answer="4")], PromptSection(), resizing(LIMITS))[0]
     assert (bare["images"], bare["resized"]) == ([], None)
 
 
@@ -158,7 +160,7 @@ def test_a_strip_that_no_model_takes_is_named(tmp_path):
     Image.new("RGB", (4000, 10)).save(tmp_path / "strip.png")
     sample = Sample([str(tmp_path / "strip.png")], [user("x")], "vqa", answer="y", size=(4000, 10), source="s", id="9")
     with pytest.raises(DataError, match=r"s: row '9': image size 4000×10.*cut the picture"):
-        rows.prompt_rows([sample], PromptSection(), Resizing(LIMITS))
+        rows.prompt_rows([sample], PromptSection(), resizing(LIMITS))
 
 
 # --- rewards
@@ -168,7 +170,7 @@ def test_a_strip_that_no_model_takes_is_named(tmp_path):
 def test_rewards_do_not_depend_on_the_size_drawn(samples, notation):
     """From the rows to the reward: a model that sees the truth at the size drawn and writes it earns what rounding
     leaves, at every size; the same text at another size does not."""
-    sizes = Resizing(DRAWN, seed=1, train=True)
+    sizes = resizing(DRAWN, seed=1, train=True)
     table = rows.prompt_rows(samples, PromptSection(notation=notation), sizes)
     shape = "box" if NOTATIONS[notation].shape == "box" else "quad"
     reward = rewards.resolve("iou", notation=notation, shape=shape, inside="text")
@@ -200,7 +202,7 @@ def test_without_the_size_a_clear_error(columns):
 
 
 def test_box_truth_is_written_at_the_size_drawn(samples):
-    sizes = Resizing(DRAWN, train=True)
+    sizes = resizing(DRAWN, train=True)
     table = rows.chat_rows(samples, PromptSection(style="direct", notation="qwen2_5_vl"), sizes)
     seen_sizes = set()
     for passed in range(3):
@@ -229,11 +231,11 @@ def test_what_cannot_be_written_is_an_error(samples):
     with pytest.raises(DataError, match="row '0': the notation rscovlm counts pixels"):
         rows.chat_rows(samples, direct)
     with pytest.raises(DataError, match="row '0': messages end without an assistant turn"):
-        rows.chat_rows(samples, PromptSection(notation="rscovlm"), Resizing(LIMITS))  # r1 needs a trace
+        rows.chat_rows(samples, PromptSection(notation="rscovlm"), resizing(LIMITS))  # r1 needs a trace
     samples[0].messages.append({"role": "assistant", "content": "30,20,150,80"})
     with pytest.raises(DataError, match="row '0': its reference is text, but images.random_resize"):
-        rows.chat_rows(samples, direct, Resizing(DRAWN, train=True))
-    kept = rows.chat_rows(samples[:1], direct, Resizing(LIMITS))[0]["messages"][-1]["content"]
+        rows.chat_rows(samples, direct, resizing(DRAWN, train=True))
+    kept = rows.chat_rows(samples[:1], direct, resizing(LIMITS))[0]["messages"][-1]["content"]
     assert kept == "30,20,150,80"  # at the size that the recipe gives it
 
 
@@ -241,7 +243,7 @@ def test_what_cannot_be_written_is_an_error(samples):
 
 
 def test_predictions_carry_the_size_seen(samples, tmp_path):
-    (size, resized) = samples[0].size, seen(samples[0].size, LIMITS)
+    (size, resized) = samples[0].size, seen(samples[0].size, sight(LIMITS))
     said = write_boxes([BOX], "rscovlm", size, resized)
     row = predictions.from_sample(samples[0], said, resized=resized)
     predictions.write(tmp_path / "p.jsonl", [row])
@@ -284,6 +286,6 @@ def test_another_processor_has_nothing_left_to_resize(size, limits, tiny_model, 
         return found["pixel_values"], found["image_grid_thw"].tolist()
 
     expected, grid = pixels(shown(path, limits), *limits)
-    assert resized(path, limits).size == seen(size, ImageSection(min_pixels=limits[0], max_pixels=limits[1]))
+    assert resized(path, Grid(28, *limits)).size == Grid(28, *limits).seen(size)
     found, its = pixels(resized(path, limits), *WIDE)
     assert its == grid and found.equal(expected)

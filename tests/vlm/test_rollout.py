@@ -11,6 +11,7 @@ from transformers import GenerationConfig, GenerationMixin, TopPLogitsWarper
 from tests.support import tiny_checkpoints as tiny
 from vlm import loading, rollout
 from vlm.adapters import apply_lora
+from vlm.prefix import media
 
 NEW = 6
 INDEX = {1: [0, 1, 2, 3], 4: [2, 0, 3, 0, 2, 1, 2, 2, 3]}  # neither sorted nor equally many
@@ -198,10 +199,10 @@ def test_other_inputs_are_refused(models, prompts):
         shared(model, {"input_ids": inputs["input_ids"]}, [0, 0])
     grids = inputs["image_grid_thw"]
     with pytest.raises(ValueError, match="4 pictures, and image tokens for 3|do not fit"):
-        rollout.picture_counts(inputs["input_ids"][:3], grids, model.config)
+        media.counts(inputs["input_ids"][:3], {"image_grid_thw": grids}, model.config)
     with pytest.raises(ValueError, match="row 3: image tokens do not fit"):
-        rollout.picture_counts(inputs["input_ids"], grids[:3], model.config)
-    assert rollout.picture_counts(inputs["input_ids"], grids, model.config) == [1, 0, 2, 1]
+        media.counts(inputs["input_ids"], {"image_grid_thw": grids[:3]}, model.config)
+    assert media.counts(inputs["input_ids"], {"image_grid_thw": grids}, model.config) == [1, 0, 2, 1]
 
 
 def test_the_upstream_methods_are_as_they_were():
@@ -219,7 +220,7 @@ def test_ids_without_a_text_are_unsayable():
     """Of an embedding of 12 rows and a tokenizer of 10 texts, one of them left out; by hand."""
     words = SimpleNamespace(get_vocab=lambda: {str(number): number for number in range(10) if number != 4})
     text = SimpleNamespace(vocab_size=12)
-    config = SimpleNamespace(image_token_id=7, video_token_id=8, get_text_config=lambda: text)
+    config = SimpleNamespace(model_type="qwen2_vl", image_token_id=7, video_token_id=8, get_text_config=lambda: text)
     assert rollout.unsayable(config, words) == [4, 7, 8, 10, 11]
 
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from demo import tiny
 from tests.support.runs.plan_jobs import SEVEN_B, model_section
-from vlm import loading, shapes
+from vlm import families, loading, shapes
 from vlm.adapters import apply_lora, freeze, part_of
 from vlm.common.errors import RecipeError
+from vlm.families.sight import Grid
 from vlm.sections import ImageSection, LoraSection
 
 pytestmark = pytest.mark.versions
@@ -61,7 +62,7 @@ def test_known_shapes_stand_in(path, name, total):
     ["Qwen/Qwen2-VL-72B-Instruct", "Qwen/Qwen2.5-7B", "llava/llava-7b", "Qwen/Qwen3-VL-2B", "a/Qwen2-VL-17B"],
 )
 def test_unknown_names_are_not_guessed(path):
-    assert shapes.known(path) is None
+    assert families.known(path) is None
     with pytest.raises(RecipeError, match="is no folder here"):
         shapes.shape(model_section(path))
 
@@ -75,7 +76,7 @@ def test_the_flat_config_of_the_hub_is_read(tmp_path):
     """Qwen2-VL's published config.json has the text model's keys at the top level."""
     flat = {"model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"]}
     flat |= {
-        **shapes.KNOWN["Qwen2-VL-7B"]["text_config"],
+        **families.KNOWN["Qwen2-VL-7B"]["text_config"],
         "tie_word_embeddings": False,
         "torch_dtype": "bfloat16",
     }
@@ -132,31 +133,28 @@ def test_lora_count_equals_peft(checkpoint):
 
 def test_visual_tokens_by_hand():
     recipe = ImageSection()
-    assert shapes.smart_resize((800, 800), recipe.min_pixels, recipe.max_pixels) == (
-        812,
-        812,
-    )  # 800/28 = 28.57 → 29
-    assert shapes.visual_tokens((800, 800), recipe.min_pixels, recipe.max_pixels) == 29 * 29
+    grid = Grid(28, recipe.min_pixels, recipe.max_pixels)
+    assert grid.seen((800, 800)) == (812, 812)  # 800/28 = 28.57 → 29
+    assert grid.tokens((800, 800)) == 29 * 29
     # 1024/28 = 36.57 → 37, 1036² is too much; shrunk by exactly 1, floored: 36
-    assert shapes.visual_tokens((1024, 1024), recipe.min_pixels, recipe.max_pixels) == 36 * 36
+    assert grid.tokens((1024, 1024)) == 36 * 36
     # 256² must grow to 512²: 512/28 = 18.3 → 19
-    assert shapes.visual_tokens((256, 256), recipe.min_pixels, recipe.max_pixels) == 19 * 19
-    assert shapes.visual_range(recipe.min_pixels, recipe.max_pixels) == (335, 1337)  # 334.4, 1337.5
+    assert grid.tokens((256, 256)) == 19 * 19
+    assert grid.bounds() == (335, 1337)  # 334.4, 1337.5
 
 
 sides = st.integers(20, 5000)
 
 
 @settings(max_examples=200, deadline=None)
-@given(sides, sides, st.integers(56 * 56, 400_000), st.integers(1, 8))
-def test_smart_resize_equals_transformers(width, height, low, times):
+@given(sides, sides, st.integers(56 * 56, 400_000), st.integers(1, 8), st.sampled_from([28, 32]))
+def test_smart_resize_equals_transformers(width, height, low, times, side):
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
+    grid = Grid(side, low, low * times)
     if max(width, height) / min(width, height) > 200:
         with pytest.raises(ValueError, match="aspect ratios"):
-            shapes.smart_resize((width, height), low, low * times)
+            grid.seen((width, height))
         return
-    high = low * times
-    expected_h, expected_w = smart_resize(height, width, min_pixels=low, max_pixels=high)
-    w, h = shapes.smart_resize((width, height), low, high)
-    assert (w, h) == (expected_w, expected_h)
+    expected_h, expected_w = smart_resize(height, width, factor=side, min_pixels=low, max_pixels=low * times)
+    assert grid.seen((width, height)) == (expected_w, expected_h)

@@ -67,9 +67,9 @@ def test_a_key_of_a_checkpoint_that_the_oldest_overlooks(installed, tmp_path):
     with pytest.raises(
         RecipeError, match=f"config.json of {tmp_path}: vision_config.num_hidden_layers is 3, .*depth: 3"
     ):
-        loading.architecture(str(tmp_path))
+        loading.family_of(str(tmp_path))
     installed("5.23.0")
-    assert loading.architecture(str(tmp_path)) == "qwen2_vl"
+    assert loading.family_of(str(tmp_path)).kind == "qwen2_vl"
     installed("5.17.0")
     for vision in ({"depth": 3}, {"depth": 3, "num_hidden_layers": 3}, None):
         versions.check_config({"vision_config": vision}, "here")

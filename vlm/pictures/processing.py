@@ -1,30 +1,29 @@
-"""Processors for Qwen2-VL and Qwen2.5-VL that take images only, and so need no torchvision.
+"""Processors that take images only, and so need no torchvision, for every family.
 
-The processors of transformers require a video processor, which needs torchvision. These subclasses drop it,
-and always use the Pillow image backend, so that a stage sees the *same pixels* whether torchvision is
-installed or not (the torchvision backend resizes tensors with another arithmetic than Pillow).
+Most processors of transformers require a video processor, which needs torchvision. These subclasses drop it, and always
+use the Pillow image backend, so that a stage sees the *same pixels* whether torchvision is installed or not (the
+torchvision backend resizes tensors with another arithmetic than Pillow).
 
-What they save is stock: the classes carry the stock names, the image processor is written under its stock
-type (the `Pil` suffix is dropped by transformers), and a `video_processor` section is kept, so that
+What they save is stock: the classes carry the stock names, the image processor is written under its stock type (the
+`Pil` suffix is dropped by transformers), and a `video_processor` section is kept, so that
 `AutoProcessor.from_pretrained(folder)` works wherever torchvision is installed.
 
-Overridden: `__init__`, `prepare_inputs_layout` (rows without pictures may stand beside others, which transformers
-refuses), `validate_inputs`, `to_dict` of `ProcessorMixin`.
+Overridden: `__init__` (the stock one runs, but for its video processor), `prepare_inputs_layout` (rows without pictures
+may stand beside others, which transformers refuses), `validate_inputs`, `to_dict` of `ProcessorMixin`.
 """
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
 from typing import Any
 
-from transformers.models.qwen2_5_vl import processing_qwen2_5_vl as qwen2_5_vl
-from transformers.models.qwen2_vl import processing_qwen2_vl as qwen2_vl
 from transformers.processing_utils import ProcessorMixin
 
 from vlm.common.errors import RecipeError
+from vlm.families import FAMILIES, Family, Sight
 from vlm.pictures.images import opaque
 
-IMAGE_TOKEN = "<|image_pad|>"
-VIDEO_TOKEN = "<|video_pad|>"
 SHARED_SETTINGS = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
 """Image-processor settings that the video processor of a saved folder must share."""
 
@@ -36,30 +35,14 @@ def present(images):
     return [row for row in images if row is not None and not (isinstance(row, list | tuple) and len(row) == 0)]
 
 
-def token_id(tokenizer, token: str) -> int:
-    """Id of a special token; `RecipeError` where the tokenizer has no such token."""
-    index = tokenizer.convert_tokens_to_ids(token)
-    if index is None or (index == tokenizer.unk_token_id and token != tokenizer.unk_token):
-        raise RecipeError(
-            f"model.path: the tokenizer of {tokenizer.name_or_path or 'this checkpoint'} has no {token} "
-            f"token; "
-            "expected a Qwen2-VL or Qwen2.5-VL tokenizer"
-        )
-    return index
-
-
 class ImagesOnly:
-    """What the two processors share; mixed in before the stock class."""
+    """Mixed in before the stock class."""
 
+    family: Family
+    sight: Sight
+    "What the model sees of pictures, under the limits that it was loaded with."
     video_settings: dict[str, Any] | None = None
     """`video_processor` section of the checkpoint this was loaded from, saved again untouched."""
-
-    def set_up(self, image_processor, tokenizer, chat_template) -> None:
-        """Do what the stock `__init__` does, less the video processor."""
-        self.image_token, self.video_token = IMAGE_TOKEN, VIDEO_TOKEN
-        self.image_token_id = token_id(tokenizer, IMAGE_TOKEN)
-        self.video_token_id = token_id(tokenizer, VIDEO_TOKEN)
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
     def prepare_inputs_layout(self, images=None, **named):
         return super().prepare_inputs_layout(images=opaque(present(images)) or None, **named)
@@ -72,29 +55,50 @@ class ImagesOnly:
     def to_dict(self) -> dict[str, Any]:
         """The stock `processor_config.json`, video section included."""
         output = super().to_dict()
-        shared = {key: value for key, value in output["image_processor"].items() if key in SHARED_SETTINGS}
-        output["video_processor"] = {
-            "video_processor_type": "Qwen2VLVideoProcessor",
-            **(self.video_settings or shared),
-        }
+        if self.family.video_processor is not None:
+            shared = {key: value for key, value in output["image_processor"].items() if key in SHARED_SETTINGS}
+            kind = {"video_processor_type": self.family.video_processor}
+            output["video_processor"] = {**kind, **(self.video_settings or shared)}
         return output
 
 
-# The stock names matter: `save_pretrained` writes them to processor_config.json and tokenizer_config.json.
-# `__init__` must spell out its arguments: transformers reads the sub-processors off its signature.
-class Qwen2VLProcessor(ImagesOnly, qwen2_vl.Qwen2VLProcessor):
-    """Qwen2-VL: image processor and tokenizer, no video."""
+class WithoutVideo(ProcessorMixin):
+    """Mixed in behind the stock class, whose `__init__` hands its video processor on."""
 
-    def __init__(self, image_processor=None, tokenizer=None, chat_template=None):
-        self.set_up(image_processor, tokenizer, chat_template)
+    def __init__(self, image_processor=None, tokenizer=None, video_processor=None, chat_template=None, **kwargs):
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
 
-class Qwen2_5_VLProcessor(ImagesOnly, qwen2_5_vl.Qwen2_5_VLProcessor):  # noqa: N801 (stock name)
-    """Qwen2.5-VL: image processor and tokenizer, no video."""
+@cache
+def images_only(family: Family) -> type[ProcessorMixin]:
+    """The processor class of a family; under the stock name, which a saved folder has."""
+    stock = family.class_of(family.processor)
 
-    def __init__(self, image_processor=None, tokenizer=None, chat_template=None):
-        self.set_up(image_processor, tokenizer, chat_template)
+    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **named):  # noqa: N807
+        stock.__init__(self, image_processor, tokenizer, chat_template=chat_template, **named)
+        index, unknown = self.image_token_id, tokenizer.unk_token_id
+        if index is None or (index == unknown and self.image_token != tokenizer.unk_token):
+            raise RecipeError(
+                f"model.path: the tokenizer of {tokenizer.name_or_path or 'this checkpoint'} has no {self.image_token} "
+                f"token; expected a tokenizer of {family.name}"
+            )
+
+    # transformers reads off the signature which parts a processor has, and what of it is saved
+    signature = inspect.signature(stock.__init__)
+    kept = [one for name, one in signature.parameters.items() if name not in ("video_processor", "kwargs")]
+    __init__.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    made = type(
+        stock.__name__,
+        (ImagesOnly, *family.bases(stock), WithoutVideo),
+        {"__init__": __init__, "__module__": __name__, "__doc__": f"{family.name}'s, without video.", "family": family},
+    )
+    globals()[made.__name__] = made  # so that it can be pickled
+    return made
 
 
-Processor = Qwen2VLProcessor
-PROCESSORS = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor}
+def __getattr__(name: str) -> Any:
+    """A class of `images_only` by its name, as pickle asks for it in another process."""
+    for family in FAMILIES.values():
+        if family.processor.endswith(f":{name}"):
+            return images_only(family)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ boxes follow: truth stays in pixels of the original image, and what the model wr
 The draw. RSCoVLM (VisionXLab/RSCoVLM, `random_resize` in rscovlm/training/data/refgeo_dataset.py) enlarges or reduces
 training images to anything between two pixel counts. Here the *side* √(w·h) is uniform between their roots, whatever
 the image; the published code draws a ratio of areas uniformly and multiplies sides by it, so most of its draws end at
-the limits. The aspect ratio stays, up to the multiples of 28 pixels that the model takes.
+the limits. The aspect ratio stays, up to the sizes that the model takes.
 """
 
 from __future__ import annotations
@@ -22,65 +22,62 @@ from typing import Any
 
 from PIL.Image import Image, Resampling
 
+from vlm.common.errors import RecipeError
+from vlm.families import Sight
 from vlm.pictures import images as pictures
 from vlm.pictures.cache import decoded
-from vlm.sections import ImageSection
-from vlm.shapes import smart_resize
+from vlm.sections import ResizeSection
+from vlm.shapes import sight_of
 
 
-def seen(size: Sequence[int] | None, images: ImageSection | None) -> tuple[int, int] | None:
-    """(width, height) at which a picture of ``size`` reaches the model under these limits; None where one is not known.
+def seen(size: Sequence[int] | None, sight: Sight | None) -> tuple[int, int] | None:
+    """(width, height) at which a picture of ``size`` reaches the model; None where one is not known, or where the model
+    sees no scaled picture.
 
-    Raises ValueError for a strip that no Qwen2-VL takes (aspect ratio above 200).
+    Raises ValueError for a strip that the model does not take.
     """
-    if size is None or images is None:
+    if size is None or sight is None:
         return None
-    return smart_resize((int(size[0]), int(size[1])), images.min_pixels, images.max_pixels)
+    return sight.seen((int(size[0]), int(size[1])))
 
 
-def shown(image: str | bytes, limits: tuple[int, int]) -> Image:
-    """The picture for a processor that resizes it to (fewest, most) pixels: as it is, a large one at the size that the
-    model sees, or a few times larger.
+def shown(image: str | bytes, sight: Sight) -> Image:
+    """The picture for a processor with these limits: as it is, a large one at the size that the model sees, or a few
+    times larger.
 
     Raises: DataError, RecipeError as `vlm.pictures.images.load`; ValueError as `seen`.
     """
-    at = _target(pictures.size(image), *limits)
-    return pictures.load(image, at)
+    return pictures.load(image, _target(pictures.size(image), sight))
 
 
-def resized(image: str | bytes, limits: tuple[int, int]) -> Image:
+def resized(image: str | bytes, sight: Sight) -> Image:
     """The picture for a processor that is not ours: `fitted`. Raises: as `shown`."""
-    return fitted(shown(image, limits), limits)
+    return fitted(shown(image, sight), sight)
 
 
-def fitted(picture: Image, limits: tuple[int, int]) -> Image:
+def fitted(picture: Image, sight: Sight) -> Image:
     """The picture at the size that the model sees, by our processor's resampling, so that a processor with wider limits
-    has nothing left to resize."""
-    wanted = smart_resize(picture.size, *limits)
-    return picture if picture.size == wanted else picture.resize(wanted, Resampling.BICUBIC)
+    has nothing left to resize; as it is where the model sees no scaled one."""
+    wanted = sight.seen(picture.size)
+    return picture if wanted in (None, picture.size) else picture.resize(wanted, Resampling.BICUBIC)
 
 
-def _target(size: tuple[int, int], least: int, most: int) -> tuple[int, int] | None:
+def _target(size: tuple[int, int], sight: Sight) -> tuple[int, int] | None:
     """A size at which a picture of this size can be given to the processor, which then makes the same of it.
 
-    The size that the model sees is such a one, unless rounding to multiples of 28 left too few pixels, or of a thin
-    strip other proportions: the processor would round once more. None where no size is found, as of some strips under
-    limits with equal ends: those are decoded whole.
+    The size that the model sees is such a one, unless rounding to multiples left too few pixels, or of a thin strip
+    other proportions: the processor would round once more. None where no size is found, as of some strips under limits
+    with equal ends: those are decoded whole.
     """
-    wanted = smart_resize(size, least, most)
-    for at in (wanted, *(pictures.limited(size, times * most) for times in (4, 16))):
+    wanted = sight.seen(size)
+    at: tuple[int, int] | None
+    for at in (wanted, *(pictures.limited(size, times * sight.most) for times in (4, 16))):
         try:
-            if smart_resize(at, least, most) == wanted:
+            if at is not None and sight.seen(at) == wanted:
                 return at
         except ValueError:  # too thin
             continue
     return None
-
-
-def limits_of(processor: Any) -> tuple[int, int]:
-    """(fewest, most) pixels that a Qwen2-VL processor resizes pictures to."""
-    size = processor.image_processor.size
-    return size["shortest_edge"], size["longest_edge"]
 
 
 @lru_cache(maxsize=2**16)
@@ -102,9 +99,8 @@ class Resizing:
     loader that live through several.
     """
 
-    def __init__(self, images: ImageSection, seed: int = 0, train: bool = False):
-        self.images, self.seed = images, seed
-        self.drawing = images.random_resize if train else None
+    def __init__(self, sight: Sight, drawing: ResizeSection | None = None, seed: int = 0):
+        self.sight, self.drawing, self.seed = sight, drawing, seed
         self._passed = RawValue(c_longlong, 0)  # in memory that processes share
 
     @property
@@ -125,7 +121,7 @@ class Resizing:
         share = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64
         scale = (low + share * (high - low)) / math.sqrt(size[0] * size[1])
         wanted = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-        return smart_resize(wanted, self.drawing.min_pixels, self.drawing.max_pixels)
+        return self.sight.within(self.drawing.min_pixels, self.drawing.max_pixels).seen(wanted) or size
 
     def picture(self, image: str | bytes, row: int, place: int = 0) -> Image:
         """The picture as the processor gets it, at the size that is drawn; the same object for each completion of a
@@ -135,7 +131,7 @@ class Resizing:
         """
         size = header_size(image)
         drawn = self.drawn(size, row, place)
-        at = drawn if self.drawing else _target(size, self.images.min_pixels, self.images.max_pixels)
+        at = drawn if self.drawing else _target(size, self.sight)
         if at is not None and pictures.reduced(size, at):
             return decoded.get((image, at), lambda: pictures.load(image, at))
         whole = decoded.get(image, lambda: pictures.load(image))
@@ -145,9 +141,15 @@ class Resizing:
 
     def seen(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) at which a picture of ``size`` reaches the model."""
-        return seen(size, self.images)
+        return seen(size, self.sight)
 
 
 def by_role(recipe: Any) -> dict[str, Resizing]:
-    """The sizes of a training recipe's tables: of held-out pictures none is drawn."""
-    return {"train": Resizing(recipe.images, recipe.seed, train=True), "eval": Resizing(recipe.images)}
+    """The sizes of a training recipe's tables: of held-out pictures none is drawn.
+
+    Raises: RecipeError where sizes are drawn for a model that sees none.
+    """
+    sight = sight_of(recipe)
+    if recipe.images.random_resize is not None and not sight.free:
+        raise RecipeError(f"images.random_resize: {sight.text()}; leave it out")
+    return {"train": Resizing(sight, recipe.images.random_resize, recipe.seed), "eval": Resizing(sight)}

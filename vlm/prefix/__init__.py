@@ -10,6 +10,9 @@ gradient checkpointing, LoRA, DDP and ZeRO need nothing of their own.
 """
 
 from vlm.prefix.attention import enable, obstacle, pad_once
-from vlm.prefix.packing import Layout, Packed, multimodal, pack, rope_positions
+from vlm.prefix.packing import Layout, Packed, axes_of, model_config, multimodal, pack, rope_positions
 
-__all__ = ["Layout", "Packed", "enable", "multimodal", "obstacle", "pack", "pad_once", "rope_positions"]
+__all__ = [
+    "Layout", "Packed", "axes_of", "enable", "model_config", "multimodal", "obstacle", "pack", "pad_once",
+    "rope_positions",
+]  # fmt: skip

@@ -21,8 +21,9 @@ from transformers.integrations.flash_attention import get_target_dtype
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from vlm import families
 from vlm.prefix import padding
-from vlm.prefix.packing import Block, Layout
+from vlm.prefix.packing import Block, Layout, model_config, multimodal
 
 logger = logging.getLogger(__name__)
 
@@ -111,18 +112,19 @@ for _name, _attend, _mask in (
 
 def language_model(model) -> PreTrainedModel:
     """The text decoder inside a model, however wrapped."""
-    return next(m for m in model.modules() if isinstance(m, PreTrainedModel) and m.config.model_type.endswith("_text"))
+    return multimodal(model).language_model
 
 
 def obstacle(model) -> str | None:
     """Why this model cannot share prefixes, or None where it can."""
+    if fault := families.of(model_config(model)).unshared:
+        return fault
     config = language_model(model).config
     name = config._attn_implementation
     if name not in NAMES and name not in NAMES.values():
         return f"its attention is {name}, and prefixes are shared under {' and '.join(NAMES)}"
-    if set(config.layer_types) != {"full_attention"}:
-        return "it has layers of sliding-window attention"
-    return None
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    return f"it has layers of {' and '.join(sorted(kinds))}".replace("_", " ") if kinds else None
 
 
 def keep_wanted(module, args, kwargs, outputs):
@@ -148,7 +150,7 @@ def enable(model) -> None:
 
 def pad_once(model) -> None:
     """Under FlashAttention-2, let the language model of `model` see to padding once a pass and not in every layer."""
-    if language_model(model).config._attn_implementation != "flash_attention_2":
+    if families.of(model.config).unshared or language_model(model).config._attn_implementation != "flash_attention_2":
         return
     if fault := obstacle(model):
         logger.warning("FlashAttention-2 unpads in every layer, and in rollouts for every token: %s", fault)

@@ -9,9 +9,13 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
+from transformers import PreTrainedModel
 
-UNMASKED = {"full_attention": None}
-"""As `attention_mask`: transformers builds no (T, T) mask; the layout says who sees whom."""
+from vlm import families
+
+UNMASKED = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+"""As `attention_mask`: what has four dimensions transformers hands down as it is, so that it builds no (T, T) mask; the
+layout says who sees whom."""
 
 
 class Block(NamedTuple):
@@ -106,7 +110,7 @@ class Packed:
     input_ids: torch.Tensor
     """(1, T)"""
     position_ids: torch.Tensor
-    """(3, 1, T): time, height, width."""
+    """(3, 1, T): time, height, width; (1, T) of a model whose positions count tokens."""
     layout: Layout
 
     @property
@@ -115,7 +119,7 @@ class Packed:
         return {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
-            "attention_mask": dict(UNMASKED),
+            "attention_mask": UNMASKED.to(self.input_ids.device),
             "shared_prefix": self.layout,
         }
 
@@ -126,13 +130,15 @@ def pack(
     positions: Sequence[torch.Tensor] | None = None,
     kept: torch.Tensor | None = None,
     device: torch.device | str = "cpu",
+    axes: int = 3,
 ) -> Packed:
     """Pack prefixes (ids, 1-D) and each prefix's segments (ids, 1-D, text only) into one row.
 
-    positions: (3, P) of each prefix (`rope_positions`); None counts 0, 1, 2, … whatever the token. A segment continues
-    where its prefix ends: at the largest position plus 1, as the model itself places text behind an image.
+    positions: (axes, P) of each prefix (`rope_positions`); None counts 0, 1, 2, … whatever the token. A segment
+    continues where its prefix ends: at the largest position plus 1, as the model itself places text behind an image.
     kept: tokens of the row whose hidden states are wanted; None means all tokens of segments, in order.
-    The tensors are best on the CPU; what the model needs of them is moved to `device`.
+    axes: of positions, `axes_of` the model. The tensors are best on the CPU; what the model needs of them is moved to
+    `device`.
     Raises: ValueError for an empty segment, or a prefix whose positions are not as long as itself.
     """
     ids: list[torch.Tensor] = []
@@ -140,14 +146,14 @@ def pack(
     of_segments: list[torch.Tensor] = []
     start = 0
     for number, (prefix, continuations) in enumerate(zip(prefixes, segments, strict=True)):
-        place = torch.arange(len(prefix)).expand(3, -1) if positions is None else positions[number].cpu()
-        if place.shape != (3, len(prefix)):
+        place = torch.arange(len(prefix)).expand(axes, -1) if positions is None else positions[number].cpu()
+        if place.shape != (axes, len(prefix)):
             raise ValueError(f"prefix {number} has {len(prefix)} tokens and positions {tuple(place.shape)}")
         if any(len(segment) == 0 for segment in continuations):
             raise ValueError(f"prefix {number} has an empty segment")
         begin = int(place.max()) + 1 if len(prefix) else 0
         ids += [prefix, *continuations]
-        places += [place, *(torch.arange(begin, begin + len(s)).expand(3, -1) for s in continuations)]
+        places += [place, *(torch.arange(begin, begin + len(s)).expand(axes, -1) for s in continuations)]
         start += len(prefix)
         stop = start + sum(map(len, continuations))
         of_segments.append(torch.arange(start, stop))
@@ -156,22 +162,40 @@ def pack(
     layout = Layout(
         tuple(map(len, prefixes)), tuple(tuple(map(len, s)) for s in segments), torch.device(device), kept.to(device)
     )
-    return Packed(torch.cat(ids)[None].to(device), torch.cat(places, 1)[:, None].to(device), layout)
+    where = torch.cat(places, 1).to(device)
+    return Packed(torch.cat(ids)[None].to(device), where if axes == 1 else where[:, None], layout)
 
 
 def multimodal(model):
     """Vision tower and language model inside a model, however wrapped; its config is that of both."""
-    return next(module for module in model.modules() if hasattr(type(module), "get_rope_index"))
+    return next(module for module in model.modules() if "language_model" in module._modules)
 
 
-def rope_positions(model, prompts: Sequence[torch.Tensor], grids: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """(3, P) of each prompt (ids, 1-D), from the model's own `get_rope_index` (M-RoPE, Qwen2-VL §2.1).
+def model_config(model):
+    """The config of a transformers model, however wrapped."""
+    return next(module.config for module in model.modules() if isinstance(module, PreTrainedModel))
 
-    grids: (images, 3) patches in time, height and width of each prompt's images. Fastest with tensors on the CPU.
+
+def axes_of(model) -> int:
+    """Axes of a model's rotary positions: 1, or 3."""
+    return 1 if families.of(model_config(model)).positions == "1-D" else 3
+
+
+def rope_positions(
+    model, prompts: Sequence[torch.Tensor], grids: Sequence[torch.Tensor | None]
+) -> list[torch.Tensor] | None:
+    """(3, P) of each prompt (ids, 1-D), from the model's own `get_rope_index` (M-RoPE, Qwen2-VL §2.1); None where its
+    positions count tokens.
+
+    grids: (images, 3) patches in time, height and width of each prompt's images, or None. Fastest on the CPU.
     """
+    if axes_of(model) == 1:
+        return None
     owner = multimodal(model)
     image = owner.config.image_token_id
+    none = torch.zeros(0, 3, dtype=torch.long)
     return [
         owner.get_rope_index(ids[None], mm_token_type_ids=(ids[None] == image).int(), image_grid_thw=grid)[0][:, 0]
-        for ids, grid in zip(prompts, grids, strict=True)
+        for ids, given in zip(prompts, grids, strict=True)
+        for grid in (none if given is None else given,)
     ]

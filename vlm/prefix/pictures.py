@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from PIL.Image import Image
 from transformers import BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 
-from vlm.common.processes import processes
 from vlm.pictures.digests import digest
 from vlm.pictures.processing import present
+from vlm.prefix import media
 
 
 class Contents:
@@ -53,12 +54,14 @@ class ImageMemo:
     """An image processor that prepares each picture once, however often and in however many calls it is given.
 
     What it returns is the processor's own output, but `pixel_values` without repetitions: picture i of the last call is
-    number `order[i]` of them. `image_grid_thw` has a row for every picture.
+    number `order[i]` of them, the units `units[order[i]]` (`vlm.prefix.media`). Any other field has an entry for every
+    picture.
     """
 
     def __init__(self, processor, contents: Contents):
         self.processor, self.contents = processor, contents
         self.order: list[int] = []
+        self.units: list[list[int]] = []
         self._done: dict[Hashable, BatchFeature] = {}
 
     def __getattr__(self, name: str):
@@ -71,16 +74,19 @@ class ImageMemo:
     def __call__(self, images, return_tensors=None, **options) -> BatchFeature:
         numbers: dict[Hashable, int] = {}
         self.order, found = [], []
+        # what a processor has by itself may be left out of a call, or not
+        told = {name: value for name, value in options.items() if getattr(self.processor, name, None) != value}
         for picture in make_flat_list_of_images(present(images)):
-            key = (self.contents.key(picture), repr(options))
+            key = (self.contents.key(picture), repr(told))
             if key not in self._done:
                 self._done[key] = self.processor([picture], return_tensors="pt", **options)
             self.order.append(numbers.setdefault(key, len(numbers)))
             found.append(self._done[key])
-        data = {
-            "pixel_values": torch.cat([self._done[key]["pixel_values"] for key in numbers]),
-            "image_grid_thw": torch.cat([done["image_grid_thw"] for done in found]),
-        }
+        distinct = [self._done[key] for key in numbers]
+        ends = list(accumulate(len(media.rows(done)) for done in distinct))
+        self.units = [list(range(end - len(media.rows(done)), end)) for done, end in zip(distinct, ends, strict=True)]
+        data = {name: torch.cat([one[name] for one in found]) for name in found[0] if name != media.PIXELS}
+        data[media.PIXELS] = torch.cat([done[media.PIXELS] for done in distinct])
         if return_tensors != "pt":
             data = {name: value.numpy() for name, value in data.items()}
         return BatchFeature(data, tensor_type=return_tensors)
@@ -95,33 +101,3 @@ def remembering(processor, contents: Contents) -> Iterator[ImageMemo]:
         yield memo
     finally:
         processor.image_processor = memo.processor
-
-
-def blank_picture(config) -> dict[str, torch.Tensor]:
-    """`pixel_values` (patches, dim) and `image_grid_thw` (1, 3) of a black picture of one visual token.
-
-    For the forward pass without pictures of one process among several: the vision tower has to run in each. ZeRO-3
-    gathers its weights from all processes at once, and DDP waits for all of its gradients. config: the whole model's.
-    """
-    vision = config.vision_config
-    merge, patch = vision.spatial_merge_size, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    return {"pixel_values": torch.zeros(merge**2, patch), "image_grid_thw": torch.tensor([[1, merge, merge]])}
-
-
-def shown_in_all(batch: Mapping[str, Any], config, before: bool = False) -> dict[str, Any]:
-    """A padded batch; one of text alone, among several processes, with `blank_picture` at an end of its first row,
-    which nothing attends to and no label follows. Loss and gradients are those without it; the vision tower's are 0.
-
-    batch: `input_ids`, `attention_mask` and, where there are any, `mm_token_type_ids` and `labels` (B, L).
-    before: at the beginning, where places are counted from the end.
-    """
-    if processes() == 1 or "pixel_values" in batch:
-        return dict(batch)
-    first = {"input_ids": config.image_token_id, "attention_mask": 0, "mm_token_type_ids": 1, "labels": -100}
-    longer = {}
-    for name in first.keys() & batch.keys():
-        column = torch.full_like(batch[name][:, :1], -100 if name == "labels" else 0)
-        column[0] = first[name]
-        longer[name] = torch.cat([column, batch[name]] if before else [batch[name], column], 1)
-    device = batch["input_ids"].device
-    return {**batch, **longer, **{name: value.to(device) for name, value in blank_picture(config).items()}}

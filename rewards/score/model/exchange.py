@@ -24,7 +24,7 @@ from stage.planning.control import MARKS
 from vlm.common.errors import DataError, RecipeError
 from vlm.pictures.digests import digest
 from vlm.pictures.places import Misplaced, blocks, settled, texts
-from vlm.pictures.resizing import limits_of, shown
+from vlm.pictures.resizing import shown
 from vlm.prompts import options_text
 
 ANSWER_TOKENS = MARKS
@@ -176,9 +176,9 @@ def preprocess(images: Sequence[Any], processor) -> dict[str, Any]:
     import torch
 
     # one after another: decoded pictures may be many times larger than what the model sees of them
-    limits = limits_of(processor)
+    sight = processor.sight
     opened = (
-        image.convert("RGB") if isinstance(image, Image.Image) else shown(key_of(image), limits) for image in images
+        image.convert("RGB") if isinstance(image, Image.Image) else shown(key_of(image), sight) for image in images
     )
     read = [processor.image_processor([one], return_tensors="pt") for one in opened]
     return {name: torch.cat([one[name] for one in read]) for name in read[0]}

@@ -4,7 +4,7 @@
                 say which positions the weights were trained with
     ours        the names of transformers 5 (`model.visual.*`, `model.language_model.*`, `reward_head.weight`);
                 `config.json` has `positions`, the processor lies beside it
-    backbone    a Qwen2-VL or Qwen2.5-VL: its `lm_head` is dropped, a fresh head takes its place
+    backbone    a model of a family that can carry a head: its `lm_head` is dropped, a fresh head takes its place
 
 A load is strict in all three: a tensor that is missing, or has no place, is an error that names it. Weights are read
 from safetensors only; pickles are never opened.
@@ -18,11 +18,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from vlm import inventory
+from vlm import families
 from vlm.common.errors import RecipeError
 from vlm.loading import (
-    architecture,
     at_hand,
+    family_of,
     load_processor,
     mismatch,
     raw_config,
@@ -85,6 +85,14 @@ def without_report() -> Iterator[None]:
         loading.removeFilter(other)
 
 
+def check_family(path: str, revision: str | None = None) -> None:
+    """Raises: RecipeError for a checkpoint whose family cannot carry a head."""
+    family = family_of(path, revision)
+    if family.backbone is None:
+        named = ", ".join(one.name for one in families.FAMILIES.values() if one.backbone)
+        raise RecipeError(f"score model: {path}: a score head was never tried on {family.name}; take one of {named}")
+
+
 def load_config(path: str, revision: str | None, positions: str):
     """The checkpoint's configuration (flat ones of transformers 4 too) with `positions` set.
 
@@ -92,7 +100,7 @@ def load_config(path: str, revision: str | None, positions: str):
     """
     from transformers import AutoConfig
 
-    architecture(path, revision)
+    check_family(path, revision)
     path, where = source(path, revision)
     config = AutoConfig.from_pretrained(path, trust_remote_code=False, **where)
     config.positions = positions
@@ -127,12 +135,12 @@ def check_stored(path: str, revision: str | None = None) -> str:
 
     Raises: RecipeError for a checkpoint that is not there, or that a load would refuse.
     """
-    architecture(path, revision)
+    check_family(path, revision)
     config = raw_config(path, revision)
     if config.get("transformers_weights") is not None or (shapes := stored_shapes(path, revision)) is None:
         return "its config.json fits; its weights are not here, and are checked when they are loaded"
-    sizes = inventory.read(config, f"score model {path}")
-    wanted = {name: shape for name, shape in inventory.parameters(sizes) if name != LM_HEAD} | {HEAD: (1, sizes.hidden)}
+    sizes = families.read(config, f"score model {path}")
+    wanted = {name: shape for name, shape in families.parameters(sizes) if name != LM_HEAD} | {HEAD: (1, sizes.hidden)}
     found = {_renamed(name): shape for name, shape in shapes.items()}
     info = {"missing_keys": wanted.keys() - found, "unexpected_keys": found.keys() - wanted, "error_msgs": None}
     check_keys(info, path, backbone=False)

@@ -1,4 +1,4 @@
-"""The score model: a Qwen2-VL or Qwen2.5-VL whose LM head is replaced by one linear output, after ScoreRS.
+"""The score model, after ScoreRS: a vision-language model, of a family that can, with one linear output as its head.
 
 s = w · h, with h the last hidden state at the last real token (normally the newline after the answer's `<|im_end|>`),
 w without bias and the output raw: sigmoid and tanh saturated, softplus was worse (arXiv 2503.00743).
@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import Qwen2_5_VLModel, Qwen2VLModel, initialization
+from transformers import initialization
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
 
@@ -23,13 +24,12 @@ from rewards.score.model.exchange import Exchange, check_padding
 from rewards.score.model.layout import RENAMED, check_keys, load_config, load_parts, resolve_positions, without_report
 from rewards.score.model.passes import Features, passes, run
 from rewards.score.model.prefixes import sharing
+from vlm import families
 from vlm.common.errors import RecipeError
 from vlm.loading import placed, resolve_attention, source
 from vlm.prefix import Packed, pad_once
 from vlm.rollout import evaluating
 from vlm.weights import check_files, reading
-
-BACKBONES = {"qwen2_vl": Qwen2VLModel, "qwen2_5_vl": Qwen2_5_VLModel}
 
 
 class RewardHead(nn.Linear):
@@ -66,7 +66,8 @@ class ScoreModel(PreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.processor: Any | None = None
-        self.model = BACKBONES[config.model_type](config)
+        self.family = families.of(config)
+        self.model = getattr(transformers, self.family.backbone)(config)
         self.reward_head = RewardHead(config.text_config.hidden_size)
         self.post_init()
 
@@ -166,8 +167,9 @@ class ScoreModel(PreTrainedModel):
             self.processor.save_pretrained(path)
 
     def image_features(self, pixel_values: Tensor, image_grid_thw: Tensor) -> tuple[Tensor, ...]:
-        """The vision tower's output, one (visual tokens, hidden) per image; `forward` takes them in place of pixels."""
-        return self.model.get_image_features(pixel_values, image_grid_thw, return_dict=True).pooler_output
+        """What the vision tower makes of pictures, one (visual tokens, width) per image, with all that the language
+        model takes of it; `forward` takes them in place of pixels."""
+        return tuple(self.family.features(self.model, {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw}))
 
     def position_ids(self, input_ids: Tensor, attention_mask: Tensor, image_grid_thw: Tensor | None) -> Tensor:
         """(3, B, L): rotary positions of each token on the axes time, height, width."""
@@ -236,8 +238,7 @@ class ScoreModel(PreTrainedModel):
         return self.reward_head(self._hidden(inputs.pop("input_ids"), image_features, **inputs)[0])
 
     def _hidden(self, input_ids: Tensor, image_features: Sequence[Tensor] | None, **inputs: Any) -> Tensor:
-        """The language model's last hidden states, (B, L, hidden). The visual tokens replace the placeholders here:
-        transformers before 5.18 swallows `mm_encoder_outputs`, and would score without the images."""
+        """The language model's last hidden states, (B, L, hidden)."""
         places = input_ids == self.config.image_token_id
         placeholders = int(places.sum())
         visual = sum(map(len, image_features or ()))
@@ -246,11 +247,8 @@ class ScoreModel(PreTrainedModel):
                 f"{placeholders} image placeholders and {visual} visual tokens: some exchange would be scored blind; "
                 "expected as many of one as of the other"
             )
-        embedded = self.get_input_embeddings()(input_ids)
-        if image_features:
-            visual_tokens = torch.cat(tuple(image_features)).to(embedded.device, embedded.dtype)
-            embedded = embedded.masked_scatter(places.unsqueeze(-1), visual_tokens)
-        return self.model(inputs_embeds=embedded, use_cache=False, **inputs).last_hidden_state
+        found = torch.cat(tuple(image_features)) if image_features else None
+        return self.family.hidden(self.model, input_ids, found, **inputs)
 
     @torch.no_grad()
     def score(self, exchanges: Sequence[Exchange], batch_size: int = 16, share_prefix: bool = True) -> list[float]:

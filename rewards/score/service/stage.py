@@ -134,11 +134,11 @@ def plan(recipe: ServeRecipe) -> None:
     """Print what would be served (`--dry-run`); neither model nor token need be here yet: what is not is noted."""
     from rich.console import Console
 
-    from vlm.loading import architecture
+    from vlm.loading import family_of
 
     console = Console(highlight=False, soft_wrap=True)
     lines = []
-    looks: list[Callable[[], object]] = [partial(architecture, recipe.model.path, recipe.model.revision)]
+    looks: list[Callable[[], object]] = [partial(family_of, recipe.model.path, recipe.model.revision)]
     if recipe.token_variable and os.environ.get(recipe.token_variable, "").strip():
         bearer.read(recipe.token_variable)  # a bad one is an error here, too
     else:

@@ -13,6 +13,7 @@ from samples import Faults, Sample
 from samples.doctor.subject import Ruler, Subject, tokenizer_of
 from vlm.common.errors import RecipeError
 from vlm.sections import PromptSection
+from vlm.shapes import sight_of
 
 TASK = "preference"
 """What the report calls a record's task."""
@@ -62,12 +63,13 @@ class ExchangeRuler(Ruler):
 
 def subject(recipe: ScoreRecipe, check: Check | None = None) -> Subject:
     """The subject of a recipe for a score model. The tokenizer is loaded where it is at hand; no weights are."""
-    ruler = ExchangeRuler(PromptSection(), recipe.images)
+    sight = sight_of(recipe)
+    ruler = ExchangeRuler(PromptSection(), sight)
 
     def opened(section: Any, faults: Faults) -> Records:
         return Records(section, faults, check)
 
-    found = Subject(recipe.data, recipe.seed, ruler, recipe.images, open=opened)
+    found = Subject(recipe.data, recipe.seed, ruler, sight, open=opened)
     try:
         ruler.tokenizer, ruler.room = tokenizer_of(recipe)
         ruler.rule = "the model's context"

@@ -31,7 +31,7 @@ from stage.guards.finite import FiniteSteps
 from stage.replay.dumps import ROWS
 from stage.trainer.orders import FlatOrder
 from vlm.pictures.unreadable import row_name
-from vlm.prefix.pictures import shown_in_all
+from vlm.prefix.media import shown_in_all
 
 
 def ordered_pairs(scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from tests.support.meta_model import linears, meta_model, named_shapes
 from tests.support.processes.commands import ROOT
 from tests.support.runs.plan_jobs import model_section
 from tests.support.tiny_checkpoints import qwen2_5_vl, qwen2_vl
-from vlm import inventory, loading, shapes
+from vlm import families, loading, shapes
 from vlm.adapters import PARTS, apply_lora, freeze, lora_targets, part_of
 from vlm.common.errors import RecipeError
 from vlm.sections import LoraSection
@@ -32,18 +32,18 @@ def checkpoint_2_5(tmp_path_factory, checkpoint):
 
 
 def compare(raw: dict):
-    model, sizes = meta_model(raw), inventory.read(raw, "config.json")
-    assert inventory.parameters(sizes) == named_shapes(model)
-    assert {one.name: one.weight for one in inventory.layers(sizes) if one.linear} == linears(model)
+    model, sizes = meta_model(raw), families.read(raw, "config.json")
+    assert families.parameters(sizes) == named_shapes(model)
+    assert {one.name: one.weight for one in families.layers(sizes) if one.linear} == linears(model)
     text = model.config.text_config
     heads = text.hidden_size // text.num_attention_heads
     assert sizes.key_value == text.num_key_value_heads * heads
     assert sizes.tied == model.config.tie_word_embeddings
 
 
-@pytest.mark.parametrize("name", shapes.KNOWN)
+@pytest.mark.parametrize("name", families.KNOWN)
 def test_known_architectures(name):
-    compare(shapes.KNOWN[name])
+    compare(families.KNOWN[name])
 
 
 def test_the_base_of_the_demo():
@@ -88,7 +88,7 @@ vision = {
 
 @st.composite
 def configs(draw):
-    kind = draw(st.sampled_from(sorted(inventory.FAMILIES)))
+    kind = draw(st.sampled_from(sorted(families.FAMILIES)))
     groups, heads, size = draw(few), draw(few), 4 * draw(few)
     text = SMALL | {
         "num_attention_heads": groups * heads,
@@ -121,7 +121,7 @@ def test_other_configs(raw):
     compare(raw)
 
 
-@pytest.mark.parametrize("kind", sorted(inventory.FAMILIES))
+@pytest.mark.parametrize("kind", sorted(families.FAMILIES))
 @pytest.mark.parametrize("layout", ["nested", "flat"])
 def test_defaults_are_those_of_transformers(kind, layout):
     """Every key alone left out: its default stands."""
@@ -162,7 +162,7 @@ def test_defaults_are_those_of_transformers(kind, layout):
 )
 def test_what_is_no_size_is_refused(change, message):
     with pytest.raises(RecipeError, match=message):
-        inventory.read({"model_type": "qwen2_vl"} | change, "c.json")
+        families.read({"model_type": "qwen2_vl"} | change, "c.json")
 
 
 def test_the_message_names_the_checkpoint(tmp_path):

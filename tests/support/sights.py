@@ -1,0 +1,14 @@
+"""What a Qwen2-VL sees under the limits of an `images:` section, for tests without a checkpoint."""
+
+from __future__ import annotations
+
+from vlm.families.sight import Grid
+from vlm.pictures.resizing import Resizing
+
+
+def sight(images) -> Grid:
+    return Grid(28, images.min_pixels, images.max_pixels)
+
+
+def resizing(images, seed: int = 0, train: bool = False) -> Resizing:
+    return Resizing(sight(images), images.random_resize if train else None, seed)

@@ -1,0 +1,72 @@
+"""Model families: what differs between architectures, one file each. A new one is a file and a line in `FAMILIES`.
+
+family.py   what a family says, with what most have
+sight.py    sizes and visual tokens of pictures
+sizes.py    parameters by name and shape, as config.json implies them
+grids.py    what the families of Qwen's kind share
+other.py    every other model that TRL trains
+
+    family = of(config)                     # of a config.json, or a model's config
+    family.sight(config, 262144, 1048576).tokens((2000, 1500))
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from vlm.families.family import Family
+from vlm.families.other import Other
+from vlm.families.qwen2_5_vl import Qwen25VL
+from vlm.families.qwen2_vl import Qwen2VL
+from vlm.families.sight import Sight
+from vlm.families.sizes import Architecture, Layer, named
+
+__all__ = ["FAMILIES", "Architecture", "Family", "Layer", "Sight", "known", "of", "parameters", "read"]
+
+FAMILIES: dict[str, Family] = {one.kind: one for one in (Qwen2VL(), Qwen25VL())}
+"""By the config's `model_type`."""
+ALL: tuple[Family, ...] = (*FAMILIES.values(), Other(""))
+"""And what is taken of any other."""
+KNOWN: dict[str, Mapping[str, Any]] = {name: sizes for one in FAMILIES.values() for name, sizes in one.known.items()}
+"""Published sizes by name."""
+
+
+def of(config: Any) -> Family:
+    """The family of a model's config, or of a config.json as a dict."""
+    kind = config.get("model_type") if isinstance(config, Mapping) else config.model_type
+    return FAMILIES.get(kind) or _other(str(kind))
+
+
+@lru_cache
+def _other(kind: str) -> Family:
+    return Other(kind)
+
+
+def known(path: str) -> str | None:
+    """Name in `KNOWN` that a hub id or folder name points to: `PumpkinCat/Qwen2VL-7B-RS` → `Qwen2-VL-7B`, else None."""
+    for family in FAMILIES.values():
+        found = family.pattern and re.search(family.pattern, path.lower())
+        if found and (name := f"{family.name}-{found['size'].upper()}") in KNOWN:
+            return name
+    return None
+
+
+def read(config: Mapping[str, Any], where: str) -> Architecture:
+    """The sizes in a config.json. where: names it in messages.
+
+    Raises: RecipeError naming the key, for what is no size, and of a family without a file.
+    """
+    return of(config).sizes(config, where)
+
+
+def layers(sizes: Architecture) -> list[Layer]:
+    """Every module that holds parameters; `lm_head`, last, also where it is tied to `embed_tokens`."""
+    return list(FAMILIES[sizes.kind].layers(sizes))
+
+
+def parameters(sizes: Architecture) -> list[tuple[str, tuple[int, ...]]]:
+    """(name, shape), as `named_parameters` of the model gives them: a tied head is left out."""
+    return named(layers(sizes), sizes.tied)

@@ -1,0 +1,164 @@
+"""What differs between model families, as one object each; a new one is a file that describes its own.
+
+Reading a family costs nothing: torch and transformers are imported where a method needs them. Nothing outside of this
+folder asks for a model's type.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from vlm.families.sight import Sight
+from vlm.families.sizes import Architecture, Layer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Family:
+    """A kind of vision-language model. What is not said here is as most have it."""
+
+    kind: ClassVar[str]
+    "The config's `model_type`."
+    name: ClassVar[str]
+    "As people say it."
+    model: ClassVar[str]
+    "Its class in transformers."
+    backbone: ClassVar[str | None] = None
+    "The class without LM head that can carry a score head; None where none was ever tried."
+    processor: ClassVar[str]
+    "Stock processor, `module:class`; ours is a subclass that takes images only (`vlm.pictures.processing`)."
+    image_processor: ClassVar[str]
+    "Stock image processor on Pillow, `module:class`."
+    video_processor: ClassVar[str | None] = None
+    "Type of the stock video processor, which a saved folder names, so that AutoProcessor reads it."
+    placeholder: ClassVar[str]
+    "Token that stands for a visual token; a chat template writes one for each picture."
+    unsayable: ClassVar[tuple[str, ...]] = ()
+    "Further tokens that a text may never hold, beside the placeholders that the config names."
+    positions: ClassVar[Literal["1-D", "M-RoPE", "interleaved M-RoPE"]] = "M-RoPE"
+    "Rotary positions; 1-D counts tokens, the others (time, height, width)."
+    towers: ClassVar[tuple[str, ...]] = ("visual",)
+    "Modules that see, by name below `model.`"
+    mergers: ClassVar[tuple[str, ...]] = ("visual.merger",)
+    "Modules that project what is seen into the language model's space; they may lie within a tower."
+    linears: ClassVar[tuple[str, ...]] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+    "Linear layers of the language model, which LoRA adapts where nothing else is said."
+    notation: ClassVar[str]
+    "How it writes boxes, a name of `vlm.boxes.NOTATIONS`, which says the frame."
+    units: ClassVar[bool] = True
+    "Whether the pictures of a batch can be told apart (`vlm.prefix.media`)."
+    unshared: ClassVar[str | None] = None
+    "Why its prompts cannot be shared; None where they can."
+    vllm: ClassVar[bool] = False
+    "Whether what vLLM reads has been compared with what is meant (`vlm.engine`)."
+    ordered: ClassVar[bool] = True
+    "Whether the chat template leaves pictures where a text has them; else it puts them before the turn's text."
+    known: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    "Published sizes by name, as config.json has them; what counts no parameters is left out."
+    pattern: ClassVar[str | None] = None
+    "Regular expression, lower case, of paths that mean one of them; its group `size` ends the name."
+
+    # what it sees
+
+    def sight(self, config: Mapping[str, Any], least: int, most: int) -> Sight:
+        """What it sees of pictures under these limits. config: the whole model's, as in config.json.
+
+        Raises: RecipeError for limits that it cannot have.
+        """
+        raise NotImplementedError
+
+    def settings(self, stored: Mapping[str, Any], sight: Sight) -> dict[str, Any]:
+        """Keywords of the image processor from preprocessor_config.json (`stored`), for what shall be seen."""
+        raise NotImplementedError
+
+    def limits(self, processor: Any) -> tuple[int, int]:
+        """(fewest, most) pixels that an image processor resizes pictures to; the other way round."""
+        raise NotImplementedError
+
+    def as_it_is(self, sight: Sight) -> dict[str, Any]:
+        """vLLM's `mm_processor_kwargs` under which its processor leaves a picture as it is that has the size at which
+        it is seen."""
+        raise NotImplementedError
+
+    def keywords(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Further keywords of the processor. settings: of processor_config.json."""
+        return {}
+
+    def bases(self, processor: type) -> tuple[type, ...]:
+        """The bases of our processor: the stock one, and before it what mends it for pictures alone."""
+        return (processor,)
+
+    def template(self, template: str | None) -> str | None:
+        """The chat template to work with, from the checkpoint's: mended where the published one is wrong."""
+        return template
+
+    def marked(self, template: str) -> str | None:
+        """The template with marks around what the assistant says, `{% generation %}`, for training; None of one that
+        is not the published one."""
+        return None
+
+    # its sizes
+
+    def sizes(self, config: Mapping[str, Any], where: str) -> Architecture:
+        """The sizes in a config.json. where: names it in messages. Raises: RecipeError naming the key."""
+        raise NotImplementedError
+
+    def layers(self, sizes: Architecture) -> Iterator[Layer]:
+        """Every module that holds parameters; `lm_head`, last, also where it is tied to `embed_tokens`."""
+        raise NotImplementedError
+
+    def block_bytes(self, sizes: Architecture, b: int, mixed: int) -> int:
+        """Bytes that one patch leaves for the backward pass in one block of the vision tower, b bytes a number. mixed:
+        those of attention."""
+        raise NotImplementedError
+
+    def merger_bytes(self, sizes: Architecture, b: int) -> int:
+        """Bytes that one visual token leaves around the vision tower: pixels, merger, and its output."""
+        raise NotImplementedError
+
+    # the model at work
+
+    def placeholders(self, config: Any) -> list[int]:
+        """Ids that only a processor may write: sampled, they would claim a picture. config: the model's."""
+        names = ("image_token_id", "video_token_id", "audio_token_id")
+        return sorted({found for name in names if type(found := getattr(config, name, None)) is int})
+
+    def unit_tokens(self, media: Mapping[str, Tensor], config: Any) -> list[int]:
+        """Visual tokens of each unit of `pixel_values` (`vlm.prefix.media`): a picture, or a tile of one."""
+        raise NotImplementedError
+
+    def joined(self, config: Any) -> int:
+        """Patches that the merger makes one visual token of."""
+        return 1
+
+    def patches(self, media: Mapping[str, Tensor], config: Any) -> int:
+        """Patches that go through the vision tower."""
+        raise NotImplementedError
+
+    def blank(self, config: Any) -> tuple[dict[str, Tensor], int]:
+        """Keywords of a black picture, the smallest there is, and its number of visual tokens."""
+        raise NotImplementedError
+
+    def features(self, model: nn.Module, media: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """(visual tokens, width) of each unit: what the vision tower makes of it. width: of all that the language model
+        takes of a token, side by side. model: the backbone."""
+        raise NotImplementedError
+
+    def hidden(self, model: nn.Module, ids: Tensor, features: Tensor | None, **inputs: Any) -> Tensor:
+        """(B, L, hidden) last hidden states of the language model. features: of all placeholders in `ids` (B, L), in
+        order; inputs: position_ids, attention_mask and the like. model: the backbone."""
+        raise NotImplementedError
+
+    def class_of(self, path: str) -> Any:
+        """`module:class` below transformers, imported."""
+        module, _, name = path.partition(":")
+        return getattr(importlib.import_module(f"transformers.{module}"), name)
+
+    @property
+    def model_class(self) -> Any:
+        return getattr(importlib.import_module("transformers"), self.model)
