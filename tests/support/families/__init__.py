@@ -36,6 +36,9 @@ def published(kind: str) -> Published:
     return FAMILIES[kind]()
 
 
-def checkpoint(kind: str, folder: str | Path, seed: int = 0) -> str:
-    """Write the tiny checkpoint of `kind` to `folder`, which is made where it is missing; returns its path."""
+def checkpoint(kind: str, folder: str | Path, seed: int = 2) -> str:
+    """Write the tiny checkpoint of `kind` to `folder`, which is made where it is missing; returns its path.
+
+    With the default seed no kind repeats one token when it writes greedily.
+    """
     return write(published(kind), Path(folder), seed)

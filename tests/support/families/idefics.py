@@ -33,9 +33,9 @@ def idefics3() -> Published:
     ).add([*SPECIALS, *PICTURES])
     text = {
         "architectures": ["LlamaForCausalLM"],
-        "head_dim": 16,
-        "hidden_size": 64,
-        "intermediate_size": 128,
+        "head_dim": 32,
+        "hidden_size": 128,
+        "intermediate_size": 256,
         "max_position_embeddings": 8192,
         "model_type": "llama",
         "num_attention_heads": 4,

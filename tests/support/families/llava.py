@@ -36,8 +36,8 @@ def llava() -> Published:
     )
     text = {
         "architectures": ["LlamaForCausalLM"],
-        "hidden_size": 64,
-        "intermediate_size": 128,
+        "hidden_size": 128,
+        "intermediate_size": 256,
         "max_position_embeddings": 4096,
         "model_type": "llama",
         "num_attention_heads": 4,

@@ -16,7 +16,7 @@ TEXT = {
     "attention_bias": False,
     "attention_dropout": 0.0,
     "dtype": "float32",
-    "head_dim": 32,  # 4 heads: queries are 128 wide, twice the hidden size
+    "head_dim": 32,  # 4 heads: queries are 128 wide, twice the hidden size. vLLM on CPUs takes no smaller heads
     "hidden_act": "silu",
     "hidden_size": 64,
     "initializer_range": 0.02,
