@@ -241,7 +241,7 @@ def load_processor(path: str, images, revision: str | None = None, trust_remote_
         image_processor=cls(**family.settings(image_settings, sight)),
         tokenizer=tokenizer,
         chat_template=family.template(template) if isinstance(template, str) else template,
-        **family.keywords(settings),
+        **family.keywords(settings, config),
     )
     processor.video_settings, processor.sight = settings.get("video_processor"), sight
     return processor
@@ -249,7 +249,8 @@ def load_processor(path: str, images, revision: str | None = None, trust_remote_
 
 def check_vocabulary(tokenizer, config: dict, path: str) -> None:
     """Refuse a tokenizer with ids that the embedding has no row for. Raises: RecipeError naming the first token."""
-    size = families.read(config, f"{path}/config.json").vocabulary
+    text = config.get("text_config") or config
+    size = text["vocab_size"] if "vocab_size" in text else families.read(config, f"{path}/config.json").vocabulary
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= size)
     if beyond:
         number, token = beyond[0]
@@ -353,6 +354,8 @@ def load_model(section, device=None):
             ignore_mismatched_sizes=True,  # or transformers would refuse them by "see the report above"
         )
     check_loaded(info, section.path, tied=model.config.tie_word_embeddings)
+    if (head := model.get_output_embeddings()) is not None and head.weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False  # transformers goes by the file, and would go by this when it saves
     if (held := at_hand(section.path, "config.json", section.revision)) is not None and held.parent != Path(path):
         model.config._commit_hash = held.parent.name  # of the hub: what is loaded by its name later is to be the same
     # Under ZeRO-3 transformers 5.23 remembers renamings that this checkpoint did not need, and would save names that

@@ -4,6 +4,7 @@
 |--------------|------------------------------------------------------------|---------------|--------------------|
 | qwen2_vl     | ``<|box_start|>(x1,y1),(x2,y2)<|box_end|>``                | box           | per_mille          |
 | qwen2_5_vl   | JSON, ``[{"bbox_2d": [x1, y1, x2, y2], "label": "dam"}]``  | box           | resized            |
+| qwen3_vl     | the same JSON                                              | box           | per_mille          |
 | vhm          | ``[[x1,y1,x2,y2]]``, three digits each                     | box           | per_mille          |
 | geochat      | ``{<x1><y1><x2><y2>|<θ>}``                                 | oriented box  | percent            |
 | internvl     | ``<ref>dam</ref><box>[[x1, y1, x2, y2]]</box>``            | box           | per_mille          |
@@ -45,6 +46,8 @@ _ALL: tuple[Notation, ...] = (
     ),
     # Qwen2.5-VL (arXiv 2502.13923, section 2.2.1): absolute coordinates of the image it is given, in JSON.
     Json(name="qwen2_5_vl", frame="resized", key="bbox_2d", keys=("bbox",)),
+    # Qwen3-VL (arXiv 2511.21631): the same JSON, coordinates per mille of the image.
+    Json(name="qwen3_vl", frame="per_mille", key="bbox_2d", keys=("bbox",)),
     # VHM: "[[012,025,112,100]]". The right and lower edges of the image are written 1000 (four digits),
     # because 999 would be a whole unit off; VHM's own rows stop at 999.
     Running(

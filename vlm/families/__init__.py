@@ -18,15 +18,23 @@ from functools import lru_cache
 from typing import Any
 
 from vlm.families.family import Family
+from vlm.families.glm4v import Glm4v
+from vlm.families.internvl import InternVL
+from vlm.families.llava import Llava
 from vlm.families.other import Other
 from vlm.families.qwen2_5_vl import Qwen25VL
 from vlm.families.qwen2_vl import Qwen2VL
+from vlm.families.qwen3_5 import Qwen35
+from vlm.families.qwen3_vl import Qwen3VL
+from vlm.families.qwen3_vl_moe import Qwen3VLMoe
 from vlm.families.sight import Sight
 from vlm.families.sizes import Architecture, Layer, named
 
 __all__ = ["FAMILIES", "Architecture", "Family", "Layer", "Sight", "known", "of", "parameters", "read"]
 
-FAMILIES: dict[str, Family] = {one.kind: one for one in (Qwen2VL(), Qwen25VL())}
+FAMILIES: dict[str, Family] = {
+    one.kind: one for one in (Qwen2VL(), Qwen25VL(), Qwen3VL(), Qwen3VLMoe(), Qwen35(), Glm4v(), Llava(), InternVL())
+}
 """By the config's `model_type`."""
 ALL: tuple[Family, ...] = (*FAMILIES.values(), Other(""))
 """And what is taken of any other."""

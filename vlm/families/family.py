@@ -85,8 +85,8 @@ class Family:
         it is seen."""
         raise NotImplementedError
 
-    def keywords(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Further keywords of the processor. settings: of processor_config.json."""
+    def keywords(self, settings: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        """Further keywords of the processor. settings: of processor_config.json; config: of config.json."""
         return {}
 
     def bases(self, processor: type) -> tuple[type, ...]:

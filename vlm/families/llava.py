@@ -1,0 +1,152 @@
+"""LLaVA-1.5 (arXiv 2310.03744) in transformers' form: CLIP's tower, a two-layer projector, Vicuna.
+
+transformers' files cut the middle out of a picture that is no square, and its chat template puts all pictures before a
+turn's text, leaves plain texts out, and does not end an assistant's turn, so that a model trained with it never stops.
+Here pictures are padded to a square, as the model was trained; they stand where the text has them; and a turn ends with
+the token that Vicuna ends it with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vlm.common.console import say
+from vlm.families.family import Family
+from vlm.families.sight import Square
+from vlm.families.sizes import Architecture, Layer, Text, decoder, linear, section, sizes_of, text_sizes
+
+TEXT = Text(hidden=4096, intermediate=11008, layers=32, heads=32, groups=None, vocabulary=32000, sized=True)
+TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "{% if message['role'] == 'assistant' %}{% generation %}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for content in message['content'] %}{{ content['text'] }}{% endfor %}{% endif %}"
+    "{{ '</s>' }}{% endgeneration %}"
+    "{% elif message['content'] is string %}{{ message['content'] + ' ' }}"
+    "{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' %}{{ '<image>\\n' }}"
+    "{% elif content['type'] == 'text' %}{{ content['text'] + ' ' }}{% endif %}{% endfor %}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+RENDERS_FIRST = "{# Render all images first #}"
+"""In the template of every checkpoint that transformers' conversion made."""
+
+
+class Llava(Family):
+    kind, name = "llava", "LLaVA-1.5"
+    model = "LlavaForConditionalGeneration"
+    processor = "models.llava.processing_llava:LlavaProcessor"
+    image_processor = "models.llava.image_processing_pil_llava:LlavaImageProcessorPil"
+    placeholder = "<image>"
+    positions = "1-D"
+    towers, mergers = ("vision_tower",), ("multi_modal_projector",)
+    notation = "lhrs"
+    pattern = r"llava[-_](?:v)?1\.5.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
+    known = {
+        "LLaVA-1.5-7B": {
+            "model_type": kind, "tie_word_embeddings": False, "text_config": {"vocab_size": 32064},
+            "vision_config": {
+                "hidden_size": 1024, "image_size": 336, "intermediate_size": 4096, "num_attention_heads": 16,
+                "num_hidden_layers": 24, "patch_size": 14,
+            },
+        },
+    }  # fmt: skip
+
+    def _side(self, config) -> tuple[int, int]:
+        """(pixels of a picture's side, patches)."""
+        size = sizes_of(section(config, "vision_config", "config.json"), "config.json: vision_config.")
+        edge = size("image_size", 336)
+        return edge, edge // size("patch_size", 14)
+
+    def sight(self, config, least, most):
+        edge, side = self._side(config)
+        first = config.get("vision_feature_select_strategy", "default") == "full"
+        return Square(edge, side**2 + first)
+
+    def settings(self, stored, sight):
+        if stored.get("do_pad") is False:
+            say("note: LLaVA-1.5: preprocessor_config.json says do_pad: false: of a picture only the middle is seen")
+        return {"do_pad": True, **stored}
+
+    def limits(self, processor):
+        edge = processor.crop_size["height"]
+        return edge**2, edge**2
+
+    def keywords(self, settings, config):
+        found = {
+            "patch_size": section(config, "vision_config", "config.json").get("patch_size", 14),
+            "vision_feature_select_strategy": config.get("vision_feature_select_strategy", "default"),
+            "num_additional_image_tokens": 1,
+            "image_token": self.placeholder,
+        }
+        return {name: settings.get(name, default) for name, default in found.items()}
+
+    def template(self, template):
+        return TEMPLATE if template is not None and RENDERS_FIRST in template else template
+
+    def marked(self, template):
+        return TEMPLATE if template == TEMPLATE else None
+
+    def sizes(self, config, where):
+        size = sizes_of(section(config, "vision_config", where), f"{where}: vision_config.")
+        found = text_sizes(config, TEXT, where)
+        edge, patch = size("image_size", 336), size("patch_size", 14)
+        return Architecture(
+            **found,
+            kind=self.kind,
+            depth=size("num_hidden_layers", 24),
+            width=size("hidden_size", 1024),
+            vision_heads=size("num_attention_heads", 16),
+            vision_intermediate=size("intermediate_size", 4096),
+            joined=found["hidden"],
+            channels=size("num_channels", 3),
+            patch=patch,
+            merge=1,
+            temporal=1,
+            more={"positions": (edge // patch) ** 2 + 1},
+        )
+
+    def layers(self, sizes):
+        yield from tower(sizes)
+        yield linear("model.multi_modal_projector.linear_1", sizes.hidden, sizes.width)
+        yield linear("model.multi_modal_projector.linear_2", sizes.hidden, sizes.hidden)
+        yield from decoder(sizes)
+
+    def block_bytes(self, sizes, b, mixed):
+        """LayerNorm keeps input and output (2·2·b·w); MLP with QuickGELU: input, sigmoid, product (3·b·m)."""
+        return 4 * b * sizes.width + mixed + 3 * b * sizes.vision_intermediate
+
+    def merger_bytes(self, sizes, b):
+        """Pixels; the projector's input, and GELU's input and output."""
+        return b * sizes.channels * sizes.patch**2 + b * sizes.width + 2 * b * sizes.hidden
+
+    def patches(self, media, config):
+        return len(media["pixel_values"]) * (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+
+    def unit_tokens(self, media, config):
+        side = config.vision_config.image_size // config.vision_config.patch_size
+        return [side**2 + (config.vision_feature_select_strategy == "full")] * len(media["pixel_values"])
+
+    def blank(self, config):
+        import torch
+
+        edge = config.vision_config.image_size
+        made = {"pixel_values": torch.zeros(1, config.vision_config.num_channels, edge, edge)}
+        return made, self.unit_tokens(made, config)[0]
+
+
+def tower(sizes: Architecture) -> Iterator[Layer]:
+    """CLIP's (arXiv 2103.00020)."""
+    width, visual = sizes.width, "model.vision_tower"
+    yield Layer(f"{visual}.embeddings.class_embedding", (width,), suffix=False)
+    yield Layer(f"{visual}.embeddings.patch_embedding", (width, sizes.channels, sizes.patch, sizes.patch))
+    yield Layer(f"{visual}.embeddings.position_embedding", (sizes.more["positions"], width))
+    yield Layer(f"{visual}.pre_layrnorm", (width,), bias=True)
+    for number in range(sizes.depth):
+        block = f"{visual}.encoder.layers.{number}"
+        for name in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            yield linear(f"{block}.self_attn.{name}", width, width)
+        yield Layer(f"{block}.layer_norm1", (width,), bias=True)
+        yield linear(f"{block}.mlp.fc1", sizes.vision_intermediate, width)
+        yield linear(f"{block}.mlp.fc2", width, sizes.vision_intermediate)
+        yield Layer(f"{block}.layer_norm2", (width,), bias=True)
+    yield Layer(f"{visual}.post_layernorm", (width,), bias=True)

@@ -1,0 +1,23 @@
+"""Qwen3.5: Gated DeltaNet in most layers of the decoder (arXiv 2412.06464), so that prompts are not shared."""
+
+from __future__ import annotations
+
+from vlm.families.grids import GridFamily
+from vlm.families.other import Other
+
+
+class Qwen35(GridFamily):
+    kind, name = "qwen3_5", "Qwen3.5"
+    model = "Qwen3_5ForConditionalGeneration"
+    processor = "models.qwen3_vl.processing_qwen3_vl:Qwen3VLProcessor"
+    video_processor = "Qwen3VLVideoProcessor"
+    positions = "interleaved M-RoPE"
+    linears = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    notation = "qwen3_vl"
+    patch = 16
+    unshared = (
+        "most of its layers are linear attention (Gated DeltaNet), which carries a state from token to token, "
+        "and has no keys of a prompt that several completions could attend to"
+    )
+
+    sizes = Other.sizes
