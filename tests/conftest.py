@@ -24,6 +24,7 @@ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
     os.environ.pop(name, None)
 
 import atexit  # noqa: E402
+import functools  # noqa: E402
 import ipaddress  # noqa: E402
 import random  # noqa: E402
 import runpy  # noqa: E402
@@ -151,6 +152,14 @@ def tiny_model(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("tiny_model")
     tiny.build(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def family_checkpoints(tmp_path_factory):
+    """Kind of a family → folder of its tiny checkpoint (`tests.support.families`). Read only: many tests share them."""
+    from tests.support.families import checkpoint
+
+    return functools.cache(lambda kind: checkpoint(kind, tmp_path_factory.mktemp(kind)))
 
 
 @pytest.fixture(scope="session")
