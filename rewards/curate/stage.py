@@ -192,3 +192,5 @@ def plan(recipe: CurateRecipe) -> None:
         kept = keep.quota(total, recipe.keep)
     said = f"rows that score at least {recipe.keep.threshold:g}" if recipe.keep.threshold is not None else str(kept)
     console.print(f"{total} rows to score by {recipe.by}; kept, if no row is faulty: {said}")
+    if recipe.by == "score":
+        console.print(scorers.learned(recipe.scorer).ready(), markup=False, highlight=False, soft_wrap=True)

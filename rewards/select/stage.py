@@ -314,3 +314,5 @@ def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None
     for selector in recipe.selectors:
         if selector in ("score", "clip"):
             console.print(f"{selector}: at most {drawn} exchanges to score (equal answers are scored once)")
+    if "score" in recipe.selectors:
+        console.print(scorers.learned(recipe.scorer).ready(), markup=False, highlight=False, soft_wrap=True)

@@ -79,11 +79,14 @@ class Qwen3VL(GridFamily):
         yield from decoder(sizes)
 
     def features(self, model, media):
-        """Beside the merger's output that of each deepstack merger, which the first layers of the decoder add."""
+        """Beside the merger's output that of each deepstack merger, which the first layers of the decoder add. Straight
+        from the vision tower: `get_image_features` tells pictures apart in the former, and by version in the latter."""
         import torch
 
-        found = model.get_image_features(**media, return_dict=True)
-        return [torch.cat(parts, -1) for parts in zip(found.pooler_output, *found.deepstack_features, strict=True)]
+        pixels = media["pixel_values"].to(model.visual.dtype)
+        found = model.visual(pixels, grid_thw=media["image_grid_thw"], return_dict=True)
+        whole = torch.cat([found.pooler_output, *found.deepstack_features], -1)
+        return whole.split(self.unit_tokens(media, model.config))
 
     def hidden(self, model, ids, features, **inputs):
         embedded, places = model.get_input_embeddings()(ids), ids == model.config.image_token_id
