@@ -177,6 +177,8 @@ def plan(recipe: CurateRecipe) -> None:
     from rich.console import Console
 
     console, total, kept, tokens = Console(), 0, 0, texts_of(recipe)
+    if recipe.by == "score":
+        scorers.look(recipe.scorer)
     for section in recipe.data.train:
         if Path(section.path).exists():
             count = checked_count(recipe, Source(section, tokens))
@@ -192,5 +194,3 @@ def plan(recipe: CurateRecipe) -> None:
         kept = keep.quota(total, recipe.keep)
     said = f"rows that score at least {recipe.keep.threshold:g}" if recipe.keep.threshold is not None else str(kept)
     console.print(f"{total} rows to score by {recipe.by}; kept, if no row is faulty: {said}")
-    if recipe.by == "score":
-        console.print(scorers.learned(recipe.scorer).ready(), markup=False, highlight=False, soft_wrap=True)

@@ -25,7 +25,8 @@ from vlm.common.errors import RecipeError
 pytestmark = pytest.mark.versions
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "scorers"
-MODELS = [(family, positions) for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl") for positions in ("mrope", "sequential")]
+KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+MODELS = [(family, positions) for family in KINDS for positions in ("mrope", "sequential")]
 ANSWERS = ["Two.", "", "Two.", "There are two ships at the pier, and a third one leaves."]
 IMAGE = 9
 """Image token of the rows by hand."""

@@ -77,9 +77,7 @@ def apart(one, two) -> float:
         pytest.param("grpo", "qwen2_vl", (1, 2), marks=pytest.mark.full),
     ],
 )
-def test_a_picture_in_one_process_alone(
-    stage, kind, stages, tiny_model, family_checkpoints, demo_data, rows, tmp_path
-):
+def test_a_picture_in_one_process_alone(stage, kind, stages, tiny_model, family_checkpoints, demo_data, rows, tmp_path):
     """As one process; GRPO, whose random numbers are each process's own, as DDP, with two completions of each row."""
     model = tiny_model if kind == "qwen2_vl" else family_checkpoints(kind)
     given = (stage, model, demo_data, rows, tmp_path)

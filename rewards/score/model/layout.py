@@ -87,12 +87,12 @@ def without_report() -> Iterator[None]:
 
 
 def check_family(path: str, revision: str | None = None) -> None:
-    """Raises: RecipeError for a checkpoint whose family cannot carry a head; of one that cannot be reached here its name
-    says the family, if it is known."""
+    """Raises: RecipeError for a checkpoint whose family cannot carry a head; of one that cannot be reached here the name
+    says it, where it is known."""
     config, _ = read_config(path, revision)
     family = families.of(config)
     if family.backbone is None:
-        named = ", ".join(one.name for one in families.FAMILIES.values() if one.backbone)
+        named = ", ".join(sorted(one.name for one in families.FAMILIES.values() if one.backbone))
         raise RecipeError(f"score model: {path}: a score head was never tried on {family.name}; take one of {named}")
 
 

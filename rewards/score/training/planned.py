@@ -35,9 +35,9 @@ from stage.planning.storage import storage
 from stage.recipe import config
 from vlm.adapters import PARTS
 from vlm.common.errors import RecipeError
+from vlm.families import known
 from vlm.loading import at_hand
 from vlm.sections import ModelSection
-from vlm.families import known
 from vlm.shapes import Shape, shape, sight
 
 if TYPE_CHECKING:
