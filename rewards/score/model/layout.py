@@ -87,8 +87,8 @@ def without_report() -> Iterator[None]:
 
 
 def check_family(path: str, revision: str | None = None) -> None:
-    """Raises: RecipeError for a checkpoint whose family cannot carry a head; of one that cannot be reached here the name
-    says it, where it is known."""
+    """Raises: RecipeError for a checkpoint whose family cannot carry a head; of one that is not here the name says it,
+    where it is known."""
     config, _ = read_config(path, revision)
     family = families.of(config)
     if family.backbone is None:
