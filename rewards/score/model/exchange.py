@@ -28,7 +28,7 @@ from vlm.pictures.resizing import shown
 from vlm.prompts import options_text
 
 ANSWER_TOKENS = MARKS
-"""Special tokens of Qwen's grounding notation, which an answer may hold."""
+"""Special tokens of Qwen's grounding notation, which an answer may hold; families that carry a head share it."""
 
 
 @dataclass(frozen=True, slots=True)
