@@ -18,6 +18,7 @@ import torch
 from stage.guards.progress import phase
 from stage.planning.gpus import peak_flops
 from vlm.adapters import part_of
+from vlm.weights import elements
 
 
 class Counters:
@@ -154,7 +155,7 @@ def costs(model) -> dict[str, tuple[float, float]]:
         if parameter.dim() > 1 or getattr(parameter, "ds_shape", (0,))[1:]:  # ZeRO-3 leaves a split one without shape
             part = "language" if part_of(name) == "language_model" else "vision"
             if part == "vision" or ".layers." in name:
-                size = getattr(parameter, "ds_numel", parameter.numel())
+                size = elements(parameter)
                 sizes[part, parameter.requires_grad] += size / 4 if part_of(name) == "merger" else size  # 2 × 2 patches
     found: dict[str, list[float]] = {"forward": [], "update": []}
     for part in ("language", "vision"):

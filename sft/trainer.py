@@ -12,6 +12,7 @@ from stage.checkpoints.resumable import Resumable
 from stage.guards.finite import FiniteSteps, Named
 from stage.parallel.fsdp import FullySharded
 from stage.trainer.orders import FlatOrder
+from vlm.adapters import float32_adapters
 from vlm.prefix.pictures import shown_in_all
 
 
@@ -44,6 +45,7 @@ class SFTTrainer(FiniteSteps, Resumable, FlatOrder, FullySharded, trl.SFTTrainer
             super().__init__(*positional, **named)
         finally:
             processor.chat_template = own  # this is saved
+        float32_adapters(self.model)
         if ours:
             self.chat_template = self.data_collator.chat_template = ours
         self.data_collator = Named(Seeing(self.data_collator, self.model.config))

@@ -20,7 +20,7 @@ from urllib.request import getproxies
 
 from vlm import inventory
 from vlm.common.errors import RecipeError
-from vlm.common.versions import check_config
+from vlm.common.versions import check_bitsandbytes, check_config
 from vlm.sections import ImageSection
 from vlm.weights import INDEX, REMEDY, SINGLE, check_files, damaged, pickles_in, reading
 
@@ -321,6 +321,42 @@ def placed(device) -> dict:
     return {} if device is None or torch.device(device).type == "mps" else {"device_map": {"": torch.device(device)}}
 
 
+KEPT = (r".*visual", "lm_head")
+"""Linear layers that are not quantized: vision tower, merger and head, as in Qwen's own checkpoints in 4 and 8 bits.
+All that LoRA adapts by default is; embeddings, norms and biases are no linear layers' weights."""
+
+
+def quantized(name: str | None, dtype: str) -> dict:
+    """Keyword of `from_pretrained`: the base of QLoRA (Dettmers et al. 2023, arXiv 2305.14314): NF4 in blocks of 64
+    weights, whose scales are 8 bits in blocks of 256 (double quantization); multiplied in `dtype`.
+
+    Raises: RecipeError where bitsandbytes is not installed.
+    """
+    if name is None:
+        return {}
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    check_bitsandbytes(f"model.quantization {name}")
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=name,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, dtype),
+            llm_int8_skip_modules=list(KEPT),  # of 4 bits, too
+        )
+    }
+
+
+def as_trained(model) -> None:
+    """Keep bitsandbytes from packing weights for the CPU in a pass without gradients, as of a rollout: what is packed
+    once hands no gradient on, and layers below would learn nothing (bitsandbytes 0.50, on a CPU with AVX512-BF16)."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def load_model(section, device=None):
     """Model of a recipe's `model:` section: `dtype` and attention set; nothing frozen yet, no LoRA.
 
@@ -347,6 +383,7 @@ def load_model(section, device=None):
             path,
             **where,
             **placed(device),
+            **quantized(section.quantization, section.dtype),
             dtype=getattr(torch, section.dtype),
             attn_implementation=attention,
             trust_remote_code=section.trust_remote_code,
@@ -360,6 +397,7 @@ def load_model(section, device=None):
     # Under ZeRO-3 transformers 5.23 remembers renamings that this checkpoint did not need, and would save names that
     # only it can read (model.model.embed_tokens); with none remembered it saves the published ones.
     model._weight_conversions = None
+    as_trained(model)
     pad_once(model)
     return model if device is None else model.to(device)
 
