@@ -153,15 +153,18 @@ def apply_lora(model, lora, frozen: Iterable[str] = ()):
 def base_of(model) -> dict[str, str] | None:
     """How a base in 4 bits was loaded, for `merge`: {quantization, dtype}; None of any other. PEFT has no field for it;
     what it keeps in `auto_mapping` is about the base, too, and read only of adapters that have no `task_type`."""
-    if not model.is_quantized:
-        return None
-    return {"quantization": model.config.quantization_config.bnb_4bit_quant_type, "dtype": str(model.dtype).removeprefix("torch.")}
+    from vlm.loading import quantization_of
+
+    held = quantization_of(model)
+    return held and {"quantization": held, "dtype": str(model.dtype).removeprefix("torch.")}
 
 
 def float32_adapters(model) -> None:
     """Undo what TRL 1.16 does to adapters on a base in 4 bits: it makes them bfloat16 (as QLoRA's paper computes in),
     and small updates would be rounded away. Call it before an optimiser is made. On any other base they stay."""
-    if model.is_quantized:
+    from vlm.loading import quantization_of
+
+    if quantization_of(model):
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
@@ -225,7 +228,7 @@ def merge(adapter: str, out: str, dtype: str | None = None) -> Rounding:
     from peft import PeftModel
     from transformers import AutoTokenizer
 
-    from vlm.loading import load_model, load_processor, raw_config, stored_limits
+    from vlm.loading import load_model, load_processor, quantization_of, raw_config, stored_limits
     from vlm.weights import check_adapter
 
     stored = check_adapter(adapter)
@@ -236,7 +239,7 @@ def merge(adapter: str, out: str, dtype: str | None = None) -> Rounding:
     trained = {"quantization": None, "dtype": own, **(stored.get("auto_mapping") or {})}
     section = {"path": base, "revision": revision, "attention": "sdpa", "trust_remote_code": False}
     model = load_model(SimpleNamespace(**section, quantization=trained["quantization"], dtype=trained["dtype"]))
-    model = model.dequantize() if model.is_quantized else model
+    model = model.dequantize() if quantization_of(model) else model
     model, rounding = merged(PeftModel.from_pretrained(model, adapter), dtype or own)
     model.save_pretrained(out)
     # The pixel limits and tokenizer of the stage that made the adapter stand beside it, when the trainer

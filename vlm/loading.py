@@ -350,8 +350,8 @@ def quantized(name: str | None, dtype: str) -> dict:
 
 
 def as_trained(model) -> None:
-    """Keep bitsandbytes from packing weights for the CPU in a pass without gradients, as of a rollout: what is packed
-    once hands no gradient on, and layers below would learn nothing (bitsandbytes 0.50, on a CPU with AVX512-BF16)."""
+    """Keep bitsandbytes 0.50 from packing weights for a CPU with AVX512-BF16 in a pass without gradients, as of a
+    rollout: no gradient goes through what is packed, and it stays packed."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -405,6 +405,12 @@ def load_model(section, device=None):
 def commit_of(model) -> str | None:
     """The hub's commit that `load_model` took a model from; None of a folder, or of a model loaded otherwise."""
     return vars(model.config).get("_commit_hash")
+
+
+def quantization_of(model) -> str | None:
+    """What a model's linear layers are held in: nf4; None where nothing is quantized (any more)."""
+    found = vars(model.config).get("quantization_config")
+    return found and found.bnb_4bit_quant_type
 
 
 def check_loaded(info: dict, path: str, tied: bool) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm import inventory
-from vlm.adapters import PARTS, chosen, left_to_train, part_of
+from vlm.adapters import HEAD, PARTS, chosen, left_to_train, part_of
 from vlm.common.errors import RecipeError
 from vlm.loading import architecture, looks_local, raw_config
 
@@ -97,6 +97,8 @@ class Shape(inventory.Architecture):
     lora_inputs: int
     """Sum of the input widths of the adapted layers (0 without LoRA)."""
     head_trainable: bool
+    quantized: int
+    """Parameters in 4 bits."""
 
     @property
     def total(self) -> int:
@@ -124,7 +126,15 @@ def shape(section) -> Shape:
         trainable=trainable,
         lora_inputs=lora_inputs,
         head_trainable=section.lora is None and "language_model" not in section.freeze,
+        quantized=sum(math.prod(layer.weight) for layer in inventory.layers(sizes) if is_quantized(section, layer)),
     )
+
+
+def is_quantized(section, layer: inventory.Layer) -> bool:
+    """Whether a layer's weight is held in 4 bits: all but those of `vlm.loading.KEPT`."""
+    if section.quantization is None or not layer.linear:
+        return False
+    return part_of(layer.name) == "language_model" and layer.name != HEAD
 
 
 def _count(named: Iterable[tuple[str, int]]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from rewards.score.training.recipe import HEAD, ScoreRecipe
 from stage.trainer.arguments import load_dtype
 from vlm.adapters import lora_targets, merged, part_of
 from vlm.common.console import say
-from vlm.loading import raw_config
+from vlm.loading import quantization_of, raw_config
 from vlm.weights import check_adapter
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def merge(recipe: ScoreRecipe, processor, adapter: Path, out: Path) -> None:
     check_adapter(adapter)
     unset_hf_deepspeed_config()  # else ZeRO-3 would shard this copy over processes that do not load it
     base = load(recipe)
-    base = base.dequantize() if base.is_quantized else base  # what the adapter was trained on (vlm.adapters.merge)
+    base = base.dequantize() if quantization_of(base) else base  # what the adapter was trained on (vlm.adapters.merge)
     model, rounding = merged(PeftModel.from_pretrained(base, str(adapter)), str(base.dtype).removeprefix("torch."))
     model.processor = processor
     model.save_pretrained(out)
