@@ -67,7 +67,8 @@ def trainable(recipe: ScoreRecipe, device: torch.device | None = None):
     """
     model = load(recipe, device)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part(name) not in recipe.frozen)
+        if part(name) in recipe.frozen:
+            parameter.requires_grad_(False)
     return model if recipe.model.lora is None else _adapted(model, recipe)
 
 
