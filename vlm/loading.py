@@ -349,6 +349,19 @@ def quantized(name: str | None, dtype: str) -> dict:
     }
 
 
+def check_stored(config: dict, section) -> None:
+    """Refuse to quantize what is stored quantized, which transformers would load as it is. config: `raw_config`.
+
+    Raises: RecipeError.
+    """
+    if section.quantization is not None and (stored := config.get("quantization_config")):
+        how = stored.get("quant_method", "an unknown method") if isinstance(stored, dict) else stored
+        raise RecipeError(
+            f"model.quantization {section.quantization}: the weights in {section.path} are quantized already ({how}); "
+            "name the checkpoint that they were made from"
+        )
+
+
 def as_trained(model) -> None:
     """Keep bitsandbytes 0.50 from packing weights for a CPU with AVX512-BF16 in a pass without gradients, as of a
     rollout: no gradient goes through what is packed, and it stays packed."""
@@ -368,6 +381,7 @@ def load_model(section, device=None):
     do not match the architecture exactly.
     """
     kind = architecture(section.path, section.revision)
+    check_stored(raw_config(section.path, section.revision), section)
     attention = resolve_attention(section.attention, section.dtype)
 
     import torch
@@ -410,7 +424,7 @@ def commit_of(model) -> str | None:
 def quantization_of(model) -> str | None:
     """What a model's linear layers are held in: nf4; None where nothing is quantized (any more)."""
     found = vars(model.config).get("quantization_config")
-    return found and found.bnb_4bit_quant_type
+    return found and vars(found).get("bnb_4bit_quant_type")
 
 
 def check_loaded(info: dict, path: str, tied: bool) -> None:

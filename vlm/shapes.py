@@ -15,7 +15,7 @@ from typing import Any
 from vlm import inventory
 from vlm.adapters import HEAD, PARTS, chosen, left_to_train, part_of
 from vlm.common.errors import RecipeError
-from vlm.loading import architecture, looks_local, raw_config
+from vlm.loading import architecture, check_stored, looks_local, raw_config
 
 _QWEN2_7B = {
     "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
@@ -112,6 +112,7 @@ class Shape(inventory.Architecture):
 def shape(section) -> Shape:
     """Shape of a recipe's `model:` section, with its freezing and LoRA."""
     config, source = read_config(section.path, section.revision)
+    check_stored(config, section)
     sizes = inventory.read(config, f"model.path: {source}")
     parameters = {name: math.prod(shape) for name, shape in inventory.parameters(sizes)}
     trained = left_to_train(parameters, section.freeze)

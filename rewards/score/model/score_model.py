@@ -130,12 +130,12 @@ class ScoreModel(PreTrainedModel):
         limits = (min_pixels, max_pixels)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls._load(str(path), positions, dtype, attention, device, limits, revision, quantization, backbone=True)
+            return cls._load(
+                str(path), positions, dtype, attention, device, limits, revision, quantization, backbone=True
+            )
 
     @classmethod
-    def _load(
-        cls, path, positions, dtype, attention, device, limits, revision, quantization, backbone
-    ) -> ScoreModel:
+    def _load(cls, path, positions, dtype, attention, device, limits, revision, quantization, backbone) -> ScoreModel:
         config = load_config(path, revision, resolve_positions(positions, path, revision))
         dtype = str(dtype or config.dtype or "float32").removeprefix("torch.")
         attention = resolve_attention(attention, dtype)
