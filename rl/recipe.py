@@ -86,8 +86,8 @@ class GRPORecipe(TrainingRecipe):
                 raise RecipeError(f"training.{key}: transformers has it for text models only; use use_vllm")
         if self.argument("use_vllm") and self.model.quantization is not None:
             raise RecipeError(
-                f"training.use_vllm with model.quantization {self.model.quantization}: vLLM would roll out other weights "
-                "than the 4-bit ones that are trained; write `use_vllm: false`, or `quantization: null`"
+                f"training.use_vllm with model.quantization {self.model.quantization}: vLLM would roll out "
+                "other weights than the 4-bit ones that are trained on; write `use_vllm: false`, or `quantization: null`"
             )
         if self.argument("auto_find_batch_size"):
             raise RecipeError(

@@ -118,8 +118,8 @@ def apply_lora(model, lora, frozen: Iterable[str] = ()):
 
     Call `freeze` first to keep adapters out of a part; frozen: the same parts. Returns a `peft.PeftModel`.
 
-    Around a base in 4 bits this is QLoRA. PEFT's `prepare_model_for_kbit_training` is left out: vision tower, embeddings
-    and head would be float32, which FlashAttention-2 does not take; TRL asks for gradients of the inputs.
+    Around a base in 4 bits this is QLoRA. PEFT's `prepare_model_for_kbit_training` is left out: vision tower,
+    embeddings and head would be float32, which FlashAttention-2 does not take; TRL asks for gradients of the inputs.
     """
     from peft import LoraConfig, get_peft_model
     from transformers.integrations import is_deepspeed_zero3_enabled

@@ -49,8 +49,8 @@ class AskingRecipe(StageRecipe):
             raise RecipeError("data.eval is empty; name at least one file, e.g. `eval: [{path: test.json}]`")
         if self.model.quantization is not None:
             raise RecipeError(
-                f"model.quantization {self.model.quantization}: it is for training; a trained adapter is asked merged, in "
-                "model.dtype (python -m vlm.adapters ADAPTER OUT): write `quantization: null`"
+                f"model.quantization {self.model.quantization}: it is for training; a trained adapter is asked "
+                "merged, in model.dtype (python -m vlm.adapters ADAPTER OUT): write `quantization: null`"
             )
         how = self.generation
         if (how.backend == "endpoint") != (self.endpoint is not None):

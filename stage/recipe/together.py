@@ -76,8 +76,8 @@ def check_together(recipe: Any) -> None:
         )
     if recipe.sharding.zero == 3 and recipe.model.quantization is not None:
         raise RecipeError(
-            f"sharding.zero = 3 with model.quantization {recipe.model.quantization}: ZeRO-3 does not split weights in 4 "
-            "bits while they load; write zero: 2 (each GPU holds the whole base), or `quantization: null`"
+            f"sharding.zero = 3 with model.quantization {recipe.model.quantization}: ZeRO-3 does not split weights in "
+            "4 bits while they load; write zero: 2 (each GPU holds the whole base), or `quantization: null`"
         )
     for key in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
         if asked(key) and asked("dataloader_num_workers") == 0:

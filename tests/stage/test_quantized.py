@@ -113,8 +113,8 @@ def test_the_plan_shows_it_and_advice_names_it(planned, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "grpo", "score"])
 def test_two_steps_and_a_resume(stage, tiny_model, demo_data, tmp_path, started):
-    """With a reference model and gradient checkpointing: the second step from the checkpoint after the first is the same,
-    adapters are kept in float32, and the record counts weights, not bytes."""
+    """With a reference model and gradient checkpointing: the second step from the checkpoint after the first is the
+    same, adapters are kept in float32, and the record counts weights, not bytes."""
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed here")
     words = ["model.quantization=nf4", "model.lora={r: 4, alpha: 8, dropout: 0.0}", "training.max_steps=2"]
     words += [f"training.{key}" for key in ("save_strategy=steps", "save_steps=1", "logging_steps=1")]

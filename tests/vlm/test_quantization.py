@@ -1,4 +1,4 @@
-"""A base in 4 bits under LoRA (QLoRA): what is quantized, what is trained, what is merged. By bitsandbytes' CPU backend."""
+"""A base in 4 bits under LoRA (QLoRA), by bitsandbytes' CPU backend: what is quantized, trained and merged."""
 
 from __future__ import annotations
 
