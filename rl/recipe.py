@@ -87,7 +87,7 @@ class GRPORecipe(TrainingRecipe):
         if self.argument("use_vllm") and self.model.quantization is not None:
             raise RecipeError(
                 f"training.use_vllm with model.quantization {self.model.quantization}: vLLM would roll out "
-                "other weights than the 4-bit ones that are trained on; write `use_vllm: false`, or `quantization: null`"
+                "other weights than the 4-bit ones that are trained; write `use_vllm: false`, or `quantization: null`"
             )
         if self.argument("auto_find_batch_size"):
             raise RecipeError(

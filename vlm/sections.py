@@ -85,8 +85,8 @@ class ModelSection(CheckpointSection):
             raise RecipeError("freeze names all three parts, so nothing would be trained; leave one out or add `lora`")
         if self.quantization is not None and self.lora is None:
             raise RecipeError(
-                f"quantization {self.quantization} without lora: weights in 4 bits cannot be trained; add `lora: {{}}`, "
-                "or write `quantization: null`"
+                f"quantization {self.quantization} without lora: weights in 4 bits cannot be trained; add "
+                "`lora: {}`, or write `quantization: null`"
             )
         adapted = set(self.lora.target_modules) & set(LANGUAGE_MODEL_LINEARS) if self.lora else set()
         if "language_model" in self.freeze and adapted:
