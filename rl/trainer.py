@@ -75,9 +75,8 @@ class GRPOTrainer(
     ):
         args, processing_class = handed_over(model, reward_funcs, args, processing_class)
         given = (model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *positional)
-        with pinned(model), engine():
+        with pinned(model), engine(), float32_adapters(model):
             super().__init__(*given, share_prefix=share_prefix, check_sharing=check_sharing, **named)
-        float32_adapters(self.model)
         self._tokenizer.padding_side = "left"
         if self.args.full_determinism:
             fix_top_p(self.model)

@@ -42,10 +42,10 @@ class SFTTrainer(FiniteSteps, Resumable, FlatOrder, FullySharded, trl.SFTTrainer
         ours = template.marked(own)
         processor.chat_template = ours or own  # what TRL finds marked, it does not look up
         try:
-            super().__init__(*positional, **named)
+            with float32_adapters(positional[0]):
+                super().__init__(*positional, **named)
         finally:
             processor.chat_template = own  # this is saved
-        float32_adapters(self.model)
         if ours:
             self.chat_template = self.data_collator.chat_template = ours
         self.data_collator = Named(Seeing(self.data_collator, self.model.config))

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -159,15 +160,17 @@ def base_of(model) -> dict[str, str] | None:
     return held and {"quantization": held, "dtype": str(model.dtype).removeprefix("torch.")}
 
 
-def float32_adapters(model) -> None:
-    """Undo what TRL 1.16 does to adapters on a base in 4 bits: it makes them bfloat16 (as QLoRA's paper computes in),
-    and small updates would be rounded away. Call it before an optimiser is made. On any other base they stay."""
+@contextmanager
+def float32_adapters(model) -> Iterator[None]:
+    """Around the making of TRL's trainer. TRL 1.16 turns adapters on a base in 4 bits into bfloat16 (in which QLoRA's
+    paper computes), and small updates would be rounded away: afterwards they are what they were. model: or its name."""
     from vlm.loading import quantization_of
 
-    if quantization_of(model):
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float()
+    quantized = not isinstance(model, str) and quantization_of(model)
+    made = [(weight, weight.data) for weight in model.parameters() if weight.requires_grad] if quantized else []
+    yield
+    for weight, data in made:
+        weight.data = data
 
 
 class Rounding(NamedTuple):
