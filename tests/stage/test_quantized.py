@@ -22,10 +22,10 @@ from stage.runs import read_metrics
 from tests.support.processes.commands import LETTERS, ROOT, grpo, sft
 from tests.support.runs.plan_jobs import job, model_section
 from tests.support.scores.pairs import coloured_pairs
-from vlm import loading
+from vlm import loading, shapes
 from vlm.common import versions
 from vlm.common.errors import RecipeError
-from vlm.families import FAMILIES, shapes
+from vlm.families import FAMILIES
 from vlm.sections import LoraSection
 
 SMALL = "recipes/one_gpu/grpo_24g.yaml"

@@ -10,7 +10,7 @@ import torch
 
 from stage.planning import memory
 from tests.support.tiny_checkpoints import forward, pixels, qwen2_5_vl, qwen2_vl, section
-from vlm import adapters, inventory, loading, shapes, weights
+from vlm import adapters, families, loading, shapes, weights
 from vlm.common.errors import RecipeError
 from vlm.sections import LoraSection, ModelSection
 
@@ -52,8 +52,8 @@ def test_what_is_quantized_is_what_is_planned(family, request):
     folder = request.getfixturevalue(family)
     model = loading.load_model(asked(folder, dtype="bfloat16"))
     packed = {name: one for name, one in model.named_modules() if isinstance(one, bnb.nn.Linear4bit)}
-    sizes = inventory.read(loading.raw_config(str(folder)), "")
-    assert set(packed) == {layer.name for layer in inventory.layers(sizes) if shapes.is_quantized(asked(folder), layer)}
+    sizes = families.read(loading.raw_config(str(folder)), "")
+    assert set(packed) == {layer.name for layer in families.layers(sizes) if shapes.is_quantized(asked(folder), layer)}
     assert len(packed) == 7 * sizes.layers and model.lm_head.weight.dtype == torch.bfloat16
     plan = shapes.shape(asked(folder))
     assert plan.quantized == sum(weights.elements(one.weight) for one in packed.values())
