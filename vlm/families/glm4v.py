@@ -9,7 +9,7 @@ from vlm.families.grids import GridFamily, blocks, pixel_bytes
 from vlm.families.sight import Grid
 from vlm.families.sizes import Architecture, Layer, Text, linear, section, sizes_of, text_sizes
 
-TEXT = Text(hidden=4096, intermediate=13696, layers=40, heads=32, groups=2, vocabulary=151552, bias=True, sized=True)
+TEXT = Text(hidden=4096, intermediate=13696, layers=40, heads=32, groups=2, vocabulary=151552, bias=True)
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,18 @@ class Glm4v(GridFamily):
     }  # fmt: skip
 
     def sizes(self, config, where):
-        size = sizes_of(section(config, "vision_config", where), f"{where}: vision_config.")
+        vision = section(config, "vision_config", where)
+        size = sizes_of(vision, f"{where}: vision_config.")
         return Architecture(
             **text_sizes(config, TEXT, where),
-            **self.tower_sizes(config, where) | {"depth": size("depth", 24), "vision_heads": size("num_heads", 12)},
+            **self.tower_sizes(config, where, depth=24, heads=12),
             width=size("hidden_size", 1536),
             vision_intermediate=size("out_hidden_size", 4096),
             joined=size("out_hidden_size", 4096),
             more={
                 "positions": (size("image_size", 336) // size("patch_size", 14)) ** 2,
                 "merger": size("intermediate_size", 13696),
+                "bias": vision.get("attention_bias", False),
             },
         )
 
@@ -98,7 +100,7 @@ def tower(sizes: Architecture) -> Iterator[Layer]:
     first, *rest = blocks(sizes, norm_bias=False, widening=("gate_proj", "up_proj"), narrowing="down_proj")
     yield first._replace(bias=True)
     for layer in rest:
-        yield layer._replace(bias=False)
+        yield layer._replace(bias=sizes.more["bias"] and layer.name.endswith(".qkv"))
     yield linear(f"{visual}.merger.proj", wide, wide, bias=False)
     yield Layer(f"{visual}.merger.post_projection_norm", (wide,), bias=True)
     yield linear(f"{visual}.merger.gate_proj", sizes.more["merger"], wide, bias=False)

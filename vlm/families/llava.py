@@ -8,14 +8,29 @@ the token that Vicuna ends it with.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from vlm.common.console import say
 from vlm.families.family import Family
 from vlm.families.sight import Square
-from vlm.families.sizes import Architecture, Layer, Text, decoder, linear, section, sizes_of, text_sizes
+from vlm.families.sizes import (
+    Architecture,
+    Layer,
+    Sizes,
+    Text,
+    built_of,
+    decoder,
+    linear,
+    section,
+    sizes_of,
+    text_sizes,
+)
 
-TEXT = Text(hidden=4096, intermediate=11008, layers=32, heads=32, groups=None, vocabulary=32000, sized=True)
+TEXT = Text(
+    hidden=4096, intermediate=11008, layers=32, heads=32, groups=None, vocabulary=32000, sized=True, stated=True,
+    mlp=True,
+)  # fmt: skip
 TEMPLATE = (
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
     "{% if message['role'] == 'assistant' %}{% generation %}"
@@ -27,6 +42,11 @@ TEMPLATE = (
     "{% elif content['type'] == 'text' %}{{ content['text'] + ' ' }}{% endif %}{% endfor %}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
+TOWER = {
+    "hidden_size": 1024, "image_size": 336, "intermediate_size": 4096, "num_attention_heads": 16,
+    "num_hidden_layers": 24, "patch_size": 14,
+}  # fmt: skip
+"""CLIP ViT-L/14's, which a config without a section means; one that leaves out keys means CLIP's own defaults."""
 RENDERS_FIRST = "{# Render all images first #}"
 """In the template of every checkpoint that transformers' conversion made."""
 
@@ -43,24 +63,18 @@ class Llava(Family):
     pattern = r"llava[-_](?:v)?1\.5.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = {
         "LLaVA-1.5-7B": {
-            "model_type": kind, "tie_word_embeddings": False, "text_config": {"vocab_size": 32064},
-            "vision_config": {
-                "hidden_size": 1024, "image_size": 336, "intermediate_size": 4096, "num_attention_heads": 16,
-                "num_hidden_layers": 24, "patch_size": 14,
-            },
+            "model_type": kind,
+            "tie_word_embeddings": False,
+            "text_config": {"vocab_size": 32064},
+            "vision_config": TOWER,
         },
-    }  # fmt: skip
-
-    def _side(self, config) -> tuple[int, int]:
-        """(pixels of a picture's side, patches)."""
-        size = sizes_of(section(config, "vision_config", "config.json"), "config.json: vision_config.")
-        edge = size("image_size", 336)
-        return edge, edge // size("patch_size", 14)
+    }
 
     def sight(self, config, least, most):
-        edge, side = self._side(config)
+        size = of_tower(config, "config.json")
+        edge = size("image_size", 224)
         first = config.get("vision_feature_select_strategy", "default") == "full"
-        return Square(edge, side**2 + first)
+        return Square(edge, (edge // size("patch_size", 32)) ** 2 + first)
 
     def settings(self, stored, sight):
         if stored.get("do_pad") is False:
@@ -73,7 +87,7 @@ class Llava(Family):
 
     def keywords(self, settings, config):
         found = {
-            "patch_size": section(config, "vision_config", "config.json").get("patch_size", 14),
+            "patch_size": of_tower(config, "config.json")("patch_size", 32),
             "vision_feature_select_strategy": config.get("vision_feature_select_strategy", "default"),
             "num_additional_image_tokens": 1,
             "image_token": self.placeholder,
@@ -87,28 +101,36 @@ class Llava(Family):
         return TEMPLATE if template == TEMPLATE else None
 
     def sizes(self, config, where):
-        size = sizes_of(section(config, "vision_config", where), f"{where}: vision_config.")
+        built_of(config, "text_config", ["llama"], where)
+        built_of(config, "vision_config", ["clip_vision_model"], where)
+        size = of_tower(config, where)
         found = text_sizes(config, TEXT, where)
-        edge, patch = size("image_size", 336), size("patch_size", 14)
+        edge, patch = size("image_size", 224), size("patch_size", 32)
+        layer = config.get("vision_feature_layer", -2)
         return Architecture(
             **found,
             kind=self.kind,
-            depth=size("num_hidden_layers", 24),
-            width=size("hidden_size", 1024),
-            vision_heads=size("num_attention_heads", 16),
-            vision_intermediate=size("intermediate_size", 4096),
+            depth=size("num_hidden_layers", 12),
+            width=size("hidden_size", 768),
+            vision_heads=size("num_attention_heads", 12),
+            vision_intermediate=size("intermediate_size", 3072),
             joined=found["hidden"],
             channels=size("num_channels", 3),
             patch=patch,
             merge=1,
             temporal=1,
-            more={"positions": (edge // patch) ** 2 + 1},
+            more={
+                "positions": (edge // patch) ** 2 + 1,
+                "features": 1 if isinstance(layer, int) else len(layer),
+                "bias": config.get("multimodal_projector_bias", True),
+            },
         )
 
     def layers(self, sizes):
+        more = sizes.more
         yield from tower(sizes)
-        yield linear("model.multi_modal_projector.linear_1", sizes.hidden, sizes.width)
-        yield linear("model.multi_modal_projector.linear_2", sizes.hidden, sizes.hidden)
+        yield linear("model.multi_modal_projector.linear_1", sizes.hidden, sizes.width * more["features"], more["bias"])
+        yield linear("model.multi_modal_projector.linear_2", sizes.hidden, sizes.hidden, more["bias"])
         yield from decoder(sizes)
 
     def block_bytes(self, sizes, b, mixed):
@@ -132,6 +154,11 @@ class Llava(Family):
         edge = config.vision_config.image_size
         made = {"pixel_values": torch.zeros(1, config.vision_config.num_channels, edge, edge)}
         return made, self.unit_tokens(made, config)[0]
+
+
+def of_tower(config: Mapping[str, Any], where: str) -> Sizes:
+    said = config.get("vision_config") is not None
+    return sizes_of(section(config, "vision_config", where) if said else TOWER, f"{where}: vision_config.")
 
 
 def tower(sizes: Architecture) -> Iterator[Layer]:

@@ -7,7 +7,7 @@ import re
 from vlm.families.grids import GridFamily, blocks, merger, pixel_bytes
 from vlm.families.sizes import Architecture, Text, decoder, section, sizes_of, text_sizes
 
-TEXT = Text(hidden=8192, intermediate=29568, layers=80, heads=64, groups=8, vocabulary=152064, bias=True)
+TEXT = Text(hidden=8192, intermediate=29568, layers=80, heads=64, groups=8, vocabulary=152064, bias=True, flat=True)
 QWEN2_2B = {
     "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
     "num_key_value_heads": 2, "vocab_size": 151936,

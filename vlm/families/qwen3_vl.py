@@ -9,7 +9,7 @@ from vlm.families.sizes import Architecture, Layer, Text, decoder, linear, secti
 
 TEXT = Text(
     hidden=4096, intermediate=22016, layers=32, heads=32, groups=32, vocabulary=151936, head=128, sized=True,
-    normed=True,
+    stated=True, normed=True,
 )  # fmt: skip
 SMALL = {
     "depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "patch_size": 16,
@@ -37,6 +37,7 @@ class Qwen3VL(GridFamily):
     mergers = ("visual.merger", "visual.deepstack_merger_list")
     notation = "qwen3_vl"
     patch = 16
+    decoder = TEXT
     pattern = r"qwen[-_]?3[-_]?vl.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])(?!-a\d)"
     known = {
         "Qwen3-VL-2B": {
@@ -63,8 +64,9 @@ class Qwen3VL(GridFamily):
         vision = section(config, "vision_config", where)
         size = sizes_of(vision, f"{where}: vision_config.")
         return Architecture(
-            **text_sizes(config, TEXT, where),
-            **{**self.tower_sizes(config, where), "depth": size("depth", 27)},
+            # whether the head is tied only the top level says
+            **text_sizes(config, self.decoder, where) | {"tied": config.get("tie_word_embeddings", False)},
+            **self.tower_sizes(config, where, depth=27),
             width=size("hidden_size", 1152),
             vision_intermediate=size("intermediate_size", 4304),
             joined=size("out_hidden_size", 3584),
