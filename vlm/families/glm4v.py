@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vlm.families.grids import GridFamily, blocks, pixel_bytes
+from vlm.families.grids import GridFamily, blocks, mixed, pixel_bytes
 from vlm.families.sight import Grid
 from vlm.families.sizes import Architecture, Layer, Text, linear, section, sizes_of, text_sizes
 
@@ -35,6 +35,7 @@ class Glm4v(GridFamily):
     placeholder, unsayable = "<|image|>", ("<|video|>",)
     linears = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
     notation = "vhm"
+    reordered = True  # rotary positions cover half a head, and both halves are put together again
     pattern = r"glm[-_]?4[.v_-]?1v.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = {
         "GLM-4.1V-9B": {
@@ -80,15 +81,20 @@ class Glm4v(GridFamily):
         yield from tower(sizes)
         yield from decoder(sizes)
 
-    def block_bytes(self, sizes, b, mixed):
+    def norm_bytes(self, sizes, b):
+        """Two norms before linears, as elsewhere, and two behind, whose output is only added."""
+        return (2 * (4 + 2 * b) + 2 * (4 + b)) * sizes.hidden
+
+    def block_bytes(self, sizes, b, attention):
         """RMSNorm and gated MLP, as Qwen2.5-VL's."""
-        return 2 * (4 + 2 * b) * sizes.width + mixed + 4 * b * sizes.vision_intermediate
+        return 2 * (4 + 2 * b) * sizes.width + mixed(sizes, b, attention) + 4 * b * sizes.vision_intermediate
 
     def merger_bytes(self, sizes, b):
-        """Pixels; four patches after their last norm; the convolution's output, the norm's, GELU's; the gated MLP."""
+        """Pixels; four patches in the norms after the first convolution and after the last block; LayerNorm's input,
+        GELU's, and GELU's output; the gated MLP."""
         return (
             pixel_bytes(sizes, b)
-            + b * sizes.width * sizes.merge**2
+            + (2 * (4 + b) + b) * sizes.width * sizes.merge**2
             + 4 * b * sizes.joined
             + 4 * b * sizes.more["merger"]
         )

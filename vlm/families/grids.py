@@ -108,6 +108,13 @@ def blocks(sizes: Architecture, norm_bias: bool, widening: Sequence[str], narrow
         yield linear(f"{block}.mlp.{narrowing}", width, wide)
 
 
+def mixed(sizes: Architecture, b: int, attention: str) -> int:
+    """Bytes that one patch leaves in attention, whose queries, keys and values are one linear's: rotated queries and
+    keys, all three where the values are a part of them, the output; under sdpa, which has each picture's by itself, the
+    output of all once more."""
+    return b * sizes.width * (7 if attention == "sdpa" else 6)
+
+
 def pixel_bytes(sizes: Architecture, b: int) -> int:
     """Bytes of the pixels behind a visual token."""
     return b * sizes.channels * sizes.temporal * sizes.patch**2 * sizes.merge**2

@@ -130,8 +130,9 @@ class InternVL(Family):
             patch=patch,
             merge=round(1 / ratio),
             temporal=1,
+            unit=(edge // patch) ** 2 + 1,
+            used=config.get("vision_feature_layer", -1) % (size("num_hidden_layers", 24) + 1),
             more={
-                "positions": (edge // patch) ** 2 + 1,
                 "bias": vision.get("attention_bias", False),
                 "normed": vision.get("use_qk_norm", False),
                 "norm_bias": vision.get("norm_type", "layer_norm") == "layer_norm",
@@ -146,10 +147,16 @@ class InternVL(Family):
         yield linear("model.multi_modal_projector.linear_2", sizes.hidden, sizes.hidden)
         yield from decoder(sizes)
 
-    def block_bytes(self, sizes, b, mixed):
-        """LayerNorm keeps input and output (2·2·b·w); MLP with GELU: input and output (2·b·m); both halves before their
-        scale (2·b·w)."""
-        return 6 * b * sizes.width + mixed + 2 * b * sizes.vision_intermediate
+    def score_bytes(self, b):
+        """The softmax is computed in the model's own type."""
+        return b
+
+    def block_bytes(self, sizes, b, attention):
+        """LayerNorm keeps input and output (2·2·b·w), RMSNorm as in the decoder; attention queries, keys, values,
+        output (4·b·w); MLP with GELU: input and output (2·b·m); both halves before their scale (2·b·w)."""
+        norms = 4 * b if sizes.more["norm_bias"] else 2 * (4 + 2 * b)
+        norms += 2 * (4 + b) if sizes.more["normed"] else 0
+        return (norms + 6 * b) * sizes.width + 2 * b * sizes.vision_intermediate
 
     def merger_bytes(self, sizes, b):
         """Pixels; the norm's input and output; GELU's input and output."""
@@ -180,7 +187,7 @@ def tower(sizes: Architecture) -> Iterator[Layer]:
     """InternViT's. Its last norm stands only where tokens are not pooled, which is never."""
     width, visual = sizes.width, "model.vision_tower"
     yield Layer(f"{visual}.embeddings.cls_token", (1, 1, width), suffix=False)
-    yield Layer(f"{visual}.embeddings.position_embeddings", (1, sizes.more["positions"], width), suffix=False)
+    yield Layer(f"{visual}.embeddings.position_embeddings", (1, sizes.unit, width), suffix=False)
     projection = (width, sizes.channels, sizes.patch, sizes.patch)
     yield Layer(f"{visual}.embeddings.patch_embeddings.projection", projection, bias=True)
     for number in range(sizes.depth):

@@ -106,7 +106,8 @@ class Llava(Family):
         size = of_tower(config, where)
         found = text_sizes(config, TEXT, where)
         edge, patch = size("image_size", 224), size("patch_size", 32)
-        layer = config.get("vision_feature_layer", -2)
+        layers = config.get("vision_feature_layer", -2)
+        layers = [layers] if isinstance(layers, int) else layers
         return Architecture(
             **found,
             kind=self.kind,
@@ -119,9 +120,10 @@ class Llava(Family):
             patch=patch,
             merge=1,
             temporal=1,
+            unit=(edge // patch) ** 2 + 1,
+            used=max(number % (size("num_hidden_layers", 12) + 1) for number in layers),
             more={
-                "positions": (edge // patch) ** 2 + 1,
-                "features": 1 if isinstance(layer, int) else len(layer),
+                "features": len(layers),
                 "bias": config.get("multimodal_projector_bias", True),
             },
         )
@@ -133,13 +135,15 @@ class Llava(Family):
         yield linear("model.multi_modal_projector.linear_2", sizes.hidden, sizes.hidden, more["bias"])
         yield from decoder(sizes)
 
-    def block_bytes(self, sizes, b, mixed):
-        """LayerNorm keeps input and output (2·2·b·w); MLP with QuickGELU: input, sigmoid, product (3·b·m)."""
-        return 4 * b * sizes.width + mixed + 3 * b * sizes.vision_intermediate
+    def block_bytes(self, sizes, b, attention):
+        """LayerNorm keeps input and output (2·2·b·w); attention queries, keys, values, output (4·b·w); MLP with
+        QuickGELU: input, sigmoid, product (3·b·m)."""
+        return 8 * b * sizes.width + 3 * b * sizes.vision_intermediate
 
     def merger_bytes(self, sizes, b):
-        """Pixels; the projector's input, and GELU's input and output."""
-        return b * sizes.channels * sizes.patch**2 + b * sizes.width + 2 * b * sizes.hidden
+        """Pixels; the input of the norm before the blocks; the projector's input, and GELU's input and output."""
+        features = sizes.width * sizes.more["features"]
+        return b * (sizes.channels * sizes.patch**2 + sizes.width + features + 2 * sizes.hidden)
 
     def patches(self, media, config):
         return len(media["pixel_values"]) * (config.vision_config.image_size // config.vision_config.patch_size) ** 2
@@ -166,7 +170,7 @@ def tower(sizes: Architecture) -> Iterator[Layer]:
     width, visual = sizes.width, "model.vision_tower"
     yield Layer(f"{visual}.embeddings.class_embedding", (width,), suffix=False)
     yield Layer(f"{visual}.embeddings.patch_embedding", (width, sizes.channels, sizes.patch, sizes.patch))
-    yield Layer(f"{visual}.embeddings.position_embedding", (sizes.more["positions"], width))
+    yield Layer(f"{visual}.embeddings.position_embedding", (sizes.unit, width))
     yield Layer(f"{visual}.pre_layrnorm", (width,), bias=True)
     for number in range(sizes.depth):
         block = f"{visual}.encoder.layers.{number}"

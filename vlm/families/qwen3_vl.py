@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vlm.families.grids import GridFamily, blocks, pixel_bytes
+from vlm.families.grids import GridFamily, blocks, mixed, pixel_bytes
 from vlm.families.sizes import Architecture, Layer, Text, decoder, linear, section, sizes_of, text_sizes
 
 TEXT = Text(
@@ -97,9 +97,9 @@ class Qwen3VL(GridFamily):
             inputs_embeds=embedded, visual_pos_masks=places, deepstack_visual_embeds=deep, use_cache=False, **inputs
         ).last_hidden_state
 
-    def block_bytes(self, sizes, b, mixed):
+    def block_bytes(self, sizes, b, attention):
         """LayerNorm keeps input and output (2·2·b·w); MLP with GELU: input and output (2·b·m)."""
-        return 4 * b * sizes.width + mixed + 2 * b * sizes.vision_intermediate
+        return 4 * b * sizes.width + mixed(sizes, b, attention) + 2 * b * sizes.vision_intermediate
 
     def merger_bytes(self, sizes, b):
         """Each merger, the deepstack ones too: the norm's input and output, GELU's (4·b·joined)."""

@@ -43,6 +43,20 @@ class Qwen3VLMoe(Qwen3VL):
         }
         return dataclasses.replace(found, more={**found.more, **mixture})
 
+    def mlp_bytes(self, sizes, b):
+        """As transformers computes experts where it can (`grouped_mm`): of each chosen expert the token's input, its
+        output, gate, silu(gate), up and product, and 40 bytes of places and weights; the router's float32 softmax."""
+        more, mixtures = sizes.more, sum(sparse(sizes, number) for number in range(sizes.layers))
+        one = more["chosen"] * (b * (2 * sizes.hidden + 4 * more["expert"]) + 40) + 4 * more["experts"]
+        return (mixtures * one + (sizes.layers - mixtures) * super().mlp_bytes(sizes, b)) // sizes.layers
+
+    def mlp_alive(self, sizes):
+        """Of the chosen experts, their inputs and outputs too; or of a layer without, whichever is more."""
+        more = sizes.more
+        dense = any(not sparse(sizes, number) for number in range(sizes.layers))
+        mixture = more["chosen"] * (3 * more["expert"] + 2 * sizes.hidden)
+        return max(mixture, super().mlp_alive(sizes)) if dense else mixture
+
     def layers(self, sizes):
         yield from tower(sizes)
         yield from decoder(sizes, mlp)

@@ -62,6 +62,10 @@ class Architecture:
     merge: int
     temporal: int
     text: Text
+    unit: int | None = None
+    """Places in the tower of a picture, or a tile of one, its first token included; None where pictures have any size."""
+    used: int | None = None
+    """Blocks of the tower up to the last whose output is used; None for all."""
     more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What only this family has."""
 
