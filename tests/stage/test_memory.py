@@ -105,7 +105,8 @@ def test_activations_with_lora(kind, tmp_path):
     setup = Setup(weight_bytes=4, checkpointing=False, attention="sdpa", lora=True, lora_dropout=True)
     planned = memory.activations(shapes.shape(section), setup, rows=ROWS, text_tokens=WORDS, visual_tokens=visual)
     measured = saved_bytes(model, inputs)
-    assert measured < planned < 1.25 * measured  # frozen linears do not keep their inputs; the formula counts them
+    # Frozen linears do not keep their inputs, which the formula counts; nor do experts, which have no adapters.
+    assert measured < planned < (1.35 if kind == "qwen3_vl_moe" else 1.25) * measured
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,7 +121,8 @@ def test_checkpointed_activations(kind, tmp_path):
     tokens, patches = WORDS + visual, memory.tower_places(shape, visual)
     layer = tokens * memory.layer_bytes(shape, 4, "sdpa", tokens)
     one_layer = ROWS * max(layer, patches * memory.vision_block_bytes(shape, 4, "sdpa", patches))
-    assert planned - one_layer == pytest.approx(saved_bytes(model, inputs), rel=0.05)
+    read_by_the_head = ROWS * tokens * 4 * shape.hidden
+    assert planned - one_layer - read_by_the_head == pytest.approx(saved_bytes(model, inputs), rel=0.02)
 
 
 def test_activations_of_7b_by_hand():

@@ -102,8 +102,9 @@ class Qwen3VL(GridFamily):
         return 4 * b * sizes.width + mixed(sizes, b, attention) + 2 * b * sizes.vision_intermediate
 
     def merger_bytes(self, sizes, b):
-        """Each merger, the deepstack ones too: the norm's input and output, GELU's (4·b·joined)."""
-        return pixel_bytes(sizes, b) + 4 * b * sizes.width * sizes.merge**2 * (1 + sizes.more["deepstack"])
+        """Of each merger the norm's output and GELU's input and output; of the last one the norm's input, too, which of
+        the deepstack ones is that of the next block."""
+        return pixel_bytes(sizes, b) + b * sizes.width * sizes.merge**2 * (4 + 3 * sizes.more["deepstack"])
 
 
 def tower(sizes: Architecture) -> Iterator[Layer]:
