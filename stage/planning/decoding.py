@@ -26,6 +26,7 @@ from stage.planning.lengths import Lengths
 from stage.planning.memory import GIB, OVERHEAD
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
+from vlm.families import UnknownSizes
 from vlm.shapes import Shape, shape, sight_of
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,11 @@ def batch_size(
     lengths = Lengths(recipe)
     for sample in samples:
         lengths.see(sample)
-    need, _ = of_recipe(recipe, lengths, group=group)
+    try:
+        need, _ = of_recipe(recipe, lengths, group=group)
+    except UnknownSizes as error:
+        logger.warning("generation.batch_size: auto takes 1 row at a time, as memory is not planned: %s", error)
+        return 1
     size = min(gather(need.most(room(0 if loaded else need.weights))))
     logger.info("generation.batch_size: auto takes %d rows at a time", size)
     return size

@@ -187,7 +187,7 @@ def keys_width(shape: Shape, attention: Attention) -> int:
 
 
 def tower_places(shape: Shape, visual_tokens: int) -> int:
-    """Patches in the vision tower behind visual tokens, and the first token of each picture or tile where it has one."""
+    """Patches in the vision tower behind visual tokens, and the first token of each picture or tile that has one."""
     patches = visual_tokens * shape.merge**2
     return patches + math.ceil(patches / (shape.unit - 1)) if shape.unit else patches
 
@@ -324,7 +324,8 @@ def rollout(
     shape: Shape, setup: Setup, rows: int, prompt_tokens: int, new_tokens: int, prefilled: int | None = None
 ) -> dict[str, int]:
     """What generating with transformers adds on one GPU: the gathered weights under ZeRO-3
-    (`ds3_gather_for_generation`), the cache, the widest moment of the prefill (an MLP beside hidden states), and sampling (float32 logits, their sorted copy and softmax, for top-p).
+    (`ds3_gather_for_generation`), the cache, the widest moment of the prefill (an MLP beside hidden states), and
+    sampling (float32 logits, their sorted copy and softmax, for top-p).
 
     prefilled: prompts, where they are fewer than rows.
     """

@@ -28,9 +28,9 @@ from vlm.families.qwen3_5 import Qwen35
 from vlm.families.qwen3_vl import Qwen3VL
 from vlm.families.qwen3_vl_moe import Qwen3VLMoe
 from vlm.families.sight import Sight
-from vlm.families.sizes import Architecture, Layer, named
+from vlm.families.sizes import Architecture, Layer, UnknownSizes, named
 
-__all__ = ["FAMILIES", "Architecture", "Family", "Layer", "Sight", "known", "of", "parameters", "read"]
+__all__ = ["FAMILIES", "Architecture", "Family", "Layer", "Sight", "UnknownSizes", "known", "of", "parameters", "read"]
 
 FAMILIES: dict[str, Family] = {
     one.kind: one for one in (Qwen2VL(), Qwen25VL(), Qwen3VL(), Qwen3VLMoe(), Qwen35(), Glm4v(), Llava(), InternVL())
@@ -57,15 +57,16 @@ def known(path: str) -> str | None:
     """Name in `KNOWN` that a hub id or folder name points to: `PumpkinCat/Qwen2VL-7B-RS` → `Qwen2-VL-7B`, else None."""
     for family in FAMILIES.values():
         found = family.pattern and re.search(family.pattern, path.lower())
-        if found and (name := f"{family.name}-{found['size'].upper()}") in KNOWN:
-            return name
+        for name in family.known if found else ():
+            if name.endswith(f"-{found['size'].upper()}"):
+                return name
     return None
 
 
 def read(config: Mapping[str, Any], where: str) -> Architecture:
     """The sizes in a config.json. where: names it in messages.
 
-    Raises: RecipeError naming the key, for what is no size, and of a family without a file.
+    Raises: RecipeError naming the key, for what is no size; UnknownSizes, of what has no file here.
     """
     return of(config).sizes(config, where)
 

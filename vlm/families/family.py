@@ -131,7 +131,7 @@ class Family:
         return 3 * sizes.intermediate
 
     def score_bytes(self, b: int) -> int:
-        """Of a pair of patches in one head of the tower under `eager` attention: float32 softmax and its 16-bit cast."""
+        """Of a pair of patches in one head of the tower under `eager`: float32 softmax and its 16-bit cast."""
         return 4 + (b if b < 4 else 0)
 
     def block_bytes(self, sizes: Architecture, b: int, attention: str) -> int:

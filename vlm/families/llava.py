@@ -60,7 +60,7 @@ class Llava(Family):
     positions = "1-D"
     towers, mergers = ("vision_tower",), ("multi_modal_projector",)
     notation = "lhrs"
-    pattern = r"llava[-_](?:v)?1\.5.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
+    pattern = r"^(?!liuhaotian/).*llava[-_](?:v)?1\.5.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = {
         "LLaVA-1.5-7B": {
             "model_type": kind,

@@ -18,7 +18,7 @@ class Qwen3VLMoe(Qwen3VL):
         hidden=2048, intermediate=5632, layers=24, heads=16, groups=16, vocabulary=151936, sized=True, stated=True,
         normed=True,
     )  # fmt: skip
-    pattern = None
+    pattern = r"qwen[-_]?3[-_]?vl.*?(?<![\d.])(?P<size>\d+b-a\d+b)(?![a-z0-9])"
     known = {
         "Qwen3-VL-30B-A3B": {
             "model_type": kind, "tie_word_embeddings": False,

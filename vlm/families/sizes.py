@@ -18,6 +18,10 @@ Sizes = Callable[[str, int], int]
 """(key, default) → a size from one section of a config."""
 
 
+class UnknownSizes(RecipeError):
+    """A model can be trained, and its parameters and memory are not known here."""
+
+
 class Layer(NamedTuple):
     """A module with a weight, and perhaps a bias as long as its first dimension."""
 
@@ -63,7 +67,7 @@ class Architecture:
     temporal: int
     text: Text
     unit: int | None = None
-    """Places in the tower of a picture, or a tile of one, its first token included; None where pictures have any size."""
+    """Places in the tower of a picture, or a tile of one, with its first token; None where pictures have any size."""
     used: int | None = None
     """Blocks of the tower up to the last whose output is used; None for all."""
     more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -120,12 +124,12 @@ def sizes_of(part: Mapping[str, Any], where: str) -> Sizes:
 def built_of(config: Mapping[str, Any], part: str, kinds: Iterable[str], where: str) -> str:
     """Which of `kinds`, a tower's or language model's, a part of a config is; the first where it does not say.
 
-    Raises: RecipeError for any other.
+    Raises: UnknownSizes for any other.
     """
     known = list(kinds)
     kind = section(config, part, where).get("model_type") or known[0]
     if kind not in known:
-        raise RecipeError(
+        raise UnknownSizes(
             f"{where}: {part}.model_type is {kind!r}, whose sizes are not known here ({', '.join(known)})"
         )
     return kind

@@ -32,11 +32,12 @@ from stage.planning.lengths import Lengths
 from stage.planning.plan import Plan
 from stage.planning.storage import storage
 from stage.recipe import config
+from vlm import families
 from vlm.adapters import PARTS
 from vlm.common.errors import RecipeError
 from vlm.loading import at_hand
 from vlm.sections import ModelSection
-from vlm.shapes import Shape, known, shape, visual_range
+from vlm.shapes import Shape, shape, sight_of
 
 if TYPE_CHECKING:
     from rewards.score.reward.score import Score
@@ -117,11 +118,11 @@ class TextCheck:
 def scorer_shape(recipe: ScoreRecipe, section) -> Shape:
     """Shape of the score model: the head, counted with the language model, in place of the LM head.
 
-    An earlier stage's `final/` that is not here yet is planned by the size that its path names (`vlm.shapes.known`).
+    An earlier stage's `final/` that is not here yet is planned by the size that its path names (`families.known`).
     """
     lora = section.lora is not None
     if not Path(section.path).exists():
-        section = section.model_copy(update={"path": known(section.path) or section.path})
+        section = section.model_copy(update={"path": families.known(section.path) or section.path})
     sizes = shape(section.model_copy(update={"freeze": recipe.frozen if lora else []}))
     parameters = dict(sizes.parameters)
     parameters["language_model"] += sizes.hidden - (0 if sizes.tied else sizes.vocabulary * sizes.hidden)
@@ -141,7 +142,8 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
     fleet = parse_gpus(job.gpus) if job.gpus else None
     processes = fleet.count if fleet else job.processes or 1
     sizes = scorer_shape(recipe, job.model)
-    limits = visual_range(job.images.min_pixels, job.images.max_pixels, sizes.patch * sizes.merge)
+    sees = sight_of(recipe)
+    limits = sees.bounds()
     visual, rows = data.images * limits[1], job.per_device_batch * data.candidates
     widths = {"rows": rows, "text_tokens": job.prompt_tokens + job.completion_tokens, "visual_tokens": visual}
     setups = {stage: memory_setup(job, stage, processes) for stage in (0, 1, 2, 3)}
@@ -152,6 +154,7 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
         shape=sizes,
         fleet=fleet,
         batch=batch,
+        sees=sees.text(),
         visual_limits=limits,
         visual={},
         visual_planned=visual,
@@ -210,7 +213,7 @@ def resident(scores: Sequence[Score], policy: ModelSection, processes: int = 1) 
             remarks.append("the score model runs elsewhere (urls); its memory is not counted")
         if not isinstance(scorer, Loaded):
             continue
-        path = scorer.path if Path(scorer.path).exists() else known(scorer.path) or scorer.path
+        path = scorer.path if Path(scorer.path).exists() else families.known(scorer.path) or scorer.path
         asked = {"path": path, "revision": scorer.options.get("revision")}
         section = config.build(asked, ModelSection, where=f"score model {scorer.path}")
         try:
