@@ -11,9 +11,9 @@ from demo import tiny
 from stage.planning import memory
 from stage.planning.estimate import DTYPE_BYTES, training
 from stage.planning.memory import Setup
-from tests.support.measured import KINDS, ROWS, WORDS, batch, small
+from tests.support.runs.measured import KINDS, ROWS, WORDS, batch, small
 from tests.support.runs.plan_jobs import SEVEN_B, job, model_section
-from tests.support.saved import saved_bytes
+from tests.support.runs.saved import saved_bytes
 from vlm import families, loading, shapes
 from vlm.adapters import apply_lora, freeze
 from vlm.sections import LoraSection
