@@ -97,7 +97,10 @@ def held_bytes(shape: Shape, setup: Setup) -> int:
 
 def unpacked(shape: Shape, setup: Setup) -> int:
     """Of the widest layer that is held in 4 bits, in the type that it is multiplied in."""
-    return setup.weight_bytes * shape.hidden * shape.intermediate if setup.quantized else 0
+    if not setup.quantized:
+        return 0
+    layers = (layer for layer in families.layers(shape) if layer.linear and "language_model" in layer.name)
+    return setup.weight_bytes * max(math.prod(layer.weight) for layer in layers)
 
 
 def states(shape: Shape, setup: Setup) -> States:

@@ -192,7 +192,9 @@ def _visual(plan: Outline) -> Table:
     table = _table("Visual tokens per image", "image", "tokens")
     table.caption, table.caption_justify = plan.sees, "left"
     low, high = plan.visual_limits
-    if high:
+    if 0 < low == high:
+        table.add_row("each", f"{high:,}")
+    elif high:
         table.add_row(f"smallest (min_pixels {job.images.min_pixels:,})", f"{low:,}")
         table.add_row(f"largest (max_pixels {job.images.max_pixels:,})", f"{high:,}")
     for (width, height), tokens in plan.visual.items():
