@@ -65,6 +65,7 @@ class Outline:
         yield _visual(self)
 
     def remarks(self) -> Iterator[str]:
+        yield f"pictures: {self.sees}"
         yield from self.notes
 
     @property
@@ -121,7 +122,7 @@ class Plan(Outline):
         yield _disk(self)
 
     def remarks(self) -> Iterator[str]:
-        yield from self.notes
+        yield from super().remarks()
         yield from _doubts(self.storage)
 
     @property
@@ -190,7 +191,6 @@ def _batch(plan: Outline) -> Table:
 def _visual(plan: Outline) -> Table:
     job = plan.job
     table = _table("Visual tokens per image", "image", "tokens")
-    table.caption, table.caption_justify = plan.sees, "left"
     low, high = plan.visual_limits
     if 0 < low == high:
         table.add_row("each", f"{high:,}")

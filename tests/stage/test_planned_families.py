@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -143,7 +142,7 @@ def test_qwen3_5_is_planned_with_its_visual_tokens(tmp_path):
 
 
 def test_out_of_memory_without_a_plan_of_memory(unsized):
-    recipe = SimpleNamespace(output="runs/x", model=model_section(unsized))
+    recipe = of("sft", f"model.path={unsized}")
     said = out_of_memory.message(
         recipe, lambda _: lambda _: estimate.training(job(model=recipe.model)), MemoryError("CUDA out of memory. Full")
     )

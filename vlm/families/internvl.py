@@ -70,7 +70,7 @@ class InternVL(Family):
     positions = "1-D"
     towers, mergers = ("vision_tower",), ("multi_modal_projector",)
     notation = "internvl"
-    pattern = r"^(?!opengvlab/(?!.*-hf)).*internvl[-_]?3(?![.\d]).*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
+    pattern = r"^(?!opengvlab/(?!.*-hf)).*internvl[-_]?3(?![.\d]|[-_]5[-_]).*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = _KNOWN
 
     def sight(self, config, least, most):
