@@ -18,7 +18,7 @@ from stage.planning.estimate import training
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, check_rows, common, launched
 from stage.planning.lengths import Lengths, say_opened
-from stage.planning.plan import Plan
+from stage.planning.plan import Outline
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.pictures.resizing import by_role
@@ -28,7 +28,7 @@ ANY_NUMBER = 2**30
 """Of rows: what is asked of the plan then does not depend on it."""
 
 
-def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[str] = (), **measured: int) -> Plan:
+def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[str] = (), **measured: int) -> Outline:
     """The plan of a recipe with this many training rows. measured: of their texts. The others as in `plan`."""
     asked = recipe.argument
     job = Job(

@@ -22,9 +22,9 @@ from typing import Any
 from vlm.families.family import Family
 from vlm.families.other import Other
 from vlm.families.sight import Sight
-from vlm.families.sizes import Architecture, Layer, named
+from vlm.families.sizes import Architecture, Layer, UnknownSizes, named
 
-__all__ = ["FAMILIES", "Architecture", "Family", "Layer", "Sight", "known", "of", "parameters", "read"]
+__all__ = ["FAMILIES", "Architecture", "Family", "Layer", "Sight", "UnknownSizes", "known", "of", "parameters", "read"]
 
 
 def _described() -> Iterator[Family]:
@@ -60,15 +60,16 @@ def known(path: str) -> str | None:
     """Name in `KNOWN` that a hub id or folder name points to: `PumpkinCat/Qwen2VL-7B-RS` → `Qwen2-VL-7B`, else None."""
     for family in FAMILIES.values():
         found = family.pattern and re.search(family.pattern, path.lower())
-        if found and (name := f"{family.name}-{found['size'].upper()}") in KNOWN:
-            return name
+        for name in family.known if found else ():
+            if name.endswith(f"-{found['size'].upper()}"):
+                return name
     return None
 
 
 def read(config: Mapping[str, Any], where: str) -> Architecture:
     """The sizes in a config.json. where: names it in messages.
 
-    Raises: RecipeError naming the key, for what is no size, and of a family without a file.
+    Raises: RecipeError naming the key, for what is no size; UnknownSizes, of what has no file here.
     """
     return of(config).sizes(config, where)
 

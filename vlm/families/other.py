@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vlm.common.errors import RecipeError
 from vlm.families.family import Family
 from vlm.families.sight import Unknown
+from vlm.families.sizes import UnknownSizes
 
 
 class Other(Family):
@@ -24,9 +24,7 @@ class Other(Family):
         return Unknown(least, most)
 
     def sizes(self, config, where):
-        raise RecipeError(
-            f"{where}: the sizes of {self.kind} are not known here, so its memory is not planned; measure a step"
-        )
+        raise UnknownSizes(f"{where}: the sizes of {self.kind} are not known here; measure a step")
 
     @property
     def model_class(self):

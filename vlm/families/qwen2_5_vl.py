@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlm.families.grids import GridFamily, blocks, merger, pixel_bytes
+from vlm.families.grids import GridFamily, blocks, merger, mixed, pixel_bytes
 from vlm.families.qwen2_vl import QWEN2_7B, TEXT, marked
 from vlm.families.sizes import Architecture, decoder, section, sizes_of, text_sizes
 
@@ -49,10 +49,10 @@ class Qwen25VL(GridFamily):
         yield from merger(sizes, norm_bias=False)
         yield from decoder(sizes)
 
-    def block_bytes(self, sizes, b, mixed):
+    def block_bytes(self, sizes, b, attention):
         """RMSNorm and gated MLP as in the decoder: float32 input, normalised and scaled value (2·(4 + 2b)·w); gate,
         silu(gate), up, product (4·b·m)."""
-        return 2 * (4 + 2 * b) * sizes.width + mixed + 4 * b * sizes.vision_intermediate
+        return 2 * (4 + 2 * b) * sizes.width + mixed(sizes, b, attention) + 4 * b * sizes.vision_intermediate
 
     def merger_bytes(self, sizes, b):
         joined = sizes.width * sizes.merge**2

@@ -33,6 +33,7 @@ from stage.planning.lengths import Lengths
 from stage.planning.plan import Plan
 from stage.planning.storage import storage
 from stage.recipe import config
+from vlm import families
 from vlm.adapters import PARTS
 from vlm.common.errors import RecipeError
 from vlm.families import known
@@ -151,7 +152,8 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
     fleet = parse_gpus(job.gpus) if job.gpus else None
     processes = fleet.count if fleet else job.processes or 1
     sizes = scorer_shape(recipe, job.model)
-    limits = sight(job.model, job.images).bounds()
+    sees = sight(job.model, job.images)
+    limits = sees.bounds()
     visual, rows = data.images * limits[1], job.per_device_batch * data.candidates
     widths = {"rows": rows, "text_tokens": job.prompt_tokens + job.completion_tokens, "visual_tokens": visual}
     setups = memory_setups(job, processes)
@@ -162,6 +164,7 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
         shape=sizes,
         fleet=fleet,
         batch=batch,
+        sees=sees.text(),
         visual_limits=limits,
         visual={},
         visual_planned=visual,
@@ -220,7 +223,7 @@ def resident(scores: Sequence[Score], policy: ModelSection, processes: int = 1) 
             remarks.append("the score model runs elsewhere (urls); its memory is not counted")
         if not isinstance(scorer, Loaded):
             continue
-        path = scorer.path if Path(scorer.path).exists() else known(scorer.path) or scorer.path
+        path = scorer.path if Path(scorer.path).exists() else families.known(scorer.path) or scorer.path
         asked = {"path": path, "revision": scorer.options.get("revision")}
         section = config.build(asked, ModelSection, where=f"score model {scorer.path}")
         try:
