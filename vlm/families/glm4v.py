@@ -34,7 +34,7 @@ class Glm4v(GridFamily):
     video_processor = "Glm4vVideoProcessor"
     placeholder, unsayable = "<|image|>", ("<|video|>",)
     linears = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
-    notation = "vhm"
+    notation = "glm4v"
     pattern = r"glm[-_]?4[.v_-]?1v.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = {
         "GLM-4.1V-9B": {

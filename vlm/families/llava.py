@@ -39,7 +39,7 @@ class Llava(Family):
     placeholder = "<image>"
     positions = "1-D"
     towers, mergers = ("vision_tower",), ("multi_modal_projector",)
-    notation = "lhrs"
+    notation = "llava"
     pattern = r"llava[-_](?:v)?1\.5.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = {
         "LLaVA-1.5-7B": {
