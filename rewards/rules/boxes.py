@@ -34,7 +34,7 @@ def iou(
     shape: Literal["box", "quad"] = "box",
     steps: Literal["continuous", "graduated", "threshold"] = "continuous",
     threshold: float = 0.5,
-    notation: Notation = "qwen2_vl",
+    notation: Notation = vlm_boxes.FALLBACK,
     applies_to: Sequence[str] = ("grounding",),
     inside: Inside = "answer",
     **columns: Any,

@@ -1,8 +1,9 @@
 """Control tokens of the model's own vocabulary in texts of the data, found before weights load.
 
-A tokenizer takes `</s>` or `<|im_end|>` in a question for the end of the turn, so that a row can forge turns, and
-`<IMG_CONTEXT>` or `<|image_pad|>` for a picture that is not there, which ends the run hours later. The vocabulary is the checkpoint's, so
-the reader of the data cannot know it: the stage hands `ControlTokens` to it, and such a row is a fault like any.
+A tokenizer takes `<|im_end|>` or `</s>` in a question for the end of the turn, so that a row can forge turns, and
+`<|image_pad|>` or `<IMG_CONTEXT>` for a picture that is not there, which ends the run hours later. The vocabulary is
+the checkpoint's, so the reader of the data cannot know it: the stage hands `ControlTokens` to it, and such a row is a
+fault like any.
 
 What passes: tokens that are plain marks of a text (`<think>`, `<tool_call>`; in `tokenizer.json` they are not special),
 and the marks of a box notation (`<|box_start|>`, `<box>`, `<|begin_of_box|>`) where it is the recipe's.

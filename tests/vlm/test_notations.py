@@ -94,7 +94,15 @@ def test_several_labels():
 
 @pytest.mark.parametrize(
     ("notation", "label"),
-    [("qwen2_vl", "dam"), ("geochat", "dam"), ("rscovlm", "2 dams"), ("rscovlm", " "), ("internvl", "a</ref>b"), ("glm4v", "dam"), ("llava", "dam")],
+    [
+        ("qwen2_vl", "dam"),
+        ("geochat", "dam"),
+        ("rscovlm", "2 dams"),
+        ("rscovlm", " "),
+        ("internvl", "a</ref>b"),
+        ("glm4v", "dam"),
+        ("llava", "dam"),
+    ],
 )
 def test_labels_without_a_place_are_refused(notation, label):
     with pytest.raises(DataError, match="label"):
@@ -225,7 +233,9 @@ def test_parsing_never_raises_and_gives_proper_shapes_only(text):
         found = notation.parse(text, RESIZED)
         assert found is None or found
         if notation.shape == "box":
-            width, height = {"per_mille": (1000, 1000), "unit": (1, 1), "square": (1, 1), "resized": RESIZED}[notation.frame]
+            width, height = {"per_mille": (1000, 1000), "unit": (1, 1), "square": (1, 1), "resized": RESIZED}[
+                notation.frame
+            ]
             assert all(0 <= x1 <= x2 <= width and 0 <= y1 <= y2 <= height for x1, y1, x2, y2 in found or [])
         for x1, y1, x2, y2 in read_boxes(text, name, SIZE, RESIZED) or []:
             assert 0 <= x1 <= x2 <= SIZE[0] + 1e-9 and 0 <= y1 <= y2 <= SIZE[1] + 1e-9

@@ -10,6 +10,7 @@ from vlm.boxes.frames import FRAMES, Frame, convert
 from vlm.boxes.geometry import clip, corners, hull, obb_from_quad, ordered, quad_from_obb
 from vlm.boxes.notation import Notation
 from vlm.boxes.notations import (
+    FALLBACK,
     NOTATIONS,
     Object,
     check_notation,
@@ -24,6 +25,7 @@ from vlm.boxes.said import CONVENTION, Said, read_said
 
 __all__ = [
     "CONVENTION",
+    "FALLBACK",
     "FRAMES",
     "NOTATIONS",
     "Frame",

@@ -70,7 +70,9 @@ def convert(
         extent("pixel", size)
         side, before = padding(size)
         if target == "square":
-            return [(value + before[n % 2]) / side for n, value in enumerate(convert(box, source, "pixel", size, resized))]
+            return [
+                (value + before[n % 2]) / side for n, value in enumerate(convert(box, source, "pixel", size, resized))
+            ]
         box, source = [value * side - before[n % 2] for n, value in enumerate(box)], "pixel"
     from_width, from_height = extent(source, size, resized)
     to_width, to_height = extent(target, size, resized)

@@ -97,9 +97,10 @@ _ALL: tuple[Notation, ...] = (
         template="<bbox>[{}, {}, {}, {}]</bbox>",
         pattern=re.compile(rf"<bbox> ?{_LIST} ?</bbox>|{_LIST}"),
     ),
-    # LLaVA-1.5 (arXiv 2310.03744, section 3.2): "[0.31, 0.18, 0.56, 0.74]". Its pictures are padded to a square, and its
-    # boxes count in that: the maintainers' data was compared in issue 606 of haotian-liu/LLaVA, and others convert theirs
-    # (tools/expand_to_square.py of BAAI-DCAI/Visual-Instruction-Tuning). Most pictures of remote sensing are squares.
+    # LLaVA-1.5 (arXiv 2310.03744, section 3.2): "[0.31, 0.18, 0.56, 0.74]". Its pictures are padded to a square, its
+    # boxes count in that: its data was compared in issue 606 of haotian-liu/LLaVA (Visual Genome; whether RefCOCO's are
+    # the same is asked in 822, unanswered), and others convert theirs (tools/expand_to_square.py of
+    # BAAI-DCAI/Visual-Instruction-Tuning). Most pictures of remote sensing are squares, where it makes no difference.
     Running(
         name="llava",
         frame="square",
@@ -108,7 +109,7 @@ _ALL: tuple[Notation, ...] = (
         joiner=", ",
         pattern=re.compile(_LIST),
     ),
-    # GLM-4.1V (README of zai-org/GLM-V, "Grounding"): thousandths; brackets vary, and mean the same. It names no objects.
+    # GLM-4.1V (README of zai-org/GLM-V, "Grounding"): thousandths; brackets vary, and mean the same. No names.
     Grouped(
         name="glm4v",
         frame="per_mille",
@@ -127,6 +128,8 @@ _ALL: tuple[Notation, ...] = (
     Lines(name="rscovlm_quad", frame="resized", shape="quad", key="quadrant bbox"),
 )
 NOTATIONS: dict[str, Notation] = {notation.name: notation for notation in _ALL}
+FALLBACK = "qwen2_vl"
+"""What is read and written where nobody says who writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +243,7 @@ def write_boxes(
         x1, y1, x2, y2 = box
         if not (x1 <= x2 and y1 <= y2):
             raise DataError(f"box {list(box)} cannot be written in the notation {notation.name}: it is inverted")
-        if notation.frame == "square" and not (0 <= x1 and 0 <= y1 and x2 <= size[0] and y2 <= size[1]):
+        if notation.frame == "square" and not (x1 >= 0 and y1 >= 0 and x2 <= size[0] and y2 <= size[1]):
             raise DataError(
                 f"box {list(box)} cannot be written in the notation {notation.name}; expected it within the image's "
                 f"{size[0]:g} × {size[1]:g} pixels"

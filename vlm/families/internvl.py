@@ -70,7 +70,7 @@ class InternVL(Family):
     positions = "1-D"
     towers, mergers = ("vision_tower",), ("multi_modal_projector",)
     notation = "internvl"
-    pattern = r"internvl[-_]?3(?![.\d]).*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
+    pattern = r"internvl[-_]?3(?![._]?\d).*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = _KNOWN
 
     def sight(self, config, least, most):

@@ -15,6 +15,7 @@ class Qwen35(GridFamily):
     linears = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     notation = "qwen3_vl"
     patch = 16
+    pattern = r"qwen[-_]?3[._]5.*?(?<![\d.a])(?P<size>\d+b)(?![a-z0-9])(?!-a\d)"
     unshared = (
         "most of its layers are linear attention (Gated DeltaNet), which carries a state from token to token, "
         "and has no keys of a prompt that several completions could attend to"

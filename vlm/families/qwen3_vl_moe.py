@@ -13,7 +13,7 @@ class Qwen3VLMoe(Qwen3VL):
     model, backbone = "Qwen3VLMoeForConditionalGeneration", None
     linears = ("q_proj", "k_proj", "v_proj", "o_proj")
     "The experts are one tensor, which LoRA on linear layers does not reach."
-    pattern = None
+    pattern = r"qwen[-_]?3[-_]?vl.*?(?<![\d.])(?P<size>\d+b-a\d+b)(?![a-z0-9])"
     known = {
         "Qwen3-VL-30B-A3B": {
             "model_type": kind, "tie_word_embeddings": False,
