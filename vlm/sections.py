@@ -12,6 +12,7 @@ from typing import Literal
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
 from vlm.common.section import LocatedPath, Section
+from vlm.families import ALL
 from vlm.pictures.places import TAG
 from vlm.prompts import check_wording
 
@@ -41,10 +42,10 @@ class LoraSection(Section):
 
     @property
     def language(self) -> str:
-        """In words, what of it lies in the language model, as plain names do (`vlm.adapters.chosen`)."""
+        """In words, what of it lies in the language model; "" for nothing."""
         if self.target_modules is None:
             return "every linear layer"
-        return ", ".join(sorted(name for name in self.target_modules if "." not in name))
+        return ", ".join(sorted({*self.target_modules} & {name for family in ALL for name in family.linears}))
 
 
 class WeightsSection(Section):

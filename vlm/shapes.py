@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vlm import families
@@ -49,6 +50,11 @@ class Shape(families.Architecture):
     @property
     def total_trainable(self) -> int:
         return sum(self.trainable.values())
+
+
+def absent(path: str) -> bool:
+    """Whether it is meant as a folder that is not there, which whoever loads it says."""
+    return looks_local(path) and not Path(path).expanduser().exists()
 
 
 def family_here(paths: Sequence[str], revision: str | None = None, fetch: bool = False) -> families.Family | None:

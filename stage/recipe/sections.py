@@ -17,7 +17,7 @@ from vlm.common.errors import RecipeError
 from vlm.common.section import Folder, Section, Seed
 from vlm.families import Family
 from vlm.sections import AUTO, ImageSection, ModelSection, PromptSection
-from vlm.shapes import family_here
+from vlm.shapes import absent, family_here
 
 
 def _whole(value: object) -> object:
@@ -121,9 +121,8 @@ class StageRecipe(Section):
         `FALLBACK`. Returns what to say of that.
         """
         lora = self.model.lora
-        if self.prompt.notation != AUTO and (lora is None or lora.target_modules is not None):
-            return []
-        family = family_here(self.named, self.model.revision, fetch)
+        left = self.prompt.notation == AUTO or (lora is not None and lora.target_modules is None)
+        family = family_here(self.named, self.model.revision, fetch and left) if left or fetch else None
         if family is not None and lora is not None and lora.target_modules is None:
             chosen = lora.model_copy(update={"target_modules": list(family.linears)})
             self.model = self.model.model_copy(update={"lora": chosen})
@@ -136,14 +135,12 @@ def notation_of(
     stated: str, family: Family | None, last: bool, key: str, named: Sequence[str]
 ) -> tuple[str, list[str]]:
     """(the notation in place of `auto`, what to say of it). last: take `FALLBACK` where there is no family."""
-    if stated != AUTO or not (family or last):
-        return stated, []
-    if family is not None:
-        return family.notation, []
+    found = stated if stated != AUTO else family.notation if family else FALLBACK if last else AUTO
+    known = family.units if family else stated != AUTO
+    if not last or known or found != FALLBACK or any(map(absent, named)):
+        return found, []
     who = " or ".join(named) or "the one who writes or reads them"
-    return FALLBACK, [
-        f"{key}: nothing here tells how {who} writes boxes; {FALLBACK} is taken; state {key} if it is not"
-    ]
+    return found, [f"{key}: nothing here tells how {who} writes boxes; {found} is taken; state {key} if it is not"]
 
 
 class TrainingRecipe(StageRecipe):
