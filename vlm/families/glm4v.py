@@ -1,4 +1,9 @@
-"""GLM-4.1V (arXiv 2507.01006)."""
+"""GLM-4.1V (arXiv 2507.01006).
+
+Its chat template prints Python's lists where an assistant's or system's contents come in parts, and does not end an
+assistant's turn. GLM ends one by naming who speaks next, and stops there (`eos_token_id` in generation_config.json).
+Here that token belongs to the turn that it ends, as in TRL's template of GLM-4 MoE, and the last one ends with `<|user|>`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,20 @@ from vlm.families.sight import Grid
 from vlm.families.sizes import Architecture, Layer, Text, linear, section, sizes_of, text_sizes
 
 TEXT = Text(hidden=4096, intermediate=13696, layers=40, heads=32, groups=2, vocabulary=151552, bias=True, sized=True)
+TEMPLATE = (
+    "{% macro said(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}"
+    "{% if part['type'] == 'image' %}{{ '<|begin_of_image|><|image|><|end_of_image|>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{% endmacro %}"
+    "[gMASK]<sop>{% for message in messages %}{% if message['role'] == 'assistant' %}{{ '<|assistant|>\\n' }}"
+    "{% generation %}{{ said(message['content']) }}"
+    "{{ '<|system|>' if not loop.last and loop.nextitem['role'] == 'system' else '<|user|>' }}{% endgeneration %}"
+    "{% else %}{% if loop.first or loop.previtem['role'] != 'assistant' %}"
+    "{{ '<|' + message['role'] + '|>' }}{% endif %}"
+    "{{ '\\n' + said(message['content']) }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+PUBLISHED = "[gMASK]<sop>", "<|assistant|>{{ msg.metadata }}"
+"""In the template of every checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +67,12 @@ class Glm4v(GridFamily):
             },
         },
     }  # fmt: skip
+
+    def template(self, template):
+        return TEMPLATE if template is not None and all(part in template for part in PUBLISHED) else template
+
+    def marked(self, template):
+        return TEMPLATE if template == TEMPLATE else None
 
     def sizes(self, config, where):
         size = sizes_of(section(config, "vision_config", where), f"{where}: vision_config.")

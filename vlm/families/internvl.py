@@ -106,7 +106,7 @@ class InternVL(Family):
         return InOrder, processor
 
     def marked(self, template):
-        return MARKED if template.strip() == TEMPLATE else None
+        return MARKED if template.strip().replace("\n", "\\n") == TEMPLATE else None  # files have the line's end itself
 
     def sizes(self, config, where):
         vision = dict(section(config, "vision_config", where))

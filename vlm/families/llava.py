@@ -3,7 +3,8 @@
 transformers' files cut the middle out of a picture that is no square, and its chat template puts all pictures before a
 turn's text, leaves plain texts out, and does not end an assistant's turn, so that a model trained with it never stops.
 Here pictures are padded to a square, as the model was trained; they stand where the text has them; and a turn ends with
-the token that Vicuna ends it with.
+the token that Vicuna ends it with. A conversation begins with Vicuna's first token, which its tokenizer would put there,
+but not for TRL's trainer of SFT, to which a template says it all.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from vlm.families.sizes import Architecture, Layer, Text, decoder, linear, secti
 
 TEXT = Text(hidden=4096, intermediate=11008, layers=32, heads=32, groups=None, vocabulary=32000, sized=True)
 TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "<s>{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
     "{% if message['role'] == 'assistant' %}{% generation %}"
     "{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}{% for content in message['content'] %}{{ content['text'] }}{% endfor %}{% endif %}"

@@ -22,3 +22,12 @@ class Qwen35(GridFamily):
     )
 
     sizes = Other.sizes
+
+    def marked(self, template):
+        """Whether it opens a trace or an empty one, as checkpoints of different sizes do."""
+        from trl import chat_template_utils as known
+
+        for kind in ("think", "nothink"):
+            if template.strip() == getattr(known, f"qwen3_5_{kind}_chat_template").strip():
+                return getattr(known, f"qwen3_5_{kind}_training_chat_template")
+        return None
