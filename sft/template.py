@@ -32,5 +32,5 @@ def check(processor: Any, path: str) -> None:
         raise RecipeError(
             f"model.path: the chat template of {path} does not mark what the assistant says, which alone is learned, "
             "and it is none that is known; in its chat_template.jinja write {% generation %} before and "
-            "{% endgeneration %} behind an assistant turn's content and the token that ends it, or take the published template"
+            "{% endgeneration %} behind an assistant turn's content and what ends it, or take the published template"
         ) from error

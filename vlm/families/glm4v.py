@@ -2,7 +2,7 @@
 
 Its chat template prints Python's lists where an assistant's or system's contents come in parts, and does not end an
 assistant's turn. GLM ends one by naming who speaks next, and stops there (`eos_token_id` in generation_config.json).
-Here that token belongs to the turn that it ends, as in TRL's template of GLM-4 MoE, and the last one ends with `<|user|>`.
+Here that token belongs to the turn that it ends, as in TRL's template of GLM-4 MoE; the last one ends with `<|user|>`.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 transformers' files cut the middle out of a picture that is no square, and its chat template puts all pictures before a
 turn's text, leaves plain texts out, and does not end an assistant's turn, so that a model trained with it never stops.
 Here pictures are padded to a square, as the model was trained; they stand where the text has them; and a turn ends with
-the token that Vicuna ends it with. A conversation begins with Vicuna's first token, which its tokenizer would put there,
-but not for TRL's trainer of SFT, to which a template says it all.
+the token that Vicuna ends it with. A conversation begins with Vicuna's first token, which its tokenizer would put there
+by itself, but not in TRL's trainer for SFT, to which a template says it all.
 """
 
 from __future__ import annotations
