@@ -24,7 +24,7 @@ from vlm.common.errors import RecipeError, UserError
 
 MIB = 1024**2
 NAMED = 3
-SMALLEST_IMAGE = 256 * 28 * 28
+SMALLEST_IMAGE = 448 * 448
 """Pixels: below 256 visual tokens details of aerial images are lost, so that is no advice."""
 SHORTEST = 128
 """Tokens of a completion, likewise."""

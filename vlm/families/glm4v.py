@@ -1,4 +1,9 @@
-"""GLM-4.1V (arXiv 2507.01006)."""
+"""GLM-4.1V (arXiv 2507.01006).
+
+Its chat template prints Python's lists where an assistant's or system's contents come in parts, and does not end an
+assistant's turn. GLM ends one by naming who speaks next, and stops there (`eos_token_id` in generation_config.json).
+Here that token belongs to the turn that it ends, as in TRL's template of GLM-4 MoE; the last one ends with `<|user|>`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,20 @@ from vlm.families.sight import Grid
 from vlm.families.sizes import Architecture, Layer, Text, linear, section, sizes_of, text_sizes
 
 TEXT = Text(hidden=4096, intermediate=13696, layers=40, heads=32, groups=2, vocabulary=151552, bias=True)
+TEMPLATE = (
+    "{% macro said(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}"
+    "{% if part['type'] == 'image' %}{{ '<|begin_of_image|><|image|><|end_of_image|>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{% endmacro %}"
+    "[gMASK]<sop>{% for message in messages %}{% if message['role'] == 'assistant' %}{{ '<|assistant|>\\n' }}"
+    "{% generation %}{{ said(message['content']) }}"
+    "{{ '<|system|>' if not loop.last and loop.nextitem['role'] == 'system' else '<|user|>' }}{% endgeneration %}"
+    "{% else %}{% if loop.first or loop.previtem['role'] != 'assistant' %}"
+    "{{ '<|' + message['role'] + '|>' }}{% endif %}"
+    "{{ '\\n' + said(message['content']) }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+PUBLISHED = "[gMASK]<sop>", "<|assistant|>{{ msg.metadata }}"
+"""In the template of every checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +53,7 @@ class Glm4v(GridFamily):
     video_processor = "Glm4vVideoProcessor"
     placeholder, unsayable = "<|image|>", ("<|video|>",)
     linears = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
-    notation = "vhm"
+    notation = "glm4v"
     reordered = True  # rotary positions cover half a head, and both halves are put together again
     pattern = r"glm[-_]?4[.v_-]?1v.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = {
@@ -49,6 +68,12 @@ class Glm4v(GridFamily):
             },
         },
     }  # fmt: skip
+
+    def template(self, template):
+        return TEMPLATE if template is not None and all(part in template for part in PUBLISHED) else template
+
+    def marked(self, template):
+        return TEMPLATE if template == TEMPLATE else None
 
     def sizes(self, config, where):
         vision = section(config, "vision_config", where)

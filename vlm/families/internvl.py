@@ -70,7 +70,7 @@ class InternVL(Family):
     positions = "1-D"
     towers, mergers = ("vision_tower",), ("multi_modal_projector",)
     notation = "internvl"
-    pattern = r"^(?!opengvlab/(?!.*-hf)).*internvl[-_]?3(?![.\d]|[-_]5[-_]).*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
+    pattern = r"^(?!opengvlab/(?!.*-hf)).*internvl[-_]?3(?![._]?\d|[-_]5[-_]).*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = _KNOWN
 
     def sight(self, config, least, most):
@@ -106,7 +106,7 @@ class InternVL(Family):
         return InOrder, processor
 
     def marked(self, template):
-        return MARKED if template.strip() == TEMPLATE else None
+        return MARKED if template.strip().replace("\n", "\\n") == TEMPLATE else None  # files have the line's end itself
 
     def sizes(self, config, where):
         built_of(config, "text_config", ["qwen2"], where)

@@ -3,7 +3,8 @@
 transformers' files cut the middle out of a picture that is no square, and its chat template puts all pictures before a
 turn's text, leaves plain texts out, and does not end an assistant's turn, so that a model trained with it never stops.
 Here pictures are padded to a square, as the model was trained; they stand where the text has them; and a turn ends with
-the token that Vicuna ends it with.
+the token that Vicuna ends it with. A conversation begins with Vicuna's first token, which its tokenizer would put there
+by itself, but not in TRL's trainer for SFT, to which a template says it all.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ TEXT = Text(
     mlp=True,
 )  # fmt: skip
 TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "<s>{% for message in messages %}"
+    "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
     "{% if message['role'] == 'assistant' %}{% generation %}"
     "{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}{% for content in message['content'] %}{{ content['text'] }}{% endfor %}{% endif %}"
@@ -59,7 +61,7 @@ class Llava(Family):
     placeholder = "<image>"
     positions = "1-D"
     towers, mergers = ("vision_tower",), ("multi_modal_projector",)
-    notation = "lhrs"
+    notation = "llava"
     pattern = r"^(?!liuhaotian/).*llava[-_](?:v)?1\.5.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = {
         "LLaVA-1.5-7B": {

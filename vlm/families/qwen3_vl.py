@@ -38,7 +38,7 @@ class Qwen3VL(GridFamily):
     notation = "qwen3_vl"
     patch = 16
     decoder = TEXT
-    pattern = r"qwen[-_]?3[-_]?vl.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])(?!-a\d)"
+    pattern = r"qwen[-_]?3[-_]?vl.*?(?<![\d.a])(?P<size>\d+b)(?![a-z0-9])(?!-a\d)"
     known = {
         "Qwen3-VL-2B": {
             "model_type": kind, "tie_word_embeddings": True, "text_config": text(2048, 6144, 28, 16),
