@@ -36,6 +36,8 @@ class Family:
     "Type of the stock video processor, which a saved folder names, so that AutoProcessor reads it."
     placeholder: ClassVar[str]
     "Token that stands for a visual token; a chat template writes one for each picture."
+    depth: ClassVar[bool] = False
+    "Whether its config.json calls the blocks of the vision tower `depth` (`vlm.common.versions.check_config`)."
     unsayable: ClassVar[tuple[str, ...]] = ()
     "Further tokens that a text may never hold, beside the placeholders that the config names."
     positions: ClassVar[Literal["1-D", "M-RoPE", "interleaved M-RoPE"]] = "M-RoPE"

@@ -22,6 +22,7 @@ class GridFamily(Family):
     video_processor = "Qwen2VLVideoProcessor"
     placeholder = "<|image_pad|>"
     unsayable = ("<|video_pad|>",)
+    depth = True
     patch = 14
     "Default of the config's `patch_size`."
 

@@ -97,11 +97,8 @@ class InternVL(Family):
             """Pictures alone stand in the order of their placeholders: nothing is to be put in order, as the stock
             processor does by cutting `pixel_values`, of which each picture may be there once."""
 
-            def __call__(self, images=None, text=None, **named):
-                kwargs = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **named)
-                found = ProcessorMixin.__call__(self, images=images, text=text, **kwargs)
-                found.pop("num_patches", None)
-                return found
+            unused_input_names = ("num_patches",)
+            __call__ = ProcessorMixin.__call__
 
         return InOrder, processor
 
