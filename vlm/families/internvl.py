@@ -70,6 +70,7 @@ class InternVL(Family):
     positions = "1-D"
     towers, mergers = ("vision_tower",), ("multi_modal_projector",)
     notation = "internvl"
+    vllm, frame = True, ("<img>", "</img>")
     pattern = r"internvl[-_]?3(?![.\d]).*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = _KNOWN
 
@@ -81,6 +82,15 @@ class InternVL(Family):
     def settings(self, stored, sight):
         low, high = sight.limits
         return {**stored, "crop_to_patches": True, "min_patches": low, "max_patches": high}
+
+    def handed(self, picture, processor):
+        """As it is: tiles and the picture as a whole are both resized from it."""
+        return picture
+
+    def as_it_is(self, sight):
+        """`use_fast`: by Pillow. (`backend`, as transformers calls it now, vLLM 0.31 hands to its video processor.)"""
+        low, high = sight.limits
+        return {"crop_to_patches": True, "min_patches": low, "max_patches": high, "use_fast": False}
 
     def limits(self, processor):
         tile = processor.size["height"] ** 2

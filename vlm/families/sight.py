@@ -42,6 +42,9 @@ class Sight(Protocol):
     def tokens(self, size: Size) -> int:
         """Visual tokens of a picture. Raises: ValueError as `seen`."""
 
+    def tokens_of(self, handed: Size) -> int:
+        """Of one that is of the size at which vLLM gets it (`Family.handed`)."""
+
     def bounds(self) -> tuple[int, int]:
         """Fewest and most visual tokens of a picture."""
 
@@ -77,9 +80,8 @@ class Grid:
     def tokens(self, size: Size) -> int:
         return self.tokens_of(self.seen(size))
 
-    def tokens_of(self, seen: Size) -> int:
-        """Of a picture that has the size at which it is seen."""
-        return (seen[0] // self.side) * (seen[1] // self.side)
+    def tokens_of(self, handed: Size) -> int:
+        return (handed[0] // self.side) * (handed[1] // self.side)
 
     def reached(self) -> int:
         """A bound for the pixels of `seen`: beyond `most` where a strip's short side is rounded up to one token
@@ -145,6 +147,8 @@ class Square:
     def tokens(self, size: Size) -> int:
         return self.per_picture
 
+    tokens_of = tokens
+
     def bounds(self) -> tuple[int, int]:
         return self.per_picture, self.per_picture
 
@@ -200,6 +204,8 @@ class Tiles:
     def tokens(self, size: Size) -> int:
         return self.tiles(size) * self.per_tile
 
+    tokens_of = tokens
+
     def bounds(self) -> tuple[int, int]:
         least, most = (tiles + (tiles > 1) for tiles in self.limits)
         return least * self.per_tile, most * self.per_tile
@@ -233,6 +239,8 @@ class Unknown:
 
     def tokens(self, size: Size) -> int:
         return 0
+
+    tokens_of = tokens
 
     def bounds(self) -> tuple[int, int]:
         return 0, 0
