@@ -20,6 +20,7 @@ from PIL import Image
 from pydantic import ValidationError
 from trl.generation import vllm_generation
 
+from vlm import families
 from vlm.common.console import say
 from vlm.common.errors import RecipeError, UserError
 from vlm.engine import arguments, as_seen, check_family, check_prompts, check_room, frame_of, one_placeholder
@@ -123,7 +124,13 @@ class Engine(vllm_generation.VLLMGeneration):
             self.vllm_client.session.post(f"{self.vllm_client.base_url}/reset_encoder_cache").raise_for_status()
 
     def _iter_named_params(self):
-        """TRL's pairs of name and weight, with adapters merged into copies. TRL adds them to the base's weights and
+        """TRL's pairs of name and weight as vLLM's model takes them, with adapters merged into copies."""
+        family = families.of(self.model.config)
+        for name, weight in self._merged_params():
+            yield family.sent(name, weight)
+
+    def _merged_params(self):
+        """TRL adds adapters to the base's weights and
         takes them off again, which in bfloat16 leaves what was rounded: with every step the frozen weights drift away
         from those that the adapter is saved for. Under FSDP they are whole only where TRL gathers them, after it
         merged them; each process then puts back its part.

@@ -84,9 +84,7 @@ def written_out(
     """The other way: each placeholder as many times as its picture, from `as_seen`, has visual tokens."""
     tokens = iter([sight.tokens_of(picture.size) for picture in pictures])
     before, behind = frame[:1], frame[1:]
-    return [
-        one for each in ids for one in ((*before, *[each] * next(tokens), *behind) if each == token else [each])
-    ]
+    return [one for each in ids for one in ((*before, *[each] * next(tokens), *behind) if each == token else [each])]
 
 
 def ids_of(text: str, tokenizer: Any) -> list[int]:
@@ -125,6 +123,6 @@ def check_prompts(asked: Iterable[Sequence[int]], read: Iterable[Sequence[int]],
             f"vLLM reads another prompt than the trainer: row {row} of a batch, {len(meant)} tokens meant and "
             f"{len(found)} read, alike up to token {place}. Meant: …{tokenizer.decode(meant[near])!r}…, read: "
             f"…{tokenizer.decode(found[near])!r}…. Its completions would answer something else. Where the number of "
-            "picture tokens differs, the engine has other pixel limits than images.min_pixels and images.max_pixels, or "
-            "writes placeholders once more than it should (docs/vllm.md)"
+            "picture tokens differs, the engine has other pixel limits than images.min_pixels and images.max_pixels, "
+            "or writes placeholders once more than it should (docs/vllm.md)"
         )

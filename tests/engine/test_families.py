@@ -1,4 +1,5 @@
-"""Today's families with vLLM's real engine: the prompts that it reads, its texts and log-probabilities. `make test-vllm`."""
+"""Today's families with vLLM's real engine: the prompts that it reads, its texts and log-probabilities.
+`make test-vllm`."""
 
 from types import SimpleNamespace
 
@@ -10,9 +11,8 @@ from vlm import families
 from vlm.sections import ImageSection
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("engines")]
-COMPARED = ("qwen3_vl_moe", "qwen3_vl", "glm4v", "llava", "internvl")
-"""Beside Qwen2-VL, of which the other files are, and Qwen2.5-VL, which vLLM reads as that. The mixture is first: it needs
-a process group that vLLM makes with the first engine of a process, and only for mixtures."""
+COMPARED = ("qwen3_vl", "glm4v", "llava", "internvl")
+"""Beside Qwen2-VL, of which the other files are, and Qwen2.5-VL, which vLLM reads as that."""
 LIMITS = ImageSection(min_pixels=56 * 56, max_pixels=112 * 112)
 
 

@@ -110,6 +110,10 @@ class Family:
         is not the published one."""
         return None
 
+    def sent(self, name: str, weight: Tensor) -> tuple[str, Tensor]:
+        """A parameter as vLLM's model takes it, which reads published files: transformers may hold another form."""
+        return name, weight
+
     # its sizes
 
     def sizes(self, config: Mapping[str, Any], where: str) -> Architecture:

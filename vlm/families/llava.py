@@ -79,6 +79,11 @@ class Llava(Family):
     def as_it_is(self, sight):
         return {}
 
+    def sent(self, name, weight):
+        """transformers has one module less around the tower since version 5."""
+        inside = "vision_tower.vision_model."
+        return name if inside in name else name.replace("vision_tower.", inside), weight
+
     def limits(self, processor):
         edge = processor.crop_size["height"]
         return edge**2, edge**2
