@@ -3,14 +3,16 @@ its sight says of them, what it saves, what it refuses."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import pickle
 import shutil
-from importlib.util import find_spec
+from importlib.metadata import version
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,8 +20,11 @@ from PIL import Image
 from tests.support.families import KINDS
 from tests.support.tiny_checkpoints import picture, pixels
 from vlm import families, loading
+from vlm.common import versions
 from vlm.common.errors import RecipeError
 from vlm.pictures.processing import images_only
+from vlm.prefix import media
+from vlm.prefix.pictures import Contents, remembering
 
 pytestmark = pytest.mark.versions
 LIMITS = (56 * 56, 112 * 112)
@@ -230,8 +235,8 @@ def test_tiles_are_transformers(width, height, least, more):
 
 
 def backend():
-    """torchvision is in the environment of `make test-oldest` alone."""
-    return find_spec("torchvision") is not None
+    """torchvision is in the environment of `make test-oldest` alone, and has to be there."""
+    return versions.minor(version("transformers")) == versions.SEEN[0]
 
 
 def stock(folder, processor, target):
@@ -437,3 +442,42 @@ def test_named_templates(copied):
     processor = loading.load_processor(str(folder), pixels(*LIMITS))
     assert processor.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False) == "D"
     processor.save_pretrained(folder / "again")
+
+
+# --- each picture once (`vlm.prefix.pictures`)
+
+
+def stock_internvl(processor, monkeypatch):
+    """What a user brings who has torchvision: transformers' own `__call__`, which cuts `pixel_values` picture by
+    picture, by numbers of tiles of all of them."""
+    monkeypatch.setattr(type(processor.family), "bases", families.Family.bases)
+    brought = images_only.__wrapped__(processor.family)
+    assert "num_patches" not in brought.unused_input_names.fget(processor)
+    return brought(processor.image_processor, processor.tokenizer, processor.chat_template, image_seq_length=4)
+
+
+@pytest.mark.parametrize("kind", [*OURS, "stock"])
+def test_pictures_that_are_there_once(kind, load, monkeypatch):
+    processor = load(kind if kind in OURS else "internvl")
+    if kind not in OURS:
+        processor = stock_internvl(processor, monkeypatch)
+    one, other = smooth(100, 60), smooth(61, 61, 3)
+    rows = [[one], [one.copy()], [], [other], [other, one]]
+    text = [f"{processor.image_token} and " * len(row) for row in rows]
+    plain = processor(images=[row for row in rows if row], text=text, return_tensors="pt", padding=True)
+    with remembering(processor, Contents()) as memo:
+        found = processor(images=rows, text=text, return_tensors="pt", padding=True)
+    assert memo.order == [0, 0, 1, 1, 0] and found.keys() == plain.keys()
+    assert all(found[name].equal(plain[name]) for name in plain if name != "pixel_values")
+    each = [found["pixel_values"][first:end] for first, end in bounds_of(found, memo)]
+    again = [each[number] for number in memo.order]
+    assert torch.cat(again).equal(plain["pixel_values"]) and len(found["pixel_values"]) == sum(map(len, each))
+    assert asked(processor, one)["input_ids"].shape == asked(processor, other.resize(one.size))["input_ids"].shape
+
+
+def bounds_of(found, memo):
+    """First and last row of each picture's pixels."""
+    ends = [0, *itertools.accumulate(media.rows(found))]
+    if "image_grid_thw" in found:  # of every picture; these are of the first ones
+        ends = [0, *itertools.accumulate(media.rows(found)[memo.order.index(number)] for number in (0, 1))]
+    return [(ends[units[0]], ends[units[-1] + 1]) for units in memo.units]

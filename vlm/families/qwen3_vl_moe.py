@@ -14,8 +14,8 @@ class Qwen3VLMoe(Qwen3VL):
     linears = ("q_proj", "k_proj", "v_proj", "o_proj")
     "The experts are one tensor, which LoRA on linear layers does not reach."
     vllm = False
-    """vLLM 0.31 reads a published one, to 3e-6; not what transformers 5 saves, with experts' matrices transposed, and not
-    what GRPO sends of them."""
+    """vLLM 0.31 reads a published one, to 3e-6; not what transformers 5 saves, with experts' matrices transposed, and
+    not what GRPO sends of them."""
     pattern = None
     known = {
         "Qwen3-VL-30B-A3B": {

@@ -39,6 +39,10 @@ class Sight(Protocol):
         """The size at which a picture reaches the model, to which its pixels are scaled; None where it is not scaled
         (cut, or padded). Raises: ValueError for a picture that the model does not take."""
 
+    def drawn(self, size: Size, pixels: float, least: int, most: int) -> Size:
+        """The size to which a picture is brought that shall have about so many pixels, of those from `least` to
+        `most`; its own where it is not scaled."""
+
     def tokens(self, size: Size) -> int:
         """Visual tokens of a picture. Raises: ValueError as `seen`."""
 
@@ -76,6 +80,10 @@ class Grid:
 
     def seen(self, size: Size) -> Size:
         return smart_resize(size, self.least, self.most, self.side)
+
+    def drawn(self, size: Size, pixels: float, least: int, most: int) -> Size:
+        scale = math.sqrt(pixels) / math.sqrt(size[0] * size[1])
+        return self.within(least, most).seen((max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
 
     def tokens(self, size: Size) -> int:
         return self.tokens_of(self.seen(size))
@@ -144,6 +152,9 @@ class Square:
     def seen(self, size: Size) -> Size | None:
         return (self.edge, self.edge) if size[0] == size[1] else None
 
+    def drawn(self, size: Size, pixels: float, least: int, most: int) -> Size:
+        return size
+
     def tokens(self, size: Size) -> int:
         return self.per_picture
 
@@ -197,6 +208,10 @@ class Tiles:
         columns, rows = self.grid(size)
         return columns * self.edge, rows * self.edge
 
+    def drawn(self, size: Size, pixels: float, least: int, most: int) -> Size:
+        """In as many tiles as the pixels suffice for: how large a picture is says little of how many it becomes."""
+        return self.within(least, max(least, int(pixels))).seen(size)
+
     def tiles(self, size: Size) -> int:
         columns, rows = self.grid(size)
         return columns * rows + (columns * rows > 1)
@@ -236,6 +251,9 @@ class Unknown:
 
     def seen(self, size: Size) -> None:
         return None
+
+    def drawn(self, size: Size, pixels: float, least: int, most: int) -> Size:
+        return size
 
     def tokens(self, size: Size) -> int:
         return 0
