@@ -40,8 +40,8 @@ def export(run: str, out: str) -> None:
     path = str(Path(run) / "final") if (Path(run) / "final").is_dir() else run
     raw = raw_config(path)
     dtype = raw.get("dtype") or raw.get("torch_dtype") or "float32"
-    section = SimpleNamespace(path=path, revision=None, dtype=dtype, attention="sdpa", trust_remote_code=False)
-    model = load_model(section)
+    section = {"path": path, "revision": None, "dtype": dtype, "attention": "sdpa", "trust_remote_code": False}
+    model = load_model(SimpleNamespace(**section, quantization=None))
     processor = load_processor(path, stored_limits(path))
     model.save_pretrained(folder)
     _write(folder / "config.json", flat(read_json(folder / "config.json"), dtype))
