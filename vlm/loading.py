@@ -194,7 +194,8 @@ def family_of(path: str, revision: str | None = None) -> families.Family:
             f"{config.get('architectures')}) and no vision_config; expected a vision-language model: {named}, or "
             "another that TRL trains"
         )
-    check_config(config, f"model.path: config.json of {path}")
+    if family.depth:
+        check_config(config, f"model.path: config.json of {path}")
     return family
 
 

@@ -14,6 +14,7 @@ from vlm.families.sight import Sight
 from vlm.families.sizes import Architecture, Layer
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor, nn
 
 
@@ -36,6 +37,8 @@ class Family:
     "Type of the stock video processor, which a saved folder names, so that AutoProcessor reads it."
     placeholder: ClassVar[str]
     "Token that stands for a visual token; a chat template writes one for each picture."
+    depth: ClassVar[bool] = False
+    "Whether its config.json calls the blocks of the vision tower `depth` (`vlm.common.versions.check_config`)."
     unsayable: ClassVar[tuple[str, ...]] = ()
     "Further tokens that a text may never hold, beside the placeholders that the config names."
     positions: ClassVar[Literal["1-D", "M-RoPE", "interleaved M-RoPE"]] = "M-RoPE"
@@ -58,6 +61,8 @@ class Family:
     "Why its prompts cannot be shared; None where they can."
     vllm: ClassVar[bool] = False
     "Whether what vLLM reads has been compared with what is meant (`vlm.engine`)."
+    frame: ClassVar[tuple[str, ...]] = ()
+    "Tokens that its processor writes before and behind the placeholders of a picture."
     ordered: ClassVar[bool] = True
     "Whether the chat template leaves pictures where a text has them; else it puts them before the turn's text."
     known: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -82,9 +87,12 @@ class Family:
         """(fewest, most) pixels that an image processor resizes pictures to; the other way round."""
         raise NotImplementedError
 
+    def handed(self, picture: Image, processor: Any) -> Image:
+        """A picture (RGB) as vLLM gets it, so that its processor makes the pixels that `processor` makes."""
+        raise NotImplementedError
+
     def as_it_is(self, sight: Sight) -> dict[str, Any]:
-        """vLLM's `mm_processor_kwargs` under which its processor leaves a picture as it is that has the size at which
-        it is seen."""
+        """vLLM's `mm_processor_kwargs` under which its processor does so."""
         raise NotImplementedError
 
     def keywords(self, settings: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,6 +111,10 @@ class Family:
         """The template with marks around what the assistant says, `{% generation %}`, for training; None of one that
         is not the published one."""
         return None
+
+    def sent(self, name: str, weight: Tensor) -> tuple[str, Tensor]:
+        """A parameter as vLLM's model takes it, which reads published files: transformers may hold another form."""
+        return name, weight
 
     # its sizes
 

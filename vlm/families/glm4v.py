@@ -55,6 +55,7 @@ class Glm4v(GridFamily):
     linears = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
     notation = "glm4v"
     reordered = True  # rotary positions cover half a head, and both halves are put together again
+    vllm = True
     pattern = r"glm[-_]?4[.v_-]?1v.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = {
         "GLM-4.1V-9B": {
@@ -98,6 +99,9 @@ class Glm4v(GridFamily):
     def settings(self, stored, sight):
         """The processor counts a picture as two frames, whose pixels together lie within its limits."""
         return {**stored, "size": {"shortest_edge": 2 * sight.least, "longest_edge": 2 * sight.most}}
+
+    def as_it_is(self, sight):
+        return {"size": {"shortest_edge": 2 * sight.side**2, "longest_edge": 2 * sight.reached()}}
 
     def limits(self, processor):
         return processor.size["shortest_edge"] // 2, processor.size["longest_edge"] // 2

@@ -12,6 +12,8 @@ from vlm.families.sizes import Architecture, Layer, linear, section, sizes_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+BICUBIC = 3
+"""Of `PIL.Image.Resampling`, which is not imported for it."""
 PATCH = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
 
@@ -22,6 +24,7 @@ class GridFamily(Family):
     video_processor = "Qwen2VLVideoProcessor"
     placeholder = "<|image_pad|>"
     unsayable = ("<|video_pad|>",)
+    depth = True
     patch = 14
     "Default of the config's `patch_size`."
 
@@ -36,6 +39,11 @@ class GridFamily(Family):
 
     def limits(self, processor):
         return processor.size["shortest_edge"], processor.size["longest_edge"]
+
+    def handed(self, picture, processor):
+        """At the size at which it is seen: vLLM's processor would resize it with torchvision."""
+        wanted = processor.sight.seen(picture.size)
+        return picture if wanted == picture.size else picture.resize(wanted, BICUBIC)
 
     def as_it_is(self, sight):
         return {"min_pixels": sight.side**2, "max_pixels": sight.reached()}

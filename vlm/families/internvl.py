@@ -70,6 +70,7 @@ class InternVL(Family):
     positions = "1-D"
     towers, mergers = ("vision_tower",), ("multi_modal_projector",)
     notation = "internvl"
+    vllm, frame = True, ("<img>", "</img>")
     pattern = r"^(?!opengvlab/(?!.*-hf)).*internvl[-_]?3(?![._]?\d|[-_]5[-_]).*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = _KNOWN
 
@@ -81,6 +82,15 @@ class InternVL(Family):
     def settings(self, stored, sight):
         low, high = sight.limits
         return {**stored, "crop_to_patches": True, "min_patches": low, "max_patches": high}
+
+    def handed(self, picture, processor):
+        """As it is: tiles and the picture as a whole are both resized from it."""
+        return picture
+
+    def as_it_is(self, sight):
+        """`use_fast`: by Pillow. (`backend`, as transformers calls it now, vLLM 0.31 hands to its video processor.)"""
+        low, high = sight.limits
+        return {"crop_to_patches": True, "min_patches": low, "max_patches": high, "use_fast": False}
 
     def limits(self, processor):
         tile = processor.size["height"] ** 2
@@ -97,11 +107,8 @@ class InternVL(Family):
             """Pictures alone stand in the order of their placeholders: nothing is to be put in order, as the stock
             processor does by cutting `pixel_values`, of which each picture may be there once."""
 
-            def __call__(self, images=None, text=None, **named):
-                kwargs = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **named)
-                found = ProcessorMixin.__call__(self, images=images, text=text, **kwargs)
-                found.pop("num_patches", None)
-                return found
+            unused_input_names = ("num_patches",)
+            __call__ = ProcessorMixin.__call__
 
         return InOrder, processor
 

@@ -62,6 +62,7 @@ class Llava(Family):
     positions = "1-D"
     towers, mergers = ("vision_tower",), ("multi_modal_projector",)
     notation = "llava"
+    vllm = True
     pattern = r"^(?!liuhaotian/).*llava[-_](?:v)?1\.5.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = {
         "LLaVA-1.5-7B": {
@@ -82,6 +83,22 @@ class Llava(Family):
         if stored.get("do_pad") is False:
             say("note: LLaVA-1.5: preprocessor_config.json says do_pad: false: of a picture only the middle is seen")
         return {"do_pad": True, **stored}
+
+    def handed(self, picture, processor):
+        """The square that the image processor makes of it, of which vLLM's has nothing to pad, resize or cut."""
+        import numpy as np
+        from PIL import Image
+
+        made = processor.image_processor([picture], do_rescale=False, do_normalize=False, return_tensors="pt")
+        return Image.fromarray(np.moveaxis(made["pixel_values"][0].numpy(), 0, -1).astype(np.uint8))
+
+    def as_it_is(self, sight):
+        return {}
+
+    def sent(self, name, weight):
+        """transformers has one module less around the tower since version 5."""
+        inside = "vision_tower.vision_model."
+        return name if inside in name else name.replace("vision_tower.", inside), weight
 
     def limits(self, processor):
         edge = processor.crop_size["height"]

@@ -36,6 +36,7 @@ class Qwen3VL(GridFamily):
     positions = "interleaved M-RoPE"
     mergers = ("visual.merger", "visual.deepstack_merger_list")
     notation = "qwen3_vl"
+    vllm = True
     patch = 16
     decoder = TEXT
     pattern = r"qwen[-_]?3[-_]?vl.*?(?<![\d.a])(?P<size>\d+b)(?![a-z0-9])(?!-a\d)"

@@ -14,6 +14,9 @@ class Qwen3VLMoe(Qwen3VL):
     model, backbone = "Qwen3VLMoeForConditionalGeneration", None
     linears = ("q_proj", "k_proj", "v_proj", "o_proj")
     "The experts are one tensor, which LoRA on linear layers does not reach."
+    vllm = False
+    """vLLM 0.31 reads a published one, to 3e-6; not what transformers 5 saves, with experts' matrices transposed, and
+    not what GRPO sends of them."""
     decoder = Text(
         hidden=2048, intermediate=5632, layers=24, heads=16, groups=16, vocabulary=151936, sized=True, stated=True,
         normed=True,
