@@ -7,30 +7,15 @@ import torch
 
 from evals.generate import Transformers, complete
 from evals.recipe import EvalRecipe
-from samples import Sample
 from samples.sections import DataSection, SourceSection
 from stage.recipe.asking import GenerationSection
 from tests.support.families import KINDS
-from tests.support.tiny_checkpoints import picture
 from vlm import rollout
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
 pytestmark = pytest.mark.versions
 
 PROMPT = PromptSection(style="direct", system=None, wording={"vqa": "{question}"})
-
-
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory):
-    """Four of unequal length: with one picture, none, two in the midst of the text, and one again."""
-    folder, made = tmp_path_factory.mktemp("questions"), []
-    for number, text in enumerate(("Where?", "How many ships?", "First: <image>\nThen: <image>\nWhat is new?", "Why? " * 5)):
-        paths = [folder / f"{number}{n}.png" for n in range((1, 0, 2, 1)[number])]
-        for n, path in enumerate(paths):
-            picture(70 + 30 * n, 112, seed=10 * number + n).save(path)
-        asked = [{"role": "user", "content": text}]
-        made.append(Sample([str(path) for path in paths], asked, "vqa", answer="2", source="q", id=str(number)))
-    return made
 
 
 def texts(one, samples, batch, **how):
