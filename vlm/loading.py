@@ -362,6 +362,7 @@ def load_model(section, device=None):
     # only it can read (model.model.embed_tokens); with none remembered it saves the published ones.
     model._weight_conversions = None
     pad_once(model)
+    family.settle(model)
     return model if device is None else model.to(device)
 
 

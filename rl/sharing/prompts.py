@@ -13,7 +13,7 @@ from rl.sharing.rows import TILES, Generation, Rows, prompts_of, split
 from vlm import families
 from vlm.common.console import say
 from vlm.prefix import enable, media, model_config, obstacle
-from vlm.prefix.pictures import Contents, remembering
+from vlm.prefix.pictures import Contents, remembering, without_absent
 from vlm.rollout import evaluating, neutral
 
 KNOWN = {*media.NAMES, "num_images", "mm_token_type_ids"}
@@ -87,7 +87,8 @@ class SharedPrompts:
 
     def _generate_and_score_completions(self, inputs):
         if not self.share_prefix:
-            return super()._generate_and_score_completions(inputs)
+            with without_absent(self.processing_class):
+                return super()._generate_and_score_completions(inputs)
         contents = Contents()
         with remembering(self.processing_class, contents) as memo:
             self._generation = Generation(prompts_of(inputs, contents), memo)

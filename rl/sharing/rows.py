@@ -110,8 +110,8 @@ class Generation:
         return fields | media.choose(stored, [n for row in first_places(self.prompts) for n in rows.pictures[row]])
 
     def unique(self) -> tuple[list[int], int]:
-        """The first row of each prompt, and the number of different pictures, once the processor has run."""
-        return first_places(self.prompts), len(set(self.memo.order))
+        """The first row of each prompt, and the units of the different pictures, once the processor has run."""
+        return first_places(self.prompts), sum(map(len, self.memo.units))
 
 
 def prompts_of(inputs: Sequence[dict[str, Any]], contents: Contents) -> list[int]:

@@ -26,9 +26,9 @@ from rewards.score.service import client
 from samples import Sample
 from samples.rows import prompt_rows
 from tests.support.completions import Logs, r1
+from tests.support.runs.scripted import Scripted
 from tests.support.scores.score_fakes import RED, FakeScorer, batch
 from tests.support.scores.score_servers import LIMIT, Running, Warned
-from tests.support.scripted import Scripted
 from tests.support.tiny_checkpoints import picture, section
 from vlm.loading import load_model, load_processor
 from vlm.sections import ImageSection, PromptSection

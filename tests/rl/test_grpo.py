@@ -23,7 +23,7 @@ from samples.sections import DataSection, SourceSection
 from sft.trainer import SFTTrainer
 from stage.trainer.arguments import arguments
 from tests.support.runs.deterministic import AsOnCUDA, restored
-from tests.support.scripted import Scripted
+from tests.support.runs.scripted import Scripted
 from tests.support.tiny_checkpoints import hub, section
 from vlm.loading import commit_of, load_model, load_processor
 from vlm.sections import ImageSection, ModelSection, PromptSection

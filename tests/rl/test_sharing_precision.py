@@ -20,8 +20,8 @@ def test_half_precision_differs_no_more_than_it_does_from_float32(tiny_model, dt
     found = {}
     for kind in (torch.float32, dtype):
         model = policy(tiny_model).to(kind).train()
-        given = batch(model.config.image_token_id, GROUPS)
-        given.pixels = given.pixels.to(kind)
+        given = batch(model.config, GROUPS)
+        given.stored["pixel_values"] = given.stored["pixel_values"].to(kind)
         logps, entropies = plain(model, given)
         found[kind, "plain"] = logps.detach().float(), gradients(model, logps, entropies, given.there)
         shared = packed.log_probabilities(
@@ -30,7 +30,7 @@ def test_half_precision_differs_no_more_than_it_does_from_float32(tiny_model, dt
             given.ids,
             given.mask,
             given.keep,
-            {"pixel_values": given.pixels, "image_grid_thw": given.grid},
+            given.stored,
         )
         made = gradients(model, shared.logps, shared.entropies, given.there)
         found[kind, "shared"] = shared.logps.detach().float(), made

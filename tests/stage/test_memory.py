@@ -12,7 +12,7 @@ from stage.planning import memory
 from stage.planning.estimate import DTYPE_BYTES, training
 from stage.planning.memory import Setup
 from tests.support.runs.plan_jobs import SEVEN_B, job, model_section
-from tests.support.saved import saved_bytes
+from tests.support.runs.saved import saved_bytes
 from tests.support.tiny_checkpoints import qwen2_5_vl_config
 from vlm import loading, shapes
 from vlm.adapters import apply_lora

@@ -10,7 +10,7 @@ from stage.planning import estimate, memory
 from stage.planning.job import prompts_of
 from stage.planning.memory import Setup
 from tests.support.runs.plan_jobs import job, model_section
-from tests.support.saved import saved_bytes
+from tests.support.runs.saved import saved_bytes
 from vlm import loading, shapes
 from vlm.prefix import enable, pack, rope_positions
 

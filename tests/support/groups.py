@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
+from itertools import accumulate
 from types import SimpleNamespace
 
 import torch
@@ -11,6 +12,7 @@ import trl
 from trl.trainer.utils import add_fused_lm_head
 
 from rl.sharing.rows import Rows
+from vlm import families
 from vlm.loading import load_model
 from vlm.prefix import enable, media
 from vlm.sections import ModelSection
@@ -29,58 +31,70 @@ def policy(path, temperature=0.9, share=True):
 
 
 class Batch(SimpleNamespace):
-    """ids, mask (B, P + K); keep = K; rows; pixels, grid of each picture once; there (B, K) completion tokens."""
+    """ids, mask (B, P + K); keep = K; rows; stored: pictures, each once; there (B, K) completion tokens."""
 
     def full(self) -> dict[str, torch.Tensor]:
         """Pictures of every row."""
-        return media.choose(
-            {"pixel_values": self.pixels, "image_grid_thw": self.grid},
-            [n for shown in self.rows.pictures for n in shown],
-        )
+        return media.choose(self.stored, [n for shown in self.rows.pictures for n in shown])
 
 
-def batch(image_token: int, groups, seed=0) -> Batch:
-    """groups: (words of the prompt, grids by number of GRIDS, lengths of the completions) for each prompt.
+def pictures(config, shown) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+    """Random pictures by number of GRIDS as a model of this config takes them, and the units of each."""
+    if families.of(config).positions == "1-D":  # units of one size; a picture with a larger number has more of them
+        blank, _ = families.of(config).blank(config)
+        ends = list(accumulate(1 + (n if config.model_type == "internvl" else 0) for n in shown))
+        units = [list(range(start, end)) for start, end in zip([0, *ends], ends, strict=False)]
+        return {media.PIXELS: torch.randn(ends[-1], *blank[media.PIXELS].shape[1:])}, units
+    vision, grid = config.vision_config, torch.tensor([GRIDS[n] for n in shown])
+    size = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    stored = {media.PIXELS: torch.randn(int(grid.prod(-1).sum()), size), media.GRID: grid}
+    return stored, [[n] for n in range(len(shown))]
+
+
+def batch(config, groups, seed=0) -> Batch:
+    """groups: (words of the prompt, pictures by number of GRIDS, lengths of the completions) for each prompt.
 
     Words stand before, between and after the pictures; rows are those of one prompt after the other's.
     """
     torch.manual_seed(seed)
-    prompts, completions, owners, pictures, grids = [], [], [], [], []
+    prompts, completions, owners, shows = [], [], [], []
+    stored, units = pictures(config, every) if (every := [n for _, shown, _ in groups for n in shown]) else ({}, [])
+    sizes = families.of(config).unit_tokens(stored, config) if stored else []
+    left = iter(units)
     for number, (words, shown, lengths) in enumerate(groups):
         tokens = torch.randint(20, 300, (words,)).tolist()
-        parts = [tokens[:1]]
-        for n in shown:
-            t, h, w = GRIDS[n]
-            parts += [[image_token] * (t * h * w // 4), tokens[1:2]]
+        parts, numbers = [tokens[:1]], []
+        for _ in shown:
+            own = next(left)
+            numbers += own
+            parts += [[config.image_token_id] * sum(sizes[unit] for unit in own), tokens[1:2]]
         prompt = torch.tensor(sum(parts, []) + tokens[2:])
-        numbers = list(range(len(grids), len(grids) + len(shown)))
-        grids += [GRIDS[n] for n in shown]
         for length in lengths:
             prompts.append(prompt)
             completions.append(torch.randint(20, 300, (length,)))
             owners.append(number)
-            pictures.append(numbers)
+            shows.append(numbers)
     wide, keep = max(map(len, prompts)), max(map(len, completions))
     ids, mask = torch.zeros(len(prompts), wide + keep, dtype=torch.long), torch.zeros(len(prompts), wide + keep).long()
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         start, stop = wide - len(prompt), wide + len(completion)
         ids[row, start:stop], mask[row, start:stop] = torch.cat([prompt, completion]), 1
-    grid = torch.tensor(grids).reshape(-1, 3)
-    pixels = torch.randn(int(grid.prod(-1).sum()), 3 * 2 * 14 * 14) if grids else None
     return Batch(
-        ids=ids, mask=mask, keep=keep, rows=Rows(owners, pictures), pixels=pixels, grid=grid if grids else None,
-        there=mask[:, -keep:].bool(), image_token=image_token,
+        ids=ids, mask=mask, keep=keep, rows=Rows(owners, shows), stored=stored, there=mask[:, -keep:].bool(),
+        image_token=config.image_token_id, axes=families.of(config).positions,
     )  # fmt: skip
 
 
 def plain(model, given: Batch):
     """TRL's (logps, entropies), every row with its own prompt and pictures."""
     trainer = SimpleNamespace(accelerator=SimpleNamespace(autocast=nullcontext))
-    media = given.full()
-    if media:
-        media |= {"mm_token_type_ids": (given.ids == given.image_token).int(), "num_images": list(given.rows)}
+    fields = given.full()
+    if fields and given.axes != "1-D":
+        fields["mm_token_type_ids"] = (given.ids == given.image_token).int()
+    if fields:
+        fields["num_images"] = list(given.rows)
     found = inspect.unwrap(trl.GRPOTrainer._get_per_token_logps_and_entropies)(
-        trainer, model, given.ids, given.mask, given.keep, compute_entropy=True, **media
+        trainer, model, given.ids, given.mask, given.keep, compute_entropy=True, **fields
     )
     return found[:2]
 

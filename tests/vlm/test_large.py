@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from samples import rows
 from samples.sample import Sample
-from tests.support.sights import resizing
+from tests.support.sights import resizing, sight
 from tests.vlm.test_images import UPRIGHT, encoded
 from tests.vlm.test_rasters import write
 from vlm.common.errors import DataError, RecipeError
@@ -332,7 +332,7 @@ def test_rows_keep_the_originals_size(tmp_path):
     sample = Sample([path], [{"role": "user", "content": "x"}], "grounding", boxes=[[56, 49, 112, 98]], size=(560, 392))
     row = rows.prompt_rows([sample], PromptSection(), resizing(section))[0]
     assert row["images"][0].size == tuple(row["resized"]) == (112, 84) and list(row["size"]) == [560, 392]
-    assert shown(path, (784, 112 * 112)).size == (112, 84)
+    assert shown(path, sight(section)).size == (112, 84)
     drawing = resizing(
         section.model_copy(update={"random_resize": ResizeSection(min_pixels=56 * 56, max_pixels=112 * 112)}),
         train=True,

@@ -165,13 +165,18 @@ def test_log_probabilities_see_a_wrong_position(families):
     from rl.sharing.packed import log_probabilities
 
     model = policy(families["qwen2_vl"])
-    given = batch(model.config.image_token_id, [(5, (0,), (4, 3))])
+    given = batch(model.config, [(5, (0,), (4, 3))])
     reference, _ = plain(model, given)
-    media = {"pixel_values": given.pixels, "image_grid_thw": given.grid}
+    media = given.stored
     found = log_probabilities(model, given.rows, given.ids, given.mask, given.keep, media)
     assert (found.logps - reference).abs().max() < 1e-5
     wrong = log_probabilities(
-        model, given.rows, given.ids, given.mask, given.keep, {**media, "pixel_values": given.pixels.flip(0)}
+        model,
+        given.rows,
+        given.ids,
+        given.mask,
+        given.keep,
+        {**media, "pixel_values": given.stored["pixel_values"].flip(0)},
     )
     assert (wrong.logps - reference).abs().max() > 1e-3
     assert gradients(model, found.logps, found.entropies, given.there)

@@ -1,5 +1,6 @@
 """The tiny checkpoints of tests/support/families: read by transformers whole, alive, spelled as published."""
 
+import functools
 import importlib
 import json
 from dataclasses import dataclass
@@ -68,13 +69,12 @@ CASES = {
 
 DEFAULT = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 MARKED = "<|vision_start|><|image_pad|><|vision_end|>"
-THINK = "<think>\n\n</think>\n\n"
 GLM = "<|begin_of_image|><|image|><|end_of_image|>"
 
 
-def qwen(pictures: str, default: str = "", think: str = "") -> str:
+def qwen(pictures: str, default: str = "") -> str:
     return (
-        f"{default}<|im_start|>user\nA{pictures}B<|im_end|>\n<|im_start|>assistant\n{think}Yes.<|im_end|>\n"
+        f"{default}<|im_start|>user\nA{pictures}B<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n"
         f"<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n"
     )
 
@@ -102,25 +102,28 @@ def kind(request):
 
 
 @pytest.fixture(scope="module")
-def folder(kind, tmp_path_factory):
-    return Path(families.checkpoint(kind, tmp_path_factory.mktemp(kind)))
+def folder(kind, family_checkpoints):
+    return Path(family_checkpoints(kind))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def render(folder, tokenizer):
+    """Turns → text, by the folder's template, ready for an assistant's turn."""
+    file = folder / "chat_template.json"
+    text = json.loads(file.read_text())["chat_template"] if file.exists() else file.with_suffix(".jinja").read_text()
+    return functools.partial(
+        tokenizer.apply_chat_template, chat_template=text, add_generation_prompt=True, tokenize=False
+    )
 
 
 @pytest.fixture(scope="module")
 def loaded(folder):
     return AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
-
-
-def template(folder: Path) -> str:
-    file = folder / "chat_template.json"
-    return json.loads(file.read_text())["chat_template"] if file.exists() else (file.with_suffix(".jinja")).read_text()
-
-
-def render(folder: Path, turns) -> str:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return tokenizer.apply_chat_template(
-        turns, chat_template=template(folder), add_generation_prompt=True, tokenize=False
-    )
 
 
 def texts(*parts: str) -> list[dict]:
@@ -147,8 +150,7 @@ def test_head_is_the_embedding_where_the_published_one_is(kind, loaded):
     assert tied == (kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"))
 
 
-def test_vocabulary_and_tokens(folder, loaded):
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def test_vocabulary_and_tokens(folder, tokenizer, loaded):
     text = "Where is the (12,345) red é 漢?\n"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
     assert len(tokenizer) == loaded[0].config.get_text_config().vocab_size
@@ -156,11 +158,10 @@ def test_vocabulary_and_tokens(folder, loaded):
     assert tokenizer.eos_token_id in (ends if isinstance(ends, list) else [ends])
 
 
-def test_pictures_matter(kind, folder, loaded):
+def test_pictures_matter(kind, folder, tokenizer, render, loaded):
     case, model = CASES[kind], loaded[0]
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     turn = [{"role": "user", "content": [{"type": "image"}, *texts("Where?")]}]
-    ids = tokenizer(render(folder, turn).replace(case.mark, case.spelled), return_tensors="pt").input_ids
+    ids = tokenizer(render(turn).replace(case.mark, case.spelled), return_tensors="pt").input_ids
     types = (ids == model.config.image_token_id).long()
     named = {"mm_token_type_ids": types} if hasattr(model.model, "get_rope_index") else {}
     with torch.no_grad():
@@ -173,20 +174,20 @@ def test_pictures_matter(kind, folder, loaded):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_template_renders_pictures(kind, folder, count):
+def test_template_renders_pictures(kind, render, count):
     content = [*texts("A"), *[{"type": "image"}] * count, *texts("B")]
     turns = [
         {"role": "user", "content": content},
         {"role": "assistant", "content": "Yes." if kind == "glm4v" else texts("Yes.")},
         {"role": "user", "content": texts("C")},
     ]
-    assert render(folder, turns) == RENDERED[kind](count)
+    assert render(turns) == RENDERED[kind](count)
 
 
-def test_templates_that_take_one_form_of_content_only(kind, folder):
+def test_templates_that_take_one_form_of_content_only(kind, render):
     """Others render the same from a string as from one part of text."""
     string, parts = (
-        render(folder, [{"role": "user", "content": texts("A")}, {"role": "assistant", "content": content}])
+        render([{"role": "user", "content": texts("A")}, {"role": "assistant", "content": content}])
         for content in ("Yes.", texts("Yes."))
     )
     if kind == "glm4v":

@@ -1,4 +1,4 @@
-"""Model families: what differs between architectures, one file each. A new one is a file and a line in `FAMILIES`.
+"""Model families: what differs between architectures, one file each. A new one is a file.
 
 family.py   what a family says, with what most have
 sight.py    sizes and visual tokens of pictures
@@ -12,29 +12,32 @@ other.py    every other model that TRL trains
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 from vlm.families.family import Family
-from vlm.families.glm4v import Glm4v
-from vlm.families.internvl import InternVL
-from vlm.families.llava import Llava
 from vlm.families.other import Other
-from vlm.families.qwen2_5_vl import Qwen25VL
-from vlm.families.qwen2_vl import Qwen2VL
-from vlm.families.qwen3_5 import Qwen35
-from vlm.families.qwen3_vl import Qwen3VL
-from vlm.families.qwen3_vl_moe import Qwen3VLMoe
 from vlm.families.sight import Sight
 from vlm.families.sizes import Architecture, Layer, named
 
 __all__ = ["FAMILIES", "Architecture", "Family", "Layer", "Sight", "known", "of", "parameters", "read"]
 
-FAMILIES: dict[str, Family] = {
-    one.kind: one for one in (Qwen2VL(), Qwen25VL(), Qwen3VL(), Qwen3VLMoe(), Qwen35(), Glm4v(), Llava(), InternVL())
-}
+
+def _described() -> Iterator[Family]:
+    """One of each class in this folder that has a kind."""
+    for found in pkgutil.iter_modules(__path__, f"{__name__}."):
+        if found.name != f"{__name__}.__main__":
+            module = importlib.import_module(found.name)
+            for value in vars(module).values():
+                if isinstance(value, type) and value.__module__ == found.name and "kind" in vars(value):
+                    yield value()
+
+
+FAMILIES: dict[str, Family] = {one.kind: one for one in _described()}
 """By the config's `model_type`."""
 ALL: tuple[Family, ...] = (*FAMILIES.values(), Other(""))
 """And what is taken of any other."""

@@ -156,6 +156,9 @@ class Family:
         order; inputs: position_ids, attention_mask and the like. model: the backbone."""
         raise NotImplementedError
 
+    def settle(self, model: nn.Module) -> None:
+        """What is done to a model once it is loaded."""
+
     def class_of(self, path: str) -> Any:
         """`module:class` below transformers, imported."""
         module, _, name = path.partition(":")

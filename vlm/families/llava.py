@@ -80,6 +80,16 @@ class Llava(Family):
         }
         return {name: settings.get(name, default) for name, default in found.items()}
 
+    def bases(self, processor):
+        class OneSize:
+            """The stock processor counts the pixels of each picture, where one may stand for many rows; all have the
+            same number."""
+
+            def replace_image_token(self, image_inputs, image_idx, **named):
+                return super().replace_image_token(image_inputs, 0, **named)
+
+        return OneSize, processor
+
     def template(self, template):
         return TEMPLATE if template is not None and RENDERS_FIRST in template else template
 
@@ -118,6 +128,17 @@ class Llava(Family):
     def merger_bytes(self, sizes, b):
         """Pixels; the projector's input, and GELU's input and output."""
         return b * sizes.channels * sizes.patch**2 + b * sizes.width + 2 * b * sizes.hidden
+
+    def settle(self, model):
+        """Layers of the tower behind the one that is looked at are frozen: they are computed and never get a gradient,
+        for which DDP would wait."""
+        looked = model.config.vision_feature_layer
+        if isinstance(looked, int):
+            tower = model.model.vision_tower
+            count = len(tower.encoder.layers)
+            behind = tower.encoder.layers[looked if looked >= 0 else count + 1 + looked :]
+            for module in (*behind, tower.post_layernorm):
+                module.requires_grad_(False)
 
     def patches(self, media, config):
         return len(media["pixel_values"]) * (config.vision_config.image_size // config.vision_config.patch_size) ** 2

@@ -15,6 +15,7 @@ from vlm.common.errors import RecipeError
 
 Size = tuple[int, int]
 
+IMPOSSIBLE = "images: min_pixels {} and max_pixels {}; expected 0 < min_pixels <= max_pixels"
 STRIP = 200
 """The greatest ratio of sides that `smart_resize` takes."""
 
@@ -64,7 +65,7 @@ class Grid:
 
     def __post_init__(self):
         if not 0 < self.least <= self.most:
-            raise RecipeError(f"images: min_pixels {self.least}, max_pixels {self.most}; expected 0 < min ≤ max")
+            raise RecipeError(IMPOSSIBLE.format(self.least, self.most))
         if self.most < self.side**2:
             raise RecipeError(
                 f"images: max_pixels = {self.most} is less than one visual token's {self.side**2} pixels "
@@ -169,7 +170,7 @@ class Tiles:
 
     def __post_init__(self):
         if not 0 < self.least <= self.most:
-            raise RecipeError(f"images: min_pixels {self.least}, max_pixels {self.most}; expected 0 < min ≤ max")
+            raise RecipeError(IMPOSSIBLE.format(self.least, self.most))
 
     @property
     def limits(self) -> tuple[int, int]:

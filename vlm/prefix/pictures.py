@@ -72,6 +72,9 @@ class ImageMemo:
         return self.processor.fetch_images(present(images))
 
     def __call__(self, images, return_tensors=None, **options) -> BatchFeature:
+        if options.get("crop_to_patches") and not hasattr(self.processor, "crop_to_patches"):
+            # TRL asks for tiles wherever pixels have four axes and there are not as many as pictures
+            return BatchFeature({"num_patches": torch.ones(len(self.order), dtype=torch.long)})
         numbers: dict[Hashable, int] = {}
         self.order, found = [], []
         # what a processor has by itself may be left out of a call, or not
@@ -90,6 +93,21 @@ class ImageMemo:
         if return_tensors != "pt":
             data = {name: value.numpy() for name, value in data.items()}
         return BatchFeature(data, tensor_type=return_tensors)
+
+
+@contextmanager
+def without_absent(processor) -> Iterator[None]:
+    """Within, the image processor of `processor` leaves out rows without pictures, on which TRL calls it directly."""
+    inner = getattr(processor, "image_processor", None)
+    if inner is None:
+        yield
+        return
+    fetch = inner.fetch_images
+    inner.fetch_images = lambda images: fetch(present(images))
+    try:
+        yield
+    finally:
+        del inner.fetch_images
 
 
 @contextmanager

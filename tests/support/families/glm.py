@@ -1,8 +1,10 @@
 """GLM-4.1V-9B-Thinking (zai-org).
 
-Sources: sizes and keys, public copies of config.json and transformers' Glm4vConfig; the template, sglang's
-test_jinja_template_utils.py, which tests against it. Not verified: the tokens after <|video|>, the file's rounding of
-limits, and which of its files holds the template.
+Sources: sizes and keys, public copies of config.json and transformers' Glm4vConfig; special tokens, the tokenizer
+printed in ai-bot-pro/achatbot pull request 168; the template, sglang's test_jinja_template_utils.py, which tests
+against it. Not verified: the tokens after <|video|>, which of its files holds the template.
+
+The template takes the content of system and assistant turns as a string; a list of parts is printed as Python does.
 """
 
 from __future__ import annotations
