@@ -341,11 +341,13 @@ def load_model(section, device=None):
 
     path, where = source(section.path, section.revision)
     check_files(path, where)
+    tied = family.tied(raw_config(section.path, section.revision))
     with reading(section.path, "model.path"):
         model, info = family.model_class.from_pretrained(
             path,
             **where,
             **placed(device),
+            **({} if tied is None else {"tie_word_embeddings": tied}),
             dtype=getattr(torch, section.dtype),
             attn_implementation=attention,
             trust_remote_code=section.trust_remote_code,

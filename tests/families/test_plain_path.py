@@ -44,13 +44,23 @@ def test_two_steps_are_those_of_stock_trl(loaded, kind, questions, tmp_path, cap
 def test_rows_with_and_without_pictures_where_a_family_has_a_file(loaded, questions, tmp_path):
     """One step over both kinds: TRL's own processor call fails; here it learns what each kind alone would."""
     one = loaded("qwen3_5")
-    trainer = grpo(loading.load_model(section(one.path)), one.processor, questions, tmp_path, per_device_train_batch_size=8, max_steps=1)
+    trainer = grpo(
+        loading.load_model(section(one.path)),
+        one.processor,
+        questions,
+        tmp_path,
+        per_device_train_batch_size=8,
+        max_steps=1,
+    )
     (found,) = steps(trainer)
     assert found["grad_norm"] > 1e-3 and torch.isfinite(torch.tensor(found["loss"]))
 
 
 def test_they_are_refused_where_it_has_none(family_checkpoints, questions, tmp_path):
-    dump(tmp_path / "rows.jsonl", [{"images": s.images, "messages": s.messages, "task": s.task, "answer": s.answer} for s in questions])
+    dump(
+        tmp_path / "rows.jsonl",
+        [{"images": s.images, "messages": s.messages, "task": s.task, "answer": s.answer} for s in questions],
+    )
     recipe = GRPORecipe(
         model=ModelSection(path=family_checkpoints("idefics3"), dtype="float32", attention="sdpa"),
         data=DataSection(train=[SourceSection(path=str(tmp_path / "rows.jsonl"), outside=True)]),

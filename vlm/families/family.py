@@ -104,6 +104,11 @@ class Family:
         is not the published one."""
         return None
 
+    def tied(self, config: Mapping[str, Any]) -> bool | None:
+        """Whether the head is the embedding, of config.json, where transformers' class takes another key for it; else
+        None."""
+        return None
+
     # its sizes
 
     def sizes(self, config: Mapping[str, Any], where: str) -> Architecture:

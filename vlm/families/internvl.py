@@ -108,16 +108,21 @@ class InternVL(Family):
     def marked(self, template):
         return MARKED if template.strip() == TEMPLATE else None
 
+    def tied(self, config):
+        """The text model's key; transformers' class has one at the top, which says yes where a file leaves it out. It
+        looks into the weights, but not under ZeRO-3, where the head would become the embedding without a word."""
+        text = section(config, "text_config", "config.json")
+        return text.get("tie_word_embeddings", config.get("tie_word_embeddings", True))
+
     def sizes(self, config, where):
         vision = dict(section(config, "vision_config", where))
         sides = {name: pair(vision[name]) for name in ("image_size", "patch_size") if name in vision}
         size = sizes_of({**vision, **sides}, f"{where}: vision_config.")
         found = text_sizes(config, TEXT, where)
-        text = section(config, "text_config", where)
         ratio = config.get("downsample_ratio", 0.5)
         edge, patch = size("image_size", 448), size("patch_size", 14)
         return Architecture(
-            **{**found, "tied": text.get("tie_word_embeddings", config.get("tie_word_embeddings", True))},
+            **{**found, "tied": self.tied(config)},
             kind=self.kind,
             depth=size("num_hidden_layers", 24),
             width=size("hidden_size", 1024),
