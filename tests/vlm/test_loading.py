@@ -107,7 +107,10 @@ def test_wrong_paths(tmp_path, monkeypatch):
     with pytest.raises(RecipeError, match="holds a LoRA adapter.*python -m vlm.adapters"):
         loading.load_model(section(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["Llama"]}))
-    with pytest.raises(RecipeError, match=r"model_type 'llama' .*no vision_config; expected a vision-language model: Qwen2-VL, Qwen2.5-VL"):
+    with pytest.raises(
+        RecipeError,
+        match=r"model_type 'llama' .*no vision_config; expected a vision-language model: Qwen2-VL, Qwen2.5-VL",
+    ):
         loading.load_model(section(tmp_path))
     monkeypatch.setattr(loading, "hub_reachable", lambda: False)
     with pytest.raises(RecipeError, match="nobody/nothing is no folder here.*hf download nobody/nothing"):

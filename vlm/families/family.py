@@ -54,6 +54,8 @@ class Family:
     "Whether the pictures of a batch can be told apart (`vlm.prefix.media`)."
     unshared: ClassVar[str | None] = None
     "Why its prompts cannot be shared; None where they can."
+    exported: ClassVar[bool] = False
+    "Whether `vlm.export` writes it as transformers 4 loads it."
     unmixed: ClassVar[str | None] = None
     "Why GRPO cannot take rows with pictures and rows without from one data set; None where it can."
     vllm: ClassVar[bool] = False
