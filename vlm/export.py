@@ -3,8 +3,9 @@
     python -m vlm.export RUN OUT        # RUN: a run folder with final/, or a checkpoint
 
 transformers 5 writes `rope_parameters`, `processor_config.json` and a list of `extra_special_tokens`; transformers 4
-passes over the first two, which leaves a wrong model, and stops at the third. Families that this was not tried for
-(`Family.exported`) are refused. Here everything is in the layout of the published Qwen2-VL checkpoints, which transformers 5 (and Nadir) read as well:
+passes over the first two, which leaves a wrong model, and stops at the third. Here everything is in the layout of the
+published Qwen2-VL checkpoints, which transformers 5 (and Nadir) read as well. Families that this was not tried for
+(`Family.exported`) are refused.
 
 config.json                 text settings at the top level, `rope_theta`, `rope_scaling`, `torch_dtype`
 model*.safetensors          `model.layers.0…`, `visual.blocks.0…`, `lm_head.weight`, in their stored dtype
@@ -47,8 +48,8 @@ def export(run: str, out: str) -> None:
             "and tools that stand on it, load the folder as it is"
         )
     dtype = raw.get("dtype") or raw.get("torch_dtype") or "float32"
-    section = SimpleNamespace(path=path, revision=None, dtype=dtype, attention="sdpa", trust_remote_code=False)
-    model = load_model(section)
+    section = {"path": path, "revision": None, "dtype": dtype, "attention": "sdpa", "trust_remote_code": False}
+    model = load_model(SimpleNamespace(**section, quantization=None))
     processor = load_processor(path, stored_limits(path))
     model.save_pretrained(folder)
     _write(folder / "config.json", flat(read_json(folder / "config.json"), dtype))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm import families
-from vlm.adapters import PARTS, chosen, left_to_train, part_of
+from vlm.adapters import HEAD, PARTS, chosen, left_to_train, part_of
 from vlm.common.errors import RecipeError
-from vlm.loading import family_of, looks_local, raw_config
+from vlm.loading import check_stored, family_of, looks_local, raw_config
 
 
 def read_config(path: str, revision: str | None = None) -> tuple[dict[str, Any], str]:
@@ -41,6 +41,8 @@ class Shape(families.Architecture):
     lora_inputs: int
     """Sum of the input widths of the adapted layers (0 without LoRA)."""
     head_trainable: bool
+    quantized: int
+    """Parameters in 4 bits."""
 
     @property
     def total(self) -> int:
@@ -54,6 +56,7 @@ class Shape(families.Architecture):
 def shape(section) -> Shape:
     """Shape of a recipe's `model:` section, with its freezing and LoRA."""
     config, source = read_config(section.path, section.revision)
+    check_stored(config, section)
     sizes = families.read(config, f"model.path: {source}")
     parameters = {name: math.prod(shape) for name, shape in families.parameters(sizes)}
     trained = left_to_train(parameters, section.freeze)
@@ -68,7 +71,15 @@ def shape(section) -> Shape:
         trainable=trainable,
         lora_inputs=lora_inputs,
         head_trainable=section.lora is None and "language_model" not in section.freeze,
+        quantized=sum(math.prod(layer.weight) for layer in families.layers(sizes) if is_quantized(section, layer)),
     )
+
+
+def is_quantized(section, layer: families.Layer) -> bool:
+    """Whether a layer's weight is held in 4 bits: all but those of `vlm.loading.kept`."""
+    if section.quantization is None or not layer.linear:
+        return False
+    return part_of(layer.name) == "language_model" and layer.name != HEAD
 
 
 def _count(named: Iterable[tuple[str, int]]) -> dict[str, int]:

@@ -135,6 +135,8 @@ def candidates(recipe: Any, base: Plan) -> Iterator[list[str]]:
         yield [f"training.max_completion_length={length}"]
     if model.lora is None:
         yield ["model.lora={}"]
+    elif model.quantization is None:
+        yield ["model.quantization=nf4"]
 
 
 def _peak(plan: Callable[[Any], Plan], recipe: Any, changes: list[str]) -> int | None:

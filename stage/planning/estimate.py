@@ -37,7 +37,7 @@ def training(job: Job) -> Plan:
     visual = {size: sees.tokens(size) for size in job.image_sizes}
     bounds = sees.bounds()
     planned = job.images_per_sample * (max(visual.values()) if visual else bounds[1])
-    setups = {stage: memory_setup(job, stage, processes) for stage in (0, 1, 2, 3)}
+    setups = memory_setups(job, processes)
     by_zero = {}
     for stage, setup in setups.items():
         peak = max(sum(parts.values()) for parts in _phases(job, sizes, setup, planned, fleet).values())
@@ -59,6 +59,12 @@ def training(job: Job) -> Plan:
     )
 
 
+def memory_setups(job: Job, processes: int) -> dict[int, memory.Setup]:
+    """By ZeRO stage; the third does not split what is in 4 bits, and is refused."""
+    stages = (0, 1, 2, 3) if job.model.quantization is None else (0, 1, 2)
+    return {stage: memory_setup(job, stage, processes) for stage in stages}
+
+
 def memory_setup(job: Job, stage: int, processes: int) -> memory.Setup:
     attention = job.model.attention
     if attention == "auto":  # the target is what counts, not the machine that plans
@@ -73,6 +79,7 @@ def memory_setup(job: Job, stage: int, processes: int) -> memory.Setup:
         attention=attention,
         lora_dropout=job.model.lora is not None and job.model.lora.dropout > 0,
         optimiser=job.optimiser,
+        quantized=job.model.quantization is not None,
         deterministic=job.deterministic,
     )
 

@@ -20,6 +20,10 @@ States
     LoRA's adapters are float32 in plain torch (PEFT `autocast_adapter_dtype`), in the model's dtype with a
     float32 master under DeepSpeed: 16 bytes an adapter parameter either way.
 
+    A base in NF4 with double quantization (QLoRA, Dettmers et al. 2023, arXiv 2305.14314, §3): half a byte for each
+    weight of the layers that are in it, a byte for each 64 and a float32 for each 256 × 64: 4.127 bits. Beside it lies
+    one layer at a time in 16 bits, in both passes and in rollouts: `unpacked`.
+
     Offload (ZeRO-Offload, Ren et al. 2021, arXiv 2101.06840) moves the optimiser to the host; gradients too
     from stage 2; weights too in stage 3.
 
@@ -68,6 +72,8 @@ class Setup:
     attention: Attention = "flash_attention_2"
     lora_dropout: bool = False
     optimiser: str = "adamw_torch_fused"
+    quantized: bool = False
+    """`model.quantization`."""
     deterministic: bool = False
     """`training.full_determinism`: FlashAttention-2 adds in a fixed order."""
 
@@ -83,19 +89,30 @@ class States:
     host: dict[str, int] = field(default_factory=dict)
 
 
+def held_bytes(shape: Shape, setup: Setup) -> int:
+    """Of the model's weights, adapters aside, in one process that splits none of them."""
+    packed = shape.quantized if setup.quantized else 0
+    return setup.weight_bytes * (shape.total - packed) + packed // 2 + packed // 64 + 4 * (packed // (64 * 256))
+
+
+def unpacked(shape: Shape, setup: Setup) -> int:
+    """Of the widest layer that is held in 4 bits, in the type that it is multiplied in."""
+    return setup.weight_bytes * shape.hidden * shape.intermediate if setup.quantized else 0
+
+
 def states(shape: Shape, setup: Setup) -> States:
     """Weights, gradients, optimiser and communication buffers of one process."""
-    total, trainable, b, n = shape.total, shape.total_trainable, setup.weight_bytes, setup.processes
+    trainable, b, n = shape.total_trainable, setup.weight_bytes, setup.processes
     adapters = trainable if setup.lora else 0
     if setup.zero == 0:
         train_bytes = 4 if setup.lora else b
         buckets = train_bytes * trainable if n > 1 else 0
-        weights = b * total + 4 * adapters
+        weights = held_bytes(shape, setup) + 4 * adapters
         kept = round(state_bytes(setup.optimiser, train_bytes, flat=False) * trainable)
         return States(weights, train_bytes * trainable, kept, buckets)
     master = 0 if b == 4 and setup.zero == 3 else 4
     out = States(
-        weights=b * (total + adapters) // (n if setup.zero == 3 else 1),
+        weights=(held_bytes(shape, setup) + b * adapters) // (n if setup.zero == 3 else 1),
         gradients=b * trainable // (n if setup.zero >= 2 else 1),
         optimiser=round((master + state_bytes(setup.optimiser, 4, flat=True)) * trainable) // n,
         buffers=_buffers(shape, setup),
@@ -145,7 +162,7 @@ def host(shape: Shape, setup: Setup, reference: bool = False, begun: bool = Fals
     reference: of GRPO's reference model, which TRL reads there where processes are several.
     begun: of a score model that begins with a vision-language model, whose head is drawn there.
     """
-    whole, training = setup.weight_bytes * shape.total, sum(states(shape, setup).host.values())
+    whole, training = held_bytes(shape, setup), sum(states(shape, setup).host.values())
     if setup.zero == 3:
         return Host(whole, whole, training)
     copied = setup.zero == 0 and ((reference and not setup.lora and setup.processes > 1) or begun)
@@ -256,7 +273,7 @@ def moments(
         flash = flash_backward(shape.heads, shape.hidden, tokens, keys, pieces, b, grouped, setup.deterministic)
         tower = flash_backward(shape.vision_heads, shape.width, patches, patches, pieces, b, False, setup.deterministic)
     return {
-        "an MLP": 3 * b * tokens * shape.intermediate,
+        "an MLP": 3 * b * tokens * shape.intermediate + unpacked(shape, setup),
         "attention": 2 * b * (tokens * shape.hidden + keys * shape.key_value) + flash,
         "an MLP of the vision tower": 3 * b * patches * shape.vision_intermediate,
         "attention of the vision tower": 4 * b * patches * shape.width + (tower if patches else 0),
@@ -321,6 +338,7 @@ def rollout(
     b = setup.weight_bytes
     gathered = b * shape.total if setup.zero == 3 else 0
     prefill = (prefilled or rows) * prompt_tokens * b * (3 * shape.intermediate + 4 * shape.hidden)
+    prefill += unpacked(shape, setup)
     return {
         "gathered weights": gathered,
         "KV cache": kv_cache(shape, b, rows, prompt_tokens + new_tokens),

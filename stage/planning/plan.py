@@ -95,6 +95,8 @@ def _advice(plan: Plan, fleet: Fleet) -> str:
         options.append("sharding.offload")
     if plan.job.model.lora is None:
         options.append("model.lora")
+    elif plan.job.model.quantization is None:
+        options.append("model.quantization=nf4")
     if plan.job.engine:
         options.append("a smaller training.vllm_gpu_memory_utilization, or training.vllm_enable_sleep_mode")
     options += ["the score model on other GPUs (launch/serve.py)"] if plan.job.resident else []
@@ -118,6 +120,8 @@ def _parameters(plan: Plan) -> Table:
     table = _table("Parameters", "part", "total", "trainable")
     for part in PARTS:
         table.add_row(part, f"{plan.shape.parameters[part]:,}", f"{plan.shape.trainable[part]:,}")
+    if plan.shape.quantized:
+        table.add_row(f"in {plan.job.model.quantization}, of the language model", f"{plan.shape.quantized:,}", "0")
     table.add_row("all", f"{plan.shape.total:,}", f"{plan.shape.total_trainable:,}")
     return table
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from vlm.common.errors import RecipeError
-from vlm.common.versions import check_transformers, check_vllm
+from vlm.common.versions import check_bitsandbytes, check_transformers, check_vllm
 
 SCHEDULES = {
     "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
@@ -74,6 +74,11 @@ def check_together(recipe: Any) -> None:
             f"training.gradient_checkpointing_kwargs: use_reentrant = {reentrant} with sharding.zero = 3 and "
             "model.lora, which train by reentrant checkpointing only; leave use_reentrant out"
         )
+    if recipe.sharding.zero == 3 and recipe.model.quantization is not None:
+        raise RecipeError(
+            f"sharding.zero = 3 with model.quantization {recipe.model.quantization}: ZeRO-3 does not split weights in "
+            "4 bits while they load; write zero: 2 (each GPU holds the whole base), or `quantization: null`"
+        )
     for key in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
         if asked(key) and asked("dataloader_num_workers") == 0:
             raise RecipeError(f"training.{key} needs workers; set dataloader_num_workers to 1 or more")
@@ -111,6 +116,8 @@ def check_engines(recipe: Any) -> None:
     check_transformers(recipe)
     if hasattr(recipe, "model") and getattr(recipe.model, "liger", False):
         _need("liger_kernel", "model.liger", "pip install -e '.[gpu]', or write liger: false")
+    if hasattr(recipe, "model") and getattr(recipe.model, "quantization", None) is not None:
+        check_bitsandbytes(f"model.quantization {recipe.model.quantization}")
     if hasattr(recipe, "generation") and recipe.generation.backend == "vllm":
         check_vllm("generation.backend vllm", "generation.backend=hf")
     if not hasattr(recipe, "argument"):

@@ -25,7 +25,7 @@ from samples import Faults
 from samples.mixture.drawing import DryFaults
 from stage.planning import memory
 from stage.planning.control import ControlTokens, tokens_of
-from stage.planning.estimate import DTYPE_BYTES, memory_setup, widest
+from stage.planning.estimate import DTYPE_BYTES, memory_setups, widest
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, batches, check_full_batch, common
 from stage.planning.lengths import Lengths
@@ -144,7 +144,7 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
     limits = visual_range(job.images.min_pixels, job.images.max_pixels, sizes.patch * sizes.merge)
     visual, rows = data.images * limits[1], job.per_device_batch * data.candidates
     widths = {"rows": rows, "text_tokens": job.prompt_tokens + job.completion_tokens, "visual_tokens": visual}
-    setups = {stage: memory_setup(job, stage, processes) for stage in (0, 1, 2, 3)}
+    setups = memory_setups(job, processes)
     chosen, batch = setups[recipe.sharding.zero], batches(job, processes)
     updates = {stage: _update(sizes, setup, **widths) for stage, setup in setups.items()}
     return Plan(
