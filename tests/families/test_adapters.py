@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 import trl
-from peft import PeftModel
-from transformers import AutoTokenizer
 
 from samples.rows import chat_rows
 from sft.trainer import SFTTrainer
@@ -26,8 +24,8 @@ def sft(model, processor, samples, folder):
     """Two steps of two rows each."""
     fixed = {"use_cpu": True, "bf16": False, "report_to": "none", "remove_unused_columns": False, "disable_tqdm": True}
     args = trl.SFTConfig(
-        str(folder), per_device_train_batch_size=2, max_steps=2, learning_rate=0.01, save_strategy="no", max_length=None,
-        gradient_checkpointing=False, seed=3, **fixed,
+        str(folder), per_device_train_batch_size=2, max_steps=2, learning_rate=0.01, save_strategy="no",
+        max_length=None, gradient_checkpointing=False, seed=3, **fixed,
     )  # fmt: skip
     rows = chat_rows(samples, PromptSection(style="direct", wording={"vqa": "{question}"}))
     return SFTTrainer(model, args, train_dataset=rows, processing_class=processor)
