@@ -44,8 +44,8 @@ def export(run: str, out: str) -> None:
     if not family.exported:
         named = " and ".join(one.name for one in FAMILIES.values() if one.exported)
         raise RecipeError(
-            f"{path} holds {family.name}: the layout of transformers 4 is written here for {named} only. transformers 5, "
-            "and tools that stand on it, load the folder as it is"
+            f"{path} holds {family.name}: the layout of transformers 4 is written here for {named} only. transformers "
+            "5, and tools that stand on it, load the folder as it is"
         )
     dtype = raw.get("dtype") or raw.get("torch_dtype") or "float32"
     section = {"path": path, "revision": None, "dtype": dtype, "attention": "sdpa", "trust_remote_code": False}

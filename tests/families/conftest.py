@@ -75,7 +75,7 @@ def letters(completions, **_):
 def grpo(model, processor, samples, folder, cls=rl.GRPOTrainer, **training):
     """A trainer of two prompts × two completions a step."""
     given = {
-        "per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 5, "max_steps": 2,
+        "per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4, "max_steps": 2,
         "optim": "sgd", "learning_rate": 0.5, "beta": 0.1, "save_strategy": "no", "logging_steps": 1, "seed": 3,
     } | training  # fmt: skip
     fixed = {"use_cpu": True, "bf16": False, "report_to": "none", "remove_unused_columns": False, "disable_tqdm": True}
