@@ -16,23 +16,38 @@ from vlm.families import FAMILIES
 
 pytestmark = pytest.mark.slow
 
-SHARDED = [kind for kind in KINDS if kind in FAMILIES]
+EVERY = [kind for kind in KINDS if kind in FAMILIES]
+SHARDED = ["qwen3_vl", "qwen3_vl_moe", "glm4v", "llava", "internvl"]
+"""Each takes two seconds here; Qwen2-VL goes through whole runs in tests/stage."""
 
 
 @pytest.fixture(scope="module")
 def found(family_checkpoints, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("zero3")
-    kinds = {kind: family_checkpoints(kind) for kind in SHARDED}
-    script = ROOT / "tests/support/processes/family_passes.py"
+    return gone_through(SHARDED, family_checkpoints, tmp_path_factory.mktemp("zero3"))
+
+
+def gone_through(kinds, family_checkpoints, folder):
+    """The folder of what was saved, and what was printed of each pass."""
+    kinds = {kind: family_checkpoints(kind) for kind in kinds}
+    script = ROOT / "tests/families/passes.py"
     said = forked.run([*two_processes(), script, folder, json.dumps(kinds)], cwd=folder).stdout
     return folder, [json.loads(line) for line in said.splitlines() if line.startswith('{"kind"')]
 
 
 def test_losses_and_gradients_are_those_of_whole_weights(found):
     """A blank picture stands in for the one that a process lacks: in LLaVA and InternVL of 16 and 4 placeholders."""
-    counts = Counter(line["kind"] for line in found[1])
-    assert counts == {kind: 2 if FAMILIES[kind].unshared else 3 for kind in SHARDED}
-    for line in found[1]:
+    check(found[1], SHARDED)
+
+
+@pytest.mark.full
+def test_of_every_family(family_checkpoints, tmp_path):
+    check(gone_through(EVERY, family_checkpoints, tmp_path)[1], EVERY)
+
+
+def check(lines, kinds):
+    counts = Counter(line["kind"] for line in lines)
+    assert counts == {kind: 2 if FAMILIES[kind].unshared else 3 for kind in kinds}
+    for line in lines:
         assert line["off"] < 1e-6 and line["largest"] > 1 and not line["idle"], line
         assert line["apart"] < 1e-5 * max(1, line["largest"]), line
 

@@ -1,9 +1,10 @@
-"""Each family under ZeRO-3 against whole weights:  accelerate launch family_passes.py FOLDER KINDS
+"""Each family under ZeRO-3 against whole weights:  accelerate launch passes.py FOLDER KINDS
 
 KINDS: JSON, {kind: path of its checkpoint}. Process 0 has a row with a picture, process 1 a row of text alone. Three
 passes, each as a stage makes it, with gradients: SFT's padded batch; GRPO's log-probabilities row by row; and those of
 shared prefixes. Both rows in one process without sharding are what is expected. Then the weights are saved as the
-trainers save them. The main process prints a line of JSON for each pass: the loss's relative difference, the largest gradient, and the largest difference of any.
+trainers save them. The main process prints a line of JSON for each pass: the relative difference of losses, the
+largest gradient, and the largest difference of any.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 ROWS = (0, 1)
 """Prompts of `tests.families.conftest`: of process 0 and 1."""
 KEEP = 4
