@@ -59,6 +59,10 @@ class Family:
     "Whether queries lie in memory head by head, so that kernels of attention leave a second copy of their output."
     unshared: ClassVar[str | None] = None
     "Why its prompts cannot be shared; None where they can."
+    exported: ClassVar[bool] = False
+    "Whether `vlm.export` writes it as transformers 4 loads it."
+    unmixed: ClassVar[str | None] = None
+    "Why GRPO cannot take rows with pictures and rows without from one data set; None where it can."
     vllm: ClassVar[bool] = False
     "Whether what vLLM reads has been compared with what is meant (`vlm.engine`)."
     frame: ClassVar[tuple[str, ...]] = ()
@@ -115,6 +119,11 @@ class Family:
     def sent(self, name: str, weight: Tensor) -> tuple[str, Tensor]:
         """A parameter as vLLM's model takes it, which reads published files: transformers may hold another form."""
         return name, weight
+
+    def tied(self, config: Mapping[str, Any]) -> bool | None:
+        """Whether the head is the embedding, of config.json, where transformers' class takes another key for it; else
+        None."""
+        return None
 
     # its sizes
 

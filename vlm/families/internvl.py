@@ -115,6 +115,12 @@ class InternVL(Family):
     def marked(self, template):
         return MARKED if template.strip().replace("\n", "\\n") == TEMPLATE else None  # files have the line's end itself
 
+    def tied(self, config):
+        """The text model's key; transformers' class has one at the top, which says yes where a file leaves it out. It
+        looks into the weights, but not under ZeRO-3, where the head would become the embedding without a word."""
+        parts = (config, section(config, "text_config", "config.json"))
+        return all(part.get("tie_word_embeddings", True) for part in parts)
+
     def sizes(self, config, where):
         built_of(config, "text_config", ["qwen2"], where)
         built_of(config, "vision_config", ["internvl_vision"], where)
@@ -122,11 +128,10 @@ class InternVL(Family):
         sides = {name: pair(vision[name]) for name in ("image_size", "patch_size") if name in vision}
         size = sizes_of({**vision, **sides}, f"{where}: vision_config.")
         found = text_sizes(config, TEXT, where)
-        tied = [part.get("tie_word_embeddings", True) for part in (config, section(config, "text_config", where))]
         ratio = config.get("downsample_ratio", 0.5)
         edge, patch = size("image_size", 448), size("patch_size", 14)
         return Architecture(
-            **{**found, "tied": all(tied)},  # at the top true, as always, though the file has a head of its own
+            **{**found, "tied": self.tied(config)},
             kind=self.kind,
             depth=size("num_hidden_layers", 24),
             width=size("hidden_size", 1024),

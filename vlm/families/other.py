@@ -15,6 +15,10 @@ class Other(Family):
     mergers = ("visual.merger", "multi_modal_projector", "connector")
     notation = "qwen2_vl"
     unshared = "the model has no file in vlm/families, so its prompts are computed for each completion, as TRL does"
+    unmixed = (
+        "the model has no file in vlm/families, and TRL tells whose pictures are whose by their number, which is right "
+        "only where each row has some"
+    )
     placeholder, units = "", False
 
     def __init__(self, kind: str):

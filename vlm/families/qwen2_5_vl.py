@@ -18,7 +18,7 @@ class Qwen25VL(GridFamily):
     model, backbone = "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLModel"
     processor = "models.qwen2_5_vl.processing_qwen2_5_vl:Qwen2_5_VLProcessor"
     notation = "qwen2_5_vl"
-    vllm = True
+    vllm = exported = True
     pattern = r"qwen[-_]?(?:2\.5|2_5|25)[-_]?vl.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = {
         "Qwen2.5-VL-3B": {

@@ -37,7 +37,7 @@ class Qwen2VL(GridFamily):
     model, backbone = "Qwen2VLForConditionalGeneration", "Qwen2VLModel"
     processor = "models.qwen2_vl.processing_qwen2_vl:Qwen2VLProcessor"
     notation = "qwen2_vl"
-    vllm = True
+    vllm = exported = True
     pattern = r"qwen[-_]?2[-_]?vl.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = {
         "Qwen2-VL-2B": {
