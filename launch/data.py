@@ -24,8 +24,12 @@ def recipe_of(path: str, overrides: Sequence[str] = ()):
     from rl.recipe import GRPORecipe
     from sft.recipe import SFTRecipe
     from stage.recipe import config
+    from vlm.common.console import say
 
-    return config.load_any(path, [SFTRecipe, GRPORecipe, EvalRecipe, BonRecipe, CurateRecipe, ScoreRecipe], overrides)
+    found = config.load_any(path, [SFTRecipe, GRPORecipe, EvalRecipe, BonRecipe, CurateRecipe, ScoreRecipe], overrides)
+    for doubt in found.settle(fetch=True):
+        say(f"note: {doubt}")
+    return found
 
 
 def subject_of(recipe):

@@ -26,8 +26,8 @@ def resolved(recipe: GRPORecipe) -> list:
     found = []
     for reward in recipe.rewards:
         options = dict(reward.options)
-        if "notation" in rewards.options_of(reward.use):
-            options.setdefault("notation", recipe.prompt.notation)
+        if "notation" in rewards.options_of(reward.use) and options.get("notation") is None:
+            options["notation"] = recipe.prompt.notation
         found.append(guard(rewards.resolve(reward.use, **options), Limits.of(reward)))
     for score in learned(found):
         score.check(recipe.sharding.zero)

@@ -199,8 +199,8 @@ def _task_reward(name: str, entry: str | Mapping[str, Any], notation: str | None
         known = options_of(spec)
         if "applies_to" in known:
             options.setdefault("applies_to", (name.partition("/")[0],))
-        if "notation" in known and notation is not None:
-            options.setdefault("notation", notation)
+        if "notation" in known and notation is not None and options.get("notation") is None:
+            options["notation"] = notation
         reward: Any = resolve(spec, **options)
     except RecipeError as cause:
         raise RecipeError(f"reward 'gated', tasks.{name}: {cause}") from cause

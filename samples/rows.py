@@ -17,7 +17,7 @@ from samples import Sample
 from samples.facts import CODEC, Truth, answer_of, truth_of
 from samples.store import Drawn
 from vlm import answers, prompts
-from vlm.boxes import NOTATIONS, write_boxes, write_quads
+from vlm.boxes import find, write_boxes, write_quads
 from vlm.common.console import say
 from vlm.common.errors import DataError
 from vlm.families import Sight
@@ -97,7 +97,7 @@ def reference(truth: Truth, notation: str, resized: tuple[int, int] | None) -> d
 
     resized: (width, height) at which the model sees the picture.
     """
-    if truth["quads"] and NOTATIONS[notation].shape != "box":
+    if truth["quads"] and find(notation).shape != "box":
         text = write_quads(truth["quads"], notation, truth["size"], resized)
     else:
         text = write_boxes(truth["boxes"], notation, truth["size"], resized)
@@ -306,7 +306,7 @@ def _check_replies(drawn: Drawn[Sample], section: PromptSection, sizes: Resizing
 
 def _check_text(sample: Sample, section: PromptSection, sizes: Resizing | None) -> None:
     """Refuse a reference in text whose pixels would not follow the sizes that are drawn."""
-    follows = sizes is None or sizes.drawing is None or NOTATIONS[section.notation].frame != "resized"
+    follows = sizes is None or sizes.drawing is None or find(section.notation).frame != "resized"
     if sample.task == "grounding" and not follows:
         raise DataError(
             f"{sample.source}: row {sample.id!r}: its reference is text, but images.random_resize draws the size that "

@@ -10,6 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 from vlm.common.errors import RecipeError
+from vlm.pictures.processing import ImagesOnly
+
+
+def marked(processor: Any) -> str | None:
+    """The family's template with marks; None where it has none, or TRL is to look."""
+    return processor.family.marked(processor.chat_template) if isinstance(processor, ImagesOnly) else None
 
 
 def check(processor: Any, path: str) -> None:
@@ -18,7 +24,7 @@ def check(processor: Any, path: str) -> None:
 
     if not isinstance(processor.chat_template, str):
         raise RecipeError(f"model.path: {path} has no chat template; expected chat_template.jinja in it")
-    if processor.family.marked(processor.chat_template) is not None:
+    if marked(processor) is not None:
         return
     try:
         get_training_chat_template(processor)
@@ -26,5 +32,5 @@ def check(processor: Any, path: str) -> None:
         raise RecipeError(
             f"model.path: the chat template of {path} does not mark what the assistant says, which alone is learned, "
             "and it is none that is known; in its chat_template.jinja write {% generation %} before and "
-            "{% endgeneration %} behind an assistant turn's content and its <|im_end|>, or take the published template"
+            "{% endgeneration %} behind an assistant turn's content and what ends it, or take the published template"
         ) from error

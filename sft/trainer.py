@@ -7,6 +7,7 @@ from typing import Any
 
 import trl
 
+from sft import template
 from stage.checkpoints.resumable import Resumable
 from stage.guards.finite import FiniteSteps, Named
 from stage.parallel.fsdp import FullySharded
@@ -38,8 +39,7 @@ class SFTTrainer(FiniteSteps, Resumable, FlatOrder, FullySharded, trl.SFTTrainer
     def __init__(self, *positional: Any, **named: Any):
         processor = named["processing_class"]
         own = processor.chat_template
-        family = getattr(processor, "family", None)
-        ours = family and family.marked(own)
+        ours = template.marked(processor)
         processor.chat_template = ours or own  # what TRL finds marked, it does not look up
         try:
             with float32_adapters(positional[0]):

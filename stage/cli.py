@@ -104,12 +104,13 @@ def launch(
 
     def work() -> None:
         recipe = config.load(arguments.recipe, recipe_class, arguments.overrides)
+        open_questions = recipe.settle(fetch=True) if hasattr(recipe, "settle") else []
         check_engines(recipe)
         if hasattr(recipe, "images"):
             images.use(recipe.images)
         if hasattr(recipe, "tracking"):
             check_installed(recipe.tracking)
-        for doubt in doubts(recipe) if is_main_process() else ():
+        for doubt in (*open_questions, *doubts(recipe)) if is_main_process() else ():
             say(f"note: {doubt}")
         check_output(recipe, arguments.dry_run)
         if not arguments.dry_run:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -65,10 +66,10 @@ def freeze(model, names: Iterable[str]) -> None:
         parameter.requires_grad_(name in left)
 
 
-def lora_targets(model, patterns: Iterable[str], frozen: Iterable[str] = ()) -> list[str]:
+def lora_targets(model, patterns: Iterable[str] | None, frozen: Iterable[str] = ()) -> list[str]:
     """Full names of the linear layers of a model that LoRA adapts: `chosen`, of those that `freeze` has left.
 
-    frozen: what `freeze` was given; weights in 4 bits have no gradient in any part.
+    patterns: None for its family's. frozen: what `freeze` was given; weights in 4 bits have no gradient in any part.
     """
     import torch
 
@@ -77,15 +78,16 @@ def lora_targets(model, patterns: Iterable[str], frozen: Iterable[str] = ()) -> 
         name: weight.requires_grad or (hasattr(weight, "quant_state") and part_of(name) not in frozen)
         for name, weight in linears.items()
     }
-    return chosen(left, patterns)
+    return chosen(left, families.of(model.config).linears if patterns is None else patterns)
 
 
 def chosen(linears: Mapping[str, bool], patterns: Iterable[str]) -> list[str]:
     """Full names of the linear layers that LoRA adapts. linears: by full name, whether it is trained.
 
     A plain name (`q_proj`) means the linears of that name in the *language model*: Qwen2.5-VL's vision blocks
-    have `gate_proj`, `up_proj` and `down_proj` too. A pattern with a dot (`model.visual.blocks.*.attn.qkv`)
-    is matched against the full name, and so reaches everything. Frozen layers are left out.
+    have `gate_proj`, `up_proj` and `down_proj` too. A pattern with a dot (`model.visual.blocks.*.attn.qkv` or
+    `model.vision_tower.*.q_proj`) is matched against the full name, and so reaches everything. Frozen layers are left
+    out.
 
     Raises `RecipeError` for a pattern that matches no linear layer, or when all that matched is frozen.
     """
@@ -101,15 +103,21 @@ def chosen(linears: Mapping[str, bool], patterns: Iterable[str]) -> list[str]:
             known = {name.rsplit(".", 1)[-1] for name in linears if part_of(name) == "language_model"} - {HEAD}
             raise RecipeError(
                 f"model.lora.target_modules: {pattern!r} matches no linear layer; the language model has "
-                f"{', '.join(sorted(known))}; write vision layers as patterns, e.g. model.visual.blocks.*.attn.qkv"
+                f"{', '.join(sorted(known))}{_vision(linears, '; write vision layers as patterns, e.g. {}')}"
             )
         targets |= dict.fromkeys(name for name in matched if linears[name])
     if not targets:
         raise RecipeError(
             "model.lora.target_modules: every layer it names is frozen by model.freeze; unfreeze that part, "
-            "or target another, e.g. model.visual.blocks.*.attn.qkv"
+            f"or target another{_vision(linears, ', e.g. {}')}"
         )
     return list(targets)
+
+
+def _vision(linears: Iterable[str], said: str) -> str:
+    """`said` with a pattern of the vision tower's linears of one name; "" where there are none."""
+    name = next((name for name in linears if part_of(name) == "vision_tower" and re.search(r"\.\d+\.", name)), None)
+    return "" if name is None else said.format(re.sub(r"\.\d+\.", ".*.", name))
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -385,7 +385,9 @@ def load_model(section, device=None):
     do not match the architecture exactly.
     """
     family = family_of(section.path, section.revision)
-    check_stored(raw_config(section.path, section.revision), section)
+    config = raw_config(section.path, section.revision)
+    check_stored(config, section)
+    tied = family.tied(config)
     attention = resolve_attention(section.attention, section.dtype)
 
     import torch
@@ -399,6 +401,7 @@ def load_model(section, device=None):
             path,
             **where,
             **placed(device),
+            **({} if tied is None else {"tie_word_embeddings": tied}),
             **quantized(section.quantization, section.dtype, family),
             dtype=getattr(torch, section.dtype),
             attn_implementation=attention,

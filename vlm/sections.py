@@ -12,12 +12,12 @@ from typing import Literal
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
 from vlm.common.section import LocatedPath, Section
+from vlm.families import ALL
 from vlm.pictures.places import TAG
 from vlm.prompts import check_wording
 
-LANGUAGE_MODEL_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-PIXELS_PER_TOKEN = 28 * 28
-"""Qwen2-VL and Qwen2.5-VL: patches of 14×14 pixels, merged 2×2 into one visual token."""
+AUTO = "auto"
+"""For a box notation: the one of the model's family."""
 
 
 class LoraSection(Section):
@@ -29,16 +29,23 @@ class LoraSection(Section):
     "The adapters' output is scaled by alpha / r."
     dropout: float = 0.05
     "Dropout on the adapters' input, 0 ≤ dropout < 1."
-    target_modules: list[str] = LANGUAGE_MODEL_LINEARS
-    "Names of the linear layers that get an adapter; the default is every linear of the language model."
+    target_modules: list[str] | None = None
+    "Names of the linear layers that get an adapter; null: the language model's, as the model's family names them."
 
     def check(self) -> None:
         if self.r < 1 or self.alpha < 1:
             raise RecipeError(f"r = {self.r} and alpha = {self.alpha}; both must be at least 1")
         if not 0 <= self.dropout < 1:
             raise RecipeError(f"dropout = {self.dropout}; expected 0 ≤ dropout < 1")
-        if not self.target_modules:
+        if self.target_modules == []:
             raise RecipeError("target_modules is empty; name layers, or write `lora: null` to train without adapters")
+
+    @property
+    def language(self) -> str:
+        """In words, what of it lies in the language model; "" for nothing."""
+        if self.target_modules is None:
+            return "every linear layer"
+        return ", ".join(sorted({*self.target_modules} & {name for family in ALL for name in family.linears}))
 
 
 class WeightsSection(Section):
@@ -54,7 +61,7 @@ class CheckpointSection(WeightsSection):
     """A checkpoint of a vision-language model that is loaded here."""
 
     path: LocatedPath
-    "Checkpoint of a Qwen2-VL or Qwen2.5-VL: a folder or a hub id."
+    "Checkpoint of a vision-language model: a folder or a hub id; `docs/models.md` lists families."
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     "Attention kernel; `auto` is FlashAttention-2 where it can run and SDPA elsewhere."
 
@@ -88,10 +95,9 @@ class ModelSection(CheckpointSection):
                 f"quantization {self.quantization} without lora: weights in 4 bits cannot be trained; add "
                 "`lora: {}`, or write `quantization: null`"
             )
-        adapted = set(self.lora.target_modules) & set(LANGUAGE_MODEL_LINEARS) if self.lora else set()
-        if "language_model" in self.freeze and adapted:
+        if "language_model" in self.freeze and self.lora is not None and self.lora.language:
             raise RecipeError(
-                f"freeze names language_model, but lora would train {', '.join(sorted(adapted))} in it; with "
+                f"freeze names language_model, but lora would train {self.lora.language} in it; with "
                 "lora the weights themselves are frozen already: drop language_model from freeze, or change "
                 "lora.target_modules"
             )
@@ -106,10 +112,10 @@ class ResizeSection(Section):
     "The largest."
 
     def check(self) -> None:
-        if not PIXELS_PER_TOKEN <= self.min_pixels < self.max_pixels:
+        if not 0 < self.min_pixels < self.max_pixels:
             raise RecipeError(
                 f"min_pixels = {self.min_pixels}, max_pixels = {self.max_pixels}; "
-                f"expected {PIXELS_PER_TOKEN} ≤ min_pixels < max_pixels (pixels in all, not per side)"
+                "expected 0 < min_pixels < max_pixels (pixels in all, not per side)"
             )
 
 
@@ -176,9 +182,9 @@ class PictureSection(Section):
 
 
 class PixelSection(Section):
-    """How large images reach a model.
+    """How large images reach a model; `--dry-run` says what its family makes of it.
 
-    One visual token covers 28×28 pixels, so the defaults are 334 to 1337 tokens per image.
+    Where a visual token covers 28×28 pixels, the defaults are 334 to 1337 tokens per image; where 32×32, 256 to 1024.
     """
 
     min_pixels: int = 262144
@@ -190,18 +196,13 @@ class PixelSection(Section):
         if not 0 < self.min_pixels <= self.max_pixels:
             found = f"min_pixels = {self.min_pixels}, max_pixels = {self.max_pixels}"
             raise RecipeError(f"{found}; expected 0 < min_pixels ≤ max_pixels (pixels in all, not per side)")
-        if self.max_pixels < PIXELS_PER_TOKEN:
-            raise RecipeError(
-                f"max_pixels = {self.max_pixels} is less than one visual token's {PIXELS_PER_TOKEN} pixels "
-                "(28×28); it counts the pixels of the whole image, not of a side"
-            )
 
 
 class ImageSection(PictureSection, PixelSection):
     """How images are opened, and how large they reach the model; the same in every stage, or a model is tested at a
     size it never saw.
 
-    One visual token covers 28×28 pixels, so the defaults are 334 to 1337 tokens per image.
+    Where a visual token covers 28×28 pixels, the defaults are 334 to 1337 tokens per image; where 32×32, 256 to 1024.
     """
 
     random_resize: ResizeSection | None = None
@@ -225,11 +226,12 @@ class PromptSection(Section):
     "System prompt instead of the style's own."
     wording: dict[str, str] = {}
     "Task → template with {question}, and {options} for choices; tasks not named keep the built-in wording."
-    notation: str = "qwen2_vl"
-    "How boxes are written in text; a checkpoint knows the one it was trained with."
+    notation: str = AUTO
+    "How boxes are written in text; `auto`: as the model's family does. A checkpoint knows the one it was trained with."
 
     def check(self) -> None:
         check_wording(self.wording)
         if self.system is not None and TAG in self.system:
             raise RecipeError(f"system: found {TAG} in {self.system!r}; pictures stand in questions, as the data say")
-        check_notation(self.notation)
+        if self.notation != AUTO:
+            check_notation(self.notation)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vlm import families
 from vlm.adapters import HEAD, PARTS, chosen, left_to_train, part_of
 from vlm.common.errors import RecipeError
-from vlm.loading import check_stored, family_of, looks_local, raw_config
+from vlm.loading import at_hand, check_stored, family_of, looks_local, raw_config, read_json
 
 
 def read_config(path: str, revision: str | None = None) -> tuple[dict[str, Any], str]:
@@ -53,6 +54,26 @@ class Shape(families.Architecture):
         return sum(self.trainable.values())
 
 
+def absent(path: str) -> bool:
+    """Whether it is meant as a folder that is not there, which whoever loads it says."""
+    return looks_local(path) and not Path(path).expanduser().exists()
+
+
+def family_here(paths: Sequence[str], revision: str | None = None, fetch: bool = False) -> families.Family | None:
+    """The family of a model by its config.json, in its folder or the hub cache; else by a name; None where neither says
+    it. paths: by which it goes, the checkpoint's first. fetch: then by the config.json of one on the hub.
+    """
+    config, called = None, next(filter(None, map(families.by_name, paths)), None)
+    try:
+        if (file := at_hand(paths[0], "config.json", revision)) is not None:
+            config = read_json(file)
+        elif called is None and fetch and not looks_local(paths[0]):
+            config = raw_config(paths[0], revision)
+    except RecipeError:  # who loads it says what is wrong
+        pass
+    return called if config is None else families.of(config)
+
+
 def shape(section) -> Shape:
     """Shape of a recipe's `model:` section, with its freezing and LoRA."""
     config, source = read_config(section.path, section.revision)
@@ -92,7 +113,8 @@ def _count(named: Iterable[tuple[str, int]]) -> dict[str, int]:
 def _adapters(sizes: families.Architecture, lora, frozen: set[str]) -> tuple[dict[str, int], int]:
     """LoRA's parameters by part, and the summed input widths of its layers: A is (r, in), B is (out, r)."""
     linears = {layer.name: layer.weight for layer in families.layers(sizes) if layer.linear}
-    targets = chosen({name: part_of(name) not in frozen for name in linears}, lora.target_modules)
+    named = lora.target_modules or families.FAMILIES[sizes.kind].linears
+    targets = chosen({name: part_of(name) not in frozen for name in linears}, named)
     return _count((name, lora.r * sum(linears[name])) for name in targets), sum(linears[name][1] for name in targets)
 
 

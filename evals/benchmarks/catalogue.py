@@ -34,6 +34,16 @@ LHRS_TYPES = {
 }
 GROUNDING: dict[str, tuple[str | None, str]] = {
     "qwen2_5_vl": (None, "Locate the {question}, output the bbox coordinates using JSON format"),
+    "qwen3_vl": (None, "Locate the {question}, output the bbox coordinates using JSON format"),
+    "llava": (None, "Please provide the bounding box coordinate of the region this sentence describes: {question}."),
+    "internvl": (
+        None,
+        "Please provide the bounding box coordinate of the region this sentence describes: <ref>{question}</ref>",
+    ),
+    "glm4v": (
+        None,
+        "Please pinpoint the bounding box [[x1,y1,x2,y2], …] in the image as per the given description. {question}",
+    ),
     "rscovlm": (
         "As an AI assistant, you specialize in accurate image object detection, delivering coordinates in plain text "
         "format 'x1,y1,x2,y2 object'.",

@@ -28,12 +28,15 @@ from samples import mixture
 from stage.cli import check_machine, guarded
 from stage.planning import control
 from stage.recipe import config
+from stage.recipe.sections import notation_of
 from stage.recipe.together import check_engines
 from stage.runs import FINISHED
 from vlm.common.console import say
 from vlm.common.errors import UserError
 from vlm.common.processes import is_main_process
 from vlm.pictures import images
+from vlm.sections import AUTO
+from vlm.shapes import family_here
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--data", type=Path, default=Path("data"), help="folder that the benchmarks' files are below")
     out.add_argument("--out", type=Path, help="output folder (default: runs/eval/ and the model's name)")
     out.add_argument("--style", choices=("direct", "r1"), default="direct", help="r1: asks for tags and reads <answer>")
-    out.add_argument("--notation", default="qwen2_vl", help="how the model writes boxes; grounding is worded by it")
+    out.add_argument("--notation", default=AUTO, help="how the model writes boxes; grounding is worded by it")
     out.add_argument("--wording", choices=("project", "nadir"), default="project", help="whose words the questions use")
     out.add_argument("--backend", choices=("hf", "vllm", "endpoint"), default="hf", help="what generates")
     out.add_argument("--limit", type=int, help="only the first N questions of each benchmark")
@@ -75,6 +78,8 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Scores]:
     for name in names:
         find(name).check(arguments.data)
     recipes = {name: recipe(name, arguments) for name in names}
+    for doubt in notation(arguments)[1] if is_main_process() else ():
+        say(f"note: {doubt}")
     check_engines(recipes[names[0]])
     if not arguments.dry_run:
         check_machine(recipes[names[0]])
@@ -102,12 +107,19 @@ def folder(arguments: argparse.Namespace) -> Path:
     return arguments.out or Path("runs/eval") / Path(arguments.model.rstrip("/")).name
 
 
+def notation(arguments: argparse.Namespace) -> tuple[str, list[str]]:
+    """How the model writes boxes, and what to say of it."""
+    family = None if arguments.notation != AUTO else family_here((arguments.model,), fetch=True)
+    return notation_of(arguments.notation, family, True, "--notation", (arguments.model,))
+
+
 def recipe(name: str, arguments: argparse.Namespace) -> EvalRecipe:
     """The benchmark as a recipe. Raises: RecipeError as `config.load`."""
     benchmark, direct = find(name), arguments.style == "direct"
-    prompt: dict[str, Any] = {"style": arguments.style, "notation": arguments.notation}
+    written, _ = notation(arguments)
+    prompt: dict[str, Any] = {"style": arguments.style, "notation": written}
     if arguments.wording == "project":
-        system, grounding = GROUNDING.get(arguments.notation, (None, None))
+        system, grounding = GROUNDING.get(written, (None, None))
         wording = ({"grounding": grounding} if grounding else {}) | dict(benchmark.wording)
         prompt["wording"] = wording
         if direct and any("grounding" in score.tasks for score in benchmark.scores):

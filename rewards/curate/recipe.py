@@ -8,10 +8,12 @@ from pydantic import Field, model_validator
 
 from rewards.select.recipe import ClipSection, ScorerSection, need_path
 from samples.sections import DataSection
+from stage.recipe.sections import notation_of
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
 from vlm.common.section import Folder, Section, Seed
-from vlm.sections import PictureSection
+from vlm.sections import AUTO, PictureSection
+from vlm.shapes import family_here
 
 RULES = ("share", "count", "threshold")
 
@@ -71,8 +73,8 @@ class CurateRecipe(Section):
     "The score model of `by: score`."
     clip: ClipSection = ClipSection()
     "The CLIP model of `by: clip`."
-    notation: str = "qwen2_vl"
-    "How the boxes of grounding rows are written in the text that is scored."
+    notation: str = AUTO
+    "How the boxes of grounding rows are written in the text that is scored; `auto`: as the score model's family does."
     chunk: int = 64
     "Rows handed to the scorer at a time, and recorded together: at most these are scored again after a kill."
     examples: int = 8
@@ -89,6 +91,16 @@ class CurateRecipe(Section):
         for source in (*self.data.train, *self.data.eval):
             source.inherit(self.images)
         return self
+
+    def settle(self, fetch: bool = False) -> list[str]:
+        """As `StageRecipe.settle`; it is the score model that reads the boxes."""
+        if self.notation != AUTO:
+            return []
+        named = (self.scorer.path,) if self.by == "score" and self.scorer.path else ()
+        family = family_here(named, self.scorer.revision, fetch) if named else None
+        found, doubt = notation_of(self.notation, family, fetch, "notation", named)
+        self.notation = found
+        return doubt
 
     @property
     def model(self) -> ScorerSection:
@@ -107,6 +119,8 @@ class CurateRecipe(Section):
                     )
         if self.chunk < 1 or self.examples < 0:
             raise RecipeError(f"chunk = {self.chunk} and examples = {self.examples}; expected chunk ≥ 1, examples ≥ 0")
-        check_notation(self.notation, seen=False)
+        self.settle()
+        if self.notation != AUTO:
+            check_notation(self.notation, seen=False)
         need_path(self.by == "score", "scorer.path", self.scorer.path or self.scorer.urls, "by: score")
         need_path(self.by == "clip", "clip.path", self.clip.path, "by: clip")

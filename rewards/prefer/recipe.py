@@ -9,7 +9,7 @@ from pydantic import model_validator
 from samples.readers.checks import TASKS
 from samples.sections import FileSection, known_tasks
 from stage.endpoint.sections import CostSection, EndpointSection
-from vlm.boxes import check_notation
+from vlm.boxes import FALLBACK, check_notation
 from vlm.common.errors import RecipeError
 from vlm.common.section import Folder, LocatedPath, Section, Seed
 from vlm.sections import PictureSection
@@ -49,8 +49,8 @@ class ClosedSection(Section):
     "Task → what compares a candidate with the truth: a built-in reward, pkg.module:function, or file.py:function."
     inside: Literal["answer", "text"] = "text"
     "The answer is what is inside the candidate's <answer> … </answer>, or the whole candidate."
-    notation: str = "qwen2_vl"
-    "How candidates write boxes."
+    notation: str = FALLBACK
+    "How candidates write boxes; nothing in this recipe knows the models that wrote them."
     min_gap: float = 0.1
     "Least difference of two candidates' values (such as IoU) for one to be preferred."
 

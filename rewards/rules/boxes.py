@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rewards.registry import register
 from rewards.rules.rows import Column, Inside, given, name_of, per_row
 from vlm import boxes as vlm_boxes
 from vlm.common.errors import DataError, RecipeError
 
-Notation = Literal[
-    "qwen2_vl", "qwen2_5_vl", "vhm", "geochat", "internvl", "lhrs", "rscovlm", "rscovlm_obb", "rscovlm_quad"
-]
+if TYPE_CHECKING:
+    Notation = str
+else:
+    Notation = Literal[tuple(vlm_boxes.NOTATIONS)]  # a name that is not known is refused with the options
 
 # (IoU, reward), highest first. The published rule compares strictly: an IoU of exactly .5 earns nothing.
 _GRADUATED = ((0.8, 1.0), (0.7, 0.7), (0.6, 0.6), (0.5, 0.5))
@@ -33,7 +34,7 @@ def iou(
     shape: Literal["box", "quad"] = "box",
     steps: Literal["continuous", "graduated", "threshold"] = "continuous",
     threshold: float = 0.5,
-    notation: Notation = "qwen2_vl",
+    notation: Notation = vlm_boxes.FALLBACK,
     applies_to: Sequence[str] = ("grounding",),
     inside: Inside = "answer",
     **columns: Any,
@@ -51,7 +52,8 @@ def iou(
     axis-aligned box at its price.
     steps: "continuous": the IoU; "graduated": 0.5, 0.6, 0.7, 1.0 for IoU > .5, .6, .7, .8, else 0 (ScoreRS,
     arXiv 2503.00743, appendix D.5); "threshold": 1 for IoU >= ``threshold`` (in (0, 1]), else 0.
-    notation: how the answer writes boxes (vlm.boxes.NOTATIONS). Those that count pixels of the resized image need
+    notation: how the answer writes boxes (vlm.boxes.NOTATIONS); in GRPO the recipe's `prompt.notation`,
+    where it is not stated. Those that count pixels of the resized image need
     the column ``resized``, which samples.rows adds: the size at which the model saw the picture.
     """
     if not 0 < threshold <= 1:

@@ -1,11 +1,12 @@
 """Control tokens of the model's own vocabulary in texts of the data, found before weights load.
 
-A tokenizer takes `<|im_end|>` in a question for the end of the turn, so that a row can forge turns, and
-`<|image_pad|>` for a picture that is not there, which ends the run hours later. The vocabulary is the checkpoint's, so
-the reader of the data cannot know it: the stage hands `ControlTokens` to it, and such a row is a fault like any.
+A tokenizer takes `<|im_end|>` or `</s>` in a question for the end of the turn, so that a row can forge turns, and
+`<|image_pad|>` or `<IMG_CONTEXT>` for a picture that is not there, which ends the run hours later. The vocabulary is
+the checkpoint's, so the reader of the data cannot know it: the stage hands `ControlTokens` to it, and such a row is a
+fault like any.
 
 What passes: tokens that are plain marks of a text (`<think>`, `<tool_call>`; in `tokenizer.json` they are not special),
-and the marks of Qwen's box notation where the recipe's notation writes them.
+and the marks of a box notation (`<|box_start|>`, `<box>`, `<|begin_of_box|>`) where it is the recipe's.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from typing import Any
 
 from samples import Sample
 from samples.readers.rows import RowFault, show
-from vlm.boxes import write_boxes
+from vlm.boxes import NOTATIONS
 from vlm.common.console import say
 from vlm.common.errors import RecipeError
 from vlm.loading import at_hand, fetched_quietly, read_json
 from vlm.pictures.places import TAG
 
-MARKS = tuple(f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad") for end in ("start", "end"))
-"""Special tokens of Qwen's grounding notation, which are text like any other there."""
+MARKS = tuple(mark for notation in NOTATIONS.values() for mark in notation.marks)
+"""Special tokens of all notations, which are text like any other there."""
 _BARRED = re.compile(r"<\|.+\|>")
 
 
@@ -77,17 +78,11 @@ def _common_start(tokens: frozenset[str]) -> str:
 def forbidden(tokenizer: dict[str, Any], notation: str | None) -> set[str]:
     """Of a `tokenizer.json`: its special tokens, and added ones that are written like them, but for what may pass.
 
-    notation: whose marks pass where it writes any; None for texts in any notation, whose marks pass.
+    notation: whose marks pass; None for texts in any notation.
     """
     added = [one for one in tokenizer.get("added_tokens") or () if isinstance(one.get("content"), str)]
     found = {one["content"] for one in added if one.get("special") or _BARRED.fullmatch(one["content"])}
-    return (found - {""}) - (set(MARKS) if notation is None or writes_marks(notation) else set())
-
-
-def writes_marks(notation: str) -> bool:
-    """Whether boxes in the notation are written with Qwen's marks."""
-    said = write_boxes([[0.0, 0.0, 10.0, 10.0]], notation, (20, 20), (20, 20))
-    return any(mark in said for mark in MARKS)
+    return found - {"", *(MARKS if notation is None else NOTATIONS[notation].marks)}
 
 
 def tokens_of(model: Any, notation: str | None, fetch: bool = False) -> ControlTokens:

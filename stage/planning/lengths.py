@@ -23,6 +23,7 @@ from vlm.common.errors import RecipeError
 from vlm.loading import at_hand, read_json
 from vlm.pictures.places import blocks
 from vlm.sections import ModelSection
+from vlm.shapes import family_here
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -118,7 +119,10 @@ class ChatText:
             raise Unmeasured(f"{model.path} has no tokenizer.json here")
         self._file = file
         # transformers' blocks around what is learnt print what stands in them
-        plain = re.sub(r"(\{%[-+]?\s*)generation\b", r"\1if true", template or template_of(model))
+        family = family_here((model.path,), model.revision)
+        found = template or template_of(model)
+        found = (family and family.template(found)) or found
+        plain = re.sub(r"(\{%[-+]?\s*)generation\b", r"\1if true", found)
         plain = re.sub(r"(\{%[-+]?\s*)endgeneration\b", r"\1endif", plain)
         self._plain = plain
         loops = ["jinja2.ext.loopcontrols"]

@@ -1,7 +1,7 @@
 """Memory of one training process, in bytes, from a `Shape`: what is kept, where it peaks, by which formula.
 
 Legend: P parameters, T trainable parameters, N processes, b bytes of a weight (bf16: 2), h hidden size, f MLP
-width, k width of keys (= of values), a heads, V vocabulary, L layers, t tokens.
+width, q width of queries (heads × head size), k width of keys (= of values), V vocabulary, L layers, t tokens.
 
 States
     DeepSpeed (ZeRO ≥ 1), 16-bit: 2P weights, 2T gradients, 12T optimiser (fp32 master, m, v): 16 bytes a
@@ -97,7 +97,10 @@ def held_bytes(shape: Shape, setup: Setup) -> int:
 
 def unpacked(shape: Shape, setup: Setup) -> int:
     """Of the widest layer that is held in 4 bits, in the type that it is multiplied in."""
-    return setup.weight_bytes * shape.hidden * shape.intermediate if setup.quantized else 0
+    if not setup.quantized:
+        return 0
+    layers = (layer for layer in families.layers(shape) if layer.linear and "language_model" in layer.name)
+    return setup.weight_bytes * max(math.prod(layer.weight) for layer in layers)
 
 
 def states(shape: Shape, setup: Setup) -> States:
@@ -188,24 +191,33 @@ def score_bytes(b: int) -> int:
 def layer_bytes(shape: Shape, b: int, attention: Attention, length: int) -> int:
     """Bytes that one token leaves for the backward pass in one decoder layer.
 
-    Two RMSNorms: float32 input, normalised value, scaled value (the input of the next linears): 2·(4 + 2b)·h.
-    Attention: rotated q and the output, b·h each; k and v, b·k each (widened to h where a kernel is given a
-    mask or repeats heads); the output once more where it is copied into (token, head) order. MLP: gate,
-    silu(gate), up, product: 4·b·f. `eager` keeps the scores over `length` keys too, see `score_bytes`.
+    Norms and MLP as the family says, in most 2·(4 + 2b)·h and 4·b·f. Attention: rotated queries and the output, b·q
+    each; keys and values, b·k each. Rows are taken to be padded, for which sdpa and eager repeat the heads of keys, so
+    that k is q; sdpa keeps a mask over `length` keys in b bytes, eager the scores, see `score_bytes`.
     """
-    norms = 2 * (4 + 2 * b) * shape.hidden
-    keys = 2 * b * (shape.key_value if attention == "flash_attention_2" else shape.hidden)
-    mixed = b * shape.hidden * (2 if attention == "flash_attention_2" else 3)
-    scores = shape.heads * length * score_bytes(b) if attention == "eager" else 0
-    return norms + keys + mixed + 4 * b * shape.intermediate + scores
+    family = families.FAMILIES[shape.kind]
+    mixed = 2 * b * (shape.query + keys_width(shape, attention))
+    mixed += b * shape.query if family.reordered and attention != "eager" else 0
+    pairs = {"eager": shape.heads * score_bytes(b), "sdpa": b}.get(attention, 0) * length
+    return family.norm_bytes(shape, b) + mixed + family.mlp_bytes(shape, b) + pairs
+
+
+def keys_width(shape: Shape, attention: Attention) -> int:
+    return shape.key_value if attention == "flash_attention_2" else shape.query
+
+
+def tower_places(shape: Shape, visual_tokens: int) -> int:
+    """Patches in the vision tower behind visual tokens, and the first token of each picture or tile that has one."""
+    patches = visual_tokens * shape.merge**2
+    return patches + math.ceil(patches / (shape.unit - 1)) if shape.unit else patches
 
 
 def vision_block_bytes(shape: Shape, b: int, attention: Attention, patches: int) -> int:
-    """Bytes that one patch leaves in one block of the vision tower: q, k, v, output, and copied output where a kernel
-    has not put it in order (5·b·w); what else, the family says (`vlm.families`)."""
-    mixed = b * shape.width * (4 if attention == "flash_attention_2" else 5)
-    scores = shape.vision_heads * patches * score_bytes(b) if attention == "eager" else 0
-    return families.FAMILIES[shape.kind].block_bytes(shape, b, mixed) + scores
+    """Bytes that one patch leaves in one block of the vision tower, as the family says (`vlm.families`). patches: of a
+    sequence; it sees no more of them than its own picture has."""
+    family = families.FAMILIES[shape.kind]
+    scores = shape.vision_heads * min(patches, shape.unit or patches) * family.score_bytes(b)
+    return family.block_bytes(shape, b, attention) + (scores if attention == "eager" else 0)
 
 
 def activations(shape: Shape, setup: Setup, rows: int, text_tokens: int, visual_tokens: int, gathered: int = 0) -> int:
@@ -220,15 +232,16 @@ def activations(shape: Shape, setup: Setup, rows: int, text_tokens: int, visual_
     """
     b, attention = setup.weight_bytes, setup.attention
     length = text_tokens + visual_tokens
-    tokens, patches = rows * length, rows * visual_tokens * shape.merge**2
-    layer = tokens * layer_bytes(shape, b, attention, length)
-    layer += 2 * b * gathered * (shape.key_value if attention == "flash_attention_2" else shape.hidden)
+    tokens, patches = rows * length, rows * tower_places(shape, visual_tokens)
+    # sequences that lie in one packed row are told apart without a mask
+    layer = tokens * layer_bytes(shape, b, attention, 0 if gathered else length)
+    layer += 2 * b * gathered * keys_width(shape, attention)
     if shape.lora_inputs:
         layer += tokens * lora_bytes(shape, setup) // shape.layers
-    block = patches * vision_block_bytes(shape, b, attention, visual_tokens * shape.merge**2)
+    block = patches * vision_block_bytes(shape, b, attention, tower_places(shape, visual_tokens))
     edges = tokens * (4 + 2 * b) * shape.hidden  # the last norm and what the head reads
     if shape.trainable["vision_tower"] or (setup.lora and setup.checkpointing):
-        blocks = shape.depth
+        blocks = shape.depth if shape.used is None else shape.used
     else:
         blocks = block = 0
     if blocks or shape.trainable["merger"]:
@@ -256,7 +269,7 @@ def moments(
     """Bytes of the gradients that are alive in a layer of the decoder, or a block of the vision tower where anything
     goes back through it.
 
-    In an MLP those of the product, and of gate and up, or silu: three of its width. In attention those of output,
+    In an MLP those of the product, and of gate and up, or silu (`Family.mlp_alive`). In attention those of output,
     queries, keys and values, and what FlashAttention-2 adds. Where many completions share a prompt, attention can be
     the wider one: each of them has keys of its own for the prompt.
 
@@ -264,17 +277,18 @@ def moments(
     they are not rows.
     """
     b, pieces = setup.weight_bytes, sequences or rows
-    tokens, patches = rows * (text_tokens + visual_tokens), rows * visual_tokens * shape.merge**2
+    tokens, patches = rows * (text_tokens + visual_tokens), rows * tower_places(shape, visual_tokens)
     patches = patches if shape.trainable["vision_tower"] or (setup.lora and setup.checkpointing) else 0
     keys = gathered or tokens
     flash = tower = 0
     if setup.attention == "flash_attention_2":
-        grouped = shape.key_value < shape.hidden
-        flash = flash_backward(shape.heads, shape.hidden, tokens, keys, pieces, b, grouped, setup.deterministic)
-        tower = flash_backward(shape.vision_heads, shape.width, patches, patches, pieces, b, False, setup.deterministic)
+        grouped = shape.key_value < shape.query
+        flash = flash_backward(shape.heads, shape.query, tokens, keys, pieces, b, grouped, setup.deterministic)
+        seen = math.ceil(patches / shape.unit) if shape.unit else pieces
+        tower = flash_backward(shape.vision_heads, shape.width, patches, patches, seen, b, False, setup.deterministic)
     return {
-        "an MLP": 3 * b * tokens * shape.intermediate + unpacked(shape, setup),
-        "attention": 2 * b * (tokens * shape.hidden + keys * shape.key_value) + flash,
+        "an MLP": b * tokens * families.FAMILIES[shape.kind].mlp_alive(shape) + unpacked(shape, setup),
+        "attention": 2 * b * (tokens * shape.query + keys * shape.key_value) + flash,
         "an MLP of the vision tower": 3 * b * patches * shape.vision_intermediate,
         "attention of the vision tower": 4 * b * patches * shape.width + (tower if patches else 0),
     }
@@ -330,14 +344,15 @@ def rollout(
     shape: Shape, setup: Setup, rows: int, prompt_tokens: int, new_tokens: int, prefilled: int | None = None
 ) -> dict[str, int]:
     """What generating with transformers adds on one GPU: the gathered weights under ZeRO-3
-    (`ds3_gather_for_generation`), the cache, the widest moment of the prefill (an MLP's gate, up and product
-    beside hidden states), and sampling (float32 logits, their sorted copy and softmax, for top-p).
+    (`ds3_gather_for_generation`), the cache, the widest moment of the prefill (an MLP beside hidden states), and
+    sampling (float32 logits, their sorted copy and softmax, for top-p).
 
     prefilled: prompts, where they are fewer than rows.
     """
     b = setup.weight_bytes
     gathered = b * shape.total if setup.zero == 3 else 0
-    prefill = (prefilled or rows) * prompt_tokens * b * (3 * shape.intermediate + 4 * shape.hidden)
+    alive = families.FAMILIES[shape.kind].mlp_alive(shape) + 4 * shape.hidden
+    prefill = (prefilled or rows) * prompt_tokens * b * alive
     prefill += unpacked(shape, setup)
     return {
         "gathered weights": gathered,

@@ -44,6 +44,10 @@ class AskingRecipe(StageRecipe):
     gpus: str | None = None
     "Target of `--dry-run`, e.g. 8xA100-80G."
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        return (self.model.path, *([] if self.endpoint is None else [self.endpoint.model]))
+
     def check(self) -> None:
         if not self.data.eval:
             raise RecipeError("data.eval is empty; name at least one file, e.g. `eval: [{path: test.json}]`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
@@ -11,9 +12,12 @@ from stage.recipe.annotations import members
 from stage.recipe.arguments import Keys
 from stage.recipe.together import check_together
 from stage.tracking.section import TrackingSection
+from vlm.boxes import FALLBACK
 from vlm.common.errors import RecipeError
 from vlm.common.section import Folder, Section, Seed
-from vlm.sections import ImageSection, ModelSection, PromptSection
+from vlm.families import Family
+from vlm.sections import AUTO, ImageSection, ModelSection, PromptSection
+from vlm.shapes import absent, family_here
 
 
 def _whole(value: object) -> object:
@@ -102,7 +106,41 @@ class StageRecipe(Section):
     def _hand_on(self) -> Self:
         for source in (*self.data.train, *self.data.eval):
             source.inherit(self.images)
+        self.settle()
         return self
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """What the model is called."""
+        return (self.model.path,)
+
+    def settle(self, fetch: bool = False) -> list[str]:
+        """Put the family's own in the place of what the recipe leaves to it: the notation of boxes, LoRA's linears.
+
+        It stays open where nothing here tells the family. fetch: then look on the hub, and for want of anything take
+        `FALLBACK`. Returns what to say of that.
+        """
+        lora = self.model.lora
+        left = self.prompt.notation == AUTO or (lora is not None and lora.target_modules is None)
+        family = family_here(self.named, self.model.revision, fetch and left) if left or fetch else None
+        if family is not None and lora is not None and lora.target_modules is None:
+            chosen = lora.model_copy(update={"target_modules": list(family.linears)})
+            self.model = self.model.model_copy(update={"lora": chosen})
+        notation, doubt = notation_of(self.prompt.notation, family, fetch, "prompt.notation", self.named)
+        self.prompt = self.prompt.model_copy(update={"notation": notation})
+        return doubt
+
+
+def notation_of(
+    stated: str, family: Family | None, last: bool, key: str, named: Sequence[str]
+) -> tuple[str, list[str]]:
+    """(the notation in place of `auto`, what to say of it). last: take `FALLBACK` where there is no family."""
+    found = stated if stated != AUTO else family.notation if family else FALLBACK if last else AUTO
+    known = family.units if family else stated != AUTO
+    if not last or known or found != FALLBACK or any(map(absent, named)):
+        return found, []
+    who = " or ".join(named) or "the one who writes or reads them"
+    return found, [f"{key}: nothing here tells how {who} writes boxes; {found} is taken; state {key} if it is not"]
 
 
 class TrainingRecipe(StageRecipe):

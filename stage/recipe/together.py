@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
+from vlm import families
 from vlm.common.errors import RecipeError
 from vlm.common.versions import check_bitsandbytes, check_transformers, check_vllm
+from vlm.engine import check_family
+from vlm.shapes import read_config, sight_of
 
 SCHEDULES = {
     "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
@@ -96,6 +99,8 @@ def doubts(recipe: Any) -> Iterator[str]:
     """What can run and is probably not meant, a line each, for the first lines of a run and for a dry run."""
     if (of_stage := getattr(recipe, "doubts", None)) is not None:
         yield from of_stage()
+    if hasattr(recipe, "model") and hasattr(recipe, "images") and (limits := idle_limits(recipe)):
+        yield limits
     dog = getattr(recipe, "watchdog", None)
     if dog is None:
         return
@@ -106,6 +111,13 @@ def doubts(recipe: Any) -> Iterator[str]:
             "for another before the watchdog can say which and where; write "
             f"training.ddp_timeout={math.ceil(2 * speaks)}, or watchdog.minutes={max(limit / 120, 0.1):.3g}"
         )
+
+
+def idle_limits(recipe: Any) -> str | None:
+    """That the recipe states limits of pictures which its model's family does not have."""
+    stated = [f"images.{key}" for key in ("min_pixels", "max_pixels") if key in recipe.images.model_fields_set]
+    seen = sight_of(recipe)
+    return f"{', '.join(stated)}: without effect: {seen.text()}" if stated and not seen.free else None
 
 
 def check_engines(recipe: Any) -> None:
@@ -119,6 +131,7 @@ def check_engines(recipe: Any) -> None:
     if hasattr(recipe, "model") and getattr(recipe.model, "quantization", None) is not None:
         check_bitsandbytes(f"model.quantization {recipe.model.quantization}")
     if hasattr(recipe, "generation") and recipe.generation.backend == "vllm":
+        _check_read_by_vllm(recipe, "generation.backend=hf")
         check_vllm("generation.backend vllm", "generation.backend=hf")
     if not hasattr(recipe, "argument"):
         return
@@ -127,7 +140,17 @@ def check_engines(recipe: Any) -> None:
         if optimiser in names.split():
             _need(module, f"training.optim = {optimiser}", "install it, or write optim: adamw_torch_fused")
     if recipe.training.get("use_vllm"):
+        _check_read_by_vllm(recipe, "use_vllm: false")
         check_vllm("training.use_vllm", "use_vllm: false")
+
+
+def _check_read_by_vllm(recipe: Any, instead: str) -> None:
+    """Where the model's family is known by its config.json, or its name: else loading says what is missing."""
+    try:
+        config, _ = read_config(recipe.model.path, recipe.model.revision)
+    except RecipeError:
+        return
+    check_family(families.of(config), instead)
 
 
 def _need(module: str, key: str, advice: str) -> None:

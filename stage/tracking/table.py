@@ -21,7 +21,7 @@ from typing import Any
 
 from stage.tracking.pictures import Small, small
 from vlm.answers import parse
-from vlm.boxes import read_said
+from vlm.boxes import FALLBACK, read_said
 from vlm.common.errors import DataError
 
 FOLDER = "samples"
@@ -105,7 +105,7 @@ def pictures_of(row: Mapping[str, Any]) -> list[Any]:
 class Reading:
     """How answers are read."""
 
-    notation: str = "qwen2_vl"
+    notation: str = FALLBACK
     tagged: bool = True
     "The answer is in `<answer>` tags; else it is the whole completion."
 

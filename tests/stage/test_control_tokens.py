@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from samples import Sample
 from samples.readers.rows import RowFault
-from stage.planning.control import MARKS, ControlTokens, forbidden, of_recipe, tokens_of, writes_marks
+from stage.planning.control import MARKS, ControlTokens, forbidden, of_recipe, tokens_of
 from tests.support.doctored import doctor
 from tests.support.processes.commands import ROOT
 from vlm.common.errors import RecipeError
@@ -33,9 +34,27 @@ def test_which_tokens_are_forbidden():
     assert forbidden(TOKENIZER, "qwen2_vl") == {"<|im_end|>", "<|fim_pad|>", "</s>"}
     assert forbidden(TOKENIZER, None) == {"<|im_end|>", "<|fim_pad|>", "</s>"}
     assert forbidden(TOKENIZER, "vhm") == {"<|im_end|>", "<|fim_pad|>", "</s>", "<|box_start|>"}
-    assert [writes_marks(name) for name in ("qwen2_vl", "qwen2_5_vl", "vhm", "geochat", "rscovlm")] == [
-        True, False, False, False, False,
-    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "notation", "mark"),
+    [("internvl", "internvl", "<box>"), ("internvl", "internvl", "</ref>"), ("qwen3_vl", "qwen2_vl", "<|box_start|>")],
+)
+def test_a_notation_s_own_marks_pass(family_checkpoints, kind, notation, mark):
+    """They are special tokens of that tokenizer, which any other notation has no use for."""
+    model = SimpleNamespace(path=family_checkpoints(kind), revision=None)
+    sample = Sample([], [{"role": "user", "content": f"a {mark} b"}], "vqa", answer="c")
+    tokens_of(model, notation)(sample)
+    tokens_of(model, None)(sample)
+    with pytest.raises(RowFault, match=re.escape(f"the control token {mark!r}")):
+        tokens_of(model, "qwen3_vl")(sample)
+
+
+def test_glm_s_marks_pass_where_its_notation_writes_them():
+    """No special tokens there, but written like them."""
+    tokenizer = {"added_tokens": [{"content": "<|begin_of_box|>", "special": False}, {"content": "<|user|>"}]}
+    assert forbidden(tokenizer, "glm4v") == {"<|user|>"} == forbidden(tokenizer, None)
+    assert forbidden(tokenizer, "vhm") == {"<|user|>", "<|begin_of_box|>"}
 
 
 def test_texts_are_searched():

@@ -15,7 +15,7 @@ from stage.recipe.sections import ShardingSection
 from stage.tracking.section import TRACKERS, TrackingSection
 from tests.support.runs.example_recipe import message, writer
 from vlm.common.section import Section
-from vlm.sections import LANGUAGE_MODEL_LINEARS, ImageSection, LoraSection, ModelSection, PromptSection
+from vlm.sections import ImageSection, LoraSection, ModelSection, PromptSection
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,7 +44,7 @@ tracking: {report_to: [wandb], mode: offline}
 """
     recipe = config.load(write(text), Shared)
     assert recipe.model.revision == "1234567"
-    assert recipe.model.lora == LoraSection(r=128, alpha=128, dropout=0.05, target_modules=LANGUAGE_MODEL_LINEARS)
+    assert recipe.model.lora == LoraSection(r=128, alpha=128, dropout=0.05, target_modules=None)
     assert recipe.data.train == [SourceSection(path="a.jsonl", task="vqa", limit=3)]
     assert (recipe.images.min_pixels, recipe.images.max_pixels) == (512 * 512, 1024 * 1024)
     assert recipe.sharding.zero == 3
@@ -61,22 +61,22 @@ tracking: {report_to: [wandb], mode: offline}
         ("model.freeze=[vision_tower, merger, language_model]", "in `model`: freeze names all three parts"),
         (
             "model={freeze: [language_model], lora: {}}",
-            "in `model`: freeze names language_model, but lora would",
+            "in `model`: freeze names language_model, but lora would train every linear layer in it",
+        ),
+        (
+            "model={freeze: [language_model], lora: {target_modules: [gate_up_proj, qkv]}}",
+            "in `model`: freeze names language_model, but lora would train gate_up_proj in it",
         ),
         ("model.lora.r=0", "in `model.lora`: r = 0"),
         ("model.lora.dropout=1", "in `model.lora`: dropout = 1.0; expected 0 ≤ dropout < 1"),
         ("model.lora.target_modules=[]", "in `model.lora`: target_modules is empty"),
         ("images.min_pixels=2000000", "in `images`: min_pixels = 2000000, max_pixels = 1048576"),
-        (
-            "images={min_pixels: 100, max_pixels: 448}",
-            "in `images`: max_pixels = 448 is less than one visual token",
-        ),
-        ("images.random_resize={min_pixels: 9, max_pixels: 99}", "in `images.random_resize`: min_pixels = 9"),
+        ("images.random_resize={min_pixels: 99, max_pixels: 9}", "in `images.random_resize`: min_pixels = 99"),
         (
             "images.random_resize={}",
             "in `images`: random_resize draws 50176 to 1016064 pixels, beyond min_pixels = 262144",
         ),
-        ("prompt.notation=vmh", "in `prompt`: notation = 'vmh'; known notations: qwen2_vl, qwen2_5_vl, vhm"),
+        ("prompt.notation=vmh", "in `prompt`: notation = 'vmh'; known notations: qwen2_vl, qwen2_5_vl, qwen3_vl, vhm"),
         ("prompt.wording.vga=x {question}", "`prompt`: wording.vga: no such task"),
         ("data.train=[{path: a}, {path: b, limit: 0}]", "in `data.train.1`: limit = 0"),
         (

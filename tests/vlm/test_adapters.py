@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from demo import tiny
+from tests.support.families import published
 from tests.support.tiny_checkpoints import forward, hub, pixels, qwen2_5_vl, qwen2_vl, section
 from vlm import adapters, loading
 from vlm.common.errors import RecipeError
@@ -166,3 +168,51 @@ def test_the_head_takes_no_adapter(checkpoint):
     with pytest.raises(RecipeError, match="matches no linear layer") as told:
         adapters.lora_targets(model, ["query"])
     assert "lm_head" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tower", "merger", "language", "adapted"),
+    [
+        # tower: patches; two blocks of two norms, qkv, proj and the MLP. Language: embedding, norm; two layers of q, k,
+        # v with biases, o, three of the MLP and two norms, so 7 linears each
+        ("qwen2_vl", 1 + 2 * 12, 6, 2 + 2 * 12, 2 * 7),
+        ("qwen2_5_vl", 1 + 2 * 12, 5, 2 + 2 * 12, 2 * 7),
+        # positions, three blocks; three mergers; three layers without biases, with norms of queries and keys
+        ("qwen3_vl", 3 + 3 * 12, 3 * 6, 2 + 3 * 11, 3 * 7),
+        # a head of its own; of each layer q, k, v and o are linear
+        ("qwen3_vl_moe", 3 + 3 * 12, 3 * 6, 3 + 3 * 11, 3 * 4),
+        # two layers of linear attention with nine parameters of their own, one of full attention
+        ("qwen3_5", 3 + 3 * 12, 6, 3 + 2 * (9 + 3 + 2) + 11, 3 * 3 + 4),
+        # patches, positions, two blocks, three norms and the convolution before the merger; four norms a layer
+        ("glm4v", 3 + 2 * 7 + 4, 6, 3 + 2 * 13, 2 * 6),
+        # class, patches, positions, two norms with biases, three layers
+        ("llava", 3 + 4 + 3 * 16, 4, 3 + 2 * 9, 2 * 7),
+        # class, positions, patches with bias, two blocks with two scales each
+        ("internvl", 4 + 2 * 18, 6, 2 + 2 * 12, 2 * 7),
+    ],
+)
+def test_parts_of_every_family(kind, tower, merger, language, adapted, tmp_path):
+    """Parameters of each part, and linears that LoRA adapts where nothing is said, counted by hand."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    (tmp_path / "config.json").write_text(json.dumps(published(kind).config))
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(tmp_path))
+    found = Counter(adapters.part_of(name) for name, _ in model.named_parameters())
+    assert found == {"vision_tower": tower, "merger": merger, "language_model": language}
+    layers = adapters.lora_targets(model, None)
+    assert len(layers) == adapted and {adapters.part_of(name) for name in layers} == {"language_model"}
+
+
+def test_messages_name_the_model_s_own_layers():
+    linears = {"model.vision_tower.encoder.layers.0.self_attn.k_proj": True, "model.language_model.layers.0.fc": True}
+    with pytest.raises(
+        RecipeError, match=r"language model has fc; .* e\.g\. model\.vision_tower\.encoder\.layers\.\*\.self"
+    ):
+        adapters.chosen(linears, ["q_proj"])
+    with pytest.raises(
+        RecipeError, match=r"model\.freeze; .* e\.g\. model\.vision_tower\.encoder\.layers\.\*\.self_attn"
+    ):
+        adapters.chosen(linears | {"model.language_model.layers.0.fc": False}, ["fc"])
+    with pytest.raises(RecipeError, match=r"the language model has fc$"):
+        adapters.chosen({"model.language_model.layers.0.fc": True}, ["q_proj"])

@@ -105,6 +105,7 @@ SAME_BOX = {
     "unit": [0.1, 0.25, 0.5, 1.0],
     "per_mille": [100, 250, 500, 1000],
     "percent": [10, 25, 50, 100],
+    "square": [0.1, 0.375, 0.5, 0.75],  # 200 rows of padding above and below
     "resized": [44.8, 56, 224, 224],
 }
 
@@ -125,6 +126,14 @@ def test_conversion_by_hand(source, target):
 def test_conversion_there_and_back(box, source, target, size, resized):
     there = convert(box, source, target, size, resized)
     assert convert(there, target, source, size, resized) == pytest.approx(box, rel=1e-9, abs=1e-9)
+
+
+def test_a_picture_padded_to_a_square_by_hand():
+    """The odd row of padding stands below, as in LLaVA's `expand2square` and transformers' padding."""
+    assert convert([0, 0, 10, 7], "pixel", "square", (10, 7)) == [0, 0.1, 1, 0.8]
+    assert convert([0, 0, 7, 10], "pixel", "square", (7, 10)) == [0.1, 0, 0.8, 1]
+    assert convert([0.25, 0.5, 0.75, 1], "square", "per_mille", (8, 8)) == [250, 500, 750, 1000]
+    assert convert([0.1, 0.2, 0.3, 0.4], "square", "square", (10, 7)) == [0.1, 0.2, 0.3, 0.4]
 
 
 def test_whole_numbers_convert_exactly():

@@ -32,6 +32,8 @@ TINY = 1e-6
 def unit(notation, size, resized):
     """One unit of the notation's frame in pixels of the original image, along x and along y."""
     extent = {"per_mille": 1000, "percent": 100, "unit": 10**notation.decimals}.get(notation.frame)
+    if notation.frame == "square":
+        return (max(size) / 10**notation.decimals,) * 2
     return tuple(size[axis] / (extent or resized[axis]) for axis in (0, 1))
 
 

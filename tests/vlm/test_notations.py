@@ -23,6 +23,9 @@ BOXES = [[80, 100, 400, 400], [0, 0, 8, 4]]
         ("geochat", "{<10><25><50><100>|<0>}{<0><0><1><1>|<0>}"),
         ("internvl", "<box>[[100, 250, 500, 1000], [0, 0, 10, 10]]</box>"),
         ("lhrs", "<bbox>[0.100, 0.250, 0.500, 1.000]</bbox><bbox>[0.000, 0.000, 0.010, 0.010]</bbox>"),
+        ("llava", "[0.10, 0.38, 0.50, 0.75], [0.00, 0.25, 0.01, 0.26]"),  # 200 rows of padding above
+        ("glm4v", "<|begin_of_box|>[[100,250,500,1000],[0,0,10,10]]<|end_of_box|>"),
+        ("qwen3_vl", '```json\n[\n\t{"bbox_2d": [100, 250, 500, 1000]},\n\t{"bbox_2d": [0, 0, 10, 10]}\n]\n```'),
         ("rscovlm", "112,140,560,560\n0,0,11,6"),
         ("rscovlm_obb", "336,350,448,420,0\n6,3,11,6,0"),
         ("rscovlm_quad", "112,140,560,140,560,560,112,560\n0,0,11,0,11,6,0,6"),
@@ -30,7 +33,7 @@ BOXES = [[80, 100, 400, 400], [0, 0, 8, 4]]
 )
 def test_written_forms(notation, text):
     assert write_boxes(BOXES, notation, SIZE, RESIZED) == text
-    assert set(NOTATIONS) >= {notation} and len(NOTATIONS) == 9
+    assert set(NOTATIONS) >= {notation} and len(NOTATIONS) == 12
 
 
 def test_oriented_boxes_are_turned_in_pixels():
@@ -91,7 +94,15 @@ def test_several_labels():
 
 @pytest.mark.parametrize(
     ("notation", "label"),
-    [("qwen2_vl", "dam"), ("geochat", "dam"), ("rscovlm", "2 dams"), ("rscovlm", " "), ("internvl", "a</ref>b")],
+    [
+        ("qwen2_vl", "dam"),
+        ("geochat", "dam"),
+        ("rscovlm", "2 dams"),
+        ("rscovlm", " "),
+        ("internvl", "a</ref>b"),
+        ("glm4v", "dam"),
+        ("llava", "dam"),
+    ],
 )
 def test_labels_without_a_place_are_refused(notation, label):
     with pytest.raises(DataError, match="label"):
@@ -120,6 +131,14 @@ ONE, TWO = [[100.0, 250, 500, 1000]], [[100.0, 250, 500, 1000], [0, 0, 10, 10]]
         ("internvl", "[[100, 250, 500, 1000]]", ONE),  # decoded without special tokens
         ("lhrs", "<bbox>[.1,.25,.5,1]</bbox>", [[0.1, 0.25, 0.5, 1]]),
         ("lhrs", "[0.1, 0.25, 0.5, 1.0]", [[0.1, 0.25, 0.5, 1]]),
+        ("llava", "[0.1, 0.375, 0.5, 0.75]", [[0.1, 0.375, 0.5, 0.75]]),
+        ("glm4v", "<|begin_of_box|>[[100, 250, 500, 1000], [0,0,10,10]]<|end_of_box|>", TWO),
+        ("glm4v", "<|begin_of_box|>[100,250,500,1000]<|end_of_box|>", ONE),
+        ("glm4v", "[[100,250,500,1000]]", ONE),
+        ("glm4v", "<|begin_of_box|>(100,250,500,1000)<|end_of_box|>", ONE),  # brackets vary
+        ("glm4v", "<|begin_of_box|><100,250,500,1000><|end_of_box|>", ONE),
+        ("glm4v", "{100,250,500,1000}", ONE),
+        ("qwen3_vl", '[{"bbox_2d": [100, 250, 500, 1000], "label": "dam"}]', ONE),
         ("geochat", "{<10><25><50><100>|<-30>}", [[10, 25, 50, 100, -30]]),
         ("geochat", "{<10><25><50><100>}", [[10, 25, 50, 100, 0]]),  # VRSBench leaves the angle out
         ("geochat", "{<1><2><3><4>|<0>}<delim>{<5><6><7><8>|<9>}", [[1, 2, 3, 4, 0], [5, 6, 7, 8, 9]]),
@@ -167,6 +186,15 @@ REFUSED = {
         "<bbox>[0.1,0.2,0.3,1.1]</bbox>", "<bbox>[10,20,30,40]</bbox>", "<bbox>[.1,.2,.3]</bbox>",
         "<bbox>[.,.,.,.]</bbox>", "<bbox>[.1,.2,.3,.4]",
     ],
+    "llava": [
+        "[0.1, 0.4, 0.5, 1.1]", "[10, 40, 50, 75]", "[0.5, 0.4, 0.1, 0.75]", "<bbox>[0.1, 0.4, 0.5, 0.75]</bbox>",
+    ],
+    "glm4v": [
+        "<|begin_of_box|>[[1,2,3,4]]", "[[1,2,3,4]]<|end_of_box|>", "<|begin_of_box|><|end_of_box|>",
+        "<|begin_of_box|>[[1,2,3,1001]]<|end_of_box|>", "<|begin_of_box|>(1,2,3,4]<|end_of_box|>",
+        "dam<|begin_of_box|>[[1,2,3,4]]<|end_of_box|>", "(1,2),(3,4)",
+    ],
+    "qwen3_vl": ['{"bbox_2d": [1,2,3,1001]}', '{"bbox": [1,2,3,4]}', "[[1,2,3,4]]"],
     "geochat": [
         "{<10><20><40><50>|<181>}", "{<10><20><40>|<30>}", "<10><20><40><50>|<30>", "{<40><20><10><50>|<30>}",
         "{<-50><20><40><30>|<0>}",  # its centre is outside
@@ -205,7 +233,9 @@ def test_parsing_never_raises_and_gives_proper_shapes_only(text):
         found = notation.parse(text, RESIZED)
         assert found is None or found
         if notation.shape == "box":
-            width, height = {"per_mille": (1000, 1000), "unit": (1, 1), "resized": RESIZED}[notation.frame]
+            width, height = {"per_mille": (1000, 1000), "unit": (1, 1), "square": (1, 1), "resized": RESIZED}[
+                notation.frame
+            ]
             assert all(0 <= x1 <= x2 <= width and 0 <= y1 <= y2 <= height for x1, y1, x2, y2 in found or [])
         for x1, y1, x2, y2 in read_boxes(text, name, SIZE, RESIZED) or []:
             assert 0 <= x1 <= x2 <= SIZE[0] + 1e-9 and 0 <= y1 <= y2 <= SIZE[1] + 1e-9
@@ -230,6 +260,16 @@ def test_writing_refuses_what_would_not_read_back(boxes):
             write_boxes(boxes, notation, SIZE, RESIZED)
 
 
+def test_a_box_in_the_padding_is_none():
+    """800 × 400 pixels lie between 0.25 and 0.75 of the padded square; half a unit beyond is rounding, and is cut."""
+    assert read_boxes("[0.1, 0.25, 0.5, 0.755]", "llava", SIZE) == [[80, 0, 400, 400]]
+    assert read_boxes("[0.1, 0.3, 0.5, 0.76]", "llava", SIZE) is None
+    assert read_boxes("[0.1, 0.3, 0.5, 0.7], [0.1, 0, 0.5, 0.2]", "llava", SIZE) is None
+    with pytest.raises(DataError, match=r"expected it within the image's 800 × 400 pixels"):
+        write_boxes([[0, -4, 80, 100]], "llava", SIZE)
+    assert write_boxes([[0, 0, 80, 100]], "llava", (400, 800)) == "[0.25, 0.00, 0.35, 0.12]"
+
+
 def test_quadrilaterals_far_outside_are_refused():
     with pytest.raises(DataError, match="at most one image beyond"):
         write_quads([[0, 0, 9, 0, 9, 9, -900, 9]], "rscovlm_quad", SIZE, RESIZED)
@@ -238,10 +278,10 @@ def test_quadrilaterals_far_outside_are_refused():
 
 
 def test_unknown_notations_and_unknown_sizes():
-    with pytest.raises(RecipeError, match="'qwen3'; known: qwen2_vl, qwen2_5_vl, vhm"):
+    with pytest.raises(RecipeError, match="'qwen3'; known: qwen2_vl, qwen2_5_vl, qwen3_vl, vhm"):
         read_boxes("(1,2),(3,4)", "qwen3", (8, 8))
     with pytest.raises(DataError, match="rscovlm counts pixels of the resized image"):
         read_boxes("1,2,3,4", "rscovlm", SIZE)
     check_notation("rscovlm")
-    with pytest.raises(RecipeError, match="'rscovlm' counts pixels .* choose one of qwen2_vl, vhm, geochat"):
+    with pytest.raises(RecipeError, match="'rscovlm' counts pixels .* choose one of qwen2_vl, qwen3_vl, vhm, geochat"):
         check_notation("rscovlm", seen=False)

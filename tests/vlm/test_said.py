@@ -16,7 +16,7 @@ from evals.scoring.reading import Reading
 from evals.scoring.scores import Grounding
 from rewards.select.selectors import _overlaps
 from samples import Sample
-from vlm.boxes import NOTATIONS, corners, hull, quad_from_obb, read_said, write_boxes, write_quads
+from vlm.boxes import NOTATIONS, corners, hull, quad_from_obb, read_quads, read_said, write_boxes, write_quads
 
 SIZE, RESIZED = (2016, 1008), (1008, 504)  # a resized pixel is two of the original's
 BOX = [200.0, 100.0, 1008.0, 504.0]  # in the resized image 100,50,504,252
@@ -60,6 +60,12 @@ def metrics(text: str, truth, notation: str) -> tuple[float, float]:
         ("internvl", "<box>[[500, 500, 1001, 1000]]</box>", [1008, 504, 2016, 1008]),
         ("lhrs", "<bbox>[0.5, 0.5, 1.02, 1.0]</bbox>", [1008, 504, 2016, 1008]),
         ("lhrs", "<bbox>[0.5, 0.5, 1.021, 1.0]</bbox>", None),
+        ("llava", "[0.5, 0.5, 1.02, 0.75]", [1008, 504, 2016, 1008]),
+        ("llava", "[0.5, 0.5, 1, 0.76]", [1008, 504, 2016, 1008]),  # 2% of the height, half as much of the square
+        ("llava", "[0.5, 0.5, 1, 0.761]", None),
+        ("llava", "[0.5, 0.5, 1.03, 0.75]", None),
+        ("glm4v", "<|begin_of_box|>[[500,500,1001,1000]]<|end_of_box|>", [1008, 504, 2016, 1008]),
+        ("qwen3_vl", '[{"bbox_2d": [500, 500, 1021, 1000]}]', None),
     ],
 )
 def test_two_percent_of_the_side_are_cut_and_more_is_a_miss(notation, text, cut):
@@ -250,9 +256,7 @@ def test_answers_read_what_data_reads(boxes, notation):
     """Whatever the strict reading takes, the tolerant one takes the same way."""
     shapes = [[2 * x for x in box] for box in boxes]
     text = write_boxes(shapes, notation, SIZE, RESIZED)
-    strict = NOTATIONS[notation].parse(text, RESIZED)
-    said = NOTATIONS[notation].parse_said(text, RESIZED)
-    assert [item.numbers for item in said] == strict
+    assert read_said(text, notation, SIZE, RESIZED).quads == read_quads(text, notation, SIZE, RESIZED)
 
 
 LABEL = st.text(alphabet="abc ,.[]{}\"'\\é", max_size=8)
@@ -286,7 +290,7 @@ def test_json_by_the_json_library(items, key):
 )
 def test_anything_is_read_or_refused_and_rewards_stay_bounded(text, notation):
     found = read_said(text, notation, SIZE, RESIZED)
-    strict = NOTATIONS[notation].parse(text, RESIZED)
+    strict = read_quads(text, notation, SIZE, RESIZED)
     if strict is not None:
         assert found is not None and len(found) == len(strict) and not found.missed
     for x1, y1, x2, y2 in found.boxes if found else []:

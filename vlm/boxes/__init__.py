@@ -10,9 +10,11 @@ from vlm.boxes.frames import FRAMES, Frame, convert
 from vlm.boxes.geometry import clip, corners, hull, obb_from_quad, ordered, quad_from_obb
 from vlm.boxes.notation import Notation
 from vlm.boxes.notations import (
+    FALLBACK,
     NOTATIONS,
     Object,
     check_notation,
+    find,
     read_boxes,
     read_objects,
     read_quads,
@@ -24,6 +26,7 @@ from vlm.boxes.said import CONVENTION, Said, read_said
 
 __all__ = [
     "CONVENTION",
+    "FALLBACK",
     "FRAMES",
     "NOTATIONS",
     "Frame",
@@ -34,6 +37,7 @@ __all__ = [
     "clip",
     "convert",
     "corners",
+    "find",
     "hull",
     "iou",
     "ious",

@@ -6,9 +6,11 @@
 | unit      | fraction of the image                    | 0–1           |
 | per_mille | thousandths of the image                 | 0–1000        |
 | percent   | hundredths of the image                  | 0–100         |
+| square    | fraction of the image padded to a square | 0–1           |
 | resized   | pixels of the image as the model sees it | 0–rw, 0–rh    |
 
 Coordinates are edges, not pixel centres: the whole image is ``[0, 0, w, h]`` and no "+1" enters the arithmetic.
+The padding is as wide on both sides; of an odd number of rows or columns the larger half stands behind the image.
 """
 
 from __future__ import annotations
@@ -16,14 +18,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-Frame = Literal["pixel", "unit", "per_mille", "percent", "resized"]
+Frame = Literal["pixel", "unit", "per_mille", "percent", "square", "resized"]
 FRAMES: tuple[str, ...] = get_args(Frame)
 FIXED = {"unit": 1.0, "per_mille": 1000.0, "percent": 100.0}
 """Extent of the frames that know no image size."""
 
 
+def padding(size: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """(side of the square that an image is padded to, columns and rows before the image), in pixels."""
+    side = max(size)
+    return side, ((side - size[0]) // 2, (side - size[1]) // 2)
+
+
 def extent(frame: str, size: Sequence[float], resized: Sequence[float] | None = None) -> tuple[float, float]:
-    """Width and height of the whole image, measured in ``frame``. Raises ValueError as `convert` does."""
+    """Width and height of the whole image (of "square" padded), measured in ``frame``. Raises ValueError as `convert`
+    does."""
+    if frame == "square":
+        return 1.0, 1.0
     if frame in FIXED:
         return FIXED[frame], FIXED[frame]
     if frame == "pixel":
@@ -53,6 +64,16 @@ def convert(
     original image in pixels; resized: the same of the image the model sees, needed only when one of the frames is
     "resized". Raises ValueError on an unknown frame or a size that is not positive.
     """
+    if source == target == "square":
+        return [float(value) for value in box]
+    if "square" in (source, target):
+        extent("pixel", size)
+        side, before = padding(size)
+        if target == "square":
+            return [
+                (value + before[n % 2]) / side for n, value in enumerate(convert(box, source, "pixel", size, resized))
+            ]
+        box, source = [value * side - before[n % 2] for n, value in enumerate(box)], "pixel"
     from_width, from_height = extent(source, size, resized)
     to_width, to_height = extent(target, size, resized)
     if source == target:

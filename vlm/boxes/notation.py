@@ -53,6 +53,8 @@ class Notation:
     "`obb_corners`: x1, y1, x2, y2 before the turn, and degrees; `obb_centre`: cx, cy, width, height, degrees."
     decimals: int = 0
     "Digits behind the point that are written; any number of them is read."
+    marks: tuple[str, ...] = ()
+    "Special tokens of the family's tokenizer that stand in such texts, or around what they name."
 
     def parse(self, text: str, resized: Sequence[float] | None = None) -> list[list[float]] | None:
         """The numbers of all objects of ``text``, or None unless it consists of nothing but proper objects.
@@ -131,6 +133,25 @@ class Notation:
             quad = quad_from_obb(cx, cy, width, height, degrees)
         return convert(quad, square, "pixel", size, resized)
 
+    def placed(
+        self,
+        numbers: Sequence[float],
+        size: Sequence[float],
+        resized: Sequence[float] | None = None,
+        overhang: float = 0.0,
+    ) -> list[float] | None:
+        """`to_quad`; but in the frame "square", which is wider than the image, a box is cut to the image.
+
+        None for one that lies beyond the image by more than half a unit, which rounding may do, and by more than
+        ``overhang``, a share of the image's side.
+        """
+        quad = self.to_quad(numbers, size, resized)
+        if self.frame != "square":
+            return quad
+        half = max(size) / 10**self.decimals / 2
+        box = [_cut(v, size[n % 2], max(half, overhang * size[n % 2])) for n, v in enumerate([*quad[:2], *quad[4:6]])]
+        return corners(box) if self._holds(box, (size[0], size[1])) else None
+
     def from_quad(
         self, quad: Sequence[float], size: Sequence[float], resized: Sequence[float] | None = None
     ) -> list[float]:
@@ -187,7 +208,7 @@ class Notation:
         one."""
         numbers = item.numbers
         if self.shape == "box" and len(numbers) == 4:
-            numbers = [_cut(value, limits[place % 2]) for place, value in enumerate(numbers)]
+            numbers = [_cut(v, limits[n % 2], OVERHANG * limits[n % 2]) for n, v in enumerate(numbers)]
         return replace(item, numbers=numbers) if self._holds(numbers, limits) else None
 
     def _read_said(self, text: str) -> list[Written] | None:
@@ -207,9 +228,9 @@ class Notation:
         raise DataError(f"the notation {self.name} has no place for labels; found {label!r}")
 
 
-def _cut(value: float, limit: float) -> float:
-    """A coordinate, moved to the border of 0–limit that it exceeds by at most OVERHANG of it."""
-    slack = OVERHANG * limit * (1 + 1e-12)  # 1.02 of 1 is 2%, whatever floats say
+def _cut(value: float, limit: float, slack: float) -> float:
+    """A coordinate, moved to the border of 0–limit that it exceeds by at most `slack`."""
+    slack *= 1 + 1e-12  # 1.02 of 1 is 2%, whatever floats say
     if -slack <= value < 0:
         return 0.0
-    return limit if limit < value <= limit + slack else value
+    return float(limit) if limit < value <= limit + slack else value

@@ -9,6 +9,8 @@
 | geochat      | ``{<x1><y1><x2><y2>|<θ>}``                                 | oriented box  | percent            |
 | internvl     | ``<ref>dam</ref><box>[[x1, y1, x2, y2]]</box>``            | box           | per_mille          |
 | lhrs         | ``<bbox>[x1, y1, x2, y2]</bbox>``, three decimals          | box           | unit               |
+| llava        | ``[x1, y1, x2, y2]``, two decimals                         | box           | square             |
+| glm4v        | ``<|begin_of_box|>[[x1,y1,x2,y2]]<|end_of_box|>``          | box           | per_mille          |
 | rscovlm      | ``x1,y1,x2,y2 dam``, one a line                            | box           | resized            |
 | rscovlm_obb  | ``cx,cy,w,h,θ dam``, one a line, -90 ≤ θ < 90              | oriented box  | resized            |
 | rscovlm_quad | ``x1,y1,…,x4,y4 dam``, one a line                          | quadrilateral | resized            |
@@ -31,7 +33,8 @@ from vlm.common.errors import DataError, RecipeError
 
 _CORNERS = rf"\({NUMBER},{NUMBER}\) ?, ?\({NUMBER},{NUMBER}\)"
 _QWEN = re.compile(rf"<\|box_start\|> ?{_CORNERS} ?<\|box_end\|>|{_CORNERS}")
-_LIST = rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]"
+_NUMBERS = ",".join([NUMBER] * 4)
+_LIST = rf"\[{_NUMBERS}\]"
 
 _ALL: tuple[Notation, ...] = (
     # Qwen2-VL (arXiv 2409.12191, section 2.2). The special tokens are gone when a completion was decoded with
@@ -43,6 +46,7 @@ _ALL: tuple[Notation, ...] = (
         pattern=_QWEN,
         refs=("<|object_ref_start|>", "<|object_ref_end|>"),
         bare=True,
+        marks=tuple(f"<|{name}_{end}|>" for name in ("object_ref", "box", "quad") for end in ("start", "end")),
     ),
     # Qwen2.5-VL (arXiv 2502.13923, section 2.2.1): absolute coordinates of the image it is given, in JSON.
     Json(name="qwen2_5_vl", frame="resized", key="bbox_2d", keys=("bbox",)),
@@ -83,6 +87,7 @@ _ALL: tuple[Notation, ...] = (
         pattern=re.compile(_LIST),
         tags=("<box>", "</box>"),
         label_tags=("<ref>", "</ref>"),
+        marks=("<box>", "</box>", "<ref>", "</ref>", "<quad>", "</quad>"),
     ),
     # LHRS-Bot-Nova.
     Running(
@@ -92,6 +97,29 @@ _ALL: tuple[Notation, ...] = (
         template="<bbox>[{}, {}, {}, {}]</bbox>",
         pattern=re.compile(rf"<bbox> ?{_LIST} ?</bbox>|{_LIST}"),
     ),
+    # LLaVA-1.5 (arXiv 2310.03744, section 3.2): "[0.31, 0.18, 0.56, 0.74]". Its pictures are padded to a square, its
+    # boxes count in that: its data was compared in issue 606 of haotian-liu/LLaVA (Visual Genome; whether RefCOCO's are
+    # the same is asked in 822, unanswered), and others convert theirs (tools/expand_to_square.py of
+    # BAAI-DCAI/Visual-Instruction-Tuning). Most pictures of remote sensing are squares, where it makes no difference.
+    Running(
+        name="llava",
+        frame="square",
+        decimals=2,
+        template="[{}, {}, {}, {}]",
+        joiner=", ",
+        pattern=re.compile(_LIST),
+    ),
+    # GLM-4.1V (README of zai-org/GLM-V, "Grounding"): thousandths; brackets vary, and mean the same. No names.
+    Grouped(
+        name="glm4v",
+        frame="per_mille",
+        template="[{},{},{},{}]",
+        joiner=",",
+        brackets="[]",
+        pattern=re.compile(rf"{_LIST}|\({_NUMBERS}\)|<{_NUMBERS}>|\{{{_NUMBERS}\}}"),
+        tags=("<|begin_of_box|>", "<|end_of_box|>"),
+        marks=("<|begin_of_box|>", "<|end_of_box|>"),
+    ),
     # RSCoVLM (VisionXLab/RSCoVLM, rscovlm/training/data/refgeo_dataset.py): plain text, one object a line. Oriented
     # boxes are OpenCV's minAreaRect of the resized corners, the longer side first; corners begin at the highest.
     # Asked for JSON, it writes the same numbers under `key`.
@@ -100,6 +128,8 @@ _ALL: tuple[Notation, ...] = (
     Lines(name="rscovlm_quad", frame="resized", shape="quad", key="quadrant bbox"),
 )
 NOTATIONS: dict[str, Notation] = {notation.name: notation for notation in _ALL}
+FALLBACK = "qwen2_vl"
+"""What is read and written where nobody says who writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +175,11 @@ def read_objects(
     """
     notation = find(notation)
     found = notation.parse_labelled(text, resized)
-    return (
-        None if found is None else [Object(notation.to_quad(item.numbers, size, resized), item.label) for item in found]
-    )
+    if found is None:
+        return None
+    quads = [notation.placed(item.numbers, size, resized) for item in found]
+    objects = [Object(quad, item.label) for quad, item in zip(quads, found, strict=True) if quad is not None]
+    return objects if len(objects) == len(found) else None
 
 
 def read_quads(
@@ -211,6 +243,11 @@ def write_boxes(
         x1, y1, x2, y2 = box
         if not (x1 <= x2 and y1 <= y2):
             raise DataError(f"box {list(box)} cannot be written in the notation {notation.name}: it is inverted")
+        if notation.frame == "square" and not (x1 >= 0 and y1 >= 0 and x2 <= size[0] and y2 <= size[1]):
+            raise DataError(
+                f"box {list(box)} cannot be written in the notation {notation.name}; expected it within the image's "
+                f"{size[0]:g} × {size[1]:g} pixels"
+            )
     if notation.shape == "box":
         shapes = [convert(box, "pixel", notation.frame, size, resized) for box in boxes]
         return notation.format(shapes, resized, labels)

@@ -18,6 +18,7 @@ Besides the text that a notation writes, these forms are read:
                 and prose before the one code fence
     vhm         `(x1,y1),(x2,y2)`, also in Qwen2-VL's tokens: ScoreRS takes either, per mille both
     geochat     the object's name between `<p>` and `</p>`
+    glm4v       boxes without the tokens around them, in round, pointed or curly brackets
     rscovlm…    the family's JSON: `bbox_2d`, `oriented bbox`, `quadrant bbox`
 
 Names, prose and values of further keys may not hold brackets or four numbers: where another box might stand, none is
@@ -78,5 +79,6 @@ def read_said(
     if found is None:
         return None
     kept = [item for item in found if item is not None]
-    objects = [Object(notation.to_quad(item.numbers, size, resized), item.label) for item in kept]
-    return Said(objects, len(found) - len(kept), size, notation.shape == "box")
+    quads = [notation.placed(item.numbers, size, resized, OVERHANG) for item in kept]
+    objects = [Object(quad, item.label) for quad, item in zip(quads, kept, strict=True) if quad is not None]
+    return Said(objects, len(found) - len(objects), size, notation.shape == "box")

@@ -118,11 +118,11 @@ class Grouped(Running):
     tags: tuple[str, str] = ("", "")
     "Around a group; not insisted on where there are no labels, for decoding without special tokens drops them."
     label_tags: tuple[str, str] = ("", "")
-    "Around a label."
+    "Around a label; empty where there is none."
 
     def _read(self, text: str) -> list[Written] | None:
         text = " ".join(text.split())
-        if not text.startswith((self.tags[0], self.label_tags[0])):
+        if not text.startswith(tuple(filter(None, (self.tags[0], self.label_tags[0])))):
             return super()._read(text)
         found: list[Written] = []
         for group in text.split(self.tags[1])[:-1]:
@@ -150,6 +150,8 @@ class Grouped(Running):
         return "".join(f"{name}{self.tags[0]}{text}{self.tags[1]}" for name, text in zip(names, texts, strict=True))
 
     def _label(self, label: str) -> str:
+        if not self.label_tags[0]:
+            return super()._label(label)
         label = " ".join(label.split())
         if not label or any(mark in label for mark in (*self.tags, *self.label_tags)):
             raise DataError(f"label {label!r} cannot be written in the notation {self.name}; expected plain text")

@@ -22,9 +22,12 @@ from typing import Any
 from vlm.families.family import Family
 from vlm.families.other import Other
 from vlm.families.sight import Sight
-from vlm.families.sizes import Architecture, Layer, named
+from vlm.families.sizes import Architecture, Layer, UnknownSizes, named
 
-__all__ = ["FAMILIES", "Architecture", "Family", "Layer", "Sight", "known", "of", "parameters", "read"]
+__all__ = [
+    "FAMILIES", "Architecture", "Family", "Layer", "Sight", "UnknownSizes", "by_name", "known", "of", "parameters",
+    "read",
+]  # fmt: skip
 
 
 def _described() -> Iterator[Family]:
@@ -56,19 +59,30 @@ def _other(kind: str) -> Family:
     return Other(kind)
 
 
+def _sized(path: str) -> tuple[Family, str] | None:
+    """The family that a hub id or folder name points to, and the size that it says."""
+    for family in FAMILIES.values():
+        if family.pattern and (found := re.search(family.pattern, path.lower())):
+            return family, found["size"].upper()
+    return None
+
+
+def by_name(path: str) -> Family | None:
+    """The family that a hub id, folder name or a server's name of a model points to."""
+    found = _sized(path)
+    return found and found[0]
+
+
 def known(path: str) -> str | None:
     """Name in `KNOWN` that a hub id or folder name points to: `PumpkinCat/Qwen2VL-7B-RS` → `Qwen2-VL-7B`, else None."""
-    for family in FAMILIES.values():
-        found = family.pattern and re.search(family.pattern, path.lower())
-        if found and (name := f"{family.name}-{found['size'].upper()}") in KNOWN:
-            return name
-    return None
+    found = _sized(path)
+    return next((name for name in found[0].known if name.endswith(f"-{found[1]}")), None) if found else None
 
 
 def read(config: Mapping[str, Any], where: str) -> Architecture:
     """The sizes in a config.json. where: names it in messages.
 
-    Raises: RecipeError naming the key, for what is no size, and of a family without a file.
+    Raises: RecipeError naming the key, for what is no size; UnknownSizes, of what has no file here.
     """
     return of(config).sizes(config, where)
 

@@ -55,8 +55,14 @@ class Family:
     "How it writes boxes, a name of `vlm.boxes.NOTATIONS`, which says the frame."
     units: ClassVar[bool] = True
     "Whether the pictures of a batch can be told apart (`vlm.prefix.media`)."
+    reordered: ClassVar[bool] = False
+    "Whether queries lie in memory head by head, so that kernels of attention leave a second copy of their output."
     unshared: ClassVar[str | None] = None
     "Why its prompts cannot be shared; None where they can."
+    exported: ClassVar[bool] = False
+    "Whether `vlm.export` writes it as transformers 4 loads it."
+    unmixed: ClassVar[str | None] = None
+    "Why GRPO cannot take rows with pictures and rows without from one data set; None where it can."
     vllm: ClassVar[bool] = False
     "Whether what vLLM reads has been compared with what is meant (`vlm.engine`)."
     frame: ClassVar[tuple[str, ...]] = ()
@@ -114,6 +120,11 @@ class Family:
         """A parameter as vLLM's model takes it, which reads published files: transformers may hold another form."""
         return name, weight
 
+    def tied(self, config: Mapping[str, Any]) -> bool | None:
+        """Whether the head is the embedding, of config.json, where transformers' class takes another key for it; else
+        None."""
+        return None
+
     # its sizes
 
     def sizes(self, config: Mapping[str, Any], where: str) -> Architecture:
@@ -124,13 +135,32 @@ class Family:
         """Every module that holds parameters; `lm_head`, last, also where it is tied to `embed_tokens`."""
         raise NotImplementedError
 
-    def block_bytes(self, sizes: Architecture, b: int, mixed: int) -> int:
-        """Bytes that one patch leaves for the backward pass in one block of the vision tower, b bytes a number. mixed:
-        those of attention."""
+    # bytes that training keeps for the backward pass, where a number has b of them
+
+    def norm_bytes(self, sizes: Architecture, b: int) -> int:
+        """Of one token in the norms of one decoder layer. Two RMSNorms: float32 input, normalised value, scaled value
+        (the input of the next linears). Norms of queries and keys: the first two of these."""
+        normed = (4 + b) * (sizes.query + sizes.key_value) if sizes.text.normed else 0
+        return 2 * (4 + 2 * b) * sizes.hidden + normed
+
+    def mlp_bytes(self, sizes: Architecture, b: int) -> int:
+        """Of one token in the MLP of one decoder layer: gate, silu(gate), up, product."""
+        return 4 * b * sizes.intermediate
+
+    def mlp_alive(self, sizes: Architecture) -> int:
+        """Numbers of one token that are there at a time in such an MLP, or as many gradients: gate, up, product."""
+        return 3 * sizes.intermediate
+
+    def score_bytes(self, b: int) -> int:
+        """Of a pair of patches in one head of the tower under `eager`: float32 softmax and its 16-bit cast."""
+        return 4 + (b if b < 4 else 0)
+
+    def block_bytes(self, sizes: Architecture, b: int, attention: str) -> int:
+        """Of one patch in one block of the vision tower, scores aside."""
         raise NotImplementedError
 
     def merger_bytes(self, sizes: Architecture, b: int) -> int:
-        """Bytes that one visual token leaves around the vision tower: pixels, merger, and its output."""
+        """Of one visual token around the blocks of the tower: pixels, merger, and its output."""
         raise NotImplementedError
 
     # the model at work

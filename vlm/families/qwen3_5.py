@@ -15,9 +15,19 @@ class Qwen35(GridFamily):
     linears = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     notation = "qwen3_vl"
     patch = 16
+    pattern = r"qwen[-_]?3[._]5.*?(?<![\d.a])(?P<size>\d+b)(?![a-z0-9])(?!-a\d)"
     unshared = (
         "most of its layers are linear attention (Gated DeltaNet), which carries a state from token to token, "
         "and has no keys of a prompt that several completions could attend to"
     )
 
     sizes = Other.sizes
+
+    def marked(self, template):
+        """Whether it opens a trace or an empty one, as checkpoints of different sizes do."""
+        from trl import chat_template_utils as known
+
+        for kind in ("think", "nothink"):
+            if template.strip() == getattr(known, f"qwen3_5_{kind}_chat_template").strip():
+                return getattr(known, f"qwen3_5_{kind}_training_chat_template")
+        return None

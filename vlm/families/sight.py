@@ -165,7 +165,7 @@ class Square:
         return self.per_picture, self.per_picture
 
     def text(self) -> str:
-        return f"every image padded to a square of {self.edge}×{self.edge} pixels; images.min_pixels, max_pixels idle"
+        return f"every image is padded to a square of {self.edge}×{self.edge} pixels, {self.per_picture} visual tokens"
 
 
 @dataclass(frozen=True)
@@ -265,4 +265,4 @@ class Unknown:
         return 0, 0
 
     def text(self) -> str:
-        return "sizes and visual tokens as the model's own processor makes them; images.min_pixels, max_pixels idle"
+        return "the model's own processor decides on sizes and visual tokens"

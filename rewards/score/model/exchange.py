@@ -6,7 +6,7 @@ stand, they stand there (`vlm.pictures.places`). A caption is the answer to an e
 
 An empty answer can be scored (a policy may well say nothing; its score should be low, and that is the model's to say).
 Control tokens that a text spells out, such as `<|im_end|>`, are broken by a space: an answer can neither end its turn
-early nor claim an image. The tokens of Qwen's box notation are text like any other.
+early nor claim an image. The marks of box notations are text like any other.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ from vlm.pictures.digests import digest
 from vlm.pictures.places import Misplaced, blocks, settled, texts
 from vlm.pictures.resizing import shown
 from vlm.prompts import options_text
-
-ANSWER_TOKENS = MARKS
-"""Special tokens of Qwen's grounding notation, which an answer may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +146,7 @@ def check_padding(tokenizer) -> None:
 
 def _plain(text: str, tokenizer) -> str:
     """The text with every control token broken by a space after its first character."""
-    control = [token for token in tokenizer.all_special_tokens if token not in ANSWER_TOKENS]
+    control = [token for token in tokenizer.all_special_tokens if token not in MARKS]
     return re.sub("|".join(map(re.escape, control)), lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 

@@ -9,9 +9,10 @@ from samples.sections import FileSection, Role
 from stage.recipe.arguments import arguments
 from stage.recipe.sections import TrainingRecipe
 from vlm.adapters import PARTS
+from vlm.boxes import FALLBACK
 from vlm.common.errors import RecipeError
 from vlm.common.section import LocatedPath, Section
-from vlm.sections import LANGUAGE_MODEL_LINEARS, PromptSection
+from vlm.sections import PromptSection
 
 HEAD = "head"
 Part = Literal["head", "vision_tower", "merger", "language_model"]
@@ -21,7 +22,7 @@ ARGUMENTS = arguments(
     {
         "train_sampling_strategy": "data.shuffle",
         "max_length": "nothing (an exchange is never cut: its end is what is read)",
-        "disable_dropout": "nothing (Qwen2-VL has none)",
+        "disable_dropout": "nothing (the models have none)",
         "activation_offloading": "nothing (use gradient_checkpointing)",
         "dataset_num_proc": "nothing (rows are encoded as they are read)",
         "chat_template_path": "nothing (the checkpoint's own template is used)",
@@ -74,8 +75,8 @@ class PreferenceData(Section):
 class ScoreRecipe(TrainingRecipe):
     """A score model from preferences: Bradley-Terry, -log σ(s⁺ - s⁻ - margin), mean over a record's pairs.
 
-    `model.path` is a score model (an earlier stage's `final/`, a published ScoreRS) or a plain Qwen2-VL, which gets a
-    fresh head.
+    `model.path` is a score model (an earlier stage's `final/`, a published ScoreRS) or a plain Qwen2-VL, Qwen2.5-VL or
+    Qwen3-VL, which gets a fresh head.
     """
 
     first = (
@@ -96,6 +97,11 @@ class ScoreRecipe(TrainingRecipe):
     training: Annotated[dict[str, Any], ARGUMENTS] = {}
     "TRL's RewardConfig, key by key (learning_rate, center_rewards_coefficient, eval_strategy, …)."
 
+    def settle(self, fetch: bool = False) -> list[str]:
+        """No notation: `prompt` is not read."""
+        self.prompt = PromptSection(notation=FALLBACK)
+        return super().settle(fetch)
+
     @property
     def frozen(self) -> list[str]:
         """The parts of the backbone (`vlm.adapters.PARTS`) that are not trained."""
@@ -113,7 +119,10 @@ class ScoreRecipe(TrainingRecipe):
             raise RecipeError(f"model.freeze is {self.model.freeze}; here `train` names the parts that are trained")
         if self.model.liger:
             raise RecipeError("model.liger: Liger's kernels are for the language-model head; write `liger: false`")
-        if self.prompt != PromptSection():
+        if self.prompt not in (
+            PromptSection(),
+            PromptSection(notation=FALLBACK),
+        ):  # older saved recipes have the latter
             raise RecipeError(
                 "prompt is not read here: a question is scored as the preferences state it; leave it out, or take a "
                 "base's back by `prompt: null`"
@@ -128,9 +137,8 @@ class ScoreRecipe(TrainingRecipe):
             return
         if set(self.frozen) == set(PARTS):
             raise RecipeError(f"train is {self.train}, so model.lora has nothing to adapt; leave lora out")
-        adapted = sorted(set(self.model.lora.target_modules) & set(LANGUAGE_MODEL_LINEARS))
-        if "language_model" in self.frozen and adapted:
+        if "language_model" in self.frozen and self.model.lora.language:
             raise RecipeError(
-                f"model.lora would train {', '.join(adapted)} in the language model, which `train` does not name; add "
-                "language_model, or name other layers in model.lora.target_modules"
+                f"model.lora would train {self.model.lora.language} in the language model, which `train` does not "
+                "name; add language_model, or name other layers in model.lora.target_modules"
             )

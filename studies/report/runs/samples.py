@@ -21,7 +21,7 @@ import numpy as np
 
 from studies.report.runs.folders import PREDICTIONS, Folder
 from vlm import answers
-from vlm.boxes import read_said
+from vlm.boxes import FALLBACK, read_said
 from vlm.common.errors import DataError, RecipeError
 
 SAMPLES, COMPLETIONS = "samples.jsonl", "completions"
@@ -233,7 +233,7 @@ def _prompt(folder: Folder) -> dict[str, Any]:
 def _shapes(text: str | None, size: Any, resized: Any, folder: Folder) -> Boxes | None:
     if not text or not size:
         return None
-    notation = _prompt(folder).get("notation", "qwen2_vl")
+    notation = _prompt(folder).get("notation", FALLBACK)
     try:
         said = read_said(text, notation, size, resized)
     except (DataError, RecipeError, KeyError):  # a notation of pixels as the model saw them, or one of another version
