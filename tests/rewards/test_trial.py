@@ -67,7 +67,7 @@ def rows(tmp_path):
 
 
 def tried(found, rows, capsys, style="r1"):
-    try_out([guard(reward, Limits()) for reward in found], rows, PromptSection(style=style), SIZES)
+    try_out([guard(reward, Limits()) for reward in found], rows, PromptSection(style=style, notation="qwen2_vl"), SIZES)
     return capsys.readouterr().err.splitlines()
 
 

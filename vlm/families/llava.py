@@ -18,7 +18,8 @@ from vlm.families.sizes import Architecture, Layer, Text, decoder, linear, secti
 
 TEXT = Text(hidden=4096, intermediate=11008, layers=32, heads=32, groups=None, vocabulary=32000, sized=True)
 TEMPLATE = (
-    "<s>{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "<s>{% for message in messages %}"
+    "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
     "{% if message['role'] == 'assistant' %}{% generation %}"
     "{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}{% for content in message['content'] %}{{ content['text'] }}{% endfor %}{% endif %}"
