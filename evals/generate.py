@@ -21,7 +21,7 @@ from vlm import engine, families
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.loading import load_model, load_processor, source
-from vlm.pictures.resizing import resized
+from vlm.pictures.resizing import shown
 from vlm.sections import ModelSection, PromptSection
 
 logger = logging.getLogger(__name__)
@@ -136,6 +136,7 @@ class VLLM(Answering):
         section = recipe.model
         self.section = section
         self.processor = load_processor(section.path, recipe.images, section.revision, section.trust_remote_code)
+        engine.check_family(self.processor.family, "generation.backend=hf")
         self._engine: LLM | None = None
 
     def draw(
@@ -176,15 +177,18 @@ class VLLM(Answering):
 
     def request(self, sample: Sample, recipe: AskingRecipe) -> tuple[dict[str, Any], list[int]]:
         """One prompt as vLLM takes it, with one placeholder a picture, and the ids that it is to make of it."""
-        turns = conversation(sample, recipe.prompt, self.processor.sight, resized)
+        processor = self.processor
+        turns = conversation(
+            sample, recipe.prompt, processor.sight, lambda image, sight: engine.as_seen(shown(image, sight), processor)
+        )
         pictures = [part["image"] for turn in turns for part in turn["content"] if part["type"] == "image"]
-        text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        ids = engine.one_placeholder(ids, self.processor.image_token_id, len(pictures))  # as it is, or there is a fault
+        text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        ids, token = engine.ids_of(text, processor.tokenizer), processor.image_token_id
+        ids = engine.one_placeholder(ids, token, len(pictures))  # as it is, or there is a fault
         asked: dict[str, Any] = {"prompt_token_ids": ids}
         if pictures:
             asked["multi_modal_data"] = {"image": pictures}
-        return asked, engine.written_out(ids, self.processor.image_token_id, pictures, self.processor.sight)
+        return asked, engine.written_out(ids, token, pictures, processor.sight, engine.frame_of(processor))
 
     def _loaded(self, recipe: AskingRecipe) -> LLM:
         if self._engine is None:

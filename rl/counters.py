@@ -20,6 +20,7 @@ from stage.planning.gpus import peak_flops
 from vlm import families
 from vlm.adapters import part_of
 from vlm.prefix import media, model_config
+from vlm.weights import elements
 
 
 class Counters:
@@ -160,7 +161,7 @@ def costs(model) -> dict[str, tuple[float, float]]:
         if parameter.dim() > 1 or getattr(parameter, "ds_shape", (0,))[1:]:  # ZeRO-3 leaves a split one without shape
             part = "language" if part_of(name) == "language_model" else "vision"
             if part == "vision" or ".layers." in name:
-                size = getattr(parameter, "ds_numel", parameter.numel())
+                size = elements(parameter)
                 sizes[part, parameter.requires_grad] += size / joined if part_of(name) == "merger" else size
     found: dict[str, list[float]] = {"forward": [], "update": []}
     for part in ("language", "vision"):

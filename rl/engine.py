@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
+import operator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,9 +20,10 @@ from PIL import Image
 from pydantic import ValidationError
 from trl.generation import vllm_generation
 
+from vlm import families
 from vlm.common.console import say
 from vlm.common.errors import RecipeError, UserError
-from vlm.engine import arguments, as_seen, check_prompts, check_room, one_placeholder
+from vlm.engine import arguments, as_seen, check_family, check_prompts, check_room, frame_of, one_placeholder
 from vlm.rollout import replaced
 
 LOGPROBS = "processed_logprobs"
@@ -38,6 +39,7 @@ class Engine(vllm_generation.VLLMGeneration):
     """
 
     def _init_vllm(self):
+        check_family(self.processing_class.family, "use_vllm: false", server=self.mode == "server")
         ends = {*self._ends(), *(self.generation_kwargs.get("stop_token_ids") or ())}
         self.generation_kwargs = {**self.generation_kwargs, "stop_token_ids": sorted(ends)}
         if not hasattr(vllm_generation, "LLM"):  # TRL says that vLLM is missing
@@ -93,8 +95,8 @@ class Engine(vllm_generation.VLLMGeneration):
                 f"vLLM's server at {client.base_url} would roll out otherwise than the recipe says: it has "
                 f"{', '.join(wrong.values())}. Start it with {' '.join(wrong)}"
             )
-        side = self.processing_class.sight.side
-        client.image_features([[Image.new("RGB", (side, side))]])  # TRL names the flag of a server that takes none
+        picture = as_seen(Image.new("RGB", (56, 56)), self.processing_class)
+        client.image_features([[picture]])  # TRL names the flag of a server that takes none
         if config["model"] != self.model.name_or_path:
             say(
                 f"note: vLLM's server at {client.base_url} was started with {config['model']}, and the policy is "
@@ -122,7 +124,13 @@ class Engine(vllm_generation.VLLMGeneration):
             self.vllm_client.session.post(f"{self.vllm_client.base_url}/reset_encoder_cache").raise_for_status()
 
     def _iter_named_params(self):
-        """TRL's pairs of name and weight, with adapters merged into copies. TRL adds them to the base's weights and
+        """TRL's pairs of name and weight as vLLM's model takes them, with adapters merged into copies."""
+        family = families.of(self.model.config)
+        for name, weight in self._merged_params():
+            yield family.sent(name, weight)
+
+    def _merged_params(self):
+        """TRL adds adapters to the base's weights and
         takes them off again, which in bfloat16 leaves what was rounded: with every step the frozen weights drift away
         from those that the adapter is saved for. Under FSDP they are whole only where TRL gathers them, after it
         merged them; each process then puts back its part.
@@ -151,9 +159,9 @@ class Engine(vllm_generation.VLLMGeneration):
             each = {id(image): image for row in images for image in row or ()}  # one for all completions of a group
             seen = {key: as_seen(image, self.processing_class) for key, image in each.items()}
             images = [row and [seen[id(image)] for image in row] for row in images]
-        token = self.processing_class.image_token_id
+        token, frame = self.processing_class.image_token_id, frame_of(self.processing_class)
         rows = images or [None] * len(prompts)
-        told = [one_placeholder(ids, token, len(row or ())) for ids, row in zip(prompts, rows, strict=True)]
+        told = [one_placeholder(ids, token, len(row or ()), frame) for ids, row in zip(prompts, rows, strict=True)]
         if self.mode == "server":  # it is told the ids as they are, and where its pictures' features belong
             length, told, key = self._room, prompts, "--max-model-len of the server"
         else:
@@ -190,13 +198,12 @@ def merged(layer: LoraLayer) -> torch.Tensor:
         layer.merged_adapters.clear()
 
 
-def unlike(config: dict[str, Any], dtype: str, limits: dict[str, int], length: int | None) -> dict[str, str]:
+def unlike(config: dict[str, Any], dtype: str, limits: dict[str, Any], length: int | None) -> dict[str, str]:
     """{argument of `vllm serve`: what the server has instead}, of a server's `model_config`.
 
-    limits: least and most pixels that it must leave alone; length: tokens that it must have room for.
+    limits: `Family.as_it_is`; length: tokens that it must have room for.
     """
     found = (config["multimodal_config"] or {}).get("mm_processor_kwargs") or {}
-    least, most = found.get("min_pixels", math.inf), found.get("max_pixels", 0)
     sampling = config["override_generation_config"] or config["generation_config"]
     has, kind, room = config["dtype"].removeprefix("torch."), config["logprobs_mode"], config["max_model_len"]
     asked = (
@@ -204,12 +211,19 @@ def unlike(config: dict[str, Any], dtype: str, limits: dict[str, int], length: i
         (f"--logprobs-mode {LOGPROBS}", "logprobs_mode", kind, kind == LOGPROBS),
         ("--generation-config vllm", "generation_config", sampling, sampling == "vllm"),
         (f"--max-model-len {length}", "max_model_len", room, room >= (length or 0)),
-        (pixels(limits), "mm_processor_kwargs", found, least <= limits["min_pixels"] and most >= limits["max_pixels"]),
+        (pixels(limits), "mm_processor_kwargs", found, all(suits(found, *limit) for limit in limits.items())),
     )
     return {flag: f"{name} {value}" for flag, name, value, right in asked if not right}
 
 
-def pixels(limits: dict[str, int]) -> str:
+def suits(found: dict[str, Any], name: str, value: Any) -> bool:
+    """Whether a server's keywords leave pictures as they are, as far as this one goes; pixel limits may be wider."""
+    if name not in found:
+        return False
+    return {"min_pixels": operator.le, "max_pixels": operator.ge}.get(name, operator.eq)(found[name], value)
+
+
+def pixels(limits: dict[str, Any]) -> str:
     """Pixel limits as an argument of `vllm serve`."""
     return f"--mm-processor-kwargs '{json.dumps(limits)}'"
 

@@ -84,6 +84,11 @@ class GRPORecipe(TrainingRecipe):
         for key in ("use_transformers_continuous_batching", "use_transformers_paged"):
             if self.argument(key):
                 raise RecipeError(f"training.{key}: transformers has it for text models only; use use_vllm")
+        if self.argument("use_vllm") and self.model.quantization is not None:
+            raise RecipeError(
+                f"training.use_vllm with model.quantization {self.model.quantization}: vLLM would roll out "
+                "other weights than the 4-bit ones that are trained; write `use_vllm: false`, or `quantization: null`"
+            )
         if self.argument("auto_find_batch_size"):
             raise RecipeError(
                 "training.auto_find_batch_size would cut groups; write false, and lower per_device_train_batch_size"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,19 @@ from stage.planning.estimate import training
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, check_rows, common, launched
 from stage.planning.lengths import Lengths, say_opened
-from stage.planning.plan import Plan
+from stage.planning.plan import Outline
+from vlm import families
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.pictures.resizing import by_role
+from vlm.shapes import read_config
 
 Reward = Callable[..., list[float | None]]
 ANY_NUMBER = 2**30
 """Of rows: what is asked of the plan then does not depend on it."""
 
 
-def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[str] = (), **measured: int) -> Plan:
+def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[str] = (), **measured: int) -> Outline:
     """The plan of a recipe with this many training rows. measured: of their texts. The others as in `plan`."""
     asked = recipe.argument
     job = Job(
@@ -63,6 +66,16 @@ def _micro_batches(recipe: GRPORecipe) -> int | None:
             f"training.generation_batch_size = {stated}; expected a multiple of the {at_once} of one step"
         )
     return stated // at_once
+
+
+def check_pictures(recipe: GRPORecipe, role: Role, shown: set[bool]) -> None:
+    """shown: whether rows have pictures. Raises: RecipeError for both in a family that cannot take both."""
+    fault = families.of(read_config(recipe.model.path, recipe.model.revision)[0]).unmixed if len(shown) > 1 else None
+    if fault:
+        raise RecipeError(
+            f"data.{role}: some rows have pictures, and some have none: {fault}; keep rows of one kind (`tasks`, or a "
+            "file of their own)"
+        )
 
 
 def _processes(recipe: GRPORecipe) -> int:
@@ -103,8 +116,9 @@ def train(
     data = mixture.draw_all(recipe.data, recipe.seed, control.of_recipe(recipe, fetch=True))
     say_opened(recipe)
     columns = Columns()
-    for found in data.values():
+    for role, found in data.items():
         columns.add(found.samples)
+        check_pictures(recipe, role, {facts.shown for facts in found.samples.facts()})
     check_data(rewards, columns.by_task)
     rows, passes = tables(recipe, data, prompt_rows)
     args = arguments(
@@ -146,11 +160,12 @@ def plan(
     tasks of the data, and their columns where all of it is here (then it is given `samples.columns.ByTask`). see: is
     shown each row.
     """
-    lengths, columns, sizes = Lengths(recipe), Columns(), by_role(recipe)
+    lengths, columns, sizes, pictures = Lengths(recipe), Columns(), by_role(recipe), defaultdict(set)
 
     def shown(role: Role, sample: Sample) -> None:
         check_strip(sample, sizes[role])
         columns.see(sample)
+        pictures[role].add(bool(sample.images))
         if role == "train":
             lengths.see(sample)
             see(sample)
@@ -158,6 +173,8 @@ def plan(
     counted = mixture.count_all(recipe.data, recipe.seed, shown, control.of_recipe(recipe))
     data = counted["train"]
     data.show()
+    for role, kinds in pictures.items():
+        check_pictures(recipe, role, kinds)
     say_opened(recipe)
     whole = not data.absent and all(map(mixture.is_here, recipe.data.eval))
     check(columns.by_task if whole else columns.by_task.keys() | data.tasks)

@@ -34,6 +34,7 @@ from rl.unrewarded import Unrewarded
 from stage.guards.finite import FiniteSteps
 from stage.parallel.fsdp import FullySharded
 from stage.trainer.orders import FlatOrder
+from vlm.adapters import float32_adapters
 from vlm.rollout import fix_top_p
 
 
@@ -74,7 +75,7 @@ class GRPOTrainer(
     ):
         args, processing_class = handed_over(model, reward_funcs, args, processing_class)
         given = (model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *positional)
-        with pinned(model), engine():
+        with pinned(model), engine(), float32_adapters(model):
             super().__init__(*given, share_prefix=share_prefix, check_sharing=check_sharing, **named)
         self._tokenizer.padding_side = "left"
         if self.args.full_determinism:

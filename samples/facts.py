@@ -29,6 +29,8 @@ class Facts(NamedTuple):
     "Without such a turn: what the style `direct` writes it from."
     strip: bool = False
     "Whether its size is one that no Qwen2-VL takes (`vlm.shapes.smart_resize`)."
+    shown: bool = False
+    "Whether it has pictures."
 
 
 def facts_of(sample: Sample) -> Facts:
@@ -42,7 +44,7 @@ def facts_of(sample: Sample) -> Facts:
         truth = "boxes"
     size = sample.size
     strip = size is not None and max(size) > 200 * min(size)
-    return Facts(sample.task, tuple(sample.columns or ()), values_of(sample), reply, truth, strip)
+    return Facts(sample.task, tuple(sample.columns or ()), values_of(sample), reply, truth, strip, bool(sample.images))
 
 
 def values_of(sample: Sample) -> tuple[str, ...]:

@@ -14,11 +14,11 @@ from stage.guards.out_of_memory import advised
 from stage.planning.estimate import training
 from stage.planning.job import Job, check_full_batch, common, launched
 from stage.planning.lengths import Lengths
-from stage.planning.plan import Plan
+from stage.planning.plan import Outline
 from vlm.pictures.resizing import by_role
 
 
-def planned(recipe: SFTRecipe, rows: int, remarks: Sequence[str] = (), **measured: int) -> Plan:
+def planned(recipe: SFTRecipe, rows: int, remarks: Sequence[str] = (), **measured: int) -> Outline:
     """The plan of a recipe with this many training rows. measured: of their texts. remarks: said under it."""
     return training(Job(stage="sft", samples=rows, remarks=tuple(remarks), **measured, **common(recipe)))
 

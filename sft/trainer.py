@@ -12,6 +12,7 @@ from stage.checkpoints.resumable import Resumable
 from stage.guards.finite import FiniteSteps, Named
 from stage.parallel.fsdp import FullySharded
 from stage.trainer.orders import FlatOrder
+from vlm.adapters import float32_adapters
 from vlm.prefix.media import shown_in_all
 
 
@@ -41,7 +42,8 @@ class SFTTrainer(FiniteSteps, Resumable, FlatOrder, FullySharded, trl.SFTTrainer
         ours = template.marked(processor)
         processor.chat_template = ours or own  # what TRL finds marked, it does not look up
         try:
-            super().__init__(*positional, **named)
+            with float32_adapters(positional[0]):
+                super().__init__(*positional, **named)
         finally:
             processor.chat_template = own  # this is saved
         if ours:

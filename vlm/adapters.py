@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -65,15 +66,19 @@ def freeze(model, names: Iterable[str]) -> None:
         parameter.requires_grad_(name in left)
 
 
-def lora_targets(model, patterns: Iterable[str] | None) -> list[str]:
-    """Full names of the linear layers of a model that LoRA adapts: `chosen`, of those that `freeze` has left. patterns:
-    None for its family's.
+def lora_targets(model, patterns: Iterable[str] | None, frozen: Iterable[str] = ()) -> list[str]:
+    """Full names of the linear layers of a model that LoRA adapts: `chosen`, of those that `freeze` has left.
+
+    patterns: None for its family's. frozen: what `freeze` was given; weights in 4 bits have no gradient in any part.
     """
     import torch
 
     linears = {name: one.weight for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
-    named = families.of(model.config).linears if patterns is None else patterns
-    return chosen({name: weight.requires_grad for name, weight in linears.items()}, named)
+    left = {
+        name: weight.requires_grad or (hasattr(weight, "quant_state") and part_of(name) not in frozen)
+        for name, weight in linears.items()
+    }
+    return chosen(left, families.of(model.config).linears if patterns is None else patterns)
 
 
 def chosen(linears: Mapping[str, bool], patterns: Iterable[str]) -> list[str]:
@@ -121,10 +126,13 @@ def _matches(name: str, pattern: str) -> bool:
     return part_of(name) == "language_model" and name.rsplit(".", 1)[-1] == pattern
 
 
-def apply_lora(model, lora):
+def apply_lora(model, lora, frozen: Iterable[str] = ()):
     """Wrap the model in LoRA adapters (Hu et al., 2021, arXiv 2106.09685) by PEFT; only they are trained.
 
-    Call `freeze` first to keep adapters out of a part. Returns a `peft.PeftModel`.
+    Call `freeze` first to keep adapters out of a part; frozen: the same parts. Returns a `peft.PeftModel`.
+
+    Around a base in 4 bits this is QLoRA. PEFT's `prepare_model_for_kbit_training` is left out: vision tower,
+    embeddings and head would be float32, which FlashAttention-2 does not take; TRL asks for gradients of the inputs.
     """
     from peft import LoraConfig, get_peft_model
     from transformers.integrations import is_deepspeed_zero3_enabled
@@ -135,9 +143,10 @@ def apply_lora(model, lora):
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora_targets(model, lora.target_modules),
+        target_modules=lora_targets(model, lora.target_modules, frozen),
         task_type="CAUSAL_LM",
         revision=commit_of(model),  # or it would be merged into whatever the branch main is by then
+        auto_mapping=base_of(model),
     )
     # ZeRO-3 gathers persistent parameters into one buffer of one dtype, so float32 adapters beside bf16
     # weights fail there (DeepSpeed issue 8072); elsewhere float32 adapters keep small updates from being
@@ -152,6 +161,28 @@ def apply_lora(model, lora):
         total,
     )
     return model
+
+
+def base_of(model) -> dict[str, str] | None:
+    """How a base in 4 bits was loaded, for `merge`: {quantization, dtype}; None of any other. PEFT has no field for it;
+    what it keeps in `auto_mapping` is about the base, too, and read only of adapters that have no `task_type`."""
+    from vlm.loading import quantization_of
+
+    held = quantization_of(model)
+    return held and {"quantization": held, "dtype": str(model.dtype).removeprefix("torch.")}
+
+
+@contextmanager
+def float32_adapters(model) -> Iterator[None]:
+    """Around the making of TRL's trainer. TRL 1.16 turns adapters on a base in 4 bits into bfloat16 (in which QLoRA's
+    paper computes), and small updates would be rounded away: afterwards they are what they were. model: or its name."""
+    from vlm.loading import quantization_of
+
+    quantized = not isinstance(model, str) and quantization_of(model)
+    made = [(weight, weight.data) for weight in model.parameters() if weight.requires_grad] if quantized else []
+    yield
+    for weight, data in made:
+        weight.data = data
 
 
 class Rounding(NamedTuple):
@@ -198,6 +229,9 @@ def merged(model, dtype: str):
 def merge(adapter: str, out: str, dtype: str | None = None) -> Rounding:
     """Merge a LoRA adapter into the base its config names; save a complete checkpoint, in `dtype` or the base's own.
 
+    An adapter that was trained on a base in 4 bits is added to what these 4 bits stand for, so that the merged model is
+    the trained one: the original weights differ from them by more than most adapters change.
+
     Needed between a LoRA stage and the next: TRL loads the GRPO reference model from the policy's path, so
     the path must hold the merged weights, or the reference would silently be the base.
 
@@ -209,7 +243,7 @@ def merge(adapter: str, out: str, dtype: str | None = None) -> Rounding:
     from peft import PeftModel
     from transformers import AutoTokenizer
 
-    from vlm.loading import load_model, load_processor, raw_config, stored_limits
+    from vlm.loading import load_model, load_processor, quantization_of, raw_config, stored_limits
     from vlm.weights import check_adapter
 
     stored = check_adapter(adapter)
@@ -217,8 +251,11 @@ def merge(adapter: str, out: str, dtype: str | None = None) -> Rounding:
     base, revision = stored["base_model_name_or_path"], stored.get("revision")
     config = raw_config(base, revision)
     own = config.get("dtype") or config.get("torch_dtype") or "float32"
-    section = SimpleNamespace(path=base, revision=revision, dtype=own, attention="sdpa", trust_remote_code=False)
-    model, rounding = merged(PeftModel.from_pretrained(load_model(section), adapter), dtype or own)
+    trained = {"quantization": None, "dtype": own, **(stored.get("auto_mapping") or {})}
+    section = {"path": base, "revision": revision, "attention": "sdpa", "trust_remote_code": False}
+    model = load_model(SimpleNamespace(**section, quantization=trained["quantization"], dtype=trained["dtype"]))
+    model = model.dequantize() if quantization_of(model) else model
+    model, rounding = merged(PeftModel.from_pretrained(model, adapter), dtype or own)
     model.save_pretrained(out)
     # The pixel limits and tokenizer of the stage that made the adapter stand beside it, when the trainer
     # saved them.

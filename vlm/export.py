@@ -4,7 +4,8 @@
 
 transformers 5 writes `rope_parameters`, `processor_config.json` and a list of `extra_special_tokens`; transformers 4
 passes over the first two, which leaves a wrong model, and stops at the third. Here everything is in the layout of the
-published Qwen2-VL checkpoints, which transformers 5 (and Nadir) read as well:
+published Qwen2-VL checkpoints, which transformers 5 (and Nadir) read as well. Families that this was not tried for
+(`Family.exported`) are refused.
 
 config.json                 text settings at the top level, `rope_theta`, `rope_scaling`, `torch_dtype`
 model*.safetensors          `model.layers.0…`, `visual.blocks.0…`, `lm_head.weight`, in their stored dtype
@@ -23,6 +24,7 @@ from typing import Any
 from vlm.common.console import EXIT_USER_ERROR, report, say, terminal
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.files import must_be_new
+from vlm.families import FAMILIES
 
 NAMED = ("eos_token", "pad_token", "bos_token", "unk_token")
 
@@ -30,18 +32,24 @@ NAMED = ("eos_token", "pad_token", "bos_token", "unk_token")
 def export(run: str, out: str) -> None:
     """Write the checkpoint in `run` (or in its `final/`) to `out`, a new folder.
 
-    Raises: RecipeError for what is no Qwen2-VL or Qwen2.5-VL checkpoint, an adapter that is not merged, and an `out`
-    that holds files.
+    Raises: RecipeError for a checkpoint of a family that this was not written for, an adapter that is not merged, and
+    an `out` that holds files.
     """
-    from vlm.loading import load_model, load_processor, raw_config, read_json, stored_limits
+    from vlm.loading import family_of, load_model, load_processor, raw_config, read_json, stored_limits
 
     folder = Path(out)
     must_be_new(folder)
     path = str(Path(run) / "final") if (Path(run) / "final").is_dir() else run
-    raw = raw_config(path)
+    raw, family = raw_config(path), family_of(path)
+    if not family.exported:
+        named = " and ".join(one.name for one in FAMILIES.values() if one.exported)
+        raise RecipeError(
+            f"{path} holds {family.name}: the layout of transformers 4 is written here for {named} only. transformers "
+            "5, and tools that stand on it, load the folder as it is"
+        )
     dtype = raw.get("dtype") or raw.get("torch_dtype") or "float32"
-    section = SimpleNamespace(path=path, revision=None, dtype=dtype, attention="sdpa", trust_remote_code=False)
-    model = load_model(section)
+    section = {"path": path, "revision": None, "dtype": dtype, "attention": "sdpa", "trust_remote_code": False}
+    model = load_model(SimpleNamespace(**section, quantization=None))
     processor = load_processor(path, stored_limits(path))
     model.save_pretrained(folder)
     _write(folder / "config.json", flat(read_json(folder / "config.json"), dtype))

@@ -20,7 +20,7 @@ from urllib.request import getproxies
 
 from vlm import families
 from vlm.common.errors import RecipeError
-from vlm.common.versions import check_config
+from vlm.common.versions import check_bitsandbytes, check_config
 from vlm.sections import ImageSection
 from vlm.weights import INDEX, REMEDY, SINGLE, check_files, damaged, pickles_in, reading
 
@@ -194,7 +194,8 @@ def family_of(path: str, revision: str | None = None) -> families.Family:
             f"{config.get('architectures')}) and no vision_config; expected a vision-language model: {named}, or "
             "another that TRL trains"
         )
-    check_config(config, f"model.path: config.json of {path}")
+    if family.depth:
+        check_config(config, f"model.path: config.json of {path}")
     return family
 
 
@@ -322,6 +323,57 @@ def placed(device) -> dict:
     return {} if device is None or torch.device(device).type == "mps" else {"device_map": {"": torch.device(device)}}
 
 
+def kept(family: families.Family) -> list[str]:
+    """Linear layers that are not quantized, as transformers takes them: vision tower, merger and head, as in Qwen's own
+    checkpoints in 4 and 8 bits. All that LoRA adapts by default is; embeddings, norms and biases are no linear layers'
+    weights."""
+    return [*(f".*{name}" for name in dict.fromkeys((*family.towers, *family.mergers))), "lm_head"]
+
+
+def quantized(name: str | None, dtype: str, family: families.Family) -> dict:
+    """Keyword of `from_pretrained`: the base of QLoRA (Dettmers et al. 2023, arXiv 2305.14314): NF4 in blocks of 64
+    weights, whose scales are 8 bits in blocks of 256 (double quantization); multiplied in `dtype`.
+
+    Raises: RecipeError where bitsandbytes is not installed.
+    """
+    if name is None:
+        return {}
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    check_bitsandbytes(f"model.quantization {name}")
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=name,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, dtype),
+            llm_int8_skip_modules=kept(family),  # of 4 bits, too
+        )
+    }
+
+
+def check_stored(config: dict, section) -> None:
+    """Refuse to quantize what is stored quantized, which transformers would load as it is. config: `raw_config`.
+
+    Raises: RecipeError.
+    """
+    if section.quantization is not None and (stored := config.get("quantization_config")):
+        how = stored.get("quant_method", "an unknown method") if isinstance(stored, dict) else stored
+        raise RecipeError(
+            f"model.quantization {section.quantization}: the weights in {section.path} are quantized already ({how}); "
+            "name the checkpoint that they were made from"
+        )
+
+
+def as_trained(model) -> None:
+    """Keep bitsandbytes 0.50 from packing weights for a CPU with AVX512-BF16 in a pass without gradients, as of a
+    rollout: no gradient goes through what is packed, and it stays packed."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def load_model(section, device=None):
     """Model of a recipe's `model:` section: `dtype` and attention set; nothing frozen yet, no LoRA.
 
@@ -333,6 +385,9 @@ def load_model(section, device=None):
     do not match the architecture exactly.
     """
     family = family_of(section.path, section.revision)
+    config = raw_config(section.path, section.revision)
+    check_stored(config, section)
+    tied = family.tied(config)
     attention = resolve_attention(section.attention, section.dtype)
 
     import torch
@@ -346,6 +401,8 @@ def load_model(section, device=None):
             path,
             **where,
             **placed(device),
+            **({} if tied is None else {"tie_word_embeddings": tied}),
+            **quantized(section.quantization, section.dtype, family),
             dtype=getattr(torch, section.dtype),
             attn_implementation=attention,
             trust_remote_code=section.trust_remote_code,
@@ -361,6 +418,7 @@ def load_model(section, device=None):
     # Under ZeRO-3 transformers 5.23 remembers renamings that this checkpoint did not need, and would save names that
     # only it can read (model.model.embed_tokens); with none remembered it saves the published ones.
     model._weight_conversions = None
+    as_trained(model)
     pad_once(model)
     family.settle(model)
     return model if device is None else model.to(device)
@@ -369,6 +427,12 @@ def load_model(section, device=None):
 def commit_of(model) -> str | None:
     """The hub's commit that `load_model` took a model from; None of a folder, or of a model loaded otherwise."""
     return vars(model.config).get("_commit_hash")
+
+
+def quantization_of(model) -> str | None:
+    """What a model's linear layers are held in: nf4; None where nothing is quantized (any more)."""
+    found = vars(model.config).get("quantization_config")
+    return found and vars(found).get("bnb_4bit_quant_type")
 
 
 def check_loaded(info: dict, path: str, tied: bool) -> None:

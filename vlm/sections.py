@@ -79,6 +79,8 @@ class ModelSection(CheckpointSection):
     "Parts that are not trained; the merger is what projects visual features into the language model."
     lora: LoraSection | None = None
     "Train adapters instead of the weights; `lora: {}` takes the defaults below."
+    quantization: Literal["nf4"] | None = None
+    "With `lora`: hold the language model's linear layers in 4 bits (QLoRA, by bitsandbytes); `dtype` is computed in."
     liger: bool = False
     "Use Liger's fused kernels (extra `gpu`)."
     trust_remote_code: bool = False
@@ -88,6 +90,11 @@ class ModelSection(CheckpointSection):
         super().check()
         if self.lora is None and set(self.freeze) == {"vision_tower", "merger", "language_model"}:
             raise RecipeError("freeze names all three parts, so nothing would be trained; leave one out or add `lora`")
+        if self.quantization is not None and self.lora is None:
+            raise RecipeError(
+                f"quantization {self.quantization} without lora: weights in 4 bits cannot be trained; add "
+                "`lora: {}`, or write `quantization: null`"
+            )
         if "language_model" in self.freeze and self.lora is not None and self.lora.language:
             raise RecipeError(
                 f"freeze names language_model, but lora would train {self.lora.language} in it; with "

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vlm import families
-from vlm.adapters import PARTS, chosen, left_to_train, part_of
+from vlm.adapters import HEAD, PARTS, chosen, left_to_train, part_of
 from vlm.common.errors import RecipeError
-from vlm.loading import at_hand, family_of, looks_local, raw_config, read_json
+from vlm.loading import at_hand, check_stored, family_of, looks_local, raw_config, read_json
 
 
 def read_config(path: str, revision: str | None = None) -> tuple[dict[str, Any], str]:
@@ -42,6 +42,8 @@ class Shape(families.Architecture):
     lora_inputs: int
     """Sum of the input widths of the adapted layers (0 without LoRA)."""
     head_trainable: bool
+    quantized: int
+    """Parameters in 4 bits."""
 
     @property
     def total(self) -> int:
@@ -75,6 +77,7 @@ def family_here(paths: Sequence[str], revision: str | None = None, fetch: bool =
 def shape(section) -> Shape:
     """Shape of a recipe's `model:` section, with its freezing and LoRA."""
     config, source = read_config(section.path, section.revision)
+    check_stored(config, section)
     sizes = families.read(config, f"model.path: {source}")
     parameters = {name: math.prod(shape) for name, shape in families.parameters(sizes)}
     trained = left_to_train(parameters, section.freeze)
@@ -89,7 +92,15 @@ def shape(section) -> Shape:
         trainable=trainable,
         lora_inputs=lora_inputs,
         head_trainable=section.lora is None and "language_model" not in section.freeze,
+        quantized=sum(math.prod(layer.weight) for layer in families.layers(sizes) if is_quantized(section, layer)),
     )
+
+
+def is_quantized(section, layer: families.Layer) -> bool:
+    """Whether a layer's weight is held in 4 bits: all but those of `vlm.loading.kept`."""
+    if section.quantization is None or not layer.linear:
+        return False
+    return part_of(layer.name) == "language_model" and layer.name != HEAD
 
 
 def _count(named: Iterable[tuple[str, int]]) -> dict[str, int]:

@@ -25,6 +25,18 @@ REMEDY = (
 )
 
 
+def elements(weight: Any) -> int:
+    """Of a parameter as the model has it: ZeRO-3 leaves a split one empty, bitsandbytes packs two into a byte."""
+    if hasattr(weight, "ds_id"):
+        return weight.ds_numel
+    return weight.quant_state.shape.numel() if hasattr(weight, "quant_state") else weight.numel()
+
+
+def kind(weight: Any) -> str:
+    """Type of a parameter's elements: bfloat16, or nf4."""
+    return weight.quant_type if hasattr(weight, "quant_state") else str(weight.dtype).removeprefix("torch.")
+
+
 def check_files(name: str, where: dict[str, Any], key: str = "model.path") -> None:
     """Refuse a checkpoint whose weights are not all safetensors inside its own folder.
 

@@ -177,6 +177,8 @@ def plan(recipe: CurateRecipe) -> None:
     from rich.console import Console
 
     console, total, kept, tokens = Console(), 0, 0, texts_of(recipe)
+    if recipe.by == "score":
+        scorers.look(recipe.scorer)
     for section in recipe.data.train:
         if Path(section.path).exists():
             count = checked_count(recipe, Source(section, tokens))

@@ -21,6 +21,7 @@ from stage.parallel.team import device
 from stage.planning import decoding, memory
 from stage.planning.decoding import BatchSize
 from stage.recipe import config
+from vlm.common.console import say
 from vlm.common.errors import RecipeError
 from vlm.loading import looks_local
 from vlm.sections import ModelSection
@@ -94,6 +95,14 @@ def learned(section: ScorerSection) -> InProcess | Served:
         return Served(section.urls)
     assert section.path is not None  # the recipe's check says so
     return Fitting(section.path, section.batch_size, section.share_prefix, **options_of(section))
+
+
+def look(section: ScorerSection) -> None:
+    """For a dry run: say whether the checkpoint could be loaded here; services are not asked. Raises: RecipeError where
+    it is here and could not."""
+    model = learned(section)
+    if isinstance(model, InProcess):
+        say(model.ready())
 
 
 def load(name: str, scorer: ScorerSection, clip: ClipSection, seed: int) -> Scorer:

@@ -280,6 +280,8 @@ def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None
     from rich.console import Console
 
     console, columns, names, lengths = Console(), Columns(), set[str](), Lengths(recipe)
+    if "score" in recipe.selectors:
+        scorers.look(recipe.scorer)
     judged, opened, calls = list[bool](), dict[str, bool](), list[tuple[Call, int]]()
 
     def see(sample: Sample) -> None:

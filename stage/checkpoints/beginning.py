@@ -57,11 +57,14 @@ class Beginning:
         """For `Trainer.train(resume_from_checkpoint=…)`."""
         return None if self.checkpoint is None else str(self.checkpoint.path)
 
-    def open(self, args: Any, planned: Storage, data: Callable[[], dict[str, Any]], score_models: Models = dict) -> Run:
+    def open(
+        self, args: Any, planned: Storage | None, data: Callable[[], dict[str, Any]], score_models: Models = dict
+    ) -> Run:
         """The run folder, opened for writing, with data.json in it.
 
-        args: the training arguments, by which the processes have met. planned: what the run will write. data: makes
-        data.json, in the main process. score_models: of learned rewards, by name (`stage.origins.comparing.of_recipe`).
+        args: the training arguments, by which the processes have met. planned: what the run will write, where that is
+        known. data: makes data.json, in the main process. score_models: of learned rewards, by name
+        (`stage.origins.comparing.of_recipe`).
         Raises: UserError where what the run came from has changed, or the disk has no room, in all processes.
         """
         _ = args.device  # joins the processes, and
@@ -69,14 +72,18 @@ class Beginning:
         if len(set(gather(self.path))) > 1:  # nobody looks at the folder any more, which is now changed
             raise UserError(f"{self.recipe.output} has changed while the processes looked at it; start the run again")
         recipe, main = self.recipe, is_main_process()
-        settled(lambda: check_room(planned, recipe.overwrite) if main else None, "looking for room on the disk")
+        settled(
+            lambda: check_room(planned, recipe.overwrite) if main and planned is not None else None,
+            "looking for room on the disk",
+        )
         found, lines = settled(
             lambda: self._compared(data(), score_models()) if main else ({}, []), "comparing data and weights"
         )
         run = Run.create(
             recipe.output, config.to_dict(recipe), overwrite=recipe.overwrite, resume=recipe.resume is not None
         )
-        run.checkpoint_bytes = int(SURE * planned.checkpoint) if planned.certain else planned.weights
+        if planned is not None:
+            run.checkpoint_bytes = int(SURE * planned.checkpoint) if planned.certain else planned.weights
         if run.main:
             folders.clear(run.folder)
             run.note_data(found.pop("data"))

@@ -18,7 +18,7 @@ from stage.guards import broken_gpu
 from stage.guards.progress import here
 from stage.planning.job import launched
 from stage.planning.memory import GIB
-from stage.planning.plan import Plan
+from stage.planning.plan import Outline, Plan
 from stage.recipe import config
 from vlm.common.errors import RecipeError, UserError
 
@@ -29,7 +29,7 @@ SMALLEST_IMAGE = 448 * 448
 SHORTEST = 128
 """Tokens of a completion, likewise."""
 
-Planner = Callable[[Any], Callable[[Any], Plan]]
+Planner = Callable[[Any], Callable[[Any], Outline]]
 """recipe → (changed recipe → its plan). The first call may read data, the second is made many times."""
 
 
@@ -75,6 +75,8 @@ def message(recipe: Any, planner: Planner, error: BaseException) -> str:
     try:
         plan = planner(recipe)
         base = plan(launched(recipe))
+        if not isinstance(base, Plan):
+            return f"{head} No plan could be made ({base.unplanned}). {tail}"
         found = savings(recipe, plan, base)
     except UserError as fault:  # data or checkpoint cannot be read again: no reason to hide the error
         return f"{head} No plan could be made ({fault}). {tail}"
@@ -89,7 +91,7 @@ def message(recipe: Any, planner: Planner, error: BaseException) -> str:
     return "\n".join([*lines, tail])
 
 
-def savings(recipe: Any, plan: Callable[[Any], Plan], base: Plan) -> list[tuple[int, list[str]]]:
+def savings(recipe: Any, plan: Callable[[Any], Outline], base: Plan) -> list[tuple[int, list[str]]]:
     """(bytes saved, overrides) of the changes that save most, at most NAMED; each alone."""
     found = []
     for changes in candidates(recipe, base):
@@ -135,13 +137,16 @@ def candidates(recipe: Any, base: Plan) -> Iterator[list[str]]:
         yield [f"training.max_completion_length={length}"]
     if model.lora is None:
         yield ["model.lora={}"]
+    elif model.quantization is None:
+        yield ["model.quantization=nf4"]
 
 
-def _peak(plan: Callable[[Any], Plan], recipe: Any, changes: list[str]) -> int | None:
+def _peak(plan: Callable[[Any], Outline], recipe: Any, changes: list[str]) -> int | None:
     """Planned bytes at the peak with these changes; None where the recipe does not allow them."""
     try:
         changed = config.build(config.to_dict(recipe), type(recipe), changes)
-        return plan(launched(changed)).peak
+        made = plan(launched(changed))
+        return made.peak if isinstance(made, Plan) else None
     except RecipeError:
         return None
 

@@ -24,6 +24,7 @@ import torch
 
 from stage.parallel.agreement import joined
 from stage.replay.dumps import digest
+from vlm.weights import elements, kind
 
 
 def record(trainer: Any) -> dict[str, Any]:
@@ -109,11 +110,11 @@ def model(trainer: Any) -> dict[str, Any]:
     which are made after the base was loaded, are still whole."""
     weights = list(trainer.model.parameters())
     sharded = any(hasattr(weight, "ds_id") for weight in weights)
-    sizes = [(weight.ds_numel if hasattr(weight, "ds_id") else weight.numel(), weight) for weight in weights]
+    sizes = [(elements(weight), weight) for weight in weights]
     return {
         "class": type(trainer.model).__name__,
         "attention": trainer.model.config._attn_implementation,
-        "dtypes": sorted({str(weight.dtype).removeprefix("torch.") for _, weight in sizes}),
+        "dtypes": sorted(set(map(kind, weights))),
         "parameters": sum(size for size, _ in sizes),
         "trained": sum(size for size, weight in sizes if weight.requires_grad),
         "sampled": None if sharded else digest(trainer.model),

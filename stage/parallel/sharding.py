@@ -189,5 +189,7 @@ def _fsdp_faults(recipe: Any) -> Iterator[tuple[bool, str]]:
     yield recipe.stage == "score", "score models are not tested under it: take sharding.zero, and launch without FSDP"
     yield recipe.model.dtype == "float16", "model.dtype is float16: write bfloat16 or float32"
     yield bool(recipe.training.get("sync_ref_model")), "training.sync_ref_model does not work under it: leave it out"
+    quantized = recipe.model.quantization
+    yield quantized is not None, f"model.quantization {quantized} is not split by it: launch without FSDP"
     dtype, mixed = recipe.model.dtype, os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     yield mixed not in ("no", PRECISION[dtype]), f"mixed_precision is {mixed}, and model.dtype is {dtype}: write 'no'"

@@ -26,6 +26,7 @@ from stage.planning.lengths import Lengths
 from stage.planning.memory import GIB, OVERHEAD
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
+from vlm.families import UnknownSizes
 from vlm.shapes import Shape, shape, sight_of
 
 logger = logging.getLogger(__name__)
@@ -68,13 +69,14 @@ class Decoding:
     def parts(self, rows: int) -> dict[str, int]:
         """Bytes on the device beside the weights; together their worst moment, which is a little less."""
         b, sizes, prompts = self.setup.weight_bytes, self.shape, prompts_of(rows, self.group)
-        length, patches = self.prompt_tokens + self.visual_tokens, self.visual_tokens * sizes.merge**2
+        length, patches = self.prompt_tokens + self.visual_tokens, memory.tower_places(sizes, self.visual_tokens)
         parts = memory.rollout(sizes, self.setup, rows, length, self.new_tokens, prefilled=prompts)
         parts.pop("gathered weights")
         parts["KV cache"] += memory.kv_cache(sizes, b, prompts, length) if self.group > 1 else 0
         vision = prompts * patches * b * (3 * sizes.vision_intermediate + 4 * sizes.width)
         if self.setup.attention == "eager":
-            scored = sizes.heads * length**2, sizes.vision_heads * patches**2
+            seen = min(patches, sizes.unit or patches)
+            scored = sizes.heads * length**2, sizes.vision_heads * patches * seen
             parts["prefill"] += prompts * scored[0] * memory.score_bytes(b)
             vision += prompts * scored[1] * memory.score_bytes(b)
         parts["prefill"] = max(parts["prefill"], vision)
@@ -146,7 +148,11 @@ def batch_size(
     lengths = Lengths(recipe)
     for sample in samples:
         lengths.see(sample)
-    need, _ = of_recipe(recipe, lengths, group=group)
+    try:
+        need, _ = of_recipe(recipe, lengths, group=group)
+    except UnknownSizes as error:
+        logger.warning("generation.batch_size: auto takes 1 row at a time, as memory is not planned: %s", error)
+        return 1
     size = min(gather(need.most(room(0 if loaded else need.weights))))
     logger.info("generation.batch_size: auto takes %d rows at a time", size)
     return size

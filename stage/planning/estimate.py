@@ -15,48 +15,67 @@ Example:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 from stage.planning import memory
 from stage.planning.gpus import Fleet, parse_gpus
 from stage.planning.job import Batch, Job, batches, prompts_of
-from stage.planning.plan import Plan
+from stage.planning.plan import Outline, Plan
 from stage.planning.storage import storage
+from vlm.families import UnknownSizes
 from vlm.shapes import Shape, shape, sight
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
-def training(job: Job) -> Plan:
-    """Plan a training job. Raises `RecipeError` for impossible batches, freezing, LoRA, or checkpoints."""
+def training(job: Job) -> Outline:
+    """Plan a training job; without memory and disk, where the model's sizes are not known.
+
+    Raises: RecipeError for impossible batches, freezing, LoRA, or checkpoints.
+    """
     fleet = parse_gpus(job.gpus) if job.gpus else None
     processes = fleet.count if fleet else job.processes or 1
-    sizes = shape(job.model)
     batch = batches(job, processes)
     sees = sight(job.model, job.images)
     visual = {size: sees.tokens(size) for size in job.image_sizes}
     bounds = sees.bounds()
     planned = job.images_per_sample * (max(visual.values()) if visual else bounds[1])
-    setups = {stage: memory_setup(job, stage, processes) for stage in (0, 1, 2, 3)}
+    outline = Outline(
+        job=job,
+        fleet=fleet,
+        batch=batch,
+        sees=sees.text(),
+        visual_limits=bounds,
+        visual=visual,
+        visual_planned=planned,
+        notes=tuple(_notes(job, None, batch)),
+    )
+    try:
+        sizes = shape(job.model)
+    except UnknownSizes as error:
+        return dataclasses.replace(outline, unplanned=str(error))
+    setups = memory_setups(job, processes)
     by_zero = {}
     for stage, setup in setups.items():
         peak = max(sum(parts.values()) for parts in _phases(job, sizes, setup, planned, fleet).values())
         by_zero[stage] = peak + memory.OVERHEAD
     chosen = setups[job.sharding.zero]
     return Plan(
-        job=job,
+        **{key: value for key, value in vars(outline).items() if key not in ("notes", "storage")},
+        notes=(*_notes(job, sizes, batch), widest(sizes, chosen, **_pieces(job, chosen, planned))),
         shape=sizes,
-        fleet=fleet,
-        batch=batch,
-        visual_limits=bounds,
-        visual=visual,
-        visual_planned=planned,
         phases=_phases(job, sizes, chosen, planned, fleet),
         host=memory.host(sizes, chosen, reference=job.stage == "grpo" and job.beta > 0),
         storage=storage(job, sizes, chosen, batch),
         by_zero=by_zero,
-        notes=(*_notes(job, sizes, batch), widest(sizes, chosen, **_pieces(job, chosen, planned))),
     )
+
+
+def memory_setups(job: Job, processes: int) -> dict[int, memory.Setup]:
+    """By ZeRO stage; the third does not split what is in 4 bits, and is refused."""
+    stages = (0, 1, 2, 3) if job.model.quantization is None else (0, 1, 2)
+    return {stage: memory_setup(job, stage, processes) for stage in stages}
 
 
 def memory_setup(job: Job, stage: int, processes: int) -> memory.Setup:
@@ -73,6 +92,7 @@ def memory_setup(job: Job, stage: int, processes: int) -> memory.Setup:
         attention=attention,
         lora_dropout=job.model.lora is not None and job.model.lora.dropout > 0,
         optimiser=job.optimiser,
+        quantized=job.model.quantization is not None,
         deterministic=job.deterministic,
     )
 
@@ -143,8 +163,9 @@ def widest(sizes: Shape, setup: memory.Setup, **widths: int) -> str:
     return f"backward working set, the widest of: {said}"
 
 
-def _notes(job: Job, sizes: Shape, batch: Batch) -> Iterator[str]:
-    yield f"architecture: {sizes.source}"
+def _notes(job: Job, sizes: Shape | None, batch: Batch) -> Iterator[str]:
+    if sizes is not None:
+        yield f"architecture: {sizes.source}"
     yield from job.remarks
     if job.model.attention == "auto":
         yield "attention: auto is planned as flash_attention_2; the run falls back to sdpa without it"

@@ -1,7 +1,7 @@
 """Memory of one training process, in bytes, from a `Shape`: what is kept, where it peaks, by which formula.
 
 Legend: P parameters, T trainable parameters, N processes, b bytes of a weight (bf16: 2), h hidden size, f MLP
-width, k width of keys (= of values), a heads, V vocabulary, L layers, t tokens.
+width, q width of queries (heads × head size), k width of keys (= of values), V vocabulary, L layers, t tokens.
 
 States
     DeepSpeed (ZeRO ≥ 1), 16-bit: 2P weights, 2T gradients, 12T optimiser (fp32 master, m, v): 16 bytes a
@@ -19,6 +19,10 @@ States
 
     LoRA's adapters are float32 in plain torch (PEFT `autocast_adapter_dtype`), in the model's dtype with a
     float32 master under DeepSpeed: 16 bytes an adapter parameter either way.
+
+    A base in NF4 with double quantization (QLoRA, Dettmers et al. 2023, arXiv 2305.14314, §3): half a byte for each
+    weight of the layers that are in it, a byte for each 64 and a float32 for each 256 × 64: 4.127 bits. Beside it lies
+    one layer at a time in 16 bits, in both passes and in rollouts: `unpacked`.
 
     Offload (ZeRO-Offload, Ren et al. 2021, arXiv 2101.06840) moves the optimiser to the host; gradients too
     from stage 2; weights too in stage 3.
@@ -68,6 +72,8 @@ class Setup:
     attention: Attention = "flash_attention_2"
     lora_dropout: bool = False
     optimiser: str = "adamw_torch_fused"
+    quantized: bool = False
+    """`model.quantization`."""
     deterministic: bool = False
     """`training.full_determinism`: FlashAttention-2 adds in a fixed order."""
 
@@ -83,19 +89,33 @@ class States:
     host: dict[str, int] = field(default_factory=dict)
 
 
+def held_bytes(shape: Shape, setup: Setup) -> int:
+    """Of the model's weights, adapters aside, in one process that splits none of them."""
+    packed = shape.quantized if setup.quantized else 0
+    return setup.weight_bytes * (shape.total - packed) + packed // 2 + packed // 64 + 4 * (packed // (64 * 256))
+
+
+def unpacked(shape: Shape, setup: Setup) -> int:
+    """Of the widest layer that is held in 4 bits, in the type that it is multiplied in."""
+    if not setup.quantized:
+        return 0
+    layers = (layer for layer in families.layers(shape) if layer.linear and "language_model" in layer.name)
+    return setup.weight_bytes * max(math.prod(layer.weight) for layer in layers)
+
+
 def states(shape: Shape, setup: Setup) -> States:
     """Weights, gradients, optimiser and communication buffers of one process."""
-    total, trainable, b, n = shape.total, shape.total_trainable, setup.weight_bytes, setup.processes
+    trainable, b, n = shape.total_trainable, setup.weight_bytes, setup.processes
     adapters = trainable if setup.lora else 0
     if setup.zero == 0:
         train_bytes = 4 if setup.lora else b
         buckets = train_bytes * trainable if n > 1 else 0
-        weights = b * total + 4 * adapters
+        weights = held_bytes(shape, setup) + 4 * adapters
         kept = round(state_bytes(setup.optimiser, train_bytes, flat=False) * trainable)
         return States(weights, train_bytes * trainable, kept, buckets)
     master = 0 if b == 4 and setup.zero == 3 else 4
     out = States(
-        weights=b * (total + adapters) // (n if setup.zero == 3 else 1),
+        weights=(held_bytes(shape, setup) + b * adapters) // (n if setup.zero == 3 else 1),
         gradients=b * trainable // (n if setup.zero >= 2 else 1),
         optimiser=round((master + state_bytes(setup.optimiser, 4, flat=True)) * trainable) // n,
         buffers=_buffers(shape, setup),
@@ -145,7 +165,7 @@ def host(shape: Shape, setup: Setup, reference: bool = False, begun: bool = Fals
     reference: of GRPO's reference model, which TRL reads there where processes are several.
     begun: of a score model that begins with a vision-language model, whose head is drawn there.
     """
-    whole, training = setup.weight_bytes * shape.total, sum(states(shape, setup).host.values())
+    whole, training = held_bytes(shape, setup), sum(states(shape, setup).host.values())
     if setup.zero == 3:
         return Host(whole, whole, training)
     copied = setup.zero == 0 and ((reference and not setup.lora and setup.processes > 1) or begun)
@@ -171,24 +191,33 @@ def score_bytes(b: int) -> int:
 def layer_bytes(shape: Shape, b: int, attention: Attention, length: int) -> int:
     """Bytes that one token leaves for the backward pass in one decoder layer.
 
-    Two RMSNorms: float32 input, normalised value, scaled value (the input of the next linears): 2·(4 + 2b)·h.
-    Attention: rotated q and the output, b·h each; k and v, b·k each (widened to h where a kernel is given a
-    mask or repeats heads); the output once more where it is copied into (token, head) order. MLP: gate,
-    silu(gate), up, product: 4·b·f. `eager` keeps the scores over `length` keys too, see `score_bytes`.
+    Norms and MLP as the family says, in most 2·(4 + 2b)·h and 4·b·f. Attention: rotated queries and the output, b·q
+    each; keys and values, b·k each. Rows are taken to be padded, for which sdpa and eager repeat the heads of keys, so
+    that k is q; sdpa keeps a mask over `length` keys in b bytes, eager the scores, see `score_bytes`.
     """
-    norms = 2 * (4 + 2 * b) * shape.hidden
-    keys = 2 * b * (shape.key_value if attention == "flash_attention_2" else shape.hidden)
-    mixed = b * shape.hidden * (2 if attention == "flash_attention_2" else 3)
-    scores = shape.heads * length * score_bytes(b) if attention == "eager" else 0
-    return norms + keys + mixed + 4 * b * shape.intermediate + scores
+    family = families.FAMILIES[shape.kind]
+    mixed = 2 * b * (shape.query + keys_width(shape, attention))
+    mixed += b * shape.query if family.reordered and attention != "eager" else 0
+    pairs = {"eager": shape.heads * score_bytes(b), "sdpa": b}.get(attention, 0) * length
+    return family.norm_bytes(shape, b) + mixed + family.mlp_bytes(shape, b) + pairs
+
+
+def keys_width(shape: Shape, attention: Attention) -> int:
+    return shape.key_value if attention == "flash_attention_2" else shape.query
+
+
+def tower_places(shape: Shape, visual_tokens: int) -> int:
+    """Patches in the vision tower behind visual tokens, and the first token of each picture or tile that has one."""
+    patches = visual_tokens * shape.merge**2
+    return patches + math.ceil(patches / (shape.unit - 1)) if shape.unit else patches
 
 
 def vision_block_bytes(shape: Shape, b: int, attention: Attention, patches: int) -> int:
-    """Bytes that one patch leaves in one block of the vision tower: q, k, v, output, and copied output where a kernel
-    has not put it in order (5·b·w); what else, the family says (`vlm.families`)."""
-    mixed = b * shape.width * (4 if attention == "flash_attention_2" else 5)
-    scores = shape.vision_heads * patches * score_bytes(b) if attention == "eager" else 0
-    return families.FAMILIES[shape.kind].block_bytes(shape, b, mixed) + scores
+    """Bytes that one patch leaves in one block of the vision tower, as the family says (`vlm.families`). patches: of a
+    sequence; it sees no more of them than its own picture has."""
+    family = families.FAMILIES[shape.kind]
+    scores = shape.vision_heads * min(patches, shape.unit or patches) * family.score_bytes(b)
+    return family.block_bytes(shape, b, attention) + (scores if attention == "eager" else 0)
 
 
 def activations(shape: Shape, setup: Setup, rows: int, text_tokens: int, visual_tokens: int, gathered: int = 0) -> int:
@@ -203,15 +232,16 @@ def activations(shape: Shape, setup: Setup, rows: int, text_tokens: int, visual_
     """
     b, attention = setup.weight_bytes, setup.attention
     length = text_tokens + visual_tokens
-    tokens, patches = rows * length, rows * visual_tokens * shape.merge**2
-    layer = tokens * layer_bytes(shape, b, attention, length)
-    layer += 2 * b * gathered * (shape.key_value if attention == "flash_attention_2" else shape.hidden)
+    tokens, patches = rows * length, rows * tower_places(shape, visual_tokens)
+    # sequences that lie in one packed row are told apart without a mask
+    layer = tokens * layer_bytes(shape, b, attention, 0 if gathered else length)
+    layer += 2 * b * gathered * keys_width(shape, attention)
     if shape.lora_inputs:
         layer += tokens * lora_bytes(shape, setup) // shape.layers
-    block = patches * vision_block_bytes(shape, b, attention, visual_tokens * shape.merge**2)
+    block = patches * vision_block_bytes(shape, b, attention, tower_places(shape, visual_tokens))
     edges = tokens * (4 + 2 * b) * shape.hidden  # the last norm and what the head reads
     if shape.trainable["vision_tower"] or (setup.lora and setup.checkpointing):
-        blocks = shape.depth
+        blocks = shape.depth if shape.used is None else shape.used
     else:
         blocks = block = 0
     if blocks or shape.trainable["merger"]:
@@ -239,7 +269,7 @@ def moments(
     """Bytes of the gradients that are alive in a layer of the decoder, or a block of the vision tower where anything
     goes back through it.
 
-    In an MLP those of the product, and of gate and up, or silu: three of its width. In attention those of output,
+    In an MLP those of the product, and of gate and up, or silu (`Family.mlp_alive`). In attention those of output,
     queries, keys and values, and what FlashAttention-2 adds. Where many completions share a prompt, attention can be
     the wider one: each of them has keys of its own for the prompt.
 
@@ -247,17 +277,18 @@ def moments(
     they are not rows.
     """
     b, pieces = setup.weight_bytes, sequences or rows
-    tokens, patches = rows * (text_tokens + visual_tokens), rows * visual_tokens * shape.merge**2
+    tokens, patches = rows * (text_tokens + visual_tokens), rows * tower_places(shape, visual_tokens)
     patches = patches if shape.trainable["vision_tower"] or (setup.lora and setup.checkpointing) else 0
     keys = gathered or tokens
     flash = tower = 0
     if setup.attention == "flash_attention_2":
-        grouped = shape.key_value < shape.hidden
-        flash = flash_backward(shape.heads, shape.hidden, tokens, keys, pieces, b, grouped, setup.deterministic)
-        tower = flash_backward(shape.vision_heads, shape.width, patches, patches, pieces, b, False, setup.deterministic)
+        grouped = shape.key_value < shape.query
+        flash = flash_backward(shape.heads, shape.query, tokens, keys, pieces, b, grouped, setup.deterministic)
+        seen = math.ceil(patches / shape.unit) if shape.unit else pieces
+        tower = flash_backward(shape.vision_heads, shape.width, patches, patches, seen, b, False, setup.deterministic)
     return {
-        "an MLP": 3 * b * tokens * shape.intermediate,
-        "attention": 2 * b * (tokens * shape.hidden + keys * shape.key_value) + flash,
+        "an MLP": b * tokens * families.FAMILIES[shape.kind].mlp_alive(shape) + unpacked(shape, setup),
+        "attention": 2 * b * (tokens * shape.query + keys * shape.key_value) + flash,
         "an MLP of the vision tower": 3 * b * patches * shape.vision_intermediate,
         "attention of the vision tower": 4 * b * patches * shape.width + (tower if patches else 0),
     }
@@ -313,14 +344,16 @@ def rollout(
     shape: Shape, setup: Setup, rows: int, prompt_tokens: int, new_tokens: int, prefilled: int | None = None
 ) -> dict[str, int]:
     """What generating with transformers adds on one GPU: the gathered weights under ZeRO-3
-    (`ds3_gather_for_generation`), the cache, the widest moment of the prefill (an MLP's gate, up and product
-    beside hidden states), and sampling (float32 logits, their sorted copy and softmax, for top-p).
+    (`ds3_gather_for_generation`), the cache, the widest moment of the prefill (an MLP beside hidden states), and
+    sampling (float32 logits, their sorted copy and softmax, for top-p).
 
     prefilled: prompts, where they are fewer than rows.
     """
     b = setup.weight_bytes
     gathered = b * shape.total if setup.zero == 3 else 0
-    prefill = (prefilled or rows) * prompt_tokens * b * (3 * shape.intermediate + 4 * shape.hidden)
+    alive = families.FAMILIES[shape.kind].mlp_alive(shape) + 4 * shape.hidden
+    prefill = (prefilled or rows) * prompt_tokens * b * alive
+    prefill += unpacked(shape, setup)
     return {
         "gathered weights": gathered,
         "KV cache": kv_cache(shape, b, rows, prompt_tokens + new_tokens),

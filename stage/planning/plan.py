@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,27 +25,66 @@ MANY = 3
 """Checkpoints that may stay unremarked."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Numbers first; `render` shows them to people."""
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """What can be said of a model whose sizes are not known: batches and data. Numbers first; `render` shows them to
+    people."""
 
     job: Job
-    shape: Shape
     fleet: Fleet | None
     batch: Batch
+    sees: str
+    """What the model sees of pictures, in words."""
     visual_limits: tuple[int, int]
     """Fewest and most visual tokens of an image under the recipe's pixel limits."""
     visual: dict[tuple[int, int], int]
     """Visual tokens of each image size that was given."""
     visual_planned: int
-    """Visual tokens of one sequence that the memory is planned for."""
+    """Visual tokens of one sequence that is planned for."""
+    notes: tuple[str, ...] = ()
+    storage: Storage | None = None
+    unplanned: str = ""
+    """Why there is no more."""
+
+    def verdict(self) -> str:
+        return f"memory and disk: not planned: {self.unplanned}"
+
+    def render(self, console: Console | None = None) -> None:
+        """Print parameters, batches, visual tokens, memory, buckets, disk and the verdict, as far as they are known."""
+        from rich.console import Console
+
+        console = console or Console()
+        for table in self.tables():
+            console.print(table)
+        for note in self.remarks():
+            console.print(f"note: {note}", markup=False, highlight=False)
+        console.print(self.verdict(), markup=False, style=self.style)
+
+    def tables(self) -> Iterator[Table]:
+        yield _batch(self)
+        yield _visual(self)
+
+    def remarks(self) -> Iterator[str]:
+        yield f"pictures: {self.sees}"
+        yield from self.notes
+
+    @property
+    def style(self) -> str:
+        """Of the verdict."""
+        return "bold yellow"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Outline):
+    """Of a model whose sizes are known."""
+
+    shape: Shape
     phases: dict[str, dict[str, int]]
     """Bytes on one GPU by phase (`update`, and for GRPO `rollout`) and component."""
     host: Host
     storage: Storage
     by_zero: dict[int, int]
     """Peak bytes on one GPU under each ZeRO stage."""
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def peak(self) -> int:
@@ -72,16 +111,23 @@ class Plan:
     def peak_phase(self) -> str:
         return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
 
-    def render(self, console: Console | None = None) -> None:
-        """Print parameters, batches, visual tokens, memory, buckets, disk and the verdict."""
-        from rich.console import Console
+    def tables(self) -> Iterator[Table]:
+        yield _parameters(self)
+        yield from super().tables()
+        yield _memory(self)
+        yield _stages(self)
+        if self.job.sharding.zero:
+            yield _buckets(self)
+        yield _host(self)
+        yield _disk(self)
 
-        console, zero = console or Console(), self.job.sharding.zero
-        for table in (_parameters, _batch, _visual, _memory, _stages, *([_buckets] * (zero > 0)), _host, _disk):
-            console.print(table(self))
-        for note in (*self.notes, *_doubts(self.storage)):
-            console.print(f"note: {note}", markup=False, highlight=False)
-        console.print(self.verdict(), markup=False, style={True: "green", False: "bold red", None: ""}[self.fits()])
+    def remarks(self) -> Iterator[str]:
+        yield from super().remarks()
+        yield from _doubts(self.storage)
+
+    @property
+    def style(self) -> str:
+        return {True: "green", False: "bold red", None: ""}[self.fits()]
 
 
 def _advice(plan: Plan, fleet: Fleet) -> str:
@@ -95,6 +141,8 @@ def _advice(plan: Plan, fleet: Fleet) -> str:
         options.append("sharding.offload")
     if plan.job.model.lora is None:
         options.append("model.lora")
+    elif plan.job.model.quantization is None:
+        options.append("model.quantization=nf4")
     if plan.job.engine:
         options.append("a smaller training.vllm_gpu_memory_utilization, or training.vllm_enable_sleep_mode")
     options += ["the score model on other GPUs (launch/serve.py)"] if plan.job.resident else []
@@ -118,11 +166,13 @@ def _parameters(plan: Plan) -> Table:
     table = _table("Parameters", "part", "total", "trainable")
     for part in PARTS:
         table.add_row(part, f"{plan.shape.parameters[part]:,}", f"{plan.shape.trainable[part]:,}")
+    if plan.shape.quantized:
+        table.add_row(f"in {plan.job.model.quantization}, of the language model", f"{plan.shape.quantized:,}", "0")
     table.add_row("all", f"{plan.shape.total:,}", f"{plan.shape.total_trainable:,}")
     return table
 
 
-def _batch(plan: Plan) -> Table:
+def _batch(plan: Outline) -> Table:
     job, batch = plan.job, plan.batch
     table = _table("Batches", "", "")
     unit = "completions" if job.stage == "grpo" else "samples"
@@ -138,16 +188,19 @@ def _batch(plan: Plan) -> Table:
     return table
 
 
-def _visual(plan: Plan) -> Table:
+def _visual(plan: Outline) -> Table:
     job = plan.job
     table = _table("Visual tokens per image", "image", "tokens")
     low, high = plan.visual_limits
-    table.add_row(f"smallest (min_pixels {job.images.min_pixels:,})", f"{low:,}")
-    table.add_row(f"largest (max_pixels {job.images.max_pixels:,})", f"{high:,}")
+    if 0 < low == high:
+        table.add_row("each", f"{high:,}")
+    elif high:
+        table.add_row(f"smallest (min_pixels {job.images.min_pixels:,})", f"{low:,}")
+        table.add_row(f"largest (max_pixels {job.images.max_pixels:,})", f"{high:,}")
     for (width, height), tokens in plan.visual.items():
         table.add_row(f"{width}×{height}", f"{tokens:,}")
     sequence = plan.visual_planned + job.prompt_tokens + job.completion_tokens
-    table.add_row("longest sequence planned for, text included", f"{sequence:,}")
+    table.add_row(f"longest sequence planned for, text {'included' if high else 'alone'}", f"{sequence:,}")
     return table
 
 

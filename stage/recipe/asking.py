@@ -51,6 +51,11 @@ class AskingRecipe(StageRecipe):
     def check(self) -> None:
         if not self.data.eval:
             raise RecipeError("data.eval is empty; name at least one file, e.g. `eval: [{path: test.json}]`")
+        if self.model.quantization is not None:
+            raise RecipeError(
+                f"model.quantization {self.model.quantization}: it is for training; a trained adapter is asked "
+                "merged, in model.dtype (python -m vlm.adapters ADAPTER OUT): write `quantization: null`"
+            )
         how = self.generation
         if (how.backend == "endpoint") != (self.endpoint is not None):
             raise RecipeError(

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
+from vlm import families
 from vlm.common.errors import RecipeError
-from vlm.common.versions import check_transformers, check_vllm
+from vlm.common.versions import check_bitsandbytes, check_transformers, check_vllm
+from vlm.engine import check_family
+from vlm.shapes import read_config, sight_of
 
 SCHEDULES = {
     "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
@@ -74,6 +77,11 @@ def check_together(recipe: Any) -> None:
             f"training.gradient_checkpointing_kwargs: use_reentrant = {reentrant} with sharding.zero = 3 and "
             "model.lora, which train by reentrant checkpointing only; leave use_reentrant out"
         )
+    if recipe.sharding.zero == 3 and recipe.model.quantization is not None:
+        raise RecipeError(
+            f"sharding.zero = 3 with model.quantization {recipe.model.quantization}: ZeRO-3 does not split weights in "
+            "4 bits while they load; write zero: 2 (each GPU holds the whole base), or `quantization: null`"
+        )
     for key in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
         if asked(key) and asked("dataloader_num_workers") == 0:
             raise RecipeError(f"training.{key} needs workers; set dataloader_num_workers to 1 or more")
@@ -91,6 +99,8 @@ def doubts(recipe: Any) -> Iterator[str]:
     """What can run and is probably not meant, a line each, for the first lines of a run and for a dry run."""
     if (of_stage := getattr(recipe, "doubts", None)) is not None:
         yield from of_stage()
+    if hasattr(recipe, "model") and hasattr(recipe, "images") and (limits := idle_limits(recipe)):
+        yield limits
     dog = getattr(recipe, "watchdog", None)
     if dog is None:
         return
@@ -103,6 +113,13 @@ def doubts(recipe: Any) -> Iterator[str]:
         )
 
 
+def idle_limits(recipe: Any) -> str | None:
+    """That the recipe states limits of pictures which its model's family does not have."""
+    stated = [f"images.{key}" for key in ("min_pixels", "max_pixels") if key in recipe.images.model_fields_set]
+    seen = sight_of(recipe)
+    return f"{', '.join(stated)}: without effect: {seen.text()}" if stated and not seen.free else None
+
+
 def check_engines(recipe: Any) -> None:
     """Refuse an engine that the recipe asks for and this environment lacks; for a dry run, too.
 
@@ -111,7 +128,10 @@ def check_engines(recipe: Any) -> None:
     check_transformers(recipe)
     if hasattr(recipe, "model") and getattr(recipe.model, "liger", False):
         _need("liger_kernel", "model.liger", "pip install -e '.[gpu]', or write liger: false")
+    if hasattr(recipe, "model") and getattr(recipe.model, "quantization", None) is not None:
+        check_bitsandbytes(f"model.quantization {recipe.model.quantization}")
     if hasattr(recipe, "generation") and recipe.generation.backend == "vllm":
+        _check_read_by_vllm(recipe, "generation.backend=hf")
         check_vllm("generation.backend vllm", "generation.backend=hf")
     if not hasattr(recipe, "argument"):
         return
@@ -120,7 +140,17 @@ def check_engines(recipe: Any) -> None:
         if optimiser in names.split():
             _need(module, f"training.optim = {optimiser}", "install it, or write optim: adamw_torch_fused")
     if recipe.training.get("use_vllm"):
+        _check_read_by_vllm(recipe, "use_vllm: false")
         check_vllm("training.use_vllm", "use_vllm: false")
+
+
+def _check_read_by_vllm(recipe: Any, instead: str) -> None:
+    """Where the model's family is known by its config.json, or its name: else loading says what is missing."""
+    try:
+        config, _ = read_config(recipe.model.path, recipe.model.revision)
+    except RecipeError:
+        return
+    check_family(families.of(config), instead)
 
 
 def _need(module: str, key: str, advice: str) -> None:

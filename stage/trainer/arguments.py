@@ -5,7 +5,8 @@ section of the recipe says are not allowed there (`stage.recipe.arguments.OWNED`
 
 Precision. `model.dtype: bfloat16` means bf16 *computation*. Who keeps the float32 master weights depends on the run:
     DeepSpeed           weights are loaded in bf16, DeepSpeed keeps float32 masters
-    LoRA                base weights in bf16 and frozen, adapters in float32 (bf16 under ZeRO-3)
+    LoRA                base weights in bf16 and frozen, adapters in float32 (bf16 under ZeRO-3); with
+                        `model.quantization` the decoder's linear layers in 4 bits, multiplied in bf16
     otherwise           weights are loaded in float32 and computed in bf16 autocast: at a learning rate of 1e-6 an
                         update is smaller than bf16's rounding and would vanish
 """

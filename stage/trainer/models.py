@@ -29,7 +29,7 @@ def untrained(recipe: Any, device: torch.device | None = None) -> PreTrainedMode
     section = recipe.model
     model = load_model(section.model_copy(update={"dtype": load_dtype(section, recipe.sharding)}), device)
     freeze(model, section.freeze)
-    return model if section.lora is None else apply_lora(model, section.lora)
+    return model if section.lora is None else apply_lora(model, section.lora, section.freeze)
 
 
 def own_device(args: TrainingArguments) -> torch.device | None:

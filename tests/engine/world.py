@@ -68,10 +68,17 @@ def reward(completions, **columns) -> list[float]:
 
 
 def trainer(
-    samples: list[Sample], output: Path, cls=rl.GRPOTrainer, limits=LIMITS, lora=None, seed=42, **training: Any
+    samples: list[Sample],
+    output: Path,
+    cls=rl.GRPOTrainer,
+    limits=LIMITS,
+    lora=None,
+    seed=42,
+    base: str = BASE,
+    **training: Any,
 ):
-    """A trainer of the demo's base; with vLLM where `use_vllm` says so."""
-    section = ModelSection(path=BASE, dtype="float32", attention="sdpa", lora=lora)
+    """A trainer of the demo's base, or of another; with vLLM where `use_vllm` says so."""
+    section = ModelSection(path=base, dtype="float32", attention="sdpa", lora=lora)
     recipe = GRPORecipe(model=section, output=str(output), seed=seed)
     recipe.training = {
         "per_device_train_batch_size": 16, "num_generations": 4, "max_completion_length": TOKENS, "max_steps": 1,
@@ -82,7 +89,7 @@ def trainer(
     model = load_model(section)
     if lora is not None:
         model = apply_lora(model, lora)
-    return cls(model, [reward], args, prompt_rows(samples, PROMPT), processing_class=load_processor(BASE, limits))
+    return cls(model, [reward], args, prompt_rows(samples, PROMPT), processing_class=load_processor(base, limits))
 
 
 class Engines:
@@ -146,9 +153,9 @@ def texts(made, ids: list[list[int]]) -> list[str]:
     return made._tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
-def by_transformers(made, samples: list[Sample]) -> list[str]:
+def by_transformers(made, samples: list[Sample], tokens: int = TOKENS) -> list[str]:
     """Greedy texts of a trainer's model."""
-    how = GenerationSection(batch_size=25, max_new_tokens=TOKENS)
+    how = GenerationSection(batch_size=25, max_new_tokens=tokens)
     was = made.model.training
     made.model.eval()
     found = [text for _, text in complete(made.model, made.processing_class, samples, PROMPT, how)]
@@ -168,7 +175,8 @@ def log_probabilities(made, sample: Sample, completion: list[int]) -> list[float
     width = inputs["input_ids"].shape[1]
     inputs["input_ids"] = torch.cat([inputs["input_ids"], said], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(said)], 1)
+    if "mm_token_type_ids" in inputs:
+        inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(said)], 1)
     logits = logits_of(made.model, inputs)[0, width - 1 : -1].float()
     logits[:, unsayable(made.model.config, processor.tokenizer)] = float("-inf")
     return logits.log_softmax(-1).gather(1, said[0, :, None])[:, 0].tolist()

@@ -10,7 +10,6 @@ import io
 import json
 import warnings
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -150,15 +149,13 @@ def preprocessed(exchanges):
     taken = []
 
     class ImageProcessor:
-        size: ClassVar = {"shortest_edge": 784, "longest_edge": 10**6}
-
         def __call__(self, opened, return_tensors):
             import torch
 
             taken.extend(opened)
             return {"pixel_values": torch.zeros(1, 1), "image_grid_thw": torch.ones(1, 3)}
 
-    processor = SimpleNamespace(image_processor=ImageProcessor())
+    processor = SimpleNamespace(image_processor=ImageProcessor(), sight=Grid(28, 784, 10**6))
     preprocess([image for exchange in exchanges for image in exchange.images], processor)
     return taken
 

@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 import yaml
 
+from stage.planning.gpus import parse_gpus
 from stage.planning.job import Batch, Job, batches, common
+from stage.planning.memory import GIB
 from stage.recipe import config
 from tests.project.test_project import RECIPES, ROOT, STAGES, stage_of
 from vlm import loading
 from vlm.families.sight import Grid
 
-UNITS = "prompts|completions|records|rows|pairs|traces|samples|pixels|tokens|steps|epochs|GPUs|GPU|batch|GB"
+UNITS = "prompts|completions|records|rows|pairs|traces|samples|pixels|tokens|steps|epochs|GPUs|GPU|batch|GB|GiB"
 COUNTED = re.compile(
     rf"\b\d[\d,.]*(?:[K²]|\s*×\s*\d+)?\s+(?:\w+\s+)?(?:{UNITS})\b|\b(?:batch|accumulated)\W+(?:of\s+)?\d"
 )
@@ -82,6 +84,37 @@ def a_checkpoint(recipe, gigabytes) -> bool:
     return round(planned(recipe, 2**30).storage.checkpoint / 1e9) == number(gigabytes)
 
 
+def one_gpu(recipe, gigabytes) -> bool:
+    fleet = parse_gpus(recipe.gpus)
+    return fleet.count == 1 and fleet.card.endswith(f"-{gigabytes}G")
+
+
+def peak(recipe, planned, room) -> bool:
+    """Of a plan while no data is here."""
+    from rewards import resolve
+    from rewards.score.reward.score import learned
+    from rewards.score.training.planned import resident
+    from rl import stage as rl
+    from sft import stage as sft
+
+    if recipe.stage == "sft":
+        plan = sft.planned(recipe, 2**30)
+    else:
+        scores = learned([resolve(reward.use, **reward.options) for reward in recipe.rewards])
+        plan = rl.planned(recipe, 2**30, resident(scores, recipe.model)[0])
+    return (f"{plan.peak / GIB:.1f}", f"{plan.fleet.gib:.1f}") == (planned, room) and plan.fits()
+
+
+def merging(recipe, adapter, merged) -> bool:
+    """SFT: of its own adapter. GRPO: into what it begins with."""
+    return adapter == f"{recipe.output}/final" if recipe.stage == "sft" else merged == recipe.model.path
+
+
+def batch_of_another(recipe, base) -> bool:
+    other = recipe_of(f"recipes/{base}")
+    return batch_of(recipe, 1).per_step == batch_of(other, parse_gpus(other.gpus).count).per_step
+
+
 def a_node(settings, gpus) -> bool:
     return settings["num_processes"] == number(gpus) and settings["num_machines"] == 1
 
@@ -102,6 +135,10 @@ PHRASES: dict[str, Callable[..., bool]] = {
     r"the ([\d,]+) pairs of UltraFeedback": rows,
     r"SFT on ([\d,]+) reasoning traces": rows,
     r"a checkpoint takes ([\d,]+) GB": a_checkpoint,
+    r"on one GPU of (\d+) GB": one_gpu,
+    r"[Bb]y --dry-run it takes ([\d.]+) of ([\d.]+) GiB": peak,
+    r"python -m vlm\.adapters (runs/\S+) (runs/\S+)": merging,
+    r"([\w.]+)'s batch, on one GPU": batch_of_another,
     r"on one node of (\d+) GPUs": a_node,
     r"of the demo: (\d+) truthful reasoning traces": of_the_demo,
 }

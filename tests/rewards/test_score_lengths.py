@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rewards.score import Exchange, render
+from rewards.score import Exchange, encode, render
 from rewards.score.model.lengths import fit
+from rewards.score.model.passes import visual_tokens
 from rewards.score.placement import InProcess
 from rewards.score.reward.faults import attempt
 from tests.support.processes.commands import ROOT
@@ -48,6 +49,19 @@ def test_what_does_not_fit_without_an_answer_is_refused(processor):
         fit(Exchange.of(SHIPS * 50, "Yes."), processor, 50)
     with pytest.raises(DataError, match="found 1 images of 100 tokens; the score model reads 50 in all"):
         fit(Exchange.of("", "Yes.", [picture(280, 280)]), processor, 50)
+
+
+def test_a_visual_token_of_qwen3_vl_is_32_pixels_wide(family_checkpoints):
+    """160 × 96 pixels are 5 × 3 of them, where those of 28 would be 6 × 3. 290 × 230 are reduced to 16,384 pixels, by
+    √(290 · 230 / 16384) = 2.02: 143.7 × 114.0, in which there is room for 4 × 3."""
+    processor = load_processor(family_checkpoints("qwen3_vl"), pixels(64 * 64, 128 * 128))
+    for size, expected in (((160, 96), 15), ((290, 230), 12)):
+        exchange = Exchange.of("", "Yes.", [picture(*size)])
+        assert visual_tokens(exchange.images[0], processor) == expected
+        placeholders = encode([exchange], processor)["input_ids"] == processor.image_token_id
+        assert placeholders.sum() == expected
+        with pytest.raises(DataError, match=f"found 1 images of {expected} tokens; the score model reads 5 in all"):
+            fit(exchange, processor, 5)
 
 
 def test_in_the_training_process_it_is_cut_and_counted_too(caplog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rewards.score import Exchange, ScoreModel
+from rewards.score.model.layout import check_stored
 from tests.support.tiny_checkpoints import picture, qwen2_5_vl
 from vlm.common.errors import RecipeError
 
@@ -21,8 +23,10 @@ CHECKPOINT = Path(__file__).parents[1] / "golden" / "scorers" / "checkpoint"
 EXCHANGES = [Exchange.of("How many?", "Two.", [picture(80, 60)]), Exchange.of("Where?", "In Rome.")]
 
 
-@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl"])
-def backbone(request, tmp_path_factory, tiny_model):
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def backbone(request, tmp_path_factory, tiny_model, family_checkpoints):
+    if request.param == "qwen3_vl":
+        return family_checkpoints("qwen3_vl")
     return tiny_model if request.param == "qwen2_vl" else str(qwen2_5_vl(tmp_path_factory, tiny_model))
 
 
@@ -55,6 +59,14 @@ def test_saving_and_loading(backbone, tmp_path):
     assert stored.keys() == model.state_dict().keys()
     again.save_pretrained(tmp_path / "again")
     assert load_file(tmp_path / "again" / "model.safetensors").keys() == stored.keys()
+    # by the headers alone, as dry runs and services look at it; the names of transformers 4, too
+    assert check_stored(str(tmp_path)) == f"its config.json, {len(stored)} tensors, head and tokenizer fit"
+    old = {re.sub(r"^model\.(?=visual)|language_model\.", "", name): tensor for name, tensor in stored.items()}
+    assert {name.split(".")[0] for name in old} == {"visual", "model", "reward_head"}
+    save_file(old, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert check_stored(str(tmp_path)) == f"its config.json, {len(stored)} tensors, head and tokenizer fit"
+    loaded = ScoreModel.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in stored.items())
 
 
 def test_the_published_layout_is_saved_as_ours(tmp_path):
@@ -137,7 +149,12 @@ def test_wrong_checkpoints(tmp_path, saved):
     with pytest.raises(RecipeError, match="no folder /nowhere/scorer"):
         ScoreModel.from_pretrained("/nowhere/scorer")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", "architectures": ["Llava"]}))
-    with pytest.raises(RecipeError, match="model_type 'llava'"):
+    with pytest.raises(RecipeError, match="never tried on LLaVA-1.5; take one of Qwen2-VL, Qwen2.5-VL, Qwen3-VL"):
+        ScoreModel.from_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match="never tried on LLaVA-1.5"):
+        ScoreModel.from_backbone(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}))
+    with pytest.raises(RecipeError, match="model_type 'qwen3' .* no vision_config"):
         ScoreModel.from_pretrained(tmp_path)
     other = tmp_path / "other"
     shutil.copytree(saved, other)
@@ -159,5 +176,5 @@ def test_dtype_and_pixels(saved):
     assert model.dtype == torch.bfloat16 and model.config._attn_implementation == "eager"
     assert model.processor.image_processor.size == {"shortest_edge": 784, "longest_edge": 3136}
     assert ScoreModel.from_pretrained(saved, dtype=torch.bfloat16, device="cpu").device.type == "cpu"
-    with pytest.raises(RecipeError, match="min_pixels 99999 and max_pixels 12544"):
+    with pytest.raises(RecipeError, match="images: min_pixels 99999, max_pixels 12544; expected 0 < min ≤ max"):
         ScoreModel.from_pretrained(saved, min_pixels=99999)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel, AutoModelForImageTextToText
 
 from rewards.score import Exchange, ScoreModel, encode
 from tests.support.tiny_checkpoints import picture, qwen2_5_vl
@@ -15,6 +16,8 @@ from vlm.common.errors import DataError, RecipeError
 
 pytestmark = pytest.mark.versions
 
+SCORERS = ["scorer", "scorer_2_5", "scorer_3"]
+"""A fixture for each family: Qwen2-VL, Qwen2.5-VL, Qwen3-VL."""
 GOLDEN = Path(__file__).parents[1] / "golden" / "scorers"
 
 
@@ -37,6 +40,11 @@ def scorer(tiny_model):
 @pytest.fixture(scope="module")
 def scorer_2_5(tmp_path_factory, tiny_model):
     return ScoreModel.from_backbone(qwen2_5_vl(tmp_path_factory, tiny_model), dtype="float32").eval()
+
+
+@pytest.fixture(scope="module")
+def scorer_3(family_checkpoints):
+    return ScoreModel.from_backbone(family_checkpoints("qwen3_vl"), dtype="float32").eval()
 
 
 def inputs(case, rows=slice(None), patches=slice(None)):
@@ -122,14 +130,11 @@ def test_positions_by_hand(scorer):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["scorer", "scorer_2_5"])
+@pytest.mark.parametrize("family", SCORERS)
 def test_a_score_is_the_head_times_the_language_models_last_state(family, request):
     """Against transformers' own class with its processor: hidden state of the last token, times the head."""
     model = request.getfixturevalue(family)
-    import transformers
-
-    name = {"scorer": "Qwen2VL", "scorer_2_5": "Qwen2_5_VL"}[family]
-    stock = getattr(transformers, f"{name}ForConditionalGeneration").from_pretrained(model.config._name_or_path)
+    stock = AutoModelForImageTextToText.from_pretrained(model.config._name_or_path)
     for exchange in exchanges():
         first, *rest = exchange.messages
         blocks = [{"type": "image", "image": image} for image in exchange.images]
@@ -140,7 +145,7 @@ def test_a_score_is_the_head_times_the_language_models_last_state(family, reques
         close(model.score([exchange]), (hidden[:, -1] @ model.reward_head.weight[0]))
 
 
-@pytest.mark.parametrize("family", ["scorer", "scorer_2_5"])
+@pytest.mark.parametrize("family", SCORERS)
 def test_scores_do_not_depend_on_batch_or_order(family, request):
     model, found = request.getfixturevalue(family), exchanges()
     alone = [model.score([exchange])[0] for exchange in found]
@@ -168,8 +173,9 @@ def test_the_image_matters(scorer):
         scorer(**batch | {"input_ids": torch.zeros_like(batch["input_ids"])})
 
 
-@pytest.mark.parametrize("batch_size", [2, 3, 8])
-def test_each_picture_is_encoded_once(scorer, tmp_path, batch_size):
+@pytest.mark.parametrize(("batch_size", "family"), [(2, "scorer"), (3, "scorer"), (8, "scorer"), (3, "scorer_3")])
+def test_each_picture_is_encoded_once(batch_size, family, request, tmp_path):
+    scorer = request.getfixturevalue(family)
     files = [str(tmp_path / f"{number}.png") for number in range(3)]
     for number, file in enumerate(files):
         picture(112, 112, seed=number).save(file)
@@ -213,7 +219,7 @@ def gradients(model, **options):
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("family", ["scorer", "scorer_2_5"])
+@pytest.mark.parametrize("family", SCORERS)
 def test_gradients(family, request):
     """They reach every tensor; sharing pictures and checkpointing change nothing about them."""
     model = request.getfixturevalue(family).train()
@@ -231,10 +237,62 @@ def test_gradients(family, request):
         model.eval()
 
 
-def test_lora(tiny_model):
+def softplus_of_the_first(found):
+    return torch.nn.functional.softplus(-(found[0] - found[1:])).mean()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_deepstack(scorer_3, side):
+    """Scores and each gradient are those of transformers' own forward pass, from pixels; without what the deepstack
+    mergers see, the scores are others."""
+    stock = AutoModel.from_pretrained(scorer_3.config._name_or_path).eval()
+    batch = encode(exchanges(), scorer_3.processor)
+    if side == "left":
+        mask = batch["attention_mask"]
+        batch |= {"input_ids": rolled(batch["input_ids"], mask), "attention_mask": rolled(mask, mask)}
+    types = (batch["input_ids"] == stock.config.image_token_id).int()
+    hidden = stock(**batch, mm_token_type_ids=types).last_hidden_state
+    ends = [int(row.nonzero()[-1]) for row in batch["attention_mask"]]
+    head = scorer_3.reward_head.weight.detach().clone().requires_grad_()
+    expected = hidden[range(len(ends)), ends] @ head[0]
+    softplus_of_the_first(expected).backward()
+    scorer_3.zero_grad()
+    found = scorer_3(**batch).logits[:, 0]
+    close(found, expected)
+    softplus_of_the_first(found).backward()
+    gradients = {f"model.{name}": parameter.grad for name, parameter in stock.named_parameters()}
+    assert sum("deepstack_merger_list" in name for name in gradients) == 12
+    for name, parameter in scorer_3.named_parameters():
+        gradient = gradients.get(name, head.grad)
+        assert (parameter.grad - gradient).norm() <= 1e-5 * gradient.norm() + 1e-8, name
+        assert gradient.norm() > 0 or "k_proj" in name, name
+    scorer_3.zero_grad()
+    with torch.no_grad():
+        media = {name: batch[name] for name in ("pixel_values", "image_grid_thw")}
+        seen = scorer_3.image_features(**media)
+        width = scorer_3.config.text_config.hidden_size
+        assert {one.shape[1] for one in seen} == {3 * width}
+        merged = stock.get_image_features(**media, return_dict=True).pooler_output
+        for one, expected in zip(seen, merged, strict=True):
+            close(one[:, :width], expected)
+        for dropped in (1,), (2,), (1, 2):  # the deepstack layers
+            less = [[x * (n not in dropped) for n, x in enumerate(one.split(width, 1))] for one in seen]
+            without = scorer_3(**batch | {"image_features": [torch.cat(parts, 1) for parts in less]}).logits[:, 0]
+            for change, exchange in zip((without - found).abs().tolist(), exchanges(), strict=True):
+                assert change > (5e-2 if len(dropped) == 2 else 5e-3) if exchange.images else change == 0
+
+
+def rolled(rows, mask):
+    """Padding moved from the end of each row to its beginning."""
+    return torch.stack([row.roll(int((1 - there).sum())) for row, there in zip(rows, mask, strict=True)])
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_lora(family, tiny_model, family_checkpoints):
     from peft import LoraConfig, get_peft_model
 
-    model = ScoreModel.from_backbone(tiny_model, dtype="float32")
+    path = tiny_model if family == "qwen2_vl" else family_checkpoints(family)
+    model = ScoreModel.from_backbone(path, dtype="float32")
     before = model.score(exchanges())
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "qkv"], modules_to_save=["reward_head"]))
     close(adapted.score(exchanges()), before)
@@ -245,7 +303,7 @@ def test_lora(tiny_model):
     optimizer.step()
     after = adapted.score(exchanges())
     assert min(abs(x - y) for x, y in zip(before, after, strict=True)) > 1e-3
-    assert adapted.merge_and_unload().score(exchanges()) == pytest.approx(after, rel=1e-5)
+    assert adapted.merge_and_unload().score(exchanges()) == pytest.approx(after, rel=1e-5, abs=1e-5)
 
 
 def test_the_head_multiplies_in_float32(tiny_model):

@@ -1,13 +1,22 @@
 """What a GRPO plan says about score models in the training process, and a score model's own plan of its data."""
 
+import json
+
 import pytest
 
+from rewards.curate import stage as curate
+from rewards.curate.recipe import CurateRecipe
 from rewards.score.reward.score import Score
+from rewards.score.service import stage as serve
+from rewards.score.service.recipe import ServeRecipe
 from rewards.score.training import planned, stage
 from rewards.score.training.planned import resident
 from rewards.score.training.recipe import ScoreRecipe
 from rewards.score.training.stage import planner
+from rewards.select import stage as select
+from rewards.select.recipe import BonRecipe
 from stage.recipe import config
+from tests.support.families import published
 from tests.support.processes.commands import ROOT
 from tests.support.sample_rows import dump
 from vlm.common.errors import DataError, RecipeError
@@ -29,6 +38,60 @@ def test_a_score_model_is_counted_whole_in_its_own_dtype(path, said):
     assert resident([Score(model=path, dtype="float32")], POLICY)[0] == 4 * BACKBONE_7B
 
 
+QWEN3_VL_4B = {
+    # pos_embed 48², patches with bias, 24 blocks of two norms, qkv, proj, fc1, fc2
+    "vision_tower": 2304 * 1024 + 1537 * 1024 + 24 * (4 * 1024 + 1025 * 3072 + 1025 * 1024 + 1025 * 4096 + 4097 * 1024),
+    # norm, fc1, fc2 of one merger and of three for deepstack, whose norms stand behind the joining of 4 patches
+    "merger": 2 * 1024 + 3 * 2 * 4096 + 4 * (4097 * 4096 + 4097 * 2560),
+    # embedding, last norm, head; 36 layers of q and o, k and v, their norms, gate, up and down, two norms
+    "language_model": 151936 * 2560 + 2560 + 2560
+    + 36 * (2 * 2560 * 4096 + 2 * 2560 * 1024 + 2 * 128 + 3 * 2560 * 9728 + 2 * 2560),
+}  # fmt: skip
+"""Parameters of a score model on Qwen3-VL-4B, whose embedding is its LM head."""
+
+
+def test_a_plan_for_qwen3_vl(tmp_path):
+    """By its published sizes; 1,048,576 pixels are 1,024 tokens of 32 × 32."""
+    assert sum(QWEN3_VL_4B.values()) == 4_437_815_808 + 2560
+    recipe = recipe_of(tmp_path, [{"question": "Q", "ranked": ["yes", "no"]}], [], path="Qwen/Qwen3-VL-4B-Instruct")
+    found = planned.plan(recipe)
+    assert found.shape.parameters == found.shape.trainable == QWEN3_VL_4B and found.visual_limits == (256, 1024)
+    some = planned.plan(recipe.model_copy(update={"train": ["merger", "head"]})).shape.trainable
+    assert some == {"vision_tower": 0, "merger": QWEN3_VL_4B["merger"], "language_model": 2560}
+    policy = POLICY.model_copy(update={"path": "Qwen/Qwen3-VL-8B-Instruct"})
+    total, _ = resident([Score(model="runs/score/Qwen3-VL-4B-stage3/final")], policy)
+    assert total == 2 * sum(QWEN3_VL_4B.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("llava", "LLaVA-1.5"), ("internvl", "InternVL3"), ("qwen3_vl_moe", "Qwen3-VL-MoE"), ("idefics3", "idefics3")],
+)
+def test_families_that_carry_no_head_are_refused_in_dry_runs(kind, name, tmp_path):
+    """Of a checkpoint's config.json alone, by whatever would train, load or serve it; before rows are read."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(published(kind).config))
+    rows = dump(tmp_path / "rows.jsonl", [{"task": "open_ended", "question": "Q", "answer": "A"}])
+    data = {"path": str(rows)}
+    score = recipe_of(tmp_path, [{"question": "Q"}], [], path=str(model))
+    scorer, output = {"path": str(model)}, str(tmp_path / "run")
+    curation = {"by": "score", "scorer": scorer, "output": output, "data": {"train": [data]}}
+    best = {"model": {"path": str(ROOT / "demo/base")}, "scorer": scorer, "selectors": ["score"], "output": output}
+    looks = [
+        lambda: stage.plan(score),
+        lambda: Score(model=str(model)).ready(),
+        lambda: curate.plan(config.build(curation, CurateRecipe)),
+        lambda: select.plan(config.build(best | {"data": {"eval": [data]}}, BonRecipe), None),
+        lambda: serve.plan(config.build({"model": scorer}, ServeRecipe)),
+    ]
+    said = f"score model: {model}: a score head was never tried on {name}; take one of Qwen2-VL, Qwen2.5-VL, Qwen3-VL"
+    for look in looks:
+        with pytest.raises(RecipeError) as refused:
+            look()
+        assert str(refused.value) == said
+
+
 def test_services_and_other_scorers_take_nothing_here():
     total, remarks = resident([Score(urls=["http://127.0.0.1:1"]), Score(scorer=object())], POLICY)
     assert total == 0 and len(remarks) == 1 and "elsewhere" in remarks[0]
@@ -47,10 +110,10 @@ ASKED = [
 ]
 
 
-def recipe_of(folder, train, held_out):
+def recipe_of(folder, train, held_out, **section):
     data = {"train": [{"path": str(dump(folder / "train.jsonl", train))}]}
     data["eval"] = [{"path": str(dump(folder / "test.jsonl", held_out))}]
-    model = {"path": str(ROOT / "demo/base"), "dtype": "float32", "attention": "sdpa"}
+    model = {"path": str(ROOT / "demo/base"), "dtype": "float32", "attention": "sdpa", **section}
     return config.build({"model": model, "output": str(folder / "run"), "data": data}, ScoreRecipe)
 
 

@@ -26,14 +26,16 @@ pytestmark = pytest.mark.versions
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "scorers"
 MODELS = [(family, positions) for family in ("qwen2_vl", "qwen2_5_vl") for positions in ("mrope", "sequential")]
+MODELS += [("qwen3_vl", "mrope")]
 ANSWERS = ["Two.", "", "Two.", "There are two ships at the pier, and a third one leaves."]
 IMAGE = 9
 """Image token of the rows by hand."""
 
 
 @pytest.fixture(scope="module")
-def models(tiny_model, tmp_path_factory):
+def models(tiny_model, tmp_path_factory, family_checkpoints):
     paths = {"qwen2_vl": tiny_model, "qwen2_5_vl": qwen2_5_vl(tmp_path_factory, tiny_model)}
+    paths["qwen3_vl"] = family_checkpoints("qwen3_vl")
     return {(family, p): ScoreModel.from_backbone(paths[family], p, dtype="float32").eval() for family, p in MODELS}
 
 
@@ -180,7 +182,9 @@ def test_a_picture_is_in_no_more_batches_than_must_be(model, third, expected):
     assert batches(found, keys, model.processor, 6, True) == expected
 
 
-def test_gradients(model):
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_gradients(models, family):
+    model = models[family, "mrope"]
     found = [exchange for exchange in exchanges(ANSWERS[:2])[2:10] if exchange.images]
     assert sharing(model, True)
     weights = torch.randn(len(found), generator=torch.Generator().manual_seed(1))
@@ -196,8 +200,10 @@ def test_gradients(model):
 
 
 @torch.no_grad()
-def test_every_pass_calls_the_same_modules(model):
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_every_pass_calls_the_same_modules(models, family):
     """As ZeRO-3 needs it of processes with other exchanges, or none: one picture, a second pass about it, idle ones."""
+    model = models[family, "mrope"]
     assert sharing(model, True)
     seen, forward = [], Forward(model)
     hooks = [
@@ -218,6 +224,22 @@ def test_every_pass_calls_the_same_modules(model):
         hook.remove()
     assert [bool(one.fresh) for one in planned] == [True, False, False]
     assert calls[0] == calls[1] == calls[2] and calls[0][-1] == "reward_head" and len(calls[0]) > 30
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_features_that_a_pass_leaves_keep_deepstack(models, share_prefix):
+    """Of the second pass about a picture no pixels are asked for; without the deepstack part its score is another."""
+    model = models["qwen3_vl", "mrope"]
+    assert sharing(model, True)
+    first, second = passes(exchanges()[:4], model.processor, 2, share_prefix)
+    _, left = run(model, first, {})
+    ((key, features),) = left.items()
+    assert second.pixel_values is None and features.shape == (6, 3 * 64)
+    whole = model.score([exchanges()[row] for row in second.rows], 1, share_prefix=False)
+    close(run(model, second, left)[0], whole)
+    merged = torch.cat([features[:, :64], torch.zeros(6, 128)], 1)
+    assert (run(model, second, {key: merged})[0] - torch.tensor(whole)).abs().min() > 1e-2
 
 
 def test_no_picture_is_left_out(model):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from fnmatch import fnmatch
 from types import SimpleNamespace
 
 import pytest
@@ -16,9 +17,11 @@ from rewards.score.training.recipe import ScoreRecipe
 from rewards.score.training.trainer import Collator, Rows, preference_loss
 from stage.recipe import config
 from stage.runs import read_metrics
+from tests.support.families import published
 from tests.support.processes.commands import ROOT
 from tests.support.runs.deterministic import AsOnCUDA, restored
 from vlm.common.errors import RecipeError
+from vlm.families.qwen3_vl import Qwen3VL
 
 pytestmark = [pytest.mark.versions, pytest.mark.xdist_group("score")]
 BASE = str(ROOT / "demo/base")
@@ -165,6 +168,13 @@ def test_recipes_that_cannot_work_are_refused(colours, tmp_path, name):
     assert expected in str(caught.value)
 
 
+def test_a_family_that_carries_no_head_is_refused_before_rows_are_read(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(published("llava").config))
+    with pytest.raises(RecipeError, match="a score head was never tried on LLaVA-1.5; take one of Qwen2-VL"):
+        stage.train(recipe(tmp_path, tmp_path / "run", tmp_path))
+    assert not (tmp_path / "run/final").exists()
+
+
 @pytest.mark.parametrize("positions", ["sequential", "mrope"])
 def test_a_batch_of_text_shows_a_blank_picture_among_processes(positions, monkeypatch):
     """The same scores and gradients; the vision tower's are there, and 0."""
@@ -267,15 +277,22 @@ def test_what_train_does_not_name_stays_bit_for_bit(colours, tmp_path, trained, 
     assert moved == tower | {"reward_head.weight"} and bool(tower) == ("vision_tower" in parts)
 
 
-def test_adapters_are_merged_into_the_final_model(colours, tmp_path):
-    out = tmp_path / "run"
-    section = {"lora": {"r": 2, "alpha": 4, "dropout": 0.0}}
-    stage.train(recipe(colours, out, section=section, training={"max_steps": 2, "gradient_checkpointing": True}))
+DEEPSTACK = "model.visual.deepstack_merger_list.*.linear_fc2"
+
+
+@pytest.mark.parametrize(("kind", "further"), [("qwen2_vl", []), ("qwen3_vl", [DEEPSTACK])])
+def test_adapters_are_merged_into_the_final_model(colours, tmp_path, family_checkpoints, kind, further):
+    out, base = tmp_path / "run", BASE if kind == "qwen2_vl" else family_checkpoints(kind)
+    lora = {"r": 2, "alpha": 4, "dropout": 0.0, "target_modules": [*Qwen3VL.linears, *further]}
+    changes = {"section": {"lora": lora}, "training": {"max_steps": 2, "gradient_checkpointing": True}}
+    stage.train(recipe(colours, out, base, **changes))
     adapter = load_file(out / "adapter/adapter_model.safetensors")
-    assert any("reward_head" in name for name in adapter) and not any("visual" in name for name in adapter)
-    moved = changed(weights(BASE), weights(out / "final"))
-    linears = {name for name in moved if name.endswith("_proj.weight") and "language_model" in name}
-    assert linears and moved == linears | {"reward_head.weight"}
+    assert any("reward_head" in name for name in adapter)
+    assert any("visual" in name for name in adapter) == bool(further)
+    start, end = weights(base), weights(out / "final")
+    linears = {name for name in start if name.endswith("_proj.weight") and "language_model" in name}
+    linears |= {name for name in start if fnmatch(name, f"{DEEPSTACK}.weight")} if further else set()
+    assert linears and changed(start, end) == linears | {"reward_head.weight"}
 
 
 def test_full_determinism_meets_nothing_that_cuda_refuses(colours, tmp_path):

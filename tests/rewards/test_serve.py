@@ -180,8 +180,8 @@ def test_several_processes_are_refused(launch, monkeypatch):
 def test_plan_from_another_directory(tmp_path):
     changes = ["model.path=/no/such/model", "token_variable=NADIR_TEST_TOKEN"]
     done = run([sys.executable, ROOT / "launch/serve.py", RECIPE, *changes, "--dry-run"], cwd=tmp_path)
-    assert "score model /no/such/model on 127.0.0.1, port 8100" in done.stdout
-    assert "note: model.path: no folder /no/such/model" in done.stdout
+    assert "score model /no/such/model: it is not here, and is not checked" in done.stdout
+    assert "listening on 127.0.0.1, port 8100" in done.stdout
     assert "note: token_variable: the environment variable NADIR_TEST_TOKEN is empty" in done.stdout
     assert "batches of up to 16 exchanges, gathered for 10 ms" in done.stdout and not list(tmp_path.iterdir())
 

@@ -14,20 +14,21 @@ TRAINING = {"per_device_train_batch_size": 2, "num_generations": 4, "max_steps":
 
 
 @pytest.fixture(scope="module")
-def found(tiny_model, demo_data, tmp_path_factory):
+def found(tiny_model, family_checkpoints, demo_data, tmp_path_factory):
     """What the two processes wrote (tests/support/processes/compared.py)."""
     folder = tmp_path_factory.mktemp("sharded")
-    model = folder / "model"
+    model, other = folder / "model", folder / "other"
     ScoreModel.from_backbone(tiny_model, dtype="float32").save_pretrained(model)
+    ScoreModel.from_backbone(family_checkpoints("qwen3_vl"), dtype="float32").save_pretrained(other)
     settings = [f"training.{key}={value}" for key, value in TRAINING.items()]
     plugin = ROOT / "tests/support/processes/compared.py"
-    reward = f"{{use: {plugin}:Compared, options: {{model: {model}, folder: {folder}}}}}"
+    reward = f"{{use: {plugin}:Compared, options: {{model: {model}, other: {other}, folder: {folder}}}}}"
     argv = grpo(tiny_model, demo_data, folder / "run", f"data.train.0.path={demo_data}/grpo/captions.jsonl")
     argv += [*settings, f"rewards=[{reward}]", "sharding.zero=3"]
     done = forked.run(
         [*two_processes(), ROOT / "tests/support/processes/zero_cpu.py", *argv], cwd=folder, PYTHONPATH=str(ROOT)
     )
-    assert done.stdout.count("engine: ZeRO-3 on 2 processes") == 2 * 4  # policy, reference, and two score models
+    assert done.stdout.count("engine: ZeRO-3 on 2 processes") == 2 * 5  # policy, reference, three score models
     return [json.loads((folder / f"process{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -66,6 +67,16 @@ def test_scores_are_those_of_a_whole_model(found, case):
         assert len(process[case]["split"]) == count
         assert process[case]["split"] == close(process[case]["whole"])
     assert found[0]["mixed"]["split"] != close(found[0]["text only"]["split"])  # the pictures were seen
+
+
+def test_deepstack_features_pass_between_split_passes(found):
+    """Qwen3-VL's, which the decoder's first layers add; also beside a process without a picture."""
+    for process, count in zip(found, (5, 1), strict=True):
+        whole, split = process["family"]
+        assert [len(scores) for scores in split] == [count] * 2
+        assert [close(scores) for scores in whole] == split
+    seen, unseen = found[0]["family"][1]
+    assert max(abs(one - other) for one, other in zip(seen, unseen, strict=True)) > 1e-2
 
 
 def test_what_fails_in_one_process_is_known_in_both(found):

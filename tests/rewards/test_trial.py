@@ -22,7 +22,8 @@ from tests.support.processes.commands import ROOT
 from tests.support.scores.score_servers import Running
 from tests.support.tiny_checkpoints import picture
 from vlm.common.errors import RecipeError
-from vlm.sections import ImageSection, PromptSection
+from vlm.families.sight import Grid
+from vlm.sections import PromptSection
 
 PLUGINS = """
 import urllib.request
@@ -42,7 +43,7 @@ def judge(completions, **columns):
 async def later(completions, resized, images, trainer_state, **columns):
     return [picture.size[0] / size[0] for (picture,), size in zip(images, resized)]
 """
-SIZES = ImageSection(min_pixels=112 * 112, max_pixels=112 * 112)
+SIGHT = Grid(28, 112 * 112, 112 * 112)
 ASK = [{"role": "user", "content": "What is there?"}]
 
 
@@ -67,7 +68,7 @@ def rows(tmp_path):
 
 
 def tried(found, rows, capsys, style="r1"):
-    try_out([guard(reward, Limits()) for reward in found], rows, PromptSection(style=style, notation="qwen2_vl"), SIZES)
+    try_out([guard(reward, Limits()) for reward in found], rows, PromptSection(style=style, notation="qwen2_vl"), SIGHT)
     return capsys.readouterr().err.splitlines()
 
 

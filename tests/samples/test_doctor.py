@@ -22,9 +22,10 @@ from tests.support.processes.commands import ROOT
 from tests.support.processes.forked import run
 from tests.support.runs.example_recipe import message
 from tests.support.sample_rows import dump
-from vlm.sections import ImageSection, PromptSection
+from vlm.families.sight import Grid
+from vlm.sections import PromptSection
 
-PIXELS = ImageSection(min_pixels=12544, max_pixels=12544)
+SIGHT = Grid(28, 12544, 12544)
 
 
 @pytest.fixture
@@ -214,7 +215,7 @@ def test_rows_in_are_rows_out_and_rows_reported(folder, kinds, limit):
     data = DataSection(
         train=[SourceSection(path=str(folder / "train.jsonl"), format="nadir", limit=limit)], tasks=["vqa"]
     )
-    (source,) = examine(Subject(data, 0, Ruler(PromptSection()), PIXELS), folder, 1).sources
+    (source,) = examine(Subject(data, 0, Ruler(PromptSection()), SIGHT), folder, 1).sources
     passing = [n for n, kind in enumerate(kinds) if kind in ("good", "cut")]
     read = kinds if limit is None or len(passing) < limit else kinds[: passing[limit - 1] + 1]
     assert (source.fit, source.unfit, source.other_tasks) == tuple(map(read.count, ("good", "cut", "caption")))
@@ -254,7 +255,7 @@ def test_ctrl_c_leaves_no_process(folder):
             raise KeyboardInterrupt
 
     subject = Subject(
-        DataSection(train=[SourceSection(path=str(folder / "train.jsonl"))]), 0, Ruler(PromptSection()), PIXELS
+        DataSection(train=[SourceSection(path=str(folder / "train.jsonl"))]), 0, Ruler(PromptSection()), SIGHT
     )
     others = set(multiprocessing.active_children())  # workers of another test's data loader, which waits to be freed
     with pytest.raises(KeyboardInterrupt):

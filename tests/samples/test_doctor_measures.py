@@ -19,10 +19,11 @@ from stage.recipe import config
 from tests.support.doctored import asked, put_data, texture
 from tests.support.processes.commands import ROOT
 from tests.support.sample_rows import dump
-from tests.support.sights import resizing
+from vlm.families.sight import Grid
 from vlm.pictures.brightness import tone
 from vlm.pictures.digests import BITS, perceptual_hash
 from vlm.pictures.images import load
+from vlm.pictures.resizing import Resizing
 from vlm.sections import ImageSection, PromptSection
 
 
@@ -82,7 +83,7 @@ def test_odd_boxes(tmp_path):
     }
     rows = [asked("a.png", 0, id=name, task="grounding", boxes=found) for name, found in boxes.items()]
     path = str(dump(tmp_path / "t.jsonl", rows))
-    limits = ImageSection(min_pixels=112 * 56, max_pixels=112 * 56)
+    limits = Grid(28, 112 * 56, 112 * 56)
     report = examine(
         Subject(DataSection(train=[SourceSection(path=path)]), 0, Ruler(PromptSection()), limits), tmp_path, 1
     )
@@ -129,7 +130,9 @@ def test_rows_are_as_long_as_the_processor_makes_them(several, stage):
 
     limits = "images={min_pixels: 3136, max_pixels: 12544}"
     patient, report = examined(several, stage, limits, "data.eval=[]")
-    processor = load_processor(str(ROOT / "demo/base"), patient.images)
+    processor = load_processor(
+        str(ROOT / "demo/base"), ImageSection(min_pixels=patient.sight.least, max_pixels=patient.sight.most)
+    )
     expected = []
     for sample in read(several / "train.jsonl"):
         turns = prompts.prompt(sample) + ([sample.messages[-1]] if stage == "sft" else [])
@@ -149,9 +152,11 @@ def test_boxes_that_training_writes_count(tmp_path):
     boxes = [[1, 2, 33, 44], [5, 6, 60, 61]]
     dump(tmp_path / "train.jsonl", [asked("a.png", 0, task="grounding", boxes=boxes, answer=None)])
     patient, report = examined(tmp_path, "sft", "data.eval=[]", "prompt.style=direct")
-    (row,) = chat_rows(read(tmp_path / "train.jsonl"), patient.ruler.prompt, resizing(patient.images))
+    (row,) = chat_rows(read(tmp_path / "train.jsonl"), patient.ruler.prompt, Resizing(patient.sight))
     assert "33" not in row["messages"][-1]["content"] and row["messages"][-1]["role"] == "assistant"
-    tokenizer = load_processor(str(ROOT / "demo/base"), patient.images).tokenizer
+    tokenizer = load_processor(
+        str(ROOT / "demo/base"), ImageSection(min_pixels=patient.sight.least, max_pixels=patient.sight.most)
+    ).tokenizer
     text = tokenizer.apply_chat_template(row["messages"], tokenize=False)
     assert report.lengths.tolist() == [len(tokenizer(text)["input_ids"]) + 16 + 2]
 

@@ -66,19 +66,21 @@ def apart(one, two) -> float:
 
 
 @pytest.mark.parametrize(
-    ("stage", "stages"),
+    ("stage", "kind", "stages"),
     [
-        ("sft", (2, 3)),
-        ("score", (3,)),
-        ("grpo", (3,)),
-        pytest.param("sft", (0, 1), marks=pytest.mark.full),
-        pytest.param("score", (0, 1, 2), marks=pytest.mark.full),
-        pytest.param("grpo", (1, 2), marks=pytest.mark.full),
+        ("sft", "qwen2_vl", (2, 3)),
+        ("score", "qwen3_vl", (3,)),
+        ("grpo", "qwen2_vl", (3,)),
+        pytest.param("sft", "qwen2_vl", (0, 1), marks=pytest.mark.full),
+        pytest.param("score", "qwen3_vl", (0, 1, 2), marks=pytest.mark.full),
+        pytest.param("score", "qwen2_vl", (0, 1, 2, 3), marks=pytest.mark.full),
+        pytest.param("grpo", "qwen2_vl", (1, 2), marks=pytest.mark.full),
     ],
 )
-def test_a_picture_in_one_process_alone(stage, stages, tiny_model, demo_data, rows, tmp_path):
+def test_a_picture_in_one_process_alone(stage, kind, stages, tiny_model, family_checkpoints, demo_data, rows, tmp_path):
     """As one process; GRPO, whose random numbers are each process's own, as DDP, with two completions of each row."""
-    given = (stage, tiny_model, demo_data, rows, tmp_path)
+    model = tiny_model if kind == "qwen2_vl" else family_checkpoints(kind)
+    given = (stage, model, demo_data, rows, tmp_path)
     expected = trained(*given, zero=0, count=2 if stage == "grpo" else 1)
     for zero in stages:
         assert apart(trained(*given, zero), expected) < TOLERANCE, zero
@@ -88,6 +90,6 @@ def test_a_picture_in_one_process_alone(stage, stages, tiny_model, demo_data, ro
 
         table = pandas.read_parquet(tmp_path / "grpo-0-2/completions/completions_00001.parquet")
         assert table["image_file"].notna().sum() == 2 and len(table) == 4
-    seen = {name.split("visual.")[1]: value for name, value in state(tiny_model).items() if "visual." in name}
+    seen = {name.split("visual.")[1]: value for name, value in state(model).items() if "visual." in name}
     moved = [value - seen[name.split("visual.")[1]] for name, value in expected.items() if "visual." in name]
     assert len(moved) == len(seen) and max(change.abs().max() for change in moved) > 10 * TOLERANCE

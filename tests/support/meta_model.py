@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import torch
-from transformers import (
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-)
+from transformers import AutoConfig
 
-CLASSES = {
-    "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
-    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
-}
+from vlm import families
 
 
 def meta_model(raw: dict):
     """The model of a config.json on the meta device, its head tied where the config ties it."""
-    config_class, model_class = CLASSES[raw["model_type"]]
-    config = config_class.from_dict({key: value for key, value in raw.items() if key != "model_type"})
+    config = AutoConfig.for_model(**raw)
     with torch.device("meta"):
-        model = model_class(config)
+        model = families.of(raw).model_class(config)
     model.tie_weights()
     return model
 

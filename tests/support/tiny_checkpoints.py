@@ -17,6 +17,7 @@ from vlm import loading
 
 def section(path, **changes):
     fields = {"revision": None, "dtype": "float32", "attention": "sdpa", "trust_remote_code": False}
+    fields["quantization"] = None
     return SimpleNamespace(path=str(path), **{**fields, **changes})
 
 

@@ -92,6 +92,15 @@ def test_it_is_loaded_here_too(exported):
     assert torch.equal(old, new)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [("qwen3_vl", "Qwen3-VL"), ("internvl", "InternVL3"), ("idefics3", "idefics3")]
+)
+def test_other_families_are_refused_by_name(family_checkpoints, tmp_path, kind, name):
+    with pytest.raises(RecipeError, match=f"holds {name}: .* for Qwen2[^;]* only. transformers 5"):
+        export.export(family_checkpoints(kind), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_adapters_and_full_folders_are_refused(exported, tmp_path, capsys, monkeypatch):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(RecipeError, match="merge it into its base first: python -m vlm.adapters"):

@@ -148,7 +148,7 @@ def test_videos_are_refused(checkpoint):
 
 
 def test_pixel_limits_are_checked(checkpoint):
-    with pytest.raises(RecipeError, match="min_pixels 9 and max_pixels 8"):
+    with pytest.raises(RecipeError, match="min_pixels 9, max_pixels 8"):
         loading.load_processor(str(checkpoint), pixels(9, 8))
 
 

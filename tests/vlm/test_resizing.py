@@ -285,7 +285,7 @@ def test_another_processor_has_nothing_left_to_resize(size, limits, tiny_model, 
         found = load_processor(tiny_model, section).image_processor(picture, return_tensors="pt")
         return found["pixel_values"], found["image_grid_thw"].tolist()
 
-    expected, grid = pixels(shown(path, limits), *limits)
+    expected, grid = pixels(shown(path, Grid(28, *limits)), *limits)
     assert resized(path, Grid(28, *limits)).size == Grid(28, *limits).seen(size)
-    found, its = pixels(resized(path, limits), *WIDE)
+    found, its = pixels(resized(path, Grid(28, *limits)), *WIDE)
     assert its == grid and found.equal(expected)

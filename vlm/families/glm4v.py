@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vlm.families.grids import GridFamily, blocks, pixel_bytes
+from vlm.families.grids import GridFamily, blocks, mixed, pixel_bytes
 from vlm.families.sight import Grid
 from vlm.families.sizes import Architecture, Layer, Text, linear, section, sizes_of, text_sizes
 
-TEXT = Text(hidden=4096, intermediate=13696, layers=40, heads=32, groups=2, vocabulary=151552, bias=True, sized=True)
+TEXT = Text(hidden=4096, intermediate=13696, layers=40, heads=32, groups=2, vocabulary=151552, bias=True)
 TEMPLATE = (
     "{% macro said(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}"
     "{% if part['type'] == 'image' %}{{ '<|begin_of_image|><|image|><|end_of_image|>' }}"
@@ -54,6 +54,8 @@ class Glm4v(GridFamily):
     placeholder, unsayable = "<|image|>", ("<|video|>",)
     linears = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
     notation = "glm4v"
+    reordered = True  # rotary positions cover half a head, and both halves are put together again
+    vllm = True
     pattern = r"glm[-_]?4[.v_-]?1v.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = {
         "GLM-4.1V-9B": {
@@ -75,16 +77,18 @@ class Glm4v(GridFamily):
         return TEMPLATE if template == TEMPLATE else None
 
     def sizes(self, config, where):
-        size = sizes_of(section(config, "vision_config", where), f"{where}: vision_config.")
+        vision = section(config, "vision_config", where)
+        size = sizes_of(vision, f"{where}: vision_config.")
         return Architecture(
             **text_sizes(config, TEXT, where),
-            **self.tower_sizes(config, where) | {"depth": size("depth", 24), "vision_heads": size("num_heads", 12)},
+            **self.tower_sizes(config, where, depth=24, heads=12),
             width=size("hidden_size", 1536),
             vision_intermediate=size("out_hidden_size", 4096),
             joined=size("out_hidden_size", 4096),
             more={
                 "positions": (size("image_size", 336) // size("patch_size", 14)) ** 2,
                 "merger": size("intermediate_size", 13696),
+                "bias": vision.get("attention_bias", False),
             },
         )
 
@@ -96,6 +100,9 @@ class Glm4v(GridFamily):
         """The processor counts a picture as two frames, whose pixels together lie within its limits."""
         return {**stored, "size": {"shortest_edge": 2 * sight.least, "longest_edge": 2 * sight.most}}
 
+    def as_it_is(self, sight):
+        return {"size": {"shortest_edge": 2 * sight.side**2, "longest_edge": 2 * sight.reached()}}
+
     def limits(self, processor):
         return processor.size["shortest_edge"] // 2, processor.size["longest_edge"] // 2
 
@@ -103,15 +110,20 @@ class Glm4v(GridFamily):
         yield from tower(sizes)
         yield from decoder(sizes)
 
-    def block_bytes(self, sizes, b, mixed):
+    def norm_bytes(self, sizes, b):
+        """Two norms before linears, as elsewhere, and two behind, whose output is only added."""
+        return (2 * (4 + 2 * b) + 2 * (4 + b)) * sizes.hidden
+
+    def block_bytes(self, sizes, b, attention):
         """RMSNorm and gated MLP, as Qwen2.5-VL's."""
-        return 2 * (4 + 2 * b) * sizes.width + mixed + 4 * b * sizes.vision_intermediate
+        return 2 * (4 + 2 * b) * sizes.width + mixed(sizes, b, attention) + 4 * b * sizes.vision_intermediate
 
     def merger_bytes(self, sizes, b):
-        """Pixels; four patches after their last norm; the convolution's output, the norm's, GELU's; the gated MLP."""
+        """Pixels; four patches in the norms after the first convolution and after the last block; LayerNorm's input,
+        GELU's, and GELU's output; the gated MLP."""
         return (
             pixel_bytes(sizes, b)
-            + b * sizes.width * sizes.merge**2
+            + (2 * (4 + b) + b) * sizes.width * sizes.merge**2
             + 4 * b * sizes.joined
             + 4 * b * sizes.more["merger"]
         )
@@ -123,7 +135,7 @@ def tower(sizes: Architecture) -> Iterator[Layer]:
     first, *rest = blocks(sizes, norm_bias=False, widening=("gate_proj", "up_proj"), narrowing="down_proj")
     yield first._replace(bias=True)
     for layer in rest:
-        yield layer._replace(bias=False)
+        yield layer._replace(bias=sizes.more["bias"] and layer.name.endswith(".qkv"))
     yield linear(f"{visual}.merger.proj", wide, wide, bias=False)
     yield Layer(f"{visual}.merger.post_projection_norm", (wide,), bias=True)
     yield linear(f"{visual}.merger.gate_proj", sizes.more["merger"], wide, bias=False)

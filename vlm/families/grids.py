@@ -12,6 +12,8 @@ from vlm.families.sizes import Architecture, Layer, linear, section, sizes_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+BICUBIC = 3
+"""Of `PIL.Image.Resampling`, which is not imported for it."""
 PATCH = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
 
@@ -22,6 +24,7 @@ class GridFamily(Family):
     video_processor = "Qwen2VLVideoProcessor"
     placeholder = "<|image_pad|>"
     unsayable = ("<|video_pad|>",)
+    depth = True
     patch = 14
     "Default of the config's `patch_size`."
 
@@ -36,6 +39,11 @@ class GridFamily(Family):
 
     def limits(self, processor):
         return processor.size["shortest_edge"], processor.size["longest_edge"]
+
+    def handed(self, picture, processor):
+        """At the size at which it is seen: vLLM's processor would resize it with torchvision."""
+        wanted = processor.sight.seen(picture.size)
+        return picture if wanted == picture.size else picture.resize(wanted, BICUBIC)
 
     def as_it_is(self, sight):
         return {"min_pixels": sight.side**2, "max_pixels": sight.reached()}
@@ -69,14 +77,15 @@ class GridFamily(Family):
             embedded = embedded.masked_scatter(places.unsqueeze(-1), features.to(embedded.device, embedded.dtype))
         return model(inputs_embeds=embedded, use_cache=False, **inputs).last_hidden_state
 
-    def tower_sizes(self, config: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """The fields of `Architecture` that such a vision tower's config says, but for its widths."""
+    def tower_sizes(self, config: Mapping[str, Any], where: str, depth: int = 32, heads: int = 16) -> dict[str, Any]:
+        """The fields of `Architecture` that such a vision tower's config says, but for its widths. depth, heads: where
+        it says none."""
         vision = section(config, "vision_config", where)
         size = sizes_of(vision, f"{where}: vision_config.")
         return {
             "kind": self.kind,
-            "depth": size("num_hidden_layers" if "num_hidden_layers" in vision else "depth", 32),
-            "vision_heads": size("num_attention_heads" if "num_attention_heads" in vision else "num_heads", 16),
+            "depth": size("num_hidden_layers" if "num_hidden_layers" in vision else "depth", depth),
+            "vision_heads": size("num_attention_heads" if "num_attention_heads" in vision else "num_heads", heads),
             "channels": size("in_channels", 3),
             "patch": size("patch_size", self.patch),
             "merge": size("spatial_merge_size", 2),
@@ -105,6 +114,13 @@ def blocks(sizes: Architecture, norm_bias: bool, widening: Sequence[str], narrow
         for name in widening:
             yield linear(f"{block}.mlp.{name}", wide, width)
         yield linear(f"{block}.mlp.{narrowing}", width, wide)
+
+
+def mixed(sizes: Architecture, b: int, attention: str) -> int:
+    """Bytes that one patch leaves in attention, whose queries, keys and values are one linear's: rotated queries and
+    keys, all three where the values are a part of them, the output; under sdpa, which has each picture's by itself, the
+    output of all once more."""
+    return b * sizes.width * (7 if attention == "sdpa" else 6)
 
 
 def pixel_bytes(sizes: Architecture, b: int) -> int:

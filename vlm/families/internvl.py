@@ -7,9 +7,9 @@ from typing import Any
 
 from vlm.families.family import Family
 from vlm.families.sight import Tiles
-from vlm.families.sizes import Architecture, Layer, Text, decoder, linear, section, sizes_of, text_sizes
+from vlm.families.sizes import Architecture, Layer, Text, built_of, decoder, linear, section, sizes_of, text_sizes
 
-TEXT = Text(hidden=4096, intermediate=22016, layers=32, heads=32, groups=32, vocabulary=151936, bias=True)
+TEXT = Text(hidden=4096, intermediate=22016, layers=32, heads=32, groups=32, vocabulary=151936, sized=True, bias=True)
 TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n'}}{% if message['content'] is string %}"
     "{{ message['content'] }}{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' %}"
@@ -70,7 +70,8 @@ class InternVL(Family):
     positions = "1-D"
     towers, mergers = ("vision_tower",), ("multi_modal_projector",)
     notation = "internvl"
-    pattern = r"internvl[-_]?3(?![._]?\d).*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
+    vllm, frame = True, ("<img>", "</img>")
+    pattern = r"^(?!opengvlab/(?!.*-hf)).*internvl[-_]?3(?![._]?\d|[-_]5[-_]).*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = _KNOWN
 
     def sight(self, config, least, most):
@@ -81,6 +82,15 @@ class InternVL(Family):
     def settings(self, stored, sight):
         low, high = sight.limits
         return {**stored, "crop_to_patches": True, "min_patches": low, "max_patches": high}
+
+    def handed(self, picture, processor):
+        """As it is: tiles and the picture as a whole are both resized from it."""
+        return picture
+
+    def as_it_is(self, sight):
+        """`use_fast`: by Pillow. (`backend`, as transformers calls it now, vLLM 0.31 hands to its video processor.)"""
+        low, high = sight.limits
+        return {"crop_to_patches": True, "min_patches": low, "max_patches": high, "use_fast": False}
 
     def limits(self, processor):
         tile = processor.size["height"] ** 2
@@ -97,27 +107,31 @@ class InternVL(Family):
             """Pictures alone stand in the order of their placeholders: nothing is to be put in order, as the stock
             processor does by cutting `pixel_values`, of which each picture may be there once."""
 
-            def __call__(self, images=None, text=None, **named):
-                kwargs = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **named)
-                found = ProcessorMixin.__call__(self, images=images, text=text, **kwargs)
-                found.pop("num_patches", None)
-                return found
+            unused_input_names = ("num_patches",)
+            __call__ = ProcessorMixin.__call__
 
         return InOrder, processor
 
     def marked(self, template):
         return MARKED if template.strip().replace("\n", "\\n") == TEMPLATE else None  # files have the line's end itself
 
+    def tied(self, config):
+        """The text model's key; transformers' class has one at the top, which says yes where a file leaves it out. It
+        looks into the weights, but not under ZeRO-3, where the head would become the embedding without a word."""
+        parts = (config, section(config, "text_config", "config.json"))
+        return all(part.get("tie_word_embeddings", True) for part in parts)
+
     def sizes(self, config, where):
+        built_of(config, "text_config", ["qwen2"], where)
+        built_of(config, "vision_config", ["internvl_vision"], where)
         vision = dict(section(config, "vision_config", where))
         sides = {name: pair(vision[name]) for name in ("image_size", "patch_size") if name in vision}
         size = sizes_of({**vision, **sides}, f"{where}: vision_config.")
         found = text_sizes(config, TEXT, where)
-        text = section(config, "text_config", where)
         ratio = config.get("downsample_ratio", 0.5)
         edge, patch = size("image_size", 448), size("patch_size", 14)
         return Architecture(
-            **{**found, "tied": text.get("tie_word_embeddings", config.get("tie_word_embeddings", True))},
+            **{**found, "tied": self.tied(config)},
             kind=self.kind,
             depth=size("num_hidden_layers", 24),
             width=size("hidden_size", 1024),
@@ -128,7 +142,13 @@ class InternVL(Family):
             patch=patch,
             merge=round(1 / ratio),
             temporal=1,
-            more={"positions": (edge // patch) ** 2 + 1, "bias": bool(vision.get("attention_bias", False))},
+            unit=(edge // patch) ** 2 + 1,
+            used=config.get("vision_feature_layer", -1) % (size("num_hidden_layers", 24) + 1),
+            more={
+                "bias": vision.get("attention_bias", False),
+                "normed": vision.get("use_qk_norm", False),
+                "norm_bias": vision.get("norm_type", "layer_norm") == "layer_norm",
+            },
         )
 
     def layers(self, sizes):
@@ -139,10 +159,16 @@ class InternVL(Family):
         yield linear("model.multi_modal_projector.linear_2", sizes.hidden, sizes.hidden)
         yield from decoder(sizes)
 
-    def block_bytes(self, sizes, b, mixed):
-        """LayerNorm keeps input and output (2·2·b·w); MLP with GELU: input and output (2·b·m); both halves before their
-        scale (2·b·w)."""
-        return 6 * b * sizes.width + mixed + 2 * b * sizes.vision_intermediate
+    def score_bytes(self, b):
+        """The softmax is computed in the model's own type."""
+        return b
+
+    def block_bytes(self, sizes, b, attention):
+        """LayerNorm keeps input and output (2·2·b·w), RMSNorm as in the decoder; attention queries, keys, values,
+        output (4·b·w); MLP with GELU: input and output (2·b·m); both halves before their scale (2·b·w)."""
+        norms = 4 * b if sizes.more["norm_bias"] else 2 * (4 + 2 * b)
+        norms += 2 * (4 + b) if sizes.more["normed"] else 0
+        return (norms + 6 * b) * sizes.width + 2 * b * sizes.vision_intermediate
 
     def merger_bytes(self, sizes, b):
         """Pixels; the norm's input and output; GELU's input and output."""
@@ -173,7 +199,7 @@ def tower(sizes: Architecture) -> Iterator[Layer]:
     """InternViT's. Its last norm stands only where tokens are not pooled, which is never."""
     width, visual = sizes.width, "model.vision_tower"
     yield Layer(f"{visual}.embeddings.cls_token", (1, 1, width), suffix=False)
-    yield Layer(f"{visual}.embeddings.position_embeddings", (1, sizes.more["positions"], width), suffix=False)
+    yield Layer(f"{visual}.embeddings.position_embeddings", (1, sizes.unit, width), suffix=False)
     projection = (width, sizes.channels, sizes.patch, sizes.patch)
     yield Layer(f"{visual}.embeddings.patch_embeddings.projection", projection, bias=True)
     for number in range(sizes.depth):
@@ -183,7 +209,9 @@ def tower(sizes: Architecture) -> Iterator[Layer]:
         for name in ("q_proj", "k_proj", "v_proj"):
             yield linear(f"{block}.attention.{name}", width, width, sizes.more["bias"])
         yield linear(f"{block}.attention.projection_layer", width, width)
+        for name in ("q_norm", "k_norm") if sizes.more["normed"] else ():
+            yield Layer(f"{block}.attention.{name}", (width,))
         yield linear(f"{block}.mlp.fc1", sizes.vision_intermediate, width)
         yield linear(f"{block}.mlp.fc2", width, sizes.vision_intermediate)
-        yield Layer(f"{block}.layernorm_before", (width,), bias=True)
-        yield Layer(f"{block}.layernorm_after", (width,), bias=True)
+        yield Layer(f"{block}.layernorm_before", (width,), sizes.more["norm_bias"])
+        yield Layer(f"{block}.layernorm_after", (width,), sizes.more["norm_bias"])

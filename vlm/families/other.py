@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vlm.common.errors import RecipeError
 from vlm.families.family import Family
 from vlm.families.sight import Unknown
+from vlm.families.sizes import UnknownSizes
 
 
 class Other(Family):
@@ -15,6 +15,10 @@ class Other(Family):
     mergers = ("visual.merger", "multi_modal_projector", "connector")
     notation = "qwen2_vl"
     unshared = "the model has no file in vlm/families, so its prompts are computed for each completion, as TRL does"
+    unmixed = (
+        "the model has no file in vlm/families, and TRL tells whose pictures are whose by their number, which is right "
+        "only where each row has some"
+    )
     placeholder, units = "", False
 
     def __init__(self, kind: str):
@@ -24,9 +28,7 @@ class Other(Family):
         return Unknown(least, most)
 
     def sizes(self, config, where):
-        raise RecipeError(
-            f"{where}: the sizes of {self.kind} are not known here, so its memory is not planned; measure a step"
-        )
+        raise UnknownSizes(f"{where}: the sizes of {self.kind} are not known here; measure a step")
 
     @property
     def model_class(self):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlm.families.grids import GridFamily, blocks, merger, pixel_bytes
+from vlm.families.grids import GridFamily, blocks, merger, mixed, pixel_bytes
 from vlm.families.qwen2_vl import QWEN2_7B, TEXT, marked
 from vlm.families.sizes import Architecture, decoder, section, sizes_of, text_sizes
 
@@ -18,7 +18,7 @@ class Qwen25VL(GridFamily):
     model, backbone = "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLModel"
     processor = "models.qwen2_5_vl.processing_qwen2_5_vl:Qwen2_5_VLProcessor"
     notation = "qwen2_5_vl"
-    vllm = True
+    vllm = exported = True
     pattern = r"qwen[-_]?(?:2\.5|2_5|25)[-_]?vl.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = {
         "Qwen2.5-VL-3B": {
@@ -49,10 +49,10 @@ class Qwen25VL(GridFamily):
         yield from merger(sizes, norm_bias=False)
         yield from decoder(sizes)
 
-    def block_bytes(self, sizes, b, mixed):
+    def block_bytes(self, sizes, b, attention):
         """RMSNorm and gated MLP as in the decoder: float32 input, normalised and scaled value (2·(4 + 2b)·w); gate,
         silu(gate), up, product (4·b·m)."""
-        return 2 * (4 + 2 * b) * sizes.width + mixed + 4 * b * sizes.vision_intermediate
+        return 2 * (4 + 2 * b) * sizes.width + mixed(sizes, b, attention) + 4 * b * sizes.vision_intermediate
 
     def merger_bytes(self, sizes, b):
         joined = sizes.width * sizes.merge**2

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from vlm.families.grids import GridFamily, blocks, merger, pixel_bytes
+from vlm.families.grids import GridFamily, blocks, merger, mixed, pixel_bytes
 from vlm.families.sizes import Architecture, Text, decoder, section, sizes_of, text_sizes
 
-TEXT = Text(hidden=8192, intermediate=29568, layers=80, heads=64, groups=8, vocabulary=152064, bias=True)
+TEXT = Text(hidden=8192, intermediate=29568, layers=80, heads=64, groups=8, vocabulary=152064, bias=True, flat=True)
 QWEN2_2B = {
     "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
     "num_key_value_heads": 2, "vocab_size": 151936,
@@ -37,7 +37,7 @@ class Qwen2VL(GridFamily):
     model, backbone = "Qwen2VLForConditionalGeneration", "Qwen2VLModel"
     processor = "models.qwen2_vl.processing_qwen2_vl:Qwen2VLProcessor"
     notation = "qwen2_vl"
-    vllm = True
+    vllm = exported = True
     pattern = r"qwen[-_]?2[-_]?vl.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
     known = {
         "Qwen2-VL-2B": {
@@ -69,9 +69,9 @@ class Qwen2VL(GridFamily):
         yield from merger(sizes, norm_bias=True)
         yield from decoder(sizes)
 
-    def block_bytes(self, sizes, b, mixed):
+    def block_bytes(self, sizes, b, attention):
         """LayerNorm keeps input and output (2·2·b·w); MLP with QuickGELU: input, sigmoid, product (3·b·m)."""
-        return 4 * b * sizes.width + mixed + 3 * b * sizes.vision_intermediate
+        return 4 * b * sizes.width + mixed(sizes, b, attention) + 3 * b * sizes.vision_intermediate
 
     def merger_bytes(self, sizes, b):
         joined = sizes.width * sizes.merge**2

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vlm.families.grids import GridFamily, blocks, pixel_bytes
+from vlm.families.grids import GridFamily, blocks, mixed, pixel_bytes
 from vlm.families.sizes import Architecture, Layer, Text, decoder, linear, section, sizes_of, text_sizes
 
 TEXT = Text(
     hidden=4096, intermediate=22016, layers=32, heads=32, groups=32, vocabulary=151936, head=128, sized=True,
-    normed=True,
+    stated=True, normed=True,
 )  # fmt: skip
 SMALL = {
     "depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "patch_size": 16,
@@ -36,7 +36,9 @@ class Qwen3VL(GridFamily):
     positions = "interleaved M-RoPE"
     mergers = ("visual.merger", "visual.deepstack_merger_list")
     notation = "qwen3_vl"
+    vllm = True
     patch = 16
+    decoder = TEXT
     pattern = r"qwen[-_]?3[-_]?vl.*?(?<![\d.a])(?P<size>\d+b)(?![a-z0-9])(?!-a\d)"
     known = {
         "Qwen3-VL-2B": {
@@ -63,8 +65,9 @@ class Qwen3VL(GridFamily):
         vision = section(config, "vision_config", where)
         size = sizes_of(vision, f"{where}: vision_config.")
         return Architecture(
-            **text_sizes(config, TEXT, where),
-            **{**self.tower_sizes(config, where), "depth": size("depth", 27)},
+            # whether the head is tied only the top level says
+            **text_sizes(config, self.decoder, where) | {"tied": config.get("tie_word_embeddings", False)},
+            **self.tower_sizes(config, where, depth=27),
             width=size("hidden_size", 1152),
             vision_intermediate=size("intermediate_size", 4304),
             joined=size("out_hidden_size", 3584),
@@ -79,11 +82,14 @@ class Qwen3VL(GridFamily):
         yield from decoder(sizes)
 
     def features(self, model, media):
-        """Beside the merger's output that of each deepstack merger, which the first layers of the decoder add."""
+        """Beside the merger's output that of each deepstack merger, which the first layers of the decoder add. Straight
+        from the vision tower: `get_image_features` tells pictures apart in the former, and by version in the latter."""
         import torch
 
-        found = model.get_image_features(**media, return_dict=True)
-        return [torch.cat(parts, -1) for parts in zip(found.pooler_output, *found.deepstack_features, strict=True)]
+        pixels = media["pixel_values"].to(model.visual.dtype)
+        found = model.visual(pixels, grid_thw=media["image_grid_thw"], return_dict=True)
+        whole = torch.cat([found.pooler_output, *found.deepstack_features], -1)
+        return whole.split(self.unit_tokens(media, model.config))
 
     def hidden(self, model, ids, features, **inputs):
         embedded, places = model.get_input_embeddings()(ids), ids == model.config.image_token_id
@@ -95,13 +101,14 @@ class Qwen3VL(GridFamily):
             inputs_embeds=embedded, visual_pos_masks=places, deepstack_visual_embeds=deep, use_cache=False, **inputs
         ).last_hidden_state
 
-    def block_bytes(self, sizes, b, mixed):
+    def block_bytes(self, sizes, b, attention):
         """LayerNorm keeps input and output (2·2·b·w); MLP with GELU: input and output (2·b·m)."""
-        return 4 * b * sizes.width + mixed + 2 * b * sizes.vision_intermediate
+        return 4 * b * sizes.width + mixed(sizes, b, attention) + 2 * b * sizes.vision_intermediate
 
     def merger_bytes(self, sizes, b):
-        """Each merger, the deepstack ones too: the norm's input and output, GELU's (4·b·joined)."""
-        return pixel_bytes(sizes, b) + 4 * b * sizes.width * sizes.merge**2 * (1 + sizes.more["deepstack"])
+        """Of each merger the norm's output and GELU's input and output; of the last one the norm's input, too, which of
+        the deepstack ones is that of the next block."""
+        return pixel_bytes(sizes, b) + b * sizes.width * sizes.merge**2 * (4 + 3 * sizes.more["deepstack"])
 
 
 def tower(sizes: Architecture) -> Iterator[Layer]:

@@ -40,8 +40,15 @@ class Sight(Protocol):
         """The size at which a picture reaches the model, to which its pixels are scaled; None where it is not scaled
         (cut, or padded). Raises: ValueError for a picture that the model does not take."""
 
+    def drawn(self, size: Size, pixels: float, least: int, most: int) -> Size:
+        """The size to which a picture is brought that shall have about so many pixels, of those from `least` to
+        `most`; its own where it is not scaled."""
+
     def tokens(self, size: Size) -> int:
         """Visual tokens of a picture. Raises: ValueError as `seen`."""
+
+    def tokens_of(self, handed: Size) -> int:
+        """Of one that is of the size at which vLLM gets it (`Family.handed`)."""
 
     def bounds(self) -> tuple[int, int]:
         """Fewest and most visual tokens of a picture."""
@@ -75,12 +82,15 @@ class Grid:
     def seen(self, size: Size) -> Size:
         return smart_resize(size, self.least, self.most, self.side)
 
+    def drawn(self, size: Size, pixels: float, least: int, most: int) -> Size:
+        scale = math.sqrt(pixels) / math.sqrt(size[0] * size[1])
+        return self.within(least, most).seen((max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
+
     def tokens(self, size: Size) -> int:
         return self.tokens_of(self.seen(size))
 
-    def tokens_of(self, seen: Size) -> int:
-        """Of a picture that has the size at which it is seen."""
-        return (seen[0] // self.side) * (seen[1] // self.side)
+    def tokens_of(self, handed: Size) -> int:
+        return (handed[0] // self.side) * (handed[1] // self.side)
 
     def reached(self) -> int:
         """A bound for the pixels of `seen`: beyond `most` where a strip's short side is rounded up to one token
@@ -143,14 +153,19 @@ class Square:
     def seen(self, size: Size) -> Size | None:
         return (self.edge, self.edge) if size[0] == size[1] else None
 
+    def drawn(self, size: Size, pixels: float, least: int, most: int) -> Size:
+        return size
+
     def tokens(self, size: Size) -> int:
         return self.per_picture
+
+    tokens_of = tokens
 
     def bounds(self) -> tuple[int, int]:
         return self.per_picture, self.per_picture
 
     def text(self) -> str:
-        return f"every image padded to a square of {self.edge}×{self.edge} pixels; images.min_pixels, max_pixels idle"
+        return f"every image is padded to a square of {self.edge}×{self.edge} pixels, {self.per_picture} visual tokens"
 
 
 @dataclass(frozen=True)
@@ -194,12 +209,18 @@ class Tiles:
         columns, rows = self.grid(size)
         return columns * self.edge, rows * self.edge
 
+    def drawn(self, size: Size, pixels: float, least: int, most: int) -> Size:
+        """In as many tiles as the pixels suffice for: how large a picture is says little of how many it becomes."""
+        return self.within(least, max(least, int(pixels))).seen(size)
+
     def tiles(self, size: Size) -> int:
         columns, rows = self.grid(size)
         return columns * rows + (columns * rows > 1)
 
     def tokens(self, size: Size) -> int:
         return self.tiles(size) * self.per_tile
+
+    tokens_of = tokens
 
     def bounds(self) -> tuple[int, int]:
         least, most = (tiles + (tiles > 1) for tiles in self.limits)
@@ -232,11 +253,16 @@ class Unknown:
     def seen(self, size: Size) -> None:
         return None
 
+    def drawn(self, size: Size, pixels: float, least: int, most: int) -> Size:
+        return size
+
     def tokens(self, size: Size) -> int:
         return 0
+
+    tokens_of = tokens
 
     def bounds(self) -> tuple[int, int]:
         return 0, 0
 
     def text(self) -> str:
-        return "sizes and visual tokens as the model's own processor makes them; images.min_pixels, max_pixels idle"
+        return "the model's own processor decides on sizes and visual tokens"

@@ -18,6 +18,10 @@ Sizes = Callable[[str, int], int]
 """(key, default) → a size from one section of a config."""
 
 
+class UnknownSizes(RecipeError):
+    """A model can be trained, and its parameters and memory are not known here."""
+
+
 class Layer(NamedTuple):
     """A module with a weight, and perhaps a bias as long as its first dimension."""
 
@@ -62,6 +66,10 @@ class Architecture:
     merge: int
     temporal: int
     text: Text
+    unit: int | None = None
+    """Places in the tower of a picture, or a tile of one, with its first token; None where pictures have any size."""
+    used: int | None = None
+    """Blocks of the tower up to the last whose output is used; None for all."""
     more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What only this family has."""
 
@@ -87,6 +95,10 @@ class Text:
     """Of q, k, v and o, as the config's `attention_bias` says."""
     normed: bool = False
     """RMSNorm of each head's queries and keys."""
+    mlp: bool = False
+    """Of gate, up and down projection, as the config's `mlp_bias` says."""
+    flat: bool = False
+    """Whether its keys may stand at the top level, as Qwen2-VL's were first published."""
 
 
 def section(config: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
@@ -109,13 +121,26 @@ def sizes_of(part: Mapping[str, Any], where: str) -> Sizes:
     return size
 
 
+def built_of(config: Mapping[str, Any], part: str, kinds: Iterable[str], where: str) -> str:
+    """Which of `kinds`, a tower's or language model's, a part of a config is; the first where it does not say.
+
+    Raises: UnknownSizes for any other.
+    """
+    known = list(kinds)
+    kind = section(config, part, where).get("model_type") or known[0]
+    if kind not in known:
+        raise UnknownSizes(
+            f"{where}: {part}.model_type is {kind!r}, whose sizes are not known here ({', '.join(known)})"
+        )
+    return kind
+
+
 def text_sizes(config: Mapping[str, Any], kind: Text, where: str) -> dict[str, Any]:
-    """The fields of `Architecture` that a decoder says. The text model's keys stand under `text_config`, or, as first
-    published, at the top level.
+    """The fields of `Architecture` that a decoder says.
 
     Raises: RecipeError naming the key, for what is no size and for heads that do not divide.
     """
-    nested = config.get("text_config") is not None
+    nested = not kind.flat or config.get("text_config") is not None
     text = section(config, "text_config", where)
     own = text if nested else config
     size = sizes_of(own, f"{where}: {'text_config.' if nested else ''}")
@@ -143,12 +168,18 @@ def text_sizes(config: Mapping[str, Any], kind: Text, where: str) -> dict[str, A
         "key_value": groups * head,
         "vocabulary": size("vocab_size", kind.vocabulary),
         "tied": any(tied),
-        "text": dataclasses.replace(kind, stated=bool(own.get("attention_bias", False)) and not kind.bias),
+        "text": dataclasses.replace(
+            kind,
+            stated=kind.stated and bool(own.get("attention_bias", False)),
+            mlp=kind.mlp and bool(own.get("mlp_bias", False)),
+        ),
     }
 
 
-def decoder(sizes: Architecture, linears: Callable[[str], Iterator[Layer]] | None = None) -> Iterator[Layer]:
-    """The language model and `lm_head`. linears: of a layer by its name, instead of gate, up and down projection."""
+def decoder(
+    sizes: Architecture, mlp: Callable[[Architecture, str, int], Iterator[Layer]] | None = None
+) -> Iterator[Layer]:
+    """The language model and `lm_head`. mlp: of the layer with this number, by its name, where it is not `gated`."""
     hidden, text = sizes.hidden, "model.language_model"
     bias = sizes.text.bias or sizes.text.stated
     yield Layer(f"{text}.embed_tokens", (sizes.vocabulary, hidden))
@@ -161,22 +192,18 @@ def decoder(sizes: Architecture, linears: Callable[[str], Iterator[Layer]] | Non
         if sizes.text.normed:
             yield Layer(f"{layer}.self_attn.q_norm", (sizes.head,))
             yield Layer(f"{layer}.self_attn.k_norm", (sizes.head,))
-        yield from (linears or gated(sizes))(f"{layer}.mlp")
+        yield from (mlp or gated)(sizes, f"{layer}.mlp", number)
         yield Layer(f"{layer}.input_layernorm", (hidden,))
         yield Layer(f"{layer}.post_attention_layernorm", (hidden,))
     yield Layer(f"{text}.norm", (hidden,))
     yield linear("lm_head", sizes.vocabulary, hidden, bias=False)
 
 
-def gated(sizes: Architecture) -> Callable[[str], Iterator[Layer]]:
+def gated(sizes: Architecture, name: str, number: int) -> Iterator[Layer]:
     """The linears of an MLP of SwiGLU's kind (Shazeer 2020, arXiv 2002.05202)."""
-
-    def linears(name: str) -> Iterator[Layer]:
-        yield linear(f"{name}.gate_proj", sizes.intermediate, sizes.hidden, bias=False)
-        yield linear(f"{name}.up_proj", sizes.intermediate, sizes.hidden, bias=False)
-        yield linear(f"{name}.down_proj", sizes.hidden, sizes.intermediate, bias=False)
-
-    return linears
+    yield linear(f"{name}.gate_proj", sizes.intermediate, sizes.hidden, sizes.text.mlp)
+    yield linear(f"{name}.up_proj", sizes.intermediate, sizes.hidden, sizes.text.mlp)
+    yield linear(f"{name}.down_proj", sizes.hidden, sizes.intermediate, sizes.text.mlp)
 
 
 def linear(name: str, outputs: int, inputs: int, bias: bool = True) -> Layer:

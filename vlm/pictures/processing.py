@@ -75,30 +75,26 @@ def images_only(family: Family) -> type[ProcessorMixin]:
     stock = family.class_of(family.processor)
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **named):  # noqa: N807
+        for token in (family.placeholder, *family.frame):
+            if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id):
+                raise RecipeError(
+                    f"model.path: the tokenizer of {tokenizer.name_or_path or 'this checkpoint'} has no {token} token; "
+                    f"expected a tokenizer of {family.name}"
+                )
         stock.__init__(self, image_processor, tokenizer, chat_template=chat_template, **named)
-        index, unknown = self.image_token_id, tokenizer.unk_token_id
-        if index is None or (index == unknown and self.image_token != tokenizer.unk_token):
-            raise RecipeError(
-                f"model.path: the tokenizer of {tokenizer.name_or_path or 'this checkpoint'} has no {self.image_token} "
-                f"token; expected a tokenizer of {family.name}"
-            )
 
     # transformers reads off the signature which parts a processor has, and what of it is saved
     signature = inspect.signature(stock.__init__)
     kept = [one for name, one in signature.parameters.items() if name not in ("video_processor", "kwargs")]
     __init__.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
-    made = type(
-        stock.__name__,
-        (ImagesOnly, *family.bases(stock), WithoutVideo),
-        {"__init__": __init__, "__module__": __name__, "__doc__": f"{family.name}'s, without video.", "family": family},
-    )
-    globals()[made.__name__] = made  # so that it can be pickled
-    return made
+    # pickle finds a class by module and qualified name, which is no stock class's, as families share these
+    named = {"__module__": __name__, "__qualname__": family.kind, "__doc__": f"{family.name}'s, without video."}
+    bases = (ImagesOnly, *family.bases(stock), WithoutVideo)
+    return type(stock.__name__, bases, {"__init__": __init__, "family": family, **named})
 
 
 def __getattr__(name: str) -> Any:
-    """A class of `images_only` by its name, as pickle asks for it in another process."""
-    for family in FAMILIES.values():
-        if family.processor.endswith(f":{name}"):
-            return images_only(family)
+    """A class of `images_only` by its qualified name."""
+    if name in FAMILIES:
+        return images_only(FAMILIES[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

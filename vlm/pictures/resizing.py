@@ -119,9 +119,8 @@ class Resizing:
         key = f"{self.seed} {self.passed} {row} {place}".encode()
         # A hash, not a generator: the same on every platform, and a few microseconds.
         share = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64
-        scale = (low + share * (high - low)) / math.sqrt(size[0] * size[1])
-        wanted = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-        return self.sight.within(self.drawing.min_pixels, self.drawing.max_pixels).seen(wanted) or size
+        pixels = (low + share * (high - low)) ** 2
+        return self.sight.drawn(size, pixels, self.drawing.min_pixels, self.drawing.max_pixels)
 
     def picture(self, image: str | bytes, row: int, place: int = 0) -> Image:
         """The picture as the processor gets it, at the size that is drawn; the same object for each completion of a

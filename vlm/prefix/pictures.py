@@ -113,9 +113,25 @@ def without_absent(processor) -> Iterator[None]:
 @contextmanager
 def remembering(processor, contents: Contents) -> Iterator[ImageMemo]:
     """Within, `processor` (a multimodal one) prepares each picture once."""
-    memo = ImageMemo(processor.image_processor, contents)
-    processor.image_processor = memo
+    memo, replacement = ImageMemo(processor.image_processor, contents), processor.replace_image_token
+
+    def of_the_picture(fields, image_idx, **named):
+        """A processor that counts a picture's tokens by its pixels looks for them by its number."""
+        return replacement({**fields, media.PIXELS: Shown(fields[media.PIXELS], memo)}, image_idx=image_idx, **named)
+
+    processor.image_processor, processor.replace_image_token = memo, of_the_picture
     try:
         yield memo
     finally:
         processor.image_processor = memo.processor
+        del processor.replace_image_token
+
+
+class Shown:
+    """`pixel_values` as if they had repetitions: the first unit of the picture of a number."""
+
+    def __init__(self, pixels, memo: ImageMemo):
+        self.pixels, self.memo = pixels, memo
+
+    def __getitem__(self, number: int):
+        return self.pixels[self.memo.units[self.memo.order[number]][0]]

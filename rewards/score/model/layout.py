@@ -22,7 +22,6 @@ from vlm import families
 from vlm.common.errors import RecipeError
 from vlm.loading import (
     at_hand,
-    family_of,
     load_processor,
     mismatch,
     raw_config,
@@ -30,11 +29,13 @@ from vlm.loading import (
     stored_limits,
     stored_shapes,
 )
+from vlm.shapes import read_config
 
 logger = logging.getLogger(__name__)
 
 POSITIONS = ("mrope", "sequential")
-"""`mrope`: Qwen2-VL's (time, height, width) rotary positions. `sequential`: 0 … L-1 on all three axes."""
+"""`mrope`: the model's own (time, height, width) rotary positions, interleaved or not. `sequential`: 0 … L-1 on all
+three axes."""
 
 HEAD = "reward_head.weight"
 LM_HEAD = "lm_head.weight"
@@ -43,7 +44,7 @@ RENAMED = {
     r"^visual\.": "model.visual.",
     r"^model\.(?!visual\.|language_model\.)": "model.language_model.",
 }
-"""Names of transformers 4 → 5. Names that are new already match neither pattern."""
+"""Names of transformers 4 → 5. Names that are new already, as all that Qwen3-VL's checkpoints have, match neither."""
 
 
 def resolve_positions(asked: str | None, path: str, revision: str | None = None) -> str:
@@ -86,10 +87,12 @@ def without_report() -> Iterator[None]:
 
 
 def check_family(path: str, revision: str | None = None) -> None:
-    """Raises: RecipeError for a checkpoint whose family cannot carry a head."""
-    family = family_of(path, revision)
+    """Raises: RecipeError for a checkpoint whose family cannot carry a head; of one that is not here the name says it,
+    where it is known."""
+    config, _ = read_config(path, revision)
+    family = families.of(config)
     if family.backbone is None:
-        named = ", ".join(one.name for one in families.FAMILIES.values() if one.backbone)
+        named = ", ".join(sorted(one.name for one in families.FAMILIES.values() if one.backbone))
         raise RecipeError(f"score model: {path}: a score head was never tried on {family.name}; take one of {named}")
 
 

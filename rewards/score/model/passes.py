@@ -22,7 +22,7 @@ from rewards.score.model.prefixes import Shared, packed, share
 from vlm.pictures import images as pictures_of
 
 Features = dict[Hashable, Tensor]
-"""Key of a picture → (visual tokens, hidden), what the vision tower made of it."""
+"""Key of a picture → (visual tokens, width), what the vision tower made of it (`vlm.families.Family.features`)."""
 CHARACTERS_PER_TOKEN = 4
 """Of English text, about; a wrong guess costs padding only."""
 
@@ -91,9 +91,7 @@ def visual_tokens(image, processor) -> int:
 
     Raises: DataError naming an image that is missing or cannot be read.
     """
-    width, height = image.size if isinstance(image, Image.Image) else pictures_of.size(image)
-    patches = processor.image_processor.get_number_of_image_patches(height, width)
-    return patches // processor.image_processor.merge_size**2
+    return processor.sight.tokens(image.size if isinstance(image, Image.Image) else pictures_of.size(image))
 
 
 def head(exchange: Exchange) -> tuple[tuple[str, str], ...]:

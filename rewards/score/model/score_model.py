@@ -26,7 +26,7 @@ from rewards.score.model.passes import Features, passes, run
 from rewards.score.model.prefixes import sharing
 from vlm import families
 from vlm.common.errors import RecipeError
-from vlm.loading import placed, resolve_attention, source
+from vlm.loading import as_trained, placed, quantized, resolve_attention, source
 from vlm.prefix import Packed, pad_once
 from vlm.rollout import evaluating
 from vlm.weights import check_files, reading
@@ -95,6 +95,7 @@ class ScoreModel(PreTrainedModel):
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         revision: str | None = None,
+        quantization: str | None = None,
     ) -> ScoreModel:
         """A trained score model, ours or the published layout, from a folder or a hub id.
 
@@ -104,11 +105,12 @@ class ScoreModel(PreTrainedModel):
             dtype: "float32", "bfloat16" or "float16"; None keeps the checkpoint's.
             attention: auto, flash_attention_2, sdpa or eager.
             min_pixels, max_pixels: per image, in place of the checkpoint's own.
+            quantization: nf4, to be trained by adapters (`vlm.loading.quantized`).
 
         Raises: RecipeError for a missing checkpoint, another architecture, or tensors missing or without a place.
         """
         limits = (min_pixels, max_pixels)
-        return cls._load(str(path), positions, dtype, attention, device, limits, revision, backbone=False)
+        return cls._load(str(path), positions, dtype, attention, device, limits, revision, quantization, backbone=False)
 
     @classmethod
     def from_backbone(
@@ -123,15 +125,18 @@ class ScoreModel(PreTrainedModel):
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         revision: str | None = None,
+        quantization: str | None = None,
     ) -> ScoreModel:
         """An untrained score model: a vision-language checkpoint without its LM head, and a head drawn with `seed`."""
         limits = (min_pixels, max_pixels)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls._load(str(path), positions, dtype, attention, device, limits, revision, backbone=True)
+            return cls._load(
+                str(path), positions, dtype, attention, device, limits, revision, quantization, backbone=True
+            )
 
     @classmethod
-    def _load(cls, path, positions, dtype, attention, device, limits, revision, backbone) -> ScoreModel:
+    def _load(cls, path, positions, dtype, attention, device, limits, revision, quantization, backbone) -> ScoreModel:
         config = load_config(path, revision, resolve_positions(positions, path, revision))
         dtype = str(dtype or config.dtype or "float32").removeprefix("torch.")
         attention = resolve_attention(attention, dtype)
@@ -149,11 +154,13 @@ class ScoreModel(PreTrainedModel):
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # `check_keys` names them
                 **({} if backbone else placed(device)),  # a new head is drawn on the CPU, the same everywhere
+                **quantized(quantization, dtype, families.of(config)),
                 **where,
             )
         check_keys(info, path, backbone)
         # transformers would undo the renamings on saving, and Trainer resumes with plain names only.
         model._weight_conversions = None
+        as_trained(model)
         pad_once(model)
         model.processor = load_parts(path, revision, *limits)
         if model.processor is not None:

@@ -7,8 +7,6 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
-from functools import partial
 
 from rewards.score.placement import InProcess, options_of
 from rewards.score.service import token as bearer
@@ -134,23 +132,17 @@ def plan(recipe: ServeRecipe) -> None:
     """Print what would be served (`--dry-run`); neither model nor token need be here yet: what is not is noted."""
     from rich.console import Console
 
-    from vlm.loading import family_of
-
     console = Console(highlight=False, soft_wrap=True)
-    lines = []
-    looks: list[Callable[[], object]] = [partial(family_of, recipe.model.path, recipe.model.revision)]
-    if recipe.token_variable and os.environ.get(recipe.token_variable, "").strip():
-        bearer.read(recipe.token_variable)  # a bad one is an error here, too
-    else:
-        looks.append(partial(bearer.read, recipe.token_variable))
-    for look in looks:
-        try:
-            look()
-        except RecipeError as error:
-            lines.append(f"note: {error}")
+    lines = [InProcess(recipe.model.path, **options_of(recipe.model)).ready()]
+    try:
+        bearer.read(recipe.token_variable)
+    except RecipeError as error:
+        if os.environ.get(recipe.token_variable or "", "").strip():
+            raise
+        lines.append(f"note: {error}")
     batching, limits = recipe.batching, recipe.limits
     lines += [
-        f"score model {recipe.model.path} on {recipe.host}, port {recipe.port or 'any that is free'}",
+        f"listening on {recipe.host}, port {recipe.port or 'any that is free'}",
         f"bearer token from ${recipe.token_variable}" if recipe.token_variable else "no token: this machine only",
         f"images as bytes, or as paths below {recipe.image_root}" if recipe.image_root else "images as bytes",
         f"batches of up to {batching.max_batch} exchanges, gathered for {1000 * batching.window:g} ms; up to "

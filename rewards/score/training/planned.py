@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rewards.score.model.layout import check_family
 from rewards.score.placement import Loaded, Served
 from rewards.score.sharded import Sharded
 from rewards.score.training.preferences import Check, Preference, of_source, say_unread
@@ -25,18 +26,20 @@ from samples import Faults
 from samples.mixture.drawing import DryFaults
 from stage.planning import memory
 from stage.planning.control import ControlTokens, tokens_of
-from stage.planning.estimate import DTYPE_BYTES, memory_setup, widest
+from stage.planning.estimate import DTYPE_BYTES, memory_setups, widest
 from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, batches, check_full_batch, common
 from stage.planning.lengths import Lengths
 from stage.planning.plan import Plan
 from stage.planning.storage import storage
 from stage.recipe import config
+from vlm import families
 from vlm.adapters import PARTS
 from vlm.common.errors import RecipeError
+from vlm.families import known
 from vlm.loading import at_hand
 from vlm.sections import ModelSection
-from vlm.shapes import Shape, known, shape, visual_range
+from vlm.shapes import Shape, shape, sight
 
 if TYPE_CHECKING:
     from rewards.score.reward.score import Score
@@ -114,15 +117,22 @@ class TextCheck:
         self.tokens.refuse([*asked, *(("ranked", text) for text in record.ranked)])
 
 
-def scorer_shape(recipe: ScoreRecipe, section) -> Shape:
-    """Shape of the score model: the head, counted with the language model, in place of the LM head.
+def reached(section: ModelSection) -> ModelSection:
+    """The section; of a checkpoint that is not here, as an earlier stage's `final/`, the size that its path names."""
+    if Path(section.path).exists():
+        return section
+    return section.model_copy(update={"path": known(section.path) or section.path})
 
-    An earlier stage's `final/` that is not here yet is planned by the size that its path names (`vlm.shapes.known`).
-    """
+
+def check(recipe: ScoreRecipe) -> None:
+    """Raises: RecipeError for a model of a family that cannot carry a head."""
+    check_family(reached(recipe.model).path, recipe.model.revision)
+
+
+def scorer_shape(recipe: ScoreRecipe, section: ModelSection) -> Shape:
+    """Shape of the score model: the head, counted with the language model, in place of the LM head."""
     lora = section.lora is not None
-    if not Path(section.path).exists():
-        section = section.model_copy(update={"path": known(section.path) or section.path})
-    sizes = shape(section.model_copy(update={"freeze": recipe.frozen if lora else []}))
+    sizes = shape(reached(section).model_copy(update={"freeze": recipe.frozen if lora else []}))
     parameters = dict(sizes.parameters)
     parameters["language_model"] += sizes.hidden - (0 if sizes.tied else sizes.vocabulary * sizes.hidden)
     trained = sizes.trainable if lora else {part: 0 if part in recipe.frozen else parameters[part] for part in PARTS}
@@ -135,16 +145,18 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
     """The plan of a recipe; data: what `survey` has found, where it has looked already.
 
     Raises RecipeError for data that is not here, impossible batches, LoRA, or checkpoints."""
+    check(recipe)
     data = data or survey(recipe.data.train, recipe.data.on_fault, text_check(recipe), Lengths(recipe, answers=True))
     check_full_batch(recipe, data.records)
     job = Job(stage="sft", samples=data.records, images_per_sample=data.images, **data.tokens, **common(recipe))
     fleet = parse_gpus(job.gpus) if job.gpus else None
     processes = fleet.count if fleet else job.processes or 1
     sizes = scorer_shape(recipe, job.model)
-    limits = visual_range(job.images.min_pixels, job.images.max_pixels, sizes.patch * sizes.merge)
+    sees = sight(job.model, job.images)
+    limits = sees.bounds()
     visual, rows = data.images * limits[1], job.per_device_batch * data.candidates
     widths = {"rows": rows, "text_tokens": job.prompt_tokens + job.completion_tokens, "visual_tokens": visual}
-    setups = {stage: memory_setup(job, stage, processes) for stage in (0, 1, 2, 3)}
+    setups = memory_setups(job, processes)
     chosen, batch = setups[recipe.sharding.zero], batches(job, processes)
     updates = {stage: _update(sizes, setup, **widths) for stage, setup in setups.items()}
     return Plan(
@@ -152,6 +164,7 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
         shape=sizes,
         fleet=fleet,
         batch=batch,
+        sees=sees.text(),
         visual_limits=limits,
         visual={},
         visual_planned=visual,
@@ -210,7 +223,7 @@ def resident(scores: Sequence[Score], policy: ModelSection, processes: int = 1) 
             remarks.append("the score model runs elsewhere (urls); its memory is not counted")
         if not isinstance(scorer, Loaded):
             continue
-        path = scorer.path if Path(scorer.path).exists() else known(scorer.path) or scorer.path
+        path = scorer.path if Path(scorer.path).exists() else families.known(scorer.path) or scorer.path
         asked = {"path": path, "revision": scorer.options.get("revision")}
         section = config.build(asked, ModelSection, where=f"score model {scorer.path}")
         try:

@@ -22,7 +22,7 @@ ARGUMENTS = arguments(
     {
         "train_sampling_strategy": "data.shuffle",
         "max_length": "nothing (an exchange is never cut: its end is what is read)",
-        "disable_dropout": "nothing (Qwen2-VL has none)",
+        "disable_dropout": "nothing (the models have none)",
         "activation_offloading": "nothing (use gradient_checkpointing)",
         "dataset_num_proc": "nothing (rows are encoded as they are read)",
         "chat_template_path": "nothing (the checkpoint's own template is used)",
@@ -75,8 +75,8 @@ class PreferenceData(Section):
 class ScoreRecipe(TrainingRecipe):
     """A score model from preferences: Bradley-Terry, -log σ(s⁺ - s⁻ - margin), mean over a record's pairs.
 
-    `model.path` is a score model (an earlier stage's `final/`, a published ScoreRS) or a plain Qwen2-VL, which gets a
-    fresh head.
+    `model.path` is a score model (an earlier stage's `final/`, a published ScoreRS) or a plain Qwen2-VL, Qwen2.5-VL or
+    Qwen3-VL, which gets a fresh head.
     """
 
     first = (

@@ -50,6 +50,7 @@ def train(recipe: ScoreRecipe) -> Path:
     beginning = begin(recipe)
     if beginning.finished is not None:
         return Path(recipe.output) / "final"
+    planned.check(recipe)
     check = planned.text_check(recipe, fetch=True)
     records = collect(recipe.data.train, recipe.data.on_fault, "train", check, recipe.data.cache)
     held_out = collect(recipe.data.eval, recipe.data.on_fault, "eval", check, recipe.data.cache)

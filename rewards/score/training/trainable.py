@@ -13,7 +13,7 @@ from rewards.score.training.recipe import HEAD, ScoreRecipe
 from stage.trainer.arguments import load_dtype
 from vlm.adapters import lora_targets, merged, part_of
 from vlm.common.console import say
-from vlm.loading import raw_config
+from vlm.loading import quantization_of, raw_config
 from vlm.weights import check_adapter
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def load(recipe: ScoreRecipe, device: torch.device | None = None):
         "min_pixels": recipe.images.min_pixels,
         "max_pixels": recipe.images.max_pixels,
         "device": device,
+        "quantization": section.quantization,
     }
     if is_score_model(section.path, section.revision):
         return ScoreModel.from_pretrained(section.path, recipe.positions, **settings)
@@ -66,7 +67,8 @@ def trainable(recipe: ScoreRecipe, device: torch.device | None = None):
     """
     model = load(recipe, device)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part(name) not in recipe.frozen)
+        if part(name) in recipe.frozen:
+            parameter.requires_grad_(False)
     return model if recipe.model.lora is None else _adapted(model, recipe)
 
 
@@ -78,7 +80,7 @@ def _adapted(model, recipe: ScoreRecipe):
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora_targets(model, lora.target_modules),
+        target_modules=lora_targets(model, lora.target_modules, recipe.frozen),
         modules_to_save=["reward_head"],
     )
     if not zero3:  # as the adapters: float32 where ZeRO-3 does not forbid it (vlm.adapters.apply_lora says why)
@@ -95,6 +97,7 @@ def merge(recipe: ScoreRecipe, processor, adapter: Path, out: Path) -> None:
     check_adapter(adapter)
     unset_hf_deepspeed_config()  # else ZeRO-3 would shard this copy over processes that do not load it
     base = load(recipe)
+    base = base.dequantize() if quantization_of(base) else base  # what the adapter was trained on (vlm.adapters.merge)
     model, rounding = merged(PeftModel.from_pretrained(base, str(adapter)), str(base.dtype).removeprefix("torch."))
     model.processor = processor
     model.save_pretrained(out)

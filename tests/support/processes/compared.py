@@ -27,13 +27,14 @@ UNEVEN = {0: ["a ship", "two tanks", "a plane", "", "a court"], 1: ["a long answ
 class Compared:
     collective = True
 
-    def __init__(self, model: str, folder: str) -> None:
+    def __init__(self, model: str, folder: str, other: str) -> None:
+        """other: a score model of another family."""
         self.__name__ = "compared"
         self.path = Path(folder)
         self.whole = self._gated(model, sharded=False, share_prefix=False)
         self.split = self._gated(model, sharded=True)
         self.found: dict = {"calls": []}
-        self.model = model
+        self.model, self.other = model, other
 
     def _gated(self, model, **options):
         score = {"use": "score", "model": model, "inside": "text", "beta": 5.0, "batch_size": 2, **options}
@@ -84,6 +85,7 @@ class Compared:
         self.found["fingerprints"] = [scorer.fingerprint() for scorer in score.values()]
         self._cache()
         self._group()
+        self._family()
 
     def _cache(self):
         """A file of reference scores needs the fingerprint, which all processes must ask for; only one has a row."""
@@ -95,6 +97,13 @@ class Compared:
         if agreement.rank() == 0:
             lines = (self.path / "cache.jsonl").read_text().splitlines()
             self.found["cache"] = [json.loads(line)["model"] for line in lines]
+
+    def _family(self):
+        """Pictures in both processes, unevenly; then in one alone, so that the other shows a blank one."""
+        rank = agreement.rank()
+        both = [Score(model=self.other, sharded=split, batch_size=2, inside="text").scorer for split in (False, True)]
+        rows = [exchanges(UNEVEN[rank], True), exchanges(UNEVEN[rank], rank == 1)]
+        self.found["family"] = [[scorer.score(found) for found in rows] for scorer in both]
 
     def _group(self):
         """Ranks of one group, two rows in each process; then one of them fails, in the other process."""
