@@ -18,7 +18,7 @@ from typing import Any
 
 from samples import Sample
 from samples.readers.rows import RowFault, show
-from vlm.boxes import NOTATIONS
+from vlm.boxes import NOTATIONS, find
 from vlm.common.console import say
 from vlm.common.errors import RecipeError
 from vlm.loading import at_hand, fetched_quietly, read_json
@@ -82,7 +82,7 @@ def forbidden(tokenizer: dict[str, Any], notation: str | None) -> set[str]:
     """
     added = [one for one in tokenizer.get("added_tokens") or () if isinstance(one.get("content"), str)]
     found = {one["content"] for one in added if one.get("special") or _BARRED.fullmatch(one["content"])}
-    return found - {"", *(MARKS if notation is None else NOTATIONS[notation].marks)}
+    return found - {"", *(MARKS if notation is None else find(notation).marks)}
 
 
 def tokens_of(model: Any, notation: str | None, fetch: bool = False) -> ControlTokens:

@@ -68,7 +68,7 @@ def rows(tmp_path):
 
 
 def tried(found, rows, capsys, style="r1"):
-    try_out([guard(reward, Limits()) for reward in found], rows, PromptSection(style=style), SIGHT)
+    try_out([guard(reward, Limits()) for reward in found], rows, PromptSection(style=style, notation="qwen2_vl"), SIGHT)
     return capsys.readouterr().err.splitlines()
 
 

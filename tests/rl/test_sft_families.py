@@ -24,8 +24,6 @@ SAID = {0: ["4"], 1: ["two ships", "one tank"], 2: ["a dam"]}
 END = {"llava": "</s>", "glm4v": "<|user|>"}
 OPENED = {"qwen3_5": "<think>\n\n</think>\n\n"}
 LIMITS = ImageSection(min_pixels=56 * 56, max_pixels=112 * 112)
-UNPLANNED = ("qwen3_5",)
-"""Families whose sizes are not known."""
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +73,6 @@ def test_a_family_is_taught(kind, family_checkpoints, rows, tmp_path, monkeypatc
             "lr_scheduler_type": "constant", "optim": "adamw_torch",
         },
     }  # fmt: skip
-    if kind in UNPLANNED:  # what a run writes is planned from sizes
-        known, plan = family_checkpoints("qwen2_vl"), stage.planned
-        monkeypatch.setattr(
-            stage,
-            "planned",
-            lambda recipe, rows: plan(
-                recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": known})}), rows
-            ),
-        )
     final = stage.train(config.build(given, SFTRecipe))
     (trainer,) = kept
     words = trainer.processing_class.tokenizer

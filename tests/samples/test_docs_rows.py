@@ -194,7 +194,7 @@ def test_sft_with_a_trace(folder):
 
 def test_sft_without_a_trace(folder):
     """The box of the first row, which has no assistant turn, is written in the notation: 20 of 200 pixels are 100."""
-    said = learned(folder, DIRECT, "direct.jsonl", PromptSection(style="direct"))
+    said = learned(folder, DIRECT, "direct.jsonl", PromptSection(style="direct", notation="qwen2_vl"))
     assert said == ["<|box_start|>(100,200),(900,800)<|box_end|>", "3", "B", FIELD, "farmland", YES]
     vhm = learned(folder, DIRECT, "direct.jsonl", PromptSection(style="direct", notation="vhm"))
     assert vhm[0] == "[[100,200,900,800]]"

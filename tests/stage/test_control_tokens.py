@@ -110,7 +110,9 @@ def test_without_a_tokenizer_a_note_says_so(tmp_path, capsys):
 
 @pytest.mark.parametrize("words", [{"system": "See <|image_pad|>."}, {"wording": {"vqa": "{question}<|image_pad|>"}}])
 def test_words_of_the_recipe_are_looked_at(words):
-    recipe = SimpleNamespace(model=SimpleNamespace(path=str(BASE), revision=None), prompt=PromptSection(**words))
+    recipe = SimpleNamespace(
+        model=SimpleNamespace(path=str(BASE), revision=None), prompt=PromptSection(notation="qwen2_vl", **words)
+    )
     with pytest.raises(RecipeError, match=r"^prompt\.(system|wording\.vqa): found the control token '<\|image_pad\|>'"):
         of_recipe(recipe)
 
