@@ -261,7 +261,7 @@ def test_defaults_are_those_of_transformers(kind, layout):
 def test_parts_of_another_kind_are_refused(kind, part, found):
     """Pixtral and others share LLaVA's model_type."""
     raw = published(kind).config
-    with pytest.raises(RecipeError, match=f"c.json: {part}.model_type is {found!r}, whose sizes are not known here"):
+    with pytest.raises(RecipeError, match=f"c.json: .*{found}.* not known here"):
         families.read(raw | {part: raw[part] | {"model_type": found}}, "c.json")
 
 

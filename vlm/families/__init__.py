@@ -50,8 +50,18 @@ KNOWN: dict[str, Mapping[str, Any]] = {name: sizes for one in FAMILIES.values() 
 
 def of(config: Any) -> Family:
     """The family of a model's config, or of a config.json as a dict."""
-    kind = config.get("model_type") if isinstance(config, Mapping) else config.model_type
-    return FAMILIES.get(kind) or _other(str(kind))
+    kind = _get(config, "model_type")
+    family = FAMILIES.get(kind)
+    if family is None:
+        return _other(str(kind))
+    for section, kinds in family.built_of.items():
+        if (found := _get(_get(config, section), "model_type")) is not None and found not in kinds:
+            return _other(f"{kind} with {found}")
+    return family
+
+
+def _get(config: Any, key: str) -> Any:
+    return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
 
 
 @lru_cache

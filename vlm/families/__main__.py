@@ -69,7 +69,9 @@ def page() -> str:
     parts = [HEAD, table, TAIL, "## In each family's words\n"]
     for family in FAMILIES.values():
         said = inspect.cleandoc(sys.modules[type(family).__module__].__doc__ or "")
+        shown = family.shown.replace("\n", "\\n")
         parts.append(f"**{family.name}** (`{type(family).__module__.replace('.', '/')}.py`). {said}\n")
+        parts.append(f"A picture stands in a text as `{shown}`, where the data have it.\n")
     reasons = [f"**{one.name}** does not share prompts: {one.unshared}.\n" for one in FAMILIES.values() if one.unshared]
     return "\n".join([*parts, *reasons]).rstrip() + "\n"
 

@@ -67,8 +67,10 @@ class Family:
     "Whether what vLLM reads has been compared with what is meant (`vlm.engine`)."
     frame: ClassVar[tuple[str, ...]] = ()
     "Tokens that its processor writes before and behind the placeholders of a picture."
-    ordered: ClassVar[bool] = True
-    "Whether the chat template leaves pictures where a text has them; else it puts them before the turn's text."
+    shown: ClassVar[str]
+    "What the chat template writes for a picture, where the text has it."
+    built_of: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    "Section of the config → the `model_type` that it may have; with another one the model is taken as any other."
     known: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     "Published sizes by name, as config.json has them; what counts no parameters is left out."
     pattern: ClassVar[str | None] = None

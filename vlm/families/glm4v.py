@@ -52,6 +52,7 @@ class Glm4v(GridFamily):
     image_processor = "models.glm4v.image_processing_pil_glm4v:Glm4vImageProcessorPil"
     video_processor = "Glm4vVideoProcessor"
     placeholder, unsayable = "<|image|>", ("<|video|>",)
+    shown = "<|begin_of_image|><|image|><|end_of_image|>"
     linears = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
     notation = "glm4v"
     reordered = True  # rotary positions cover half a head, and both halves are put together again

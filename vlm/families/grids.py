@@ -23,6 +23,7 @@ class GridFamily(Family):
     image_processor = "models.qwen2_vl.image_processing_pil_qwen2_vl:Qwen2VLImageProcessorPil"
     video_processor = "Qwen2VLVideoProcessor"
     placeholder = "<|image_pad|>"
+    shown = "<|vision_start|><|image_pad|><|vision_end|>"
     unsayable = ("<|video_pad|>",)
     depth = True
     patch = 14

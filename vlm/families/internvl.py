@@ -67,8 +67,10 @@ class InternVL(Family):
     image_processor = "models.got_ocr2.image_processing_pil_got_ocr2:GotOcr2ImageProcessorPil"
     video_processor = "InternVLVideoProcessor"
     placeholder, unsayable = "<IMG_CONTEXT>", ("<video>", "<img>", "</img>")
+    shown = "<IMG_CONTEXT>\n"
     positions = "1-D"
     towers, mergers = ("vision_tower",), ("multi_modal_projector",)
+    built_of = {"vision_config": ("internvl_vision",)}
     notation = "internvl"
     vllm, frame = True, ("<img>", "</img>")
     pattern = r"^(?!opengvlab/(?!.*-hf)).*internvl[-_]?3(?![._]?\d|[-_]5[-_]).*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
@@ -123,7 +125,6 @@ class InternVL(Family):
 
     def sizes(self, config, where):
         built_of(config, "text_config", ["qwen2"], where)
-        built_of(config, "vision_config", ["internvl_vision"], where)
         vision = dict(section(config, "vision_config", where))
         sides = {name: pair(vision[name]) for name in ("image_size", "patch_size") if name in vision}
         size = sizes_of({**vision, **sides}, f"{where}: vision_config.")

@@ -20,7 +20,6 @@ from vlm.families.sizes import (
     Layer,
     Sizes,
     Text,
-    built_of,
     decoder,
     linear,
     section,
@@ -59,8 +58,10 @@ class Llava(Family):
     processor = "models.llava.processing_llava:LlavaProcessor"
     image_processor = "models.llava.image_processing_pil_llava:LlavaImageProcessorPil"
     placeholder = "<image>"
+    shown = "<image>\n"
     positions = "1-D"
     towers, mergers = ("vision_tower",), ("multi_modal_projector",)
+    built_of = {"vision_config": ("clip_vision_model",), "text_config": ("llama",)}
     notation = "llava"
     vllm = True
     pattern = r"^(?!liuhaotian/).*llava[-_](?:v)?1\.5.*?(?<![\d.])(?P<size>\d+b)(?![a-z0-9])"
@@ -130,8 +131,6 @@ class Llava(Family):
         return TEMPLATE if template == TEMPLATE else None
 
     def sizes(self, config, where):
-        built_of(config, "text_config", ["llama"], where)
-        built_of(config, "vision_config", ["clip_vision_model"], where)
         size = of_tower(config, where)
         found = text_sizes(config, TEXT, where)
         edge, patch = size("image_size", 224), size("patch_size", 32)

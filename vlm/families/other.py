@@ -19,7 +19,7 @@ class Other(Family):
         "the model has no file in vlm/families, and TRL tells whose pictures are whose by their number, which is right "
         "only where each row has some"
     )
-    placeholder, units = "", False
+    placeholder, shown, units = "", "", False
 
     def __init__(self, kind: str):
         self.kind = self.name = kind  # type: ignore[misc]
