@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.families import glm, idefics, internvl, llava, qwen2, qwen3
-from tests.support.families.folder import Published, write
+from tests.support.families.folder import Published, like, write
 
 FAMILIES = {
     "qwen2_vl": qwen2.qwen2_vl,
@@ -20,6 +20,7 @@ FAMILIES = {
     "qwen3_vl": qwen3.qwen3_vl,
     "qwen3_vl_moe": qwen3.qwen3_vl_moe,
     "qwen3_5": qwen3.qwen3_5,
+    "qwen3_5_moe": like(qwen3.qwen3_5, "Qwen3_5Moe", **qwen3.MIXTURE, shared_expert_intermediate_size=32),
     "glm4v": glm.glm4v,
     "llava": llava.llava,
     "internvl": internvl.internvl,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.support.families.words import Words
 
@@ -93,3 +95,18 @@ def trl_template(name: str) -> str:
     from importlib import resources
 
     return (resources.files("trl") / "chat_templates" / f"{name}.jinja").read_text()
+
+
+def like(base: Callable[[], Published], name: str, **text: Any) -> Callable[[], Published]:
+    """What a family publishes whose files differ from another's in its name, as its classes begin (`Qwen3_5Moe`), and in
+    these keys of the text model."""
+
+    def made() -> Published:
+        found = base()
+        config, kind = found.config, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+        config |= {"architectures": [f"{name}ForConditionalGeneration"], "model_type": kind}
+        config["text_config"] |= {"model_type": f"{kind}_text", **text}
+        config["vision_config"] |= {"model_type": kind}
+        return found
+
+    return made
