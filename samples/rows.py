@@ -104,7 +104,7 @@ def reference(truth: Truth, notation: str, resized: tuple[int, int] | None) -> d
     return {"role": "assistant", "content": text}
 
 
-def learnt(sample: Sample, section: PromptSection, sight: Sight) -> list[dict[str, str]]:
+def learnt(sample: Sample, section: PromptSection, sight: Sight | None) -> list[dict[str, str]]:
     """The assistant's turn that SFT learns, as `chat_rows` has it with pictures as they are; none where it would refuse
     the row."""
     if sample.messages[-1]["role"] == "assistant":

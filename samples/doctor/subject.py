@@ -115,6 +115,7 @@ def tokenizer_of(recipe: Any) -> tuple[Any, int | None]:
     processor = load_processor(model.path, recipe.images, model.revision, model.trust_remote_code)
     config = raw_config(model.path, model.revision)
     context = config.get("text_config", config).get("max_position_embeddings")
+    processor.tokenizer.chat_template = processor.chat_template  # which a family may have mended
     return processor.tokenizer, context or config.get("max_position_embeddings")
 
 

@@ -23,7 +23,7 @@ from vlm.common.errors import RecipeError
 from vlm.loading import at_hand, read_json
 from vlm.pictures.places import blocks
 from vlm.sections import ModelSection
-from vlm.shapes import family_here
+from vlm.shapes import family_here, sight_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -46,6 +46,7 @@ class Lengths:
         """recipe: a training recipe with `model`, `prompt` and `images`. answers: what the rows teach counts (SFT), or
         what is scored."""
         self.recipe, self.answers = recipe, answers
+        self.sight = sight_of(recipe) if answers else None
         self.rows = self.images = 0
         self._longest: dict[str, list[tuple[int, int, Turns, Turns, int]]] = {"prompt": [], "answer": []}
         "By what is measured, a heap of (characters, row number, prompt, answer, images)."
@@ -53,7 +54,7 @@ class Lengths:
     def see(self, sample: Sample) -> None:
         asked = self.recipe.prompt
         turns = prompts.prompt(sample, asked.style, asked.system, asked.wording)
-        reply = learnt(sample, asked, self.recipe.images) if self.answers else []
+        reply = learnt(sample, asked, self.sight) if self.answers else []
         self.note(turns, reply, len(sample.images))
 
     def note(self, turns: Turns, reply: Turns, images: int) -> None:

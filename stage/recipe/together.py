@@ -116,8 +116,10 @@ def doubts(recipe: Any) -> Iterator[str]:
 def idle_limits(recipe: Any) -> str | None:
     """That the recipe states limits of pictures which its model's family does not have."""
     stated = [f"images.{key}" for key in ("min_pixels", "max_pixels") if key in recipe.images.model_fields_set]
+    if not stated:
+        return None
     seen = sight_of(recipe)
-    return f"{', '.join(stated)}: without effect: {seen.text()}" if stated and not seen.free else None
+    return f"{', '.join(stated)}: without effect: {seen.text()}" if not seen.free else None
 
 
 def check_engines(recipe: Any) -> None:

@@ -28,7 +28,7 @@ from tests.support.sample_rows import dump
 from vlm.common.errors import DataError
 from vlm.sections import PromptSection
 
-PROMPT = PromptSection(style="direct")
+PROMPT = PromptSection(style="direct", notation="qwen2_vl")
 
 
 class Quiet:

@@ -109,7 +109,7 @@ def test_wrong_paths(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["Llama"]}))
     with pytest.raises(
         RecipeError,
-        match=r"model_type 'llama' .*no vision_config; expected a vision-language model: Qwen2-VL, Qwen2.5-VL",
+        match=r"model_type 'llama' .*no vision_config; expected a vision-language model: GLM-4.1V, .*Qwen2-VL",
     ):
         loading.load_model(section(tmp_path))
     monkeypatch.setattr(loading, "hub_reachable", lambda: False)

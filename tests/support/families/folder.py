@@ -98,8 +98,8 @@ def trl_template(name: str) -> str:
 
 
 def like(base: Callable[[], Published], name: str, **text: Any) -> Callable[[], Published]:
-    """What a family publishes whose files differ from another's in its name, as its classes begin (`Qwen3_5Moe`), and in
-    these keys of the text model."""
+    """What a family publishes whose files differ from another's in its name, as its classes have it (`Qwen3_5Moe`), and
+    in these keys of the text model."""
 
     def made() -> Published:
         found = base()
