@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from tests.support import families
+from tests.support.families import base
 from tests.support.tiny_checkpoints import picture
 
 
@@ -159,7 +160,7 @@ def test_vocabulary_and_tokens(folder, tokenizer, loaded):
 
 
 def test_pictures_matter(kind, folder, tokenizer, render, loaded):
-    case, model = CASES[kind], loaded[0]
+    case, model = CASES[base(kind)], loaded[0]
     turn = [{"role": "user", "content": [{"type": "image"}, *texts("Where?")]}]
     ids = tokenizer(render(turn).replace(case.mark, case.spelled), return_tensors="pt").input_ids
     types = (ids == model.config.image_token_id).long()
@@ -181,7 +182,7 @@ def test_template_renders_pictures(kind, render, count):
         {"role": "assistant", "content": "Yes." if kind == "glm4v" else texts("Yes.")},
         {"role": "user", "content": texts("C")},
     ]
-    assert render(turns) == RENDERED[kind](count)
+    assert render(turns) == RENDERED[base(kind)](count)
 
 
 def test_templates_that_take_one_form_of_content_only(kind, render):

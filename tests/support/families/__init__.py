@@ -37,6 +37,11 @@ def published(kind: str) -> Published:
     return FAMILIES[kind]()
 
 
+def base(kind: str) -> str:
+    """The kind whose texts and processor this one has: itself, or what it is `like`."""
+    return published(kind).like or kind
+
+
 def checkpoint(kind: str, folder: str | Path, seed: int = 2) -> str:
     """Write the tiny checkpoint of `kind` to `folder`, which is made where it is missing; returns its path.
 

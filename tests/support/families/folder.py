@@ -32,6 +32,8 @@ class Published:
     """chat_template.json (`{"chat_template": …}`) or chat_template.jinja."""
     files: dict[str, dict] = field(default_factory=dict)
     """Other JSON files by name."""
+    like: str = ""
+    """The kind that this one is like but for names and sizes; tests expect of both the same."""
     tied: bool = False
     """Whether the published file lacks the head, which is the embedding."""
     stored: Callable | None = None
@@ -103,6 +105,7 @@ def like(base: Callable[[], Published], name: str, **text: Any) -> Callable[[], 
 
     def made() -> Published:
         found = base()
+        found.like = found.config["model_type"]
         config, kind = found.config, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
         config |= {"architectures": [f"{name}ForConditionalGeneration"], "model_type": kind}
         config["text_config"] |= {"model_type": f"{kind}_text", **text}
