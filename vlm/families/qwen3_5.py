@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vlm.families.family import Family
 from vlm.families.grids import GridFamily
 from vlm.families.other import Other
 
@@ -12,7 +13,9 @@ class Qwen35(GridFamily):
     processor = "models.qwen3_vl.processing_qwen3_vl:Qwen3VLProcessor"
     video_processor = "Qwen3VLVideoProcessor"
     positions = "interleaved M-RoPE"
-    linears = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    linears = (
+        *Family.linears, "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj",
+    )  # fmt: skip
     notation = "qwen3_vl"
     patch = 16
     pattern = r"qwen[-_]?3[._]5.*?(?<![\d.a])(?P<size>\d+b)(?![a-z0-9])(?!-a\d)"

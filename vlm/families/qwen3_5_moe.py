@@ -6,4 +6,3 @@ from vlm.families.qwen3_5 import Qwen35
 class Qwen35Moe(Qwen35):
     kind, name = "qwen3_5_moe", "Qwen3.5-MoE"
     model = "Qwen3_5MoeForConditionalGeneration"
-    linears = ("q_proj", "k_proj", "v_proj", "o_proj")
