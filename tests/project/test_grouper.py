@@ -76,12 +76,17 @@ def test_log_probabilities_and_gradients_are_those_of_trl(tiny_model, name, chec
     if checkpointing:
         model.train()
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    given = batch(model.config.image_token_id, GROUPS[name])
+    given = batch(model.config, GROUPS[name])
     sizes = [len(lengths) for _, _, lengths in GROUPS[name]]
     first = [sum(sizes[:n]) for n in range(len(sizes))]
     cut = given.ids.shape[1] - given.keep
     parts = [given.ids[first, :cut], given.mask[first, :cut], given.ids[:, cut:], given.mask[:, cut:]]
-    images = {"pixel_values": given.pixels, "image_grid_thw": given.grid, "num_images": [given.rows[n] for n in first]}
+    images = {
+        "pixel_values": None,
+        "image_grid_thw": None,
+        **given.stored,
+        "num_images": [given.rows[n] for n in first],
+    }
     got = grouped.log_probabilities(model, *parts, sizes, **images)
     expected = plain(stock, given)
     for a, b in zip(got, expected, strict=True):

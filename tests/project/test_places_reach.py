@@ -19,12 +19,13 @@ from stage.planning.lengths import ChatText
 from stage.trainer.arguments import arguments
 from tests.support.tiny_checkpoints import section
 from vlm.common.errors import DataError
+from vlm.families.sight import Grid
 from vlm.loading import load_model, load_processor
 from vlm.prompts import prompt
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
 LIMITS = ImageSection(min_pixels=56 * 56, max_pixels=112 * 112)
-LIMITED = (56 * 56, 112 * 112)
+LIMITED = Grid(28, 56 * 56, 112 * 112)
 ASKED = PromptSection(style="direct", system="Look.", wording={"vqa": "{question}"})
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 FIRST = "Before: <image>\nAfter: <image>\nWhat was built?"

@@ -176,5 +176,7 @@ def test_dtype_and_pixels(saved):
     assert model.dtype == torch.bfloat16 and model.config._attn_implementation == "eager"
     assert model.processor.image_processor.size == {"shortest_edge": 784, "longest_edge": 3136}
     assert ScoreModel.from_pretrained(saved, dtype=torch.bfloat16, device="cpu").device.type == "cpu"
-    with pytest.raises(RecipeError, match="images: min_pixels 99999, max_pixels 12544; expected 0 < min ≤ max"):
+    with pytest.raises(
+        RecipeError, match="images: min_pixels 99999 and max_pixels 12544; expected 0 < min_pixels <= max_pixels"
+    ):
         ScoreModel.from_pretrained(saved, min_pixels=99999)
