@@ -50,8 +50,9 @@ KNOWN: dict[str, Mapping[str, Any]] = {name: sizes for one in FAMILIES.values() 
 
 def of(config: Any) -> Family:
     """The family of a model's config, or of a config.json as a dict."""
-    kind = config.get("model_type") if isinstance(config, Mapping) else config.model_type
-    return FAMILIES.get(kind) or _other(str(kind))
+    held = config if isinstance(config, Mapping) else vars(config) | {"model_type": config.model_type}
+    found = FAMILIES.get(held.get("model_type"))
+    return found if found is not None and found.built(held) else _other(str(held.get("model_type")))
 
 
 @lru_cache

@@ -74,6 +74,10 @@ class Family:
     pattern: ClassVar[str | None] = None
     "Regular expression, lower case, of paths that mean one of them; its group `size` ends the name."
 
+    def built(self, config: Mapping[str, Any]) -> bool:
+        """Whether a config of this `model_type`, whose parts may be objects, is of parts that this file describes."""
+        return True
+
     # what it sees
 
     def sight(self, config: Mapping[str, Any], least: int, most: int) -> Sight:
