@@ -1,5 +1,5 @@
 """The hand-over of `rl.GRPOTrainer` to TRL's: the checkpoint's own processor, a ban on image tokens, safetensors only,
-and the reference model of the policy's own commit.
+and the reference model of the policy's own commit, its head as the file has it.
 
 A sampled image or video token has no image features, and the next forward pass stops on it; an id beyond the tokenizer
 has no text. TRL bans the image token where transformers generates; here all are banned there, and vLLM gets the ban as
@@ -14,10 +14,11 @@ from typing import Any
 
 import trl
 from transformers import AutoConfig
+from trl.trainer import grpo_trainer
 
 from vlm import families
 from vlm.engine import FORBIDDEN
-from vlm.loading import at_hand, commit_of, load_processor, source, stored_limits
+from vlm.loading import at_hand, commit_of, load_processor, raw_config, source, stored_limits
 from vlm.rollout import replaced, unsayable
 from vlm.weights import check_files
 
@@ -65,6 +66,21 @@ def pinned(model) -> Iterator[None]:
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     folder = str(held.parent)
     with replaced(base.config, "_name_or_path", folder), replaced(base, "name_or_path", folder):
+        yield
+
+
+@contextmanager
+def heads_as_stored() -> Iterator[None]:
+    """Within, the head of what TRL loads by name, the reference model above all, is the embedding or not as
+    `Family.tied` says; by transformers' key alone, under ZeRO-3, an InternVL's reference would be another model."""
+    stock = grpo_trainer.create_model_from_path
+
+    def create(name: str, **options: Any):
+        config = raw_config(name, options.get("revision"))
+        tied = families.of(config).tied(config)
+        return stock(name, **({} if tied is None else {"tie_word_embeddings": tied}), **options)
+
+    with replaced(grpo_trainer, "create_model_from_path", create):
         yield
 
 

@@ -3,7 +3,7 @@
 What differs from trl 1.16.0, in the order of the bases; each says in its docstring which methods it overrides:
 
     `rl.arguments.handed_over`            image tokens are never sampled, on any backend; only safetensors are loaded;
-                                          the reference model is of the policy's commit
+                                          the reference model is of the policy's commit, its head as stored
     `rl.unrewarded.Unrewarded`            completions without a reward are named in a line
     `rl.table.Table`                      the table of completions can be read by itself, and is shown to trackers
     `rl.counters.Counted`                 seconds, tokens, pictures and memory of each step in the log
@@ -24,7 +24,7 @@ from typing import Any
 
 import trl
 
-from rl.arguments import handed_over, pinned
+from rl.arguments import handed_over, heads_as_stored, pinned
 from rl.counters import Counted
 from rl.engine import Sampler, engine
 from rl.resuming import ResumableRollouts
@@ -75,7 +75,7 @@ class GRPOTrainer(
     ):
         args, processing_class = handed_over(model, reward_funcs, args, processing_class)
         given = (model, reward_funcs, args, train_dataset, eval_dataset, processing_class, *positional)
-        with pinned(model), engine(), float32_adapters(model):
+        with pinned(model), heads_as_stored(), engine(), float32_adapters(model):
             super().__init__(*given, share_prefix=share_prefix, check_sharing=check_sharing, **named)
         self._tokenizer.padding_side = "left"
         if self.args.full_determinism:

@@ -32,14 +32,15 @@ class Teaching:
     def __init__(self, recipe: Any, fetch: bool = False):
         """recipe: of SFT. fetch: small files of a checkpoint on the hub."""
         self.recipe, self.limit, self.sight = recipe, recipe.argument("max_length"), sight_of(recipe)
-        self.place = families.of(read_config(recipe.model.path, recipe.model.revision)[0]).placeholder
-        "In the text of the chat template: one for each picture."
+        self.family = families.of(read_config(recipe.model.path, recipe.model.revision)[0])
         self.control = control.of_recipe(recipe, fetch)
         self.tally: Counter[str] = Counter()
         "Rows seen, and those whose end is cut: `rows`, `cut`."
         self._text: ChatText | None = None
         if self.limit is not None:
             try:
+                if not self.family.units:
+                    raise Unmeasured("how many tokens a picture of this model has is not known")
                 self._text = ChatText(recipe.model)
             except Unmeasured as error:
                 say(f"note: whether training.max_length = {self.limit} cuts rows is not known: {error}")
@@ -66,7 +67,7 @@ class Teaching:
         asked = self.recipe.prompt
         turns = prompts.prompt(sample, asked.style, asked.system, asked.wording)
         turns = [*turns, *learnt(sample, asked, self.sight)]
-        most = self.sight.bounds()[1]
+        most = self.sight.bounds()[1] + len(self.family.frame)
         least = sum(len(turn["content"].encode()) + TEMPLATE for turn in turns)  # a token has a byte or more
         if least + TEMPLATE + most * len(sample.images) <= self.limit:
             return
@@ -76,12 +77,18 @@ class Teaching:
             return
         text = chat.render(turns, len(visual), ask=False)
         cue = chat.render(turns, len(visual), ask=True).removeprefix(text)
-        reply, found, _ = text.partition(cue)
-        if visual and (end := self._until(text[: text.rfind(self.place) + len(self.place)], visual, chat)) > self.limit:
-            raise RowFault("cut_picture", "images", f"pictures that end at token {end}", self._said)
-        if (before := self._until(reply + found, visual, chat)) >= self.limit:
+        begun = len(text) - len(text.partition(cue)[2])
+        said = next((turn["content"] for turn in turns if turn["role"] == "assistant"), "")
+        begun += max(0, text[begun:].find(said))  # a template may set a reply off from its cue, which is not learned
+        encoded = chat.tokenizer.encode(text, add_special_tokens=False)
+        ends, shown = self._ends(encoded.tokens, visual)
+        if shown > self.limit:
+            raise RowFault("cut_picture", "images", f"pictures that end at token {shown}", self._said)
+        first = encoded.char_to_token(begun)
+        before = ends[-1] if first is None else ends[first - 1] if first else 0
+        if before >= self.limit:
             raise RowFault("cut_reply", "messages", f"a reply that begins after {before} tokens", self._said)
-        self.tally["cut"] += self._until(text, visual, chat) > self.limit
+        self.tally["cut"] += ends[-1] > self.limit
 
     def _visual(self, image: str | bytes) -> int:
         """Tokens of a picture; of sizes that are drawn the most."""
@@ -94,10 +101,17 @@ class Teaching:
     def _said(self) -> str:
         return f"no more than training.max_length = {self.limit} (raise it, or write null, or lower images.max_pixels)"
 
-    def _until(self, text: str, visual: list[int], chat: ChatText) -> int:
-        """Tokens of a conversation's beginning, pictures included."""
-        shown = text.count(self.place) if self.place else 0
-        return len(chat.tokenizer.encode(text, add_special_tokens=False)) - shown + sum(visual[:shown])
+    def _ends(self, tokens: list[str], visual: list[int]) -> tuple[list[int], int]:
+        """Where each token of a text ends once pictures are written out, and where the last picture does (0: none)."""
+        left, before, behind = iter(visual), len(self.family.frame[:1]), len(self.family.frame[1:])
+        ends, end, shown = [], 0, 0
+        for token in tokens:
+            end += 1
+            if token == self.family.placeholder:
+                shown = end + before + next(left) - 1
+                end = shown + behind
+            ends.append(end)
+        return ends, shown
 
     def tell(self) -> None:
         """Say how many rows lose their end."""

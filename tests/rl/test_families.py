@@ -3,8 +3,10 @@
 import pytest
 import torch
 import trl
+from trl.trainer import grpo_trainer
 
 import rl
+from rl.arguments import heads_as_stored
 from rl.recipe import GRPORecipe
 from samples import Sample
 from samples.rows import prompt_rows
@@ -97,3 +99,15 @@ def test_rows_with_and_without_pictures(kind, family_checkpoints, rows, tmp_path
     for key in ("loss", "kl", "grad_norm", "completions/mean_length"):
         assert shared[key] == pytest.approx(plain[key], rel=1e-4, abs=1e-6), key
     assert max((others[name] - weight).abs().max() for name, weight in weights.items()) < 1e-5
+
+
+def test_the_reference_has_a_head_of_its_own(family_checkpoints, monkeypatch):
+    """An InternVL says so in its text model's section; transformers looks elsewhere, and under ZeRO-3 at no weights."""
+    asked = []
+    monkeypatch.setattr(grpo_trainer, "create_model_from_path", lambda name, **options: asked.append(options))
+    stock = grpo_trainer.create_model_from_path
+    for kind in ("internvl", "qwen3_vl"):
+        with heads_as_stored():
+            grpo_trainer.create_model_from_path(family_checkpoints(kind), dtype="float32")
+    assert asked == [{"dtype": "float32", "tie_word_embeddings": False}, {"dtype": "float32"}]
+    assert grpo_trainer.create_model_from_path is stock

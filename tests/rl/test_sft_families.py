@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from transformers import AutoTokenizer
 
+from samples import Sample
+from samples.readers.rows import RowFault
 from sft import stage
 from sft.recipe import SFTRecipe
+from sft.teaching import Teaching
 from stage.recipe import config
 from stage.runs import read_metrics
 from stage.trainer import finish
@@ -90,6 +95,9 @@ def test_a_family_is_taught(kind, family_checkpoints, rows, tmp_path, monkeypatc
         found = [words.decode(run, skip_special_tokens=False).strip() for run in learned if run]
         assert found == [OPENED.get(base(kind), "") + text + END.get(kind, "<|im_end|>") for text in expected]
 
+    if kind not in UNPLANNED:  # whose template for training has an empty trace in each reply, not only in the last
+        check_teaching(config.build(given, SFTRecipe, ["training.max_length=1"]), rows, batch, trainer.model.config)
+
     losses = [line["loss"] for line in read_metrics(tmp_path / "run/metrics.jsonl") if "loss" in line]
     assert len(losses) == 3 and losses[-1] < losses[0] - 0.3
     gradients = {name: seen["gradients"].get(id(p)) for name, p in trainer.model.named_parameters()}
@@ -102,3 +110,27 @@ def test_a_family_is_taught(kind, family_checkpoints, rows, tmp_path, monkeypatc
     assert own("a <b> 12", add_special_tokens=False) == before("a <b> 12", add_special_tokens=False)
     assert own.get_vocab() == before.get_vocab() and type(own) is type(before)
     assert load_processor(str(final), LIMITS).chat_template == trainer.processing_class.chat_template
+
+
+def check_teaching(recipe, rows, batch, model):
+    """Under every limit that cuts a row, what is said of it before weights load is what its ids and labels say."""
+    teaching = Teaching(recipe)
+    for line, ids, mask, labels in zip(
+        rows.read_text().splitlines(), batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
+    ):
+        row = json.loads(line)
+        shown = [str(rows.parent / name) for name in row["images"]]
+        sample = Sample(shown, row["messages"], row["task"], answer=row["answer"])
+        pictures, learned = ((found.nonzero() + 1).flatten() for found in (ids == model.image_token_id, labels != -100))
+        for limit in range(1, int(mask.sum()) + 1):
+            expected = "cut" if limit < mask.sum() else None
+            expected = expected if (learned <= limit).any() else "cut_reply"
+            expected = "cut_picture" if (pictures > limit).any() else expected
+            teaching.limit, found = limit, None
+            teaching.tally.clear()
+            try:
+                teaching(sample)
+                found = "cut" if teaching.tally["cut"] else None
+            except RowFault as fault:
+                found = fault.kind
+            assert found == expected, (row["id"], limit)

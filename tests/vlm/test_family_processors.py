@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import LlavaConfig
 
 from tests.support.families import KINDS
 from tests.support.tiny_checkpoints import picture, pixels
@@ -398,6 +399,33 @@ def test_older_repositories_have_no_processor_config(kind, load, copied):
     found = asked(loading.load_processor(str(folder), pixels(*LIMITS)), image)
     expected = asked(load(kind), image)
     assert all(found[name].equal(expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "meant", "tokens"),
+    [
+        ("llava", {"patch_size": 7}, {"vision_feature_select_strategy": "full"}, 17),
+        ("internvl", {"image_seq_length": 9}, {}, 4),
+    ],
+)
+def test_the_config_says_how_many_tokens_a_picture_has(kind, said, meant, tokens, copied):
+    """And not a processor_config.json that was left behind: the model would stop on the first picture."""
+    folder = copied(kind)
+    changed(folder / "processor_config.json", **said)
+    changed(folder / "config.json", **meant)
+    processor = loading.load_processor(str(folder), pixels(56 * 56, 56 * 56))
+    ids = asked(processor, smooth(60, 60))["input_ids"]
+    assert (ids == processor.image_token_id).sum() == tokens == processor.sight.tokens((60, 60))
+
+
+def test_a_llava_with_another_tower_is_another_model(family_checkpoints):
+    """Pixtral's model_type is llava, too."""
+    config = loading.raw_config(family_checkpoints("llava"))
+    for kind, known in [("clip_vision_model", True), ("pixtral", False), ("siglip_vision_model", False)]:
+        made = {**config, "vision_config": {**config["vision_config"], "model_type": kind}}
+        found = families.of(made)
+        assert found.units == known and found.kind == "llava" and families.of(LlavaConfig(**made)) is found
+    assert families.of({"model_type": "llava"}).units  # CLIP's, which a config without a section means
 
 
 def test_a_checkpoint_that_says_not_to_pad_is_heard(copied, capsys):

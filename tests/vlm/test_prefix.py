@@ -158,6 +158,10 @@ def test_models_that_cannot_share_say_why(families):
     assert obstacle(model) is None
     model.config.text_config.layer_types[-1] = "sliding_attention"
     assert "sliding" in obstacle(model)
+    del model.config.text_config.layer_types  # Mistral's config has the window alone
+    assert obstacle(model) is None
+    model.config.text_config.sliding_window = 4096
+    assert "sliding" in obstacle(model)
 
 
 def test_log_probabilities_see_a_wrong_position(families):

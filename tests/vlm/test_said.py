@@ -177,6 +177,8 @@ PER_MILLE = [201.6, 100.8, 1008, 504]  # 100,100,500,500
             "2 dams(100,100),(500,500)(100,100),(500,500)\nship(100,100),(500,500)",
             ["2 dams"] * 2 + ["ship"],
         ),
+        ("internvl", "the dam[[100, 100, 500, 500]]", ["the dam"]),  # likewise
+        ("internvl", "dams[[100, 100, 500, 500], [100,100,500,500]]\nship[[100,100,500,500]]", ["dams"] * 2 + ["ship"]),
         ("vhm", "(100,100),(500,500)", [None]),
         ("vhm", "<|box_start|>(100,100),(500,500)<|box_end|>", [None]),
         ("geochat", "<p>the dam</p> {<10><10><50><50>|<0>}", ["the dam"]),
@@ -191,6 +193,11 @@ def test_forms_in_parts_of_the_image(notation, text, labels):
 # --- hedges: none of these may be read, or the best of several answers would count
 
 HEDGES = {
+    "internvl": [
+        "The dam is at [[100, 100, 500, 500]]", "dam[[100, 100, 500, 500]] or so", "a[5,6]dam[[100, 100, 500, 500]]",
+        "<ref>dam</ref>[[100, 100, 500, 500]]", "<ref>dam[[100, 100, 500, 500]]", "5 6 7 8 dam[[100, 100, 500, 500]]",
+        "[[100, 100, 500, 500]]dam[[5, 6, 7, 8]]", "dam[[100, 100, 500, 500]",
+    ],
     "qwen2_5_vl": [
         '[5, 6, 7, 8] or\n```json\n{"bbox_2d": [100, 50, 504, 252]}\n```',
         'Maybe (5, 6), (7, 8):\n```json\n{"bbox_2d": [100, 50, 504, 252]}\n```',

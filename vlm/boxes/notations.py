@@ -87,6 +87,8 @@ _ALL: tuple[Notation, ...] = (
         pattern=re.compile(_LIST),
         tags=("<box>", "</box>"),
         label_tags=("<ref>", "</ref>"),
+        bare=True,
+        chunk=re.compile(rf"\[ ?{_LIST}(?: ?[,;]? ?{_LIST})* ?\]|{_LIST}"),
         marks=("<box>", "</box>", "<ref>", "</ref>", "<quad>", "</quad>"),
     ),
     # LHRS-Bot-Nova.

@@ -17,6 +17,7 @@ Besides the text that a notation writes, these forms are read:
     qwen2_5_vl  JSON with further keys, the key `bbox`, a comma before a closing bracket, bare lists `[x1, y1, x2, y2]`,
                 and prose before the one code fence
     vhm         `(x1,y1),(x2,y2)`, also in Qwen2-VL's tokens: ScoreRS takes either, per mille both
+    internvl    the object's name right before its boxes, without a space, for its tokens are special, too
     geochat     the object's name between `<p>` and `</p>`
     glm4v       boxes without the tokens around them, in round, pointed or curly brackets
     rscovlm…    the family's JSON: `bbox_2d`, `oriented bbox`, `quadrant bbox`

@@ -40,7 +40,9 @@ class Running(Notation):
     refs: tuple[str, str] = ("", "")
     "Around the name of an object, which an answer may put before its boxes."
     bare: bool = False
-    "`refs` are special tokens, which decoding drops: an answer may then have the bare name right before its boxes."
+    "What is around names is special tokens, which decoding drops: an answer may then have one right before its boxes."
+    chunk: re.Pattern[str] | None = None
+    "What stands behind a bare name; None: `pattern`, one object."
     said: re.Pattern[str] | None = None
     "One object in the family's other form, in which an answer may have all of its objects."
 
@@ -60,15 +62,16 @@ class Running(Notation):
         first box, so that a sentence that ends in a box is none. All boxes of the text count, or none does."""
         found: list[Written] = []
         name, position = "", 0
-        for match in self.pattern.finditer(text):
+        for match in (self.chunk or self.pattern).finditer(text):
             between = text[position : match.start()]
             if between.strip(" ,;"):
                 name = between.lstrip(" ,;")
                 if name.endswith(" ") or "(" in name or ")" in name or not _plain(name):
                     return None
-            if not name:
+            numbers = self._run(match[0])
+            if not name or numbers is None:
                 return None
-            found.append(Written([float(value) for value in match.groups() if value is not None], name))
+            found += [Written(one, name) for one in numbers]
             position = match.end()
         return None if text[position:] else found
 

@@ -99,8 +99,8 @@ class InternVL(Family):
         return processor.min_patches * tile, processor.max_patches * tile
 
     def keywords(self, settings, config):
-        sight = self.sight(config, 1, 1)
-        return {"image_seq_length": settings.get("image_seq_length", sight.per_tile)}
+        """As the model's config has it: what processor_config.json says may belong to another."""
+        return {"image_seq_length": self.sight(config, 1, 1).per_tile}
 
     def bases(self, processor):
         from transformers.processing_utils import ProcessorMixin

@@ -5,6 +5,8 @@ turn's text, leaves plain texts out, and does not end an assistant's turn, so th
 Here pictures are padded to a square, as the model was trained; they stand where the text has them; and a turn ends with
 the token that Vicuna ends it with. A conversation begins with Vicuna's first token, which its tokenizer would put there
 by itself, but not in TRL's trainer for SFT, to which a template says it all.
+
+A `llava` with another tower than CLIP's, as Pixtral, or another language model is another model, without a file here.
 """
 
 from __future__ import annotations
@@ -106,13 +108,13 @@ class Llava(Family):
         return edge**2, edge**2
 
     def keywords(self, settings, config):
-        found = {
+        """As the model's config has it: what processor_config.json says may belong to another."""
+        return {
             "patch_size": of_tower(config, "config.json")("patch_size", 32),
             "vision_feature_select_strategy": config.get("vision_feature_select_strategy", "default"),
             "num_additional_image_tokens": 1,
-            "image_token": self.placeholder,
+            "image_token": settings.get("image_token", self.placeholder),
         }
-        return {name: settings.get(name, default) for name, default in found.items()}
 
     def bases(self, processor):
         class OneSize:
