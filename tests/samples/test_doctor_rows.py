@@ -59,7 +59,7 @@ def test_a_reply_is_written_from_the_truth():
         row("grounding", answer="ship", boxes=[[0.0, 0.0, 10.0, 10.0]], size=(100, 100)),
         Sample([], turns("What?", "As written."), "vqa", answer="3"),
     ]
-    direct = PromptSection(style="direct")
+    direct = PromptSection(style="direct", notation="qwen2_vl")
     assert [one["messages"][-1]["content"] for one in chat_rows(rows, direct)] == [
         "3", "farmland", "A field.", "B", "C", "2", "<|box_start|>(0,0),(100,100)<|box_end|>", "As written.",
     ]  # fmt: skip
