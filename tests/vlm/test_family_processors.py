@@ -364,7 +364,9 @@ def test_limits_that_cannot_be(kind, load):
     if kind == "llava":
         assert load(kind, 9, 8).sight.bounds() == (16, 16)  # they have no say
         return
-    with pytest.raises(RecipeError, match=r"min_pixels 9000 and max_pixels 8000; expected 0 < min_pixels <= max_pixels"):
+    with pytest.raises(
+        RecipeError, match=r"min_pixels 9000 and max_pixels 8000; expected 0 < min_pixels <= max_pixels"
+    ):
         load(kind, 9000, 8000)
     if kind == "internvl":
         assert load(kind, 1, 2).sight.limits == (1, 1)  # a tile is the least there is
