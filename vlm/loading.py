@@ -410,6 +410,7 @@ def load_model(section, device=None):
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # or transformers would refuse them by "see the report above"
         )
+    vars(model.generation_config).pop("tie_word_embeddings", None)  # where transformers puts that keyword, too
     check_loaded(info, section.path, tied=model.config.tie_word_embeddings)
     if (head := model.get_output_embeddings()) is not None and head.weight is not model.get_input_embeddings().weight:
         model.config.tie_word_embeddings = False  # transformers goes by the file, and would go by this when it saves

@@ -127,7 +127,7 @@ def sight(section, images) -> families.Sight:
     try:
         config, _ = read_config(section.path, section.revision)
     except RecipeError:
-        config = dict(families.KNOWN[families.known(section.path or "") or "Qwen2-VL-7B"])
+        config = families.alike(section.path or "")
     return families.of(config).sight(config, images.min_pixels, images.max_pixels)
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import trl
+from transformers import GenerationConfig
 
 from samples.rows import chat_rows
 from sft.trainer import SFTTrainer
 from tests.families.conftest import LIMITS, grpo, steps
 from tests.support.families import KINDS
 from tests.support.tiny_checkpoints import section
-from vlm import adapters, loading
+from vlm import adapters, loading, rollout
 from vlm.families import FAMILIES
 from vlm.sections import LoraSection, PromptSection
 
@@ -66,6 +67,7 @@ def test_merged_is_what_was_trained(loaded, kind, questions, tmp_path):
     assert not any(adapters.part_of(name) != "language_model" for name in changed)
     tied = merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
     assert tied == (kind == "qwen3_vl") == merged.config.tie_word_embeddings
+    assert rollout.steering(merged.generation_config) == rollout.steering(GenerationConfig.from_pretrained(one.path))
     assert file.read_bytes() == held
 
 

@@ -179,7 +179,7 @@ def test_nan_in_one_process_is_skipped_in_both(trained):
 
 def recipe(**changes) -> SimpleNamespace:
     """What `check_launch` reads of one."""
-    model = SimpleNamespace(dtype=changes.pop("dtype", "bfloat16"))
+    model = SimpleNamespace(dtype=changes.pop("dtype", "bfloat16"), quantization=None)
     kept = {"stage": "grpo", "sharding": ShardingSection(), "training": {}, "model": model}
     return SimpleNamespace(**{**kept, **changes})
 

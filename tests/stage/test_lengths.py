@@ -80,7 +80,7 @@ def test_answers_equal_the_processor(demo_data, processor, file, tmp_path):
         rows = [json.loads(line) for line in (demo_data / "grpo/prompts.jsonl").read_text().splitlines()]
         kept = [row | {"images": [str(demo_data / "grpo" / row["images"][0])]} for row in rows if row.get("boxes")]
         path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    recipe = recipe_of(path, PromptSection(style=style))
+    recipe = recipe_of(path, PromptSection(style=style, notation="qwen2_vl"))
     template = get_training_chat_template(processor) or processor.chat_template
     prompts, answers = [], []
     for row in chat_rows(draw(recipe.data, "train", 0).samples, recipe.prompt):

@@ -42,6 +42,21 @@ def test_parameters_of_qwen2_vl_7b_by_hand():
 
 
 @pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("Qwen/Qwen3-VL-32B-Instruct", "32×32 pixels a visual token"),
+        ("Qwen/Qwen3.5-9B", "32×32 pixels a visual token"),
+        ("OpenGVLab/InternVL3-38B-hf", "1 to 5 tiles of 448×448 pixels"),
+        ("llava-hf/llava-1.5-13b-hf", "a square of 336×336 pixels"),
+        ("gpt-5", "28×28 pixels a visual token"),
+    ],
+)
+def test_what_is_seen_follows_from_the_family_where_the_size_is_not_known(path, text):
+    """Of a model behind an address there is nothing but a name."""
+    assert text in shapes.sight(model_section(path), ImageSection()).text()
+
+
+@pytest.mark.parametrize(
     ("path", "name", "total"),
     [
         ("Qwen/Qwen2-VL-2B-Instruct", "Qwen2-VL-2B", 2_208_985_600),

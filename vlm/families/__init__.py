@@ -25,8 +25,8 @@ from vlm.families.sight import Sight
 from vlm.families.sizes import Architecture, Layer, UnknownSizes, named
 
 __all__ = [
-    "FAMILIES", "Architecture", "Family", "Layer", "Sight", "UnknownSizes", "by_name", "known", "of", "parameters",
-    "read",
+    "FAMILIES", "Architecture", "Family", "Layer", "Sight", "UnknownSizes", "alike", "by_name", "known", "of",
+    "parameters", "read",
 ]  # fmt: skip
 
 
@@ -81,6 +81,12 @@ def by_name(path: str) -> Family | None:
     """The family that a hub id, folder name or a server's name of a model points to."""
     found = _sized(path)
     return found and found[0]
+
+
+def alike(path: str) -> dict[str, Any]:
+    """A config of the family that a name points to, for what all its sizes have in common; else a Qwen2-VL's."""
+    family = by_name(path) or FAMILIES["qwen2_vl"]
+    return {"model_type": family.kind, **next(iter(family.known.values()), {})}
 
 
 def known(path: str) -> str | None:
