@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from samples.rows import chat_rows
 from sft.trainer import SFTTrainer
 from tests.families.conftest import LIMITS, grpo, steps
-from tests.support.families import KINDS
+from tests.support.families import KINDS, listed
 from tests.support.tiny_checkpoints import section
 from vlm import adapters, loading, rollout
 from vlm.families import FAMILIES
@@ -35,7 +35,7 @@ def sft(model, processor, samples, folder):
     return SFTTrainer(model, args, train_dataset=rows, processing_class=processor)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind in FAMILIES and kind not in OLDER])
+@pytest.mark.parametrize("kind", listed([kind for kind in KINDS if kind in FAMILIES], but=OLDER))
 def test_merged_is_what_was_trained(loaded, kind, questions, tmp_path):
     one, linears = loaded(kind), FAMILIES[kind].linears
     file = Path(one.path, "model.safetensors")

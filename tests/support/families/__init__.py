@@ -9,7 +9,10 @@ The vocabulary of a model is that of its tokenizer (published ones are padded). 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
+
+import pytest
 
 from tests.support.families import glm, idefics, internvl, llava, qwen2, qwen3
 from tests.support.families.folder import Published, like, write
@@ -30,6 +33,17 @@ FAMILIES = {
 any other."""
 
 KINDS = tuple(FAMILIES)
+
+
+LISTED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "internvl")
+"""What `make test` takes through every stage; others go through those that are dear in `make test-full`."""
+
+
+def listed(kinds: Iterable[str], but: Collection[str] = ()) -> list:
+    """Parameters of a dear test: those that are not `LISTED`, or in `but`, marked `full`."""
+    return [
+        kind if kind in LISTED and kind not in but else pytest.param(kind, marks=pytest.mark.full) for kind in kinds
+    ]
 
 
 def published(kind: str) -> Published:
