@@ -77,7 +77,7 @@ class Llava(Family):
 
     def built(self, config):
         tower = config.get("vision_config") or {}
-        kind = tower.get("model_type") if isinstance(tower, Mapping) else tower.model_type
+        kind = tower.get("model_type") if isinstance(tower, Mapping) else getattr(tower, "model_type", None)
         return kind in (None, "clip_vision_model")
 
     def sight(self, config, least, most):
