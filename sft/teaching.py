@@ -41,7 +41,9 @@ class Teaching:
             try:
                 if not self.family.units:
                     raise Unmeasured("how many tokens a picture of this model has is not known")
-                self._text = ChatText(recipe.model)
+                text = ChatText(recipe.model)
+                text.render([{"role": "user", "content": "?"}], 0)  # it may call what transformers alone has
+                self._text = text
             except Unmeasured as error:
                 say(f"note: whether training.max_length = {self.limit} cuts rows is not known: {error}")
 

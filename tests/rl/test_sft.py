@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -295,6 +296,19 @@ def test_a_reply_without_text_is_a_fault_of_its_row(tmp_path, tiny_model):
         DataError, match=r"rows.jsonl, line 2, field 'messages\[2\]': found an assistant turn without text"
     ):
         faults(path, tmp_path, tiny_model, "null", "error")
+
+
+def test_a_template_that_cannot_be_rendered_here_is_said(tmp_path, tiny_model, capsys):
+    """strftime_now and the like are transformers' own."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    template = folder / "chat_template.jinja"
+    template.write_text("{% set day = strftime_now('%d') %}" + template.read_text())
+    turns = [say("user", "Why?"), say("assistant", "so")]
+    path = dump(tmp_path / "rows.jsonl", [{"images": [], "messages": turns, "task": "vqa", "answer": "x"}])
+    found, _ = faults(path, tmp_path, folder, 4)
+    assert found.rows == 1
+    said = "whether training.max_length = 4 cuts rows is not known: the chat template cannot be rendered"
+    assert said in capsys.readouterr().err
 
 
 # templates
