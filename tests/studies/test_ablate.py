@@ -64,6 +64,8 @@ def test_the_paper_s_figure(name, launchers, monkeypatch):
     zero, r1 = (config.to_dict(runs[f"{road}-without"]["grpo"].recipe) for road in ("Zero", "R1"))
     assert zero["model"]["path"].rpartition("/")[2] in ("Qwen2VL-7B-RS", "base")
     assert r1["model"]["path"].startswith("runs/nobody/SFT/seed-0/")
+    # R1's base will say how it writes boxes once it is there
+    assert zero["prompt"].pop("notation") == "qwen2_vl" and r1["prompt"].pop("notation") == "auto"
     assert {key for key in zero if zero[key] != r1[key]} == {"model"}
     for road in ("Zero", "R1"):  # the learned reward is what is with or without, and its open rows
         used = {
