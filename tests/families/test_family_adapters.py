@@ -71,7 +71,7 @@ def test_merged_is_what_was_trained(loaded, kind, questions, tmp_path):
     assert file.read_bytes() == held
 
 
-@pytest.mark.parametrize("kind", ["qwen3_vl", "llava", "internvl"])
+@pytest.mark.parametrize("kind", ["qwen3_vl", "internvl", pytest.param("llava", marks=pytest.mark.full)])
 def test_grpo_with_shared_prefixes_goes_on_as_if_never_stopped(loaded, kind, questions, tmp_path):
     """Stopped within a block of two iterations; rows with and without pictures."""
     one = loaded(kind)

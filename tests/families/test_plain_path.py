@@ -21,7 +21,7 @@ pytestmark = pytest.mark.versions
 KINDS = {"qwen3_5": "linear attention (Gated DeltaNet)", "idefics3": "no file in vlm/families"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("qwen3_5", marks=pytest.mark.full), "idefics3"])
 def test_two_steps_are_those_of_stock_trl(loaded, kind, questions, tmp_path, capsys):
     one, shown = loaded(kind), [sample for sample in questions if sample.images]
     stock = loading.load_model(section(one.path))

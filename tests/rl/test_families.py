@@ -71,7 +71,7 @@ def step(cls, path, samples, output, **named):
     return trainer, log, {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
 
 
-@pytest.mark.parametrize("kind", SHARING)
+@pytest.mark.parametrize("kind", listed(SHARING, but=("qwen2_vl",)))  # which test_stock_pairs.py has
 def test_a_step_is_stock_trls(kind, family_checkpoints, rows, tmp_path):
     """Rows with one and two pictures: the same completions, loss, KL, gradient norm and weights."""
     shown = [row for row in rows if row.images]
@@ -91,7 +91,7 @@ def test_a_step_is_stock_trls(kind, family_checkpoints, rows, tmp_path):
     assert mine["images/ideal"] == 3 * units
 
 
-@pytest.mark.parametrize("kind", listed(SHARING, but=("qwen2_vl", "qwen2_5_vl")))  # which test_sharing.py has
+@pytest.mark.parametrize("kind", listed(SHARING, but=("qwen2_vl", "qwen2_5_vl", "qwen3_vl")))  # as in test_sharing.py
 def test_rows_with_and_without_pictures(kind, family_checkpoints, rows, tmp_path):
     """Shared and plain alike, which stock TRL refuses."""
     path = family_checkpoints(kind)

@@ -112,7 +112,9 @@ def test_the_plan_shows_it_and_advice_names_it(planned, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [pytest.param("sft", marks=pytest.mark.full), "grpo", "score"])
+@pytest.mark.parametrize(
+    "stage", ["grpo", *(pytest.param(stage, marks=pytest.mark.full) for stage in ("sft", "score"))]
+)
 def test_two_steps_and_a_resume(stage, tiny_model, demo_data, tmp_path, started):
     """With a reference model and gradient checkpointing: the second step from the checkpoint after the first is the
     same, adapters are kept in float32, and the record counts weights, not bytes."""
