@@ -18,7 +18,7 @@ from trl.trainer import grpo_trainer
 
 from vlm import families
 from vlm.engine import FORBIDDEN
-from vlm.loading import at_hand, commit_of, load_processor, raw_config, source, stored_limits
+from vlm.loading import at_hand, commit_of, load_processor, read_json, source, stored_limits
 from vlm.rollout import replaced, unsayable
 from vlm.weights import check_files
 
@@ -76,7 +76,8 @@ def heads_as_stored() -> Iterator[None]:
     stock = grpo_trainer.create_model_from_path
 
     def create(name: str, **options: Any):
-        config = raw_config(name, options.get("revision"))
+        held = at_hand(name, "config.json", options.get("revision"))
+        config = {} if held is None else read_json(held)
         tied = families.of(config).tied(config)
         return stock(name, **({} if tied is None else {"tie_word_embeddings": tied}), **options)
 
