@@ -124,7 +124,7 @@ def obstacle(model) -> str | None:
     if name not in NAMES and name not in NAMES.values():
         return f"its attention is {name}, and prefixes are shared under {' and '.join(NAMES)}"
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if not hasattr(config, "layer_types") and getattr(config, "sliding_window", None):  # as Mistral's says it
+    if getattr(config, "layer_types", None) is None and getattr(config, "sliding_window", None):  # as Mistral's says it
         kinds.add("sliding_attention")
     said = " and ".join(sorted(kinds)).replace("sliding_", "sliding-window ").replace("_", " ")
     return f"it has layers of {said}" if kinds else None
