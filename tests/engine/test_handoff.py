@@ -45,7 +45,7 @@ def test_the_engine_reads_the_prompts_of_the_trainer(untrained, demo_questions, 
 
 def test_a_second_expansion_is_caught(untrained, few, monkeypatch):
     """What TRL 1.16 does by itself."""
-    monkeypatch.setattr(engine, "one_placeholder", lambda ids, token, pictures: ids)
+    monkeypatch.setattr(engine, "one_placeholder", lambda ids, token, pictures, frame=(): ids)
     with pytest.raises(UserError, match=r"reads another prompt than the trainer: row 0 .* images.min_pixels"):
         world.greedy(untrained, few)
 

@@ -125,7 +125,7 @@ def test_a_server_that_was_started_otherwise_is_refused(samples, server, tmp_pat
                        "600 --mm-processor-kwargs '{"):  # fmt: skip
         made(samples, server, tmp_path, vllm_max_model_length=600, limits=ImageSection(max_pixels=10**6))
     monkeypatch.setattr(VLLMClient, "image_features", lambda client, pictures: pytest.fail(f"asked of {pictures[0]}"))
-    with pytest.raises(pytest.fail.Exception, match=r"asked of .*PIL.Image.Image .*RGB size=28x28"):
+    with pytest.raises(pytest.fail.Exception, match=r"asked of .*PIL.Image.Image .*RGB size=112x112"):
         made(samples, server, tmp_path)
     with pytest.raises(RecipeError, match="generation_kwargs: .*no_repeat_ngram_size"):
         made(samples, server, tmp_path, generation_kwargs={"no_repeat_ngram_size": 3})
