@@ -60,13 +60,14 @@ def test_merged_is_what_was_trained(loaded, kind, questions, tmp_path):
     assert inputs.keys() == again.keys() and all(again[name].equal(value) for name, value in inputs.items())
     with torch.no_grad():
         wanted, found, base = (each(**inputs).logits for each in (model.eval(), merged, one.model))
-    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max() and (wanted - base).abs().max() > 1e-2
+    limit = 5e-5 if FAMILIES[kind].unshared else 1e-5  # states of linear attention carry what was rounded on
+    assert (found - wanted).abs().max() < limit * wanted.abs().max() and (wanted - base).abs().max() > 1e-2
     # all but the adapted linears as they were, and the head its own where it was
     changed = {name for name, value in merged.state_dict().items() if not value.equal(before[name])}
     assert changed and {name.split(".")[-2] for name in changed} == set(linears)
     assert not any(adapters.part_of(name) != "language_model" for name in changed)
     tied = merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
-    assert tied == (kind == "qwen3_vl") == merged.config.tie_word_embeddings
+    assert tied == (kind in (*OLDER, "qwen3_vl")) == merged.config.tie_word_embeddings
     assert rollout.steering(merged.generation_config) == rollout.steering(GenerationConfig.from_pretrained(one.path))
     assert file.read_bytes() == held
 

@@ -181,8 +181,8 @@ def test_the_head_takes_no_adapter(checkpoint):
         ("qwen3_vl", 3 + 3 * 12, 3 * 6, 2 + 3 * 11, 3 * 7),
         # a head of its own; of each layer q, k, v and o are linear
         ("qwen3_vl_moe", 3 + 3 * 12, 3 * 6, 3 + 3 * 11, 3 * 4),
-        # two layers of linear attention with nine parameters of their own, five of them linears; one of full attention
-        ("qwen3_5", 3 + 3 * 12, 6, 3 + 2 * (9 + 3 + 2) + 11, 3 * 3 + 2 * 5 + 4),
+        # two layers of linear attention with nine parameters of their own, three adapted; one of full attention
+        ("qwen3_5", 3 + 3 * 12, 6, 3 + 2 * (9 + 3 + 2) + 11, 3 * 3 + 2 * 3 + 4),
         # patches, positions, two blocks, three norms and the convolution before the merger; four norms a layer
         ("glm4v", 3 + 2 * 7 + 4, 6, 3 + 2 * 13, 2 * 6),
         # class, patches, positions, two norms with biases, three layers

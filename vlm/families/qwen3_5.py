@@ -14,7 +14,7 @@ class Qwen35(GridFamily):
     video_processor = "Qwen3VLVideoProcessor"
     positions = "interleaved M-RoPE"
     linears = (
-        *Family.linears, "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj",
+        *Family.linears, "in_proj_qkv", "in_proj_z", "out_proj",
     )  # fmt: skip
     notation = "qwen3_vl"
     patch = 16
