@@ -29,6 +29,7 @@ from stage.parallel.journal import Journal
 from stage.recipe.asking import AskingRecipe
 from vlm.common.console import say
 from vlm.common.errors import UserError
+from vlm.families import Sight
 from vlm.pictures.resizing import resized
 from vlm.shapes import sight_of
 
@@ -91,7 +92,10 @@ class Served(Answering):
         Raises: UserError at the end, where some question got no answer, and at once where none will (EndpointError),
         or where it may cost too much; what was answered is kept by whoever takes it."""
         times = Counter(id(sample) for sample, _ in rows)
-        calls = ((call(recipe, sample), times[id(sample)]) for sample in {id(one): one for one, _ in rows}.values())
+        sight = sight_of(recipe)
+        calls = (
+            (call(recipe, sample, sight), times[id(sample)]) for sample in {id(one): one for one, _ in rows}.values()
+        )
         say(str(estimated(recipe, calls)))
         return self._ask(recipe, rows)
 
@@ -158,7 +162,7 @@ class asking:  # noqa: N801 a context manager, read as one
 
     async def _ask(self) -> None:
         recipe = self.recipe
-        endpoint = Endpoint(section_of(recipe), usage=self.usage)
+        endpoint, sight = Endpoint(section_of(recipe), usage=self.usage), sight_of(recipe)
 
         async def text(question: Question) -> str:
             if question.key in self.refused:
@@ -166,7 +170,7 @@ class asking:  # noqa: N801 a context manager, read as one
             sample, number = question.row
             seed = {} if recipe.generation.temperature == 0 else {"seed": seed_of(recipe.seed, sample, number)}
             # encoding is work for the processor, which would keep the other requests waiting
-            messages = await asyncio.to_thread(messages_of, sample, recipe)
+            messages = await asyncio.to_thread(messages_of, sample, recipe, sight)
             try:
                 return await endpoint.ask(messages, **seed)
             except Refused as error:
@@ -177,9 +181,9 @@ class asking:  # noqa: N801 a context manager, read as one
         await ask_all(endpoint, rows, text, self.arriving, recipe.cost, "asked", shown=False)
 
 
-def messages_of(sample: Sample, recipe: AskingRecipe) -> Messages:
+def messages_of(sample: Sample, recipe: AskingRecipe, sight: Sight) -> Messages:
     """The conversation as the protocol has it. Raises: DataError for a picture that cannot be read."""
-    turns = conversation(sample, recipe.prompt, sight_of(recipe), resized)
+    turns = conversation(sample, recipe.prompt, sight, resized)
     return [{"role": turn["role"], "content": parts(turn["content"])} for turn in turns]
 
 

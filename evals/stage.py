@@ -326,14 +326,14 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
     for source in recipe.data.eval:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
-    columns, names, lengths = Columns(), set[tuple[str, str]](), Lengths(recipe)
+    columns, names, lengths, sight = Columns(), set[tuple[str, str]](), Lengths(recipe), sight_of(recipe)
     calls: list[tuple[Call, int]] = []
 
     def see(sample: Sample) -> None:
         columns.see(sample)
         lengths.see(sample)
         if recipe.endpoint is not None:
-            calls.append((call(recipe, sample), 1))
+            calls.append((call(recipe, sample, sight), 1))
         if recipe.benchmark is None:  # it puts its questions together from rows that may share a name
             refuse_namesake(sample, names)
 
@@ -347,7 +347,7 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
         where = f"{recipe.endpoint.model} at {recipe.endpoint.address}"
         console.print(f"{where}, {estimated(recipe, calls[: recipe.limit])}", markup=False, highlight=False)
         return
-    low, high = sight_of(recipe).bounds()
+    low, high = sight.bounds()
     console.print(f"{count} questions")
     console.print(f"{low} to {high} visual tokens an image, up to {recipe.generation.max_new_tokens} new tokens each")
     unread = len(known) < len(recipe.data.eval) or counted.absent

@@ -8,7 +8,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `sft` would be launch/sft.py
 
 from vlm.common import telemetry  # noqa: E402
-from vlm.shapes import sight_of
 
 telemetry.quiet()
 
@@ -22,6 +21,7 @@ from rewards.select.recipe import BonRecipe  # noqa: E402
 from stage.cli import launch  # noqa: E402
 from vlm.common.console import terminal  # noqa: E402
 from vlm.pictures.resizing import seen  # noqa: E402
+from vlm.shapes import sight_of  # noqa: E402
 
 
 def drawer(recipe: BonRecipe, size: int, halved: Callable[[int], None] | None = None) -> stage.Draw:
@@ -30,12 +30,12 @@ def drawer(recipe: BonRecipe, size: int, halved: Callable[[int], None] | None = 
     return lambda rows: who.draw(sized(recipe, size), rows, halved)
 
 
-def judge(recipe: BonRecipe, judged, sample, completions):
+def judge(recipe: BonRecipe, sight, judged, sample, completions):
     """Closed tasks by the benchmarks' metrics, all others by the recipe's `gold`."""
     if sample.task in metrics.OPEN:
         values = judged(sample, completions) if judged else None
         return None if values is None else ("open_ended/gold", values)
-    resized = seen(sample.size, sight_of(recipe))
+    resized = seen(sample.size, sight)
     rows = (predictions.from_sample(sample, text, resized=resized) for text in completions)
     found = [metrics.judge(row, recipe.prompt.notation, recipe.inside) for row in rows]
     if sample.task == "grounding":
@@ -46,12 +46,14 @@ def judge(recipe: BonRecipe, judged, sample, completions):
 def run(recipe: BonRecipe) -> None:
     if recipe.completions is None:
         check(recipe)
-    judged = partial(judge, recipe, gold.judge(recipe.gold))
+    judged = partial(judge, recipe, sight_of(recipe), gold.judge(recipe.gold))
     stage.run(recipe, partial(drawer, recipe), judged, check_columns=partial(gold.check, recipe.gold))
 
 
 def plan(recipe: BonRecipe) -> None:
-    stage.plan(recipe, partial(judge, recipe, gold.judge(recipe.gold)), partial(gold.check, recipe.gold))
+    stage.plan(
+        recipe, partial(judge, recipe, sight_of(recipe), gold.judge(recipe.gold)), partial(gold.check, recipe.gold)
+    )
 
 
 if __name__ == "__main__":

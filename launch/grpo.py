@@ -7,7 +7,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `sft` would be launch/sft.py
 
 from vlm.common import telemetry  # noqa: E402
-from vlm.shapes import sight_of
 
 telemetry.quiet()
 
@@ -64,6 +63,7 @@ def plan(recipe: GRPORecipe) -> None:
     from rewards.trial import Specimens, try_out
     from stage.planning.gpus import parse_gpus
     from vlm.common.processes import processes
+    from vlm.shapes import sight_of
 
     found = resolved(recipe)  # a plugin that does not import is an error in a dry run, too
     count = parse_gpus(recipe.gpus).count if recipe.gpus else processes()

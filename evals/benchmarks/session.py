@@ -77,8 +77,9 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Scores]:
     names = list(dict.fromkeys(name.strip() for name in arguments.benchmarks.split(",") if name.strip()))
     for name in names:
         find(name).check(arguments.data)
+    arguments.notation, doubts = notation(arguments)  # once: it may ask the hub; a settled one asks nothing
     recipes = {name: recipe(name, arguments) for name in names}
-    for doubt in notation(arguments)[1] if is_main_process() else ():
+    for doubt in doubts if is_main_process() else ():
         say(f"note: {doubt}")
     check_engines(recipes[names[0]])
     if not arguments.dry_run:

@@ -40,6 +40,7 @@ from stage.recipe import config
 from stage.runs import FINISHED, RECORD, Run
 from vlm.common.best_of import sizes
 from vlm.common.errors import DataError
+from vlm.families import Sight
 from vlm.pictures.resizing import seen
 from vlm.shapes import sight_of
 
@@ -226,14 +227,14 @@ def curve(
     judged: Judged,
 ) -> list[report.Point]:
     """Every metric, selector and N."""
-    ns = sizes(len(said[0]))
+    ns, sight = sizes(len(said[0])), sight_of(recipe)
     values: dict[tuple[str, str, int], list[float]] = {}
     for number, (sample, found) in enumerate(zip(samples, judged, strict=True)):
         if found is None:
             continue
         metric, quality = found
         votes = "majority" in recipe.selectors
-        agreed = _agreement(recipe, sample, said[number]) if votes else np.empty((0, 0))
+        agreed = _agreement(recipe, sample, said[number], sight) if votes else np.empty((0, 0))
         rng = np.random.default_rng([recipe.seed, number])
         for n in ns:
             for selector in recipe.selectors:
@@ -256,6 +257,7 @@ def save_picks(
     path: Path,
 ) -> None:
     """picks.jsonl: for each question the place, among all its completions, of the one each selector takes."""
+    sight = sight_of(recipe)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for number, sample in enumerate(samples):
             rng, picks = np.random.default_rng([recipe.seed, number, 1]), dict[str, int]()
@@ -263,15 +265,15 @@ def save_picks(
                 if selector == "random":
                     picks[selector] = int(rng.integers(len(said[number])))
                 elif selector == "majority":
-                    votes = _agreement(recipe, sample, said[number]).sum(axis=1)
+                    votes = _agreement(recipe, sample, said[number], sight).sum(axis=1)
                     picks[selector] = int(np.argmax(votes >= votes.max() - bon.TIED))
                 else:
                     picks[selector] = int(np.argmax(scored[selector][number]))
             file.write(json.dumps({"source": sample.source, "id": sample.id, "picks": picks}) + "\n")
 
 
-def _agreement(recipe: BonRecipe, sample: Sample, said: Sequence[str | None]) -> np.ndarray:
-    return agreement(sample, said, recipe.prompt.notation, seen(sample.size, sight_of(recipe)))
+def _agreement(recipe: BonRecipe, sample: Sample, said: Sequence[str | None], sight: Sight) -> np.ndarray:
+    return agreement(sample, said, recipe.prompt.notation, seen(sample.size, sight))
 
 
 def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None] | None = None) -> None:
@@ -280,6 +282,7 @@ def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None
     from rich.console import Console
 
     console, columns, names, lengths = Console(), Columns(), set[str](), Lengths(recipe)
+    sight = sight_of(recipe)
     if "score" in recipe.selectors:
         scorers.look(recipe.scorer)
     judged, opened, calls = list[bool](), dict[str, bool](), list[tuple[Call, int]]()
@@ -289,7 +292,7 @@ def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None
         lengths.see(sample)
         candidates.refuse_namesake(sample, names)
         if recipe.endpoint is not None:
-            calls.append((call(recipe, sample), recipe.generation.samples))
+            calls.append((call(recipe, sample, sight), recipe.generation.samples))
         if (known := opened.get(sample.task)) is None:
             unopened = sample.task == "grounding" and sample.size is None  # its boxes are read when it is sampled
             known = unopened or judge(sample, [TRIED]) is not None

@@ -9,8 +9,8 @@ from stage.endpoint import cost
 from stage.endpoint.sections import ServedSection
 from stage.recipe.asking import AskingRecipe
 from vlm import prompts
+from vlm.families import Sight
 from vlm.pictures.resizing import seen
-from vlm.shapes import sight_of
 
 REPLY = 400
 """Characters of a reply that an estimate reckons with: a short trace and an answer."""
@@ -25,12 +25,12 @@ def section_of(recipe: AskingRecipe) -> ServedSection:
     return recipe.endpoint.model_copy(update={**changes, "request": {**asked, **recipe.endpoint.request}})
 
 
-def call(recipe: AskingRecipe, sample: Sample) -> cost.Call:
+def call(recipe: AskingRecipe, sample: Sample, sight: Sight) -> cost.Call:
     """The request of a question, for an estimate. Pictures count at the size at which they are sent; those of unknown
-    size as large as they may be."""
+    size as large as they may be. sight: of the recipe, which `vlm.shapes.sight_of` reads from a file."""
     asked = prompts.prompt(sample, recipe.prompt.style, recipe.prompt.system, recipe.prompt.wording)
     side = round(recipe.images.max_pixels**0.5)
-    sizes = [seen(sample.size, sight_of(recipe)) or (side, side)] * len(sample.images)
+    sizes = [seen(sample.size, sight) or (side, side)] * len(sample.images)
     return cost.Call(sum(len(str(turn["content"])) for turn in asked), sizes, REPLY)
 
 

@@ -19,6 +19,7 @@ from tests.evals.test_served import TinyServer, address, recipe, said
 from tests.support.processes.commands import ROOT
 from tests.support.scores.fake_judge import FakeJudge, completion, error
 from vlm.common.errors import RecipeError, UserError
+from vlm.shapes import sight_of
 
 LAUNCHER = runpy.run_path(str(ROOT / "launch/bon.py"), run_name="launcher")
 run, plan = LAUNCHER["run"], LAUNCHER["plan"]
@@ -220,7 +221,7 @@ def test_an_estimate_has_pictures_at_the_size_at_which_they_are_sent(tiny_model,
         "endpoint={address: 'https://h/v1', model: m}", "images={min_pixels: 12544, max_pixels: 25088}",
     ))  # fmt: skip
     sample = Sample(["a.png"], [{"role": "user", "content": "What?"}], "vqa", answer="1", size=(40, 30))
-    one = call(asked, sample)
+    one = call(asked, sample, sight_of(asked))
     assert one.sizes == [(140, 112)]
     found = estimated(asked, [(one, 1), (one, 3)])
     assert (found.rows, found.calls) == (2, 4)

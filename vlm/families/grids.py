@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 BICUBIC = 3
 """Of `PIL.Image.Resampling`, which is not imported for it."""
-PATCH = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
 
 class GridFamily(Family):

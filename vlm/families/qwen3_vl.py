@@ -114,7 +114,7 @@ class Qwen3VL(GridFamily):
 def tower(sizes: Architecture) -> Iterator[Layer]:
     visual, square = "model.visual", sizes.width * sizes.merge**2
     embedding, *rest = blocks(sizes, norm_bias=True, widening=("linear_fc1",), narrowing="linear_fc2")
-    yield embedding._replace(bias=True, name="model.visual.patch_embed.proj")
+    yield embedding._replace(bias=True)
     yield Layer(f"{visual}.pos_embed", (sizes.more["positions"], sizes.width))
     yield from rest
     mergers = [("merger", sizes.width)]
