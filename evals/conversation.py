@@ -23,5 +23,5 @@ def conversation(
 ) -> list[dict[str, Any]]:
     """The prompt with its images decoded, each where the text puts it. sight: what the model sees of them.
     view: makes a picture ready for the processor that comes next; None: our own."""
-    asked = prompts.prompt(sample, section.style, section.system, section.wording)
+    asked = prompts.asked(sample, section)
     return blocks(asked, [(view or shown)(image, sight) for image in sample.images])

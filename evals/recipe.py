@@ -6,10 +6,11 @@ from typing import Literal
 
 from evals.benchmarks import find
 from stage.recipe.asking import AskingRecipe
+from stage.recipe.sections import ToolKeys
 from vlm.common.errors import RecipeError, UserError
 
 
-class EvalRecipe(AskingRecipe):
+class EvalRecipe(ToolKeys, AskingRecipe):
     """Generate answers to held-out questions (`data.eval`) and score them.
 
     An interrupted evaluation is continued from what it wrote; a finished one is refused without `overwrite`.

@@ -18,13 +18,14 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rewards.registry import Reward, collective, nearest, options_of, register, resolve
+from rewards.registry import Reward, collective, options_of, register, resolve
 from rewards.rules import format as format_reward
 from rewards.rules.rows import of_rows
 from rewards.values import plain
 from samples import TASKS, kinds_of
 from stage.checkpoints.stateful import Stateful
 from vlm.common.errors import RecipeError
+from vlm.common.plugins.importing import nearest
 
 DEFAULT_TASKS: dict[str, str | dict[str, Any]] = {
     "grounding": "iou",

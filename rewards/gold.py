@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rewards.columns import check_columns, required
-from rewards.places import defined
 from rewards.registry import Reward, resolve
 from rewards.values import plain
 from samples import Sample
 from samples.readers.checks import CLOSED
 from vlm.common.errors import DataError
+from vlm.common.plugins.places import defined
 
 FIELDS = [field.name for field in dataclasses.fields(Sample) if field.name != "columns"]
 Judge = Callable[[Sample, Sequence[str]], list[float] | None]

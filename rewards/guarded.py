@@ -45,13 +45,13 @@ from rewards.registry import Reward, _name, collective
 from rewards.rules.rows import of_rows
 from rewards.score.reward.faults import Failures
 from rewards.score.reward.score import Score
-from rewards.timed import Overdue, timed
 from rewards.values import WrongValues, plain, unusable
 from stage.checkpoints.stateful import Stateful
 from stage.guards import broken_gpu
 from stage.guards.progress import phase
 from stage.parallel import agreement
 from vlm.common.errors import RecipeError, UserError
+from vlm.common.plugins.timed import Overdue, timed
 from vlm.pictures.unreadable import row_name
 
 logger = logging.getLogger(__name__)
@@ -83,8 +83,8 @@ class Guarded:
     def __init__(
         self, reward: Reward, name: str, limits: Limits, run: Callable[..., Any] = timed, whole: bool = True
     ) -> None:
-        """run: `rewards.timed.timed`, or what stands for it in a test. whole: it is called with whole generation
-        batches, not with those rows of a batch that are of its task."""
+        """run: `timed`, or what stands for it in a test. whole: it is called with whole generation batches, not with
+        those rows of a batch that are of its task."""
         self.reward, self.limits, self.run = reward, limits, run
         self.__name__ = _name(reward)  # TRL's metrics stay as they are
         self.name = name

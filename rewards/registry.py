@@ -13,24 +13,16 @@ by path:
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
-import hashlib
-import importlib
 import importlib.metadata
-import importlib.util
 import inspect
-import operator
-import sys
 import typing
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from samples import Sample
 from vlm.common.errors import RecipeError, UserError
-from vlm.common.section import expanded
+from vlm.common.plugins.importing import failed, imported, nearest
 
 Reward = Callable[..., list[float | None]]
 
@@ -111,14 +103,6 @@ def options_of(spec: str) -> set[str]:
     return set(_options(spec, _find(spec)))
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """What to add to a message about the unknown ``name``: the nearest known one, and all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}known: {', '.join(known) or 'none'}"
-
-
 # Finding what a spec names.
 
 
@@ -126,18 +110,9 @@ def _find(spec: str) -> Any:
     """The function, class or callable object behind ``spec``."""
     if not isinstance(spec, str) or not spec:
         raise RecipeError(f"reward {spec!r}: expected a name, 'pkg.module:function' or 'path/file.py:function'")
-    place, colon, attribute = spec.rpartition(":")
-    if not colon:
+    if ":" not in spec:
         return _by_name(spec)
-    if not place or not attribute:
-        raise RecipeError(f"reward {spec!r}: expected 'pkg.module:function' or 'path/file.py:function'")
-    module = _module_of_file(spec, place) if place.endswith(".py") else _module(spec, place)
-    try:
-        return operator.attrgetter(attribute)(module)
-    except AttributeError as cause:
-        public = [name for name, value in vars(module).items() if callable(value) and name[0] != "_"]
-        hint = nearest(attribute, public)
-        raise RecipeError(f"reward {spec!r}: {place} has no {attribute!r}; {hint}") from cause
+    return imported(spec, "reward")
 
 
 def _by_name(name: str) -> Any:
@@ -148,7 +123,7 @@ def _by_name(name: str) -> Any:
             try:
                 return point.load()
             except Exception as cause:  # an import can raise anything; its user must read which plugin it was
-                raise _failed(name, f"its entry point {point.value!r}", cause) from cause
+                raise failed(name, "reward", f"its entry point {point.value!r}", cause) from cause
     module, dot, function = name.rpartition(".")
     hint = f" (a plugin is written '{module}:{function}')" if dot else ""
     raise RecipeError(f"unknown reward {name!r}{hint}; {nearest(name, names())}")
@@ -156,42 +131,6 @@ def _by_name(name: str) -> Any:
 
 def _entry_points() -> Iterable[importlib.metadata.EntryPoint]:
     return importlib.metadata.entry_points(group=ENTRY_POINTS)
-
-
-def _module(spec: str, name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as cause:  # as above
-        raise _failed(spec, f"module {name!r}", cause) from cause
-
-
-def _module_of_file(spec: str, place: str) -> ModuleType:
-    path = Path(expanded(place)).resolve()
-    if not path.is_file():
-        raise RecipeError(
-            f"reward {spec!r}: no file {path} (a relative path starts at the current directory, {Path.cwd()})"
-        )
-    # The path is hashed into the name so that two files called reward.py do not become one module.
-    name = f"nadir_reward_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    found = importlib.util.spec_from_file_location(name, path)
-    assert found is not None and found.loader is not None  # the name ends in .py
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # before executing: dataclasses and pickle look their module up there
-    try:
-        found.loader.exec_module(module)
-    except Exception as cause:  # as above
-        del sys.modules[name]
-        raise _failed(spec, f"file {path}", cause) from cause
-    return module
-
-
-def _failed(spec: str, what: str, cause: Exception) -> RecipeError:
-    advice = "fix it, or name another reward"
-    if isinstance(cause, ModuleNotFoundError):
-        advice = f"install {cause.name!r}, put its folder on PYTHONPATH, or write 'path/file.py:function'"
-    return RecipeError(f"reward {spec!r}: {what} does not import: {type(cause).__name__}: {cause}; {advice}")
 
 
 def _build(spec: str, target: type, options: dict[str, Any]) -> Any:

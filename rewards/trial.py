@@ -21,12 +21,12 @@ from rewards.gated import Gated, bounded
 from rewards.guarded import Guarded, Limits, asynchronous, described, is_module
 from rewards.registry import Reward, _name, collective
 from rewards.score.reward.score import Score
-from rewards.timed import Overdue, timed
 from rewards.values import plain, unusable
 from samples import Sample
 from samples.rows import answer_of, prompt_row, reference, truth_of
 from vlm.common.console import say
 from vlm.common.errors import DataError, RecipeError, UserError
+from vlm.common.plugins.timed import Overdue, timed
 from vlm.families import Sight
 from vlm.pictures import images
 from vlm.pictures.resizing import seen

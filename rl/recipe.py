@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from rl import sampling
 from stage.recipe.arguments import arguments
-from stage.recipe.sections import TrainingRecipe
+from stage.recipe.sections import ToolKeys, TrainingRecipe
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.common.section import Section
@@ -54,7 +54,7 @@ class RewardSection(Section):
             )
 
 
-class GRPORecipe(TrainingRecipe):
+class GRPORecipe(ToolKeys, TrainingRecipe):
     """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300) with the rewards below."""
 
     first = (

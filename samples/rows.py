@@ -175,7 +175,7 @@ def prompt_rows(
 
 def prompt_row(sample: Sample, section: PromptSection, copy: int, number: int) -> dict[str, Any]:
     """One row of `prompt_rows`, without what follows from its picture and without the sample's columns."""
-    prompt = prompts.prompt(sample, section.style, section.system, section.wording)
+    prompt = prompts.asked(sample, section)
     return {"prompt": prompt, **_columns(sample), "copy": copy, "row": number}
 
 
@@ -225,7 +225,7 @@ class _Chats:
     def __getitem__(self, number: int) -> dict[str, Any]:
         sample, asked = self.drawn[number], self.section
         reply, truth = _reply(sample)
-        messages = [*prompts.prompt(sample, asked.style, asked.system, asked.wording), *reply]
+        messages = [*prompts.asked(sample, asked), *reply]
         if truth is not None and (self.sizes is None or not sample.images):
             messages.append(reference(truth, asked.notation, None))
             truth = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from stage.recipe.arguments import arguments
-from stage.recipe.sections import TrainingRecipe
+from stage.recipe.sections import ToolKeys, TrainingRecipe
 from vlm.common.errors import RecipeError
 
 ARGUMENTS = arguments(
@@ -20,7 +20,7 @@ ARGUMENTS = arguments(
 )
 
 
-class SFTRecipe(TrainingRecipe):
+class SFTRecipe(ToolKeys, TrainingRecipe):
     """Supervised fine-tuning on conversations; the loss counts the assistant's tokens only."""
 
     first = (

@@ -67,7 +67,7 @@ class Teaching:
 
     def _fits(self, sample: Sample, chat: ChatText) -> None:
         asked = self.recipe.prompt
-        turns = prompts.prompt(sample, asked.style, asked.system, asked.wording)
+        turns = prompts.asked(sample, asked)
         turns = [*turns, *learnt(sample, asked, self.sight)]
         most = self.sight.bounds()[1] + len(self.family.frame)
         least = sum(len(turn["content"].encode()) + TEMPLATE for turn in turns)  # a token has a byte or more

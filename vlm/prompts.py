@@ -121,16 +121,37 @@ def _ends(question: str, told: str) -> bool:
     return said.endswith(wanted)
 
 
+class How(Protocol):
+    """What a prompt needs of `vlm.sections.PromptSection`."""
+
+    style: Literal["r1", "direct"]
+    system: str | None
+    wording: dict[str, str]
+
+    @property
+    def tools(self) -> str: ...
+    @property
+    def ask(self) -> str: ...
+
+
+def asked(sample: Asked, how: How) -> list[dict[str, str]]:
+    """`prompt` as a recipe's `prompt:` section says it."""
+    return prompt(sample, how.style, how.system, how.wording, how.tools, how.ask)
+
+
 def prompt(
     sample: Asked,
     style: Literal["r1", "direct"] = "r1",
     system: str | None = None,
     wording: Mapping[str, str] | None = None,
+    tools: str = "",
+    ask: str = "",
 ) -> list[dict[str, str]]:
     """The conversation up to the assistant's last turn: what the model is asked.
 
     The first user turn is worded by task; later turns stand as they are. Contents are plain strings, in which
-    `<image>` may say where pictures stand (`vlm.pictures.places`).
+    `<image>` may say where pictures stand (`vlm.pictures.places`). tools: what the system turn says of tools, behind
+    the rest. ask: a line behind the first question.
     """
     turns = sample.messages
     if turns and turns[-1]["role"] == "assistant":
@@ -144,5 +165,9 @@ def prompt(
         content = turn["content"]
         if turn["role"] == "user" and not worded:
             content, worded = user_text(sample, content, wording), True
+            content += f"\n{ask}" if ask else ""
         out.append({"role": turn["role"], "content": content})
+    if tools:
+        said = f"{out.pop(0)['content']}\n\n" if out[0]["role"] == "system" else ""
+        out.insert(0, {"role": "system", "content": said + tools})
     return out

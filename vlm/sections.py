@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import PrivateAttr
 
 from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
@@ -228,6 +230,24 @@ class PromptSection(Section):
     "Task → template with {question}, and {options} for choices; tasks not named keep the built-in wording."
     notation: str = AUTO
     "How boxes are written in text; `auto`: as the model's family does. A checkpoint knows the one it was trained with."
+    _tools: str = PrivateAttr("")
+    _ask: str = PrivateAttr("")
+
+    @property
+    def tools(self) -> str:
+        """What the system prompt says of tools, by the recipe's `tools` and `turns`; "" for none."""
+        return self._tools
+
+    @property
+    def ask(self) -> str:
+        """A line behind the question, by `turns.ask`."""
+        return self._ask
+
+    def told(self, tools: str, ask: str) -> PromptSection:
+        """The same with what is said of tools."""
+        copy = self.model_copy()
+        copy._tools, copy._ask = tools, ask
+        return copy
 
     def check(self) -> None:
         check_wording(self.wording)
@@ -235,3 +255,34 @@ class PromptSection(Section):
             raise RecipeError(f"system: found {TAG} in {self.system!r}; pictures stand in questions, as the data say")
         if self.notation != AUTO:
             check_notation(self.notation)
+
+
+class ToolSection(Section):
+    """A tool that the model may call while it answers."""
+
+    use: str
+    "`zoom`, `pkg.module:function` or `path/file.py:function`."
+    options: dict[str, Any] = {}
+    "Keyword options of the tool; of `zoom`: max_pixels (of a crop as the model sees it), least (a region's side)."
+
+
+class TurnSection(Section):
+    """Conversations with tools (`tools:`)."""
+
+    limit: int = 1
+    "Calls that are answered in one completion; one that calls once more is over the limit, and is not learned from."
+    timeout: float | None = 30.0
+    "Seconds that a tool may take; the row then goes on without its answer. Null for no limit."
+    system: str | None = None
+    "What the system prompt says of the tools; null: their signatures, and how a call is written."
+    ask: str = ""
+    "A line behind the question, such as: Zoom in before you answer."
+
+    def check(self) -> None:
+        if self.limit < 1:
+            raise RecipeError(f"limit = {self.limit}; expected at least 1, or no tools")
+        if self.timeout is not None and not self.timeout > 0:
+            raise RecipeError(f"timeout = {self.timeout}; expected seconds above 0, or null for no limit")
+        for name in ("system", "ask"):
+            if TAG in (getattr(self, name) or ""):
+                raise RecipeError(f"{name}: found {TAG}; pictures stand in questions, as the data say")

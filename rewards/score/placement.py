@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rewards.registry import nearest
 from rewards.score.model.exchange import Exchange
 from rewards.score.model.layout import check_stored
 from rewards.score.scorer import ScorerUnavailable, count_cut
 from samples.fingerprints import of_checkpoint
 from vlm.common.errors import RecipeError
+from vlm.common.plugins.importing import nearest
 from vlm.loading import at_hand
 
 ASKED = 3.0

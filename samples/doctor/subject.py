@@ -38,7 +38,7 @@ class Ruler:
         """Tokens of each row's text, template included, pictures not."""
         texts = []
         for sample in samples:
-            turns = prompts.prompt(sample, self.prompt.style, self.prompt.system, self.prompt.wording)
+            turns = prompts.asked(sample, self.prompt)
             reply = learnt(sample, self.prompt, self.sight) if self.answers else []
             ask = not reply
             texts.append(

@@ -28,7 +28,7 @@ def section_of(recipe: AskingRecipe) -> ServedSection:
 def call(recipe: AskingRecipe, sample: Sample, sight: Sight) -> cost.Call:
     """The request of a question, for an estimate. Pictures count at the size at which they are sent; those of unknown
     size as large as they may be. sight: of the recipe, which `vlm.shapes.sight_of` reads from a file."""
-    asked = prompts.prompt(sample, recipe.prompt.style, recipe.prompt.system, recipe.prompt.wording)
+    asked = prompts.asked(sample, recipe.prompt)
     side = round(recipe.images.max_pixels**0.5)
     sizes = [seen(sample.size, sight) or (side, side)] * len(sample.images)
     return cost.Call(sum(len(str(turn["content"])) for turn in asked), sizes, REPLY)

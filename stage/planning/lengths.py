@@ -53,7 +53,7 @@ class Lengths:
 
     def see(self, sample: Sample) -> None:
         asked = self.recipe.prompt
-        turns = prompts.prompt(sample, asked.style, asked.system, asked.wording)
+        turns = prompts.asked(sample, asked)
         reply = learnt(sample, asked, self.sight) if self.answers else []
         self.note(turns, reply, len(sample.images))
 

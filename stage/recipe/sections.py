@@ -16,8 +16,9 @@ from vlm.boxes import FALLBACK
 from vlm.common.errors import RecipeError
 from vlm.common.section import Folder, Section, Seed
 from vlm.families import Family
-from vlm.sections import AUTO, ImageSection, ModelSection, PromptSection
+from vlm.sections import AUTO, ImageSection, ModelSection, PromptSection, ToolSection, TurnSection
 from vlm.shapes import absent, family_here
+from vlm.tools.toolbox import instruction
 
 
 def _whole(value: object) -> object:
@@ -84,6 +85,20 @@ class DumpSection(Section):
         return step in self.steps or bool(self.every and step % self.every == 0)
 
 
+class ToolKeys(Section):
+    """Of a recipe whose model may call tools while it answers (`vlm.tools`)."""
+
+    tools: list[ToolSection] = []
+    "What the model may call: `zoom`, or functions of yours."
+    turns: TurnSection = TurnSection()
+    "How conversations with tools go."
+
+    @property
+    def zooms(self) -> bool:
+        """Whether the zoom is among the tools."""
+        return any(one.use == "zoom" for one in self.tools)
+
+
 class StageRecipe(Section):
     """What a recipe of any stage holds."""
 
@@ -107,6 +122,8 @@ class StageRecipe(Section):
         for source in (*self.data.train, *self.data.eval):
             source.inherit(self.images)
         self.settle()
+        if isinstance(self, ToolKeys) and self.tools:
+            self.prompt = self.prompt.told(instruction(self.tools, self.turns), self.turns.ask)
         return self
 
     @property

@@ -17,9 +17,9 @@ from rewards.gated import Gated
 from rewards.guarded import Guarded, Limits, guard, guarded_in
 from rewards.score.reward.faults import ScoringFailed
 from rewards.score.reward.score import Score, learned
-from rewards.timed import Overdue, timed
 from rewards.values import WrongValues
 from vlm.common.errors import RecipeError, UserError
+from vlm.common.plugins.timed import Overdue, timed
 
 
 def rows(count, group=2, **more):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
-from rewards.places import innermost
+from vlm.common.plugins.places import innermost
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def timed(
     try:
         if timeout is None:
             return call()
-        thread = threading.Thread(target=_work, args=(call, result, _device()), name="reward", daemon=True)
+        thread = threading.Thread(target=_work, args=(call, result, _device()), name="plugin", daemon=True)
         thread.start()
         ident = thread.ident
         if not wait([result], timeout).done:

@@ -1,0 +1,81 @@
+"""Conversations with calls that are known already, for SFT and controls: the calls are written, the regions cut out.
+
+A turn {"role": "assistant", "content": …, "zoom": [x1, y1, x2, y2]} calls `image_zoom_in` on that region, in pixels of
+the original first picture. The call is stated in the picture that a model would zoom into: the last one shown where the
+region lies in it, else the first. What is cut out is what the tool itself gives for the numbers that are stated, so
+that a model is taught what it will see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlm.common.errors import DataError
+from vlm.pictures.places import TAG, placed
+from vlm.tools import calls
+from vlm.tools.dialogue import Turn
+from vlm.tools.tool import Box, Context, Shown, ToolError, View
+from vlm.tools.zoom import GO_ON, NAME, Zoom
+
+Turns = Sequence[Mapping[str, Any]]
+
+
+def has_calls(turns: Turns) -> bool:
+    return any("zoom" in turn for turn in turns)
+
+
+def chained(turns: Turns, views: Sequence[View], zoom: Zoom) -> tuple[list[dict[str, str]], list[Shown]]:
+    """The conversation with calls and crops written out, and the crops in order.
+
+    views: the question's pictures. Contents are texts; `<image>` says where each picture stands, the question's too.
+    Raises: DataError for a region that the tool would not show.
+    """
+    context, crops, said = Context(list(views), len(views)), [], []
+    head = "" if placed(turns) else TAG * len(views)
+    for turn in turns:
+        content = turn["content"]
+        if turn["role"] == "user":
+            content, head = head + content, ""
+        if "zoom" not in turn:
+            said.append({"role": turn["role"], "content": content})
+            continue
+        text, shown = called(turn["zoom"], context, zoom)
+        said.append({"role": "assistant", "content": f"{content}\n{text}" if content else text})
+        said.append({"role": "user", "content": TAG + GO_ON})
+        assert shown.view is not None
+        context.views.append(shown.view)
+        crops.append(shown)
+    return said, crops
+
+
+def called(box: Sequence[float], context: Context, zoom: Zoom) -> tuple[str, Shown]:
+    """(the text of the call for a region, what it shows). Raises: DataError."""
+    view, number = stated_in(box, context)
+    bbox = view.stated(box)
+    try:
+        shown = zoom.shown(view, zoom.region(bbox, view))
+    except ToolError as error:
+        raise DataError(f"zoom: found the region {list(box)}, which the tool would refuse: {error}") from None
+    arguments = {"bbox": bbox} if number is None else {"bbox": bbox, "image": number}
+    return calls.write(NAME, arguments), shown
+
+
+def stated_in(box: Sequence[float], context: Context) -> tuple[View, int | None]:
+    """The picture that a region is stated in, and its number where it has to be said."""
+    first, last = context.views[0], context.views[-1]
+    if last.number == 0 and _within(box, last.box):
+        return last, None
+    return first, 1
+
+
+def _within(box: Sequence[float], region: Box) -> bool:
+    x1, y1, x2, y2 = box
+    return region[0] <= x1 and region[1] <= y1 and x2 <= region[2] and y2 <= region[3]
+
+
+def forced(box: Sequence[float], views: Sequence[View], zoom: Zoom) -> list[Turn]:
+    """A first call and its answer that are put into a model's mouth: what it says when it is shown this region.
+    Raises: DataError."""
+    text, shown = called(box, Context(list(views), len(views)), zoom)
+    return [Turn("assistant", text), Turn("tool", GO_ON, [shown])]
