@@ -39,7 +39,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rewards import places
 from rewards.gated import Gated, ungated
 from rewards.registry import Reward, _name, collective
 from rewards.rules.rows import of_rows
@@ -51,6 +50,7 @@ from stage.guards import broken_gpu
 from stage.guards.progress import phase
 from stage.parallel import agreement
 from vlm.common.errors import RecipeError, UserError
+from vlm.common.plugins import places
 from vlm.common.plugins.timed import Overdue, timed
 from vlm.pictures.unreadable import row_name
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from rewards import places
 from rewards.columns import itself
 from rewards.gated import Gated, bounded
 from rewards.guarded import Guarded, Limits, asynchronous, described, is_module
@@ -26,6 +25,7 @@ from samples import Sample
 from samples.rows import answer_of, prompt_row, reference, truth_of
 from vlm.common.console import say
 from vlm.common.errors import DataError, RecipeError, UserError
+from vlm.common.plugins import places
 from vlm.common.plugins.timed import Overdue, timed
 from vlm.families import Sight
 from vlm.pictures import images
