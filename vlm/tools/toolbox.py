@@ -6,14 +6,15 @@ import functools
 import inspect
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from vlm.common.errors import RecipeError
 from vlm.common.plugins.importing import imported, nearest
 from vlm.common.plugins.places import raised
 from vlm.common.plugins.timed import Overdue, timed
-from vlm.families import Sight
+from vlm.families import Family, Sight
+from vlm.pictures.places import TAG
 from vlm.sections import ToolSection, TurnSection
 from vlm.tools import calls
 from vlm.tools.tool import Context, Result, Tool, ToolError, of_function, result_of
@@ -38,18 +39,22 @@ BROKEN = "The tool failed."
 class Toolbox:
     """Tools that a conversation may use, and how long it may last."""
 
-    def __init__(self, tools: Sequence[Tool], turns: TurnSection):
+    def __init__(self, tools: Sequence[Tool], turns: TurnSection, marks: Collection[str] = ()):
+        """marks: texts that claim a picture, which no tool may give back."""
         self.tools = {tool.name: tool for tool in tools}
-        self.turns = turns
+        self.turns, self.marks = turns, (calls.BEGIN, calls.END, TAG, *marks)
         if len(self.tools) < len(tools):
             names = [tool.name for tool in tools]
             twice = next(name for name in names if names.count(name) > 1)
             raise RecipeError(f"tools: two are called {twice!r}, and a call could mean either; leave one out")
 
     @classmethod
-    def of(cls, sections: Sequence[ToolSection], turns: TurnSection, sight: Sight) -> Toolbox | None:
+    def of(
+        cls, sections: Sequence[ToolSection], turns: TurnSection, sight: Sight, family: Family | None = None
+    ) -> Toolbox | None:
         """The recipe's; None where it names no tool. Raises: RecipeError."""
-        return cls([resolve(one, sight) for one in sections], turns) if sections else None
+        marks = () if family is None else (family.placeholder, *family.unsayable, *family.frame)
+        return cls([resolve(one, sight) for one in sections], turns, marks) if sections else None
 
     def answer(self, text: str, context: Context, where: str) -> Result | None:
         """What answers a model's turn; None where it calls no tool. where: names the row in the log."""
@@ -80,8 +85,8 @@ class Toolbox:
 
     def _checked(self, found: Result, tool: Tool) -> Result:
         """Raises: TypeError for what no turn can hold."""
-        if any(mark in found.text for mark in (calls.BEGIN, calls.END, "<image>")):
-            raise TypeError(f"{tool.name} gave back a text with {calls.BEGIN}, {calls.END} or <image> in it")
+        if held := [mark for mark in self.marks if mark in found.text]:
+            raise TypeError(f"{tool.name} gave back a text with {held[0]} in it, which would claim a call or a picture")
         return found
 
 
