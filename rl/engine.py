@@ -244,7 +244,8 @@ class Sampler:
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
         if self.use_vllm and self.vllm_importance_sampling_correction:
-            gaps = gap(output["old_per_token_logps"], output["sampling_per_token_logps"], output["completion_mask"])
+            mask = output["completion_mask"] * output.get("tool_mask", 1)
+            gaps = gap(output["old_per_token_logps"], output["sampling_per_token_logps"], mask)
             shown = torch.tensor(
                 [count > 0 for count in output.get("num_images") or [0] * len(gaps)], device=gaps.device
             )

@@ -33,7 +33,7 @@ class ResumableRollouts(Dumping, Resumable):
         rows = inputs.get("num_images")
         if not isinstance(rows, Rows):
             return dict(inputs)
-        return {**inputs, "num_images": {"prompts": rows.prompts, "pictures": rows.pictures, "shares": rows.shares}}
+        return {**inputs, "num_images": rows.plain()}
 
     def held_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         rows = inputs.get("num_images")

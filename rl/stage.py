@@ -25,6 +25,7 @@ from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.pictures.resizing import by_role
 from vlm.shapes import read_config
+from vlm.tools.toolbox import Toolbox
 
 Reward = Callable[..., list[float | None]]
 ANY_NUMBER = 2**30
@@ -143,6 +144,8 @@ def train(
         callbacks=[passes, *callbacks],
         share_prefix=recipe.share_prefix,
         check_sharing=recipe.check_sharing,
+        toolbox=Toolbox.of(recipe.tools, recipe.turns, processor.sight, processor.family),
+        notation=recipe.prompt.notation,
     )
     return complete(trainer, run, beginning, processor, "GRPO")
 

@@ -6,6 +6,7 @@ What differs from trl 1.16.0, in the order of the bases; each says in its docstr
                                           the reference model is of the policy's commit, its head as stored
     `rl.unrewarded.Unrewarded`            completions without a reward are named in a line
     `rl.table.Table`                      the table of completions can be read by itself, and is shown to trackers
+    `rl.turns.conversing.Turns`           completions of several turns, with tools between them
     `rl.counters.Counted`                 seconds, tokens, pictures and memory of each step in the log
     `rl.engine.Sampler`, `Engine`         vLLM is told the same prompt, and its log-probabilities are compared
     `rl.sharing.prompts.SharedPrompts`    each prompt is computed once for all its completions
@@ -30,6 +31,7 @@ from rl.engine import Sampler, engine
 from rl.resuming import ResumableRollouts
 from rl.sharing.prompts import SharedPrompts
 from rl.table import Table
+from rl.turns.conversing import Turns
 from rl.unrewarded import Unrewarded
 from stage.guards.finite import FiniteSteps
 from stage.parallel.fsdp import FullySharded
@@ -41,6 +43,7 @@ from vlm.rollout import fix_top_p
 class GRPOTrainer(
     Unrewarded,
     Table,
+    Turns,
     Counted,
     Sampler,
     SharedPrompts,

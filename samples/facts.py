@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 from samples.sample import Sample
 from samples.store import Codec
 from vlm import answers
+from vlm.tools.chains import has_calls
 
 OPTIONAL = ("answer", "boxes", "quads", "choices", "kind")
 """Fields of a Sample that rows may lack."""
@@ -31,6 +32,8 @@ class Facts(NamedTuple):
     "Whether its size is one that no Qwen2-VL takes (`vlm.shapes.smart_resize`)."
     shown: bool = False
     "Whether it has pictures."
+    calls: bool = False
+    "Whether its conversation calls tools (`vlm.tools.chains`)."
 
 
 def facts_of(sample: Sample) -> Facts:
@@ -44,7 +47,8 @@ def facts_of(sample: Sample) -> Facts:
         truth = "boxes"
     size = sample.size
     strip = size is not None and max(size) > 200 * min(size)
-    return Facts(sample.task, tuple(sample.columns or ()), values_of(sample), reply, truth, strip, bool(sample.images))
+    shown, calls = bool(sample.images), has_calls(sample.messages)
+    return Facts(sample.task, tuple(sample.columns or ()), values_of(sample), reply, truth, strip, shown, calls)
 
 
 def values_of(sample: Sample) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ completion of a group. What must hold of all rows is asked of their facts, befor
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,6 +27,9 @@ from vlm.pictures.places import blocks, placed
 from vlm.pictures.resizing import Resizing, header_size, seen
 from vlm.pictures.unreadable import Readable
 from vlm.sections import PromptSection
+from vlm.tools.chains import chained, has_calls
+from vlm.tools.tool import ToolError, view_of
+from vlm.tools.zoom import Zoom
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,19 +49,21 @@ class Pictures:
     become blocks; others stay texts, before the first of which TRL puts the pictures.
 
     sizes: None leaves the column out; the model's size is then unknown, and notations that count in it cannot be used.
-    notation: of the references to write, for tables with a column `truth`.
+    notation: of the references to write, for tables with a column `truth`. zoom: cuts out what conversations with calls
+    look at (`vlm.tools.chains`), whose crops stand behind the row's own pictures.
     """
 
-    def __init__(self, sizes: Resizing | None, notation: str = ""):
-        self.sizes, self.notation = sizes, notation
+    def __init__(self, sizes: Resizing | None, notation: str = "", zoom: Zoom | None = None):
+        self.sizes, self.notation, self.zoom = sizes, notation, zoom
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         numbers, truths = batch.pop("row"), batch.pop("truth", None)
+        crops = self._chained(batch, numbers) if "messages" in batch else [[]] * len(numbers)
         for name in ("prompt", "messages"):
             if name in batch:
                 batch[name] = [
-                    blocks(turns, len(images)) if placed(turns) else turns
-                    for turns, images in zip(batch[name], batch["images"], strict=True)
+                    blocks(turns, len(images) + len(more)) if placed(turns) else turns
+                    for turns, images, more in zip(batch[name], batch["images"], crops, strict=True)
                 ]
         if self.sizes is None:
             batch["images"] = [[_decoded(image) for image in images] for images in batch["images"]]
@@ -79,7 +84,26 @@ class Pictures:
                 [*turns, reference(truth, self.notation, size)] if truth else turns
                 for turns, truth, size in zip(batch["messages"], truths, resized, strict=True)
             ]
+            batch["images"] = [[*own, *more] for own, more in zip(batch["images"], crops, strict=True)]
         return batch
+
+    def _chained(self, batch: dict[str, list[Any]], numbers: list[int]) -> list[list[Image]]:
+        """Write out the calls of conversations that have some; returns each row's crops."""
+        found: list[list[Image]] = []
+        for place, (turns, names, row) in enumerate(zip(batch["messages"], batch["images"], numbers, strict=True)):
+            if not has_calls(turns):
+                found.append([])
+                continue
+            assert self.zoom is not None and self.sizes is not None  # `taught` has refused such rows
+            views = []
+            for number, name in enumerate(names):
+                size = header_size(name)
+                drawn = self.sizes.drawn(size, row, number)
+                view = view_of(name, size, self.sizes.sight, self.notation, number)
+                views.append(view._replace(shown=self.sizes.seen(drawn) or drawn))
+            batch["messages"][place], shown = chained(turns, views, self.zoom)
+            found.append([one.picture for one in shown])
+        return found
 
 
 def _check_unchanged(image: str | bytes, size: Sequence[int]) -> None:
@@ -139,10 +163,11 @@ def say_untagged(samples: Iterable[Sample], section: PromptSection, role: str = 
 
 
 def _columns(sample: Sample) -> dict[str, Any]:
-    """The fields that reward functions see, and where the picture lies (for tables of completions)."""
+    """The fields that reward functions see, and where pictures lie (for tables of completions, and tools)."""
     first = sample.images[0] if sample.images else None
     return {
         "images": sample.images,
+        "image_names": sample.images,
         "image_file": first if isinstance(first, str) else None,
         "task": sample.task,
         "kind": sample.kind,
@@ -180,21 +205,26 @@ def prompt_row(sample: Sample, section: PromptSection, copy: int, number: int) -
 
 
 def chat_rows(
-    samples: Iterable[Sample], section: PromptSection, sizes: Resizing | None = None, on_fault: OnFault = "error"
+    samples: Iterable[Sample],
+    section: PromptSection,
+    sizes: Resizing | None = None,
+    on_fault: OnFault = "error",
+    zoom: Zoom | None = None,
 ) -> Dataset:
     """Rows for SFT: `messages` ending in the assistant's turn, `images` (decoded), `source` and `id`.
 
     Where the conversation has no such turn but the sample has its truth, and the style is `direct`, it is written: the
     answer, of a choice its letter; or the boxes in `prompt.notation`, following the size at which the picture is seen
-    (``sizes``). The style `r1` needs a trace, which no truth holds.
+    (``sizes``). The style `r1` needs a trace, which no truth holds. zoom: of the recipe's tools; conversations with
+    calls have these and the tool's turns written out, and the crops behind their own pictures.
 
     Raises: DataError for a row without anything to learn from, for one whose text cannot follow a drawn size, and for
     a picture that the model cannot take.
     """
     drawn = Drawn.of(samples, CODEC)
     _check_strips(drawn, sizes)
-    _check_replies(drawn, section, sizes)
-    return _table(_Chats(drawn, section, sizes), Pictures(sizes, section.notation), on_fault)
+    _check_replies(drawn, section, sizes, zoom)
+    return _table(_Chats(drawn, section, sizes), Pictures(sizes, section.notation, zoom), on_fault)
 
 
 class _Prompts:
@@ -259,10 +289,12 @@ def _table(rows: _Prompts | _Chats, pictures: Pictures, on_fault: OnFault) -> Da
 
 
 def taught(
-    sample: Sample, section: PromptSection, sizes: Resizing | None = None
+    sample: Sample, section: PromptSection, sizes: Resizing | None = None, zoom: Zoom | None = None
 ) -> tuple[list[dict[str, str]], Truth | None]:
     """What SFT learns of a row, as text, or else the boxes that it is written from. Raises: as `chat_rows`."""
     check_strip(sample, sizes)
+    if has_calls(sample.messages):
+        _check_calls(sample, section, sizes, zoom)
     reply, truth = _reply(sample)
     if sample.messages[-1]["role"] == "assistant":
         _check_text(sample, section, sizes)
@@ -279,6 +311,23 @@ def taught(
     return reply, truth
 
 
+def _check_calls(sample: Sample, section: PromptSection, sizes: Resizing | None, zoom: Zoom | None) -> None:
+    """Refuse a conversation whose calls could not be taught; pictures are not opened."""
+    where = f"{sample.source}: row {sample.id!r}"
+    if zoom is None or sizes is None or sample.size is None:
+        raise DataError(
+            f"{where}: it zooms into its picture, and the recipe has no such tool; write `tools: [{{use: zoom}}]`, or "
+            "leave such rows out"
+        )
+    view = view_of(sample.images[0], sample.size, sizes.sight, section.notation, 0)
+    turns: Sequence[Mapping[str, Any]] = sample.messages
+    for region in (turn["zoom"] for turn in turns if "zoom" in turn):
+        try:
+            zoom.region(view.stated(region), view, sample.size)
+        except ToolError as error:
+            raise DataError(f"{where}: zoom: the tool would refuse the region {region}: {error}") from None
+
+
 def _reply(sample: Sample) -> tuple[list[dict[str, str]], Truth | None]:
     if sample.messages[-1]["role"] == "assistant":
         return [sample.messages[-1]], None
@@ -287,7 +336,9 @@ def _reply(sample: Sample) -> tuple[list[dict[str, str]], Truth | None]:
     return [], truth_of(sample)
 
 
-def _check_replies(drawn: Drawn[Sample], section: PromptSection, sizes: Resizing | None) -> None:
+def _check_replies(
+    drawn: Drawn[Sample], section: PromptSection, sizes: Resizing | None, zoom: Zoom | None = None
+) -> None:
     """`taught` of all rows: of those that it may refuse by their facts, the first; references are written once."""
     direct = section.style == "direct"
     for doubtful in (
@@ -295,7 +346,12 @@ def _check_replies(drawn: Drawn[Sample], section: PromptSection, sizes: Resizing
         drawn.first(lambda facts: bool(facts.reply) and facts.task == "grounding"),
     ):
         if doubtful is not None:
-            taught(doubtful, section, sizes)
+            taught(doubtful, section, sizes, zoom)
+    drawn.once(
+        f"calls under {section.notation}, {sizes and sizes.sight.text()}, {zoom and zoom.least}",
+        lambda facts: facts.calls,
+        lambda sample: taught(sample, section, sizes, zoom),
+    )
     limits = "" if sizes is None else sizes.sight.text()
     drawn.once(
         f"references in {section.notation}, {limits}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from samples import Sample, mixture
@@ -16,6 +17,8 @@ from stage.planning.job import Job, check_full_batch, common, launched
 from stage.planning.lengths import Lengths
 from stage.planning.plan import Outline
 from vlm.pictures.resizing import by_role
+from vlm.shapes import sight_of
+from vlm.tools.toolbox import zoom_of
 
 
 def planned(recipe: SFTRecipe, rows: int, remarks: Sequence[str] = (), **measured: int) -> Outline:
@@ -43,7 +46,8 @@ def train(recipe: SFTRecipe) -> Path:
     data = mixture.draw_all(recipe.data, recipe.seed, teaching)
     teaching.tell()
     check_full_batch(recipe, data["train"].rows)
-    rows, passes = tables(recipe, data, chat_rows)
+    zoom = zoom_of(recipe.tools, sight_of(recipe))
+    rows, passes = tables(recipe, data, partial(chat_rows, zoom=zoom))
     for role, found in data.items():
         say_untagged(found.samples, recipe.prompt, role)
     args = arguments(
@@ -71,9 +75,10 @@ def train(recipe: SFTRecipe) -> Path:
 def plan(recipe: SFTRecipe) -> None:
     """Print batch arithmetic, visual tokens, steps and memory (`--dry-run`)."""
     lengths, teaching, sizes = Lengths(recipe, answers=True), Teaching(recipe), by_role(recipe)
+    zoom = zoom_of(recipe.tools, sight_of(recipe))
 
     def see(role: Role, sample: Sample) -> None:
-        taught(sample, recipe.prompt, sizes[role])
+        taught(sample, recipe.prompt, sizes[role], zoom)
         if role == "train":
             lengths.see(sample)
 

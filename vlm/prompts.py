@@ -166,7 +166,7 @@ def prompt(
         if turn["role"] == "user" and not worded:
             content, worded = user_text(sample, content, wording), True
             content += f"\n{ask}" if ask else ""
-        out.append({"role": turn["role"], "content": content})
+        out.append({**turn, "content": content})
     if tools:
         said = f"{out.pop(0)['content']}\n\n" if out[0]["role"] == "system" else ""
         out.insert(0, {"role": "system", "content": said + tools})

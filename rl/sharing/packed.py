@@ -2,7 +2,8 @@
 
 A micro-batch becomes one packed row (`vlm.prefix`): of each unique prompt all tokens but the last, then for each of its
 completions a segment of the prompt's last token and the completion's tokens but the last. So the hidden state of each
-segment token predicts the completion token of the same number, and nothing but completion tokens reaches the LM head.
+segment token predicts the completion token of the same number, and nothing but completion tokens reaches the LM head;
+of these, none that a tool has said. Completions may show pictures of their own, where tools have put some.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Found(NamedTuple):
     """Of one micro-batch of B rows and K completion places."""
 
     logps: torch.Tensor
-    """(B, K); 0 where there is no token, as TRL has it."""
+    """(B, K); 0 where there is no token, as TRL has it, and where a tool speaks."""
     entropies: torch.Tensor | None
     """(B, K) likewise."""
     tokens: int
@@ -53,57 +54,81 @@ def log_probabilities(
         if len(completions[row]):
             members.setdefault((rows.prompts[row], tuple(prompt.tolist())), []).append(row)
     groups = list(members.values())
-    numbers = [rows.pictures[group[0]] for group in groups]
+    numbers = [rows.pictures[group[0]] + [n for row in group for n in rows.crops[row]] for group in groups]
     shown, blanks = media.choose(pictures, [number for some in numbers for number in some]), 0
     if not shown and processes() > 1:
         config = multimodal(model).config
         made, blanks = families.of(config).blank(config)
         shown = {name: value.to(input_ids.device) for name, value in made.items()}
-    grid = pictures.get(media.GRID)
-    packed = packed_groups(model, groups, prompts, completions, numbers, grid, input_ids.device, blanks)
-    order = [row for group in groups for row in group]
-    outputs = model(
-        **packed.inputs,
-        **shown,
-        shift_labels=torch.cat([completions[row] for row in order])[None].to(input_ids.device),
-        fused_lm_head=True,
+    packed = packed_groups(
+        model, groups, prompts, completions, rows, pictures.get(media.GRID), input_ids.device, blanks
     )
-    spread = places([] if blank else completions, order, ids.shape[0], logits_to_keep).to(input_ids.device)
+    order = [row for group in groups for row in group]
+    learned = rows.learned(logits_to_keep)
+    wanted = [completions[row][learned[row, : len(completions[row])]] for row in order]
+    outputs = model(
+        **packed.inputs, **shown, shift_labels=torch.cat(wanted)[None].to(input_ids.device), fused_lm_head=True
+    )
+    spread = places([] if blank else completions, order, learned).to(input_ids.device)
     logps, entropies = (
         None if values is None else pad(values[0], (0, 1))[spread] for values in (outputs.log_probs, outputs.entropy)
     )
     return Found(logps, entropies, packed.layout.tokens, shown)
 
 
-def packed_groups(model, groups, prompts, completions, shown, grid, device, blanks: int = 0) -> Packed:
-    """The packed row of groups (row numbers of each), with the positions that the model gives their prompts.
+def packed_groups(
+    model, groups, prompts, completions, rows: Rows, grid: torch.Tensor | None, device, blanks: int = 0
+) -> Packed:
+    """The packed row of groups (row numbers of each), with the positions that the model gives each prompt, and each
+    completion with pictures.
 
-    shown: units of each group. blanks: tokens of a blank picture behind them, which nothing continues and nobody sees.
+    grid: of the units that `rows` numbers. blanks: tokens of a blank picture behind all, which nothing continues and
+    nobody sees.
     """
     asked, axes = [prompts[group[0]] for group in groups], axes_of(model)
-    positions = rope_positions(model, asked, [None if grid is None else grid.cpu()[numbers] for numbers in shown])
-    segments = [
-        [torch.cat([prompt[-1:], completions[row][:-1]]) for row in group]
-        for prompt, group in zip(asked, groups, strict=True)
-    ]
+    grid = None if grid is None else grid.cpu()
+
+    def placed(texts: Sequence[torch.Tensor], shown: Sequence[list[int]]) -> list[torch.Tensor] | None:
+        return rope_positions(model, texts, [None if grid is None else grid[numbers] for numbers in shown])
+
+    positions = placed(asked, [rows.pictures[group[0]] for group in groups])
+    segments, behind, kept, start = [], [], [], 0
+    learned = rows.learned(max(map(len, completions)))
+    for prompt, group in zip(asked, groups, strict=True):
+        start += len(prompt) - 1
+        segments.append([torch.cat([prompt[-1:], completions[row][:-1]]) for row in group])
+        stated: list[torch.Tensor | None] = [None] * len(group)
+        for place, row in enumerate(group):
+            if rows.crops[row] and positions:
+                (whole,) = placed([torch.cat([prompt, completions[row][:-1]])], [rows.shown[row]])
+                stated[place] = whole[:, len(prompt) - 1 :]
+            kept.append(start + learned[row, : len(completions[row])].nonzero()[:, 0])
+            start += len(completions[row])
+        behind.append(stated)
     prefixes = [prompt[:-1] for prompt in asked]
     positions = positions and [place[:, :-1] for place in positions]
     if blanks:
         prefixes.append(torch.full((blanks,), multimodal(model).config.image_token_id))
         segments.append([])
+        behind.append([])
         if positions:
             positions.append(torch.zeros(axes, blanks, dtype=torch.long))
-    return pack(prefixes, segments, positions, device=device, axes=axes)
+    return pack(prefixes, segments, positions, torch.cat(kept), device=device, axes=axes, behind=behind)
 
 
-def places(completions: Sequence[torch.Tensor], order: Sequence[int], rows: int, width: int) -> torch.Tensor:
-    """(rows, width): number of each row's each token among all tokens in this order of rows; -1 where there is none."""
-    index = torch.full((rows, width), -1)
+def places(completions: Sequence[torch.Tensor], order: Sequence[int], learned: torch.Tensor) -> torch.Tensor:
+    """(rows, width): number of each row's each learned token among all of these in this order of rows; -1 elsewhere.
+
+    learned: (rows, width) bool.
+    """
+    index = torch.full(learned.shape, -1)
     start = 0
     for row in order if completions else ():
-        length = len(completions[row])
-        index[row, :length] = torch.arange(start, start + length)
-        start += length
+        own = learned[row].clone()
+        own[len(completions[row]) :] = False
+        count = int(own.sum())
+        index[row, own] = torch.arange(start, start + count)
+        start += count
     return index
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from vlm.common.console import say
 from vlm.prefix import enable, media, model_config, obstacle
 from vlm.prefix.pictures import Contents, remembering, without_absent
 from vlm.rollout import evaluating, neutral
+from vlm.tools.toolbox import Toolbox
 
 KNOWN = {*media.NAMES, "num_images", "mm_token_type_ids"}
 """What TRL knows of a batch's pictures in families that are known here; of tiled ones `TILES`, too."""
@@ -40,6 +41,8 @@ class SharedPrompts:
 
     share_prefix = False
     "Whether this run does."
+    toolbox: Toolbox | None = None
+    "What completions may call (`rl.turns`)."
     not_shared: str | None = None
     "Why not."
     _unchecked = False
@@ -67,7 +70,7 @@ class SharedPrompts:
     def _sharing_fault(self) -> str | None:
         """Why prompts cannot be shared in this run, or None where they can."""
         for asked, reason in (
-            (self.tools or self.environment_factories, "tools may add pictures to completions"),
+            (self.tools or self.environment_factories, "TRL's tools may add pictures to completions"),
             (self.aux_loss_enabled, "the load-balancing loss of a mixture of experts counts each completion's tokens"),
             (self.args.torch_compile, "it was never tried under torch_compile"),
         ):
@@ -77,8 +80,13 @@ class SharedPrompts:
 
     # a generation batch
 
+    @property
+    def _tracked(self) -> bool:
+        """Whether it is known of each batch which rows share what: for sharing, or where tools add pictures."""
+        return self.share_prefix or self.toolbox is not None
+
     def _prepare_inputs(self, generation_batch):
-        if not (self.share_prefix and self.model.training):
+        if not (self._tracked and self.model.training):
             return super()._prepare_inputs(generation_batch)
         parts = self.args.steps_per_generation
         if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
@@ -86,7 +94,7 @@ class SharedPrompts:
         return self._buffered_inputs[self._step % parts]
 
     def _generate_and_score_completions(self, inputs):
-        if not self.share_prefix:
+        if not self._tracked:
             with without_absent(self.processing_class):
                 return super()._generate_and_score_completions(inputs)
         contents = Contents()
@@ -101,15 +109,23 @@ class SharedPrompts:
 
     def _tokenize_prompts(self, prompts):
         ids, images, fields = super()._tokenize_prompts(prompts)
-        return ids, images, self._generation.of_prompts(images, fields) if self._generation else fields
+        if self._generation is None:
+            return ids, images, fields
+        chosen = self._generation.of_prompts if self.share_prefix else self._generation.of_rows
+        return ids, images, chosen(images, fields)
+
+    def _rolling(self, model) -> AbstractContextManager[None]:
+        """Within, how `model.generate` is to roll out."""
+        return shared_prefill(model, self._generation.prompts) if self._generation else nullcontext()
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *rest, **named):
         given = (prompt_ids, images, multimodal_fields, *rest)
         if self.use_vllm or self.use_transformers_continuous_batching:
             return super()._generate_single_turn(*given, **named)
-        shared, model = self._generation, self.accelerator.unwrap_model(self.model_wrapped)
+        model = self.accelerator.unwrap_model(self.model_wrapped)
+        shared = self._generation if self.share_prefix else None
         whole = self.whole() if self.is_fsdp_enabled else nullcontext()
-        with whole, neutral(model), shared_prefill(model, shared.prompts) if shared else nullcontext():
+        with whole, neutral(model), self._rolling(model):
             output = super()._generate_single_turn(*given, **named)
         if self.model.training:
             unique = shared.unique() if shared else ()
@@ -139,6 +155,12 @@ class SharedPrompts:
             return self._seen_logps(*given, batch_size, compute_entropy, compute_aux_loss, fields)
         given = (*given, rows, stored)
         others = {name: value for name, value in fields.items() if name not in (*media.NAMES, "num_images", TILES)}
+        if others.get("mm_token_type_ids") is not None or any(rows.crops):  # TRL knows those of the prompts alone
+            others["mm_token_type_ids"] = self._types(input_ids)
+        if not self.share_prefix:
+            shown = media.choose(stored, [number for units in rows.shown for number in units])
+            told = {"num_images": list(rows), **shown, **others}
+            return self._seen_logps(*given[:4], batch_size, compute_entropy, compute_aux_loss, told)
         if any(value is not None for name, value in others.items() if name != "mm_token_type_ids"):
             return self._plain_logps(*given, batch_size, compute_entropy, **others)  # fields of another family
         if self._unchecked and torch.is_grad_enabled():
@@ -162,10 +184,15 @@ class SharedPrompts:
 
     def _plain_logps(self, model, ids, mask, keep, rows, stored, batch_size=None, compute_entropy=False, **others):
         """The same from TRL: pictures of every row, each row by itself."""
-        pictures = media.choose(stored, [number for shown in rows.pictures for number in shown])
+        pictures = media.choose(stored, [number for shown in rows.shown for number in shown])
         return super()._get_per_token_logps_and_entropies(
             model, ids, mask, keep, batch_size, compute_entropy, num_images=list(rows), **pictures, **others
         )
+
+    def _types(self, input_ids):
+        """`mm_token_type_ids` (B, L), where the family takes them."""
+        config = model_config(self.model)
+        return (input_ids == config.image_token_id).int() if families.of(config).positions != "1-D" else None
 
     def _seen_logps(self, model, ids, mask, keep, batch_size, compute_entropy, compute_aux_loss, fields):
         """TRL's own; where rows have no picture chunk by chunk, for TRL hands a chunk of text an empty tensor of
@@ -201,7 +228,7 @@ class SharedPrompts:
     def _check_sharing(self, given, others) -> None:
         """Shared against plain on one micro-batch, no dropout, no gradients. Raises: UserError where they differ."""
         mask, keep, rows = given[2:5]
-        there = mask[:, -keep:]
+        there = mask[:, -keep:] * rows.learned(keep).to(mask.device)
         here = torch.tensor([[float(sum(rows) > 0), float(there.any())]], device=mask.device)
         shown, tokens = self.accelerator.gather(here).T
         # The plain path would wait in the vision tower of some processes; or all completions were cut and are masked,

@@ -35,6 +35,13 @@ def clip(box: Sequence[float], size: Sequence[float]) -> list[float]:
     ]
 
 
+def contained(box: Sequence[float], other: Sequence[float]) -> float:
+    """Share of a box's area that lies in the other one; of a box without area 0."""
+    x1, y1, x2, y2 = box
+    inside = max(0.0, min(x2, other[2]) - max(x1, other[0])) * max(0.0, min(y2, other[3]) - max(y1, other[1]))
+    return inside / ((x2 - x1) * (y2 - y1)) if inside else 0.0
+
+
 def quad_from_obb(cx: float, cy: float, width: float, height: float, degrees: float) -> list[float]:
     """The quadrilateral of an oriented box; all in one frame whose axes have the same unit (pixels, not per mille).
 

@@ -4,10 +4,10 @@
     said = session.begin()                                       # new tokens of each row
     said = session.go_on({2: Added(ids, media), 5: …})           # what was put behind rows 2 and 5, and what they say
 
-What is put behind a row (the tool's turn, perhaps with pictures) goes through the model once, over the row's cache; then
-transformers' own `generate` goes on from there, so that sampling, logits processors and stopping are its own. Caches of
-the rows that go on are selected, and moved to the right, so that padding stands on the left, where every kind of
-attention takes it.
+What is put behind a row (the tool's turn, perhaps with pictures) goes through the model once, over the row's cache;
+then transformers' own `generate` goes on from there, so that sampling, logits processors and stopping are its own.
+Caches of the rows that go on are selected, and moved to the right, so that padding stands on the left, where every kind
+of attention takes it.
 
     with C a row's cached tokens, + what is added, . padding:
     ...CCCCC          ...CCCCC+++          ...CCCCC+++
@@ -164,6 +164,15 @@ class Session:
             said[number] = new.tolist()
             self._at[number] = place, start + len(new) - 1
         return said
+
+    def sequences(self, said: Sequence[Sequence[int]]) -> Tensor:
+        """(B, P + longest) prompts and first turns, as `generate` returns them."""
+        prompts = self.inputs["input_ids"][self.index]
+        width = max(map(len, said))
+        new = torch.full((len(said), width), self.pad, device=self.device)
+        for row, ids in zip(new, said, strict=True):
+            row[: len(ids)] = torch.tensor(ids, device=self.device)
+        return torch.cat([prompts, new], 1)
 
     def ended(self, said: Sequence[int]) -> bool:
         """Whether a turn came to its end."""

@@ -131,11 +131,14 @@ def pack(
     kept: torch.Tensor | None = None,
     device: torch.device | str = "cpu",
     axes: int = 3,
+    behind: Sequence[Sequence[torch.Tensor | None]] | None = None,
 ) -> Packed:
-    """Pack prefixes (ids, 1-D) and each prefix's segments (ids, 1-D, text only) into one row.
+    """Pack prefixes (ids, 1-D) and each prefix's segments (ids, 1-D) into one row.
 
     positions: (axes, P) of each prefix (`rope_positions`); None counts 0, 1, 2, … whatever the token. A segment
     continues where its prefix ends: at the largest position plus 1, as the model itself places text behind an image.
+    behind: (axes, S) of each segment of each prefix that holds pictures itself, whose positions are not those; pixels
+    come in the order of the row, a prefix's before its segments'.
     kept: tokens of the row whose hidden states are wanted; None means all tokens of segments, in order.
     axes: of positions, `axes_of` the model. The tensors are best on the CPU; what the model needs of them is moved to
     `device`.
@@ -152,8 +155,12 @@ def pack(
         if any(len(segment) == 0 for segment in continuations):
             raise ValueError(f"prefix {number} has an empty segment")
         begin = int(place.max()) + 1 if len(prefix) else 0
+        own = [None] * len(continuations) if behind is None or not behind[number] else behind[number]
         ids += [prefix, *continuations]
-        places += [place, *(torch.arange(begin, begin + len(s)).expand(axes, -1) for s in continuations)]
+        places += [place]
+        for segment, stated in zip(continuations, own, strict=True):
+            counted = torch.arange(begin, begin + len(segment)).expand(axes, -1)
+            places.append(counted if stated is None else stated)
         start += len(prefix)
         stop = start + sum(map(len, continuations))
         of_segments.append(torch.arange(start, stop))

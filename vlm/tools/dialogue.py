@@ -47,20 +47,20 @@ class Dialogue:
         self.faults: list[str] = []
         "Why calls failed, one for each that did."
         self.over = False
-        "Whether it called a tool once more than it may."
+        "Whether it called a tool once more than it may, or without room for more."
         self.open = True
         "Whether the model speaks next."
 
-    def said(self, text: str, ended: bool = True) -> Turn | None:
+    def said(self, text: str, ended: bool = True, room: bool = True) -> Turn | None:
         """Note a turn of the model; returns the tool's turn that follows, or None where the conversation is over.
 
-        ended: whether the turn came to its end; one that was cut is the last.
+        ended: whether the turn came to its end; one that was cut is the last. room: whether the model may say more.
         """
         self.turns.append(Turn("assistant", text))
         if not ended:
             self.open = False
             return None
-        if self.calls >= self.toolbox.turns.limit:
+        if self.calls >= self.toolbox.turns.limit or not room:
             self.over, self.open = calls.BEGIN in text, False
             return None
         result = self.toolbox.answer(text, self.context, self.where)

@@ -21,7 +21,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL.Image import Image
 
@@ -39,8 +39,7 @@ class ToolError(Exception):
     """The call cannot be answered; `str` says why and what was expected, to the model."""
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """A picture that a conversation has shown."""
 
     image: str | bytes

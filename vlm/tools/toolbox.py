@@ -100,6 +100,11 @@ def instruction(sections: Sequence[ToolSection], turns: TurnSection) -> str:
     return INSTRUCTION.format(signatures="\n".join(json.dumps(dict(one), ensure_ascii=False) for one in signatures))
 
 
+def zoom_of(sections: Sequence[ToolSection], sight: Sight) -> Zoom | None:
+    """The zoom of a recipe's tools; None where it is not among them. Raises: RecipeError."""
+    return next((Zoom(sight, **one.options) for one in sections if one.use == "zoom" and resolve(one, sight)), None)
+
+
 def refused(reason: str) -> Result:
     return Result(REFUSED.format(reason=reason), fault="refused")
 

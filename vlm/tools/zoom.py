@@ -76,8 +76,9 @@ class Zoom:
         view = context.view(arguments.get("image"))
         return [self.shown(view, self.region(arguments["bbox"], view)), GO_ON]
 
-    def region(self, bbox: Any, view: View) -> Box:
-        """What is cut out for a box that the model stated, in pixels of the original. Raises: ToolError."""
+    def region(self, bbox: Any, view: View, size: tuple[int, int] | None = None) -> Box:
+        """What is cut out for a box that the model stated, in pixels of the original. size: of that, where it is known.
+        Raises: ToolError."""
         if not (isinstance(bbox, list) and len(bbox) == 4 and all(type(x) in (int, float) for x in bbox)):
             raise ToolError(f'found "bbox": {str(bbox)[:80]}; expected four numbers, [x1, y1, x2, y2]')
         if not all(abs(x) < 1e9 for x in bbox):
@@ -94,7 +95,7 @@ class Zoom:
             raise ToolError(f'found "bbox": {bbox}, which is the whole picture again; expected a part of it')
         if (x2 - x1) < TINY * wide or (y2 - y1) < TINY * high:
             raise ToolError(f'found "bbox": {bbox}, which is too small; expected a region that can be seen')
-        return self.grown(view.pixels([x1, y1, x2, y2]), images.size(view.image))
+        return self.grown(view.pixels([x1, y1, x2, y2]), size or images.size(view.image))
 
     def grown(self, box: Box, size: tuple[int, int]) -> Box:
         """Whole pixels around a box, each side at least `least` where the original has as many; inside of it."""
