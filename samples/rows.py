@@ -8,13 +8,13 @@ completion of a group. What must hold of all rows is asked of their facts, befor
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from samples import Sample
-from samples.facts import CODEC, Truth, answer_of, truth_of
+from samples.facts import CODEC, Truth, answer_of, truth_of, zoomed
 from samples.store import Drawn
 from vlm import answers, prompts
 from vlm.boxes import find, write_boxes, write_quads
@@ -104,11 +104,13 @@ def reference(truth: Truth, notation: str, resized: tuple[int, int] | None) -> d
     return {"role": "assistant", "content": text}
 
 
-def learnt(sample: Sample, section: PromptSection, sight: Sight | None) -> list[dict[str, str]]:
-    """The assistant's turn that SFT learns, as `chat_rows` has it with pictures as they are; none where it would refuse
-    the row."""
-    if sample.messages[-1]["role"] == "assistant":
-        return [sample.messages[-1]]
+def learnt(sample: Sample, section: PromptSection, sight: Sight | None) -> list[dict[str, Any]]:
+    """The reply that SFT learns, as `chat_rows` has it with pictures as they are; none where it would refuse the row.
+
+    One turn of the assistant's, or more where it zooms (`vlm.prompts.replied`).
+    """
+    if reply := sample.messages[prompts.replied(sample.messages) :]:
+        return reply
     if section.style != "direct":
         return []
     if (said := answer_of(sample)) is not None:
@@ -171,6 +173,8 @@ def prompt_rows(
     """
     drawn = Drawn.of(samples, CODEC)
     _check_strips(drawn, sizes)
+    if (doubtful := drawn.first(lambda facts: facts.zooms == "asked")) is not None:
+        check_zooms(doubtful, doubtful.messages[: prompts.replied(doubtful.messages)])
     return _table(_Prompts(drawn, section), Pictures(sizes), on_fault)
 
 
@@ -261,9 +265,10 @@ def _table(rows: _Prompts | _Chats, pictures: Pictures, on_fault: OnFault) -> Da
 
 def taught(
     sample: Sample, section: PromptSection, sizes: Resizing | None = None
-) -> tuple[list[dict[str, str]], Truth | None]:
+) -> tuple[list[dict[str, Any]], Truth | None]:
     """What SFT learns of a row, as text, or else the boxes that it is written from. Raises: as `chat_rows`."""
     check_strip(sample, sizes)
+    check_zooms(sample, sample.messages)
     reply, truth = _reply(sample)
     if sample.messages[-1]["role"] == "assistant":
         _check_text(sample, section, sizes)
@@ -280,9 +285,9 @@ def taught(
     return reply, truth
 
 
-def _reply(sample: Sample) -> tuple[list[dict[str, str]], Truth | None]:
-    if sample.messages[-1]["role"] == "assistant":
-        return [sample.messages[-1]], None
+def _reply(sample: Sample) -> tuple[list[dict[str, Any]], Truth | None]:
+    if reply := sample.messages[prompts.replied(sample.messages) :]:
+        return reply, None
     if (said := answer_of(sample)) is not None:
         return [{"role": "assistant", "content": said}], None
     return [], truth_of(sample)
@@ -292,6 +297,7 @@ def _check_replies(drawn: Drawn[Sample], section: PromptSection, sizes: Resizing
     """`taught` of all rows: of those that it may refuse by their facts, the first; references are written once."""
     direct = section.style == "direct"
     for doubtful in (
+        drawn.first(lambda facts: bool(facts.zooms)),
         drawn.first(lambda facts: not facts.reply and not (direct and facts.truth)),
         drawn.first(lambda facts: bool(facts.reply) and facts.task == "grounding"),
     ):
@@ -314,6 +320,17 @@ def _check_text(sample: Sample, section: PromptSection, sizes: Resizing | None) 
             f"the notation {section.notation} counts pixels of; take the assistant's turn out (its boxes are written "
             "again), or choose a notation of another frame, or leave random_resize out"
         )
+
+
+def check_zooms(sample: Sample, turns: Sequence[Mapping[str, Any]]) -> None:
+    """Raises: DataError where one of these turns of a row zooms: without the tool its region would never be seen."""
+    for number, turn in enumerate(turns, 1):
+        if "zoom" in turn:
+            raise DataError(
+                f"{sample.source}: row {sample.id!r}: field 'messages[{number}].zoom': found a turn that zooms into "
+                f"{zoomed([turn])[0]}, expected none without the tool: write `tools: [{{use: zoom}}]` in the recipe, "
+                "or leave these rows out"
+            )
 
 
 def _check_strips(drawn: Drawn[Sample], sizes: Resizing | None) -> None:

@@ -25,9 +25,14 @@ class Sample:
 
     images: list[str | bytes]
     "Absolute paths or encoded bytes, perhaps with how a raster is read; decoded by `vlm.pictures.images`."
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     """Turns {"role", "content"}: user and assistant in turn, perhaps a system turn first. `<image>` in a user's text is
-    where a picture stands, in order; without any, pictures stand before the first question (`vlm.pictures.places`)."""
+    where a picture stands, in order; without any, pictures stand before the first question (`vlm.pictures.places`).
+
+    An assistant's turn may have `zoom`, [x1, y1, x2, y2] in pixels of the original first image, y down, inside of it:
+    behind its text (which may be "") it asks for that region. The crop follows by itself and is no turn here, so that
+    the next turn is the assistant's again: user, assistant with zoom, assistant that answers. The text of the call,
+    and the crop, are made when a row is read, for its numbers depend on how the picture is seen."""
     task: str
     "One of TASKS."
     answer: str | None = None

@@ -130,7 +130,7 @@ def pictures(row: dict[str, Any], place: Place, folders: tuple[str, ...] = ()) -
     ]
 
 
-def spoken(raw: Any, images: int) -> list[dict[str, str]]:
+def spoken(raw: Any, images: int) -> list[dict[str, Any]]:
     """Turns with our role names, pictures where the texts put them (`vlm.pictures.places`)."""
     if not isinstance(raw, list) or not raw:
         raise RowFault("missing_field", "conversations", show(raw), "a list of turns")
@@ -144,7 +144,7 @@ def spoken(raw: Any, images: int) -> list[dict[str, str]]:
             raise LeftOut("mask", "its answer has masks (GeoPixel's [SEG]), which no task has as its truth")
         if role is None or not isinstance(content, str):
             raise RowFault("conversation", "conversations", show(turn), "from human or gpt, with a text value")
-        messages.append({"role": role, "content": content})
+        messages.append({"role": role, "content": content} | ({"zoom": turn["zoom"]} if "zoom" in turn else {}))
     return settled(messages, images, "conversations")
 
 

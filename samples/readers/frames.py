@@ -1,13 +1,13 @@
 """The frame of boxes whose layout leaves it open: what a source declares, and what the numbers give away.
 
-Our own rows, ShareGPT's and TRL's hold `boxes`, `quads` and `regions` in pixels unless the source says otherwise
-(`frame:`):
+Our own rows, ShareGPT's and TRL's hold `boxes`, `quads`, `regions` and the `zoom` of turns in pixels unless the source
+says otherwise (`frame:`):
 
     pixel      x1, y1, x2, y2 in pixels of the original image
     unit       the same in fractions of the image, 0–1
     percent    in hundredths of it, 0–100
     per_mille  in thousandths of it, 0–1000
-    xywh       left, top, width and height in pixels (COCO's boxes; `regions`, too); `quads` are in pixels
+    xywh       left, top, width and height in pixels (COCO's boxes; regions and zooms, too); `quads` are in pixels
 
 Nothing is converted that is not declared. But where nothing is declared, `Frames` watches the numbers, for a file in
 another frame would often pass every check, and train on nonsense.
@@ -16,6 +16,7 @@ another frame would often pass every check, and train on nonsense.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
@@ -51,20 +52,41 @@ def in_pixels(record: dict[str, Any], frame: str, place: Place) -> dict[str, Any
     """The record with its shapes in pixels. What is no list of numbers stays, for the checks to name it."""
     if frame == "pixel":
         return record
+    zooms = zooms_of(record)
     if frame == "xywh":
-        return record | {
-            name: _each(record.get(name), 4, lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
-            for name in ("boxes", "regions")
+        return (record if not zooms else _with_zooms(record, _corners)) | {
+            name: _each(record.get(name), 4, _corners) for name in ("boxes", "regions")
         }
-    if not any(record.get(name) for name, _ in SHAPES) or (size := size_of(record, place)) is None:
+    if not (zooms or any(record.get(name) for name, _ in SHAPES)) or (size := size_of(record, place)) is None:
         return record
     known = cast(Frame, frame)
+    if zooms:
+        record = _with_zooms(record, lambda shape: convert(shape, known, "pixel", size))
     shapes = {
         name: _each(record[name], count, lambda shape: convert(shape, known, "pixel", size))
         for name, count in SHAPES
         if record.get(name) is not None
     }
     return record | shapes
+
+
+def zooms_of(record: dict[str, Any]) -> list[Any]:
+    """What the turns of a record zoom into, in the file's frame and unchecked."""
+    turns = record.get("messages")
+    found = (turn.get("zoom") for turn in turns if isinstance(turn, dict)) if isinstance(turns, list) else ()
+    return [zoom for zoom in found if zoom is not None]
+
+
+def _with_zooms(record: dict[str, Any], change: Callable[[list[float]], list[float]]) -> dict[str, Any]:
+    turns = [
+        turn | {"zoom": change(turn["zoom"])} if isinstance(turn, dict) and _numbers(turn.get("zoom"), 4) else turn
+        for turn in record["messages"]
+    ]
+    return record | {"messages": turns}
+
+
+def _corners(box: list[float]) -> list[float]:
+    return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
 
 
 def size_of(record: dict[str, Any], place: Place) -> tuple[int, int] | None:
@@ -118,13 +140,15 @@ class Frames:
     "The largest image of a box."
 
     def see(self, record: dict[str, Any], place: Place) -> None:
-        """Count a record's boxes and regions."""
-        if not any(record.get(name) for name, _ in SHAPES):
+        """Count a record's boxes, regions and zooms."""
+        zooms = zooms_of(record)
+        if not zooms and not any(record.get(name) for name, _ in SHAPES):
             return
         boxes, quads, regions = (
             [shape for shape in shapes if _numbers(shape, count)] if isinstance(shapes, list) else []
             for shapes, count in ((record.get(name), count) for name, count in SHAPES)
         )
+        regions += [zoom for zoom in zooms if _numbers(zoom, 4)]
         if not (boxes or quads or regions) or (size := size_of(record, place)) is None:
             return
         self.largest = max(self.largest, size, key=lambda one: one[0] * one[1])

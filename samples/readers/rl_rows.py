@@ -92,4 +92,8 @@ def _turns(said: Any, field: str, role: str) -> list[dict[str, Any]]:
         return [{"role": role, "content": said}]
     if not isinstance(said, list) or not said or not all(isinstance(turn, dict) for turn in said):
         raise RowFault("missing_field" if said is None else "wrong_type", field, show(said), "a conversation, or text")
-    return [{"role": turn.get("role"), "content": spelled(turn.get("content"))} for turn in said]
+    return [
+        {"role": turn.get("role"), "content": spelled(turn.get("content"))}
+        | ({"zoom": turn["zoom"]} if "zoom" in turn else {})
+        for turn in said
+    ]

@@ -201,6 +201,22 @@ def test_sft_without_a_trace(folder):
     assert vhm[0] == "[[100,200,900,800]]"
 
 
+def test_sft_with_a_zoom(folder):
+    """The second look of the second row exceeds the picture of 200 pixels by 40, and is cut to it."""
+    faults = Faults()
+    one, two, three = samples.read(put(folder, "For SFT, with a zoom", "zooms.jsonl"), faults=faults)
+    assert [[turn.get("zoom") for turn in found.messages] for found in (one, two, three)] == [
+        [None, [120.0, 30.0, 180.0, 90.0], None],
+        [None, [0.0, 0.0, 100.0, 100.0], [100.0, 0.0, 200.0, 100.0], None],
+        [None, None],
+    ]
+    assert faults.cut == 1 and one.regions == [[130.0, 40.0, 170.0, 80.0]]
+    assert [turn["role"] for turn in two.messages] == ["user", "assistant", "assistant", "assistant"]
+    assert [len(row["prompt"]) for row in prompt_rows([one, two, three], PromptSection(style="direct"))] == [1, 1, 1]
+    with pytest.raises(DataError, match=r"tools: \[{use: zoom}\]"):
+        chat_rows([one], PromptSection(style="direct"))
+
+
 def test_trls_rows(folder):
     found = [told(sample, folder) for sample in samples.read(put(folder, "TRL's rows", "table.jsonl"))]
     assert found == [
