@@ -16,6 +16,7 @@ from samples.facts import zoomed
 from samples.rows import learnt, untagged
 from vlm.families import Sight
 from vlm.prompts import replied
+from vlm.tools.zoom import WHOLE as REFUSED
 
 TINY = 4.0
 """Pixels, as the model sees the image: a box with a shorter side is a few percent of one visual token."""
@@ -199,12 +200,12 @@ class Rows:
             self.boxes.add("given twice", name)
 
     def _look_at_zooms(self, regions: Shapes, size: tuple[int, int], name: str) -> None:
-        """A region of the whole image shows nothing new, and one that was there before nothing else."""
+        """A region of nearly the whole image is not shown by the tool; one that was there before shows nothing new."""
         for number, (x1, y1, x2, y2) in enumerate(regions):
             share = (x2 - x1) * (y2 - y1) / (size[0] * size[1])
             self.zoom_sides.append(share**0.5)
-            if share >= WHOLE:
-                self.boxes.add("zoom into the whole image", name)
+            if share > REFUSED:
+                self.boxes.add("zoom into nearly the whole image", name)
             if regions[number] in regions[:number]:
                 self.boxes.add("zoomed into twice", name)
 

@@ -164,6 +164,11 @@ def _zoom(value: Any, field: str) -> list[float]:
     return [float(x) for x in value]
 
 
+def region_in(value: Any, size: tuple[int, int], field: str) -> list[float]:
+    """The part of a region inside an image. value: [x1, y1, x2, y2] in its pixels, unchecked. Raises: RowFault."""
+    return _region(_zoom(value, field), size, field)
+
+
 def _choices(value: Any, task: str, repeats: bool = False) -> list[str] | None:
     """The options. repeats: published questions repeat some; a wrong option that stands there twice does no harm."""
     if value is None:

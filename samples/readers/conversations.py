@@ -32,9 +32,11 @@ from samples.readers.records import json_boxes, settled
 from samples.readers.rows import LeftOut, Place, RowFault, show
 from vlm import answers
 from vlm.boxes import read_boxes
-from vlm.pictures.places import spelled
+from vlm.pictures.places import TAG, spelled
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+CALLS = ("<tool_call>", "<grounding>")
+"""How calls begin: Qwen's and GeoVista's, Mini-o3's."""
 _NUMBER = r"\s*-?\d+(?:\.\d+)?\s*"
 BOX_LIKE = re.compile(rf"\[{_NUMBER}(?:,{_NUMBER}){{3}}\]|\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)")
 
@@ -78,6 +80,9 @@ def convert(
     }
     if record["task"] == "choice" and record["choices"] is None:
         _take_options(record)
+    if format == "apex_gro":
+        return record | {"task": record["task"] or "open_ended"}
+    _refuse_calls(messages)
     if format == "sharegpt":
         record["boxes"], record["size"], record["regions"] = row.get("boxes"), row.get("size"), row.get("regions")
         record["task"] = record["task"] or "open_ended"
@@ -100,6 +105,17 @@ def convert(
         if reference == text:
             record["messages"] = messages[:-1]
     return record
+
+
+def _refuse_calls(messages: list[dict[str, Any]]) -> None:
+    """Raises: RowFault for a call in text that the next turn answers with a picture: its box is of an unknown frame."""
+    for number, (turn, after) in enumerate(zip(messages, messages[1:], strict=False), 1):
+        if turn["role"] == "assistant" and any(mark in turn["content"] for mark in CALLS) and TAG in after["content"]:
+            expected = (
+                "no call in text that a picture answers: in which frame and picture its box counts cannot be seen. "
+                "GeoVista's rows are read as `format: apex_gro`; write others with `zoom` (docs/rows.md)"
+            )
+            raise RowFault("zoom", f"conversations[{number}]", show(turn["content"][-80:], 90), expected)
 
 
 def _take_options(record: dict[str, Any]) -> None:

@@ -36,12 +36,16 @@ READ: dict[str, frozenset[str]] = {
         "vg_dior": f"{_TALK} source",
         "vhm": f"{_TALK} source",
         "sharegpt": f"{_TALK} source boxes regions",
+        "apex_gro": f"{_TALK} source system",
         "geochat": "conversations conversation messages image images image_path id",
         "geochat_bench": "category type size_group question_id image text image_id question ground_truth joined",
         "vrsbench": "image_id ground_truth type question_id question",
         "lhrs_bench": f"filename choices type id question answer {_TALK}",
         "refgeo": "image_id dataset question bbox poly question_id",
         "choice": "image_path question answer id mask_path",
+        "lrs_gro_sft": "image_name question ground_truth question_id type category bbox scale cut global "
+        "stage_1_reasoning stage_2_reasoning",
+        "lrs_vqa_zoom": "image image_ori_width image_ori_height bbox_info question answer Text",
         "lrs_gro": "image_name question ground_truth question_id type category",
         "lrs_vqa": "image question_id category text ground_truth",
         **dict.fromkeys(
@@ -50,6 +54,7 @@ READ: dict[str, frozenset[str]] = {
         ),
     }.items()
 }
+READ["lrs_vqa_zoom"] |= {"Answer choices", "Ground truth"}
 """Format → the keys that it reads. A format that is not here makes its rows itself: nothing of them travels."""
 TALKS = frozenset(["nadir", "trl", "conversations", "sharegpt", "vg_dior", "vhm", "geochat"])
 """Formats of conversations, in which other projects' keys are looked for."""

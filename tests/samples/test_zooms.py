@@ -213,7 +213,7 @@ def test_the_doctor_counts_zooms_and_names_odd_ones(folder):
         for sample in read(folder, *(chain(*one) for one in turns)):
             found.add(sample, "train", 0)
     assert list(found.zoom_sides) == pytest.approx([0.15**0.5, 0.15**0.5, 1, 0.15**0.5, 0.15**0.5])
-    assert found.boxes.counts == {"zoom into the whole image": 1, "zoomed into twice": 1}
+    assert found.boxes.counts == {"zoom into nearly the whole image": 1, "zoomed into twice": 1}
     assert found.repeated.counts == {AGAIN: 1, OTHERWISE: 3}
     assert not any(found.mute)
 
