@@ -87,6 +87,11 @@ def _has(*names: str) -> Callable[[Look], bool]:
     return lambda look: any(all(name in row for name in names) for row in look.first)
 
 
+def _without(other: Callable[[Look], bool], fits: Callable[[Look], bool], look: Look) -> bool:
+    """Whether a format fits, and another one, whose rows have all of its keys and more, does not."""
+    return fits(look) and not other(look)
+
+
 def _talks(look: Look) -> str | None:
     """Which family of conversations the file holds: by its first row that has turns."""
     first = next((row for row in look.first if conversations.turns(row) is not None), None)
@@ -208,7 +213,8 @@ def _sources() -> Iterable[Format]:
     about = "LRS-VQA-Zoom (RSCoVLM): a question, a look at its one region, the answer"
     yield Format("lrs_vqa_zoom", about, lrs_vqa_zoom.convert, lrs_vqa_zoom.fits)
     gro = _has("image_name", "question", "ground_truth", "bbox", "higher_level")
-    yield Format("lrs_gro", "LRS-GRO's JSONL (ZoomEarth)", questions.lrs_gro, gro)
+    asks = partial(_without, zoomearth.fits, gro)
+    yield Format("lrs_gro", "LRS-GRO's JSONL (ZoomEarth)", questions.lrs_gro, asks)
     about = "LRS-GRO's rows for SFT: thoughts, a look at the box, the answer"
     yield Format("lrs_gro_sft", about, zoomearth.convert, zoomearth.fits)
     about = "APEX-GRO (GeoVista): ShareGPT with calls of zoom_in in per mille, crops stored"

@@ -38,7 +38,7 @@ FOLDERS = ("images", "..", "../..", "../../..", "../../images/train", "../images
 PRIVATE = "/gruntdata/rs_nas/workspace/junhong.ljw/dataset/"
 """The folder of the authors' disk that names may begin with; their loader cuts it off."""
 WORD = "Answer the question using a single word or phrase."
-_LETTERED = re.compile(r"\s*\(?([A-Z])[).:]\s*(.*?)\s*", re.DOTALL)
+_LETTERED = re.compile(r"\s*\(?([A-Z])(?:\)[.:]?|[.:])\s*(.*?)\s*", re.DOTALL)
 
 
 def fits(look: Look) -> bool:
