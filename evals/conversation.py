@@ -8,6 +8,7 @@ from typing import Any
 from PIL.Image import Image
 
 from samples import Sample
+from samples.rows import check_zooms
 from vlm import prompts
 from vlm.families import Sight
 from vlm.pictures.places import blocks
@@ -22,6 +23,9 @@ def conversation(
     view: Callable[[str | bytes, Sight], Image] | None = None,
 ) -> list[dict[str, Any]]:
     """The prompt with its images decoded, each where the text puts it. sight: what the model sees of them.
-    view: makes a picture ready for the processor that comes next; None: our own."""
+    view: makes a picture ready for the processor that comes next; None: our own.
+
+    Raises: DataError where a turn of what is asked zooms."""
+    check_zooms(sample, sample.messages[: prompts.replied(sample.messages)])
     asked = prompts.asked(sample, section)
     return blocks(asked, [(view or shown)(image, sight) for image in sample.images])

@@ -7,14 +7,14 @@ Few different facts occur, whatever the number of rows: a table keeps them once,
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from samples.sample import Sample
 from samples.store import Codec
-from vlm import answers
-from vlm.tools.chains import has_calls
+from vlm import answers, prompts
 
-OPTIONAL = ("answer", "boxes", "quads", "choices", "kind")
+OPTIONAL = ("answer", "boxes", "quads", "choices", "kind", "regions")
 """Fields of a Sample that rows may lack."""
 
 
@@ -32,14 +32,15 @@ class Facts(NamedTuple):
     "Whether its size is one that no Qwen2-VL takes (`vlm.shapes.smart_resize`)."
     shown: bool = False
     "Whether it has pictures."
-    calls: bool = False
-    "Whether its conversation calls tools (`vlm.tools.chains`)."
+    zooms: Literal["", "reply", "asked"] = ""
+    "Whether turns of it zoom: in the reply at its end alone, or in what is asked, too."
 
 
 def facts_of(sample: Sample) -> Facts:
     reply: Literal["", "bare", "tagged"] = ""
     truth: Literal["", "text", "boxes"] = ""
-    if sample.messages and sample.messages[-1]["role"] == "assistant":
+    first = prompts.replied(sample.messages)
+    if first < len(sample.messages):
         reply = "tagged" if answers.parse(sample.messages[-1]["content"]).well_formed else "bare"
     elif answer_of(sample) is not None:
         truth = "text"
@@ -47,8 +48,16 @@ def facts_of(sample: Sample) -> Facts:
         truth = "boxes"
     size = sample.size
     strip = size is not None and max(size) > 200 * min(size)
-    shown, calls = bool(sample.images), has_calls(sample.messages)
-    return Facts(sample.task, tuple(sample.columns or ()), values_of(sample), reply, truth, strip, shown, calls)
+    zooms: Literal["", "reply", "asked"] = "reply" if zoomed(sample.messages[first:]) else ""
+    if zoomed(sample.messages[:first]):
+        zooms = "asked"
+    columns = tuple(sample.columns or ())
+    return Facts(sample.task, columns, values_of(sample), reply, truth, strip, bool(sample.images), zooms)
+
+
+def zoomed(messages: Iterable[Mapping[str, Any]]) -> list[list[float]]:
+    """The regions that turns zoom into, in order: pixels of the original first image."""
+    return [turn["zoom"] for turn in messages if "zoom" in turn]
 
 
 def values_of(sample: Sample) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from samples import Sample
-from samples.facts import CODEC, Truth, answer_of, truth_of
+from samples.facts import CODEC, Truth, answer_of, truth_of, zoomed
 from samples.store import Drawn
 from vlm import answers, prompts
 from vlm.boxes import find, write_boxes, write_quads
@@ -27,8 +27,8 @@ from vlm.pictures.places import blocks, placed
 from vlm.pictures.resizing import Resizing, header_size, seen
 from vlm.pictures.unreadable import Readable
 from vlm.sections import PromptSection
-from vlm.tools.chains import chained, has_calls
-from vlm.tools.tool import ToolError, view_of
+from vlm.tools.chains import chained, stated
+from vlm.tools.tool import Context, ToolError, view_of
 from vlm.tools.zoom import Zoom
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Pictures:
         """Write out the calls of conversations that have some; returns each row's crops."""
         found: list[list[Image]] = []
         for place, (turns, names, row) in enumerate(zip(batch["messages"], batch["images"], numbers, strict=True)):
-            if not has_calls(turns):
+            if not zoomed(turns):
                 found.append([])
                 continue
             assert self.zoom is not None and self.sizes is not None  # `taught` has refused such rows
@@ -128,11 +128,13 @@ def reference(truth: Truth, notation: str, resized: tuple[int, int] | None) -> d
     return {"role": "assistant", "content": text}
 
 
-def learnt(sample: Sample, section: PromptSection, sight: Sight | None) -> list[dict[str, str]]:
-    """The assistant's turn that SFT learns, as `chat_rows` has it with pictures as they are; none where it would refuse
-    the row."""
-    if sample.messages[-1]["role"] == "assistant":
-        return [sample.messages[-1]]
+def learnt(sample: Sample, section: PromptSection, sight: Sight | None) -> list[dict[str, Any]]:
+    """The reply that SFT learns, as `chat_rows` has it with pictures as they are; none where it would refuse the row.
+
+    One turn of the assistant's, or more where it zooms (`vlm.prompts.replied`).
+    """
+    if reply := sample.messages[prompts.replied(sample.messages) :]:
+        return reply
     if section.style != "direct":
         return []
     if (said := answer_of(sample)) is not None:
@@ -177,6 +179,7 @@ def _columns(sample: Sample) -> dict[str, Any]:
         "size": list(sample.size) if sample.size else None,
         "choices": sample.choices,
         "references": sample.references,
+        "regions": sample.regions,
         "source": sample.source,
         "id": sample.id,
     }
@@ -195,6 +198,8 @@ def prompt_rows(
     """
     drawn = Drawn.of(samples, CODEC)
     _check_strips(drawn, sizes)
+    if (doubtful := drawn.first(lambda facts: facts.zooms == "asked")) is not None:
+        check_zooms(doubtful, doubtful.messages[: prompts.replied(doubtful.messages)])
     return _table(_Prompts(drawn, section), Pictures(sizes), on_fault)
 
 
@@ -290,10 +295,10 @@ def _table(rows: _Prompts | _Chats, pictures: Pictures, on_fault: OnFault) -> Da
 
 def taught(
     sample: Sample, section: PromptSection, sizes: Resizing | None = None, zoom: Zoom | None = None
-) -> tuple[list[dict[str, str]], Truth | None]:
+) -> tuple[list[dict[str, Any]], Truth | None]:
     """What SFT learns of a row, as text, or else the boxes that it is written from. Raises: as `chat_rows`."""
     check_strip(sample, sizes)
-    if has_calls(sample.messages):
+    if zoomed(sample.messages):
         _check_calls(sample, section, sizes, zoom)
     reply, truth = _reply(sample)
     if sample.messages[-1]["role"] == "assistant":
@@ -313,24 +318,21 @@ def taught(
 
 def _check_calls(sample: Sample, section: PromptSection, sizes: Resizing | None, zoom: Zoom | None) -> None:
     """Refuse a conversation whose calls could not be taught; pictures are not opened."""
-    where = f"{sample.source}: row {sample.id!r}"
     if zoom is None or sizes is None or sample.size is None:
-        raise DataError(
-            f"{where}: it zooms into its picture, and the recipe has no such tool; write `tools: [{{use: zoom}}]`, or "
-            "leave such rows out"
-        )
+        check_zooms(sample, sample.messages)
+        return
     view = view_of(sample.images[0], sample.size, sizes.sight, section.notation, 0)
-    turns: Sequence[Mapping[str, Any]] = sample.messages
-    for region in (turn["zoom"] for turn in turns if "zoom" in turn):
+    for region in zoomed(sample.messages):
         try:
-            zoom.region(view.stated(region), view, sample.size)
+            zoom.region(stated(region, Context([view], 1), zoom)[0], view, sample.size)
         except ToolError as error:
+            where = f"{sample.source}: row {sample.id!r}"
             raise DataError(f"{where}: zoom: the tool would refuse the region {region}: {error}") from None
 
 
-def _reply(sample: Sample) -> tuple[list[dict[str, str]], Truth | None]:
-    if sample.messages[-1]["role"] == "assistant":
-        return [sample.messages[-1]], None
+def _reply(sample: Sample) -> tuple[list[dict[str, Any]], Truth | None]:
+    if reply := sample.messages[prompts.replied(sample.messages) :]:
+        return reply, None
     if (said := answer_of(sample)) is not None:
         return [{"role": "assistant", "content": said}], None
     return [], truth_of(sample)
@@ -349,7 +351,7 @@ def _check_replies(
             taught(doubtful, section, sizes, zoom)
     drawn.once(
         f"calls under {section.notation}, {sizes and sizes.sight.text()}, {zoom and zoom.least}",
-        lambda facts: facts.calls,
+        lambda facts: bool(facts.zooms),
         lambda sample: taught(sample, section, sizes, zoom),
     )
     limits = "" if sizes is None else sizes.sight.text()
@@ -369,6 +371,17 @@ def _check_text(sample: Sample, section: PromptSection, sizes: Resizing | None) 
             f"the notation {section.notation} counts pixels of; take the assistant's turn out (its boxes are written "
             "again), or choose a notation of another frame, or leave random_resize out"
         )
+
+
+def check_zooms(sample: Sample, turns: Sequence[Mapping[str, Any]]) -> None:
+    """Raises: DataError where one of these turns of a row zooms: without the tool its region would never be seen."""
+    for number, turn in enumerate(turns, 1):
+        if "zoom" in turn:
+            raise DataError(
+                f"{sample.source}: row {sample.id!r}: field 'messages[{number}].zoom': found a turn that zooms into "
+                f"{zoomed([turn])[0]}, expected none without the tool: write `tools: [{{use: zoom}}]` in the recipe, "
+                "or leave these rows out"
+            )
 
 
 def _check_strips(drawn: Drawn[Sample], sizes: Resizing | None) -> None:

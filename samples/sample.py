@@ -25,9 +25,14 @@ class Sample:
 
     images: list[str | bytes]
     "Absolute paths or encoded bytes, perhaps with how a raster is read; decoded by `vlm.pictures.images`."
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     """Turns {"role", "content"}: user and assistant in turn, perhaps a system turn first. `<image>` in a user's text is
-    where a picture stands, in order; without any, pictures stand before the first question (`vlm.pictures.places`)."""
+    where a picture stands, in order; without any, pictures stand before the first question (`vlm.pictures.places`).
+
+    An assistant's turn may have `zoom`, [x1, y1, x2, y2] in pixels of the original first image, y down, inside of it:
+    behind its text (which may be "") it asks for that region. The crop follows by itself and is no turn here, so that
+    the next turn is the assistant's again: user, assistant with zoom, assistant that answers. The text of the call,
+    and the crop, are made when a row is read, for its numbers depend on how the picture is seen."""
     task: str
     "One of TASKS."
     answer: str | None = None
@@ -48,6 +53,9 @@ class Sample:
     'The question type within the task ("count"); several are separated by commas.'
     references: list[str] | None = None
     "Texts that are all equally right: the captions of an image. `answer` is what SFT learns, the first of them."
+    regions: list[list[float]] | None = None
+    """Where in the first image the answer is to be seen, as `boxes` are, cut to the image: the true regions of a zoom.
+    Rewards and metrics get them; the model is never told."""
     columns: dict[str, Any] | None = None
     "What else the row holds, by name: rewards get it (`samples.readers.keys`). None for nothing."
 
@@ -73,7 +81,7 @@ def write(path: str | os.PathLike[str], samples: Iterable[Sample]) -> int:
 def _row(sample: Sample, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"images": [image_name(image, folder) for image in sample.images]}
     row |= {"messages": sample.messages, "task": sample.task}
-    for name in ("answer", "references", "boxes", "quads", "size", "choices", "source", "id", "kind"):
+    for name in ("answer", "references", "boxes", "quads", "size", "choices", "source", "id", "kind", "regions"):
         value = getattr(sample, name)
         if value is not None and value != "":
             row[name] = value

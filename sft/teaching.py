@@ -59,7 +59,7 @@ class Teaching:
         """Raises: RowFault."""
         self.control(sample)
         for number, turn in enumerate(sample.messages, 1):
-            if turn["role"] == "assistant" and answers.blank(turn["content"]):
+            if turn["role"] == "assistant" and "zoom" not in turn and answers.blank(turn["content"]):
                 raise RowFault("empty_reply", f"messages[{number}]", "an assistant turn without text", "what to learn")
         self.tally["rows"] += 1
         if self._text is not None:

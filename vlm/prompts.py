@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 from vlm.common.errors import RecipeError
 from vlm.pictures.places import TAG
@@ -48,7 +48,7 @@ TASKS = tuple(WORDING)
 class Asked(Protocol):
     """What a prompt needs of a `samples.Sample`."""
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     task: str
     choices: list[str] | None
 
@@ -134,7 +134,7 @@ class How(Protocol):
     def ask(self) -> str: ...
 
 
-def asked(sample: Asked, how: How) -> list[dict[str, str]]:
+def asked(sample: Asked, how: How) -> list[dict[str, Any]]:
     """`prompt` as a recipe's `prompt:` section says it."""
     return prompt(sample, how.style, how.system, how.wording, how.tools, how.ask)
 
@@ -146,17 +146,15 @@ def prompt(
     wording: Mapping[str, str] | None = None,
     tools: str = "",
     ask: str = "",
-) -> list[dict[str, str]]:
-    """The conversation up to the assistant's last turn: what the model is asked.
+) -> list[dict[str, Any]]:
+    """The conversation up to the assistant's reply (`replied`): what the model is asked.
 
-    The first user turn is worded by task; later turns stand as they are. Contents are plain strings, in which
-    `<image>` may say where pictures stand (`vlm.pictures.places`). tools: what the system turn says of tools, behind
-    the rest. ask: a line behind the first question.
+    The first user turn is worded by task; later turns stand as they are, with the `zoom` that some have. Contents are
+    plain strings, in which `<image>` may say where pictures stand (`vlm.pictures.places`). tools: what the system turn
+    says of tools, behind the rest. ask: a line behind the first question.
     """
-    turns = sample.messages
-    if turns and turns[-1]["role"] == "assistant":
-        turns = turns[:-1]
-    out: list[dict[str, str]] = []
+    turns = sample.messages[: replied(sample.messages)]
+    out: list[dict[str, Any]] = []
     head = system_prompt(style, system)
     if head is not None and not (turns and turns[0]["role"] == "system"):
         out.append({"role": "system", "content": head})
@@ -171,3 +169,15 @@ def prompt(
         said = f"{out.pop(0)['content']}\n\n" if out[0]["role"] == "system" else ""
         out.insert(0, {"role": "system", "content": said + tools})
     return out
+
+
+def replied(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Number of the turn that the assistant's reply begins with, at the end of a conversation; the number of all turns
+    where there is none.
+
+    A reply is a turn of the assistant, and those before it that zoom: nobody speaks between them (`Sample.messages`).
+    """
+    first = len(messages)
+    while first and messages[first - 1]["role"] == "assistant":
+        first -= 1
+    return first

@@ -10,6 +10,7 @@ from typing import Any
 
 from rewards.score.model.exchange import Exchange
 from samples import Sample
+from samples.facts import zoomed
 from samples.readers.formats import FORMATS, detect
 from samples.readers.keys import check_names, renamed
 from samples.readers.look import FIRST, Look
@@ -20,6 +21,7 @@ from stage.parallel.journal import encoded
 from vlm.boxes import write_boxes
 from vlm.common.errors import DataError
 from vlm.common.files import replacing
+from vlm.prompts import replied
 
 
 class Source:
@@ -57,12 +59,16 @@ class Source:
         yield from islice(self.rows, self.section.limit)
 
     def sample(self, number: int, row: dict[str, Any] | RowFault) -> Sample:
-        """A row, checked as `samples.read` does. Raises: RowFault. Of image files the headers are read."""
+        """A row, checked as `samples.read` does. Raises: RowFault, also for one that zooms. Of image files the headers
+        are read."""
         if not isinstance(row, RowFault):
             row = renamed(row, self.section.columns)
         sample, _ = self.reader.sample(row, self._place())
         sample.source = self.section.name or sample.source or self.path.stem
         sample.id = sample.id or f"#{number}"
+        if regions := zoomed(sample.messages):
+            expected = "conversations without: a scorer sees no crops; leave these rows out"
+            raise RowFault("zoom", "messages.zoom", f"a turn that zooms into {regions[0]}", expected)
         return sample
 
     def where(self, number: int) -> str:
@@ -83,7 +89,7 @@ def exchange(sample: Sample, notation: str) -> Exchange:
 
 
 def _answered(sample: Sample) -> bool:
-    return bool(sample.messages) and sample.messages[-1]["role"] == "assistant"
+    return replied(sample.messages) < len(sample.messages)
 
 
 def write(path: Path, rows: Iterable[dict[str, Any]], as_list: bool) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 from rewards.prefer.recipe import CandidateSource
 from rewards.score.training.preferences import good_rows
 from samples import Faults, Sample
+from samples.facts import zoomed
 from samples.fingerprints import of_pictures
 from samples.readers.checks import checked, valid_text
 from samples.readers.keys import Keys, check_names, renamed
@@ -115,6 +116,9 @@ def _item(row: dict[str, Any], place: Place, stem: str, number: int, keys: Keys)
     sample = Sample(**checked(row, place, verify=True), columns=columns)
     if sum(turn["role"] == "user" for turn in sample.messages) > 1:
         raise RowFault("conversation", "messages", show(sample.messages), "one question: candidates answer one turn")
+    if regions := zoomed(sample.messages):
+        expected = "questions without: candidates are judged by the pictures of the row"
+        raise RowFault("zoom", "messages.zoom", f"a turn that zooms into {regions[0]}", expected)
     sample.source, sample.id = sample.source or stem, sample.id or f"#{number}"
     return Item(sample, _candidates(row.get("candidates")), tuple(place.size(image) for image in sample.images))
 

@@ -68,7 +68,7 @@ def examine(subject: Subject, folder: Path, workers: int, told: Told = lambda *c
     report.namesakes = rows.namesakes if subject.unique else 0
     _mix(subject, sources, report)
     report.boxes, report.answer_words = rows.boxes, np.asarray(rows.answer_words)
-    report.box_sides = np.asarray(rows.box_sides)
+    report.box_sides, report.zoom_sides = np.asarray(rows.box_sides), np.asarray(rows.zoom_sides)
     report.leaks = leaks(gallery)
     for (place, task, kind), count in sorted(rows.kinds.items()):
         report.sources[place].kinds.setdefault(task, {})[kind] = count

@@ -80,6 +80,7 @@ class Report:
     visual_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0))
     answer_words: np.ndarray = field(default_factory=lambda: np.zeros(0))
     box_sides: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    zoom_sides: np.ndarray = field(default_factory=lambda: np.zeros(0))
     boxes: Findings = field(default_factory=Findings)
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(0))
     "Tokens of each row, pictures included; empty where they could not be measured."
@@ -155,6 +156,7 @@ class Report:
             },
             "answers": {"words": summary(self.answer_words)},
             "boxes": {"count": len(self.box_sides), "odd": self.boxes.to_dict(), "side": summary(self.box_sides)},
+            "zooms": {"count": len(self.zoom_sides), "side": summary(self.zoom_sides)},
             "replies": self.replies.to_dict(),
             "repeated": self.repeated.to_dict(),
             "lengths": {

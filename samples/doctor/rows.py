@@ -12,8 +12,11 @@ import numpy as np
 from samples import Sample, kinds_of
 from samples.doctor.gallery import Gallery
 from samples.doctor.subject import Ruler
+from samples.facts import zoomed
 from samples.rows import learnt, untagged
 from vlm.families import Sight
+from vlm.prompts import replied
+from vlm.tools.zoom import WHOLE as REFUSED
 
 TINY = 4.0
 """Pixels, as the model sees the image: a box with a shorter side is a few percent of one visual token."""
@@ -99,6 +102,8 @@ class Rows:
         self.box_sides = array("f")
         "Square root of the share of the image that each box covers."
         self.boxes = Findings()
+        self.zoom_sides = array("f")
+        "Square root of the share of the image that each turn zooms into."
         self.unsized: dict[int, Unsized] = {}
         "By number of the picture: its rows with boxes that state no size."
         self.learns = True
@@ -143,6 +148,8 @@ class Rows:
             if not sized and sample.images:
                 first = self.pictures[len(self.pictures) - len(sample.images)]
                 self.unsized.setdefault(first, Unsized()).add(sample.boxes, sample.size, name)
+        if sample.size:
+            self._look_at_zooms(zoomed(sample.messages), sample.size, name)
         if self.ruler.tokenizer is not None:
             self._waiting.append(sample)
             if len(self._waiting) == BATCH:
@@ -153,16 +160,16 @@ class Rows:
         reply = learnt(sample, self.ruler.prompt, self.ruler.sight)
         if not reply:
             self.replies.add(MUTE, name)
-        elif untagged(reply[0]["content"], self.ruler.prompt):
+        elif untagged(reply[-1]["content"], self.ruler.prompt):
             self.replies.add(UNTAGGED, name)
         return bool(reply)
 
     def _look_for_repeats(self, sample: Sample, role: str, pictures: array, name: str) -> None:
-        turns = [turn for turn in sample.messages if turn is not sample.messages[-1] or turn["role"] != "assistant"]
-        texts = [(turn["role"], " ".join(turn["content"].split())) for turn in turns]
+        first = replied(sample.messages)
+        texts = [(turn["role"], " ".join(turn["content"].split()), *zoomed([turn])) for turn in sample.messages[:first]]
         question = repr((role, sample.task, pictures.tolist(), texts, sample.choices))
         truth = (sample.answer, sample.boxes, sample.quads, (sample.columns or {}).get("ranked"))
-        said = sample.messages[-1]["content"] if len(turns) < len(sample.messages) else None
+        said = [(turn["content"], *zoomed([turn])) for turn in sample.messages[first:]]
         asked, answered = (_digest(text) for text in (question, repr((question, truth, said))))
         if asked in self._asked:
             self.repeated.add(AGAIN if answered in self._answered else OTHERWISE, name)
@@ -191,6 +198,16 @@ class Rows:
         shapes = [tuple(map(round, shape)) for shape in quads or boxes]
         for _ in range(len(shapes) - len(set(shapes))):  # the same to the pixel
             self.boxes.add("given twice", name)
+
+    def _look_at_zooms(self, regions: Shapes, size: tuple[int, int], name: str) -> None:
+        """A region of nearly the whole image is not shown by the tool; one that was there before shows nothing new."""
+        for number, (x1, y1, x2, y2) in enumerate(regions):
+            share = (x2 - x1) * (y2 - y1) / (size[0] * size[1])
+            self.zoom_sides.append(share**0.5)
+            if share > REFUSED:
+                self.boxes.add("zoom into nearly the whole image", name)
+            if regions[number] in regions[:number]:
+                self.boxes.add("zoomed into twice", name)
 
     def of_pictures(self, values: np.ndarray) -> np.ndarray:
         """(rows,) the sum, over each row's pictures, of the pictures' values."""

@@ -101,6 +101,7 @@ def _measures(report: Report) -> Table:
         "tokens of a row": report.lengths,
         "words of an answer": report.answer_words,
         "box, √(share of the image)": report.box_sides,
+        "region zoomed into, √(share of the image)": report.zoom_sides,
     }
     for name, values in measured.items():
         if found := summary(np.asarray(values)):

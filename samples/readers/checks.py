@@ -53,10 +53,16 @@ def checked(
     if fields["answer"] is None and fields["references"]:
         fields["answer"] = fields["references"][0]
     boxes, quads = _boxes(record.get("boxes"), "boxes", 4), _boxes(record.get("quads"), "quads", 8)
+    regions = _boxes(record.get("regions"), "regions", 4) or None
+    if regions and not images:
+        raise RowFault("missing_image", "images", "none", "an image: regions are of the first")
     if skip and not flat:
         boxes, quads = _with_area(boxes, quads, place)
     size = _size(record.get("size"))
-    if verify or ((boxes or quads) and size is None):
+    zooms = [(number, turn) for number, turn in enumerate(fields["messages"], 1) if "zoom" in turn]
+    if zooms and not images:
+        raise RowFault("missing_image", "images", "none", "an image: a turn zooms into it")
+    if verify or ((boxes or quads or regions or zooms) and size is None):
         size = _verified(size, fields["images"], place)
     if quads is not None:
         boxes = _around(quads, boxes, size)
@@ -69,6 +75,9 @@ def checked(
         if not images:
             raise RowFault("missing_image", "images", "none", "an image: grounding needs one")
     _inside(boxes or [], size, flat)
+    fields["regions"] = regions and [_region(one, size) for one in regions]
+    for number, turn in zooms:
+        turn["zoom"] = _region(turn["zoom"], size, f"messages[{number}].zoom")
     _answer(fields)
     if task == "choice" and record.get("repeats") is True:
         _one_right(fields["answer"], fields["choices"])
@@ -114,9 +123,11 @@ def _id(record: dict[str, Any]) -> str:
     return str(value) if type(value) is int else _text(record, "id") or ""
 
 
-def _messages(turns: list[Any]) -> list[dict[str, str]]:
-    """User and assistant in turn, the user first, after at most one system turn."""
-    messages, expected = [], "user"
+def _messages(turns: list[Any]) -> list[dict[str, Any]]:
+    """User and assistant in turn, the user first, after at most one system turn; behind a turn that zooms the
+    assistant's next."""
+    messages: list[dict[str, Any]] = []
+    expected, after = "user", "user and assistant in turn"
     for number, turn in enumerate(turns, 1):
         if not isinstance(turn, dict) or "role" not in turn or "content" not in turn:
             raise RowFault("wrong_type", f"messages[{number}]", show(turn), "a turn with 'role' and 'content'")
@@ -124,14 +135,38 @@ def _messages(turns: list[Any]) -> list[dict[str, str]]:
         if not isinstance(content, str) or not content.isascii():
             content = valid_text(f"messages[{number}]", content)
         if not (role == expected or (role == "system" and number == 1)):
-            expected = f"{expected!r} (user and assistant in turn)"
+            expected = f"{expected!r} ({after})"
             raise RowFault("conversation", f"messages[{number}]", f"the role {show(role)}", expected)
-        if role != "system":
-            expected = "assistant" if role == "user" else "user"
         messages.append({"role": role, "content": content})
+        after = "user and assistant in turn"
+        if turn.get("zoom") is not None:
+            if role != "assistant":
+                raise RowFault("zoom", f"messages[{number}].zoom", f"it in a turn of {role!r}", "it in an assistant's")
+            messages[-1]["zoom"] = _zoom(turn["zoom"], f"messages[{number}].zoom")
+            after = "behind a zoom the crop follows by itself, then the assistant's next turn"
+        elif role != "system":
+            expected = "assistant" if role == "user" else "user"
+    if messages and "zoom" in messages[-1]:
+        expected = "a turn of the assistant's behind it: the last turn may not zoom, for nothing would be said of it"
+        raise RowFault("conversation", f"messages[{len(messages)}].zoom", show(messages[-1]["zoom"]), expected)
     if not any(turn["role"] == "user" for turn in messages):
         raise RowFault("conversation", "messages", show(turns), "at least one user turn")
     return messages
+
+
+def _zoom(value: Any, field: str) -> list[float]:
+    """A region as [x1, y1, x2, y2]."""
+    expected = "a region [x1, y1, x2, y2] in pixels of the original image"
+    if not isinstance(value, list) or len(value) != 4 or not set(map(type, value)) <= {int, float}:
+        raise RowFault("wrong_type", field, show(value), expected)
+    if not all(-1e9 < x < 1e9 for x in value):  # NaN, infinities, and integers too large for a float
+        raise RowFault("box_outside", field, show(value), "finite pixel coordinates")
+    return [float(x) for x in value]
+
+
+def region_in(value: Any, size: tuple[int, int], field: str) -> list[float]:
+    """The part of a region inside an image. value: [x1, y1, x2, y2] in its pixels, unchecked. Raises: RowFault."""
+    return _region(_zoom(value, field), size, field)
 
 
 def _choices(value: Any, task: str, repeats: bool = False) -> list[str] | None:
@@ -233,6 +268,17 @@ def _cut(box: list[float], size: tuple[int, int], overhang: float) -> list[float
         return box
     share = (inside[2] - inside[0]) * (inside[3] - inside[1]) / ((x2 - x1) * (y2 - y1))
     return inside if share >= 1 - overhang else box
+
+
+def _region(box: list[float], size: tuple[int, int] | None, field: str = "regions") -> list[float]:
+    """The part of a region inside the image: it goes around what is asked about, and may rightly overhang."""
+    assert size is not None  # without images it is a fault, and with them a header was read
+    (x1, y1, x2, y2), (width, height) = box, size
+    if x2 <= x1 or y2 <= y1:
+        raise RowFault("box_inverted", field, f"{box}, inverted or empty", "x1 < x2 and y1 < y2")
+    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+        raise RowFault("box_outside", field, str(box), f"a region that meets the image of {width} x {height}")
+    return [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
 
 
 def _size(value: Any) -> tuple[int, int] | None:

@@ -32,9 +32,11 @@ from samples.readers.records import json_boxes, settled
 from samples.readers.rows import LeftOut, Place, RowFault, show
 from vlm import answers
 from vlm.boxes import read_boxes
-from vlm.pictures.places import spelled
+from vlm.pictures.places import TAG, spelled
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+CALLS = ("<tool_call>", "<grounding>")
+"""How calls begin: Qwen's and GeoVista's, Mini-o3's."""
 _NUMBER = r"\s*-?\d+(?:\.\d+)?\s*"
 BOX_LIKE = re.compile(rf"\[{_NUMBER}(?:,{_NUMBER}){{3}}\]|\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)")
 
@@ -78,8 +80,11 @@ def convert(
     }
     if record["task"] == "choice" and record["choices"] is None:
         _take_options(record)
+    if format == "apex_gro":
+        return record | {"task": record["task"] or "open_ended"}
+    _refuse_calls(messages)
     if format == "sharegpt":
-        record["boxes"], record["size"] = row.get("boxes"), row.get("size")
+        record["boxes"], record["size"], record["regions"] = row.get("boxes"), row.get("size"), row.get("regions")
         record["task"] = record["task"] or "open_ended"
         return record
     _compare_size(row, found, place)
@@ -100,6 +105,17 @@ def convert(
         if reference == text:
             record["messages"] = messages[:-1]
     return record
+
+
+def _refuse_calls(messages: list[dict[str, Any]]) -> None:
+    """Raises: RowFault for a call in text that the next turn answers with a picture: its box is of an unknown frame."""
+    for number, (turn, after) in enumerate(zip(messages, messages[1:], strict=False), 1):
+        if turn["role"] == "assistant" and any(mark in turn["content"] for mark in CALLS) and TAG in after["content"]:
+            expected = (
+                "no call in text that a picture answers: in which frame and picture its box counts cannot be seen. "
+                "GeoVista's rows are read as `format: apex_gro`; write others with `zoom` (docs/rows.md)"
+            )
+            raise RowFault("zoom", f"conversations[{number}]", show(turn["content"][-80:], 90), expected)
 
 
 def _take_options(record: dict[str, Any]) -> None:
@@ -130,7 +146,7 @@ def pictures(row: dict[str, Any], place: Place, folders: tuple[str, ...] = ()) -
     ]
 
 
-def spoken(raw: Any, images: int) -> list[dict[str, str]]:
+def spoken(raw: Any, images: int) -> list[dict[str, Any]]:
     """Turns with our role names, pictures where the texts put them (`vlm.pictures.places`)."""
     if not isinstance(raw, list) or not raw:
         raise RowFault("missing_field", "conversations", show(raw), "a list of turns")
@@ -144,7 +160,7 @@ def spoken(raw: Any, images: int) -> list[dict[str, str]]:
             raise LeftOut("mask", "its answer has masks (GeoPixel's [SEG]), which no task has as its truth")
         if role is None or not isinstance(content, str):
             raise RowFault("conversation", "conversations", show(turn), "from human or gpt, with a text value")
-        messages.append({"role": role, "content": content})
+        messages.append({"role": role, "content": content} | ({"zoom": turn["zoom"]} if "zoom" in turn else {}))
     return settled(messages, images, "conversations")
 
 

@@ -19,13 +19,16 @@ from samples.readers import (
     conversations,
     dota,
     geochat,
+    geovista,
     lhrs_bench,
+    lrs_vqa_zoom,
     questions,
     rl_rows,
     rsvg,
     rsvqa,
     scenes,
     vrsbench,
+    zoomearth,
 )
 from samples.readers.look import Look
 from samples.readers.rows import Place, RowFault, Rows
@@ -84,11 +87,18 @@ def _has(*names: str) -> Callable[[Look], bool]:
     return lambda look: any(all(name in row for name in names) for row in look.first)
 
 
+def _without(other: Callable[[Look], bool], fits: Callable[[Look], bool], look: Look) -> bool:
+    """Whether a format fits, and another one, whose rows have all of its keys and more, does not."""
+    return fits(look) and not other(look)
+
+
 def _talks(look: Look) -> str | None:
     """Which family of conversations the file holds: by its first row that has turns."""
     first = next((row for row in look.first if conversations.turns(row) is not None), None)
     if first is None or look.key is not None:
         return None
+    if look.once("calls", lambda: geovista.fits(look)):
+        return "calls"
     if "messages" not in first:
         return "conversations"
     if conversations.uses_from(first):
@@ -200,8 +210,15 @@ def _sources() -> Iterable[Format]:
     about = "refGeo's JSONL: bbox and poly in pixels"
     yield Format("refgeo", about, questions.refgeo, _has("question", "bbox", "image_id"), overhang=OVERHANG)
     yield Format("lrs_vqa", "LRS-VQA's JSONL", questions.lrs_vqa, _has("text", "ground_truth", "image", "image_size"))
+    about = "LRS-VQA-Zoom (RSCoVLM): a question, a look at its one region, the answer"
+    yield Format("lrs_vqa_zoom", about, lrs_vqa_zoom.convert, lrs_vqa_zoom.fits)
     gro = _has("image_name", "question", "ground_truth", "bbox", "higher_level")
-    yield Format("lrs_gro", "LRS-GRO's JSONL (ZoomEarth)", questions.lrs_gro, gro)
+    asks = partial(_without, zoomearth.fits, gro)
+    yield Format("lrs_gro", "LRS-GRO's JSONL (ZoomEarth)", questions.lrs_gro, asks)
+    about = "LRS-GRO's rows for SFT: thoughts, a look at the box, the answer"
+    yield Format("lrs_gro_sft", about, zoomearth.convert, zoomearth.fits)
+    about = "APEX-GRO (GeoVista): ShareGPT with calls of zoom_in in per mille, crops stored"
+    yield Format("apex_gro", about, geovista.convert, lambda look: _talks(look) == "calls")
     about = "DOTA: folder with labelTxt and images, or label files; quadrilaterals in pixels"
     yield folder("dota", about, dota.convert, dota.fits, dota.walk)
     about = "a folder of images for each class: AID, UCMerced, NWPU-RESISC45, METER-ML, WHU-RS19, SIRI-WHU"

@@ -1,12 +1,13 @@
 """The frame of boxes whose layout leaves it open: what a source declares, and what the numbers give away.
 
-Our own rows, ShareGPT's and TRL's hold `boxes` and `quads` in pixels unless the source says otherwise (`frame:`):
+Our own rows, ShareGPT's and TRL's hold `boxes`, `quads`, `regions` and the `zoom` of turns in pixels unless the source
+says otherwise (`frame:`):
 
     pixel      x1, y1, x2, y2 in pixels of the original image
     unit       the same in fractions of the image, 0–1
     percent    in hundredths of it, 0–100
     per_mille  in thousandths of it, 0–1000
-    xywh       left, top, width and height in pixels (COCO's boxes); `quads` are in pixels
+    xywh       left, top, width and height in pixels (COCO's boxes; regions and zooms, too); `quads` are in pixels
 
 Nothing is converted that is not declared. But where nothing is declared, `Frames` watches the numbers, for a file in
 another frame would often pass every check, and train on nonsense.
@@ -15,6 +16,7 @@ another frame would often pass every check, and train on nonsense.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
@@ -36,6 +38,8 @@ FLIPPED = 0.1
 """Share of boxes with x2 < x1 or y2 < y1 from which on they look like width and height."""
 BEYOND = math.log(0.1)
 """The chance, for a file in pixels, that one more box exceeds its image: that would be a fault."""
+SHAPES = (("boxes", 4), ("quads", 8), ("regions", 4))
+"""Keys of a record in this frame, and how many numbers each of their shapes has."""
 _LOOKS = {
     "unit": "0–1 (fractions of the image)",
     "percent": "0–100 (percent of the image)",
@@ -45,20 +49,44 @@ _LOOKS = {
 
 
 def in_pixels(record: dict[str, Any], frame: str, place: Place) -> dict[str, Any]:
-    """The record with `boxes` and `quads` in pixels. What is no list of numbers stays, for the checks to name it."""
+    """The record with its shapes in pixels. What is no list of numbers stays, for the checks to name it."""
     if frame == "pixel":
         return record
+    zooms = zooms_of(record)
     if frame == "xywh":
-        return record | {"boxes": _each(record.get("boxes"), 4, lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])}
-    if not (record.get("boxes") or record.get("quads")) or (size := size_of(record, place)) is None:
+        return (record if not zooms else _with_zooms(record, _corners)) | {
+            name: _each(record.get(name), 4, _corners) for name in ("boxes", "regions")
+        }
+    if not (zooms or any(record.get(name) for name, _ in SHAPES)) or (size := size_of(record, place)) is None:
         return record
     known = cast(Frame, frame)
+    if zooms:
+        record = _with_zooms(record, lambda shape: convert(shape, known, "pixel", size))
     shapes = {
         name: _each(record[name], count, lambda shape: convert(shape, known, "pixel", size))
-        for name, count in (("boxes", 4), ("quads", 8))
+        for name, count in SHAPES
         if record.get(name) is not None
     }
     return record | shapes
+
+
+def zooms_of(record: dict[str, Any]) -> list[Any]:
+    """What the turns of a record zoom into, in the file's frame and unchecked."""
+    turns = record.get("messages")
+    found = (turn.get("zoom") for turn in turns if isinstance(turn, dict)) if isinstance(turns, list) else ()
+    return [zoom for zoom in found if zoom is not None]
+
+
+def _with_zooms(record: dict[str, Any], change: Callable[[list[float]], list[float]]) -> dict[str, Any]:
+    turns = [
+        turn | {"zoom": change(turn["zoom"])} if isinstance(turn, dict) and _numbers(turn.get("zoom"), 4) else turn
+        for turn in record["messages"]
+    ]
+    return record | {"messages": turns}
+
+
+def _corners(box: list[float]) -> list[float]:
+    return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
 
 
 def size_of(record: dict[str, Any], place: Place) -> tuple[int, int] | None:
@@ -112,28 +140,31 @@ class Frames:
     "The largest image of a box."
 
     def see(self, record: dict[str, Any], place: Place) -> None:
-        """Count a record's boxes."""
-        if not record.get("boxes") and not record.get("quads"):
+        """Count a record's boxes, regions and zooms."""
+        zooms = zooms_of(record)
+        if not zooms and not any(record.get(name) for name, _ in SHAPES):
             return
-        boxes, quads = (
+        boxes, quads, regions = (
             [shape for shape in shapes if _numbers(shape, count)] if isinstance(shapes, list) else []
-            for shapes, count in ((record.get("boxes"), 4), (record.get("quads"), 8))
+            for shapes, count in ((record.get(name), count) for name, count in SHAPES)
         )
-        if not (boxes or quads) or (size := size_of(record, place)) is None:
+        regions += [zoom for zoom in zooms if _numbers(zoom, 4)]
+        if not (boxes or quads or regions) or (size := size_of(record, place)) is None:
             return
         self.largest = max(self.largest, size, key=lambda one: one[0] * one[1])
-        for shape in quads or boxes:
-            self._see(shape, size)
-            if not quads:
+        for number, shape in enumerate([*regions, *(quads or boxes)]):
+            self._see(shape, size, fits=number >= len(regions))
+            if len(shape) == 4:
                 x1, y1, x2, y2 = shape
                 self.flipped += x2 < x1 or y2 < y1
                 self.sums_fit = self.sums_fit and x1 + x2 <= size[0] + 1 and y1 + y2 <= size[1] + 1
 
-    def _see(self, shape: list[float], size: tuple[int, int]) -> None:
+    def _see(self, shape: list[float], size: tuple[int, int], fits: bool = True) -> None:
+        """fits: in pixels it would be a fault to exceed the image."""
         self.seen += 1
         least, most = min(shape), max(shape)
         self.small += least >= 1 - MARGIN and most <= MARGIN
-        beyond = max(shape[::2]) > size[0] + 1 or max(shape[1::2]) > size[1] + 1
+        beyond = fits and (max(shape[::2]) > size[0] + 1 or max(shape[1::2]) > size[1] + 1)
         for frame, chance in list(self.chances.items()):
             extent = FIXED[frame] * MARGIN
             if most > extent or least < FIXED[frame] - extent:

@@ -77,7 +77,7 @@ def record(
     return {"images": images, "messages": messages, "task": task, "answer": answer, **more}
 
 
-def settled(messages: list[dict[str, str]], images: int, field: str = "messages") -> list[dict[str, str]]:
+def settled(messages: list[dict[str, Any]], images: int, field: str = "messages") -> list[dict[str, Any]]:
     """`vlm.pictures.places.settled` of a row's turns. Raises: RowFault, also for a tag that is not the user's."""
     placed = False
     for number, turn in enumerate(messages, 1):

@@ -29,12 +29,15 @@ def asked(question, image, task, answer=None, **more):
 
 
 def fields(sample, root):
-    names = ("task", "answer", "boxes", "quads", "size", "choices", "id", "kind", "references")
+    names = ("task", "answer", "boxes", "quads", "size", "choices", "id", "kind", "references", "regions")
     found = {name: getattr(sample, name) for name in names}
     found["images"] = [image if isinstance(image, bytes) else os.path.relpath(image, root) for image in sample.images]
     found["images"] = ["bytes" if isinstance(image, bytes) else image for image in found["images"]]
-    found["turns"] = [(turn["role"], turn["content"]) for turn in sample.messages]
-    for name in ("boxes", "quads"):
+    found["turns"] = [
+        (turn["role"], turn["content"], *([pytest.approx(turn["zoom"])] if "zoom" in turn else []))
+        for turn in sample.messages
+    ]
+    for name in ("boxes", "quads", "regions"):
         found[name] = found[name] and [pytest.approx(shape) for shape in found[name]]
     return {name: value for name, value in found.items() if value is not None}
 
@@ -42,6 +45,8 @@ def fields(sample, root):
 DIOR, VRS, PIER = "DIOR-RSVG/JPEGImages", "VRSBench/Images_val/P0001_0001.png", "GeoChat-Instruct/images/P0001.png"
 SHOWN = "Which class of scene does the image show:"
 BENCH = "GeoChat-Bench/images"
+TRAINED, OVER = "LRS_VQA/images/train/P0001.png", "Is the bridge over a river?"
+WORD = "Answer the question using a single word or phrase."
 CHOICE = "CHOICE/perception/single_instance_identification"
 LAYOUTS = {
     "DIOR-RSVG train": [
@@ -143,6 +148,44 @@ LAYOUTS = {
     ],
     "LRS_VQA/LRS_VQA_merged.jsonl": [
         asked("How many planes stand on the apron?", "LRS_VQA/image/15565.tif", "vqa", "4", id="0", kind="object count")
+    ],
+    "LRS_VQA/annotations/train/gpt4v.json": [
+        asked(f"{OVER}\n {WORD}", TRAINED, "vqa", "yes", id="#1", regions=[[4, 2, 16, 10]])
+        | {"turns": [("user", f"{OVER}\n {WORD}"), ("assistant", "", [4, 2, 16, 10]), ("assistant", "yes")]},
+        # the region ends at 48, 24
+        asked("What colour is the roof?", TRAINED, "vqa", "red", id="#2", regions=[[30, 10, 40, 20]]) | {"turns": [
+            ("user", "What colour is the roof?"), ("assistant", "", [30, 10, 40, 20]), ("assistant", "red")]},
+        asked("How many ships are there?", TRAINED, "vqa", "2", id="#3", regions=[[4, 2, 16, 10], [20, 4, 30, 14]]),
+        asked("Is it a port?", TRAINED, "vqa", "no", id="#4", regions=[[0, 0, 40, 19]]),  # 95% of the picture
+        asked("Is it rural?", TRAINED, "vqa", "no", id="#5"),
+    ],
+    "LRS_VQA/annotations/train/mcq.json": [
+        asked("", TRAINED, "choice", "B", id="#1", regions=[[4, 2, 16, 10]],
+              choices=["plane", "the left one", "neither"]) | {"turns": [
+            ("user", "Which ship of the two is in the rest?"), ("assistant", "", [4, 2, 16, 10]), ("assistant", "B")]},
+        asked("Which is larger?", TRAINED, "choice", "A", id="#2", choices=["left", "right"],
+              regions=[[4, 2, 16, 10], [20, 4, 30, 14]]),
+    ],
+    "LRS-GRO/sft.jsonl": [  # 256, 128, 512, 384 of 1024 for a long side of 40
+        asked("", "LRS-GRO/images/13464.tif", "vqa", "red", id="LRS-GRO-1", kind="object,Object color / pattern",
+              regions=[[10, 5, 20, 15]]) | {"turns": [
+            ("user", "What colour is the crane?"),
+            ("assistant", "<think>The image shows a port.\nThe crane stands at the pier.\nI need to pay attention to "
+             "the reference object at</think>", [10, 5, 20, 15]),
+            ("assistant", "<think>Its boom is bright.</think>\n<answer>red</answer>")]},
+        asked("", "LRS-GRO/images/13464.tif", "vqa", "yes", id="LRS-GRO-2", kind="global,Urban-Rural") | {"turns": [
+            ("user", "Is it urban?"), ("assistant", "<think>Houses.\nI look at all of it.\nThey stand close.</think>\n"
+             "<answer>yes</answer>")]},
+    ],
+    "APEX-GRO/apex_gro.jsonl": [  # 100, 200, 400, 500 per mille of 40 x 20; and 500, 400, 1000, 900
+        asked("", "APEX-GRO/images/a.png", "open_ended", "4", id="#1") | {"turns": [
+            ("user", "How many planes are there?\n\n[System Observation]\nCurrent View: a (Global View)"),
+            ("assistant", "<think>[PLAN] the two aprons.</think>", [4, 4, 16, 10]),
+            ("assistant", "<think>Three here.</think>", [20, 8, 40, 18]),
+            ("assistant", "<think>One more.</think>\n<answer>4</answer>")]},
+        asked("", "APEX-GRO/images/a.png", "open_ended", "yes", id="#2") | {"turns": [
+            ("system", "Be brief."), ("user", "Is it a port?"),
+            ("assistant", "<think>Ships.</think>\n<answer>yes</answer>")]},
     ],
     "DOTA": [
         asked("every plane", "DOTA/images/P0001.png", "grounding", id="P0001/plane", kind="plane,difficult:1",

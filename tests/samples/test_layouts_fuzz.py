@@ -39,6 +39,10 @@ ROWS = {
     "CHOICE/object_presence.json": "choice",
     "CHOICE/visual_grounding.json": "choice",
     "LRS-GRO/rl.jsonl": "lrs_gro",
+    "LRS-GRO/sft.jsonl": "lrs_gro_sft",
+    "LRS_VQA/annotations/train/gpt4v.json": "lrs_vqa_zoom",
+    "LRS_VQA/annotations/train/mcq.json": "lrs_vqa_zoom",
+    "APEX-GRO/apex_gro.jsonl": "apex_gro",
     "ScoreRS-RL/rows.jsonl": "scorers_rl_pixel",
 }
 """Files of one row an item: as many rows must be accounted for as there are."""

@@ -32,9 +32,21 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(lam
 BOX = st.tuples(st.floats(0, 99), st.floats(0, 49), st.floats(0.01, 100), st.floats(0.01, 50)).map(
     lambda b: [b[0], b[1], min(b[0] + b[2], 200.0), min(b[1] + b[3], 100.0)]
 )
-CHAT = st.lists(TEXT, min_size=1, max_size=4).map(
+TALK = st.lists(TEXT, min_size=1, max_size=4).map(
     lambda texts: [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 )
+
+
+@st.composite
+def chats(draw):
+    """User and assistant in turn, who may zoom before each answer."""
+    turns = []
+    for turn in draw(TALK):
+        if turn["role"] == "assistant":
+            for region in draw(st.lists(BOX, max_size=2)):
+                turns.append({"role": "assistant", "content": draw(TEXT), "zoom": region})
+        turns.append(turn)
+    return turns
 
 
 @st.composite
@@ -42,7 +54,7 @@ def good_samples(draw):
     task = draw(st.sampled_from(["grounding", "choice", "open_ended", "caption"]))
     return Sample(
         images=draw(st.sampled_from([[png(200, 100)], [png(200, 100), png(3, 4)]])),
-        messages=draw(CHAT),
+        messages=draw(chats()),
         task=task,
         answer=draw(st.sampled_from(["A", "harbor"])) if task == "choice" else draw(st.none() | TEXT),
         boxes=draw(st.lists(BOX, min_size=1, max_size=3)) if task == "grounding" else None,
@@ -51,6 +63,7 @@ def good_samples(draw):
         source=draw(TEXT.filter(bool)),
         id=draw(TEXT.filter(bool)),
         kind=draw(st.none() | TEXT.filter(bool)),
+        regions=draw(st.none() | st.lists(BOX, min_size=1, max_size=2)),
     )
 
 

@@ -24,6 +24,8 @@ PICTURES = [
     "refGeo/images/rsvg/00001.jpg",
     "RS-GPT4V/a.png",
     "LRS_VQA/image/15565.tif",
+    "LRS_VQA/images/train/P0001.png",
+    *(f"APEX-GRO/images/{name}.png" for name in ("a", "a_1", "a_2")),
     *(f"DOTA/images/{name}.png" for name in ("P0001", "P0002")),
     "VG-DIOR/VG_DOIR_RSVG_test/00001.jpg",
     "VG-DIOR/images/00001.jpg",

@@ -30,7 +30,7 @@ class Misplaced(ValueError):
         super().__init__(f"found {self.found}, expected {self.expected}")
 
 
-def settled(messages: list[dict[str, str]], images: int) -> list[dict[str, str]]:
+def settled(messages: list[dict[str, Any]], images: int) -> list[dict[str, Any]]:
     """A conversation of plain texts in its one spelling; the same list where nothing is to be changed.
 
     images: how many there are. Raises: Misplaced for another number of tags.

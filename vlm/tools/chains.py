@@ -1,9 +1,9 @@
 """Conversations with calls that are known already, for SFT and controls: the calls are written, the regions cut out.
 
 A turn {"role": "assistant", "content": …, "zoom": [x1, y1, x2, y2]} calls `image_zoom_in` on that region, in pixels of
-the original first picture. The call is stated in the picture that a model would zoom into: the last one shown where the
-region lies in it, else the first. What is cut out is what the tool itself gives for the numbers that are stated, so
-that a model is taught what it will see.
+the original first picture. The region is grown as the tool would grow it, and stated in the picture that a model would
+zoom into: the last one shown where the region lies in it, else the first. What is cut out is what the tool itself gives
+for the numbers that are stated, so that a model is taught what it will see.
 """
 
 from __future__ import annotations
@@ -19,10 +19,6 @@ from vlm.tools.tool import Box, Context, Shown, ToolError, View
 from vlm.tools.zoom import GO_ON, NAME, Zoom
 
 Turns = Sequence[Mapping[str, Any]]
-
-
-def has_calls(turns: Turns) -> bool:
-    return any("zoom" in turn for turn in turns)
 
 
 def chained(turns: Turns, views: Sequence[View], zoom: Zoom) -> tuple[list[dict[str, str]], list[Shown]]:
@@ -51,8 +47,7 @@ def chained(turns: Turns, views: Sequence[View], zoom: Zoom) -> tuple[list[dict[
 
 def called(box: Sequence[float], context: Context, zoom: Zoom) -> tuple[str, Shown]:
     """(the text of the call for a region, what it shows). Raises: DataError."""
-    view, number = stated_in(box, context)
-    bbox = view.stated(box)
+    bbox, view, number = stated(box, context, zoom)
     try:
         shown = zoom.shown(view, zoom.region(bbox, view))
     except ToolError as error:
@@ -61,12 +56,15 @@ def called(box: Sequence[float], context: Context, zoom: Zoom) -> tuple[str, Sho
     return calls.write(NAME, arguments), shown
 
 
-def stated_in(box: Sequence[float], context: Context) -> tuple[View, int | None]:
-    """The picture that a region is stated in, and its number where it has to be said."""
+def stated(box: Sequence[float], context: Context, zoom: Zoom) -> tuple[list[int], View, int | None]:
+    """A region as a call states it; the picture in which it does, and that one's number where it has to be said."""
     first, last = context.views[0], context.views[-1]
-    if last.number == 0 and _within(box, last.box):
-        return last, None
-    return first, 1
+    x1, y1, x2, y2 = box
+    width, height = first.size
+    grown = zoom.grown((x1, y1, x2, y2), (int(width), int(height)))
+    if last.number == 0 and _within(grown, last.box):
+        return last.stated(grown), last, None
+    return first.stated(grown), first, 1
 
 
 def _within(box: Sequence[float], region: Box) -> bool:

@@ -18,6 +18,7 @@ turn, no more. Options of the recipe are keyword arguments that the model does n
 from __future__ import annotations
 
 import inspect
+import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,11 +68,12 @@ class View(NamedTuple):
         return (x1 + self.box[0], y1 + self.box[1], x2 + self.box[0], y2 + self.box[1])
 
     def stated(self, box: Sequence[float]) -> list[int]:
-        """A box in pixels of the original as the model is to state it in this picture: whole numbers, cut to it."""
+        """A box in pixels of the original as the model is to state it in this picture: whole numbers around it, cut to
+        the picture."""
         inside = [value - self.box[n % 2] for n, value in enumerate(box)]
         numbers = convert(inside, "pixel", self.frame, self.size, self.shown)  # type: ignore[arg-type]
-        most = self.extent
-        return [min(max(round(value), 0), int(most[n % 2])) for n, value in enumerate(numbers)]
+        outwards = [*(math.floor(low + 1e-6) for low in numbers[:2]), *(math.ceil(high - 1e-6) for high in numbers[2:])]
+        return [min(max(value, 0), int(self.extent[n % 2])) for n, value in enumerate(outwards)]
 
     @property
     def extent(self) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from vlm.common.errors import DataError, RecipeError
 from vlm.pictures.digests import digest
 from vlm.pictures.places import Misplaced, blocks, settled, texts
 from vlm.pictures.resizing import shown
-from vlm.prompts import options_text
+from vlm.prompts import options_text, replied
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,11 @@ class Exchange:
     def __post_init__(self):
         object.__setattr__(self, "images", tuple(self.images))
         for turn in self.messages:
+            if "zoom" in turn:
+                raise DataError(
+                    f"exchange: found a turn that zooms into {turn['zoom']}; expected a conversation without: the "
+                    "score model reads no crops"
+                )
             if turn.get("role") not in ("user", "assistant") or not isinstance(turn.get("content"), str):
                 raise DataError(
                     f"exchange: found the turn {turn!r}; expected a user's or assistant's with a plain text"
@@ -114,10 +119,11 @@ class Exchange:
 
         The question stands as it is in the data, and is followed by the options where there are some.
 
-        Raises: DataError where there is no answer.
+        Raises: DataError where there is no answer, and where a turn of the question zooms.
         """
-        turns = [turn for turn in sample.messages if turn["role"] != "system"]
-        said = turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else None
+        first = replied(sample.messages)
+        turns = [turn for turn in sample.messages[:first] if turn["role"] != "system"]
+        said = sample.messages[-1]["content"] if first < len(sample.messages) else None
         text = next((text for text in (answer, sample.answer, said) if text is not None), None)
         if text is None:
             raise DataError(

@@ -172,6 +172,9 @@ def _turns(value: Any, key: str) -> Turns:
             raise RowFault(
                 "conversation", key, show(turn), "a turn of the user, the assistant or the system, with text"
             )
+        if isinstance(turn, dict) and turn.get("zoom") is not None:
+            expected = "turns without: the score model reads no crops"
+            raise RowFault("zoom", f"{key}.zoom", show(turn["zoom"]), expected)
         turns.append({"role": role, "content": content})
     return turns
 
