@@ -15,7 +15,7 @@ from vlm.pictures import images as pictures
 from vlm.pictures.unreadable import row_name
 from vlm.prefix import media
 from vlm.rollout import replaced
-from vlm.tools.dialogue import Dialogue
+from vlm.tools.dialogue import Dialogue, Turn
 from vlm.tools.rendered import Rendered, Renderer
 from vlm.tools.tool import View, view_of
 from vlm.tools.toolbox import Toolbox
@@ -81,7 +81,7 @@ class Turns:
         with replaced(self, "rollout_func", self._converse):
             ids, said, mask, _, logps, extra, images, _ = super()._generate(prompts)
         talks = self._conversations.dialogues
-        completions = [[{"role": turn.role, "content": turn.content} for turn in talk.turns] for talk in talks]
+        completions = [[message(turn) for turn in talk.turns] for talk in talks]
         return ids, said, mask, completions, logps, extra, images, []
 
     def _converse(self, prompts, trainer) -> dict[str, Any]:
@@ -183,3 +183,8 @@ class Turns:
         whole = (found * self.reward_weights.to(found.device)).nansum(1)
         self._rewarded = whole.masked_fill(found.isnan().all(1), torch.nan).tolist()
         return found
+
+
+def message(turn: Turn) -> dict[str, Any]:
+    """A turn as TRL has messages: the model's as text, which rewards read."""
+    return {"role": turn.role, "content": turn.text if turn.role == "assistant" else turn.content}
