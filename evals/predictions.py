@@ -47,6 +47,8 @@ class Prediction:
     "True boxes: x1, y1, x2, y2 in pixels of the original image."
     quads: list[list[float]] | None = None
     "True quadrilaterals, as in `Sample.quads`."
+    regions: list[list[float]] | None = None
+    "Where in the image the answer is to be seen, as in `Sample.regions`."
     size: tuple[int, int] | None = None
     "(width, height) in pixels of the original image."
     resized: tuple[int, int] | None = None
@@ -92,6 +94,7 @@ def from_sample(
         answer=sample.answer,
         boxes=sample.boxes,
         quads=sample.quads,
+        regions=sample.regions,
         size=sample.size,
         resized=resized,
         choices=sample.choices,
@@ -187,7 +190,8 @@ def _prediction(row: Any, where: str) -> Prediction:
     for name in ("choices", "references"):
         if not all(isinstance(text, str) for text in _items(fields, name, where)):
             raise DataError(f"{where}, field {name!r}: found {fields[name]!r}, expected texts")
-    for name, count, expected in (("boxes", 4, "[x1, y1, x2, y2]"), ("quads", 8, "[x1, y1, …, x4, y4]")):
+    upright, quad = "[x1, y1, x2, y2]", "[x1, y1, …, x4, y4]"
+    for name, count, expected in (("boxes", 4, upright), ("quads", 8, quad), ("regions", 4, upright)):
         for box in _items(fields, name, where):
             if not _numbers(box, count):
                 raise DataError(f"{where}, field '{name}': found {box!r}, expected {expected}")

@@ -13,7 +13,7 @@ from samples.sample import Sample
 from samples.store import Codec
 from vlm import answers
 
-OPTIONAL = ("answer", "boxes", "quads", "choices", "kind")
+OPTIONAL = ("answer", "boxes", "quads", "choices", "kind", "regions")
 """Fields of a Sample that rows may lack."""
 
 

@@ -35,6 +35,8 @@ class RowDigest:
         row = [_picture(image, self.folder) for image in sample.images], [getattr(sample, name) for name in FIELDS]
         if sample.references is not None:  # a field that came later: rows without it keep their digests
             row[1].append(sample.references)
+        if sample.regions is not None:  # likewise
+            row[1].append({"regions": sample.regions})
         self._found.update(_encode(row).encode() + b"\n")
         if sample.columns:
             self._found.update(json.dumps(sample.columns, sort_keys=True, default=repr).encode() + b"\n")

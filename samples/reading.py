@@ -45,7 +45,7 @@ class Faults:
     left_out: Counter[str] = field(default_factory=Counter)
     "Rows that ask nothing a task could score (an inactive stub, a formula): counted, never an error."
     cut: int = 0
-    "Kept rows with a box that exceeded the image within its format's share, and was cut to it."
+    "Kept rows with a box that exceeded the image within its format's share, or a region that did: it was cut to it."
     objects: Counter[str] = field(default_factory=Counter)
     "Objects left out of rows that are kept: without area (`flat_object`), wholly outside (`object_outside`)."
     frames: Frames = field(default_factory=Frames)
@@ -105,7 +105,7 @@ class Faults:
         for kind, count in self.objects.most_common():
             lines.append(f"  {kind}: {count} objects left out of kept rows (first: {self.examples[kind]})")
         if self.cut:
-            lines.append(f"  in {self.cut} of the kept rows, boxes were cut to the image")
+            lines.append(f"  in {self.cut} of the kept rows, boxes or regions were cut to the image")
         if self.swapped:
             lines.append(f"  {self.swapped} names of pictures have another suffix than their files")
         return "\n".join(lines)
@@ -218,7 +218,7 @@ class RowReader:
         return self.keys.meant(row, self.format.convert(row, place, self.task), place)
 
     def sample(self, row: dict[str, Any] | RowFault, place: Place | None = None) -> tuple[Sample, bool]:
-        """(the sample, whether boxes of it were cut to the image). Raises: RowFault."""
+        """(the sample, whether boxes or regions of it were cut to the image). Raises: RowFault."""
         place = place or self.place
         place.dropped = []
         columns = None if isinstance(row, RowFault) else self.keys.columns(row)
@@ -236,7 +236,8 @@ class RowReader:
         if self.check is not None:
             self.check(sample)
         self.sized = record.get("size") is not None
-        return sample, self.format.overhang > 0 and sample.boxes != record.get("boxes") and sample.quads is None
+        cut = self.format.overhang > 0 and sample.boxes != record.get("boxes") and sample.quads is None
+        return sample, cut or sample.regions != (record.get("regions") or None)
 
 
 class Doubtful(Exception):

@@ -152,6 +152,7 @@ def _columns(sample: Sample) -> dict[str, Any]:
         "size": list(sample.size) if sample.size else None,
         "choices": sample.choices,
         "references": sample.references,
+        "regions": sample.regions,
         "source": sample.source,
         "id": sample.id,
     }

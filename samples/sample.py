@@ -48,6 +48,9 @@ class Sample:
     'The question type within the task ("count"); several are separated by commas.'
     references: list[str] | None = None
     "Texts that are all equally right: the captions of an image. `answer` is what SFT learns, the first of them."
+    regions: list[list[float]] | None = None
+    """Where in the first image the answer is to be seen, as `boxes` are, cut to the image: the true regions of a zoom.
+    Rewards and metrics get them; the model is never told."""
     columns: dict[str, Any] | None = None
     "What else the row holds, by name: rewards get it (`samples.readers.keys`). None for nothing."
 
@@ -73,7 +76,7 @@ def write(path: str | os.PathLike[str], samples: Iterable[Sample]) -> int:
 def _row(sample: Sample, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"images": [image_name(image, folder) for image in sample.images]}
     row |= {"messages": sample.messages, "task": sample.task}
-    for name in ("answer", "references", "boxes", "quads", "size", "choices", "source", "id", "kind"):
+    for name in ("answer", "references", "boxes", "quads", "size", "choices", "source", "id", "kind", "regions"):
         value = getattr(sample, name)
         if value is not None and value != "":
             row[name] = value

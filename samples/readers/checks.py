@@ -53,10 +53,13 @@ def checked(
     if fields["answer"] is None and fields["references"]:
         fields["answer"] = fields["references"][0]
     boxes, quads = _boxes(record.get("boxes"), "boxes", 4), _boxes(record.get("quads"), "quads", 8)
+    regions = _boxes(record.get("regions"), "regions", 4) or None
+    if regions and not images:
+        raise RowFault("missing_image", "images", "none", "an image: regions are of the first")
     if skip and not flat:
         boxes, quads = _with_area(boxes, quads, place)
     size = _size(record.get("size"))
-    if verify or ((boxes or quads) and size is None):
+    if verify or ((boxes or quads or regions) and size is None):
         size = _verified(size, fields["images"], place)
     if quads is not None:
         boxes = _around(quads, boxes, size)
@@ -69,6 +72,7 @@ def checked(
         if not images:
             raise RowFault("missing_image", "images", "none", "an image: grounding needs one")
     _inside(boxes or [], size, flat)
+    fields["regions"] = regions and [_region(one, size) for one in regions]
     _answer(fields)
     if task == "choice" and record.get("repeats") is True:
         _one_right(fields["answer"], fields["choices"])
@@ -233,6 +237,17 @@ def _cut(box: list[float], size: tuple[int, int], overhang: float) -> list[float
         return box
     share = (inside[2] - inside[0]) * (inside[3] - inside[1]) / ((x2 - x1) * (y2 - y1))
     return inside if share >= 1 - overhang else box
+
+
+def _region(box: list[float], size: tuple[int, int] | None) -> list[float]:
+    """The part of a region inside the image: it goes around what is asked about, and may rightly overhang."""
+    assert size is not None  # without images it is a fault, and with them a header was read
+    (x1, y1, x2, y2), (width, height) = box, size
+    if x2 <= x1 or y2 <= y1:
+        raise RowFault("box_inverted", "regions", f"{box}, inverted or empty", "x1 < x2 and y1 < y2")
+    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+        raise RowFault("box_outside", "regions", str(box), f"a region that meets the image of {width} x {height}")
+    return [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
 
 
 def _size(value: Any) -> tuple[int, int] | None:

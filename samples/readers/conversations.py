@@ -79,7 +79,7 @@ def convert(
     if record["task"] == "choice" and record["choices"] is None:
         _take_options(record)
     if format == "sharegpt":
-        record["boxes"], record["size"] = row.get("boxes"), row.get("size")
+        record["boxes"], record["size"], record["regions"] = row.get("boxes"), row.get("size"), row.get("regions")
         record["task"] = record["task"] or "open_ended"
         return record
     _compare_size(row, found, place)

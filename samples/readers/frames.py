@@ -1,12 +1,13 @@
 """The frame of boxes whose layout leaves it open: what a source declares, and what the numbers give away.
 
-Our own rows, ShareGPT's and TRL's hold `boxes` and `quads` in pixels unless the source says otherwise (`frame:`):
+Our own rows, ShareGPT's and TRL's hold `boxes`, `quads` and `regions` in pixels unless the source says otherwise
+(`frame:`):
 
     pixel      x1, y1, x2, y2 in pixels of the original image
     unit       the same in fractions of the image, 0–1
     percent    in hundredths of it, 0–100
     per_mille  in thousandths of it, 0–1000
-    xywh       left, top, width and height in pixels (COCO's boxes); `quads` are in pixels
+    xywh       left, top, width and height in pixels (COCO's boxes; `regions`, too); `quads` are in pixels
 
 Nothing is converted that is not declared. But where nothing is declared, `Frames` watches the numbers, for a file in
 another frame would often pass every check, and train on nonsense.
@@ -36,6 +37,8 @@ FLIPPED = 0.1
 """Share of boxes with x2 < x1 or y2 < y1 from which on they look like width and height."""
 BEYOND = math.log(0.1)
 """The chance, for a file in pixels, that one more box exceeds its image: that would be a fault."""
+SHAPES = (("boxes", 4), ("quads", 8), ("regions", 4))
+"""Keys of a record in this frame, and how many numbers each of their shapes has."""
 _LOOKS = {
     "unit": "0–1 (fractions of the image)",
     "percent": "0–100 (percent of the image)",
@@ -45,17 +48,20 @@ _LOOKS = {
 
 
 def in_pixels(record: dict[str, Any], frame: str, place: Place) -> dict[str, Any]:
-    """The record with `boxes` and `quads` in pixels. What is no list of numbers stays, for the checks to name it."""
+    """The record with its shapes in pixels. What is no list of numbers stays, for the checks to name it."""
     if frame == "pixel":
         return record
     if frame == "xywh":
-        return record | {"boxes": _each(record.get("boxes"), 4, lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])}
-    if not (record.get("boxes") or record.get("quads")) or (size := size_of(record, place)) is None:
+        return record | {
+            name: _each(record.get(name), 4, lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
+            for name in ("boxes", "regions")
+        }
+    if not any(record.get(name) for name, _ in SHAPES) or (size := size_of(record, place)) is None:
         return record
     known = cast(Frame, frame)
     shapes = {
         name: _each(record[name], count, lambda shape: convert(shape, known, "pixel", size))
-        for name, count in (("boxes", 4), ("quads", 8))
+        for name, count in SHAPES
         if record.get(name) is not None
     }
     return record | shapes
@@ -112,28 +118,29 @@ class Frames:
     "The largest image of a box."
 
     def see(self, record: dict[str, Any], place: Place) -> None:
-        """Count a record's boxes."""
-        if not record.get("boxes") and not record.get("quads"):
+        """Count a record's boxes and regions."""
+        if not any(record.get(name) for name, _ in SHAPES):
             return
-        boxes, quads = (
+        boxes, quads, regions = (
             [shape for shape in shapes if _numbers(shape, count)] if isinstance(shapes, list) else []
-            for shapes, count in ((record.get("boxes"), 4), (record.get("quads"), 8))
+            for shapes, count in ((record.get(name), count) for name, count in SHAPES)
         )
-        if not (boxes or quads) or (size := size_of(record, place)) is None:
+        if not (boxes or quads or regions) or (size := size_of(record, place)) is None:
             return
         self.largest = max(self.largest, size, key=lambda one: one[0] * one[1])
-        for shape in quads or boxes:
-            self._see(shape, size)
-            if not quads:
+        for number, shape in enumerate([*regions, *(quads or boxes)]):
+            self._see(shape, size, fits=number >= len(regions))
+            if len(shape) == 4:
                 x1, y1, x2, y2 = shape
                 self.flipped += x2 < x1 or y2 < y1
                 self.sums_fit = self.sums_fit and x1 + x2 <= size[0] + 1 and y1 + y2 <= size[1] + 1
 
-    def _see(self, shape: list[float], size: tuple[int, int]) -> None:
+    def _see(self, shape: list[float], size: tuple[int, int], fits: bool = True) -> None:
+        """fits: in pixels it would be a fault to exceed the image."""
         self.seen += 1
         least, most = min(shape), max(shape)
         self.small += least >= 1 - MARGIN and most <= MARGIN
-        beyond = max(shape[::2]) > size[0] + 1 or max(shape[1::2]) > size[1] + 1
+        beyond = fits and (max(shape[::2]) > size[0] + 1 or max(shape[1::2]) > size[1] + 1)
         for frame, chance in list(self.chances.items()):
             extent = FIXED[frame] * MARGIN
             if most > extent or least < FIXED[frame] - extent:

@@ -29,13 +29,13 @@ _TALK = "conversations conversation messages image images image_path task answer
 READ: dict[str, frozenset[str]] = {
     name: frozenset(keys.split())
     for name, keys in {
-        "nadir": "images messages question task answer boxes quads size choices source id kind references",
+        "nadir": "images messages question task answer boxes quads size choices source id kind references regions",
         "trl": "prompt completion images image task answer solution ground_truth boxes quads size choices kind source "
-        "id",
+        "id regions",
         "conversations": f"{_TALK} source",
         "vg_dior": f"{_TALK} source",
         "vhm": f"{_TALK} source",
-        "sharegpt": f"{_TALK} source boxes",
+        "sharegpt": f"{_TALK} source boxes regions",
         "geochat": "conversations conversation messages image images image_path id",
         "geochat_bench": "category type size_group question_id image text image_id question ground_truth joined",
         "vrsbench": "image_id ground_truth type question_id question",
@@ -57,14 +57,16 @@ TRUTHS = ("solution", "ground_truth")
 """TRL's names of the answer: read, and passed on under their own name, too, as TRL's rewards ask for it."""
 _TRLS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
 _TURNS = ("prompt", "completion", "image", "images", "messages")
-_FIELDS = ("task", "answer", "boxes", "quads", "size", "choices", "source", "id", "kind", "references", "columns")
+_FIELDS = (
+    "task", "answer", "boxes", "quads", "size", "choices", "source", "id", "kind", "references", "regions", "columns",
+)  # fmt: skip
 _TABLE = ("image_file", "resized", "copy", "row", "truth")
 TAKEN = frozenset({*_TRLS, *_TURNS, *_FIELDS, *_TABLE})
 """Names that TRL, the table and the Sample use themselves: no column travels under them."""
 CLOSE_LENGTH = 4
 """Letters of a field and of a key from which on a slip is looked for: `id` and `ids` are too short to tell."""
-WORDS = frozenset(["find", "mask", "mind", "rank", "side", "site", "task", "tags", "wind"])
-"""Words of their own that are one letter from a field."""
+WORDS = frozenset(["find", "mask", "mind", "rank", "reasons", "region", "side", "site", "task", "tags", "wind"])
+"""Words of their own that are as near to a field as a slip."""
 _PREFERENCE = "it belongs to preferences (launch/score.py); take the key out, or train a score model on these rows"
 _VIDEO = "pictures: no stage reads videos or sound; take frames out as `images`, or leave these rows out"
 FOREIGN: dict[str, str] = {

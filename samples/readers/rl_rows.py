@@ -12,7 +12,7 @@ ScoreRS (arXiv 2503.00743): `problem`, `answer`, `image` (encoded bytes or {byte
 
 TRL: `prompt` (a conversation), `image` or `images`, perhaps `completion`, and columns for the reward functions, which
 are ours: `task`, `answer` (or `solution`, `ground_truth`), `boxes` and `quads` in pixels, `size`, `choices`,
-`references`, `id`, `kind`. A prompt that is bare text is a user's turn.
+`references`, `regions`, `id`, `kind`. A prompt that is bare text is a user's turn.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def trl(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     if completion is not None:
         messages += _turns(completion, "completion", "assistant")
     truth = next((row[name] for name in TRUTHS if row.get(name) is not None), None)
-    names = ("boxes", "quads", "size", "choices", "references", "kind", "source", "id")
+    names = ("boxes", "quads", "size", "choices", "references", "kind", "source", "id", "regions")
     return {
         "images": _images(row, place),
         "messages": messages,

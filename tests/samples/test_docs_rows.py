@@ -99,12 +99,13 @@ DESCRIBE, FIELD, YES = "Describe the image.", "A green field beside a road.", "Y
 USES = ["housing", "farming", "industry"]
 BOX = [[20.0, 20.0, 180.0, 80.0]]
 QUADS = [[100.0, 10.0, 190.0, 55.0, 180.0, 75.0, 90.0, 30.0], [10.0, 60.0, 60.0, 60.0, 60.0, 70.0, 10.0, 70.0]]
+PIER = [[120.0, 30.0, 200.0, 90.0]]
 AROUND = [[90.0, 10.0, 190.0, 75.0], [10.0, 60.0, 60.0, 70.0]]
 FOR_GRPO, TRACED, DIRECT = "For GRPO, evaluation and best-of-N", "For SFT, with a trace", "For SFT, without a trace"
 QUESTIONS = [
     asked(SHIP, "harbour.png", "grounding", "1", "questions", boxes=BOX),
     asked(RUNWAYS, "harbour.png", "grounding", "2", "questions", boxes=AROUND, quads=QUADS),
-    asked(COUNT, "harbour.png", "vqa", "3", "questions", answer="3", kind="count"),
+    asked(COUNT, "harbour.png", "vqa", "3", "questions", answer="3", kind="count", regions=PIER),
     asked(USE, "field.png", "choice", "4", "questions", answer="B", choices=USES),
     asked(DESCRIBE, "field.png", "caption", "5", "questions", answer=FIELD, references=[FIELD, "Farmland."]),
     asked(CLASS, "field.png", "classification", "6", "questions", answer="farmland"),
@@ -203,7 +204,9 @@ def test_sft_without_a_trace(folder):
 def test_trls_rows(folder):
     found = [told(sample, folder) for sample in samples.read(put(folder, "TRL's rows", "table.jsonl"))]
     assert found == [
-        asked(COUNT, "harbour.png", "vqa", "1", "table", answer="3", kind="count", columns={"solution": 3}),
+        asked(
+            COUNT, "harbour.png", "vqa", "1", "table", answer="3", kind="count", regions=PIER, columns={"solution": 3}
+        ),
         asked(SHIP, "harbour.png", "grounding", "2", "port", boxes=BOX),
         asked(
             USE,
@@ -412,7 +415,7 @@ def test_every_task_has_a_row():
 def test_every_field_is_in_its_table():
     assert list(table("Questions")) == [
         "images", "messages", "task", "answer", "boxes", "quads", "size", "choices", "source", "id", "kind",
-        "references",
+        "references", "regions",
     ]  # fmt: skip
     assert set(table("Questions")) == set(Sample.__dataclass_fields__) - {"columns"}
     fields = set(preferences.Preference.__dataclass_fields__)

@@ -29,12 +29,12 @@ def asked(question, image, task, answer=None, **more):
 
 
 def fields(sample, root):
-    names = ("task", "answer", "boxes", "quads", "size", "choices", "id", "kind", "references")
+    names = ("task", "answer", "boxes", "quads", "size", "choices", "id", "kind", "references", "regions")
     found = {name: getattr(sample, name) for name in names}
     found["images"] = [image if isinstance(image, bytes) else os.path.relpath(image, root) for image in sample.images]
     found["images"] = ["bytes" if isinstance(image, bytes) else image for image in found["images"]]
     found["turns"] = [(turn["role"], turn["content"]) for turn in sample.messages]
-    for name in ("boxes", "quads"):
+    for name in ("boxes", "quads", "regions"):
         found[name] = found[name] and [pytest.approx(shape) for shape in found[name]]
     return {name: value for name, value in found.items() if value is not None}
 

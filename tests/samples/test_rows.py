@@ -55,6 +55,7 @@ def test_prompt_rows_carry_the_truth_and_the_decoded_picture(samples, tmp_path):
         "size": [20, 10],
         "choices": None,
         "references": None,
+        "regions": None,
         "source": "vg",
         "id": "7",
         "copy": 0,

@@ -51,6 +51,7 @@ def good_samples(draw):
         source=draw(TEXT.filter(bool)),
         id=draw(TEXT.filter(bool)),
         kind=draw(st.none() | TEXT.filter(bool)),
+        regions=draw(st.none() | st.lists(BOX, min_size=1, max_size=2)),
     )
 
 
