@@ -39,6 +39,7 @@ ROWS = {
     "CHOICE/object_presence.json": "choice",
     "CHOICE/visual_grounding.json": "choice",
     "LRS-GRO/rl.jsonl": "lrs_gro",
+    "MME-RealWorld/MME_RealWorld.json": "mme_realworld",
     "ScoreRS-RL/rows.jsonl": "scorers_rl_pixel",
 }
 """Files of one row an item: as many rows must be accounted for as there are."""
