@@ -6,6 +6,8 @@ logits processors, sampling, stopping and the kind of cache are its own, and so 
 of `model.generate` as long as logits agree to rounding. (Dropout that is active, as LoRA's is in training mode, draws
 other numbers over the prompt: once for each prompt instead of once for each row.)
 
+The rows' cache is written in place (`vlm.cache`). On a CPU under SDPA it holds a prompt's keys once for all its rows.
+
 Overridden while `generate` runs, on the instance: `GenerationMixin._prefill`. Private and called: the model's
 `_prepare_position_ids_for_generation`.
 """
@@ -31,13 +33,16 @@ from transformers import (
 from transformers.generation import GenerationMode
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from vlm import families
-from vlm.prefix import media
+from vlm import cache, families
+from vlm.prefix import attention, media
 
 logger = logging.getLogger(__name__)
 
 PER_ROW = ("input_ids", "attention_mask", "mm_token_type_ids")
 MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
+
+ROWS = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+"""Modes in which a row stays a row."""
 
 
 class Unshareable(Exception):
@@ -202,8 +207,9 @@ def generate(
             return model.generate(**inputs, **kwargs)  # nothing to share
         if fault:
             raise Unshareable(fault)
-        prefill = _Prefill(base, dict(inputs), index, prefill_batch)
-        with replaced(base, "_prefill", prefill):
+        ours = kwargs.get("past_key_values") is None
+        prefill = _Prefill(base, dict(inputs), index, prefill_batch, ours)
+        with replaced(base, "_prefill", prefill), attention.switched(base):
             tokens = model.generate(**{key: inputs[key][index] for key in PER_ROW[:2]}, **kwargs)
         if not prefill.calls:  # these rows would have been read without their pictures
             raise RuntimeError(f"{type(model).__name__}.generate did not come to the model's own prefill")
@@ -256,14 +262,17 @@ def _say_once(reason: str) -> None:
 class _Prefill:
     """Stands for `base._prefill`: prefills unique prompts, and answers for the rows."""
 
-    def __init__(self, base, inputs: dict[str, Tensor], index: Tensor, batch: int | None):
-        self.base, self.inputs, self.index, self.batch = base, inputs, index, batch
+    def __init__(self, base, inputs: dict[str, Tensor], index: Tensor, batch: int | None, ours: bool = True):
+        """ours: nobody but `generate` sees the cache."""
+        self.base, self.inputs, self.index, self.batch, self.ours = base, inputs, index, batch, ours
         self.plain = base._prefill
         self.calls = 0
+        self.cache: Cache | None = None
+        """Of the rows; for who goes on from it."""
 
     def __call__(self, input_ids: Tensor, generation_config, model_kwargs: dict, is_first_iteration: bool = True):
-        cache = model_kwargs.get("past_key_values")
-        self.refuse(generation_config, cache)
+        target = model_kwargs.get("past_key_values")
+        self.refuse(generation_config, target)
         self.calls += 1
         index = self.index.repeat_interleave(len(input_ids) // len(self.index))  # beams, or several sequences a row
         # All at once, as `generate` does: positions of a text-only prompt do not depend on what it is batched with
@@ -280,14 +289,18 @@ class _Prefill:
                 raise Unshareable("the model keeps no cache (gradient checkpointing turns it off)")
             logits.append(output.logits)
             caches.append(output.past_key_values)
-        spread(caches, cache, index)
+        self.cache, returned = target, generation_config.return_dict_in_generate
+        if self.ours and not returned and generation_config.get_generation_mode() in ROWS:
+            model_kwargs |= fill(self.base, caches, target, index, self.inputs["attention_mask"])
+        else:
+            spread(caches, target, index)
         model_kwargs["position_ids"] = positions[..., index, :]
-        return CausalLMOutputWithPast(logits=torch.cat(logits)[index], past_key_values=cache)
+        return CausalLMOutputWithPast(logits=torch.cat(logits)[index], past_key_values=target)
 
-    def refuse(self, generation_config: GenerationConfig, cache: Cache | None) -> None:
+    def refuse(self, generation_config: GenerationConfig, target: Cache | None) -> None:
         """Raises: Unshareable."""
         mode = generation_config.get_generation_mode()
-        if cache is None or cache.get_seq_length():
+        if target is None or target.get_seq_length():
             raise Unshareable("generation without a cache, or from one that is not empty")
         if mode not in MODES:
             raise Unshareable(f"generation mode {mode.value}")
@@ -297,6 +310,22 @@ class _Prefill:
             raise Unshareable("prefill_chunk_size")
         if generation_config.output_attentions or generation_config.output_hidden_states:
             raise Unshareable("attentions or hidden states of the prompt are asked for")
+
+
+def fill(base, sources: Sequence[DynamicCache], target: Cache, index: Tensor, seen: Tensor) -> dict[str, Any]:
+    """`spread` into a cache that nobody else sees: it is written in place, and a prompt is held once where that pays.
+
+    seen: (U, P), 0 where a prompt is padded. Returns what the model's forward pass is then to be told.
+    """
+    keys, values = sources[0].layers[0].keys, sources[0].layers[0].values
+    saved = (len(index) - len(seen)) * keys.shape[-2]
+    fits = cache.plain(target) and keys.shape == values.shape and saved >= cache.LEAST
+    if fits and attention.obstacle_in_decoding(base) is None:
+        cache.share(sources, target, index, seen)
+    else:
+        cache.grow(target)
+        spread(sources, target, index)
+    return cache.told(target)
 
 
 def spread(sources: Sequence[DynamicCache], target: Cache, index: Tensor) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support.families import KINDS, base
-from vlm import families, rollout
+from vlm import cache, families, rollout
 
 pytestmark = pytest.mark.versions
 
@@ -33,7 +33,12 @@ def expected(one, index, **how):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if base(kind) not in PLAIN])
-def test_each_prompt_and_picture_is_computed_once(loaded, kind):
+@pytest.mark.parametrize("least", [cache.LEAST, 1], ids=["grown", "shared"])
+def test_each_prompt_and_picture_is_computed_once(loaded, kind, least, monkeypatch):
+    """least: of keys saved, for prompts' keys to be held once in decoding, too."""
+    monkeypatch.setattr(cache, "LEAST", least)
+    attended, attend = [], cache.attend
+    monkeypatch.setattr(cache, "attend", lambda *given: attended.append(None) or attend(*given))
     one, seen, read = loaded(kind), [], []
     inputs, tower = one.prompts(), one.model.model.get_submodule(families.FAMILIES[kind].towers[0])
     eyes = tower.register_forward_pre_hook(
@@ -46,6 +51,7 @@ def test_each_prompt_and_picture_is_computed_once(loaded, kind):
         found = [drawn(one.model, inputs, INDEX, **how) for how in WAYS]
     assert seen == [len(inputs["pixel_values"])] * 2
     assert read == [(4, inputs["input_ids"].shape[1]), *[(len(INDEX), 1)] * (NEW - 1)] * 2
+    assert bool(attended) == (least == 1)
     for how, tokens in zip(WAYS, found, strict=True):
         assert tokens.equal(expected(one, INDEX, **how))
     assert len({tuple(row[-NEW:].tolist()) for row in found[1]}) > 3  # pictures and draws tell

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from transformers import GenerationConfig, GenerationMixin, TopPLogitsWarper
+from transformers import DynamicCache, GenerationConfig, GenerationMixin, TopPLogitsWarper
+from transformers.cache_utils import DynamicLayer
 
 from tests.support import tiny_checkpoints as tiny
-from vlm import loading, rollout
+from vlm import cache, loading, rollout
 from vlm.adapters import apply_lora
 from vlm.prefix import media
 
@@ -82,6 +83,15 @@ def plain(model, inputs, index, **how):
     return model.generate(**rows, **how)
 
 
+@pytest.fixture(params=["shared", "grown"])
+def kept(request, monkeypatch):
+    """How prompts' keys are kept: once, however short they are, or for each row. `calls`: of attention to the former."""
+    once, calls, plain = request.param == "shared", [], cache.attend
+    monkeypatch.setattr(cache, "LEAST", 1 if once else 1 << 40)
+    monkeypatch.setattr(cache, "attend", lambda *given: calls.append(None) or plain(*given))
+    return SimpleNamespace(once=once, calls=calls)
+
+
 def shared(model, inputs, index, **how):
     torch.manual_seed(7)
     return rollout.generate(model, inputs, torch.tensor(index), **how)
@@ -90,11 +100,13 @@ def shared(model, inputs, index, **how):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("repeats", INDEX)
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
-def test_tokens_are_those_of_plain_generate(models, prompts, family, repeats, way):
+def test_tokens_are_those_of_plain_generate(models, prompts, family, repeats, way, kept):
     model, inputs, index = models(family), prompts(), INDEX[repeats]
     how = {"max_new_tokens": NEW, **WAYS[way]}
     expected = plain(model, inputs, index, **how)
     assert shared(model, inputs, index, **how).equal(expected)
+    once = kept.once and repeats == 4 and way not in ("static", "beams")
+    assert len(kept.calls) == (model.config.text_config.num_hidden_layers * (NEW - 1) if once else 0)
     assert expected.shape[1] == inputs["input_ids"].shape[1] + NEW
     if "suppress_tokens" in how:
         assert not set(how["suppress_tokens"]) & set(expected[:, -NEW:].flatten().tolist())
@@ -102,11 +114,36 @@ def test_tokens_are_those_of_plain_generate(models, prompts, family, repeats, wa
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("rows", [(0,), (1,), (1, 1), (0, 0), (2, 1)], ids=str)
-def test_any_prompts(models, prompts, rows, attention):
+def test_any_prompts(models, prompts, rows, attention, kept):
     """One prompt, no picture at all, no padding, and the mask that is dropped then."""
     model, inputs, index = models("qwen2_vl", attention), prompts(rows), [len(rows) - 1, *range(len(rows)), 0]
     how = {"generation_config": GenerationConfig(max_new_tokens=NEW, **SAMPLED, pad_token_id=0)}
     assert shared(model, inputs, index, **how).equal(plain(model, inputs, index, **how))
+
+
+@pytest.mark.parametrize("how", ["return_dict_in_generate", "past_key_values"])
+def test_a_cache_that_somebody_sees_is_what_transformers_makes(models, prompts, monkeypatch, how):
+    monkeypatch.setattr(cache, "LEAST", 1)
+    mine = DynamicCache()
+    told = {how: True if how == "return_dict_in_generate" else mine}
+    found = shared(models("qwen2_vl"), prompts(), INDEX[4], max_new_tokens=2, do_sample=False, **told)
+    kept = mine if how == "past_key_values" else found.past_key_values
+    length = prompts()["input_ids"].shape[1] + 1
+    assert {type(layer) for layer in kept.layers} == {DynamicLayer}
+    assert {tuple(layer.keys.shape[::2]) for layer in kept.layers} == {(9, length)}
+
+
+def test_attention_is_switched_only_meanwhile(models, prompts, monkeypatch):
+    """And not at all where a kind of attention has no sums to merge by."""
+    monkeypatch.setattr(cache, "LEAST", 1)
+    seen = []
+    for name in ("sdpa", "eager"):
+        model = models("qwen2_vl", name)
+        config = model.model.language_model.config
+        with model.lm_head.register_forward_hook(lambda *_, config=config: seen.append(config._attn_implementation)):
+            shared(model, prompts(), INDEX[4], max_new_tokens=1)
+        assert config._attn_implementation == name
+    assert seen == ["shared_prefix_sdpa", "eager"]
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -121,7 +158,7 @@ def test_prompts_prefilled_some_at_a_time(models, prompts, batch):
     assert tokens.equal(plain(model, inputs, [0, 1, 2, 3], max_new_tokens=NEW))
 
 
-def test_rows_end_where_they_would(models, prompts):
+def test_rows_end_where_they_would(models, prompts, kept):
     """Early stop: two tokens that rows sample are made ends, one row after another falls silent, and all before NEW."""
     model, inputs, index = models("qwen2_vl"), prompts(), INDEX[4]
     free = plain(model, inputs, index, max_new_tokens=24, **SAMPLED)[:, -24:]
@@ -134,7 +171,7 @@ def test_rows_end_where_they_would(models, prompts):
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
-def test_lora(folders, prompts, family):
+def test_lora(folders, prompts, family, kept):
     """A PEFT model with adapters that matter."""
     lora = tiny.SimpleNamespace(r=4, alpha=8, dropout=0.0, target_modules=["q_proj", "v_proj"])
     model = apply_lora(loading.load_model(tiny.section(folders[family])), lora).eval()

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -21,7 +22,7 @@ from transformers.integrations.flash_attention import get_target_dtype
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from vlm import families
+from vlm import cache, families
 from vlm.prefix import padding
 from vlm.prefix.packing import Block, Layout, model_config, multimodal
 
@@ -43,11 +44,15 @@ def unpadded(states: torch.Tensor, block: Block) -> torch.Tensor:
     return (rows if block.valid is None else rows.index_select(0, block.valid))[None]
 
 
-def sdpa(module, query, key, value, attention_mask, shared_prefix: Layout | None = None, **options):
+def sdpa(module, query, key, value, attention_mask, shared_prefix: Layout | None = None, shared_cache=None, **options):
     """`sdpa`, or packed: query (1, H, T, D), key and value (1, H_kv, T, D) → (1, T, H, D).
 
     Prefix by prefix, so that no prompt is padded to the longest and all segments of a prefix share one mask.
+    shared_cache: the cache of a rollout that holds each prompt once (`vlm.cache`), before each row's key and value.
     """
+    if shared_cache is not None:
+        layer = shared_cache.layers[module.layer_idx]
+        return cache.attend(layer, query, key, value, attention_mask, options.get("scaling")), None
     if shared_prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     blocks = shared_prefix.blocks
@@ -149,6 +154,34 @@ def enable(model) -> None:
     text = language_model(model)
     if keep_wanted not in text._forward_hooks.values():
         text.register_forward_hook(keep_wanted, with_kwargs=True)
+
+
+def obstacle_in_decoding(model) -> str | None:
+    """Why rows of a rollout cannot read their prompt's keys where they stand once, or None where they can."""
+    if fault := obstacle(model):
+        return fault
+    text = language_model(model)
+    if text.config._attn_implementation not in ("sdpa", NAMES["sdpa"]):
+        return f"its attention is {text.config._attn_implementation}"
+    if text.training and getattr(text.config, "attention_dropout", 0):
+        return "attention drops out"
+    device = next(text.parameters()).device
+    return None if device.type == "cpu" else f"on {device.type} there is no kernel that tells its log-sum-exps"
+
+
+@contextmanager
+def switched(model) -> Iterator[None]:
+    """Within, attention is this module's, unless `obstacle_in_decoding` finds something."""
+    if obstacle_in_decoding(model):
+        yield
+        return
+    config = language_model(model).config
+    before = config._attn_implementation_internal
+    config._attn_implementation_internal = NAMES["sdpa"]
+    try:
+        yield
+    finally:
+        config._attn_implementation_internal = before
 
 
 def pad_once(model) -> None:
