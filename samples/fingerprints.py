@@ -34,7 +34,7 @@ class RowDigest:
         self.folder, self._found = folder, hashlib.sha256()
 
     def see(self, sample: Sample) -> None:
-        row = [_picture(image, self.folder) for image in sample.images], [getattr(sample, name) for name in FIELDS]
+        row = [picture_name(image, self.folder) for image in sample.images], [getattr(sample, name) for name in FIELDS]
         if sample.references is not None:  # a field that came later: rows without it keep their digests
             row[1].append(sample.references)
         self._found.update(_encode(row).encode() + b"\n")
@@ -61,7 +61,7 @@ class RecordDigest(RowDigest):
 
     def see(self, record: Any) -> None:
         fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-        fields["images"] = [_picture(image, self.folder) for image in record.images]
+        fields["images"] = [picture_name(image, self.folder) for image in record.images]
         self._found.update(json.dumps(fields, sort_keys=True, default=repr).encode() + b"\n")
 
 
@@ -123,7 +123,8 @@ def _pieces(file: BinaryIO, start: int, size: int, count: int) -> Any:
     return found
 
 
-def _picture(image: str | bytes, folder: Path) -> str:
+def picture_name(image: str | bytes, folder: Path) -> str:
+    """A picture's name below `folder` (absolute), else its path; of bytes their SHA-256."""
     if isinstance(image, bytes):
         return hashlib.sha256(image).hexdigest()
     if not any(part in image for part in ("//", "/./")) and not image.endswith(("/", "/.")):
