@@ -58,7 +58,7 @@ class Prediction:
     references: list[str] | None = None
     "True captions, where there are several: metrics of captions take all of them."
     image: str | None = None
-    "Path of the first image; None where it was bytes."
+    "Path of the first image that the model was shown; None where it was bytes, or where it was shown none."
     gold: float | None = None
     "What the recipe's judge gave the completion of an open question."
     refused: str | None = None
@@ -83,7 +83,6 @@ def from_sample(
     resized: size at which the model saw the first picture (`vlm.pictures.resizing.seen`). refused: as the field.
     """
     asked = [turn["content"] for turn in sample.messages if turn["role"] == "user"]
-    first = sample.images[0] if sample.images else None
     return Prediction(
         id=sample.id,
         source=sample.source,
@@ -99,10 +98,15 @@ def from_sample(
         resized=resized,
         choices=sample.choices,
         references=sample.references,
-        image=first if isinstance(first, str) else None,
+        image=first_image(sample),
         gold=gold,
         refused=refused,
     )
+
+
+def first_image(sample: Sample) -> str | None:
+    """Path of the first picture; None where there is none, or where it is bytes."""
+    return sample.images[0] if sample.images and isinstance(sample.images[0], str) else None
 
 
 def line(prediction: Prediction) -> str:

@@ -21,6 +21,8 @@ from vlm.common.processes import is_main_process
 
 FILE = "predictions.jsonl"
 PARTS = "predictions.rank*-of-*.jsonl"
+CONTROLLED = "controls"
+"""Folder of the folders in which controls (`evals.controls`) have files of the same names."""
 
 
 def part(folder: Path, team: Team) -> Path:
@@ -51,7 +53,8 @@ def gather(folder: Path, order: Sequence[str] | None = None) -> list[Prediction]
 
 
 def discard(folder: Path) -> None:
-    """Remove what an earlier run answered; for the main process."""
+    """Remove what an earlier run answered, its own questions and those of controls; for the main process."""
     if is_main_process():
-        for path in (folder / FILE, *folder.glob(PARTS)):
-            path.unlink(missing_ok=True)
+        for place in (folder, *folder.glob(f"{CONTROLLED}/*/")):
+            for path in (place / FILE, *place.glob(PARTS)):
+                path.unlink(missing_ok=True)

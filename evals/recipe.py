@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from evals import controls
 from evals.benchmarks import find
 from stage.recipe.asking import AskingRecipe
 from stage.recipe.sections import ToolKeys
@@ -30,6 +31,8 @@ class EvalRecipe(ToolKeys, AskingRecipe):
     "Judge of rows without a closed answer (open_ended, caption): a reward as in `rewards:`, such as my.py:facts."
     benchmark: str | None = None
     "Score as this benchmark does (`launch/eval.py --list`), and put its questions together as it does."
+    controls: list[str] = []
+    "Ask every question again for comparison: `blind` without its pictures, `shuffled` with another question's."
     limit: int | None = None
     "Ask only the first N questions."
     pictures: int = 12
@@ -42,6 +45,13 @@ class EvalRecipe(ToolKeys, AskingRecipe):
                 find(self.benchmark)
             except UserError as error:
                 raise RecipeError(f"benchmark: {error}") from error
+        for name in self.controls:
+            try:
+                controls.find(name)
+            except UserError as error:
+                raise RecipeError(f"controls: {error}") from error
+        if len(set(self.controls)) < len(self.controls):
+            raise RecipeError(f"controls = {self.controls}; expected each once")
         if self.limit is not None and self.limit < 1:
             raise RecipeError(f"limit = {self.limit}; expected at least 1, or null for all questions")
         if self.prompt.style == "direct" and self.inside == "answer":

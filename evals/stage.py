@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from evals import predictions, ranks
 from evals.answering import Answering, sized
 from evals.benchmarks import find
 from evals.comparing import compare
+from evals.controls import CONTROLS, lists
 from evals.generate import answerer, check
 from evals.recipe import EvalRecipe
 from evals.scoring import metrics
@@ -21,7 +23,8 @@ from evals.scoring.reading import Reading
 from evals.scoring.report import Coverage, Scores, as_dict
 from samples import Sample, mixture
 from samples.columns import ByTask, Columns
-from stage.endpoint.cost import Call
+from stage.endpoint.client import Usage
+from stage.endpoint.cost import Call, price
 from stage.endpoint.kept import Kept, why
 from stage.endpoint.questions import call, estimated
 from stage.endpoint.sections import EndpointSection
@@ -64,12 +67,15 @@ def refuse_namesake(sample: Sample, names: set[tuple[str, str]]) -> None:
 
 
 def started(recipe: EvalRecipe, folder: Path) -> list[predictions.Prediction]:
-    """Predictions of an interrupted evaluation by the same recipe, to be continued.
+    """Predictions of an evaluation by the same recipe, to be continued: an interrupted one, or a finished one that is
+    to have further controls.
 
     Raises: UserError where the folder's predictions are by another recipe.
     """
     file = folder / "predictions.jsonl"
-    if recipe.overwrite or not file.exists() or (folder / FINISHED).exists():  # a finished one: Run.create refuses it
+    if recipe.overwrite or not file.exists():
+        return []
+    if (folder / FINISHED).exists() and not further(recipe, folder):  # Run.create refuses it
         return []
     if changes := changed(folder, recipe):
         raise UserError(
@@ -79,10 +85,17 @@ def started(recipe: EvalRecipe, folder: Path) -> list[predictions.Prediction]:
     return predictions.resume(file)
 
 
+def further(recipe: EvalRecipe, folder: Path) -> list[str]:
+    """The recipe's controls of which a folder's record.json knows nothing."""
+    known = comparing.stored(folder, RECORD).get("controls", {})
+    return [name for name in recipe.controls if name not in known]
+
+
 def changed(folder: Path, recipe: EvalRecipe) -> set[str]:
     """The keys that matter in which the recipe of a run folder differs from this one."""
     earlier = config.load(folder / "recipe.yaml", EvalRecipe)
     neutral = {"overwrite", "pictures", "images.limit", "images.cache", "gpus", "generation.batch_size", "cost"}
+    neutral.add("controls")  # their answers lie in folders of their own
     neutral |= {f"endpoint.{key}" for key in EndpointSection.MANNER}
     different = config.difference(earlier, recipe)
     return {key for key in different if key not in neutral and key.partition(".")[0] not in neutral}
@@ -145,52 +158,86 @@ def run(
         logger.warning("%s", Coverage(len(samples), missed))
     folder, team = Path(recipe.output), Team.join()
     lock.hold(folder)
-    kept = Kept(folder, recipe) if recipe.endpoint is not None else None
+    if (folder / FINISHED).exists() and not recipe.overwrite:  # what it has stays
+        before = comparing.stored(folder, RECORD).get("controls", {})
+        recipe = recipe.model_copy(update={"controls": list(dict.fromkeys([*before, *recipe.controls]))})
+    listed, unasked = lists.lists(recipe, samples)
+    kept = [Kept(one.folder, one.recipe) for one in listed if recipe.endpoint is not None]
     if recipe.overwrite:
         ranks.discard(folder)
-        if kept is not None:
-            kept.discard()
+        for each in kept:
+            each.discard()
     elif team.main:
-        ranks.gather(folder)
+        for one in listed:
+            ranks.gather(one.folder)
     team.wait()
     done = started(recipe, folder)
     drawn_how = drawing(recipe, len(done) if not (folder / RECORD).exists() else 0)
     origins = agreed(recipe, folder, drawn, bool(done)) if team.main else {}
     asked = asked or answerer(recipe)
     have = {prediction.key for prediction in done}
-    keys = [f"{sample.source}/{sample.id}" for sample in samples]
-    todo = [sample for sample, key in zip(samples, keys, strict=True) if key not in have]
+    todo = [(one, one.but(have if not one.name else answered(one.folder) if done else set())) for one in listed]
     size = comparing.stored(folder, RECORD).get("batch_size") if done else None
-    if todo:
+    if any(left for _, left in todo):
         size = decoding.batch_size(recipe, samples, before=size, loaded=asked.loaded)
+    afford(todo)
     team.wait()  # all have read what is there before the main process writes
+    if not done and not (folder / FINISHED).exists():
+        ranks.discard(folder)  # answers of controls to questions that are asked anew
     record = Run.create(folder, config.to_dict(recipe), overwrite=recipe.overwrite, resume=bool(done))
     record.note_data(origins.pop("data", {}))
     record.note_mixtures({"eval": drawn})
     noted = drawn_how | origins | {"asked": len(samples), "left_out": missed}
+    if recipe.controls:
+        noted["controls"] = {one.name: {"asked": len(one.samples), "left_out": {**one.left_out}} for one in listed[1:]}
+        noted["controls"] |= {name: {"not_asked": reason} for name, reason in unasked.items()}
 
-    def note(size: int | None) -> None:
+    def note(smaller: int | None) -> None:
+        nonlocal size
+        size = smaller
         record.note_record(noted | {"batch_size": size})
 
     note(size)
     team.wait()
     if done:
         logger.info("continuing: %d of %d questions are answered", len(done), len(samples))
-    if size is not None and (mine := todo[team.rank :: team.size]):
-        path = ranks.part(folder, team)
-        answer(sized(recipe, size), asked, mine, path, append=path.exists(), judge=judge, halved=note)
-    team.wait()
-    if team.main:
-        ranks.gather(folder, keys)
+    for name, reason in unasked.items() if is_main_process() else ():
+        logger.warning("control %s: not asked: %s", name, reason)
+    for one, left in todo:
+        if one.name and team.main:
+            one.folder.mkdir(parents=True, exist_ok=True)
+        team.wait()
+        if size is not None and (mine := left[team.rank :: team.size]):
+            path = ranks.part(one.folder, team)
+            answer(sized(one.recipe, size), asked, mine, path, path.exists(), judge, note, one.truth, one.name)
+        team.wait()
+        if team.main:
+            ranks.gather(one.folder, one.keys)
     team.wait()
     report = load_report(folder, recipe)
     if team.main:
         save(report, recipe, folder)
     spent: dict[str, Any] = {}
-    if kept is not None:
-        spent = {"usage": kept.used(recipe), "refused": report.refused}
+    if kept:
+        used = sum((each.usage() for each in kept), Usage())
+        spent = {"usage": asdict(used) | {"cost": price(used.input_tokens, used.output_tokens, recipe.cost)}}
+        spent["refused"] = report.refused
     record.finish(**{name: metric.value for name, metric in report.metrics.items()}, **spent)
     return report
+
+
+def answered(folder: Path) -> set[str]:
+    """The questions that have an answer in a list's folder."""
+    return {row.key for row in predictions.resume(folder / ranks.FILE)} if (folder / ranks.FILE).exists() else set()
+
+
+def afford(todo: Sequence[tuple[lists.Listed, Sequence[Sample]]]) -> None:
+    """Raises: UserError where all lists together may cost more than `cost.max_cost`: each says its own only."""
+    recipe = todo[0][0].recipe
+    if recipe.endpoint is not None and len(todo) > 1:
+        sight = sight_of(recipe)
+        said = estimated(recipe, ((call(one.recipe, sample, sight), 1) for one, left in todo for sample in left))
+        logger.info("with the controls %s: %s", ", ".join(one.name for one, _ in todo[1:]), said)
 
 
 def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Scores:
@@ -201,15 +248,36 @@ def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Scores:
     if not (folder / ranks.FILE).exists():
         raise UserError(f"{folder} holds no {ranks.FILE}; name the output folder of launch/eval.py")
     recipe = recipe or config.load(folder / "recipe.yaml", EvalRecipe)
+    report = scored(folder, recipe)
+    report.sampling, report.coverage = sampling(folder), coverage(folder, len(report.asked))
+    for name, about in comparing.stored(folder, RECORD).get("controls", {}).items():
+        place = lists.folder(folder, name)
+        if "not_asked" in about or not (place / ranks.FILE).exists():
+            report.unasked[name] = about.get("not_asked", "not answered yet")
+            continue
+        report.controls[name] = one = scored(place, recipe)
+        one.coverage = controlled(report.coverage, about, len(one.asked))
+    return report
+
+
+def scored(folder: Path, recipe: EvalRecipe) -> Scores:
+    """The numbers over the predictions of a folder."""
     rows = predictions.read(folder / ranks.FILE)
     report: Scores
     if recipe.benchmark is None:
         report = metrics.evaluate(rows, recipe.prompt.notation, recipe.inside)
     else:
         report = find(recipe.benchmark).score(rows, Reading(recipe.prompt.notation, recipe.inside))
+    report.asked = [row.key for row in rows]
     report.refused = {row.key: row.refused for row in rows if row.refused is not None}
-    report.sampling, report.coverage = sampling(folder), coverage(folder, len(rows))
     return report
+
+
+def controlled(whole: Coverage | None, about: dict[str, Any], scored: int) -> Coverage:
+    """What a control's numbers are over. whole: of the evaluation; about: the control's part of record.json."""
+    unanswered = {"not answered yet": about["asked"] - scored} if about["asked"] > scored else {}
+    missed = {} if whole is None else {why: n for why, n in whole.left_out.items() if why != "not answered yet"}
+    return Coverage(scored, missed | about["left_out"] | unanswered)
 
 
 def left_out(drawn: mixture.Mixture, prepared: int, asked: int) -> dict[str, int]:
@@ -261,19 +329,27 @@ def answer(
     append: bool,
     judge: Judge | None = None,
     halved: Callable[[int], None] | None = None,
+    truth: Callable[[Sample], Sample] | None = None,
+    control: str = "",
 ) -> None:
-    """Write predictions as they come; each batch is on disk before the next one starts. halved: as `complete` says."""
+    """Write predictions as they come; each batch is on disk before the next one starts. halved: as `complete` says.
+
+    truth: of a control's question, the evaluation's own: what is right is its affair. Which picture was shown, and at
+    which size the model saw it, stays the control's.
+    """
     from tqdm.auto import tqdm
 
     pairs = asked.answer(recipe, samples, halved)
     sight = sight_of(recipe)
     with open(path, "a" if append else "w", encoding="utf-8", buffering=1) as file:
         for sample, text in tqdm(
-            pairs, total=len(samples), desc="eval", mininterval=2.0, disable=not is_main_process()
+            pairs, total=len(samples), desc=f"eval {control}".strip(), mininterval=2.0, disable=not is_main_process()
         ):
-            judged = judge(sample, [text]) if judge is not None and sample.task in metrics.OPEN else None
+            true = sample if truth is None else truth(sample)
+            judged = judge(true, [text]) if judge is not None and sample.task in metrics.OPEN else None
             gold, resized = judged[0] if judged else None, seen(sample.size, sight)
-            row = predictions.from_sample(sample, text, gold=gold, resized=resized, refused=why(text))
+            row = predictions.from_sample(true, text, gold=gold, resized=resized, refused=why(text))
+            row.image = predictions.first_image(sample)
             file.write(predictions.line(row) + "\n")
 
 
@@ -281,13 +357,22 @@ def save(report: Scores, recipe: EvalRecipe, folder: Path) -> None:
     """metrics.json, table.md and pictures.png; the table goes to the terminal too."""
     (folder / "metrics.json").write_text(json.dumps(as_dict(report), indent=2) + "\n")
     name = folder.name
-    (folder / "table.md").write_text(compare.markdown({name: report}))
-    Console().print(compare.table({name: report}, title=recipe.benchmark))
+    console, gains = Console(), compare.gains({name: [report]}, headlines(recipe))
+    (folder / "table.md").write_text(compare.markdown({name: report}) + compare.listed(gains))
+    console.print(compare.table({name: report}, title=recipe.benchmark))
+    for line in gains:
+        console.print(line, highlight=False, markup=False)
     if recipe.pictures:
         reading = Reading(recipe.prompt.notation, recipe.inside)
         if shown := pictures(predictions.read(folder / ranks.FILE), recipe.pictures, reading):
             with spared(folder / "pictures.png"):
                 grid(shown, folder / "pictures.png", title=f"Held-out questions, answered by {name}")
+
+
+def headlines(recipe: EvalRecipe) -> list[str]:
+    """The metrics that comparisons show first."""
+    own = [] if recipe.benchmark is None else [find(recipe.benchmark).headline]
+    return list(dict.fromkeys([*own, *compare.COMPARED]))
 
 
 def pictures(rows: list[predictions.Prediction], count: int, reading: Reading) -> list[Picture]:
@@ -333,7 +418,7 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
         columns.see(sample)
         lengths.see(sample)
         if recipe.endpoint is not None:
-            calls.append((call(recipe, sample, sight), 1))
+            calls.append((call(recipe, sample, sight), 1 + len(recipe.controls)))
         if recipe.benchmark is None:  # it puts its questions together from rows that may share a name
             refuse_namesake(sample, names)
 
@@ -343,6 +428,9 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
     if check_columns is not None and len(known) == len(recipe.data.eval) and not counted.absent:
         check_columns(columns.by_task)
     count = counted.rows if recipe.limit is None else min(counted.rows, recipe.limit)
+    for name in recipe.controls:
+        again = f"control {name}: up to {count} questions again: {CONTROLS[name].meaning}"
+        console.print(again, markup=False, highlight=False, soft_wrap=True)
     if recipe.endpoint is not None:
         where = f"{recipe.endpoint.model} at {recipe.endpoint.address}"
         console.print(f"{where}, {estimated(recipe, calls[: recipe.limit])}", markup=False, highlight=False)

@@ -1,7 +1,8 @@
 """Data doctor:  python launch/data.py recipes/r1.yaml [key.sub=value …] [--against recipes/eval.yaml]
 
 Takes a recipe of SFT, GRPO, evaluation, best-of-N, curation or a score model. Writes report.json, data.png and
-faults.jsonl.
+faults.jsonl. With `--blind MODEL` nothing is examined: MODEL is asked the training rows (SFT, GRPO) without their
+pictures, and the rows that it answers are marked in blind.jsonl, for `data.drop_blind` (docs/data.md).
 Exit code: 0 the data is fit; 1 it is not (faulty rows, unreadable images, an image in training and evaluation);
 2 the recipe is wrong, or a file that it names is not there; 130 Ctrl-C.
 """
@@ -46,6 +47,34 @@ def subject_of(recipe):
     return found
 
 
+def blind(given) -> None:
+    """Mark the training rows that a model answers without their picture."""
+    from rich.console import Console
+
+    from evals.controls import marking
+    from stage.cli import check_machine
+    from stage.planning import control
+    from stage.recipe.together import check_engines
+    from vlm.common.console import say
+    from vlm.common.processes import is_main_process
+    from vlm.pictures import images
+
+    recipe = recipe_of(given.recipe, given.overrides)
+    folder = given.out or Path(recipe.output) / "doctor"
+    asking = marking.asking(recipe, given.blind, folder, given.blind_draws, given.asking)
+    for doubt in asking.settle(fetch=True):
+        say(f"note: {doubt}")
+    check_engines(asking)
+    images.use(asking.images)
+    check_machine(asking)
+    found = marking.mark(asking, folder, given.blind_draws, given.blind_share, control.of_recipe(recipe, fetch=True))
+    if is_main_process():
+        console = Console()
+        console.print(marking.table(found))
+        for line in marking.said_of(found, folder):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def main() -> int:
     # not at the top: the processes that decode images import this file, too, and need none of it
     from vlm.common import telemetry
@@ -61,9 +90,27 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder of the report; by default `doctor` in the recipe's output")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that decode images")
     parser.add_argument("--strict", action="store_true", help="warnings count as faults")
+    parser.add_argument("--blind", metavar="MODEL", help="mark training rows that MODEL answers without their picture")
+    parser.add_argument(
+        "--blind-draws", type=int, default=1, metavar="N", help="answers a row at temperature 1; 1: greedy"
+    )
+    parser.add_argument(
+        "--blind-share",
+        type=float,
+        default=0.75,
+        metavar="S",
+        help="a row is blind from this share of right answers on",
+    )
+    parser.add_argument(
+        "--asking", action="append", default=[], metavar="KEY=VALUE", help="how MODEL is asked, as in recipes/eval.yaml"
+    )
     given = parser.parse_intermixed_args()
     if given.recipe is None:
         parser.error("a recipe is needed, e.g. recipes/r1.yaml")
+    if given.blind is not None:
+        from stage.cli import guarded
+
+        return guarded(lambda: blind(given))
     return command(recipe_of, given, subject_of)
 
 

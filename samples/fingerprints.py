@@ -8,6 +8,7 @@ import json
 import struct
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ FIELDS = ("messages", "task", "answer", "boxes", "quads", "size", "choices", "so
 
 MOST = 20_000
 """Rows of a source whose pictures are read at each start of a run."""
+GONE = b"gone"
 PIECE, PIECES = 4096, 16
 """Bytes read at each place of a large file, and evenly spaced places: of a picture PIECES, of a weight's tensor 3."""
 
@@ -32,7 +34,7 @@ class RowDigest:
         self.folder, self._found = folder, hashlib.sha256()
 
     def see(self, sample: Sample) -> None:
-        row = [_picture(image, self.folder) for image in sample.images], [getattr(sample, name) for name in FIELDS]
+        row = [picture_name(image, self.folder) for image in sample.images], [getattr(sample, name) for name in FIELDS]
         if sample.references is not None:  # a field that came later: rows without it keep their digests
             row[1].append(sample.references)
         if sample.regions is not None:  # likewise
@@ -61,7 +63,7 @@ class RecordDigest(RowDigest):
 
     def see(self, record: Any) -> None:
         fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-        fields["images"] = [_picture(image, self.folder) for image in record.images]
+        fields["images"] = [picture_name(image, self.folder) for image in record.images]
         self._found.update(json.dumps(fields, sort_keys=True, default=repr).encode() + b"\n")
 
 
@@ -84,12 +86,30 @@ def of_pictures(images: Iterable[str | bytes]) -> str:
     return found.hexdigest()
 
 
+def of_each_picture(images: Iterable[str | bytes]) -> dict[str | bytes, str]:
+    """Each picture → SHA-256 of its content, as `of_pictures` reads it: what tells two pictures apart, whatever their
+    files are called and however a raster is read. A file that is gone is like no other."""
+    wanted = list(dict.fromkeys(images))
+    files = list(dict.fromkeys(rasters.plain(image) for image in wanted if isinstance(image, str)))
+    with ThreadPoolExecutor(16) as threads:
+        found = dict(zip(files, threads.map(_content, files), strict=True))
+
+    def said(image: str | bytes) -> str:
+        bare = rasters.plain(image)
+        if isinstance(bare, bytes):
+            return _pieces(BytesIO(bare), 0, len(bare), PIECES).hexdigest()
+        content = found[bare]
+        return f"gone: {bare}" if content == GONE else content.hex()
+
+    return {image: said(image) for image in wanted}
+
+
 def _content(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return _pieces(file, 0, file.seek(0, 2), PIECES).digest()
     except FileNotFoundError:
-        return b"gone"
+        return GONE
 
 
 def _pieces(file: BinaryIO, start: int, size: int, count: int) -> Any:
@@ -105,7 +125,8 @@ def _pieces(file: BinaryIO, start: int, size: int, count: int) -> Any:
     return found
 
 
-def _picture(image: str | bytes, folder: Path) -> str:
+def picture_name(image: str | bytes, folder: Path) -> str:
+    """A picture's name below `folder` (absolute), else its path; of bytes their SHA-256."""
     if isinstance(image, bytes):
         return hashlib.sha256(image).hexdigest()
     if not any(part in image for part in ("//", "/./")) and not image.endswith(("/", "/.")):

@@ -122,12 +122,23 @@ class DataSection(Section):
     "A faulty row (missing image, inverted box, …) ends the run, or is left out and counted."
     tasks: list[str] | None = None
     "Use only rows of these tasks."
+    drop_blind: LocatedPath | None = None
+    "Leave out training rows that this file marks as answered without their picture (`launch/data.py --blind MODEL`)."
     rows: int | None = None
     "Training rows in all, where the sources state `ratio`."
     shuffle: bool = True
     "Shuffle the training rows, by the recipe's seed."
     cache: LocatedPath | None = None
     "Folder in which checked rows are kept for later starts; null: NADIR_CACHE, else `~/.cache/nadir`."
+    _prompt: str = PrivateAttr("")
+
+    @property
+    def prompt(self) -> str:
+        """How the recipe asks (`samples.mixture.marks.prompt_key`); empty where nobody has said it."""
+        return self._prompt
+
+    def asked_by(self, prompt: str) -> None:
+        self._prompt = prompt
 
     def sources(self, role: Role) -> list[SourceSection]:
         return self.train if role == "train" else self.eval
@@ -145,6 +156,11 @@ class DataSection(Section):
 
     def check(self) -> None:
         _some_tasks(self.tasks)
+        if self.drop_blind is not None and not self.train:
+            raise RecipeError(
+                f"drop_blind = {self.drop_blind}: it leaves rows of train out, and train is empty; leave it out "
+                "(held-out rows are looked at by `controls: [blind]` of an evaluation)"
+            )
         for role in ("train", "eval"):
             for number, source in enumerate(self.sources(role)):
                 wanted = self.wanted_tasks(source)

@@ -1,6 +1,7 @@
 """One model on several benchmarks:
 
     python launch/eval.py --benchmarks vg-dior,lhrs-bench --model runs/r1/final --data data --out runs/eval/r1
+    python launch/eval.py --benchmarks lrs-vqa --controls blind,shuffled --model … (`evals.controls`)
     accelerate launch launch/eval.py --benchmarks aid,nwpu --model … images.max_pixels=786432 generation.batch_size=64
 
 Each benchmark becomes a recipe (`recipes/eval.yaml` shows its keys) and an evaluation of its own in OUT/NAME; what
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--notation", default=AUTO, help="how the model writes boxes; grounding is worded by it")
     out.add_argument("--wording", choices=("project", "nadir"), default="project", help="whose words the questions use")
     out.add_argument("--backend", choices=("hf", "vllm", "endpoint"), default="hf", help="what generates")
+    out.add_argument("--controls", default="", help="ask again: blind (no picture), shuffled (another's); by commas")
     out.add_argument("--limit", type=int, help="only the first N questions of each benchmark")
     out.add_argument("--overwrite", action="store_true", help="ask again what was answered")
     out.add_argument("--dry-run", action="store_true", help="check everything, print the plan, load no weights")
@@ -89,7 +91,8 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Scores]:
         for name, one in recipes.items():
             images.use(one.images)
             rows = mixture.draw(one.data, "eval", one.seed, control.of_recipe(one)).samples
-            say(f"{name}: {len(stage.questions(one, list(rows)))} questions → {one.output}", sys.stdout)
+            again = f", again for {', '.join(one.controls)}" if one.controls else ""
+            say(f"{name}: {len(stage.questions(one, list(rows)))} questions{again} → {one.output}", sys.stdout)
         return {}
     asked, reports = None, {}
     for name, one in recipes.items():
@@ -135,6 +138,7 @@ def recipe(name: str, arguments: argparse.Namespace) -> EvalRecipe:
         "images": dict(benchmark.images),
         "inside": "text" if direct else "answer",
         "generation": {"backend": arguments.backend},
+        "controls": [name.strip() for name in arguments.controls.split(",") if name.strip()],
         "limit": arguments.limit,
         "overwrite": arguments.overwrite,
     }
@@ -146,22 +150,30 @@ def finished(recipe: EvalRecipe) -> bool:
     there = Path(recipe.output)
     if recipe.overwrite or not (there / FINISHED).exists():
         return False
+    more = stage.further(recipe, there)
     changes = stage.changed(there, recipe)
     if changes:
         raise UserError(
             f"{there} holds an evaluation by another recipe (different: {', '.join(sorted(changes))}); choose another "
             "--out, or --overwrite"
         )
-    return True
+    return not more
 
 
 def summarise(reports: dict[str, Scores], out: Path) -> None:
-    """The headline of each benchmark: on the terminal, in OUT/summary.md and OUT/summary.json."""
-    lines = ["| benchmark | metric (%) | n | value | convention |", "| --- | --- | ---: | ---: | --- |"]
+    """The headline of each benchmark, with its controls: on the terminal, in OUT/summary.md and OUT/summary.json."""
+    controls = list(dict.fromkeys(name for report in reports.values() for name in (*report.controls, *report.unasked)))
+    heads = ["benchmark", "metric (%)", "n", "value", *controls, "convention"]
+    lines = ["| " + " | ".join(heads) + " |", "| --- | --- | ---: |" + " ---: |" * (1 + len(controls)) + " --- |"]
     for name, report in reports.items():
         metric = headline(name, report)
         found = report.metrics.get(metric)
         cells = [name, metric, report.count(found) if found else "", compare.cell(report, metric)]
+        cells += [
+            compare.cell(report.controls[one], metric) if one in report.controls
+            else "not asked" if one in report.unasked else "–"
+            for one in controls
+        ]  # fmt: skip
         lines.append("| " + " | ".join([*cells, found.convention if found else report.missing.get(metric, "")]) + " |")
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.md").write_text("\n".join(lines) + "\n")

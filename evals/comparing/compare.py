@@ -15,12 +15,18 @@ from rich.console import Console, ConsoleOptions, Group
 from rich.table import Table
 from rich.text import Text
 
+from evals.controls import CONTROLS
 from evals.scoring.metrics import CONVENTIONS
 from evals.scoring.report import LEVEL, Scores
 from stage.endpoint.kept import spoken
 from vlm.common.bootstrap import few_questions, quantiles, replicates
 from vlm.common.errors import DataError
 
+COMPARED = (
+    *("grounding/acc@0.5", "grounding/miou", "vqa/exact", "vqa/exact:lenient"),
+    *("choice/accuracy", "choice/accuracy:lenient", "format"),
+)
+"""What differences are told of, where a benchmark has no other headline."""
 NAMED = 44
 """Columns that a metric's name may take before it is folded."""
 EDGE = 3
@@ -110,12 +116,49 @@ def _broadcast(left: list[Scores], right: list[Scores]) -> tuple[list[Scores], l
     return left * (count // len(left)), right * (count // len(right))
 
 
+def beside(reports: Mapping[str, Scores]) -> dict[str, Scores]:
+    """Each report, and behind it those of its controls (`r1`, `r1·blind`)."""
+    out: dict[str, Scores] = {}
+    for name, report in reports.items():
+        out |= {name: report} | {f"{name}·{control}": scores for control, scores in report.controls.items()}
+    return out
+
+
+def gains(runs: Mapping[str, Sequence[Scores]], metrics: Sequence[str] = COMPARED) -> list[str]:
+    """What each run gains over its controls: a line for each metric, over the questions that both were asked.
+
+    runs: name → its reports, one per seed. A control that was asked fewer questions has no line.
+    """
+    lines = []
+    for name, reports in runs.items():
+        for control in dict.fromkeys(control for report in reports for control in report.controls):
+            own = [report.controls[control] for report in reports if control in report.controls]
+            whole = [report for report in reports if control in report.controls]
+            if any(set(a.asked) != set(b.asked) for a, b in zip(own, whole, strict=True)):
+                continue
+            for metric in metrics:
+                if metric != "format" and all(metric in report.found for report in (*own, *whole)):
+                    lines.append(f"{name}·{control} → {name}: {paired(own, whole, metric)}")
+    return lines
+
+
+def listed(lines: Iterable[str]) -> str:
+    """Lines as a list in Markdown; nothing of none."""
+    found = "".join(f"- {line}\n" for line in lines)
+    return f"\n{found}" if found else ""
+
+
 def rows(reports: Mapping[str, Scores], told: set[str] | None = None) -> tuple[list[list[str]], list[str]]:
     """Cells of the table, in percent (metric, n, one per report with its interval), and the notes below it.
 
     told: clauses of conventions that have been said, here or before, and are not said again; None: each metric has its
     convention in full.
     """
+    controls = dict.fromkeys(name for report in reports.values() for name in report.controls if name in CONTROLS)
+    unasked = [
+        (f"{name}·{control}", why) for name, report in reports.items() for control, why in report.unasked.items()
+    ]
+    reports = beside(reports)
     names: dict[str, None] = {}
     for report in reports.values():
         names |= dict.fromkeys([*report.metrics, *report.missing])
@@ -132,6 +175,8 @@ def rows(reports: Mapping[str, Scores], told: set[str] | None = None) -> tuple[l
     notes.append(f"in brackets: {100 * LEVEL:g}% bootstrap intervals over questions")
     counted = (one.metrics[name].n for one in reports.values() for name in one.intervals)
     notes += few_questions(counted)
+    notes += [f"·{name}: {CONTROLS[name].meaning}" for name in controls]
+    notes += [f"{name}: not asked: {why}" for name, why in unasked]
     drawn: dict[str, list[str]] = {}
     for name, report in reports.items():
         if report.sampling:
@@ -189,7 +234,7 @@ def table(reports: Mapping[str, Scores], title: str | None = None, told: set[str
     told: what tables before this one have said of them.
     """
     cells, notes = rows(reports, set() if told is None else told)
-    return Group(Sheet(cells, list(reports), title), Text("\n".join(notes)))
+    return Group(Sheet(cells, list(beside(reports)), title), Text("\n".join(notes)))
 
 
 @dataclass(frozen=True)
@@ -240,5 +285,6 @@ def _taken(places: Sequence[int], widths: Sequence[int]) -> int:
 def markdown(reports: Mapping[str, Scores]) -> str:
     """The same as a Markdown table followed by a list of the conventions."""
     cells, notes = rows(reports)
-    lines = [["metric (%)", "n", *reports], ["---", *["---:"] * (len(reports) + 1)], *cells]
+    heads = list(beside(reports))
+    lines = [["metric (%)", "n", *heads], ["---", *["---:"] * (len(heads) + 1)], *cells]
     return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + ["", *(f"- {note}" for note in notes)]) + "\n"

@@ -14,6 +14,7 @@ from evals import stage
 from evals.benchmarks import find
 from evals.benchmarks.published import figures
 from evals.comparing import chart, compare
+from evals.comparing.compare import COMPARED
 from evals.ranks import FILE
 from evals.recipe import EvalRecipe
 from evals.scoring.report import Scores
@@ -21,10 +22,6 @@ from stage.recipe import config
 from vlm.common.bootstrap import few_questions
 from vlm.common.errors import UserError
 
-COMPARED = (
-    *("grounding/acc@0.5", "grounding/miou", "vqa/exact", "vqa/exact:lenient"),
-    *("choice/accuracy", "choice/accuracy:lenient", "format"),
-)
 Runs = dict[str, list[Scores]]
 """Name → its reports, one per seed."""
 
@@ -79,11 +76,12 @@ def show(specs: Sequence[str], out: Path | None, published: bool = False) -> Non
             for number, report in enumerate(reports)
         }
         headlines = _headlines(benchmark, columns)
-        lines = differences(runs, list(dict.fromkeys([*headlines, *COMPARED])))
+        shown = list(dict.fromkeys([*headlines, *COMPARED]))
+        lines = differences(runs, shown) + compare.gains(runs, shown)
         console.print(compare.table(columns, title=benchmark or None, told=told))
         for line in lines:
             console.print(line, highlight=False)
-        text = compare.markdown(columns) + "\n" + "".join(f"- {line}\n" for line in lines)
+        text = compare.markdown(columns) + (compare.listed(lines) or "\n")
         sections.append(f"## {benchmark}\n\n{text}" if benchmark else text)
         if published and benchmark and (papers := beside(benchmark, columns)):
             console.print(papers, highlight=False, markup=False)
@@ -124,7 +122,7 @@ def panel(benchmark: str, metric: str, columns: dict[str, Scores], published: bo
         for one in told
     ]
     notes = "; ".join(dict.fromkeys(one.note for one in told if one.note))
-    for name, report in columns.items():
+    for name, report in compare.beside(columns).items():
         if metric in report.metrics:
             low, high = report.intervals.get(metric, (None, None))
             marks.append(chart.Mark(name, report.metrics[metric].value, low, high))

@@ -41,7 +41,7 @@ class Coverage:
 
 
 def as_dict(report: Scores) -> dict[str, dict[str, Any]]:
-    """{metric: {value, low, high, level, n, convention, sampling}}, and {metric: {not_computed}}; for JSON."""
+    """{metric: {value, low, high, level, n, convention, sampling, controls}}, {metric: {not_computed}}; for JSON."""
     out: dict[str, dict[str, Any]] = {}
     for name, metric in report.metrics.items():
         low, high = report.intervals.get(name, (None, None))
@@ -53,7 +53,19 @@ def as_dict(report: Scores) -> dict[str, dict[str, Any]]:
             out[name]["refused"] = len(report.refused)
         if report.sampling:
             out[name]["sampling"] = report.sampling
+        if beside := _controlled(report, name):
+            out[name]["controls"] = beside
     return out | {name: {"value": None, "not_computed": why} for name, why in report.missing.items()}
+
+
+def _controlled(report: Scores, name: str) -> dict[str, dict[str, Any]]:
+    """The same number under each control: {control: {value, low, high, n}}, or {not_asked} with the reason."""
+    out: dict[str, dict[str, Any]] = {}
+    for control, scores in report.controls.items():
+        if (metric := scores.metrics.get(name)) is not None:
+            low, high = scores.intervals.get(name, (None, None))
+            out[control] = {"value": metric.value, "low": low, "high": high, "n": metric.n}
+    return out | {control: {"value": None, "not_asked": why} for control, why in report.unasked.items()}
 
 
 @dataclass
@@ -73,6 +85,12 @@ class Scores:
     "None where nothing is known of it."
     refused: dict[str, str] = field(default_factory=dict)
     "Questions that a server refused for good and that count as wrong → why."
+    asked: list[str] = field(default_factory=list)
+    "Names of the questions."
+    controls: dict[str, Scores] = field(default_factory=dict)
+    "Control (`evals.controls`) → the same numbers over its answers."
+    unasked: dict[str, str] = field(default_factory=dict)
+    "Control that has no numbers → why."
 
     def of(self, metric: Metric) -> int | None:
         """How many questions a number would be over if none were left out; None for a number over a part of them, as

@@ -117,6 +117,8 @@ class CurateRecipe(Section):
                         f"data.train.{number}.{name}: curation scores every row once; filter by data.tasks, and mix "
                         "the kept files in the recipe that trains on them"
                     )
+        if self.data.drop_blind is not None:
+            raise RecipeError("data.drop_blind: curation scores every row; leave them out in the recipe that trains")
         if self.chunk < 1 or self.examples < 0:
             raise RecipeError(f"chunk = {self.chunk} and examples = {self.examples}; expected chunk ≥ 1, examples ≥ 0")
         self.settle()

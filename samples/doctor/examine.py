@@ -17,6 +17,7 @@ from samples.doctor.report import Report, SourceCounts
 from samples.doctor.rows import Rows
 from samples.doctor.subject import Examined, Subject
 from samples.mixture import Mixture, Source
+from samples.mixture.marks import marks_of
 from samples.sections import Role
 from vlm.common.errors import DataError
 from vlm.families import Sight
@@ -57,7 +58,7 @@ def examine(subject: Subject, folder: Path, workers: int, told: Told = lambda *c
             sections = subject.data.sources(role)
             for number, section in enumerate(sections):
                 faults = WrittenFaults(file, role, section.path)
-                opened.append(_opened(subject, section, faults))
+                opened.append(_opened(subject, section, faults, role))
                 rows.learns = role == "train" or number < len(sections) - subject.others
                 _read(opened[-1], role, rows, report, told)
         rows.measure()
@@ -75,10 +76,11 @@ def examine(subject: Subject, folder: Path, workers: int, told: Told = lambda *c
     return report
 
 
-def _opened(subject: Subject, section: Any, faults: Faults) -> Examined:
+def _opened(subject: Subject, section: Any, faults: Faults, role: Role) -> Examined:
     if subject.open is not None:
         return subject.open(section, faults)
-    return Source(section, subject.data, subject.seed, "skip", faults=faults, check=subject.check)
+    marks = marks_of(subject.data, role)
+    return Source(section, subject.data, subject.seed, "skip", faults=faults, check=subject.check, marks=marks)
 
 
 def _read(source: Examined, role: Role, rows: Rows, report: Report, told: Told) -> None:
@@ -159,7 +161,7 @@ def _mix(subject: Subject, sources: dict[Role, list[Examined]], report: Report) 
         drawn = [source for source in opened if isinstance(source, Source)]
         if subject.open is not None:
             continue
-        mixture = Mixture(role, [])
+        mixture = Mixture(role, [], marks=marks_of(subject.data, role))
         try:
             for source, quota in zip(drawn, subject.data.quotas(role), strict=True):
                 mixture.parts.append(source.part(source.uses(quota)))

@@ -13,6 +13,7 @@ What happens to the rows of one source, in this order:
 
     tasks     rows of other tasks are left out (`data.tasks`, and the source's own)
     limit     of what is left the first N; what comes after them is neither read nor checked
+    blind     of these, rows that a model answers without their picture are left out (`data.drop_blind`, training only)
     percent   of these N in a hundred, drawn by seed, to the nearest row
     repeat    all of these N times, one pass after another
     ratio     instead of percent and repeat: the source's part of `data.rows` (largest remainders, so exact to one row),

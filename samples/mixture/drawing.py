@@ -13,6 +13,7 @@ import numpy as np
 
 from samples import Faults, Sample
 from samples.mixture import tables
+from samples.mixture.marks import Marks, marks_of
 from samples.mixture.record import Line, Mixture, Part
 from samples.mixture.source import Source
 from samples.reading import Check
@@ -32,12 +33,12 @@ def draw(data: DataSection, role: Role, seed: int, check: Check | None = None) -
     that was now or before. check: as in `samples.read`.
     Raises: DataError for a faulty row (under `on_fault: error`), a draw that leaves nothing, and an empty mixture.
     """
-    sections = data.sources(role)
+    sections, marks = data.sources(role), _marks(data, role)
     parts: list[Part] = []
     rows: list[tuple[Table[Sample], np.ndarray]] = []
     for section, quota in zip(sections, data.quotas(role), strict=True):
         table = tables.stored(section, data, seed, check)
-        passed = tables.passed(table, section, data, seed)
+        passed = tables.passed(table, section, data, seed, marks)
         for line in table.about["said"]:
             say(line)
         uses = passed.uses(quota)
@@ -48,11 +49,20 @@ def draw(data: DataSection, role: Role, seed: int, check: Check | None = None) -
         parts.append(replace(passed.part(uses), bytes=size, digest=table.about["digest"], used=used))
         if table.about["faults"]:
             logger.warning("%s: %s", section.path, table.about["faults"])
-    mixture = Mixture(role, parts, Drawn(rows))
+    mixture = Mixture(role, parts, Drawn(rows), marks)
     if not mixture.rows:
         paths = [section.path for section in sections]
-        raise DataError(f"data.{role}: no rows left; sources {paths}, tasks {data.tasks or 'all'}")
+        out = f", and data.drop_blind leaves {mixture.blind} out" if marks is not None else ""
+        raise DataError(f"data.{role}: no rows left; sources {paths}, tasks {data.tasks or 'all'}{out}")
     return mixture
+
+
+def _marks(data: DataSection, role: Role) -> Marks | None:
+    """Those of the recipe, and what is said of them."""
+    marks = marks_of(data, role)
+    for line in () if marks is None else marks.said(data.prompt):
+        say(line)
+    return marks
 
 
 class DryFaults(Faults):
@@ -86,18 +96,19 @@ def count(
     A file that is not here counts with its `limit`. Raises: RecipeError where neither file nor limit nor ratio says how
     many rows it gives; DataError as `draw`, but for those images.
     """
-    mixture = Mixture(role, [])
+    mixture = Mixture(role, [], marks=_marks(data, role))
     for section, quota in zip(data.sources(role), data.quotas(role), strict=True):
         if is_here(section):
             faults = DryFaults() if data.on_fault == "error" else Faults()
-            source = Source(section, data, seed, "skip", False, faults, check)
+            source = Source(section, data, seed, "skip", False, faults, check, mixture.marks)
             held: list[Sample] = []
-            take = held.append if see is not None and source.drawing else see
+            holding = source.drawing or mixture.marks is not None
+            take = held.append if see is not None and holding else see
             for sample in source:
                 if take is not None:
                     take(sample)
             uses = source.uses(quota)
-            if see is not None and source.drawing:
+            if see is not None and holding:
                 for number in np.unique(uses).tolist():
                     see(held[number])
             mixture.parts.append(source.part(uses))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samples import Sample
+from samples.mixture.marks import Marks
 from samples.sections import Role
 from vlm.common.processes import is_main_process
 
@@ -26,6 +27,8 @@ class Line:
     "Different rows of them that the mixture uses."
     rows: int
     "Rows of the mixture, repetitions included."
+    blind: int = 0
+    "Rows left out because a model answers them without their picture (`data.drop_blind`)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,17 @@ class Mixture:
     parts: list[Part]
     samples: Sequence[Sample] = ()
     "In order, read from the tables of `samples.store` one by one. Empty where the rows were only counted."
+    marks: Marks | None = None
+    "By which rows were left out."
 
     @property
     def rows(self) -> int:
         return sum(part.rows for part in self.parts)
+
+    @property
+    def blind(self) -> int:
+        """Rows that were left out by marks."""
+        return sum(line.blind for part in self.parts for line in part.lines)
 
     @property
     def tasks(self) -> set[str]:
@@ -92,12 +102,17 @@ class Mixture:
                     "repeated": line.rows - line.kept,
                     "rows": line.rows,
                     "share": round(line.rows / self.rows, 6) if self.rows else 0.0,
+                    **({} if self.marks is None else {"blind": line.blind}),
                 }
                 for line in part.lines
             }
             counts = {"rows": part.rows, "faulty": part.faulty, "left_out": part.left_out}
             sources.append({"path": part.path, **counts, "tasks": tasks})
-        return {"rows": self.rows, "sources": sources}
+        found = {"rows": self.rows, "sources": sources}
+        if self.marks is not None:
+            told = {"models": list(self.marks.models), "prompts": list(self.marks.prompts)}
+            found["drop_blind"] = {"path": self.marks.path, "rows": self.blind, **told}
+        return found
 
     def record(self) -> dict[str, Any]:
         """`to_dict`, and of each source what tells its content apart: "bytes", "sha256" and "used_sha256"."""
@@ -111,14 +126,15 @@ class Mixture:
         from rich.table import Table
 
         table = Table(title=f"Rows of data.{self.role}", title_justify="left")
-        for name in ("source", "task", "read", "kept", "repeated", "rows", "share"):
+        marked = self.marks is not None
+        for name in ("source", "task", "read", *(["blind"] if marked else []), "kept", "repeated", "rows", "share"):
             right = name not in ("source", "task")
             table.add_column(name, justify="right" if right else "left", overflow="fold")
         for part in self.parts:
             name = short(part.path)
             for line in part.lines:
                 share = f"{line.rows / self.rows:.1%}" if self.rows else ""
-                counts = (line.read, line.kept, line.rows - line.kept, line.rows)
+                counts = (line.read, *([line.blind] if marked else []), line.kept, line.rows - line.kept, line.rows)
                 table.add_row(name, line.task, *(f"{count:,}" for count in counts), share)
                 name = ""
             if part.faulty:
@@ -128,8 +144,9 @@ class Mixture:
                 table.add_row(name, f"no question: {part.left_out:,}")
         table.add_section()
         lines = [line for part in self.parts for line in part.lines]
-        sums = (sum(line.read for line in lines), sum(line.kept for line in lines))
-        table.add_row("all", "", *(f"{count:,}" for count in (*sums, self.rows - sums[1], self.rows)))
+        kept = sum(line.kept for line in lines)
+        sums = (sum(line.read for line in lines), *([self.blind] if marked else []), kept, self.rows - kept, self.rows)
+        table.add_row("all", "", *(f"{count:,}" for count in sums))
         return table
 
     def show(self) -> None:

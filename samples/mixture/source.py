@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from samples import Faults, Sample, read
+from samples.mixture.marks import Marks, folder_of, row_key
 from samples.mixture.record import Line, Part
 from samples.reading import Check
 from samples.sections import DataSection, SourceSection
@@ -34,8 +35,15 @@ class Source:
         verify_images: bool = True,
         faults: Faults | None = None,
         check: Check | None = None,
+        marks: Marks | None = None,
     ):
+        """marks: by which rows are left out of what is used."""
         self.section = section
+        self.marks = marks
+        self.blind = array("B")
+        "1 for each row that is left out by marks."
+        self.unmarked = 0
+        self.first_unmarked = ""
         self.wanted = data.wanted_tasks(section)
         self.seed = seed
         self.faults = Faults() if faults is None else faults
@@ -72,18 +80,31 @@ class Source:
             self.tasks.append(task)
             if self.drawing:
                 self.keys.append(draw_key(self.seed, sample))
+            if self.marks is not None:
+                self._see(sample, self.marks)
             yield sample
             if len(self.tasks) == self.section.limit:
                 self.rows.close()  # it tells what it has seen
                 return
 
+    def _see(self, sample: Sample, marks: Marks) -> None:
+        found = marks.of(row_key(sample, folder_of(self.section.path)))
+        self.blind.append(found is True)
+        if found is None:
+            self.unmarked += 1
+            self.first_unmarked = self.first_unmarked or f"{sample.source}/{sample.id}"
+
     def passed(self) -> Passed:
-        """Once all rows are read."""
+        """Once all rows are read. Raises: DataError where one has no mark."""
+        blind = None
+        if self.marks is not None:
+            self.marks.refuse(self.section.path, len(self.tasks), self.unmarked, self.first_unmarked)
+            blind = np.asarray(self.blind, bool)
         names = sorted(set(self.tasks))
         number = {task: place for place, task in enumerate(names)}
         by = np.fromiter((number[task] for task in self.tasks), np.uint8, len(self.tasks))
         counts = (self.faults.skipped, self.faults.left_out.total())
-        return Passed(self.section, self.wanted, self.read, names, by, lambda: np.asarray(self.keys), *counts)
+        return Passed(self.section, self.wanted, self.read, names, by, lambda: np.asarray(self.keys), *counts, blind)
 
     def uses(self, quota: int | None) -> np.ndarray:
         """`Passed.uses`."""
@@ -110,21 +131,23 @@ class Passed:
     "`draw_key` of each row."
     faulty: int
     left_out: int
+    blind: np.ndarray | None = None
+    "(rows,) whether each is left out by marks."
 
     def uses(self, quota: int | None) -> np.ndarray:
         """Numbers of the rows, in the order in which the mixture uses them; `quota`: its part by ratio.
 
         Raises: DataError where a draw leaves nothing.
         """
-        count, section = len(self.by), self.section
+        kept = np.arange(len(self.by)) if self.blind is None else np.flatnonzero(~self.blind)
+        count, section = len(kept), self.section
         if quota is not None:
             if not count:
                 raise DataError(f"{section.path}: no rows to fill ratio = {section.ratio:g} with; {self._filters()}")
             passes, rest = divmod(quota, count)
-            return np.concatenate([np.tile(np.arange(count), passes), drawn(self.keys(), rest)])
-        kept = np.arange(count)
+            return np.concatenate([np.tile(kept, passes), kept[drawn(self.keys()[kept], rest)]])
         if section.percent is not None:
-            kept = drawn(self.keys(), percentage(section.percent, count))
+            kept = kept[drawn(self.keys()[kept], percentage(section.percent, count))]
             if not len(kept):
                 raise DataError(
                     f"{section.path}: percent = {section.percent:g} of {count} rows is none; {self._filters()}"
@@ -133,13 +156,16 @@ class Passed:
 
     def _filters(self) -> str:
         wanted = "all" if self.wanted is None else ", ".join(sorted(self.wanted))
-        return f"tasks: {wanted}, found {dict(self.read)}; raise it, or leave the source out"
+        blind = "" if self.blind is None else f", of which {int(self.blind.sum())} are left out by data.drop_blind"
+        return f"tasks: {wanted}, found {dict(self.read)}{blind}; raise it, or leave the source out"
 
     def part(self, uses: np.ndarray) -> Part:
         """What was read and used, by task."""
         times = np.bincount(uses, minlength=len(self.by))
         kept = np.bincount(self.by[times > 0], minlength=len(self.names)).tolist()
         rows = np.bincount(self.by, weights=times, minlength=len(self.names)).tolist()
-        found = {task: (kept[n], round(rows[n])) for n, task in enumerate(self.names)}
-        lines = [Line(task, self.read[task], *found.get(task, (0, 0))) for task in sorted(self.read)]
+        out = np.zeros(0, bool) if self.blind is None else self.blind
+        blind = np.bincount(self.by[: len(out)][out], minlength=len(self.names)).tolist()
+        found = {task: (kept[n], round(rows[n]), blind[n]) for n, task in enumerate(self.names)}
+        lines = [Line(task, self.read[task], *found.get(task, (0, 0, 0))) for task in sorted(self.read)]
         return Part(self.section.path, lines, self.faulty, self.left_out)

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from samples.facts import CODEC, Facts
 from samples.fingerprints import RowDigest
+from samples.mixture.marks import Marks, first_missing, folder_of, row_key
 from samples.mixture.source import Passed, Source
 from samples.reading import Check
 from samples.sample import Sample
@@ -41,8 +43,7 @@ def stored(section: SourceSection, data: DataSection, seed: int, check: Check | 
 
     def build(writer: Writer) -> dict[str, Any]:
         source = Source(section, data, seed, data.on_fault, check=check)
-        path = Path(section.path)
-        digest = RowDigest((path if path.is_dir() else path.parent).absolute())
+        digest = RowDigest(folder_of(section.path))
         heard = time.monotonic() + EVERY
         for number, sample in enumerate(source, 1):
             digest.see(sample)
@@ -83,22 +84,38 @@ def tally(check: Check | None) -> Counter[str]:
     return Counter() if found is None else found
 
 
-def passed(table: Table[Sample], section: SourceSection, data: DataSection, seed: int) -> Passed:
-    """What the draw needs of the table of a source."""
+def passed(
+    table: Table[Sample], section: SourceSection, data: DataSection, seed: int, marks: Marks | None = None
+) -> Passed:
+    """What the draw needs of the table of a source. Raises: DataError where a row has no mark."""
     tasks = [Facts(*facts).task for facts in table.facts]
     names = sorted(set(tasks))
     by = np.array([names.index(task) for task in tasks], np.uint8)[table.kinds()]
     about, wanted = table.about, data.wanted_tasks(section)
     counts = (about["faulty"], about["left_out"])
-    return Passed(section, wanted, Counter(about["read"]), names, by, lambda: _keys(table, seed), *counts)
+    blind = None
+    if marks is not None:
+        blind, missing = marks.of_all(_row_keys(table, section))
+        marks.refuse(section.path, len(table), int(missing.sum()), first_missing(missing, table))
+    return Passed(section, wanted, Counter(about["read"]), names, by, lambda: _keys(table, seed), *counts, blind)
 
 
 def _keys(table: Table[Sample], seed: int) -> np.ndarray:
-    """`draw_key` of each row. They are noted: the next start has no need to read the rows for them."""
-    name = f"draw-{seed}"
+    """`draw_key` of each row."""
+    return _noted(table, f"draw-{seed}", lambda sample: draw_key(seed, sample))
+
+
+def _row_keys(table: Table[Sample], section: SourceSection) -> np.ndarray:
+    """`row_key` of each row."""
+    folder = folder_of(section.path)
+    return _noted(table, "row-keys", lambda sample: row_key(sample, folder))
+
+
+def _noted(table: Table[Sample], name: str, of: Callable[[Sample], int]) -> np.ndarray:
+    """A number below 2⁶⁴ of each row. They are noted: the next start has no need to read the rows for them."""
     with alone(table):
         if (found := table.array(name)) is None:
-            table.note(name, np.fromiter((draw_key(seed, sample) for sample in table), np.uint64, len(table)))
+            table.note(name, np.fromiter(map(of, table), np.uint64, len(table)))
             found = table.array(name)
     assert found is not None
     return found

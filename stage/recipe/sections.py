@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
+from samples.mixture.marks import prompt_key
 from samples.sections import DataSection
 from stage.recipe.annotations import members
 from stage.recipe.arguments import Keys
@@ -121,6 +122,7 @@ class StageRecipe(Section):
     def _hand_on(self) -> Self:
         for source in (*self.data.train, *self.data.eval):
             source.inherit(self.images)
+        self.data.asked_by(prompt_key(self.prompt))
         self.settle()
         if isinstance(self, ToolKeys) and self.tools:
             self.prompt = self.prompt.told(instruction(self.tools, self.turns), self.turns.ask)

@@ -29,10 +29,11 @@ PANELS = 12
 def table(curves: Sequence[Curve]) -> dict[str, Any] | None:
     """What the evaluations among the runs found, in percent: a column for each label; None where there are none.
 
-    One evaluation has its interval over questions, several seeds the least and greatest of them.
+    One evaluation has its interval over questions, several seeds the least and greatest of them. Its controls
+    (`controls:` of an evaluation) have columns behind it.
     """
     holding = [(curve.label, [_named(run) for run in curve.runs if run.evaluation]) for curve in curves]
-    holding = [(label, found) for label, found in holding if found]
+    holding = [pair for label, found in holding if found for pair in ((label, found), *_controls(label, found))]
     if not holding:
         return None
     names = dict.fromkeys(name for _, found in holding for one in found for name in one)
@@ -49,6 +50,18 @@ def table(curves: Sequence[Curve]) -> dict[str, Any] | None:
     return {"labels": [label for label, _ in holding], "rows": rows, "notes": few}
 
 
+def _controls(label: str, found: Sequence[dict[str, dict[str, Any]]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The same for each control of a label's runs: (its label, metrics of each run)."""
+    names = dict.fromkeys(name for run in found for metric in run.values() for name in metric.get("controls", {}))
+    return [
+        (
+            f"{label}·{name}",
+            [{m: one["controls"][name] for m, one in run.items() if name in one.get("controls", {})} for run in found],
+        )
+        for name in names
+    ]
+
+
 def _count(metric: dict[str, Any]) -> str:
     """Over how many questions: "6", or "6 of 8" where some were left out."""
     return f"{metric['n']} of {metric['of']}" if metric.get("of") else str(metric["n"])
@@ -63,7 +76,8 @@ def _named(run: Folder) -> dict[str, dict[str, Any]]:
 def _measured(found: Sequence[dict[str, Any]]) -> str:
     values = [one["value"] for one in found if one.get("value") is not None]
     if not values:
-        return "not computed" if any("not_computed" in one for one in found) else "–"
+        missing = [word for word in ("not_computed", "not_asked") if any(word in one for one in found)]
+        return missing[0].replace("_", " ") if missing else "–"
     if len(values) > 1:
         return f"{100 * fmean(values):.1f} ({100 * min(values):.1f}–{100 * max(values):.1f})".replace("-", "−")
     low, high = found[0].get("low"), found[0].get("high")

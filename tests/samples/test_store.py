@@ -346,7 +346,7 @@ def test_digests_are_those_of_paths_taken_apart():
     def slow(image, folder):
         return Path(image).relative_to(folder).as_posix() if Path(image).is_relative_to(folder) else image
 
-    from samples.fingerprints import _picture
+    from samples.fingerprints import picture_name
 
     names = [
         "/a/b/c.png",
@@ -361,7 +361,7 @@ def test_digests_are_those_of_paths_taken_apart():
     ]
     names += ['/a/b/x.tif\0{"u": "http://"}', "/a/b/./c"]
     for folder in map(Path, ("/a/b", "/", "/a/../a")):
-        assert [_picture(name, folder) for name in names] == [slow(name, folder) for name in names]
+        assert [picture_name(name, folder) for name in names] == [slow(name, folder) for name in names]
 
 
 @pytest.mark.parametrize("rows", [prompt_rows, chat_rows])
