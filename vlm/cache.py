@@ -211,6 +211,10 @@ def told(cache: Cache) -> dict[str, Any]:
     return {"shared_cache": cache} if any(type(layer) is Shared for layer in cache.layers) else {}
 
 
+COMPACTED = (DynamicLayer, Growing, Shared)
+"""Kinds of layers of which `compact` can select."""
+
+
 def compact(cache: Cache, rows: Tensor, kept: Tensor) -> Tensor:
     """Leave of the cache rows `rows` (N,), and of these the places `kept` (N, L) bool, in their order.
 
@@ -233,7 +237,7 @@ def compact(cache: Cache, rows: Tensor, kept: Tensor) -> Tensor:
     length = int(own.sum(-1).max())
     places = own.int().argsort(dim=-1, stable=True)[:, own.shape[1] - length :]
     for layer in cache.layers:
-        if type(layer) not in (DynamicLayer, Growing, Shared):
+        if type(layer) not in COMPACTED:
             raise ValueError(f"expected plain layers, found {type(layer).__name__}")
         if not layer.is_initialized:
             continue

@@ -178,6 +178,7 @@ def generate(
     prompt_index: Tensor,
     generation_config: GenerationConfig | None = None,
     prefill_batch: int | None = None,
+    found: dict[str, Cache] | None = None,
     **kwargs: Any,
 ) -> Tensor:
     """What `model.generate` returns for the rows `inputs[prompt_index]`: (B, P + new tokens).
@@ -189,6 +190,7 @@ def generate(
     prompt_index: (B,), the unique prompt that each row continues, in any order and number.
     prefill_batch: unique prompts prefilled at a time, for memory; None: all. Under ZeRO-3 with weights that are not
         gathered it must be None, as processes would differ in their number of forward passes.
+    found: gets the rows' cache as `cache`, for who goes on from it; nothing where each row is computed by itself.
     kwargs: anything else `model.generate` takes. What cannot share (no cache, assisted decoding, …) says so once and
         is computed on repeated rows.
     Raises: ValueError for other inputs than these, or an index out of range.
@@ -203,7 +205,8 @@ def generate(
     _check(inputs, prompt_index)
     deltas = getattr(base.model, "rope_deltas", None)  # of positions on three axes
     try:
-        if index.tolist() == list(range(count)) and (prefill_batch is None or count <= prefill_batch):
+        alone = index.tolist() == list(range(count)) and (prefill_batch is None or count <= prefill_batch)
+        if alone and (found is None or fault):
             return model.generate(**inputs, **kwargs)  # nothing to share
         if fault:
             raise Unshareable(fault)
@@ -213,6 +216,8 @@ def generate(
             tokens = model.generate(**{key: inputs[key][index] for key in PER_ROW[:2]}, **kwargs)
         if not prefill.calls:  # these rows would have been read without their pictures
             raise RuntimeError(f"{type(model).__name__}.generate did not come to the model's own prefill")
+        if found is not None and prefill.cache is not None:
+            found["cache"] = prefill.cache
         return tokens
     except Unshareable as reason:
         _say_once(str(reason))

@@ -6,12 +6,12 @@
 
 What is put behind a row (the tool's turn, perhaps with pictures) goes through the model once, over the row's cache;
 then transformers' own `generate` goes on from there, so that sampling, logits processors and stopping are its own.
-Caches of the rows that go on are selected, and moved to the right, so that padding stands on the left, where every kind
-of attention takes it.
+Between turns the caches of the rows that go on are selected, and what a row has behind its prompt is moved to the right
+(`vlm.cache.compact`), so that all rows end at the same place:
 
-    with C a row's cached tokens, + what is added, . padding:
-    ...CCCCC          ...CCCCC+++          ...CCCCC+++
-    .CCCCCCC    →     .CCCCCCC++.    →     ..CCCCCCC++     →    generate
+    with P a prompt's tokens, C what a row has said, + what is added, . empty:
+    .PPPCC...      .PPP.CC+++      .PPP.CC+++
+    .PPPCCC.    →  .PPPCCC++.   →  .PPP.CCC++   →   generate
 
 Where a model cannot share prompts (`Family.unshared`), or `whole` is asked for, each turn is computed from its first
 token again: the plain twin, with the same tokens.
@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from vlm import families, rollout
-from vlm.prefix import media
+from vlm import cache, families, rollout
+from vlm.prefix import attention, media
 
 
 class Added(NamedTuple):
@@ -86,21 +86,24 @@ class Session:
         self.used = [0] * len(self.rows)
         "New tokens of each row."
         self._cache: Cache | None = None
-        self._at: dict[int, tuple[int, int]] = {}
-        "Row → its row in the cache, and where in it its last token but one stands."
+        self._there: Tensor | None = None
+        "(rows, length) bool, of the cache."
+        self._place: dict[int, tuple[int, int]] = {}
+        "Row → its row in the cache, and the place in it behind its last token but one."
 
     def begin(self) -> list[list[int]]:
         """The first turn of each row: its tokens, the one that ends it included."""
-        self.options.setdefault("return_dict_in_generate", True)
+        numbers, options = list(range(len(self.rows))), self._until(range(len(self.rows)))
         if self.whole:
-            inputs = rollout.select(self.inputs, self.index, self.config)
-            found = self.model.generate(**inputs, **self._until(range(len(self.rows))))
+            tokens = self.model.generate(**rollout.select(self.inputs, self.index, self.config), **options)
         else:
-            found = rollout.generate(
-                self.model, self.inputs, torch.tensor(self.index), **self._until(range(len(self.rows)))
-            )
-        return list(self._said(range(len(self.rows)), found, self.inputs["input_ids"].shape[1]).values())
+            found: dict[str, Cache] = {}
+            tokens = rollout.generate(self.model, self.inputs, torch.tensor(self.index), found=found, **options)
+            self._cache = found.get("cache")
+        mask = self.inputs["attention_mask"][self.index].bool()
+        return list(self._said(numbers, tokens, mask).values())
 
+    @torch.no_grad()
     def go_on(self, added: Mapping[int, Added]) -> dict[int, list[int]]:
         """The next turn of these rows, which have room for one token or more (`room`).
 
@@ -108,34 +111,98 @@ class Session:
         """
         numbers = list(added)
         for number, more in added.items():
-            ids, units = torch.tensor(more.ids, device=self.device), media.of(more.media)
-            if (meant := int((ids == self.config.image_token_id).sum())) != media.tokens(units, self.config):
-                raise ValueError(
-                    f"row {number}: {meant} image tokens are put behind it, and pictures of "
-                    f"{media.tokens(units, self.config)} tokens"
-                )
-            self.rows[number] = torch.cat([self.rows[number], ids])
-            if units:
-                self.shown[number].append({name: value.to(self.device) for name, value in units.items()})
-        ids, mask = padded([self.rows[number] for number in numbers], self.pad)
-        given = {"input_ids": ids, "attention_mask": mask}
-        if self.whole or self._cache is None:
-            units = together([one for number in numbers for one in self.shown[number]])
-            if units:
-                given |= units | {"mm_token_type_ids": (ids == self.config.image_token_id).int()}
-                given = {k: v for k, v in given.items() if k != "mm_token_type_ids" or self._typed}
-            found = self.model.generate(**given, **self._until(numbers))
-            return self._said(numbers, found, ids.shape[1])
-        step = _Continued(self, numbers, added, ids, mask)
+            self._put(number, more)
+        if self._cache is None or type(self._cache.layers[0]) not in cache.COMPACTED:
+            return self._anew(numbers)
         deltas = getattr(self.base.model, "rope_deltas", None)
         try:
-            with rollout.replaced(self.base, "_prefill", step):
-                found = self.model.generate(**given, **self._until(numbers))
+            with attention.switched(self.base):
+                return self._over_cache(numbers, added)
         finally:
             if hasattr(self.base.model, "rope_deltas"):
                 self.base.model.rope_deltas = deltas
-        assert step.calls == 1
-        return self._said(numbers, found, ids.shape[1])
+
+    def _put(self, number: int, more: Added) -> None:
+        ids, units = torch.tensor(more.ids, device=self.device), media.of(more.media)
+        meant, there = int((ids == self.config.image_token_id).sum()), media.tokens(units, self.config)
+        if meant != there:
+            raise ValueError(f"row {number}: {meant} image tokens are put behind it, and pictures of {there} tokens")
+        self.rows[number] = torch.cat([self.rows[number], ids])
+        if units:
+            self.shown[number].append({name: value.to(self.device) for name, value in units.items()})
+
+    def _anew(self, numbers: Sequence[int]) -> dict[int, list[int]]:
+        """The next turn from each row's first token."""
+        width = max(len(self.rows[number]) for number in numbers)
+        place = torch.arange(width, device=self.device)
+        mask = (
+            place >= width - torch.tensor([len(self.rows[number]) for number in numbers], device=self.device)[:, None]
+        )
+        given = {"input_ids": self._laid_out(numbers, mask), "attention_mask": mask.long()}
+        if units := together([one for number in numbers for one in self.shown[number]]):
+            given |= units
+            if self._typed:
+                given["mm_token_type_ids"] = (given["input_ids"] == self.config.image_token_id).int()
+        return self._said(numbers, self.model.generate(**given, **self._until(numbers)), mask)
+
+    def _over_cache(self, numbers: Sequence[int], added: Mapping[int, Added]) -> dict[int, list[int]]:
+        """The next turn from the rows' caches."""
+        held = self._cache
+        places, ends = torch.tensor([self._place[number] for number in numbers], device=self.device).T
+        kept = self._there[places] & (torch.arange(self._there.shape[1], device=self.device) < ends[:, None])
+        before = cache.compact(held, places, kept)
+        # the last token of a turn went through no model yet
+        lengths = torch.tensor([len(added[number].ids) + 1 for number in numbers], device=self.device)
+        behind = torch.arange(int(lengths.max()), device=self.device) < lengths[:, None]
+        there = torch.cat([before, behind], 1)
+        ids = self._laid_out(numbers, there)
+        positions = self._positions(numbers, ids, there)
+        last, cut = (lengths - 1).unique(), before.shape[1]
+        found = self.base(
+            input_ids=ids[:, cut:],
+            attention_mask=there.long(),
+            position_ids=positions[..., cut:],
+            past_key_values=held,
+            use_cache=True,
+            logits_to_keep=last,
+            return_dict=True,
+            **together([one.media for one in added.values() if media.of(one.media)], self.device),
+            **cache.told(held),
+        )
+        rows = torch.arange(len(numbers), device=self.device)
+        logits = found.logits[rows, torch.searchsorted(last, lengths - 1)]
+        mask = there if bool(behind.all()) else cache.compact(held, rows, there)
+        ids = self._laid_out(numbers, mask)
+        moved = positions.new_zeros(*positions.shape[:-2], *mask.shape)
+        moved[..., mask] = positions.expand(*positions.shape[:-2], *there.shape)[..., there]
+
+        def prefilled(input_ids: Tensor, generation_config, model_kwargs: dict, is_first_iteration: bool = True):
+            target = model_kwargs["past_key_values"]
+            target.layers = held.layers
+            model_kwargs |= {"position_ids": moved, **cache.told(held)}
+            self._cache = target
+            return CausalLMOutputWithPast(logits=logits[:, None], past_key_values=target)
+
+        with rollout.replaced(self.base, "_prefill", prefilled):
+            tokens = self.model.generate(input_ids=ids, attention_mask=mask.long(), **self._until(numbers))
+        assert self._cache is not held
+        return self._said(numbers, tokens, mask)
+
+    def _laid_out(self, numbers: Sequence[int], mask: Tensor) -> Tensor:
+        """(N, L) ids of rows whose tokens stand where `mask` is True."""
+        ids = torch.full(mask.shape, self.pad, device=self.device)
+        ids[mask] = torch.cat([self.rows[number] for number in numbers])
+        return ids
+
+    def _positions(self, numbers: Sequence[int], ids: Tensor, mask: Tensor) -> Tensor:
+        """(N, L) or (axes, N, L), as the model gives them to whole rows."""
+        told = {"attention_mask": mask.long()}
+        if self._typed:
+            grids = [one[media.GRID] for number in numbers for one in self.shown[number] if media.GRID in one]
+            if grids:
+                types = (ids == self.config.image_token_id).int()
+                told |= {media.GRID: torch.cat(grids), "mm_token_type_ids": types}
+        return self.base._prepare_position_ids_for_generation(ids, told)
 
     @property
     def _typed(self) -> bool:
@@ -148,21 +215,23 @@ class Session:
     def _until(self, numbers: Sequence[int]) -> dict[str, Any]:
         return {**self.options, "max_new_tokens": max(self.room(number) for number in numbers)}
 
-    def _said(self, numbers: Sequence[int], found: Any, start: int) -> dict[int, list[int]]:
-        """The new tokens of each row, cut behind what ends it, or where it has no room left."""
-        tokens = found.sequences[:, start:]
-        self._cache = None if self.whole else getattr(found, "past_key_values", None)
-        if type(self._cache) is not DynamicCache:
-            self._cache = None
-        self._at, said = {}, {}
-        over = torch.isin(tokens, self.ends)
-        lengths = torch.where(over.any(1), over.int().argmax(1) + 1, tokens.shape[1]).tolist()
+    def _said(self, numbers: Sequence[int], tokens: Tensor, mask: Tensor) -> dict[int, list[int]]:
+        """The new tokens of each row, cut behind what ends it, or where it has no room left.
+
+        mask: (N, L) bool, where the rows' tokens stood before.
+        """
+        start, said = mask.shape[1], {}
+        new = tokens[:, start:]
+        self._there = torch.cat([mask, torch.ones_like(new, dtype=torch.bool)], 1)[:, :-1]
+        over = torch.isin(new, self.ends)
+        lengths = torch.where(over.any(1), over.int().argmax(1) + 1, new.shape[1]).tolist()
+        self._place = {}
         for place, number in enumerate(numbers):
-            new = tokens[place, : min(lengths[place], self.room(number))]
-            self.rows[number] = torch.cat([self.rows[number], new])
-            self.used[number] += len(new)
-            said[number] = new.tolist()
-            self._at[number] = place, start + len(new) - 1
+            own = new[place, : min(lengths[place], self.room(number))]
+            self.rows[number] = torch.cat([self.rows[number], own])
+            self.used[number] += len(own)
+            said[number] = own.tolist()
+            self._place[number] = place, start + len(own) - 1
         return said
 
     def sequences(self, said: Sequence[Sequence[int]]) -> Tensor:
@@ -179,104 +248,8 @@ class Session:
         return bool(said) and said[-1] in self.ends
 
 
-class _Continued:
-    """Stands for `base._prefill` in a further turn: what was added goes over the rows' caches."""
-
-    def __init__(self, session: Session, numbers: Sequence[int], added: Mapping[int, Added], ids: Tensor, mask: Tensor):
-        self.session, self.numbers, self.added, self.ids, self.mask = session, numbers, added, ids, mask
-        self.calls = 0
-
-    def __call__(self, input_ids: Tensor, generation_config, model_kwargs: dict, is_first_iteration: bool = True):
-        self.calls += 1
-        session, target = self.session, model_kwargs["past_key_values"]
-        device, base = session.device, session.base
-        # the last token of a turn went through no model yet
-        lengths = torch.tensor([len(self.added[number].ids) + 1 for number in self.numbers], device=device)
-        totals = self.mask.sum(1)
-        places, ends = zip(*(session._at[number] for number in self.numbers), strict=True)
-        kept = totals - lengths
-        taken(session._cache, target, torch.tensor(places, device=device), torch.tensor(ends, device=device), kept)
-        session._cache = None
-        longest, width = int(lengths.max()), int(kept.max())
-        index = torch.arange(longest, device=device)
-        there = index < lengths[:, None]
-        # among the whole rows, which end at the right
-        columns = (self.ids.shape[1] - lengths[:, None] + index).clamp(max=self.ids.shape[1] - 1)
-        positions = self._positions(model_kwargs)
-        segment = self.ids.gather(1, columns).masked_fill(~there, session.pad)
-        before = torch.arange(width, device=device) >= width - kept[:, None]
-        units = together([one.media for one in self.added.values() if media.of(one.media)], device)
-        last = (lengths - 1).unique()
-        found = base(
-            input_ids=segment,
-            attention_mask=torch.cat([before, there], 1).long(),
-            position_ids=gathered(positions, columns),
-            past_key_values=target,
-            use_cache=True,
-            logits_to_keep=last,
-            return_dict=True,
-            **units,
-        )
-        moved(target, longest - lengths, self.ids.shape[1])
-        model_kwargs["position_ids"] = positions
-        rows = torch.arange(len(lengths), device=device)
-        logits = found.logits[rows, torch.searchsorted(last, lengths - 1)]
-        return CausalLMOutputWithPast(logits=logits[:, None], past_key_values=target)
-
-    def _positions(self, model_kwargs: dict) -> Tensor:
-        """Of the whole rows, as the model gives them: (B, N), or (axes, B, N)."""
-        session = self.session
-        told = {"attention_mask": self.mask}
-        if session._typed:
-            grids = [one[media.GRID] for number in self.numbers for one in session.shown[number] if media.GRID in one]
-            if grids:
-                types = (self.ids == session.config.image_token_id).int()
-                told |= {media.GRID: torch.cat(grids), "mm_token_type_ids": types}
-        return session.base._prepare_position_ids_for_generation(self.ids, told)
-
-
-def padded(rows: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
-    """(B, N) ids and mask of rows that end at the right."""
-    width = max(map(len, rows))
-    ids = torch.stack([torch.nn.functional.pad(row, (width - len(row), 0), value=pad) for row in rows])
-    index = torch.arange(width, device=ids.device)
-    mask = index >= width - torch.tensor([len(row) for row in rows], device=ids.device)[:, None]
-    return ids, mask.long()
-
-
 def together(shown: Sequence[media.Media], device: Any = None) -> dict[str, Tensor]:
     """The units of several, in order."""
     if not shown:
         return {}
     return {name: torch.cat([one[name].to(device) for one in shown]) for name in media.of(shown[0])}
-
-
-def gathered(positions: Tensor, columns: Tensor) -> Tensor:
-    """positions: (B, N) or (axes, B, N); columns: (B, S) → (B, S) or (axes, B, S)."""
-    if positions.shape[-2] == 1:  # text positions that all rows share
-        positions = positions.expand(*positions.shape[:-2], len(columns), -1)
-    return positions.gather(-1, columns.expand(*positions.shape[:-2], *columns.shape))
-
-
-def taken(source: Cache, target: Cache, rows: Tensor, ends: Tensor, kept: Tensor) -> None:
-    """Fill the empty `target` with `rows` of the source, of each the last `kept` places before `ends`, at the right."""
-    width = int(kept.max())
-    columns = (ends[:, None] - width + torch.arange(width, device=ends.device)).clamp(min=0)
-    for number, layer in enumerate(source.layers):
-        found = [states[rows[:, None], :, columns].transpose(1, 2) for states in (layer.keys, layer.values)]
-        layer.reset()  # what is copied is freed
-        target.update(*found, number)
-
-
-def moved(cache: Cache, by: Tensor, width: int) -> None:
-    """Move each row to the right by so many places, what is lost there was padding, and keep the last `width` places;
-    what enters at the left is padding, of any value."""
-    last = cache.layers[0].keys.shape[2]
-    if last == width and not int(by.max()):
-        return
-    columns = (torch.arange(last - width, last, device=by.device) - by[:, None]).clamp(min=0)
-    rows = torch.arange(len(by), device=by.device)[:, None]
-    for layer in cache.layers:
-        layer.keys, layer.values = (
-            states[rows, :, columns].transpose(1, 2).contiguous() for states in (layer.keys, layer.values)
-        )
