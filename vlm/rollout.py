@@ -6,7 +6,7 @@ logits processors, sampling, stopping and the kind of cache are its own, and so 
 of `model.generate` as long as logits agree to rounding. (Dropout that is active, as LoRA's is in training mode, draws
 other numbers over the prompt: once for each prompt instead of once for each row.)
 
-The rows' cache is written in place (`vlm.cache`). On a CPU under SDPA it holds a prompt's keys once for all its rows.
+The rows' cache is written in place (`vlm.prefix.cache`). On a CPU under SDPA it holds a prompt's keys once for all its rows.
 
 Overridden while `generate` runs, on the instance: `GenerationMixin._prefill`. Private and called: the model's
 `_prepare_position_ids_for_generation`.
@@ -33,8 +33,8 @@ from transformers import (
 from transformers.generation import GenerationMode
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from vlm import cache, families
-from vlm.prefix import attention, media
+from vlm import families
+from vlm.prefix import attention, cache, media
 
 logger = logging.getLogger(__name__)
 

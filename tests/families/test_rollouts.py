@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.support.families import KINDS, base
-from vlm import cache, families, rollout
+from vlm import families, rollout
+from vlm.prefix import cache
 
 pytestmark = pytest.mark.versions
 

@@ -8,9 +8,9 @@ import torch
 
 from tests.support import tiny_checkpoints as tiny
 from tests.support.families import listed
-from vlm import cache, loading
+from vlm import loading
 from vlm.families import FAMILIES
-from vlm.prefix import continued
+from vlm.prefix import cache, continued
 from vlm.prefix.continued import Added, Session
 from vlm.rollout import unsayable
 from vlm.tools.dialogue import Turn

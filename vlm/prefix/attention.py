@@ -22,8 +22,8 @@ from transformers.integrations.flash_attention import get_target_dtype
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from vlm import cache, families
-from vlm.prefix import padding
+from vlm import families
+from vlm.prefix import cache, padding
 from vlm.prefix.packing import Block, Layout, model_config, multimodal
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def sdpa(module, query, key, value, attention_mask, shared_prefix: Layout | None
     """`sdpa`, or packed: query (1, H, T, D), key and value (1, H_kv, T, D) → (1, T, H, D).
 
     Prefix by prefix, so that no prompt is padded to the longest and all segments of a prefix share one mask.
-    shared_cache: the cache of a rollout that holds each prompt once (`vlm.cache`), before each row's key and value.
+    shared_cache: the cache of a rollout that holds each prompt once (`vlm.prefix.cache`), before each row's key and value.
     """
     if shared_cache is not None:
         layer = shared_cache.layers[module.layer_idx]

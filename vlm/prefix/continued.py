@@ -7,7 +7,7 @@
 What is put behind a row (the tool's turn, perhaps with pictures) goes through the model once, over the row's cache;
 then transformers' own `generate` goes on from there, so that sampling, logits processors and stopping are its own.
 Between turns the caches of the rows that go on are selected, and what a row has behind its prompt is moved to the right
-(`vlm.cache.compact`), so that all rows end at the same place:
+(`vlm.prefix.cache.compact`), so that all rows end at the same place:
 
     with P a prompt's tokens, C what a row has said, + what is added, . empty:
     .PPPCC...      .PPP.CC+++      .PPP.CC+++
@@ -29,8 +29,8 @@ from torch import Tensor
 from transformers import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from vlm import cache, families, rollout
-from vlm.prefix import attention, media
+from vlm import families, rollout
+from vlm.prefix import attention, cache, media
 
 
 class Added(NamedTuple):

@@ -1,4 +1,4 @@
-"""`vlm.cache`: against transformers' `DynamicLayer`, against the softmax written out in float64, and against reading
+"""`vlm.prefix.cache`: against transformers' `DynamicLayer`, against the softmax written out in float64, and against reading
 everything anew."""
 
 from types import SimpleNamespace
@@ -9,8 +9,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tests.support import tiny_checkpoints as tiny
-from vlm import cache, loading
-from vlm.prefix import attention
+from vlm import loading
+from vlm.prefix import attention, cache
 
 pytestmark = pytest.mark.versions
 
