@@ -33,7 +33,8 @@ WORDING: dict[str, str] = {
     "caption": "{question}",
     "classification": "{question}\nAnswer with one of the class names.",
 }
-"""Default wording by task. `{question}` is the user's text in the data, `{options}` the choices as `A. … B. …`."""
+"""Default wording by task. `{question}` is the user's text in the data, `{options}` the choices as `A. … B. …`,
+`{lines}` the same as `(A) …`, one a line."""
 
 _INSTRUCTION = re.compile(
     r"(?:^|(?<=\s))(?:Please )?(?:Answer|Respond|Reply|answer|respond|reply)\b(?= (?:the|this|with|using|in|only|by)\b)"
@@ -74,16 +75,21 @@ def check_wording(wording: Mapping[str, str]) -> None:
             raise RecipeError(f"wording.{task}: {template!r} has unbalanced braces; write {{{{ for a brace") from error
         if TAG in template:
             raise RecipeError(f"wording.{task}: found {TAG} in {template!r}; the data say where pictures stand")
-        if "question" not in fields or fields - {"question", "options"}:
+        if "question" not in fields or fields - {"question", "options", "lines"}:
             raise RecipeError(
                 f"wording.{task}: found the fields {sorted(fields)}; a wording holds {{question}} and may hold "
-                "{options}, nothing else in braces"
+                "{options} or {lines}, nothing else in braces"
             )
 
 
 def options_text(choices: list[str]) -> str:
     """`["harbor", "airport"]` → `A. harbor B. airport`."""
     return " ".join(f"{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False))
+
+
+def options_lines(choices: list[str]) -> str:
+    """`["harbor", "airport"]` → `(A) harbor` and `(B) airport`, one a line."""
+    return "\n".join(f"({letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False))
 
 
 def user_text(sample: Asked, question: str, wording: Mapping[str, str] | None = None) -> str:
@@ -98,7 +104,8 @@ def user_text(sample: Asked, question: str, wording: Mapping[str, str] | None = 
     head, tail = _told(template)
     if tail and (_ends(question, tail) or (sample.task not in own and instruction(question))):
         template = head
-    return template.format(question=question, options=options_text(sample.choices or []))
+    choices = sample.choices or []
+    return template.format(question=question, options=options_text(choices), lines=options_lines(choices))
 
 
 def instruction(question: str) -> str | None:

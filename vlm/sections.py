@@ -227,7 +227,7 @@ class PromptSection(Section):
     system: str | None = None
     "System prompt instead of the style's own."
     wording: dict[str, str] = {}
-    "Task → template with {question}, and {options} for choices; tasks not named keep the built-in wording."
+    "Task → template with {question}, and {options} or {lines} for choices; tasks not named keep the built-in wording."
     notation: str = AUTO
     "How boxes are written in text; `auto`: as the model's family does. A checkpoint knows the one it was trained with."
     _tools: str = PrivateAttr("")

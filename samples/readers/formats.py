@@ -20,6 +20,7 @@ from samples.readers import (
     dota,
     geochat,
     geovista,
+    large,
     lhrs_bench,
     lrs_vqa_zoom,
     questions,
@@ -219,6 +220,11 @@ def _sources() -> Iterable[Format]:
     yield Format("lrs_gro_sft", about, zoomearth.convert, zoomearth.fits)
     about = "APEX-GRO (GeoVista): ShareGPT with calls of zoom_in in per mille, crops stored"
     yield Format("apex_gro", about, geovista.convert, lambda look: _talks(look) == "calls")
+    about = "MME-RealWorld's JSON list; `split` is a Subtask"
+    mme = _has("Question_id", "Image", "Text", "Answer choices", "Ground truth")
+    yield Format("mme_realworld", about, large.convert_mme, mme, large.walk_mme, row_splits=True)
+    xlrs = _has("question", large.OPTIONS, "answer", "category")
+    yield Format("xlrs_bench", "XLRS-Bench's table of the hub, questions with options", large.convert_xlrs, xlrs)
     about = "DOTA: folder with labelTxt and images, or label files; quadrilaterals in pixels"
     yield folder("dota", about, dota.convert, dota.fits, dota.walk)
     about = "a folder of images for each class: AID, UCMerced, NWPU-RESISC45, METER-ML, WHU-RS19, SIRI-WHU"
@@ -267,6 +273,8 @@ def detect(look: Look) -> Format:
 
 def _odd_row(row: dict[str, Any]) -> str:
     """What rows of no format are that look like those of some."""
+    if {"image_width", "image_height", "bbox", "question"} <= row.keys():
+        return f"; XLRS-Bench's visual grounding looks like this: expected {large.UNREAD}"
     if "polygons" in row or "mask_path" in row:
         return "; masks are no task's truth"
     if row and not any(word in str(key).lower() for key in row for word in ("im", "pic", "file", "prompt", "path")):

@@ -46,13 +46,18 @@ READ: dict[str, frozenset[str]] = {
         "lrs_gro_sft": "image_name question ground_truth question_id type category bbox scale cut global "
         "stage_1_reasoning stage_2_reasoning",
         "lrs_vqa_zoom": "image image_ori_width image_ori_height bbox_info question answer Text",
-        "lrs_gro": "image_name question ground_truth question_id type category",
-        "lrs_vqa": "image question_id category text ground_truth",
+        "lrs_gro": "image_name question ground_truth question_id type category bbox",
+        "lrs_vqa": "image question_id category text ground_truth hbox image_size",
         **dict.fromkeys(
             ("scorers_rl", "scorers_rl_pixel", "scorers_rl_per_mille", "scorers_rl_unit"),
             "problem answer image images type id",
         ),
     }.items()
+} | {
+    "mme_realworld": frozenset(
+        ["Question_id", "Image", "Text", "Answer choices", "Ground truth", "Subtask", "Category"]
+    ),
+    "xlrs_bench": frozenset(["index", "image", "question", "multi-choice options", "answer", "category"]),
 }
 READ["lrs_vqa_zoom"] |= {"Answer choices", "Ground truth"}
 """Format → the keys that it reads. A format that is not here makes its rows itself: nothing of them travels."""
@@ -70,7 +75,7 @@ TAKEN = frozenset({*_TRLS, *_TURNS, *_FIELDS, *_TABLE})
 """Names that TRL, the table and the Sample use themselves: no column travels under them."""
 CLOSE_LENGTH = 4
 """Letters of a field and of a key from which on a slip is looked for: `id` and `ids` are too short to tell."""
-WORDS = frozenset(["find", "mask", "mind", "rank", "reasons", "region", "side", "site", "task", "tags", "wind"])
+WORDS = frozenset(["find", "mask", "mind", "rank", "rbox", "reasons", "region", "side", "site", "task", "tags", "wind"])
 """Words of their own that are as near to a field as a slip."""
 _PREFERENCE = "it belongs to preferences (launch/score.py); take the key out, or train a score model on these rows"
 _VIDEO = "pictures: no stage reads videos or sound; take frames out as `images`, or leave these rows out"

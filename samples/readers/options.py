@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from typing import Any
 
 from samples.readers.rows import RowFault, show
 
@@ -12,6 +13,8 @@ MARKS = 100
 _LINES = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]*(?=\S)", re.MULTILINE)
 _BLANKS = re.compile(r"(?:^|(?<=[\s(]))\(?([A-Z])[.):]\s+")
 _TIGHT = re.compile(r"(?:^|(?<=[\s(]))\(?([A-Z])[.):]\s*(?=\S)")
+
+_LISTED = re.compile(r"\s*\(?([A-Z])[.):]\s*(.*)", re.DOTALL)
 
 
 def split(said: str) -> tuple[str, list[str]] | None:
@@ -29,6 +32,18 @@ def taken(said: str, field: str) -> tuple[str, list[str]]:
     if found is None:
         raise RowFault("choices", field, show(said), "choices such as 'A. harbor B. airport'")
     return found
+
+
+def listed(value: Any, field: str) -> list[str]:
+    """`["(A) harbor", "(B) airport"]` → ["harbor", "airport"]; a text may be empty. Raises: RowFault."""
+    expected = "a list of options such as '(A) harbor', lettered in order"
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise RowFault("choices", field, show(value), expected)
+    marks = [_LISTED.fullmatch(one) for one in value]
+    letters = [mark and mark[1] for mark in marks]
+    if letters != list(string.ascii_uppercase[: len(value)]):
+        raise RowFault("choices", field, show(value), expected)
+    return [mark[2].strip() for mark in marks if mark]
 
 
 def _split(said: str, marks: re.Pattern[str]) -> tuple[str, list[str]] | None:

@@ -33,6 +33,7 @@ def fields(sample, root):
     found = {name: getattr(sample, name) for name in names}
     found["images"] = [image if isinstance(image, bytes) else os.path.relpath(image, root) for image in sample.images]
     found["images"] = ["bytes" if isinstance(image, bytes) else image for image in found["images"]]
+    found["images"] = ["embedded" if "/embedded/" in image else image for image in found["images"]]
     found["turns"] = [
         (turn["role"], turn["content"], *([pytest.approx(turn["zoom"])] if "zoom" in turn else []))
         for turn in sample.messages
@@ -47,6 +48,9 @@ SHOWN = "Which class of scene does the image show:"
 BENCH = "GeoChat-Bench/images"
 TRAINED, OVER = "LRS_VQA/images/train/P0001.png", "Is the bridge over a river?"
 WORD = "Answer the question using a single word or phrase."
+LRS, PHRASE = "LRS_VQA/image/15565.tif", "Answer the question using a single word or phrase."
+TORONTO = "MME-RealWorld/remote_sensing/03553_Toronto.png"
+LAND = "Land use classification/Overall Land use classification"
 CHOICE = "CHOICE/perception/single_instance_identification"
 LAYOUTS = {
     "DIOR-RSVG train": [
@@ -147,7 +151,12 @@ LAYOUTS = {
         asked("Describe the image.", "RS-GPT4V/a.png", "caption", "A river runs through fields.", id="0")
     ],
     "LRS_VQA/LRS_VQA_merged.jsonl": [
-        asked("How many planes stand on the apron?", "LRS_VQA/image/15565.tif", "vqa", "4", id="0", kind="object count")
+        asked(f"How many planes stand on the apron? \n{PHRASE}", LRS, "vqa", "4", id="STAR_3929", kind="count"),
+        asked(f"Is the bottom-most bridge crossing a river?\n {PHRASE}", LRS, "vqa", "yes", id="FAIR_1",
+              kind="reasoning", regions=[[30, 10, 40, 20]]),  # it overhangs two sides
+        asked("What grows below the largest bridge?", LRS, "vqa", "trees", id="GLH-Bridge_460",
+              kind="object background"),  # its box begins at the right edge
+        asked("What colour is the plane?", LRS, "vqa", "white", id="FAIR_2", kind="object color"),  # of another picture
     ],
     "LRS_VQA/annotations/train/gpt4v.json": [
         asked(f"{OVER}\n {WORD}", TRAINED, "vqa", "yes", id="#1", regions=[[4, 2, 16, 10]])
@@ -261,7 +270,27 @@ LAYOUTS = {
     "LRS-GRO/rl.jsonl": [
         asked("How many piers?", "LRS-GRO/images/13464.tif", "vqa", "3", id="LRS-GRO-1", kind="global,Counting"),
         asked("What colour is the breakwater?", "LRS-GRO/images/13464.tif", "vqa", "light grey", id="LRS-GRO-2",
-              kind="object,Object color / pattern"),
+              kind="object,Object color / pattern",  # 40 of 1024; the picture ends at 512 of them
+              regions=[[6.3671875, 3.046875, 7.65625, 20]]),
+    ],
+    "MME-RealWorld/MME_RealWorld.json split=Remote_Sensing": [
+        asked("What color is the roof in the lower right?", TORONTO, "choice", "D", kind="color",
+              id="perception/remote_sensing/color/0001",
+              choices=["Yellow", "Blue", "Gray", "White", "The image does not feature the color."]),
+        asked("Where is the pool?", TORONTO, "choice", "B", kind="position",
+              id="perception/remote_sensing/position/0002",
+              choices=["", "In the upper left area", "At the top", "At the bottom",
+                       "This image doesn't feature the position."]),
+    ],
+    "XLRS-Bench-lite": [
+        asked("How many ships are in the box?", "embedded", "choice", "B", id="0", kind="Counting/Regional counting",
+              choices=["3", "5", "7", "9"]),
+        asked("Which land uses?", "embedded", "vqa", "A C", id="1", kind=LAND,
+              choices=["port", "farmland", "housing", "forest"]),
+        asked("How many are new?", "", "choice", "A", id="2", kind="Counting/Counting with changing detection",
+              choices=["1", "2", "3", "4"]) | {"images": ["embedded", "embedded"]},
+        asked("Which land use is there?", "embedded", "vqa", "D", id="3", kind=LAND,
+              choices=["port", "farmland", "housing", "forest"]),
     ],
     "DOTA-tiles": [
         asked("every plane", "DOTA-tiles/images/P0002__1__0___0.png", "grounding", id="P0002__1__0___0/plane",
@@ -308,6 +337,7 @@ LAYOUTS = {
 def test_a_layout_becomes_samples(root, name):
     path, *options = name.split(" ")
     options = dict(option.split("=") if "=" in option else ("split", option) for option in options)
+    options |= {"split": options["split"].replace("_", " ")} if "split" in options else {}
     faults = Faults()
     found = list(samples.read(root / path, **options, on_fault="skip", faults=faults))
     assert [fields(sample, root) for sample in found] == LAYOUTS[name]

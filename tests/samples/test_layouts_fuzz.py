@@ -43,6 +43,7 @@ ROWS = {
     "LRS_VQA/annotations/train/gpt4v.json": "lrs_vqa_zoom",
     "LRS_VQA/annotations/train/mcq.json": "lrs_vqa_zoom",
     "APEX-GRO/apex_gro.jsonl": "apex_gro",
+    "MME-RealWorld/MME_RealWorld.json": "mme_realworld",
     "ScoreRS-RL/rows.jsonl": "scorers_rl_pixel",
 }
 """Files of one row an item: as many rows must be accounted for as there are."""

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from samples.readers.large import OPTIONS
+
 DATA = Path(__file__).parents[1] / "data"
 SIZE = (40, 20)
 PICTURES = [
@@ -46,6 +48,8 @@ PICTURES = [
     *(f"RSGPT/{name}/images/P1.png" for name in ("RSICap", "RSIEval")),
     *(f"LHRS_Data/LHRS-Bench/imgs_png/{name}.png" for name in "ab"),
     "LRS-GRO/images/13464.tif",
+    "MME-RealWorld/remote_sensing/03553_Toronto.png",
+    "MME-RealWorld/AutonomousDriving/n008.jpg",
     *(f"DOTA-tiles/images/{name}.png" for name in ("P0001__1__0___0", "P0001__1__0___1024", "P0002__1__0___0")),
 ]
 
@@ -96,6 +100,31 @@ def encoded(size: tuple[int, int] = SIZE) -> bytes:
     return buffer.getvalue()
 
 
+XLRS = (
+    ("Counting/Regional counting", "How many ships are in the box?", ["(A) 3", "(B) 5", "(C) 7", "(D) 9"], "B", 1),
+    ("Land use classification/Overall Land use classification", "Which land uses?",
+     ["(A) port", "(B) farmland", "(C) housing", "(D) forest"], "AC", 1),
+    ("Counting/Counting with changing detection", "How many are new?", ["(A) 1", "(B) 2", "(C) 3", "(D) 4"], "A", 2),
+    ("Land use classification/Overall Land use classification", "Which land use is there?",
+     ["(A) port", "(B) farmland", "(C) housing", "(D) forest"], "D", 1),
+)  # fmt: skip
+"""category, question, options, answer, pictures."""
+
+
+def xlrs(folder: Path) -> None:
+    """XLRS-Bench-lite's folder, as `datasets` saves it: one split, pictures as {bytes, path} in lists."""
+    import datasets
+
+    pictures = datasets.List(datasets.Image(decode=False))
+    rows = [
+        {"index": number, "image": [{"bytes": encoded(), "path": f"{number}.png"}] * count, "question": asked,
+         OPTIONS: options, "answer": answer, "category": category, "l2-category": "", "path": f"{number}.png"}
+        for number, (category, asked, options, answer, count) in enumerate(XLRS)
+    ]  # fmt: skip
+    made = datasets.Dataset.from_list(rows).cast_column("image", pictures)
+    datasets.DatasetDict({"train": made}).save_to_disk(folder / "XLRS-Bench-lite")
+
+
 def tables(folder: Path) -> None:
     """ScoreRS's parquet with bytes and with {bytes, path}, TRL's parquet, and a folder that `datasets` reads."""
     import pyarrow as pa
@@ -120,6 +149,7 @@ def tables(folder: Path) -> None:
         (folder / "hub" / "data").mkdir(parents=True, exist_ok=True)
         made = [row | {"image": {"bytes": encoded(), "path": None}} for row in part]
         parquet.write_table(pa.Table.from_pylist(made), folder / "hub" / "data" / f"{split}-00000-of-00001.parquet")
+    xlrs(folder)
 
 
 def build(folder: Path) -> Path:
