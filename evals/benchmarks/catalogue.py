@@ -13,12 +13,28 @@ from evals.benchmarks.questions import every_class
 from evals.benchmarks.spec import Benchmark, Source
 from evals.scoring.captions import Captions
 from evals.scoring.detection import Detection
+from evals.scoring.letters import Lettered
 from evals.scoring.scores import Answers, Choice, Classes, Grounding
 from vlm.common.errors import UserError
 
 PHRASE = "{question}\nAnswer the question using a single word or phrase."
 """LLaVA-1.5's wording (arXiv 2310.03744), which GeoChat, VHM and VRSBench took over."""
 LETTER = "{question}\n{options}\nAnswer with the letter of the right option."
+LISTED = (
+    "{question} The choices are listed below: \n{lines}\nSelect the best answer to the above multiple-choice question "
+    "based on the image. Respond with only the letter (A, B, C, D, or E) of the correct option.\nThe best answer is:"
+)
+"""MME-RealWorld's (evaluation/model_vqa_mme_real_world.py at 9caa8b8)."""
+XLRS = {
+    "choice": "{question} The choices are listed below:\n{lines}\n\nSelect the best answer for the multiple-choice "
+    "question based on the image. Only respond with the letter corresponding to the correct answer (A, B, C, D).\n"
+    "The answer is:",
+    "vqa": "{question} The choices are listed below:\n{lines}\n\nSelect the best answer(s) for the multiple-choice "
+    "question based on the image. There may be more than one correct option. Only respond with the letter(s) "
+    "corresponding to the correct answer(s) (A, B, C, D), with multiple choices separated by spaces."
+    "The answer(s) is(are):",
+}
+"""XLRS-Bench's README, and its task in lmms-eval."""
 LHRS_TYPES = {
     "1": "identity",
     "2": "color",
@@ -154,12 +170,49 @@ _ALL = (
         name="lrs-vqa",
         title="LRS-VQA (arXiv 2503.07588)",
         sources=(Source("LRS_VQA/LRS_VQA_merged.jsonl", "lrs_vqa", images="LRS_VQA"),),
-        layout="  LRS_VQA/LRS_VQA_merged.jsonl\n  LRS_VQA/image/*.tif",
+        layout="  LRS_VQA/LRS_VQA_merged.jsonl\n  LRS_VQA/image/*.tif and *.png",
         # 152 of its 1,228 pictures are beyond the default, the largest known is 26,176 x 24,832
         images={"limit": 800_000_000},
         wording={"vqa": PHRASE},
         scores=(Answers(sources={"FAIR": "FAIR", "GLH": "Bridge", "STAR": "STAR"}, synonyms=True),),
         headline="vqa/mean_of_sources",
+        unzoomed=("count",),  # RSCoVLM, rscovlm/eval/data/large_image_bench.py at bfc2ff7
+    ),
+    Benchmark(
+        name="lrs-gro",
+        title="LRS-GRO, the test questions of ZoomEarth (arXiv 2511.12267)",
+        sources=(Source("LRS-GRO/test.jsonl", "lrs_gro"),),
+        layout="  LRS-GRO/test.jsonl (of the hub's HappyBug/LRS-GRO)\n"
+        "  LRS-GRO/image/*.tif and *.png, out of its images.tar.part-*",
+        images={"limit": 800_000_000},  # LRS-VQA's pictures
+        wording={"vqa": PHRASE},
+        scores=(Answers(synonyms=True, lemmas=True, leading=True),),
+        headline="vqa/exact",
+    ),
+    Benchmark(
+        name="xlrs-bench",
+        title="XLRS-Bench-lite (arXiv 2503.23771), 3,080 questions of 13 types",
+        sources=(Source("XLRS-Bench-lite", "xlrs_bench"),),
+        layout="  XLRS-Bench-lite/dataset_dict.json and XLRS-Bench-lite/train/*.arrow, as\n"
+        "  `hf download initiacms/XLRS-Bench-lite --repo-type dataset --local-dir XLRS-Bench-lite` leaves them",
+        images={"limit": 1_000_000_000},  # as its task in lmms-eval; 840 pictures are 10,000 x 10,000
+        wording=XLRS,
+        scores=(Lettered(("xlrs_bench",)),),
+        headline="choice/mean_of_kinds:xlrs_bench",
+    ),
+    Benchmark(
+        name="mme-realworld-rs",
+        title="MME-RealWorld, remote sensing (arXiv 2408.13257), 3,738 questions of 3 types",
+        sources=(
+            Source("MME-RealWorld/MME_RealWorld.json", "mme_realworld", images="MME-RealWorld", split="Remote Sensing"),
+        ),
+        layout="  MME-RealWorld/MME_RealWorld.json\n  MME-RealWorld/remote_sensing/*.png",
+        # twice Pillow's bound, beyond which Pillow, as its scripts use it, opens nothing
+        images={"limit": 178_956_970},
+        wording={"choice": LISTED},
+        scores=(Lettered(("mme_realworld", "rscovlm"), not_shown=True, tasks=("choice",)),),
+        headline="choice/accuracy:mme_realworld",
+        unzoomed=("count", "position"),  # RSCoVLM, as above
     ),
     Benchmark(
         name="geochat-bench",

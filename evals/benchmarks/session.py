@@ -64,10 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def listing(root: Path) -> None:
-    """Print name, title and whether the data is there."""
+    """Print name, title, whether the data is there, and what is asked without a zoom."""
     for benchmark in BENCHMARKS.values():
         there = "there" if not benchmark.missing(root) else f"not below {root}"
-        say(f"{benchmark.name}: {benchmark.title}; data {there}\n{benchmark.layout}", sys.stdout)
+        plain = f"; no zoom for {', '.join(benchmark.unzoomed)}" if benchmark.unzoomed else ""
+        say(f"{benchmark.name}: {benchmark.title}; data {there}{plain}\n{benchmark.layout}", sys.stdout)
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, Scores]:

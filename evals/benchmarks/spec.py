@@ -11,7 +11,7 @@ from evals.predictions import Prediction
 from evals.scoring.reading import Reading
 from evals.scoring.report import Scores
 from evals.scoring.scores import formatted
-from samples import Sample
+from samples import Sample, kinds_of
 from vlm.common.errors import UserError
 
 Prepare = Callable[[list[Sample]], list[Sample]]
@@ -60,7 +60,7 @@ class Benchmark:
     headline: str
     "The metric that comparisons show first."
     wording: Mapping[str, str] = field(default_factory=dict)
-    "Task → how its project asks; `{question}`, and `{options}` for choices."
+    "Task → how its project asks; `{question}`, and `{options}` or `{lines}` for choices."
     system: str | None = None
     "System prompt of its project, for the style `direct`."
     prepare: Prepare = staticmethod(lambda samples: samples)
@@ -69,6 +69,12 @@ class Benchmark:
     "Keys of the recipe's `images:` that its pictures need; what the command line says goes on top."
     classes: int | None = None
     "How many classes a complete copy has."
+    unzoomed: tuple[str, ...] = ()
+    "Question types that its project asks without the tool that zooms in, in lower case."
+
+    def zooms(self, sample: Sample) -> bool:
+        """Whether a question is asked with the tool that zooms in, where the evaluation has it."""
+        return not any(kind.lower() in self.unzoomed for kind in kinds_of(sample.kind))
 
     def missing(self, root: Path) -> list[str]:
         """Paths of the data that are not there."""

@@ -53,6 +53,11 @@ def option(text: str, choices: Sequence[str]) -> int | None:
     return _read(text, lambda said: answers.option(said, choices), lambda said: _explained(said, choices))
 
 
+def letters(text: str, read: Callable[[str], T | None]) -> T | None:
+    """What `read` makes of the letters of several options: of the whole text, or of what it announces or sets off."""
+    return _read(text, read, lambda said: None)
+
+
 def equal(text: str, truth: str) -> bool:
     """Whether a text gives the true answer, a word or a number. An empty one never does; never raises."""
     wanted = answers.normalise(truth)

@@ -97,8 +97,9 @@ class Scores:
         self.order += other.order
 
     def add(self, name: str, statistic: Statistic, convention: str) -> None:
+        if name not in self.found:
+            self.order.append(name)
         self.found[name] = statistic, convention
-        self.order.append(name)
 
     def statistic(self, metric: str) -> Statistic:
         """The number as a function of how often each question counts. Raises: DataError for one that is not there."""

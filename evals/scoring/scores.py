@@ -137,6 +137,10 @@ class Answers:
     "How ids of questions begin → the data set that they are from: also by it, and the mean of these."
     synonyms: bool = False
     "Also with WordNet's synonyms as right (LRS-VQA)."
+    lemmas: bool = False
+    "For that, words are first brought to their noun without inflection, and full stops stand (LRS-GRO)."
+    leading: bool = False
+    "A question's first type alone counts in the mean of the types (LRS-GRO: global, region, object)."
     tasks: tuple[str, ...] = ("vqa",)
 
     def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:
@@ -149,6 +153,9 @@ class Answers:
             said = f"as vqa/mean_of_kinds{how}, over {', '.join(kept)} only; {', '.join(self.left_out)} left out"
             name = f"vqa/mean_of_kinds:no_{'_'.join(self.left_out)}{how}"
             out.add(name, means(groups), f"{said}; {reading.convention}")
+        for how in ("", metrics.LENIENT) if self.leading else ():
+            (values,) = report.groups(f"vqa/exact{how}")
+            self._by_first(out, predictions, values, how, f"right as in vqa/exact{how}; {reading.convention}")
         if self.sources:
             for how in ("", metrics.LENIENT):
                 (values,) = report.groups(f"vqa/exact{how}")
@@ -186,6 +193,19 @@ class Answers:
             told = f"mean over {over} of the mean over the question types in each; {said}"
             out.add(names[1], mean_of(means_of_kinds), told)
 
+    @staticmethod
+    def _by_first(
+        out: Scores, predictions: Sequence[Prediction], values: Mapping[str, float], how: str, said: str
+    ) -> None:
+        """The mean over the first types of questions, in the place of that over all types."""
+        groups: dict[str, dict[str, float]] = {}
+        for prediction in predictions:
+            for kind in kinds_of(prediction.kind)[:1]:
+                groups.setdefault(kind, {})[prediction.key] = values[prediction.key]
+        if groups:
+            told = f"mean over {', '.join(sorted(groups))} of each one's share; {said}"
+            out.add(f"vqa/mean_of_kinds{how}", means(list(groups.values())), told)
+
     def _source(self, prediction: Prediction) -> str:
         """Where a question is from; empty where its id does not say."""
         return next((name for start, name in self.sources.items() if prediction.id.startswith(start)), "")
@@ -198,20 +218,23 @@ class Answers:
             out.missing |= dict.fromkeys(names, wordnet.ABSENT)
             return
         values = {}
+        stops, form = ("", words.lemma) if self.lemmas else (".", str)
         for prediction in predictions:
             text, true = (
-                one.lower().strip().strip(".") for one in (reading.text(prediction), _truth(prediction, "answer"))
+                one.lower().strip().strip(stops) for one in (reading.text(prediction), _truth(prediction, "answer"))
             )
-            values[prediction.key] = float(text == true or words.synonyms(true, text))
-        said = (
-            "equal in lower case without outer full stops, or in one synset of WordNet (path similarity > 0.8); "
-            f"{reading.convention}"
-        )
+            values[prediction.key] = float(text == true or words.synonyms(form(true), form(text)))
+        said = "equal in lower case without outer full stops, or in one synset of WordNet (path similarity > 0.8)"
+        if self.lemmas:
+            said = "equal in lower case, or their lemmas are in one synset of WordNet (path similarity >= 0.8)"
+        said += f"; {reading.convention}"
         out.add(names[0], means([values]), said)
         if kinds := _by_kind(predictions, values):
             for kind, group in kinds.items():
                 out.add(f"{names[0]}[{kind}]", means([group]), said)
             out.add(names[1], means(list(kinds.values())), f"mean over question types of each one's share; {said}")
+        if self.leading:
+            self._by_first(out, predictions, values, how, said)
         if self.sources:
             self._by_source(out, predictions, values, how, said)
 

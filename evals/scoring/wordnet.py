@@ -54,6 +54,11 @@ class WordNet:
             for offset in known[lemma]
         }
 
+    def lemma(self, word: str) -> str:
+        """A word as a noun without its inflection, the shortest there is (NLTK's WordNetLemmatizer); others as they
+        are."""
+        return min(self._lemmas(word, "noun"), key=len, default=word)
+
     def synonyms(self, a: str, b: str) -> bool:
         """Whether two words are in one synset."""
         return not self.synsets(a).isdisjoint(self.synsets(b))

@@ -26,7 +26,10 @@ QUESTIONS = {
     "rsvqa-lr": (3, ""),
     "rsvqa-hr-phili": (1, "What is the area"),
     "lhrs-bench": (2, ""),
-    "lrs-vqa": (1, "How many planes"),
+    "lrs-vqa": (4, "How many planes"),
+    "lrs-gro": (2, "How many piers"),
+    "xlrs-bench": (4, "How many ships"),
+    "mme-realworld-rs": (2, "What color is the roof"),
     "geochat-bench": (8, "Classify the image"),
     "aid": (3, "airport, dense residential"),
     "ucmerced": (2, "golfcourse, harbor"),
@@ -50,6 +53,7 @@ def root(tmp_path_factory):
     root = layouts.build(tmp_path_factory.mktemp("layouts") / "data")
     (root / "refGeo/metainfo").mkdir()
     shutil.move(root / "refGeo/rsvg_test.jsonl", root / "refGeo/metainfo/rsvg_test.jsonl")
+    shutil.copy(root / "LRS-GRO/rl.jsonl", root / "LRS-GRO/test.jsonl")
     bench = root / "GeoChat-Bench"
     shutil.copy(bench / "aid.jsonl", bench / "UCmerced.jsonl")
     shutil.copy(bench / "lrben.jsonl", bench / "hrben.jsonl")

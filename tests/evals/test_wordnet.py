@@ -65,6 +65,46 @@ def test_synonyms(database, a, b, expected):
     assert words.synonyms(a, b) is words.synonyms(b, a) is expected
 
 
+@pytest.mark.parametrize(
+    ("word", "lemma"),
+    [("cars", "car"), ("geese", "goose"), ("buses", "bus"), ("bus", "bus"), ("parked", "parked"), ("zzz", "zzz")],
+)
+def test_lemmas_are_nouns(database, word, lemma):
+    """As NLTK's WordNetLemmatizer: of the forms that are nouns the shortest, else the word."""
+    assert wordnet.load(database).lemma(word) == lemma
+
+
+def test_lrs_gro_by_hand(database):
+    """Equal in lower case, full stops and all, or lemmas in one synset; the mean is over the first types."""
+    rows = [
+        gro(1, "object,Counting", "3", "3"),
+        gro(2, "object,Object category", "Autos", "car"),  # a synonym
+        gro(3, "object,Object category", "car.", "car"),  # the stop stays, and "car." is no word
+        gro(4, "global,Scene Type", "port", "harbour"),
+        gro(5, "region,Region status", "works", "parks"),  # lemmas work, park: one synset as nouns
+        gro(6, "region,Counting", "", "2"),
+    ]
+    found = find("lrs-gro").score(rows, WHOLE).metrics
+    values = {name: metric.value for name, metric in found.items()}
+    assert values["vqa/exact:wordnet"] == 3 / 6 and values["vqa/exact"] == 2 / 6
+    assert values["vqa/exact:wordnet[object]"] == 2 / 3 and values["vqa/exact:wordnet[Object category]"] == 1 / 2
+    assert values["vqa/mean_of_kinds:wordnet"] == pytest.approx((2 / 3 + 0 + 1 / 2) / 3)
+    assert values["vqa/mean_of_kinds"] == pytest.approx((2 / 3 + 0 + 0) / 3)
+    assert "over global, object, region" in found["vqa/mean_of_kinds"].convention
+    assert list(found).count("vqa/mean_of_kinds") == 1 and found["vqa/mean_of_kinds"].n == 6
+    assert "lemmas" in found["vqa/exact:wordnet"].convention and ">= 0.8" in found["vqa/exact:wordnet"].convention
+
+
+def gro(number, kind, said, truth):
+    return Prediction(str(number), "test", "vqa", said, kind=kind, answer=truth)
+
+
+def test_lrs_gro_without_wordnet(absent):
+    found = find("lrs-gro").score([gro(1, "object,Counting", "3", "3")], WHOLE)
+    assert set(found.missing) == {"vqa/exact:wordnet", "vqa/mean_of_kinds:wordnet"}
+    assert found.metrics["vqa/mean_of_kinds"].value == 1
+
+
 def test_above_four_fifths_is_the_same_synset():
     """NLTK's path similarity is 1 / (1 + edges): 1, 1/2, 1/3 …"""
     assert [edges for edges in range(50) if 1 / (1 + edges) > 0.8] == [0]
