@@ -6,7 +6,8 @@ logits processors, sampling, stopping and the kind of cache are its own, and so 
 of `model.generate` as long as logits agree to rounding. (Dropout that is active, as LoRA's is in training mode, draws
 other numbers over the prompt: once for each prompt instead of once for each row.)
 
-The rows' cache is written in place (`vlm.prefix.cache`). On a CPU under SDPA it holds a prompt's keys once for all its rows.
+The rows' cache is written in place (`vlm.prefix.cache`). On a CPU under SDPA it holds a prompt's keys once for all its
+rows.
 
 Overridden while `generate` runs, on the instance: `GenerationMixin._prefill`. Private and called: the model's
 `_prepare_position_ids_for_generation`.

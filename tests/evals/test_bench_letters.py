@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evals.benchmarks import BENCHMARKS, find
+from evals.benchmarks import BENCHMARKS, find, session
 from evals.predictions import Prediction
 from evals.scoring.letters import all_letters, first_letter, strict
 from evals.scoring.reading import Reading
@@ -190,3 +190,10 @@ def test_who_zooms_is_as_published():
         ("aid", "count", True),
     ):
         assert find(name).zooms(question("vqa", None, kind)) is expected, (name, kind)
+
+
+def test_the_list_says_what_is_asked_without_a_zoom(tmp_path, capsys):
+    session.listing(tmp_path)
+    said = capsys.readouterr().out
+    assert "3,738 questions of 3 types; data not below" in said and "; no zoom for count, position\n" in said
+    assert said.count("no zoom for") == 2

@@ -1,5 +1,5 @@
-"""`vlm.prefix.cache`: against transformers' `DynamicLayer`, against the softmax written out in float64, and against reading
-everything anew."""
+"""`vlm.prefix.cache`: against transformers' `DynamicLayer`, against the softmax written out in float64, and against
+reading everything anew."""
 
 from types import SimpleNamespace
 

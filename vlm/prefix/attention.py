@@ -48,7 +48,7 @@ def sdpa(module, query, key, value, attention_mask, shared_prefix: Layout | None
     """`sdpa`, or packed: query (1, H, T, D), key and value (1, H_kv, T, D) → (1, T, H, D).
 
     Prefix by prefix, so that no prompt is padded to the longest and all segments of a prefix share one mask.
-    shared_cache: the cache of a rollout that holds each prompt once (`vlm.prefix.cache`), before each row's key and value.
+    shared_cache: the cache of a rollout that holds each prompt once (`vlm.prefix.cache`), before each row's own keys.
     """
     if shared_cache is not None:
         layer = shared_cache.layers[module.layer_idx]
