@@ -15,10 +15,13 @@ from rl import stage  # noqa: E402
 from rl.recipe import GRPORecipe  # noqa: E402
 from stage.cli import launch  # noqa: E402
 from vlm.common.console import terminal  # noqa: E402
+from vlm.shapes import sight_of  # noqa: E402
+from vlm.tools.toolbox import zoom_of  # noqa: E402
 
 
 def resolved(recipe: GRPORecipe) -> list:
-    """The recipe's rewards as callables; a notation that an option does not set is the prompt's."""
+    """The recipe's rewards as callables; what an option does not set is the prompt's notation, and
+    the least side of the zoom."""
     from rewards.guarded import Limits, guard
     from rewards.score.reward.score import learned
 
@@ -27,6 +30,8 @@ def resolved(recipe: GRPORecipe) -> list:
         options = dict(reward.options)
         if "notation" in rewards.options_of(reward.use) and options.get("notation") is None:
             options["notation"] = recipe.prompt.notation
+        if reward.use == "zoom" and "least" not in options:
+            options["least"] = zoom_of(recipe.tools, sight_of(recipe)).least
         found.append(guard(rewards.resolve(reward.use, **options), Limits.of(reward)))
     for score in learned(found):
         score.check(recipe.sharding.zero)
@@ -63,7 +68,6 @@ def plan(recipe: GRPORecipe) -> None:
     from rewards.trial import Specimens, try_out
     from stage.planning.gpus import parse_gpus
     from vlm.common.processes import processes
-    from vlm.shapes import sight_of
 
     found = resolved(recipe)  # a plugin that does not import is an error in a dry run, too
     count = parse_gpus(recipe.gpus).count if recipe.gpus else processes()

@@ -73,6 +73,7 @@ class Row:
         if prompt.style == "r1":
             texts[:2] = [f"<think>A made-up trace.</think>\n<answer>{text}</answer>" for text in texts[:2]]
         self.completions = [[{"role": "assistant", "content": text}] for text in texts]
+        self.made = _looks(sample, texts) if prompt.tools else {}
 
 
 def _answer(sample: Sample, prompt: PromptSection, resized: tuple[int, int] | None) -> str:
@@ -82,6 +83,18 @@ def _answer(sample: Sample, prompt: PromptSection, resized: tuple[int, int] | No
         one = {"boxes": truth["boxes"][:1], "quads": truth["quads"] and truth["quads"][:1], "size": truth["size"]}
         return reference(one, prompt.notation, resized)["content"]  # type: ignore[arg-type]
     return answer_of(sample) or (sample.references or ["A made-up answer."])[0]
+
+
+def _looks(sample: Sample, texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns of completions in several turns: the first has looked at the true region, the others at nothing."""
+    spoken = [{"role": "assistant", "content": text} for text in texts]
+    turns = [[one] for one in spoken]
+    crops: list[list[dict[str, Any]]] = [[], [], []]
+    if sample.regions:
+        called = [{"role": "assistant", "content": "A made-up call."}, {"role": "tool", "content": "<image>Go on."}]
+        turns[0] = [*called, spoken[0]]
+        crops[0] = [{"turn": 1, "image": 0, "box": sample.regions[0], "size": [56, 56]}]
+    return {"turns": turns, "crops": crops}
 
 
 def _picture(image: Any, sample: Sample) -> Any:
@@ -144,6 +157,7 @@ def _columns(rows: Sequence[Row]) -> dict[str, Any]:
     """What TRL hands to a reward."""
     names = list(dict.fromkeys(name for row in rows for name in row.columns))
     columns: dict[str, Any] = {name: [row.columns.get(name) for row in rows for _ in MADE] for name in names}
+    columns |= {name: [value for row in rows for value in row.made[name]] for name in rows[0].made}
     columns["completions"] = [completion for row in rows for completion in row.completions]
     columns["completion_ids"] = [[0] * len(turns[0]["content"].split()) for turns in columns["completions"]]
     columns["trainer_state"] = SimpleNamespace(global_step=0, max_steps=1, epoch=0.0, is_world_process_zero=True)

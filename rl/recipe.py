@@ -107,10 +107,30 @@ class GRPORecipe(ToolKeys, TrainingRecipe):
                 "CUDA refuses to do there; leave one of them out, or sample by top_p, top_k or min_p"
             )
         sampling.check(self)
+        self._check_tools()
         if self.argument("entropy_coef_min") > self.argument("entropy_coef_max"):
             raise RecipeError("training.entropy_coef_min is above training.entropy_coef_max; swap them")
         if not self.gpus or processes() > 1:  # else the plan, or the run, knows their number
             self.check_batch(processes())
+
+    def _check_tools(self) -> None:
+        if any(reward.use == "zoom" for reward in self.rewards) and not self.zooms:
+            raise RecipeError("rewards: zoom without the tool that it judges; write `tools: [{use: zoom}]`")
+        if not self.tools:
+            return
+        if self.sharding.zero == 3 and not self.argument("ds3_gather_for_generation"):
+            raise RecipeError(
+                "training.ds3_gather_for_generation = false with tools: processes would wait for each other where "
+                "their conversations have unequal numbers of turns; leave it out"
+            )
+        if self.argument("use_vllm") and (
+            self.argument("vllm_mode") == "server" or self.argument("vllm_tensor_parallel_size") > 1
+        ):
+            raise RecipeError(
+                "tools with vLLM: conversations go through an engine in each process alone, for engines that processes "
+                "share would wait for all of them in each turn; write vllm_mode: colocate and "
+                "vllm_tensor_parallel_size: 1, or use_vllm: false"
+            )
 
     def doubts(self) -> Iterator[str]:
         """What can run and is probably not meant, a line each."""

@@ -3,6 +3,7 @@
     format, exact_match, choice, label_set   texts.py
     numeric, count                           numbers.py
     iou                                      boxes.py: boxes, oriented boxes, quadrilaterals
+    zoom                                     zoom.py: where a completion has looked, not what it answers
 
 An empty, missing, ambiguous or unparsable answer earns 0, whatever the truth is; so does an answer that
 echoes the options. None is for rows of another task: with a ``task`` column, rows whose task is not in
@@ -17,5 +18,6 @@ from rewards.rules.boxes import iou
 from rewards.rules.numbers import count, numeric
 from rewards.rules.rows import Inside, text_of
 from rewards.rules.texts import choice, exact_match, format, label_set
+from rewards.rules.zoom import zoom
 
-__all__ = ["Inside", "choice", "count", "exact_match", "format", "iou", "label_set", "numeric", "text_of"]
+__all__ = ["Inside", "choice", "count", "exact_match", "format", "iou", "label_set", "numeric", "text_of", "zoom"]

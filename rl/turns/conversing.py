@@ -144,32 +144,16 @@ class Turns:
             self.counters.ideal("rollout", sum(lengths) + sum(new), len(media.rows(units)))
 
     def _through_engine(self, found: Conversations, ids, images, said, logps) -> None:
-        """The turns after the first, through vLLM, which keeps what it has computed of a prompt itself."""
-        everyone = self.vllm_mode == "server" or self.args.vllm_tensor_parallel_size > 1
-
-        def say(following: Mapping[int, Rendered]) -> dict[int, Sequence[int]]:
+        """The turns after the first, through this process's vLLM, which keeps what it has computed of a prompt."""
+        following = found.heard(dict(enumerate(said)), dict(enumerate(logps)))
+        while following:
             rows = list(following)
-            if not rows and not everyone:
-                return {}
             told = [ids[row] + found.completions[row].ids for row in rows]
             shown = [[*((images and images[row]) or ()), *found.completions[row].pictures] or None for row in rows]
-            shown = shown if any(shown) else None
-            more, values = self._generate_single_turn(told, shown, {}, 1)
-            for row, new, logp in zip(rows, more, values, strict=True):
-                room = found.limit - sum(found.completions[row].learned)
-                new, scores[row] = new[:room], logp[:room]
-                answers[row] = new
-            return {row: answers[row] for row in rows}
-
-        scores, answers = dict(enumerate(logps)), {}
-        following = found.heard(dict(enumerate(said)), scores)
-        while self._anybody(bool(following)):
-            following = found.heard(say(following), scores)
-
-    def _anybody(self, here: bool) -> bool:
-        """Whether any process still has somebody to answer: what is collective must be called in all."""
-        there = torch.tensor([here], device=self.accelerator.device)
-        return bool(self.accelerator.gather(there).any())
+            more, values = self._generate_single_turn(told, shown if any(shown) else None, {}, 1)
+            room = [found.limit - sum(found.completions[row].learned) for row in rows]
+            new = {row: one[:most] for row, one, most in zip(rows, more, room, strict=True)}
+            following = found.heard(new, {row: one[:most] for row, one, most in zip(rows, values, room, strict=True)})
 
     # rewards
 
