@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from evals import predictions, ranks
+from evals import predictions, ranks, turns
 from evals.answering import Answering, sized
 from evals.benchmarks import find
 from evals.comparing import compare
@@ -26,7 +26,7 @@ from samples.columns import ByTask, Columns
 from stage.endpoint.client import Usage
 from stage.endpoint.cost import Call, price
 from stage.endpoint.kept import Kept, why
-from stage.endpoint.questions import call, estimated
+from stage.endpoint.questions import calls, estimated
 from stage.endpoint.sections import EndpointSection
 from stage.guards import lock
 from stage.guards.disk import spared
@@ -95,7 +95,7 @@ def changed(folder: Path, recipe: EvalRecipe) -> set[str]:
     """The keys that matter in which the recipe of a run folder differs from this one."""
     earlier = config.load(folder / "recipe.yaml", EvalRecipe)
     neutral = {"overwrite", "pictures", "images.limit", "images.cache", "gpus", "generation.batch_size", "cost"}
-    neutral.add("controls")  # their answers lie in folders of their own
+    neutral |= {"controls", "turns.timeout"}  # answers of controls lie in folders of their own
     neutral |= {f"endpoint.{key}" for key in EndpointSection.MANNER}
     different = config.difference(earlier, recipe)
     return {key for key in different if key not in neutral and key.partition(".")[0] not in neutral}
@@ -236,7 +236,7 @@ def afford(todo: Sequence[tuple[lists.Listed, Sequence[Sample]]]) -> None:
     recipe = todo[0][0].recipe
     if recipe.endpoint is not None and len(todo) > 1:
         sight = sight_of(recipe)
-        said = estimated(recipe, ((call(one.recipe, sample, sight), 1) for one, left in todo for sample in left))
+        said = estimated(recipe, ((calls(one.recipe, sample, sight), 1) for one, left in todo for sample in left))
         logger.info("with the controls %s: %s", ", ".join(one.name for one, _ in todo[1:]), said)
 
 
@@ -348,7 +348,8 @@ def answer(
             true = sample if truth is None else truth(sample)
             judged = judge(true, [text]) if judge is not None and sample.task in metrics.OPEN else None
             gold, resized = judged[0] if judged else None, seen(sample.size, sight)
-            row = predictions.from_sample(true, text, gold=gold, resized=resized, refused=why(text))
+            chain = turns.fields(text)
+            row = predictions.from_sample(true, text, gold=gold, resized=resized, refused=why(text), **chain)
             row.image = predictions.first_image(sample)
             file.write(predictions.line(row) + "\n")
 
@@ -412,13 +413,13 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
     columns, names, lengths, sight = Columns(), set[tuple[str, str]](), Lengths(recipe), sight_of(recipe)
-    calls: list[tuple[Call, int]] = []
+    asked: list[tuple[list[Call], int]] = []
 
     def see(sample: Sample) -> None:
         columns.see(sample)
         lengths.see(sample)
         if recipe.endpoint is not None:
-            calls.append((call(recipe, sample, sight), 1 + len(recipe.controls)))
+            asked.append((calls(recipe, sample, sight), 1 + len(recipe.controls)))
         if recipe.benchmark is None:  # it puts its questions together from rows that may share a name
             refuse_namesake(sample, names)
 
@@ -433,7 +434,7 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
         console.print(again, markup=False, highlight=False, soft_wrap=True)
     if recipe.endpoint is not None:
         where = f"{recipe.endpoint.model} at {recipe.endpoint.address}"
-        console.print(f"{where}, {estimated(recipe, calls[: recipe.limit])}", markup=False, highlight=False)
+        console.print(f"{where}, {estimated(recipe, asked[: recipe.limit])}", markup=False, highlight=False)
         return
     low, high = sight.bounds()
     console.print(f"{count} questions")
