@@ -148,28 +148,28 @@ class Talks:
         limit: int,
         sight: Sight,
         toolbox: Toolbox | None = None,
-        zooms: Callable[[Sample], bool] = lambda sample: True,
+        tooled: Callable[[Sample], bool] = lambda sample: True,
         openings: Openings | None = None,
     ):
-        """zooms: which questions may use tools; the others are asked without. openings: calls that are put into the
+        """tooled: which questions may use tools; the others are asked without. openings: calls that are put into the
         model's mouth."""
         self.prompt, self.limit, self.sight, self.toolbox = prompt, limit, sight, toolbox
         self.plain = prompt.told("", "") if toolbox is not None else prompt
-        self.zooms, self.openings = zooms, openings or {}
+        self.tooled, self.openings = tooled, openings or {}
 
     @classmethod
     def of(cls, recipe: AskingRecipe, sight: Sight, family: Family | None = None) -> Talks:
         """As the recipe says, its benchmark's own rule included. Raises: RecipeError for tools that cannot be had."""
-        toolbox, openings = None, None
-        if isinstance(recipe, ToolKeys):
+        found = cls(recipe.prompt, recipe.generation.max_new_tokens, sight)
+        if isinstance(recipe, ToolKeys) and recipe.tools:
             toolbox = Toolbox.of(recipe.tools, recipe.turns, sight, family)
-            openings = recipe.turns.openings
-        return cls(recipe.prompt, recipe.generation.max_new_tokens, sight, toolbox, zooming(recipe), openings)
+            found = cls(found.prompt, found.limit, sight, toolbox, recipe.tooled, recipe.turns.openings)
+        return found
 
     def begun(self, row: Row) -> Talk:
         """The conversation before the model's first own word. Raises: DataError as `Talk.made_to_call`."""
         sample, _ = row
-        if self.toolbox is None or not self.zooms(sample):
+        if self.toolbox is None or not self.tooled(sample):
             return Talk(row, self.plain, self.limit, self.sight)
         views = [
             view_of(image, header_size(image), self.sight, self.prompt.notation, number)
@@ -181,11 +181,6 @@ class Talks:
         if (region := self.openings.get((sample.source, sample.id))) is not None:
             talk.made_to_call(region)
         return talk
-
-
-def zooming(recipe: Any) -> Callable[[Sample], bool]:
-    """Which questions of a recipe may use tools: all, but where its benchmark says otherwise."""
-    return lambda sample: True
 
 
 def converse(talks: Sequence[Talk], say: Callable[[list[int]], Sequence[Said]]) -> None:

@@ -222,7 +222,7 @@ def test_what_a_benchmark_asks_without_tools_is_asked_as_without(model, free, pr
     """The prompt too; in a batch with others."""
     how = GenerationSection(batch_size=8, max_new_tokens=TOKENS)
     talks = talks_of(processor)
-    talks.zooms = lambda sample: sample.id != "none"
+    talks.tooled = lambda sample: sample.id != "none"
     found = {one.id: text for one, text in complete(model, processor, questions[:3], talks.prompt, how, talks=talks)}
     bare = PromptSection(system="Look.", wording={"vqa": "{question}"})
     ((_, plain),) = complete(free, processor, questions[:1], bare, how.model_copy(update={"max_new_tokens": FREE}))
