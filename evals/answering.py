@@ -38,14 +38,14 @@ class Answering:
         return ((sample, text) for (sample, _), text in self.draw(recipe, [(one, 0) for one in samples], halved))
 
 
-def row_seed(seed: int, sample: Sample, number: int) -> list[int]:
-    """Of a row's own random numbers, as numpy takes it."""
-    return [int(fingerprint(seed, sample.source, sample.id), 16), number]
+def row_seed(seed: int, sample: Sample, number: int, turn: int = 0) -> list[int]:
+    """Of a row's own random numbers, as numpy takes it: others in each of the model's turns, counted from 0."""
+    return [int(fingerprint(seed, sample.source, sample.id), 16), number, *([turn] if turn else [])]
 
 
-def seed_of(seed: int, sample: Sample, number: int) -> int:
+def seed_of(seed: int, sample: Sample, number: int, turn: int = 0) -> int:
     """The same in 31 bits, as servers take it."""
-    return int(fingerprint(*row_seed(seed, sample, number)), 16) % 2**31
+    return int(fingerprint(*row_seed(seed, sample, number, turn)), 16) % 2**31
 
 
 def sized(recipe: Recipe, size: int) -> Recipe:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,16 @@ class Prediction:
     "What the recipe's judge gave the completion of an open question."
     refused: str | None = None
     "Why a server refused to answer, where it did so for good; the completion is empty, and counts as wrong."
+    turns: list[dict[str, str]] | None = None
+    """Where tools were at hand: all turns behind the question, {"role": "assistant" | "tool", "content": text with
+    `<image>` for a picture}; the completion is the last."""
+    crops: list[dict[str, Any]] | None = None
+    """Regions that were shown: {"turn": which of `turns`, "image": of the question, from 0, "box": in pixels of that
+    original, "size": (width, height) as shown}."""
+    faults: list[str] | None = None
+    "Why calls failed, one for each that did."
+    over: bool | None = None
+    "Whether it called a tool once more than it may."
 
     @property
     def key(self) -> str:
@@ -77,10 +87,12 @@ def from_sample(
     gold: float | None = None,
     resized: tuple[int, int] | None = None,
     refused: str | None = None,
+    **chain: Any,
 ) -> Prediction:
     """A completion beside its sample's truth; `prompt` defaults to the text of the last user turn.
 
-    resized: size at which the model saw the first picture (`vlm.pictures.resizing.seen`). refused: as the field.
+    resized: size at which the model saw the first picture (`vlm.pictures.resizing.seen`). refused: as the field. chain:
+    the fields `turns`, `crops`, `faults` and `over`, where tools were at hand.
     """
     asked = [turn["content"] for turn in sample.messages if turn["role"] == "user"]
     return Prediction(
@@ -101,6 +113,7 @@ def from_sample(
         image=first_image(sample),
         gold=gold,
         refused=refused,
+        **chain,
     )
 
 
@@ -201,6 +214,7 @@ def _prediction(row: Any, where: str) -> Prediction:
                 raise DataError(f"{where}, field '{name}': found {box!r}, expected {expected}")
     if type(fields.get("gold", 0.0)) not in (int, float):
         raise DataError(f"{where}, field 'gold': found {fields['gold']!r}, expected a number")
+    _check_chain(fields, where)
     for name in {"size", "resized"} & fields.keys():
         if not _numbers(fields[name], 2) or min(fields[name]) <= 0:
             raise DataError(f"{where}, field '{name}': found {fields[name]!r}, expected [width, height]")
@@ -208,7 +222,30 @@ def _prediction(row: Any, where: str) -> Prediction:
     return Prediction(**fields)
 
 
-def _items(fields: dict[str, Any], name: str, where: str) -> list[Any]:
+def _check_chain(fields: Mapping[str, Any], where: str) -> None:
+    """Raises: DataError."""
+    turns = _items(fields, "turns", where)
+    for turn in turns:
+        if not isinstance(turn, dict) or turn.get("role") not in ("assistant", "tool"):
+            raise DataError(f"{where}, field 'turns': found {turn!r}, expected the role assistant or tool")
+        if turn.keys() != {"role", "content"} or not isinstance(turn["content"], str):
+            raise DataError(f"{where}, field 'turns': found {turn!r}, expected a role and a text as content")
+    for crop in _items(fields, "crops", where):
+        known = isinstance(crop, dict) and crop.keys() == {"turn", "image", "box", "size"}
+        if not known or not _numbers(crop["box"], 4) or not _numbers(crop["size"], 2):
+            raise DataError(
+                f"{where}, field 'crops': found {crop!r}, expected turn, image, box [x1, y1, x2, y2] and size "
+                "[width, height]"
+            )
+        if type(crop["turn"]) is not int or not 0 <= crop["turn"] < len(turns) or type(crop["image"]) is not int:
+            raise DataError(f"{where}, field 'crops': found {crop!r}, expected the number of one of {len(turns)} turns")
+    if not all(isinstance(fault, str) for fault in _items(fields, "faults", where)):
+        raise DataError(f"{where}, field 'faults': found {fields['faults']!r}, expected texts")
+    if type(fields.get("over", False)) is not bool:
+        raise DataError(f"{where}, field 'over': found {fields['over']!r}, expected true or false")
+
+
+def _items(fields: Mapping[str, Any], name: str, where: str) -> list[Any]:
     value = fields.get(name, [])
     if not isinstance(value, list):
         raise DataError(f"{where}, field '{name}': found {value!r}, expected a list")

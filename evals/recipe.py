@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from evals import controls
 from evals.benchmarks import find
+from samples import Sample
 from stage.recipe.asking import AskingRecipe
 from stage.recipe.sections import ToolKeys
 from vlm.common.errors import RecipeError, UserError
@@ -32,11 +35,21 @@ class EvalRecipe(ToolKeys, AskingRecipe):
     benchmark: str | None = None
     "Score as this benchmark does (`launch/eval.py --list`), and put its questions together as it does."
     controls: list[str] = []
-    "Ask every question again for comparison: `blind` without its pictures, `shuffled` with another question's."
+    """Ask every question again for comparison: `blind` without its pictures, `shuffled` with another question's; with
+    the zoom also `no_zoom`, `true_region`, `centre` and `random`, of which the first two are asked by default."""
     limit: int | None = None
     "Ask only the first N questions."
     pictures: int = 12
     "How many held-out scenes the picture grid shows; 0 for none."
+
+    @model_validator(mode="after")
+    def _by_default(self) -> Self:
+        if self.zooms and "controls" not in self.model_fields_set:
+            self.controls = list(controls.zooms.DEFAULT)
+        return self
+
+    def tooled(self, sample: Sample) -> bool:
+        return not self.zooms or self.benchmark is None or find(self.benchmark).zooms(sample)
 
     def check(self) -> None:
         super().check()

@@ -19,19 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from evals.answering import Answering, Row, seed_of
-from evals.conversation import conversation
-from samples import Sample
+from evals.turns import Said, Talk, Talks
 from stage.endpoint.asking import FAILURES, ask_all
 from stage.endpoint.client import Endpoint, Messages, Refused, Usage, encoded, shown_at
 from stage.endpoint.kept import Kept, Refusal, spoken
-from stage.endpoint.questions import call, estimated, section_of
+from stage.endpoint.questions import calls, estimated, section_of
 from stage.parallel.journal import Journal
 from stage.recipe.asking import AskingRecipe
 from vlm.common.console import say
 from vlm.common.errors import UserError
-from vlm.families import Sight
-from vlm.pictures.resizing import resized
-from vlm.shapes import sight_of
+from vlm.pictures.images import opaque
+from vlm.pictures.resizing import fitted, resized
+from vlm.shapes import family_here, sight_of
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +92,10 @@ class Served(Answering):
         or where it may cost too much; what was answered is kept by whoever takes it."""
         times = Counter(id(sample) for sample, _ in rows)
         sight = sight_of(recipe)
-        calls = (
-            (call(recipe, sample, sight), times[id(sample)]) for sample in {id(one): one for one, _ in rows}.values()
+        asked = (
+            (calls(recipe, sample, sight), times[id(sample)]) for sample in {id(one): one for one, _ in rows}.values()
         )
-        say(str(estimated(recipe, calls)))
+        say(str(estimated(recipe, asked)))
         return self._ask(recipe, rows)
 
     def _ask(self, recipe: AskingRecipe, rows: Sequence[Row]) -> Iterator[tuple[Row, str]]:
@@ -162,28 +161,35 @@ class asking:  # noqa: N801 a context manager, read as one
 
     async def _ask(self) -> None:
         recipe = self.recipe
-        endpoint, sight = Endpoint(section_of(recipe), usage=self.usage), sight_of(recipe)
+        endpoint, family = Endpoint(section_of(recipe), usage=self.usage), family_here(recipe.named)
+        talks = Talks.of(recipe, sight_of(recipe), family)
 
         async def text(question: Question) -> str:
             if question.key in self.refused:
                 raise Refused(self.refused[question.key])
-            sample, number = question.row
-            seed = {} if recipe.generation.temperature == 0 else {"seed": seed_of(recipe.seed, sample, number)}
-            # encoding is work for the processor, which would keep the other requests waiting
-            messages = await asyncio.to_thread(messages_of, sample, recipe, sight)
-            try:
-                return await endpoint.ask(messages, **seed)
-            except Refused as error:
-                self.refused[question.key] = str(error)
-                raise
+            # pictures and tools are work for the processor, which would keep the other requests waiting
+            talk = await asyncio.to_thread(talks.begun, question.row)
+            while talk.open:
+                messages, how = await asyncio.to_thread(messages_of, talk), dict[str, Any]()
+                if recipe.generation.temperature > 0:
+                    how["seed"] = seed_of(recipe.seed, *talk.row, talk.turn)
+                if talk.room < talks.limit:
+                    how[endpoint.section.limit_field] = talk.room
+                try:
+                    reply = await endpoint.reply(messages, **how)
+                except Refused as error:
+                    self.refused[question.key] = str(error)
+                    raise
+                await asyncio.to_thread(talk.said, Said(reply.text, reply.tokens, not reply.cut))
+            return talk.answer
 
         rows = [Question(row) for row in self.rows]
         await ask_all(endpoint, rows, text, self.arriving, recipe.cost, "asked", shown=False)
 
 
-def messages_of(sample: Sample, recipe: AskingRecipe, sight: Sight) -> Messages:
-    """The conversation as the protocol has it. Raises: DataError for a picture that cannot be read."""
-    turns = conversation(sample, recipe.prompt, sight, resized)
+def messages_of(talk: Talk) -> Messages:
+    """The conversation so far, as the protocol has it. Raises: DataError for a picture that cannot be read."""
+    turns = talk.messages(resized, lambda picture: fitted(opaque(picture).convert("RGB"), talk.sight))
     return [{"role": turn["role"], "content": parts(turn["content"])} for turn in turns]
 
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from evals import predictions, ranks
+from evals import predictions, ranks, turns
 from evals.answering import Answering, sized
 from evals.benchmarks import find
 from evals.comparing import compare
 from evals.controls import CONTROLS, lists
 from evals.generate import answerer, check
 from evals.recipe import EvalRecipe
-from evals.scoring import metrics
+from evals.scoring import chains, metrics
 from evals.scoring.reading import Reading
 from evals.scoring.report import Coverage, Scores, as_dict
 from samples import Sample, mixture
@@ -26,7 +26,7 @@ from samples.columns import ByTask, Columns
 from stage.endpoint.client import Usage
 from stage.endpoint.cost import Call, price
 from stage.endpoint.kept import Kept, why
-from stage.endpoint.questions import call, estimated
+from stage.endpoint.questions import calls, estimated
 from stage.endpoint.sections import EndpointSection
 from stage.guards import lock
 from stage.guards.disk import spared
@@ -38,10 +38,12 @@ from stage.recipe import config
 from stage.runs import DATA, FINISHED, RECORD, Run
 from vlm.common.errors import RecipeError, UserError
 from vlm.common.processes import is_main_process
+from vlm.families import Sight
 from vlm.loading import family_of
 from vlm.pictures.drawing import Picture, grid
 from vlm.pictures.resizing import seen
 from vlm.shapes import sight_of
+from vlm.tools.toolbox import Toolbox
 
 logger = logging.getLogger(__name__)
 FAULTY = "faulty rows (data.on_fault: skip)"
@@ -95,7 +97,7 @@ def changed(folder: Path, recipe: EvalRecipe) -> set[str]:
     """The keys that matter in which the recipe of a run folder differs from this one."""
     earlier = config.load(folder / "recipe.yaml", EvalRecipe)
     neutral = {"overwrite", "pictures", "images.limit", "images.cache", "gpus", "generation.batch_size", "cost"}
-    neutral.add("controls")  # their answers lie in folders of their own
+    neutral |= {"controls", "turns.timeout"}  # answers of controls lie in folders of their own
     neutral |= {f"endpoint.{key}" for key in EndpointSection.MANNER}
     different = config.difference(earlier, recipe)
     return {key for key in different if key not in neutral and key.partition(".")[0] not in neutral}
@@ -216,6 +218,7 @@ def run(
     team.wait()
     report = load_report(folder, recipe)
     if team.main:
+        say_faults(predictions.read(folder / ranks.FILE))
         save(report, recipe, folder)
     spent: dict[str, Any] = {}
     if kept:
@@ -236,7 +239,7 @@ def afford(todo: Sequence[tuple[lists.Listed, Sequence[Sample]]]) -> None:
     recipe = todo[0][0].recipe
     if recipe.endpoint is not None and len(todo) > 1:
         sight = sight_of(recipe)
-        said = estimated(recipe, ((call(one.recipe, sample, sight), 1) for one, left in todo for sample in left))
+        said = estimated(recipe, ((calls(one.recipe, sample, sight), 1) for one, left in todo for sample in left))
         logger.info("with the controls %s: %s", ", ".join(one.name for one, _ in todo[1:]), said)
 
 
@@ -248,7 +251,8 @@ def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Scores:
     if not (folder / ranks.FILE).exists():
         raise UserError(f"{folder} holds no {ranks.FILE}; name the output folder of launch/eval.py")
     recipe = recipe or config.load(folder / "recipe.yaml", EvalRecipe)
-    report = scored(folder, recipe)
+    report, rows = scored(folder, recipe), predictions.read(folder / ranks.FILE)
+    report.join(chains.chains(rows))
     report.sampling, report.coverage = sampling(folder), coverage(folder, len(report.asked))
     for name, about in comparing.stored(folder, RECORD).get("controls", {}).items():
         place = lists.folder(folder, name)
@@ -257,6 +261,8 @@ def load_report(folder: Path, recipe: EvalRecipe | None = None) -> Scores:
             continue
         report.controls[name] = one = scored(place, recipe)
         one.coverage = controlled(report.coverage, about, len(one.asked))
+    if "no_zoom" in report.controls:
+        report.join(chains.gained(report, report.controls["no_zoom"], rows))
     return report
 
 
@@ -348,9 +354,20 @@ def answer(
             true = sample if truth is None else truth(sample)
             judged = judge(true, [text]) if judge is not None and sample.task in metrics.OPEN else None
             gold, resized = judged[0] if judged else None, seen(sample.size, sight)
-            row = predictions.from_sample(true, text, gold=gold, resized=resized, refused=why(text))
+            chain = turns.fields(text)
+            row = predictions.from_sample(true, text, gold=gold, resized=resized, refused=why(text), **chain)
             row.image = predictions.first_image(sample)
             file.write(predictions.line(row) + "\n")
+
+
+def say_faults(rows: Sequence[predictions.Prediction]) -> None:
+    """How many calls failed, by cause, and the first question of each."""
+    kinds: dict[str, list[str]] = {}
+    for row in rows:
+        for fault in row.faults or ():
+            kinds.setdefault(fault, []).append(row.key)
+    for kind, keys in kinds.items():
+        logger.warning("tools: %d calls failed (%s), the first of question %s", len(keys), kind, keys[0])
 
 
 def save(report: Scores, recipe: EvalRecipe, folder: Path) -> None:
@@ -396,7 +413,23 @@ def picture(row: predictions.Prediction, image: str, reading: Reading) -> Pictur
         boxes=row.boxes or [],
         predicted=found,
         right=judged.iou >= 0.5 if judged.iou is not None else judged.correct,
+        zoomed=[crop["box"] for crop in row.crops or () if crop["image"] == 0],
     )
+
+
+def tools_said(recipe: EvalRecipe, sight: Sight) -> Iterator[str]:
+    """Lines of a dry run: which tools there are, how often they are answered, and what an answer adds."""
+    toolbox = Toolbox.of(recipe.tools, recipe.turns, sight)
+    if toolbox is None:
+        return
+    limit = recipe.turns.limit
+    yield f"tools: {', '.join(toolbox.tools)}; up to {limit} call{'s' * (limit > 1)} of a question answered"
+    for tool in toolbox.tools.values():
+        known = f"up to {tool.tokens} visual tokens" if tool.tokens is not None else "as many tokens as it gives back"
+        yield f"a turn of {tool.name} adds {known}"
+    yield f"up to {recipe.generation.max_new_tokens} new tokens are for all turns of the model together"
+    if recipe.benchmark is not None and recipe.zooms and (without := find(recipe.benchmark).unzoomed):
+        yield f"asked without tools, as {recipe.benchmark} asks them: questions of type {', '.join(without)}"
 
 
 def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
@@ -412,13 +445,13 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
         if source not in known:
             console.print(f"note: {source.path} is not here; its questions are not counted", markup=False)
     columns, names, lengths, sight = Columns(), set[tuple[str, str]](), Lengths(recipe), sight_of(recipe)
-    calls: list[tuple[Call, int]] = []
+    asked: list[tuple[list[Call], int]] = []
 
     def see(sample: Sample) -> None:
         columns.see(sample)
         lengths.see(sample)
         if recipe.endpoint is not None:
-            calls.append((call(recipe, sample, sight), 1 + len(recipe.controls)))
+            asked.append((calls(recipe, sample, sight), 1 + len(recipe.controls)))
         if recipe.benchmark is None:  # it puts its questions together from rows that may share a name
             refuse_namesake(sample, names)
 
@@ -428,12 +461,14 @@ def plan(recipe: EvalRecipe, check_columns: CheckColumns | None = None) -> None:
     if check_columns is not None and len(known) == len(recipe.data.eval) and not counted.absent:
         check_columns(columns.by_task)
     count = counted.rows if recipe.limit is None else min(counted.rows, recipe.limit)
+    for line in tools_said(recipe, sight):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for name in recipe.controls:
         again = f"control {name}: up to {count} questions again: {CONTROLS[name].meaning}"
         console.print(again, markup=False, highlight=False, soft_wrap=True)
     if recipe.endpoint is not None:
         where = f"{recipe.endpoint.model} at {recipe.endpoint.address}"
-        console.print(f"{where}, {estimated(recipe, calls[: recipe.limit])}", markup=False, highlight=False)
+        console.print(f"{where}, {estimated(recipe, asked[: recipe.limit])}", markup=False, highlight=False)
         return
     low, high = sight.bounds()
     console.print(f"{count} questions")

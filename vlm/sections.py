@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import PrivateAttr
@@ -277,6 +278,19 @@ class TurnSection(Section):
     "What the system prompt says of the tools; null: their signatures, and how a call is written."
     ask: str = ""
     "A line behind the question, such as: Zoom in before you answer."
+    _openings: Mapping[Any, Sequence[float]] = PrivateAttr({})
+
+    @property
+    def openings(self) -> Mapping[Any, Sequence[float]]:
+        """Calls that are put into the model's mouth, for controls: a question → the region that its first call names,
+        in pixels of the original first picture."""
+        return self._openings
+
+    def opened(self, openings: Mapping[Any, Sequence[float]]) -> TurnSection:
+        """The same with these first calls."""
+        copy = self.model_copy()
+        copy._openings = openings
+        return copy
 
     def check(self) -> None:
         if self.limit < 1:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evals.controls import CONTROLS
+from evals.scoring.chains import COUNTS
 from evals.scoring.metrics import CONVENTIONS
 from evals.scoring.report import LEVEL, Scores
 from stage.endpoint.kept import spoken
@@ -207,11 +208,12 @@ def cell(report: Scores, name: str) -> str:
     """A number in percent with its interval, as tables show it."""
     if name not in report.metrics:
         return "not computed" if name in report.missing else "–"
-    text = f"{100 * report.metrics[name].value:.1f}"
+    times, digits = (1, 2) if name in COUNTS else (100, 1)
+    text = f"{times * report.metrics[name].value:.{digits}f}"
     if name not in report.intervals:
         return text
     low, high = report.intervals[name]
-    return f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{text} [{times * low:.{digits}f}, {times * high:.{digits}f}]"
 
 
 def _ordered(names: Mapping[str, None]) -> list[str]:

@@ -14,11 +14,13 @@ Its answers come from the model that is loaded already, through the same backend
 
     registry   what a control is, and by which name it is found
     pictures   without the pictures, and with those of another question
+    zooms      without the tool that zooms in, and with a first call on the true region, or on another one
     lists      the lists of questions of an evaluation: its own, and one for each control
     marking    training rows that a model answers without their picture (`launch/data.py --blind`)
 """
 
 from evals.controls import pictures as pictures  # registers its controls
+from evals.controls import zooms as zooms  # and its own
 from evals.controls.registry import CONTROLS, Asked, Control, find, register
 
 __all__ = ["CONTROLS", "Asked", "Control", "find", "register"]

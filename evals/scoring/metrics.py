@@ -183,7 +183,7 @@ class Report(Scores):
 
     def statistic(self, metric: str) -> Statistic:
         """A metric as the bootstrap resamples it. Raises: DataError where it is unknown or applies to no question."""
-        if not self.groups(metric):
+        if metric not in self.found and not self.groups(metric):
             raise DataError(f"the metric {metric!r} applies to no question; there are {', '.join(self.metrics)}")
         return super().statistic(metric)
 

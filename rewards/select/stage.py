@@ -29,7 +29,7 @@ from samples.columns import ByTask, Columns
 from samples.readers.checks import CLOSED
 from stage.endpoint.cost import Call
 from stage.endpoint.kept import Kept, asked_of, spoken
-from stage.endpoint.questions import call, estimated
+from stage.endpoint.questions import calls, estimated
 from stage.guards import lock
 from stage.origins import comparing
 from stage.parallel.journal import Part, fingerprint, records, state_of_checkpoint, state_of_file
@@ -285,14 +285,14 @@ def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None
     sight = sight_of(recipe)
     if "score" in recipe.selectors:
         scorers.look(recipe.scorer)
-    judged, opened, calls = list[bool](), dict[str, bool](), list[tuple[Call, int]]()
+    judged, opened, asked = list[bool](), dict[str, bool](), list[tuple[list[Call], int]]()
 
     def see(sample: Sample) -> None:
         columns.see(sample)
         lengths.see(sample)
         candidates.refuse_namesake(sample, names)
         if recipe.endpoint is not None:
-            calls.append((call(recipe, sample, sight), recipe.generation.samples))
+            asked.append((calls(recipe, sample, sight), recipe.generation.samples))
         if (known := opened.get(sample.task)) is None:
             unopened = sample.task == "grounding" and sample.size is None  # its boxes are read when it is sampled
             known = unopened or judge(sample, [TRIED]) is not None
@@ -312,7 +312,7 @@ def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None
     console.print(f"{questions} questions × {recipe.generation.samples} answers = {drawn} completions, {how}")
     if recipe.completions is None and recipe.endpoint is not None:
         where = f"{recipe.endpoint.model} at {recipe.endpoint.address}"
-        console.print(f"{where}, {estimated(recipe, calls)}", markup=False, highlight=False)
+        console.print(f"{where}, {estimated(recipe, asked)}", markup=False, highlight=False)
     elif recipe.completions is None:
         for line in decoding.said(recipe, lengths, questions, data.absent, recipe.generation.samples):
             console.print(line, markup=False, highlight=False, soft_wrap=True)

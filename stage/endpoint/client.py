@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 import httpx2
 from PIL.Image import Image
@@ -123,6 +123,16 @@ def key_of(section: EndpointSection) -> str | None:
     return keep_secret(key)
 
 
+class Reply(NamedTuple):
+    """What came back."""
+
+    text: str
+    tokens: int
+    "Of the reply, as it reports them; 0 of an endpoint that says nothing."
+    cut: bool
+    "Whether it ended at the longest length."
+
+
 class Endpoint(Generic[Section]):
     """An open connection to the model; use as `async with Endpoint(section) as endpoint`.
 
@@ -155,6 +165,10 @@ class Endpoint(Generic[Section]):
 
     async def ask(self, messages: Messages, **more: Any) -> str:
         """The text of the reply. more: fields of this request alone. Raises: Unanswered, EndpointError."""
+        return (await self.reply(messages, **more)).text
+
+    async def reply(self, messages: Messages, **more: Any) -> Reply:
+        """The same with what else the reply tells."""
         body = {
             "model": self.section.model,
             "messages": messages,
@@ -173,7 +187,7 @@ class Endpoint(Generic[Section]):
                 fault = f"{type(error).__name__}: {error}".rstrip(": ")
             else:
                 if response.status_code == 200:
-                    return self._text(response)
+                    return self._reply(response)
                 fault = self._refusal(response)
                 wait = retry_after(response.headers.get("retry-after"))
             if repetition < self.section.retries:
@@ -213,10 +227,12 @@ class Endpoint(Generic[Section]):
             return said
         raise (Refused if 400 <= status < 500 else Unanswered)(said)
 
-    def _text(self, response: httpx2.Response) -> str:
+    def _reply(self, response: httpx2.Response) -> Reply:
         try:
             reply = response.json()
+            before = self.usage.output_tokens
             self.usage.add(reply.get("usage"))
+            tokens = self.usage.output_tokens - before
             choice = min(reply["choices"], key=lambda one: one.get("index") or 0)
             said, end = choice["message"], choice.get("finish_reason")
             text = _plain(said.get("content"))
@@ -229,7 +245,7 @@ class Endpoint(Generic[Section]):
         # a lone surrogate, which JSON lets through, could not be sent back for repair
         found = text.encode(errors="replace").decode()
         self.usage.empty += not found.strip()
-        return found
+        return Reply(found, tokens, end == "length")
 
     def _doubt(self, model: Any, said: dict[str, Any]) -> None:
         """Say, once each, who answers under another name, and where thoughts are cut out of the text."""

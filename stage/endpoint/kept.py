@@ -23,6 +23,7 @@ from stage.endpoint.cost import price
 from stage.endpoint.sections import EndpointSection
 from stage.parallel.journal import Journal, fingerprint, whole_lines
 from stage.recipe.asking import AskingRecipe
+from stage.recipe.sections import ToolKeys
 from vlm.common.errors import DataError
 
 FOLDER = "endpoint"
@@ -56,7 +57,10 @@ def spoken(refused: Mapping[str, str]) -> str:
 def asked_of(recipe: AskingRecipe) -> dict[str, Any]:
     """What answers of an endpoint depend on, but for the questions."""
     assert recipe.endpoint is not None
-    return {
+    tools: dict[str, Any] = {}
+    if isinstance(recipe, ToolKeys) and recipe.tools:
+        tools = {"tools": [one.model_dump() for one in recipe.tools], "turns": recipe.turns.model_dump()}
+    return tools | {
         "endpoint": recipe.endpoint.model_dump(exclude=set(EndpointSection.MANNER)),
         "generation": recipe.generation.model_dump(exclude={"batch_size", "tensor_parallel", "samples"}),
         "prompt": recipe.prompt.model_dump(),

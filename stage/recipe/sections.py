@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
+from samples import Sample
 from samples.mixture.marks import prompt_key
 from samples.sections import DataSection
 from stage.recipe.annotations import members
@@ -98,6 +99,10 @@ class ToolKeys(Section):
     def zooms(self) -> bool:
         """Whether the zoom is among the tools."""
         return any(one.use == "zoom" for one in self.tools)
+
+    def tooled(self, sample: Sample) -> bool:
+        """Whether a question is asked with the tools at hand."""
+        return True
 
 
 class StageRecipe(Section):

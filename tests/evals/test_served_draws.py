@@ -13,7 +13,7 @@ from evals import stage as evaluation
 from evals.served import Served
 from rewards.select.recipe import BonRecipe
 from samples import Sample
-from stage.endpoint.questions import call, estimated
+from stage.endpoint.questions import calls, estimated
 from stage.recipe import config
 from tests.evals.test_served import TinyServer, address, recipe, said
 from tests.support.processes.commands import ROOT
@@ -221,8 +221,8 @@ def test_an_estimate_has_pictures_at_the_size_at_which_they_are_sent(tiny_model,
         "endpoint={address: 'https://h/v1', model: m}", "images={min_pixels: 12544, max_pixels: 25088}",
     ))  # fmt: skip
     sample = Sample(["a.png"], [{"role": "user", "content": "What?"}], "vqa", answer="1", size=(40, 30))
-    one = call(asked, sample, sight_of(asked))
+    (one,) = calls(asked, sample, sight_of(asked))
     assert one.sizes == [(140, 112)]
-    found = estimated(asked, [(one, 1), (one, 3)])
+    found = estimated(asked, [([one], 1), ([one], 3)])
     assert (found.rows, found.calls) == (2, 4)
     assert found.input_tokens == 4 * (20 + math.ceil(one.said / 4))

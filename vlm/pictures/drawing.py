@@ -10,14 +10,16 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from vlm.boxes import match_ious
-from vlm.pictures.images import load, size
+from vlm.pictures.images import load, size, window
 
 Box = Sequence[float]  # x1, y1, x2, y2 in pixels of the original image, y down
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-TRUE, PREDICTED, HALO = "#35d05a", "#ff8a1f", "#101418"
+TRUE, PREDICTED, ZOOMED, HALO = "#35d05a", "#ff8a1f", "#2f9bff", "#101418"
 INK, PALE, RIGHT, WRONG, UNJUDGED = "#1d2329", "#6a737d", "#1a7f37", "#c0322b", "#8b949e"
 PAPER, CARD = "#eef0f2", "#ffffff"
+INSET = 0.42
+"""Of a cell's side, that of the region that a tool showed."""
 GAP, PADDING, LINE = 16, 10, 19  # pixels: between cells, inside a cell, per line of text
 
 
@@ -36,6 +38,8 @@ class Picture:
     boxes: Sequence[Box] = field(default_factory=list)
     predicted: Sequence[Box] | None = None
     right: bool | None = None
+    zoomed: Sequence[Box] = field(default_factory=list)
+    "Regions that a tool showed; the last one is laid over the picture's right lower corner, larger."
 
 
 def grid(
@@ -53,9 +57,9 @@ def grid(
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
     heights = [max(picture.height for picture in row) for row in rows]
     head = 74 if title else 46
-    width = max(columns * (cell + GAP) + GAP, 460)
+    width = max(columns * (cell + GAP) + GAP, 620 if any(item.zoomed for item in items) else 460)
     page = Image.new("RGB", (width, head + sum(heights) + GAP * len(rows)), PAPER)
-    _head(ImageDraw.Draw(page), title, fonts)
+    _head(ImageDraw.Draw(page), title, fonts, any(item.zoomed for item in items))
     top = head
     for row, height in zip(rows, heights, strict=True):
         for column, picture in enumerate(row):
@@ -159,13 +163,31 @@ def _with_boxes(item: Picture, cell: int) -> Image.Image:
     left, top = (cell - width) // 2, (cell - height) // 2
     square.paste(image, (left, top))
     pen = ImageDraw.Draw(square)
-    for boxes, colour, dash in ((item.boxes, TRUE, None), (item.predicted or [], PREDICTED, 8)):
+    kinds = ((item.zoomed, ZOOMED, None), (item.boxes, TRUE, None), (item.predicted or [], PREDICTED, 8))
+    for boxes, colour, dash in kinds:
         for x1, y1, x2, y2 in boxes:
             if not all(map(math.isfinite, (x1, y1, x2, y2))):
                 continue
             on_page = [x1 * scale + left, y1 * scale + top, x2 * scale + left, y2 * scale + top]
             outline(pen, [min(max(edge, 1), cell - 2) for edge in on_page], colour, dash)
+    if item.zoomed:
+        _inset(square, source, item.zoomed[-1], cell)
     return square
+
+
+def _inset(square: Image.Image, source: Image.Image | bytes | str, box: Box, cell: int) -> None:
+    """The region, read from the original, in the right lower corner; its longer side is `INSET` of the cell."""
+    x1, y1, x2, y2 = box
+    scale = INSET * cell / max(x2 - x1, y2 - y1)
+    wide, high = (max(1, round(side * scale)) for side in (x2 - x1, y2 - y1))
+    if isinstance(source, Image.Image):
+        part = source.convert("RGB").crop((round(x1), round(y1), round(x2), round(y2)))
+    else:
+        part = window(source, box, (wide, high) if scale < 1 else None)
+    part = part.resize((wide, high), Image.Resampling.BICUBIC)
+    left, top = cell - wide - 4, cell - high - 4
+    square.paste(part, (left, top))
+    outline(ImageDraw.Draw(square), [left, top, left + wide - 1, top + high - 1], ZOOMED, None)
 
 
 def outline(pen: ImageDraw.ImageDraw, box: Box, colour: str, dash: int | None) -> None:
@@ -187,13 +209,14 @@ def _between(a: tuple[float, float], b: tuple[float, float], share: float) -> tu
     return a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share
 
 
-def _head(pen: ImageDraw.ImageDraw, title: str | None, fonts: Fonts) -> None:
+def _head(pen: ImageDraw.ImageDraw, title: str | None, fonts: Fonts, zoomed: bool = False) -> None:
     top = 14
     if title:
         pen.text((GAP, top), title, font=fonts.title, fill=INK)
         top += 30
     left = float(GAP)
-    for word, colour, dash in (("true box", TRUE, None), ("predicted box", PREDICTED, 5)):
+    boxes: list[tuple[str, str, int | None]] = [("true box", TRUE, None), ("predicted box", PREDICTED, 5)]
+    for word, colour, dash in [*boxes, *([("zoomed into", ZOOMED, None)] if zoomed else [])]:
         outline(pen, [left + 1, top + 1, left + 31, top + 16], colour, dash)
         pen.text((left + 40, top), word, font=fonts.text, fill=INK)
         left += 64 + fonts.text.getlength(word)

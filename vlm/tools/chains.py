@@ -14,7 +14,6 @@ from typing import Any
 from vlm.common.errors import DataError
 from vlm.pictures.places import TAG, placed
 from vlm.tools import calls
-from vlm.tools.dialogue import Turn
 from vlm.tools.tool import Box, Context, Shown, ToolError, View
 from vlm.tools.zoom import GO_ON, NAME, Zoom
 
@@ -56,6 +55,16 @@ def called(box: Sequence[float], context: Context, zoom: Zoom) -> tuple[str, Sho
     return calls.write(NAME, arguments), shown
 
 
+def refusal(box: Sequence[float], views: Sequence[View], zoom: Zoom) -> str | None:
+    """Why the tool would not show a region; None where it would. Reads no pixels."""
+    bbox, view, _ = stated(box, Context(list(views), len(views)), zoom)
+    try:
+        zoom.sized(zoom.region(bbox, view))
+    except ToolError as error:
+        return str(error)
+    return None
+
+
 def stated(box: Sequence[float], context: Context, zoom: Zoom) -> tuple[list[int], View, int | None]:
     """A region as a call states it; the picture in which it does, and that one's number where it has to be said."""
     first, last = context.views[0], context.views[-1]
@@ -70,10 +79,3 @@ def stated(box: Sequence[float], context: Context, zoom: Zoom) -> tuple[list[int
 def _within(box: Sequence[float], region: Box) -> bool:
     x1, y1, x2, y2 = box
     return region[0] <= x1 and region[1] <= y1 and x2 <= region[2] and y2 <= region[3]
-
-
-def forced(box: Sequence[float], views: Sequence[View], zoom: Zoom) -> list[Turn]:
-    """A first call and its answer that are put into a model's mouth: what it says when it is shown this region.
-    Raises: DataError."""
-    text, shown = called(box, Context(list(views), len(views)), zoom)
-    return [Turn("assistant", text), Turn("tool", GO_ON, [shown])]

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from PIL.Image import Image
 
-from vlm.common.errors import UserError
+from vlm.common.errors import RecipeError, UserError
 from vlm.prefix import media
+from vlm.tools import calls
 from vlm.tools.dialogue import Turn
 
 MARK = "(the model's turn)"
@@ -31,7 +32,14 @@ class Renderer:
     """Writes tools' turns for one processor; it does not matter what is put before its image processor later."""
 
     def __init__(self, processor: Any):
+        """Raises: RecipeError for a tokenizer whose texts lack what marks a call."""
         self.processor = copy.copy(processor)
+        if hidden := {calls.BEGIN, calls.END} & set(processor.tokenizer.all_special_tokens):
+            raise RecipeError(
+                f"tools: {sorted(hidden)[0]} is a special token of this checkpoint, which answers are read without, so "
+                "that no call would be found; expected a plain token (tokenizer_config.json, added_tokens_decoder: "
+                '"special": false)'
+            )
 
     def __call__(self, turn: Turn, end: int) -> Rendered:
         """turn: of a tool. end: the token that ended the model's turn before it.
@@ -51,9 +59,11 @@ class Renderer:
                 f"a tool's turn with {len(pictures)} pictures became {text[:200]!r}: the chat template leaves pictures "
                 "out, or writes some that are not there"
             )
-        if ids and ids[0] == end:
-            ids = ids[1:]
-        return Rendered(ids, units, pictures)
+        return Rendered(_behind(ids, end), units, pictures)
+
+    def unexpanded(self, turn: Turn, end: int) -> list[int]:
+        """The ids alone, with one placeholder a picture."""
+        return _behind(self.processor.tokenizer(self.text(turn), add_special_tokens=False)["input_ids"], end)
 
     def text(self, turn: Turn) -> str:
         """What the template writes behind the model's words: their end, the tool's turn, and the model's cue."""
@@ -65,3 +75,7 @@ class Renderer:
         if not mark:
             raise UserError(f"model.path: the chat template leaves out what the assistant says: {before!r}")
         return behind
+
+
+def _behind(ids: list[int], end: int) -> list[int]:
+    return ids[1:] if ids and ids[0] == end else ids

@@ -15,6 +15,7 @@ from vlm.common.plugins.places import raised
 from vlm.common.plugins.timed import Overdue, timed
 from vlm.families import Family, Sight
 from vlm.pictures.places import TAG
+from vlm.pictures.resizing import seen
 from vlm.sections import ToolSection, TurnSection
 from vlm.tools import calls
 from vlm.tools.tool import Context, Result, Tool, ToolError, of_function, result_of
@@ -39,10 +40,15 @@ BROKEN = "The tool failed."
 class Toolbox:
     """Tools that a conversation may use, and how long it may last."""
 
-    def __init__(self, tools: Sequence[Tool], turns: TurnSection, marks: Collection[str] = ()):
-        """marks: texts that claim a picture, which no tool may give back."""
+    def __init__(
+        self, tools: Sequence[Tool], turns: TurnSection, marks: Collection[str] = (), sight: Sight | None = None
+    ):
+        """marks: texts that claim a picture, which no tool may give back. sight: what the model sees of pictures; None
+        leaves it to its processor which it takes."""
         self.tools = {tool.name: tool for tool in tools}
-        self.turns, self.marks = turns, (calls.BEGIN, calls.END, TAG, *marks)
+        self.turns, self.marks, self.sight = turns, (calls.BEGIN, calls.END, TAG, *marks), sight
+        self.told: set[str] = set()
+        "Kinds of faults that the log names already."
         if len(self.tools) < len(tools):
             names = [tool.name for tool in tools]
             twice = next(name for name in names if names.count(name) > 1)
@@ -54,7 +60,7 @@ class Toolbox:
     ) -> Toolbox | None:
         """The recipe's; None where it names no tool. Raises: RecipeError."""
         marks = () if family is None else (family.placeholder, *family.unsayable, *family.frame)
-        return cls([resolve(one, sight) for one in sections], turns, marks) if sections else None
+        return cls([resolve(one, sight) for one in sections], turns, marks, sight) if sections else None
 
     def answer(self, text: str, context: Context, where: str) -> Result | None:
         """What answers a model's turn; None where it calls no tool. where: names the row in the log."""
@@ -76,18 +82,37 @@ class Toolbox:
         except ToolError as error:
             return refused(str(error))
         except (Overdue, Exception) as error:  # a user's code may raise anything; it costs its row the turn
-            place = raised(error, tool.call)
-            logger.warning(
-                "tool %s failed on %s: %s: %s%s; the row goes on without an answer to its call",
-                tool.name, where, type(error).__name__, error, f" ({place})" if place else "",
-            )  # fmt: skip
-            return Result(BROKEN, fault=f"{tool.name}: {type(error).__name__}")
+            place, kind = raised(error, tool.call), f"{tool.name}: {type(error).__name__}"
+            if kind not in self.told:
+                self.told.add(kind)
+                logger.warning(
+                    "tool %s failed on %s: %s: %s%s; the row goes on without an answer to its call (further faults of "
+                    "this kind are counted, and not said)",
+                    tool.name, where, type(error).__name__, error, f" ({place})" if place else "",
+                )  # fmt: skip
+            return Result(BROKEN, fault=kind)
 
     def _checked(self, found: Result, tool: Tool) -> Result:
         """Raises: TypeError for what no turn can hold."""
         if held := [mark for mark in self.marks if mark in found.text]:
             raise TypeError(f"{tool.name} gave back a text with {held[0]} in it, which would claim a call or a picture")
+        for one in found.pictures:
+            try:
+                seen(one.picture.size, self.sight)
+            except ValueError as error:
+                raise TypeError(f"{tool.name} gave back a picture that the model does not take: {error}") from None
         return found
+
+    @property
+    def zoom(self) -> Zoom | None:
+        """The zoom, where it is among the tools."""
+        found = [tool.call for tool in self.tools.values() if isinstance(tool.call, Zoom)]
+        return found[0] if found else None
+
+    def most_tokens(self, sight: Sight) -> int:
+        """Visual tokens that one answered call may add; of a tool that does not say, those of one picture."""
+        largest = sight.bounds()[1]
+        return max(largest if tool.tokens is None else tool.tokens for tool in self.tools.values())
 
 
 def instruction(sections: Sequence[ToolSection], turns: TurnSection) -> str:

@@ -112,12 +112,7 @@ class Zoom:
     def shown(self, view: View, region: Box) -> Shown:
         """The region as the model sees it. Raises: DataError for a file that can no longer be read; ToolError for a
         strip that no model takes."""
-        own = (int(region[2] - region[0]), int(region[3] - region[1]))
-        try:
-            wanted = seen(own, self.sight) or own
-            wanted = seen(wanted, self.whole) or wanted  # of thin strips rounding takes the processor another step
-        except ValueError as error:
-            raise ToolError(f"the region has {own[0]} x {own[1]} pixels of the original: {error}") from None
+        own, wanted = self.sized(region)
         smaller = wanted if wanted[0] < own[0] and wanted[1] < own[1] else None
 
         def cut() -> Any:
@@ -126,6 +121,16 @@ class Zoom:
 
         picture = decoded.get(("crop", view.image, region, wanted), cut)
         return Shown(picture, View(view.image, region, wanted, view.frame, view.number))
+
+    def sized(self, region: Box) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(width, height) of a region in pixels of the original, and at which the model sees it. Raises: ToolError."""
+        own = (int(region[2] - region[0]), int(region[3] - region[1]))
+        try:
+            wanted = seen(own, self.sight) or own
+            # of thin strips rounding takes the processor another step
+            return own, seen(wanted, self.whole) or wanted
+        except ValueError as error:
+            raise ToolError(f"the region has {own[0]} x {own[1]} pixels of the original: {error}") from None
 
     @property
     def tool(self) -> Tool:
