@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,8 @@ from vlm.pictures.places import blocks, placed
 from vlm.pictures.resizing import Resizing, header_size, seen
 from vlm.pictures.unreadable import Readable
 from vlm.sections import PromptSection
-from vlm.tools.chains import chained, stated
-from vlm.tools.tool import Context, ToolError, view_of
+from vlm.tools.chains import chained, written
+from vlm.tools.tool import view_of
 from vlm.tools.zoom import Zoom
 
 if TYPE_CHECKING:
@@ -146,6 +146,38 @@ def learnt(sample: Sample, section: PromptSection, sight: Sight | None) -> list[
         return [reference(truth, section.notation, seen(sample.size, sight))]
     except (DataError, ValueError):  # a notation that cannot say it, a strip: training tells
         return []
+
+
+class Spelled(NamedTuple):
+    """What a row is as text."""
+
+    asked: list[dict[str, Any]]
+    reply: list[dict[str, Any]]
+    "What SFT learns, and the tool's turns between; none where it would refuse the row."
+    shown: int
+    "Pictures of what is asked: the row's, and crops of an earlier reply."
+    crops: list[tuple[int, int]]
+    "(width, height) of all crops, as the processor gets them: they stand behind the row's pictures."
+
+
+def spelled(sample: Sample, section: PromptSection, sight: Sight | None, zoom: Zoom | None = None) -> Spelled:
+    """A row's text, without the reply where the notation cannot say it; calls are written out where the tool is given.
+    No picture is opened.
+
+    Raises: DataError for a region that the tool would refuse.
+    """
+    asked, reply = prompts.asked(sample, section), learnt(sample, section, sight)
+    turns = [*asked, *reply]
+    if zoom is None or sight is None or sample.size is None or not zoomed(turns):
+        return Spelled(asked, reply, len(sample.images), [])
+    views = [
+        view_of(image, sample.size, sight, section.notation, number)  # regions are of the first
+        for number, image in enumerate(sample.images)
+    ]
+    turns, crops = written(turns, views, zoom)
+    before = len(zoomed(asked))
+    end = len(asked) + before
+    return Spelled(turns[:end], turns[end:], len(views) + before, [zoom.handed(view.box) for view in crops])
 
 
 def untagged(reply: str, section: PromptSection) -> bool:
@@ -321,13 +353,10 @@ def _check_calls(sample: Sample, section: PromptSection, sizes: Resizing | None,
     if zoom is None or sizes is None or sample.size is None:
         check_zooms(sample, sample.messages)
         return
-    view = view_of(sample.images[0], sample.size, sizes.sight, section.notation, 0)
-    for region in zoomed(sample.messages):
-        try:
-            zoom.region(stated(region, Context([view], 1), zoom)[0], view, sample.size)
-        except ToolError as error:
-            where = f"{sample.source}: row {sample.id!r}"
-            raise DataError(f"{where}: zoom: the tool would refuse the region {region}: {error}") from None
+    try:
+        spelled(sample, section, sizes.sight, zoom)
+    except DataError as error:
+        raise DataError(f"{sample.source}: row {sample.id!r}: {error}") from None
 
 
 def _reply(sample: Sample) -> tuple[list[dict[str, Any]], Truth | None]:

@@ -12,15 +12,17 @@ from collections import Counter
 from typing import Any
 
 from samples import Sample
+from samples.facts import zoomed
 from samples.readers.rows import RowFault
-from samples.rows import learnt
+from samples.rows import Spelled, spelled
 from stage.planning import control
 from stage.planning.lengths import ChatText, Unmeasured
-from vlm import answers, families, prompts
+from vlm import answers, families
 from vlm.common.console import say
 from vlm.common.errors import DataError
 from vlm.pictures.images import size
 from vlm.shapes import read_config, sight_of
+from vlm.tools.toolbox import zoom_of
 
 TEMPLATE = 32
 """More tokens than a template adds to a turn."""
@@ -32,6 +34,7 @@ class Teaching:
     def __init__(self, recipe: Any, fetch: bool = False):
         """recipe: of SFT. fetch: small files of a checkpoint on the hub."""
         self.recipe, self.limit, self.sight = recipe, recipe.argument("max_length"), sight_of(recipe)
+        self.zoom = zoom_of(recipe.tools, self.sight)
         self.family = families.of(read_config(recipe.model.path, recipe.model.revision)[0])
         self.control = control.of_recipe(recipe, fetch)
         self.tally: Counter[str] = Counter()
@@ -50,10 +53,11 @@ class Teaching:
     @property
     def identity(self) -> str:
         recipe = self.recipe
+        sections = [section.model_dump(mode="json") for section in (recipe.prompt, recipe.images, *recipe.tools)]
         if self._text is None:
-            return self.control.identity
-        sections = [section.model_dump(mode="json") for section in (recipe.prompt, recipe.images)]
-        return json.dumps([self.control.identity, self.limit, self._text.identity, sections])
+            return json.dumps([self.control.identity, sections]) if recipe.tools else self.control.identity
+        told = [recipe.prompt.tools, recipe.prompt.ask] if recipe.tools else []
+        return json.dumps([self.control.identity, self.limit, self._text.identity, sections, *told])
 
     def __call__(self, sample: Sample) -> None:
         """Raises: RowFault."""
@@ -62,19 +66,24 @@ class Teaching:
             if turn["role"] == "assistant" and "zoom" not in turn and answers.blank(turn["content"]):
                 raise RowFault("empty_reply", f"messages[{number}]", "an assistant turn without text", "what to learn")
         self.tally["rows"] += 1
+        if self._text is None and not zoomed(sample.messages):
+            return
+        try:
+            found = spelled(sample, self.recipe.prompt, self.sight, self.zoom)
+        except DataError as error:
+            raise RowFault("zoom", "messages", str(error), "regions that the tool shows") from error
         if self._text is not None:
-            self._fits(sample, self._text)
+            self._fits(sample, found, self._text)
 
-    def _fits(self, sample: Sample, chat: ChatText) -> None:
-        asked = self.recipe.prompt
-        turns = prompts.asked(sample, asked)
-        turns = [*turns, *learnt(sample, asked, self.sight)]
+    def _fits(self, sample: Sample, found: Spelled, chat: ChatText) -> None:
+        turns = [*found.asked, *found.reply]
         most = self.sight.bounds()[1] + len(self.family.frame)
         least = sum(len(turn["content"].encode()) + TEMPLATE for turn in turns)  # a token has a byte or more
-        if least + TEMPLATE + most * len(sample.images) <= self.limit:
+        if least + TEMPLATE + most * (len(sample.images) + len(found.crops)) <= self.limit:
             return
         try:
             visual = [self._visual(image) for image in sample.images]
+            visual += [self.sight.tokens(crop) for crop in found.crops]
         except DataError:  # of a dry run without the pictures: a run's reader has refused such a row
             return
         text = chat.render(turns, len(visual), ask=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from samples import Faults
 from samples.doctor.leaks import CERTAIN, Leak
-from samples.doctor.rows import AGAIN, MUTE, UNTAGGED, Findings
+from samples.doctor.rows import AGAIN, MUTE, UNSHOWN, UNTAGGED, Findings
 from samples.mixture import Mixture
 
 LISTED = 1000
@@ -104,6 +104,8 @@ class Report:
             found.append(f"{count:,} pictures: {kind} ({self.unfit_rows:,} rows show such a picture)")
         if count := self.replies.counts[MUTE]:
             found.append(f"{count:,} rows are {MUTE}: supervised training refuses them")
+        if count := self.replies.counts[UNSHOWN]:
+            found.append(f"{count:,} rows are {UNSHOWN}")
         found += self.mixture_faults
         if self.namesakes:
             found.append(f"{self.namesakes:,} held-out rows are called as another one; give each source a `name:`")

@@ -27,6 +27,7 @@ EXAMPLES = 20
 BATCH = 256
 """Rows whose texts are tokenised together."""
 
+UNSHOWN = "with a zoom that is not shown: the recipe has no `tools: [{use: zoom}]`, or the tool refuses the region"
 MUTE, UNTAGGED = "without a reply to learn from", "with a reply without <think> and <answer>"
 AGAIN, OTHERWISE = "asked again with the same answer", "asked again with another answer"
 
@@ -157,6 +158,9 @@ class Rows:
 
     def _look_at_reply(self, sample: Sample, name: str) -> bool:
         """Whether SFT finds something to learn."""
+        if zoomed(sample.messages) and self.ruler.spelled(sample) is None:
+            self.replies.add(UNSHOWN, name)
+            return False
         reply = learnt(sample, self.ruler.prompt, self.ruler.sight)
         if not reply:
             self.replies.add(MUTE, name)

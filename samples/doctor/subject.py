@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from samples import Faults, Sample
+from samples.facts import zoomed
 from samples.reading import Check
-from samples.rows import learnt
+from samples.rows import Spelled, spelled
 from vlm import prompts
-from vlm.common.errors import RecipeError
+from vlm.common.errors import DataError, RecipeError
 from vlm.families import Sight
 from vlm.families.sight import USUAL
 from vlm.pictures.places import TAG, placed
 from vlm.sections import PromptSection
 from vlm.shapes import sight_of
+from vlm.tools.toolbox import zoom_of
+from vlm.tools.zoom import Zoom
 
 
 @dataclass
@@ -27,6 +30,8 @@ class Ruler:
     sight: Sight = USUAL
     answers: bool = False
     "The assistant's turn counts, too (SFT)."
+    zoom: Zoom | None = None
+    "Of the recipe's tools."
     tokenizer: Any = None
     room: int | None = None
     "Tokens that a row may take; None: no limit is known."
@@ -35,16 +40,26 @@ class Ruler:
     note: str = ""
 
     def text_tokens(self, samples: Sequence[Sample]) -> list[int]:
-        """Tokens of each row's text, template included, pictures not."""
-        texts = []
+        """Tokens of each row's text, template included, and of its crops; the row's own pictures not."""
+        texts: list[str] = []
+        visual: list[int] = []
         for sample in samples:
-            turns = prompts.asked(sample, self.prompt)
-            reply = learnt(sample, self.prompt, self.sight) if self.answers else []
-            ask = not reply
-            texts.append(
-                self.tokenizer.apply_chat_template(_texts([*turns, *reply]), tokenize=False, add_generation_prompt=ask)
-            )
-        return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+            found = self.spelled(sample) or spelled(sample, self.prompt, self.sight)
+            turns = [*found.asked, *found.reply] if self.answers else prompts.asked(sample, self.prompt)
+            visual.append(sum(self.sight.tokens(crop) + 2 for crop in found.crops))
+            ask = not (self.answers and found.reply)
+            texts.append(self.tokenizer.apply_chat_template(_texts(turns), tokenize=False, add_generation_prompt=ask))
+        encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [len(ids) + more for ids, more in zip(encoded, visual, strict=True)]
+
+    def spelled(self, sample: Sample) -> Spelled | None:
+        """A row as SFT has it; None where it would refuse the row's zooms."""
+        if self.zoom is None and zoomed(sample.messages):
+            return None
+        try:
+            return spelled(sample, self.prompt, self.sight, self.zoom)
+        except DataError:
+            return None
 
 
 def _texts(turns: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -95,6 +110,8 @@ def subject(recipe: Any) -> Subject:
         return Subject(recipe.data, recipe.seed, Ruler(PromptSection(), note=note), notes=[note])
     sight = sight_of(recipe)
     ruler = Ruler(recipe.prompt, sight, answers=recipe.stage == "sft")
+    if ruler.answers:
+        ruler.zoom = zoom_of(recipe.tools, sight)
     found = Subject(recipe.data, recipe.seed, ruler, sight, unique=recipe.stage in ("eval", "bon"))
     if recipe.images.random_resize is not None:
         found.notes.append("images.random_resize: tokens are those of images as they are; training draws other sizes")

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import heapq
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from samples import Sample
 from samples.fingerprints import of_file
-from samples.rows import learnt
+from samples.rows import spelled
 from stage.planning.job import Job
 from vlm import prompts
 from vlm.common.console import say
@@ -24,11 +25,15 @@ from vlm.loading import at_hand, read_json
 from vlm.pictures.places import blocks
 from vlm.sections import ModelSection
 from vlm.shapes import family_here, sight_of
+from vlm.tools.toolbox import zoom_of
+from vlm.tools.zoom import Zoom
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENISED = 64
+CHARACTERS = 4
+"""Of a text that take as much room as one visual token, in finding the longest rows."""
 TEMPLATES = ("processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json")
 """Where a checkpoint's chat template may stand; transformers' processor takes the first of them."""
 
@@ -48,20 +53,31 @@ class Lengths:
         self.recipe, self.answers = recipe, answers
         self.sight = sight_of(recipe) if answers else None
         self.rows = self.images = 0
-        self._longest: dict[str, list[tuple[int, int, Turns, Turns, int]]] = {"prompt": [], "answer": []}
-        "By what is measured, a heap of (characters, row number, prompt, answer, images)."
+        self._longest: dict[str, list[tuple[int, int, Turns, Turns, int, tuple[int, ...]]]]
+        self._longest = {"prompt": [], "answer": []}
+        "By what is measured, a heap of (characters, row number, prompt, answer, images, visual tokens of the answer)."
 
     def see(self, sample: Sample) -> None:
-        asked = self.recipe.prompt
-        turns = prompts.asked(sample, asked)
-        reply = learnt(sample, asked, self.sight) if self.answers else []
-        self.note(turns, reply, len(sample.images))
+        if not self.answers:
+            self.note(prompts.asked(sample, self.recipe.prompt), [], len(sample.images))
+            return
+        assert self.sight is not None
+        found = spelled(sample, self.recipe.prompt, self.sight, self._zoom)
+        own = found.crops[found.shown - len(sample.images) :]
+        self.note(found.asked, found.reply, found.shown, [self.sight.tokens(crop) for crop in own])
 
-    def note(self, turns: Turns, reply: Turns, images: int) -> None:
-        """One row: what is asked, the assistant's turn if it counts, and how many pictures it shows."""
+    @cached_property
+    def _zoom(self) -> Zoom | None:
+        assert self.sight is not None
+        return zoom_of(self.recipe.tools, self.sight)
+
+    def note(self, turns: Turns, reply: Turns, images: int, crops: Sequence[int] = ()) -> None:
+        """One row: what is asked, what is replied if it counts, how many pictures the question shows, and the visual
+        tokens of those in the reply, which are planned as its own."""
         self.rows, self.images = self.rows + 1, max(self.images, images)
         for name, text in (("prompt", turns), ("answer", reply)):
-            heap, row = self._longest[name], (sum(len(one["content"]) for one in text), self.rows, turns, reply, images)
+            size = sum(len(one["content"]) for one in text) + (CHARACTERS * sum(crops) if text is reply else 0)
+            heap, row = self._longest[name], (size, self.rows, turns, reply, images, tuple(crops))
             if text and len(heap) < TOKENISED:
                 heapq.heappush(heap, row)
             elif text and row > heap[0]:
@@ -99,10 +115,10 @@ class Lengths:
         if self.answers and not self._longest["answer"]:
             raise Unmeasured("no row has an answer")
         text = ChatText(self.recipe.model)
-        found = [max(text.tokens(turns, images) for _, _, turns, _, images in self._longest["prompt"])]
+        found = [max(text.tokens(turns, images) for _, _, turns, _, images, _ in self._longest["prompt"])]
         answers = [
-            text.tokens([*turns, *reply], images, ask=False) - text.tokens(turns, images)
-            for _, _, turns, reply, images in self._longest["answer"]
+            text.tokens([*turns, *reply], images + len(crops), ask=False) - text.tokens(turns, images) + sum(crops)
+            for _, _, turns, reply, images, crops in self._longest["answer"]
         ]
         return found + ([max(answers)] if answers else [])
 

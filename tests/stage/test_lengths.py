@@ -42,7 +42,12 @@ def recipe_of(path, prompt=None, model=BASE, **data):
     )
     section = DataSection(train=data.pop("train", sources), **data)
     return SimpleNamespace(
-        model=ModelSection(path=str(model)), prompt=prompt or PromptSection(), images=PIXELS, data=section, seed=0
+        model=ModelSection(path=str(model)),
+        prompt=prompt or PromptSection(),
+        images=PIXELS,
+        data=section,
+        seed=0,
+        tools=[],
     )
 
 

@@ -21,7 +21,13 @@ Turns = Sequence[Mapping[str, Any]]
 
 
 def chained(turns: Turns, views: Sequence[View], zoom: Zoom) -> tuple[list[dict[str, str]], list[Shown]]:
-    """The conversation with calls and crops written out, and the crops in order.
+    """`written`, and the crops in order. Raises: DataError, also for a file that can no longer be read."""
+    said, crops = written(turns, views, zoom)
+    return said, [zoom.cut(view) for view in crops]
+
+
+def written(turns: Turns, views: Sequence[View], zoom: Zoom) -> tuple[list[dict[str, str]], list[View]]:
+    """The conversation with calls and the tool's turns written out, and what these show, in order; nothing is opened.
 
     views: the question's pictures. Contents are texts; `<image>` says where each picture stands, the question's too.
     Raises: DataError for a region that the tool would not show.
@@ -35,47 +41,47 @@ def chained(turns: Turns, views: Sequence[View], zoom: Zoom) -> tuple[list[dict[
         if "zoom" not in turn:
             said.append({"role": turn["role"], "content": content})
             continue
-        text, shown = called(turn["zoom"], context, zoom)
+        text, view = called(turn["zoom"], context, zoom)
         said.append({"role": "assistant", "content": f"{content}\n{text}" if content else text})
         said.append({"role": "user", "content": TAG + GO_ON})
-        assert shown.view is not None
-        context.views.append(shown.view)
-        crops.append(shown)
+        context.views.append(view)
+        crops.append(view)
     return said, crops
 
 
-def called(box: Sequence[float], context: Context, zoom: Zoom) -> tuple[str, Shown]:
-    """(the text of the call for a region, what it shows). Raises: DataError."""
-    bbox, view, number = stated(box, context, zoom)
-    try:
-        shown = zoom.shown(view, zoom.region(bbox, view))
-    except ToolError as error:
-        raise DataError(f"zoom: found the region {list(box)}, which the tool would refuse: {error}") from None
-    arguments = {"bbox": bbox} if number is None else {"bbox": bbox, "image": number}
-    return calls.write(NAME, arguments), shown
+def called(box: Sequence[float], context: Context, zoom: Zoom) -> tuple[str, View]:
+    """(the text of the call for a region, what it shows). Raises: DataError.
 
 
-def refusal(box: Sequence[float], views: Sequence[View], zoom: Zoom) -> str | None:
-    """Why the tool would not show a region; None where it would. Reads no pixels."""
-    bbox, view, _ = stated(box, Context(list(views), len(views)), zoom)
-    try:
-        zoom.sized(zoom.region(bbox, view))
-    except ToolError as error:
-        return str(error)
-    return None
-
-
-def stated(box: Sequence[float], context: Context, zoom: Zoom) -> tuple[list[int], View, int | None]:
-    """A region as a call states it; the picture in which it does, and that one's number where it has to be said."""
+    Where the picture shown last would not show it, for it is nearly all of that, it is stated in the first one.
+    """
     first, last = context.views[0], context.views[-1]
+    size = (int(first.size[0]), int(first.size[1]))
     x1, y1, x2, y2 = box
-    width, height = first.size
-    grown = zoom.grown((x1, y1, x2, y2), (int(width), int(height)))
-    if last.number == 0 and _within(grown, last.box):
-        return last.stated(grown), last, None
-    return first.stated(grown), first, 1
+    grown = zoom.grown((x1, y1, x2, y2), size)
+    tried: list[tuple[View, int | None]] = [(first, None if last is first else 1)]
+    if last is not first and last.number == 0 and _within(grown, last.box):
+        tried.insert(0, (last, None))
+    for view, number in tried:
+        bbox = view.stated(grown)
+        try:
+            shown = zoom.seen(view, zoom.region(bbox, view, size))
+        except ToolError as error:
+            fault = error
+            continue
+        return calls.write(NAME, {"bbox": bbox} if number is None else {"bbox": bbox, "image": number}), shown
+    raise DataError(f"zoom: found the region {list(box)}, which the tool would refuse: {fault}")
 
 
 def _within(box: Sequence[float], region: Box) -> bool:
     x1, y1, x2, y2 = box
     return region[0] <= x1 and region[1] <= y1 and x2 <= region[2] and y2 <= region[3]
+
+
+def refusal(box: Sequence[float], views: Sequence[View], zoom: Zoom) -> str | None:
+    """Why the tool would not show a region; None where it would. Reads no pixels."""
+    try:
+        called(box, Context(list(views), len(views)), zoom)
+    except DataError as error:
+        return str(error)
+    return None

@@ -112,7 +112,29 @@ class Zoom:
     def shown(self, view: View, region: Box) -> Shown:
         """The region as the model sees it. Raises: DataError for a file that can no longer be read; ToolError for a
         strip that no model takes."""
-        own, wanted = self.sized(region)
+        return self.cut(self.seen(view, region))
+
+    def seen(self, view: View, region: Box) -> View:
+        """What a region of a view's original is shown as; nothing is opened. Raises: ToolError for a strip that no
+        model takes."""
+        own = (int(region[2] - region[0]), int(region[3] - region[1]))
+        try:
+            handed = self.handed(region)
+            shown = seen(handed, self.whole) or handed
+        except ValueError as error:
+            raise ToolError(f"the region has {own[0]} x {own[1]} pixels of the original: {error}") from None
+        return View(view.image, region, shown, view.frame, view.number)
+
+    def handed(self, region: Box) -> tuple[int, int]:
+        """(width, height) at which a crop is given to the processor. Mostly that leaves it as it is; of some sizes, as
+        of thin strips or where limits are nearly equal, it makes another one, which is what the model sees."""
+        own = (int(region[2] - region[0]), int(region[3] - region[1]))
+        return seen(own, self.sight) or own
+
+    def cut(self, view: View) -> Shown:
+        """What `seen` says, with its pixels. Raises: DataError for a file that can no longer be read."""
+        region, wanted = view.box, self.handed(view.box)
+        own = (int(region[2] - region[0]), int(region[3] - region[1]))
         smaller = wanted if wanted[0] < own[0] and wanted[1] < own[1] else None
 
         def cut() -> Any:
@@ -120,17 +142,7 @@ class Zoom:
             return part if own == wanted or part.size == wanted else part.resize(wanted, Resampling.BICUBIC)
 
         picture = decoded.get(("crop", view.image, region, wanted), cut)
-        return Shown(picture, View(view.image, region, wanted, view.frame, view.number))
-
-    def sized(self, region: Box) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(width, height) of a region in pixels of the original, and at which the model sees it. Raises: ToolError."""
-        own = (int(region[2] - region[0]), int(region[3] - region[1]))
-        try:
-            wanted = seen(own, self.sight) or own
-            # of thin strips rounding takes the processor another step
-            return own, seen(wanted, self.whole) or wanted
-        except ValueError as error:
-            raise ToolError(f"the region has {own[0]} x {own[1]} pixels of the original: {error}") from None
+        return Shown(picture, view)
 
     @property
     def tool(self) -> Tool:
