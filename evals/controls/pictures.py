@@ -3,11 +3,11 @@
 Truth and prompt stay as they are. In `blind` the places of pictures (`<image>`) leave the texts, and nothing takes
 their place. Where boxes are read, as in grounding:
 
-    per mille, percent, 0–1   a place within a picture stays that place within the question's own picture
-    resized                   the same: numbers are read in the frame of the picture that was shown (`resized` of the
+    per mille, percent, 0–1   a place within a picture is that place within the question's own picture
+    square                    likewise, within the square that the question's own picture is padded to
+    resized                   likewise: numbers are read in the frame of the picture that was shown (`resized` of the
                               row), and become the same part of the question's own; without a picture the frame is the
                               one that the question's own picture would have had
-    pixel                     numbers are read as they stand, in the question's own picture
 """
 
 from __future__ import annotations
