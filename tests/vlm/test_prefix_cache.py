@@ -41,17 +41,17 @@ def test_growing_holds_what_a_dynamic_layer_holds():
         lambda layer: layer.batch_select_indices(torch.tensor([0, 2])),
         lambda layer: layer.batch_repeat_interleave(2),
         lambda layer: layer.update(*states(4, 1, 202)),
+        lambda layer: layer.reset(),  # empties it; up to transformers 5.17, fills it with zeros
+        lambda layer: layer.update(*states(4, 3, 9)),
     ]
     for step in steps:
         found, expected = step(ours), step(theirs)
-        assert ours.keys.equal(theirs.keys) and ours.values.equal(theirs.values)
+        for found_part, part in ((ours.keys, theirs.keys), (ours.values, theirs.values)):
+            assert found_part is part is None or found_part.equal(part)
         assert ours.get_seq_length() == theirs.get_seq_length()
         assert ours.get_mask_sizes(3) == theirs.get_mask_sizes(3)
         if expected is not None:
             assert all(a.equal(b) for a, b in zip(found, expected, strict=True))
-    ours.reset()
-    ours.update(*states(2, 3, 9))
-    assert ours.keys[..., -3:, :].equal(states(2, 3, 9)[0])
 
 
 def test_growing_moves_once_a_block():

@@ -85,7 +85,7 @@ def plain(model, inputs, index, **how):
 
 @pytest.fixture(params=["shared", "grown"])
 def kept(request, monkeypatch):
-    """How prompts' keys are kept: once, however short, or for each row. `calls`: of attention to the former."""
+    """How prompts' keys are kept: once, however short they are, or for each row; `calls` of attention to the former."""
     once, calls, plain = request.param == "shared", [], cache.attend
     monkeypatch.setattr(cache, "LEAST", 1 if once else 1 << 40)
     monkeypatch.setattr(cache, "attend", lambda *given: calls.append(None) or plain(*given))

@@ -52,7 +52,6 @@ def written(turns: Turns, views: Sequence[View], zoom: Zoom) -> tuple[list[dict[
 def called(box: Sequence[float], context: Context, zoom: Zoom) -> tuple[str, View]:
     """(the text of the call for a region, what it shows). Raises: DataError.
 
-
     Where the picture shown last would not show it, for it is nearly all of that, it is stated in the first one.
     """
     first, last = context.views[0], context.views[-1]
