@@ -24,10 +24,12 @@ from vlm import families
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.pictures.resizing import by_role
-from vlm.shapes import read_config
+from vlm.shapes import read_config, sight_of
 from vlm.tools.toolbox import Toolbox
 
 Reward = Callable[..., list[float | None]]
+TURN = 32
+"""Tokens of a tool's turn beside its picture: the template's, and a sentence."""
 ANY_NUMBER = 2**30
 """Of rows: what is asked of the plan then does not depend on it."""
 
@@ -40,7 +42,7 @@ def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[
         samples=rows,
         group=asked("num_generations"),
         beta=asked("beta"),
-        completion_tokens=asked("max_completion_length"),
+        completion_tokens=asked("max_completion_length") + given_tokens(recipe),
         steps_per_generation=_micro_batches(recipe),
         iterations=asked("num_iterations"),
         external_rollout=asked("use_vllm") and asked("vllm_mode") == "server",
@@ -53,6 +55,28 @@ def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[
         **common(recipe),
     )
     return training(job)
+
+
+def given_tokens(recipe: GRPORecipe) -> int:
+    """Tokens of a completion that its tools say, at most, as far as that is known."""
+    toolbox = Toolbox.of(recipe.tools, recipe.turns, sight_of(recipe))
+    if toolbox is None:
+        return 0
+    return recipe.turns.limit * (max(tool.tokens or 0 for tool in toolbox.tools.values()) + TURN)
+
+
+def said_of_tools(recipe: GRPORecipe) -> list[str]:
+    """What a plan says of tools."""
+    if not recipe.tools:
+        return []
+    names = ", ".join(Toolbox.of(recipe.tools, recipe.turns, sight_of(recipe)).tools)
+    calls = f"{recipe.turns.limit} call{'s' * (recipe.turns.limit > 1)}"
+    open_ended = [one.use for one in recipe.tools if one.use != "zoom"]
+    unknown = f", beside what {', '.join(open_ended)} give back" if open_ended else ""
+    return [
+        f"tools: {names}; up to {calls} of a completion answered, by at most {given_tokens(recipe)} tokens{unknown}; "
+        "max_completion_length counts the model's own tokens in all turns"
+    ]
 
 
 def _micro_batches(recipe: GRPORecipe) -> int | None:
@@ -185,4 +209,4 @@ def plan(
     measured, remark = lengths.measure(data.absent)
     if not data.absent and "prompt_tokens" in measured:
         sampling.check_room(recipe, measured["prompt_tokens"], measured["images_per_sample"])
-    planned(recipe, data.rows, resident, [*remarks, remark], **measured).render()
+    planned(recipe, data.rows, resident, [*said_of_tools(recipe), *remarks, remark], **measured).render()

@@ -35,7 +35,7 @@ class Batch(SimpleNamespace):
 
     def full(self) -> dict[str, torch.Tensor]:
         """Pictures of every row."""
-        return media.choose(self.stored, [n for shown in self.rows.pictures for n in shown])
+        return media.choose(self.stored, [n for shown in self.rows.shown for n in shown])
 
 
 def pictures(config, shown) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
@@ -54,33 +54,58 @@ def pictures(config, shown) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
 def batch(config, groups, seed=0) -> Batch:
     """groups: (words of the prompt, pictures by number of GRIDS, lengths of the completions) for each prompt.
 
-    Words stand before, between and after the pictures; rows are those of one prompt after the other's.
+    Words stand before, between and after the pictures; rows are those of one prompt after the other's. Instead of its
+    length a completion may have its turns: a number of the model's tokens, and in turn with it (words, pictures) of a
+    tool, which are given, not learned.
     """
     torch.manual_seed(seed)
-    prompts, completions, owners, shows = [], [], [], []
-    stored, units = pictures(config, every) if (every := [n for _, shown, _ in groups for n in shown]) else ({}, [])
+    prompts, completions, owners, shows, added, spans = [], [], [], [], [], []
+    groups = [(words, shown, [[one] if isinstance(one, int) else one for one in rows]) for words, shown, rows in groups]
+    every = [n for _, shown, _ in groups for n in shown]
+    every += [n for _, _, rows in groups for turns in rows for _, shown in turns[1::2] for n in shown]
+    stored, units = pictures(config, every) if every else ({}, [])
     sizes = families.of(config).unit_tokens(stored, config) if stored else []
-    left = iter(units)
+    left = iter(units[: sum(len(shown) for _, shown, _ in groups)])
+    given = iter(units[sum(len(shown) for _, shown, _ in groups) :])
+
+    def placed(own):
+        return [config.image_token_id] * sum(sizes[unit] for unit in own)
+
     for number, (words, shown, lengths) in enumerate(groups):
         tokens = torch.randint(20, 300, (words,)).tolist()
         parts, numbers = [tokens[:1]], []
         for _ in shown:
             own = next(left)
             numbers += own
-            parts += [[config.image_token_id] * sum(sizes[unit] for unit in own), tokens[1:2]]
+            parts += [placed(own), tokens[1:2]]
         prompt = torch.tensor(sum(parts, []) + tokens[2:])
-        for length in lengths:
+        for turns in lengths:
+            ids, crops, tools = [], [], []
+            for turn in turns:
+                if isinstance(turn, int):
+                    ids += torch.randint(20, 300, (turn,)).tolist()
+                    continue
+                begin, (text, seen) = len(ids), turn
+                for _ in seen:
+                    own = next(given)
+                    crops += own
+                    ids += [21, *placed(own), 22]
+                ids += torch.randint(20, 300, (text,)).tolist()
+                tools.append((begin, len(ids)))
             prompts.append(prompt)
-            completions.append(torch.randint(20, 300, (length,)))
+            completions.append(torch.tensor(ids))
             owners.append(number)
             shows.append(numbers)
+            added.append(crops)
+            spans.append(tools)
     wide, keep = max(map(len, prompts)), max(map(len, completions))
     ids, mask = torch.zeros(len(prompts), wide + keep, dtype=torch.long), torch.zeros(len(prompts), wide + keep).long()
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         start, stop = wide - len(prompt), wide + len(completion)
         ids[row, start:stop], mask[row, start:stop] = torch.cat([prompt, completion]), 1
+    rows = Rows(owners, shows, crops=added, tools=spans)
     return Batch(
-        ids=ids, mask=mask, keep=keep, rows=Rows(owners, shows), stored=stored, there=mask[:, -keep:].bool(),
+        ids=ids, mask=mask, keep=keep, rows=rows, stored=stored, there=mask[:, -keep:].bool() & rows.learned(keep),
         image_token=config.image_token_id, axes=families.of(config).positions,
     )  # fmt: skip
 
