@@ -15,7 +15,7 @@ from samples import Sample
 from samples.rows import prompt_rows
 from tests.rl.test_sharing import SETUPS, prepared
 from tests.support import tiny_checkpoints as tiny
-from tests.support.families import listed
+from tests.support.families import LISTED, listed
 from tests.support.groups import batch, gradients, plain
 from vlm import loading
 from vlm.families import FAMILIES
@@ -48,7 +48,7 @@ OTHERS = [(kind, "all weights", number) for kind in SHARING if kind not in TRIED
     ("kind", "setup", "number"),
     [
         *CASES,
-        *(case if case[0] in ("llava", "internvl") else pytest.param(*case, marks=pytest.mark.full) for case in OTHERS),
+        *(case if case[0] in LISTED else pytest.param(*case, marks=pytest.mark.full) for case in OTHERS),
     ],
 )
 def test_log_probabilities_and_gradients(family_checkpoints, kind, setup, number):
