@@ -367,3 +367,15 @@ def test_a_file_of_marks_by_hand(tmp_path):
     found = read(str(tmp_path / "m.jsonl"))
     assert [found.of(key) for key in (2**64 - 1, 7, 9, 8)] == [True, False, False, None]
     assert found.models == ("m",) and found.files == ("f",)
+
+
+def test_the_doctor_counts_them_too(data, marks, tiny_model, started):
+    grpo(data, tiny_model)
+    words = [data / "grpo.yaml", f"data.drop_blind={marks}", "--out", data / "doctor", "--workers", "1"]
+    started("launch/data.py", *words)
+    found = json.loads((data / "doctor/report.json").read_text())
+    train = found["mixture"]["train"]
+    assert (
+        train["rows"] == 10 and train["drop_blind"]["rows"] == 4 and train["sources"][0]["tasks"]["vqa"]["blind"] == 2
+    )
+    assert found["sources"][0]["rows"] == 9  # all are examined
