@@ -2,6 +2,9 @@
 
     python -m benchmarks.rollout --group 8 16
 
+Third way, `copied`: each prompt is prefilled once, but its keys are copied to each row, in transformers' own cache,
+which concatenates everything for each token. What `shared` gains over it is what `vlm.cache` does.
+
 The same prompts, pictures and seed; R tokens are forced (none may end a row). Phases: `prefill` (one new token) and
 `rollout` (R new tokens). Before timing, greedy tokens of both are compared, and sampled ones at equal seeds.
 """
@@ -12,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, Qwen2VLForConditionalGeneration
+from transformers import DynamicCache, GenerationConfig, Qwen2VLForConditionalGeneration
 
 from benchmarks import report
 from benchmarks.support import common, worlds
@@ -34,7 +37,7 @@ class Case:
         self.inputs = world.encoded()
         self.index = torch.arange(options.prompts).repeat_interleave(options.group)
         self.full = rollout.select(self.inputs, self.index.tolist(), world.config)
-        self.ways = {"plain": self.plain, "shared": self.shared}
+        self.ways = {"plain": self.plain, "copied": self.copied, "shared": self.shared}
 
     def settings(self, new: int, sample: bool = True) -> dict[str, Any]:
         how = {"do_sample": sample, "suppress_tokens": self.pictures} | ({"top_k": 0} if sample else {})
@@ -47,6 +50,13 @@ class Case:
         return self._phases(
             clock, lambda new: rollout.generate(self.model, self.inputs, self.index, **self.settings(new))
         )
+
+    def copied(self, clock: common.Clock) -> torch.Tensor:
+        def generate(new: int):
+            own = DynamicCache(config=self.world.config.text_config)  # a cache that is handed in stays what it is
+            return rollout.generate(self.model, self.inputs, self.index, past_key_values=own, **self.settings(new))
+
+        return self._phases(clock, generate)
 
     def _phases(self, clock: common.Clock, generate) -> torch.Tensor:
         torch.manual_seed(0)
@@ -75,8 +85,8 @@ def measure(options) -> list[dict]:
     sizes = (made.world.length, options.answer, options.group)
     groups = {"prefill": cost.rollout(sizes[0], 1, sizes[2]), "rollout": cost.rollout(*sizes)}
     needs = {
-        phase: {"plain": options.prompts * plain, "shared": options.prompts * shared}
-        for phase, (plain, shared) in groups.items()
+        phase: {"plain": options.prompts * plain} | dict.fromkeys(("copied", "shared"), options.prompts * once)
+        for phase, (plain, once) in groups.items()
     }
     rows = common.rows(made.world.case(), clocks, counts, needs, ("prefill", "rollout"))
     memory = common.peaks("benchmarks.rollout", options, made.ways)
@@ -86,6 +96,7 @@ def measure(options) -> list[dict]:
 def main(argv: Sequence[str] | None = None) -> None:
     options = common.parser(__doc__.splitlines()[0]).parse_args(argv)
     notes = ["plain: transformers' generate on U·G rows; shared: vlm.rollout.generate; R tokens forced, sampled at T 1"]
+    notes.append("copied: vlm.rollout.generate into transformers' own cache")
     report.run("rollout", options, lambda case: Case(case).ways, measure, notes)
 
 

@@ -324,7 +324,7 @@ def fill(base, sources: Sequence[DynamicCache], target: Cache, index: Tensor, se
     seen: (U, P), 0 where a prompt is padded. Returns what the model's forward pass is then to be told.
     """
     keys, values = sources[0].layers[0].keys, sources[0].layers[0].values
-    saved = (len(index) - len(seen)) * keys.shape[-2]
+    saved = (len(index) - len(seen)) * keys[0].numel()
     fits = cache.plain(target) and keys.shape == values.shape and saved >= cache.LEAST
     if fits and attention.obstacle_in_decoding(base) is None:
         cache.share(sources, target, index, seen)

@@ -20,7 +20,7 @@ from tests.support.flash import gpu_checks
 SMALL = ["--prompt", "40", "--visual", "4", "--answer", "3", "--group", "2", "--prompts", "2", "--repeats", "1"]
 LEAN = ["--one-model", "--rollout", "none", "--rewards", "rule", "--optimizer", "none", "--checkpointing"]
 RUNS = {
-    "rollout": ([], {("prefill", "shared"), ("rollout", "shared")}),
+    "rollout": ([], {(phase, way) for phase in ("prefill", "rollout") for way in ("copied", "shared")}),
     "score": ([], {("score", way) for way in ("pictures", "shared")}),
     "grpo_step": (
         [],
