@@ -134,7 +134,8 @@ def test_an_evaluation_with_its_controls(tiny_model, data, tmp_path, loaded, cap
     table = (tmp_path / "run/table.md").read_text()
     assert "| turns/mean | 4 | 1.75 [" in table and "run·true_region" in table
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
-    assert metrics["zoom/share"]["value"] == 0.75 and metrics["vqa/exact"]["controls"].keys() == {
+    assert metrics["zoom/share"]["value"] == 0.75 and metrics["turns/mean"]["unit"] == "number"
+    assert metrics["vqa/exact"]["controls"].keys() == {
         "no_zoom",
         "true_region",
     }
