@@ -12,6 +12,7 @@ from samples import Sample
 from stage.recipe.asking import AskingRecipe
 from stage.recipe.sections import ToolKeys
 from vlm.common.errors import RecipeError, UserError
+from vlm.sections import AUTO
 
 
 class EvalRecipe(ToolKeys, AskingRecipe):
@@ -34,18 +35,19 @@ class EvalRecipe(ToolKeys, AskingRecipe):
     "Judge of rows without a closed answer (open_ended, caption): a reward as in `rewards:`, such as my.py:facts."
     benchmark: str | None = None
     "Score as this benchmark does (`launch/eval.py --list`), and put its questions together as it does."
-    controls: list[str] = []
+    controls: list[str] = [AUTO]
     """Ask every question again for comparison: `blind` without its pictures, `shuffled` with another question's; with
-    the zoom also `no_zoom`, `true_region`, `centre` and `random`, of which the first two are asked by default."""
+    the zoom also `no_zoom`, `true_region`, `centre` and `random`. `auto`: the first two of these; without it none."""
     limit: int | None = None
     "Ask only the first N questions."
     pictures: int = 12
     "How many held-out scenes the picture grid shows; 0 for none."
 
     @model_validator(mode="after")
-    def _by_default(self) -> Self:
-        if self.zooms and "controls" not in self.model_fields_set:
-            self.controls = list(controls.zooms.DEFAULT)
+    def _chosen(self) -> Self:
+        if AUTO in self.controls:
+            named = [name for name in self.controls if name != AUTO]
+            self.controls = [*(name for name in controls.zooms.DEFAULT if self.zooms and name not in named), *named]
         return self
 
     def tooled(self, sample: Sample) -> bool:
@@ -59,6 +61,8 @@ class EvalRecipe(ToolKeys, AskingRecipe):
             except UserError as error:
                 raise RecipeError(f"benchmark: {error}") from error
         for name in self.controls:
+            if name == AUTO:
+                continue
             try:
                 controls.find(name)
             except UserError as error:

@@ -16,9 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from evals.controls import CONTROLS
-from evals.scoring.chains import COUNTS
 from evals.scoring.metrics import CONVENTIONS
-from evals.scoring.report import LEVEL, Scores
+from evals.scoring.report import LEVEL, NUMBERS, Scores
 from stage.endpoint.kept import spoken
 from vlm.common.bootstrap import few_questions, quantiles, replicates
 from vlm.common.errors import DataError
@@ -208,7 +207,7 @@ def cell(report: Scores, name: str) -> str:
     """A number in percent with its interval, as tables show it."""
     if name not in report.metrics:
         return "not computed" if name in report.missing else "–"
-    times, digits = (1, 2) if name in COUNTS else (100, 1)
+    times, digits = (1, 2) if name in NUMBERS else (100, 1)
     text = f"{times * report.metrics[name].value:.{digits}f}"
     if name not in report.intervals:
         return text

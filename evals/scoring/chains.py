@@ -17,8 +17,6 @@ from vlm.common.bootstrap import Statistic, means, ratio
 
 HELD = 0.99
 """Share of a true region's area that lies in a crop which holds it."""
-COUNTS = ("turns/mean", "turns/depth_entropy")
-"""Numbers that are no shares, and not shown in percent."""
 GAIN = "zoom/gain:"
 """Begins the names of gains; what is scored follows."""
 _TOOLS = "of the questions that were asked with tools"

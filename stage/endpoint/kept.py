@@ -59,7 +59,8 @@ def asked_of(recipe: AskingRecipe) -> dict[str, Any]:
     assert recipe.endpoint is not None
     tools: dict[str, Any] = {}
     if isinstance(recipe, ToolKeys) and recipe.tools:
-        tools = {"tools": [one.model_dump() for one in recipe.tools], "turns": recipe.turns.model_dump()}
+        tools = {"tools": [one.model_dump() for one in recipe.tools]}
+        tools["turns"] = recipe.turns.model_dump(exclude={"timeout"})
     return tools | {
         "endpoint": recipe.endpoint.model_dump(exclude=set(EndpointSection.MANNER)),
         "generation": recipe.generation.model_dump(exclude={"batch_size", "tensor_parallel", "samples"}),

@@ -24,10 +24,12 @@ from stage.planning.gpus import parse_gpus
 from stage.planning.job import Job, prompts_of
 from stage.planning.lengths import Lengths
 from stage.planning.memory import GIB, OVERHEAD
+from stage.recipe.sections import ToolKeys
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.families import UnknownSizes
 from vlm.shapes import Shape, shape, sight_of
+from vlm.tools.toolbox import Toolbox
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class Decoding:
     prompt_tokens: int
     """Text of the longest prompt."""
     visual_tokens: int
-    """Of a prompt."""
+    """Of a prompt, with all that tools may show behind it."""
     new_tokens: int
     group: int = 1
     """Rows of a prompt: N of best-of-N."""
@@ -120,12 +122,16 @@ def of_recipe(recipe: Any, lengths: Lengths, unread: bool = False, group: int = 
     if attention == "auto":
         attention = "sdpa" if recipe.model.dtype == "float32" else "flash_attention_2"
     setup = memory.Setup(weight_bytes=DTYPE_BYTES[recipe.model.dtype], attention=attention)
-    largest = sight_of(recipe).bounds()[1]
+    sight = sight_of(recipe)
+    largest, toolbox = sight.bounds()[1], None
+    if isinstance(recipe, ToolKeys):
+        toolbox = Toolbox.of(recipe.tools, recipe.turns, sight)
+    added = 0 if toolbox is None else recipe.turns.limit * toolbox.most_tokens(sight)
     found = Decoding(
         sizes,
         setup,
         measured.get("prompt_tokens", Job.prompt_tokens),
-        measured.get("images_per_sample", 1) * largest,
+        measured.get("images_per_sample", 1) * largest + added,
         recipe.generation.max_new_tokens,
         group,
     )

@@ -78,11 +78,16 @@ def _measured(found: Sequence[dict[str, Any]]) -> str:
     if not values:
         missing = [word for word in ("not_computed", "not_asked") if any(word in one for one in found)]
         return missing[0].replace("_", " ") if missing else "–"
+    times, digits = (1, 2) if found[0].get("unit") == "number" else (100, 1)
+
+    def said(value: float) -> str:
+        return f"{times * value:.{digits}f}"
+
     if len(values) > 1:
-        return f"{100 * fmean(values):.1f} ({100 * min(values):.1f}–{100 * max(values):.1f})".replace("-", "−")
+        return f"{said(fmean(values))} ({said(min(values))}–{said(max(values))})".replace("-", "−")
     low, high = found[0].get("low"), found[0].get("high")
-    interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if low is not None and high is not None else ""
-    return f"{100 * values[0]:.1f}{interval}".replace("-", "−")
+    interval = f" [{said(low)}, {said(high)}]" if low is not None and high is not None else ""
+    return f"{said(values[0])}{interval}".replace("-", "−")
 
 
 def pictures(curves: Sequence[Curve], load: Load | None = None) -> list[str]:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from evals.generate import VLLM
+from evals.turns import Talks
 from tests.engine import world
 from vlm import families
 from vlm.sections import ImageSection
@@ -35,9 +36,8 @@ def test_the_engine_reads_and_writes_as_transformers(kind, few, family_checkpoin
     )
     processor = made.processing_class
     ids, _ = world.asked(few, processor)
-    recipe = SimpleNamespace(prompt=world.PROMPT)
-    asking = SimpleNamespace(processor=processor)
-    assert [VLLM.request(asking, sample, recipe)[1] for sample in few] == ids
+    asking, talks = SimpleNamespace(processor=processor), Talks(world.PROMPT, 12, processor.sight)
+    assert [VLLM.request(asking, talks.begun((sample, 0))).meant for sample in few] == ids
     said, logps = world.greedy(made, few)  # which compares what was read with `ids`
     assert world.texts(made, said) == world.by_transformers(made, few, 12)
     for sample, row, found in zip(few, said, logps, strict=True):

@@ -17,8 +17,8 @@ FREE = 12
 
 
 class Scripted(LogitsProcessor):
-    def __init__(self, processor: Any, script: Script, end: int):
-        self.tokenizer, self.script, self.end = processor.tokenizer, script, end
+    def __init__(self, processor: Any, script: Script, end: int, free: int | None):
+        self.tokenizer, self.script, self.end, self.free = processor.tokenizer, script, end, free
         asked = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
         bare, headed = (
             processor.apply_chat_template(asked, tokenize=False, add_generation_prompt=more) for more in (False, True)
@@ -31,7 +31,7 @@ class Scripted(LogitsProcessor):
             heads = [at for at in range(len(row) - size + 1) if row[at : at + size] == self.head]
             wanted = self.script(self.tokenizer.decode(row), len(heads) - 1)
             new = len(row) - heads[-1] - size
-            if wanted is not None or new >= FREE:
+            if wanted is not None or (self.free is not None and new >= self.free):
                 tokens = [] if wanted is None else self.tokenizer(wanted, add_special_tokens=False)["input_ids"]
                 token = [*tokens, self.end][min(new, len(tokens))]
                 scores[place] = torch.full_like(scores[place], -torch.inf)
@@ -39,10 +39,10 @@ class Scripted(LogitsProcessor):
         return scores
 
 
-def scripted(model: Any, processor: Any, script: Script) -> Any:
-    """The model, which says so from now on."""
+def scripted(model: Any, processor: Any, script: Script, free: int | None = FREE) -> Any:
+    """The model, which says so from now on. free: tokens that a free turn has at most; None: as many as it likes."""
     base = unwrapped(model)
     end = torch.tensor(base.generation_config.eos_token_id).reshape(-1).tolist()[0]
     vars(base).pop("_get_logits_processor", None)
-    base._get_logits_processor = processing(base, lambda found: [*found, Scripted(processor, script, end)])
+    base._get_logits_processor = processing(base, lambda found: [*found, Scripted(processor, script, end, free)])
     return model
