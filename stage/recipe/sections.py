@@ -122,7 +122,8 @@ class StageRecipe(Section):
     def _hand_on(self) -> Self:
         for source in (*self.data.train, *self.data.eval):
             source.inherit(self.images)
-        self.data.asked_by(prompt_key(self.prompt))
+        if isinstance(self.data, DataSection):  # a score model's is another, whose rows nobody is asked
+            self.data.asked_by(prompt_key(self.prompt))
         self.settle()
         if isinstance(self, ToolKeys) and self.tools:
             self.prompt = self.prompt.told(instruction(self.tools, self.turns), self.turns.ask)
