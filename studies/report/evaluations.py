@@ -22,6 +22,8 @@ Load = Callable[[Path], Mapping[str, Report]]
 """As `evals.comparing.sidebyside.evaluations`: folder → benchmark ("" for an evaluation by recipe) → its report."""
 COUNT = 1000
 """Resamples of each interval."""
+COUNTS = ("turns/mean", "turns/depth_entropy")
+"""Numbers that are no shares: plain in the table, and not in the picture, whose axes are in percent."""
 PANELS = 12
 """Metrics of the picture; the table has all."""
 
@@ -45,9 +47,17 @@ def table(curves: Sequence[Curve]) -> dict[str, Any] | None:
         metrics = [[one[name] for one in found if name in one] for _, found in holding]
         conventions = dict.fromkeys(m["convention"] for group in metrics for m in group if m.get("convention"))
         counts = dict.fromkeys(_count(m) for group in metrics for m in group if "n" in m)
-        cells = [_measured(group) for group in metrics]
+        cells = [_measured(group, 1 if counted(name) else 100) for group in metrics]
         rows.append({"key": name, "n": " / ".join(counts), "cells": cells, "convention": " | ".join(conventions)})
-    return {"labels": [label for label, _ in holding], "rows": rows, "notes": few}
+    notes = list(few)
+    if plain := [name for name in names if counted(name)]:
+        notes.append(f"No percentages: {', '.join(plain)}")
+    return {"labels": [label for label, _ in holding], "rows": rows, "notes": notes}
+
+
+def counted(name: str) -> bool:
+    """Whether a metric, perhaps with a benchmark before it, is no share."""
+    return name.rpartition(": ")[2] in COUNTS
 
 
 def _controls(label: str, found: Sequence[dict[str, dict[str, Any]]]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -73,16 +83,17 @@ def _named(run: Folder) -> dict[str, dict[str, Any]]:
     return {f"{benchmark}: {name}" if benchmark else name: found for name, found in run.evaluation.items()}
 
 
-def _measured(found: Sequence[dict[str, Any]]) -> str:
-    values = [one["value"] for one in found if one.get("value") is not None]
+def _measured(found: Sequence[dict[str, Any]], scale: float) -> str:
+    digits = ".1f" if scale == 100 else ".2f"
+    values = [scale * one["value"] for one in found if one.get("value") is not None]
     if not values:
         missing = [word for word in ("not_computed", "not_asked") if any(word in one for one in found)]
         return missing[0].replace("_", " ") if missing else "–"
     if len(values) > 1:
-        return f"{100 * fmean(values):.1f} ({100 * min(values):.1f}–{100 * max(values):.1f})".replace("-", "−")
+        return f"{fmean(values):{digits}} ({min(values):{digits}}–{max(values):{digits}})".replace("-", "−")
     low, high = found[0].get("low"), found[0].get("high")
-    interval = f" [{100 * low:.1f}, {100 * high:.1f}]" if low is not None and high is not None else ""
-    return f"{100 * values[0]:.1f}{interval}".replace("-", "−")
+    interval = f" [{scale * low:{digits}}, {scale * high:{digits}}]" if low is not None and high is not None else ""
+    return f"{values[0]:{digits}}{interval}".replace("-", "−")
 
 
 def pictures(curves: Sequence[Curve], load: Load | None = None) -> list[str]:
@@ -105,7 +116,7 @@ def _rows(curve: Curve, load: Load | None) -> list[Row]:
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in curve.runs:
         for metric, one in run.evaluation.items():
-            if "[" not in metric and one.get("value") is not None:
+            if "[" not in metric and not counted(metric) and one.get("value") is not None:
                 found.setdefault((run.recipe.get("benchmark") or "", metric), []).append(one)
     made = []
     for (benchmark, metric), several in found.items():

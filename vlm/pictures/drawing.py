@@ -15,7 +15,7 @@ from vlm.pictures.images import load, size
 Box = Sequence[float]  # x1, y1, x2, y2 in pixels of the original image, y down
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-TRUE, PREDICTED, HALO = "#35d05a", "#ff8a1f", "#101418"
+TRUE, PREDICTED, ZOOMED, HALO = "#35d05a", "#ff8a1f", "#2f9bff", "#101418"
 INK, PALE, RIGHT, WRONG, UNJUDGED = "#1d2329", "#6a737d", "#1a7f37", "#c0322b", "#8b949e"
 PAPER, CARD = "#eef0f2", "#ffffff"
 GAP, PADDING, LINE = 16, 10, 19  # pixels: between cells, inside a cell, per line of text
