@@ -28,8 +28,8 @@ TURNS = Group(
             "share",
             None,
             "depends on the questions: what can be told without a tool needs none",
-            "Near 0 from the start: teach the call first, by SFT on conversations with calls, or ask for it (`turns.ask`); "
-            "a model that never saw one does not find it by chance. Falling to 0: see `turns/mean`.",
+            "Near 0 from the start: teach the call first, by SFT on conversations with calls, or ask for it "
+            "(`turns.ask`); a model that never saw one does not find it by chance. Falling to 0: see `turns/mean`.",
         ),
         logged(
             "turns/over",

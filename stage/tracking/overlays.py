@@ -77,12 +77,12 @@ def drawn(row: dict[str, Any], folder: Path) -> Image.Image:
     """The picture with its boxes, true ones solid, the answer's dashed, regions that were shown with their numbers, in
     the colours of `vlm.pictures.drawing`."""
     picture = load(str(folder / row["image"]))
-    pen, numbers = ImageDraw.Draw(picture), list(zooms(row))
-    for kind, boxes in boxes_of(row).items():
-        for place, box in enumerate(boxes):
+    pen, found = ImageDraw.Draw(picture), boxes_of(row)
+    for kind, boxes in found.items():
+        for box in boxes:
             outline(pen, box, *LINES[kind])
-            if kind == "zoom":
-                numbered(pen, box, numbers[place], picture.size)
+    for number, box in zip(zooms(row), found.get("zoom", ()), strict=True):
+        numbered(pen, box, number, picture.size)
     return picture
 
 
@@ -90,11 +90,15 @@ LINES = {"truth": (TRUE, None), "answer": (PREDICTED, 8), "zoom": (ZOOMED, None)
 """Of boxes: colour, and pixels of a dash."""
 DIGITS = 14
 """Pixels of a number's height."""
+CORNERS = ((False, False), (True, True), (True, False), (False, True))
+"""(right, below) of the boxes, one after another."""
 
 
 def numbered(pen: ImageDraw.ImageDraw, box: Sequence[float], number: int, size: tuple[int, int]) -> None:
-    """A number in the left upper corner of a box, inside the picture."""
-    x, y = (max(0, min(edge + 4, most - DIGITS)) for edge, most in zip(box[:2], size, strict=True))
+    """A number in a corner of a box, inside the picture: each in another, for a region often lies in the one before."""
+    right, below = CORNERS[(number - 1) % len(CORNERS)]
+    x, y = box[2] - DIGITS if right else box[0] + 4, box[3] - DIGITS - 4 if below else box[1] + 2
+    x, y = (max(0, min(place, most - DIGITS - 2)) for place, most in zip((x, y), size, strict=True))
     pen.text((x, y), str(number), ZOOMED, ImageFont.load_default(DIGITS), stroke_width=2, stroke_fill=HALO)
 
 

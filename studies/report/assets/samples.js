@@ -183,9 +183,9 @@ function boxes(overlay, one, said) {
   }
   const size = one.size[0] * 0.07; // a picture has about 230 pixels across
   for (const { number, box } of crops) {
-    const above = box[1] > size * 1.1; // where there is room
-    const x = Math.min(box[0], one.size[0] - size * 0.7);
-    const y = above ? box[1] - size * 0.25 : Math.min(box[3] + size, one.size[1] - size * 0.2);
+    const [right, below] = [[0, 0], [1, 1], [1, 0], [0, 1]][(number - 1) % 4]; // a region often lies in the one before
+    const x = Math.min(Math.max(right ? box[2] - size * 0.6 : box[0], 0), one.size[0] - size * 0.7);
+    const y = Math.min(Math.max(below ? box[3] + size : box[1] - size * 0.25, size), one.size[1] - size * 0.2);
     drawn.push(draw("text", { class: "number", x, y, "font-size": size, "stroke-width": size * 0.2 }, String(number)));
   }
   overlay.replaceChildren(...drawn);

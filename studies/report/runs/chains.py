@@ -55,7 +55,9 @@ def read(row: dict[str, Any], where: str, image: Path | None) -> tuple[Turns, li
 
 def _crop(crop: Any, where: str, turns: Turns, image: Path | None) -> Crop:
     found = crop if isinstance(crop, dict) else {}
-    turn, number, box = (found.get(name) for name in ("turn", "image", "box"))
+    turn: Any = found.get("turn")
+    number: Any = found.get("image")
+    box: Any = found.get("box")
     whole = type(turn) is int and type(number) is int and isinstance(box, list) and len(box) == 4
     if not whole or not all(type(edge) in (int, float) and math.isfinite(edge) for edge in box):
         raise DataError(f"{where}: found {str(crop)[:80]}; expected turn, image and a box of four numbers")

@@ -28,8 +28,8 @@ from vlm.common.errors import DataError, RecipeError
 
 SAMPLES, COMPLETIONS = "samples.jsonl", "completions"
 KNOWN = ("step", "prompt", "completion", "advantage", "answer", "image_file", "task", "kind", "source", "id", "images")
-KNOWN += ("turns", "crops")
-"""Columns of TRL's table that are no reward."""
+CHAIN = ("turns", "crops")
+"""Columns of TRL's table that are no reward, the second those of a model with tools."""
 Boxes = list[list[float]]
 
 
@@ -218,7 +218,7 @@ def _said(row: dict[str, Any], asked: Asked, folder: Folder, where: str) -> Said
     rewards = {
         name: value if value is None or math.isfinite(value) else None
         for name, value in row.items()
-        if name not in KNOWN and (value is None or isinstance(value, int | float))
+        if name not in KNOWN + CHAIN and (value is None or isinstance(value, int | float))
     }
     read = _shapes(answer, asked.size, None, folder) if asked.task == "grounding" else None
     return _chained(Said(text, answer, trace, read, rewards, row.get("advantage")), turns, crops)
