@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from vlm.pictures.places import spelled
 
 LOGGED_COLUMNS = ("image_file", "task", "answer")
 """Of the data set, that the table shows."""
+CHAIN = ("turns", "crops")
+"""Columns of the table, as JSON, where the model has tools (`rl.turns.conversing`)."""
 TRACKERS = {"wandb", "trackio"}
 """Those that TRL's table of completions goes to with its pictures."""
 
@@ -24,7 +27,8 @@ TRACKERS = {"wandb", "trackio"}
 class Table:
     """The table names each row's picture, task and true answer, so that a parquet file of completions can be read
     without the data set. Its prompts and completions are text: wandb refuses a column of conversations in which one
-    turn is a string and another a list with an image, and training would end at the first log.
+    turn is a string and another a list with an image, and training would end at the first log. A completion of several
+    turns has a line for each, and columns say where each turn ends and which regions it shows.
 
     After `show_samples` (`stage.tracking.attach`) trackers get a table of a few rows with small pictures instead of
     TRL's, which has every row and picture of a batch; TRL's parquet file stays.
@@ -55,6 +59,8 @@ class Table:
                 self._log_completion_extra(column, [row[column] for row in inputs])
         # a reward may keep the lists that it gets
         found = super()._calculate_rewards(inputs, list(prompts), list(completions), completion_ids_list)
+        for column in CHAIN if self.toolbox is not None else ():
+            self._log_completion_extra(column, [json.dumps(row[column], ensure_ascii=False) for row in inputs])
         self._noted = set(self._pending_extra_logs)
         prompts[:], completions[:] = map(as_text, prompts), map(as_text, completions)
         return found
@@ -69,7 +75,8 @@ class Table:
             self.log_multimodal = kept
         if self.samples is not None:
             if self.model.training:
-                self.samples.take(batch_of(self), inputs, lambda: logged(self, len(inputs)), gather_object)
+                told = lambda: logged(self, len(inputs))  # noqa: E731
+                self.samples.take(batch_of(self), inputs, told, gather_object, self.toolbox is not None)
         elif asked and not theirs and {"image", "images"} & inputs[0].keys():
             shown = gather_object(reduced(inputs, SampleSection().pixels))
             self._logs["images"].extend([opened(picture) for picture in pictures] for pictures in shown)

@@ -14,6 +14,7 @@ under a name of its own (`log_metric`) is not here; `find` returns None for it.
     trainer          what transformers' Trainer and the run folder log in every stage, and the guards
     supervised       SFT (TRL)
     policy           GRPO (TRL)
+    turns            GRPO with tools
     rewards          TRL's rewards, `rewards.gated`, `rewards.guarded`
     learned          the reward `score` and its probes
     preferences      training of the score model
@@ -23,7 +24,7 @@ under a name of its own (`log_metric`) is not here; `find` returns None for it.
 
 from __future__ import annotations
 
-from stage.metrics import cost, finding, learned, policy, preferences, rewards, supervised, trainer
+from stage.metrics import cost, finding, learned, policy, preferences, rewards, supervised, trainer, turns
 from stage.metrics.metric import Group, Metric, Range, Row, Stage
 
 __all__ = ["GROUPS", "METRICS", "Group", "Metric", "Range", "Row", "Stage", "find"]
@@ -34,6 +35,7 @@ GROUPS: tuple[Group, ...] = (
     rewards.READ,
     rewards.FAULTS,
     policy.COMPLETIONS,
+    turns.TURNS,
     policy.POLICY,
     policy.SAMPLER,
     learned.SCORES,

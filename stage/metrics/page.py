@@ -32,7 +32,7 @@ SECTIONS = {
     "gated:": "rewards/gated.py",
     "data": "samples/sections.py",
     **dict.fromkeys(("guards", "sharding", "watchdog"), "stage/recipe/sections.py"),
-    **dict.fromkeys(("model", "images", "prompt"), "vlm/sections.py"),
+    **dict.fromkeys(("model", "images", "prompt", "tools", "turns"), "vlm/sections.py"),
 }
 """First part of a recipe's key → the file that says what it does; `training` is the stage's own."""
 STAGES = {"sft": "sft/recipe.py", "grpo": "rl/recipe.py", "score": "rewards/score/training/recipe.py"}

@@ -1,5 +1,5 @@
 """Rows of the table for trackers: in wandb boxes are overlays that can be switched on and off, in trackio they are
-drawn into the picture."""
+drawn into the picture. Regions that a tool showed are drawn with their numbers, and stand beside it as pictures."""
 
 from __future__ import annotations
 
@@ -7,27 +7,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from stage.tracking.pictures import placed
 from vlm.boxes import ious
-from vlm.pictures.drawing import PREDICTED, TRUE, outline
+from vlm.pictures.drawing import HALO, PREDICTED, TRUE, ZOOMED, outline
 from vlm.pictures.images import load
 
 CLASSES = {0: "truth", 1: "answer"}
 """Class ids of the boxes, the same in every picture."""
+ZOOM = {2: "zoom"}
+"""One more where the model has tools."""
 TEXTS = ("step", "source", "id", "task", "prompt", "trace", "answer", "truth", "completion")
 """Columns before the rewards."""
-PICTURE, FURTHER = "image", "further images"
+PICTURE, CROPS, FURTHER = "image", "crops", "further images"
 
 
 def boxes_of(row: dict[str, Any]) -> dict[str, list[list[int]]]:
-    """`truth` and `answer`, those that there are: boxes in pixels of the small picture."""
+    """`truth`, `answer` and `zoom`, those that there are: boxes in pixels of the small picture."""
     size, small = row["truth"]["size"], row["image_size"]
-    if not size or not small:
+    if not small:
         return {}
-    found = {"truth": row["truth"]["boxes"], "answer": row["read"]}
-    return {kind: [placed(box, size, small) for box in boxes] for kind, boxes in found.items() if boxes}
+    found = {"truth": row["truth"]["boxes"], "answer": row["read"]} if size else {}
+    made = {kind: [placed(box, size, small) for box in boxes] for kind, boxes in found.items() if boxes}
+    if zoomed := zooms(row):
+        made["zoom"] = [placed(crop["box"], crop["of"], small) for crop in zoomed.values()]
+    return made
+
+
+def zooms(row: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Regions of the picture that were shown, by their numbers among all that were, from 1."""
+    crops = enumerate(row.get("crops", ()), 1)
+    return {number: crop for number, crop in crops if crop["image"] == 0 and crop["of"]}
 
 
 def overlays(row: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
@@ -38,8 +49,9 @@ def overlays(row: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
     """
     found = boxes_of(row)
     best = _best(row["read"], row["truth"]["boxes"])
+    numbers, classes = list(zooms(row)), CLASSES | (ZOOM if "turns" in row else {})
     made: dict[str, dict[str, Any]] = {}
-    for number, kind in CLASSES.items():
+    for number, kind in classes.items():
         if kind not in found:
             continue
         data = []
@@ -48,7 +60,9 @@ def overlays(row: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
             data.append({"position": position, "domain": "pixel", "class_id": number, "box_caption": kind})
             if kind == "answer" and best:
                 data[-1] |= {"box_caption": f"answer, IoU {best[place]:.2f}", "scores": {"iou": best[place]}}
-        made[kind] = {"box_data": data, "class_labels": CLASSES}
+            if kind == "zoom":
+                data[-1] |= {"box_caption": f"zoom {numbers[place]}"}
+        made[kind] = {"box_data": data, "class_labels": classes}
     return made or None
 
 
@@ -60,20 +74,46 @@ def _best(read: Sequence | None, truth: Sequence | None) -> list[float]:
 
 
 def drawn(row: dict[str, Any], folder: Path) -> Image.Image:
-    """The picture with its boxes, true ones solid, the answer's dashed, in the colours of `vlm.pictures.drawing`."""
+    """The picture with its boxes, true ones solid, the answer's dashed, regions that were shown with their numbers, in
+    the colours of `vlm.pictures.drawing`."""
     picture = load(str(folder / row["image"]))
-    pen = ImageDraw.Draw(picture)
-    for kind, boxes in boxes_of(row).items():
+    pen, found = ImageDraw.Draw(picture), boxes_of(row)
+    for kind, boxes in found.items():
         for box in boxes:
-            outline(pen, box, *((TRUE, None) if kind == "truth" else (PREDICTED, 8)))
+            outline(pen, box, *LINES[kind])
+    for number, box in zip(zooms(row), found.get("zoom", ()), strict=True):
+        numbered(pen, box, number, picture.size)
     return picture
+
+
+LINES = {"truth": (TRUE, None), "answer": (PREDICTED, 8), "zoom": (ZOOMED, None)}
+"""Of boxes: colour, and pixels of a dash."""
+DIGITS = 14
+"""Pixels of a number's height."""
+CORNERS = ((False, False), (True, True), (True, False), (False, True))
+"""(right, below) of the boxes, one after another."""
+
+
+def numbered(pen: ImageDraw.ImageDraw, box: Sequence[float], number: int, size: tuple[int, int]) -> None:
+    """A number in a corner of a box, inside the picture: each in another, for a region often lies in the one before."""
+    right, below = CORNERS[(number - 1) % len(CORNERS)]
+    x, y = box[2] - DIGITS if right else box[0] + 4, box[3] - DIGITS - 4 if below else box[1] + 2
+    x, y = (max(0, min(place, most - DIGITS - 2)) for place, most in zip((x, y), size, strict=True))
+    pen.text((x, y), str(number), ZOOMED, ImageFont.load_default(DIGITS), stroke_width=2, stroke_fill=HALO)
+
+
+def captioned(crop: dict[str, Any], number: int) -> str:
+    """E.g. "zoom 2 of picture 1: 40, 12, 96, 68", in pixels of the original."""
+    box = ", ".join(f"{edge:g}" for edge in crop["box"])
+    return f"zoom {number} of picture {crop['image'] + 1}: {box}"
 
 
 def table(rows: Sequence[dict[str, Any]], tracker: Any, folder: Path, overlaid: bool) -> Any:
     """`tracker.Table` of the rows. tracker: wandb or trackio, the module. overlaid: it takes boxes beside pictures."""
     rewards = list(dict.fromkeys(name for row in rows for name in row["rewards"]))
     pictured, more = any(row["image"] for row in rows), any(row["further"] for row in rows)
-    columns = [*[PICTURE] * pictured, *TEXTS, *rewards, "advantage", *[FURTHER] * more]
+    tools = any("turns" in row for row in rows)
+    columns = [*[PICTURE] * pictured, *[CROPS] * tools, *TEXTS, *rewards, "advantage", *[FURTHER] * more]
     data = []
     for row in rows:
         cells = {**row, **row["rewards"], "truth": truth(row)}
@@ -82,6 +122,11 @@ def table(rows: Sequence[dict[str, Any]], tracker: Any, folder: Path, overlaid: 
             shown = tracker.Image(path, boxes=overlays(row)) if overlaid else tracker.Image(drawn(row, folder))
             cells[PICTURE] = shown
         cells[FURTHER] = [tracker.Image(str(folder / name)) for name in row["further"]]
+        cells[CROPS] = [
+            tracker.Image(str(folder / crop["file"]), caption=captioned(crop, number))
+            for number, crop in enumerate(row.get("crops", ()), 1)
+            if crop["file"]
+        ]
         data.append([cells.get(column) for column in columns])
     return tracker.Table(columns=columns, data=data, allow_mixed_types=True)
 

@@ -15,7 +15,7 @@ from stage.guards.disk import spared
 from stage.runs import Run, append, drop_after
 from stage.tracking import overlays
 from stage.tracking.section import SampleSection
-from stage.tracking.table import FOLDER, Asked, Batch, Reading, asked, due, row
+from stage.tracking.table import FOLDER, Asked, Batch, Reading, asked, due, pictured, row
 from stage.tracking.trackers import running
 from vlm.common.files import replace
 
@@ -39,15 +39,21 @@ class Samples:
         return self.section is not None and due(batch, self.section.every)
 
     def take(
-        self, batch: Batch, inputs: Sequence[Mapping[str, Any]], told: Callable[[], Logged], gather: Gather
+        self,
+        batch: Batch,
+        inputs: Sequence[Mapping[str, Any]],
+        told: Callable[[], Logged],
+        gather: Gather,
+        tools: bool = False,
     ) -> None:
         """Shows a batch, if it is due. Collective: every process calls it for every generation batch.
 
         inputs: this process's rows of the data set, one for each completion. told: what is known of all completions.
+        tools: the model has some; rows then have the columns `turns` and `crops`.
         """
         if self.section is None or not self.due(batch):
             return
-        found: list[Asked] = gather(asked(inputs, batch, self.section.rows, self.section.pixels))
+        found: list[Asked] = gather(asked(inputs, batch, self.section.rows, self.section.pixels, tools))
         if self.run.main:
             logged = told()
             self.write([row(one, batch, self.reading, *logged(one.place)) for one in found], found)
@@ -56,12 +62,12 @@ class Samples:
         """To the run folder: pictures first, then all lines at once, so that no line lacks its picture; then to the
         trackers."""
         folder = self.run.folder
-        for picture in {picture.name: picture for one in found for picture in one.pictures}.values():
+        for picture in {picture.name: picture for one in found for picture in one.files}.values():
             if not (folder / FOLDER / picture.name).exists():
                 with spared(folder / FOLDER / picture.name):
                     (folder / FOLDER).mkdir(exist_ok=True)
                     replace(folder / FOLDER / picture.name, picture.content)
-        if not all((folder / name).exists() for line in rows for name in [line["image"], *line["further"]] if name):
+        if not all((folder / name).exists() for line in rows for name in pictured(line)):
             return  # a full disk, which is said
         append(folder / FILE, rows)
         for name in self.trackers:

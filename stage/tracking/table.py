@@ -10,25 +10,41 @@ A row, as a line of `samples.jsonl` has it (boxes: x1, y1, x2, y2 in pixels of t
      "truth": {"answer": null, "boxes": [[1.0, 2.0, 10.0, 9.0]], "quads": null, "size": [112, 112]},
      "rewards": {"gated": 0.93, "reward_raw/format": 1.0}, "advantage": 0.71,
      "image": "samples/0f3a….jpg", "image_size": [112, 112], "further": []}
+
+Where the model has tools, `completion` is the text of all turns, `trace` and `answer` are of the last, and there are
+
+     "turns": [{"role": "assistant", "content": "<tool_call>…"}, {"role": "tool", "content": "<image>…"}, …],
+     "crops": [{"turn": 1, "image": 0, "box": [40, 12, 96, 68], "size": [112, 112], "of": [1792, 1792],
+                "file": "samples/91bc….jpg"}], "regions": [[60.0, 30.0, 71.0, 41.0]]
+
+crops: regions that were shown, in pixels of the original, whose size is `of`; `size`: as the model saw them; `turn`:
+place in `turns` of the tool's; `image`: which of the question's pictures, from 0; `file`: null where it could no longer
+be read. regions: the true ones.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from stage.tracking.pictures import Small, small
 from vlm.answers import parse
 from vlm.boxes import FALLBACK, read_said
 from vlm.common.errors import DataError
+from vlm.pictures import images
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "samples"
 PAIR = 2
 """Completions of a prompt that are shown, where there are enough prompts: two can be compared."""
 COLUMNS = ("task", "source", "id")
 TRUTH = ("answer", "boxes", "quads", "size")
+NAMES = "image_names"
+"""Column of the data set with the names of a row's pictures (`samples.rows`)."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +79,68 @@ def chosen(total: int, group: int, rows: int) -> list[int]:
 
 
 @dataclass(frozen=True)
+class Crop:
+    """A region that a tool has shown."""
+
+    where: dict[str, Any]
+    "As in the column `crops`, with the original's size under `of`."
+    picture: Small | None
+    "None where it could not be read again."
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A completion of a model that has tools."""
+
+    turns: list[dict[str, str]]
+    crops: list[Crop] = field(default_factory=list)
+    regions: list[list[float]] | None = None
+
+
+@dataclass(frozen=True)
 class Asked:
     """What a process knows of one of its rows, small enough to be told to the main process."""
 
     place: int
     columns: dict[str, Any]
     pictures: list[Small]
+    chain: Chain | None = None
+
+    @property
+    def files(self) -> list[Small]:
+        """All pictures that the row shows."""
+        return [*self.pictures, *(crop.picture for crop in (self.chain.crops if self.chain else ()) if crop.picture)]
 
 
-def asked(inputs: Sequence[Mapping[str, Any]], batch: Batch, rows: int, pixels: int) -> list[Asked]:
-    """The rows of this process that are shown. inputs: its rows of the data set, as many in every process."""
+def asked(
+    inputs: Sequence[Mapping[str, Any]], batch: Batch, rows: int, pixels: int, tools: bool = False
+) -> list[Asked]:
+    """The rows of this process that are shown. inputs: its rows of the data set, as many in every process. tools:
+    the model has some, so that rows have the columns `turns` and `crops`."""
     first = batch.rank * len(inputs)
     everywhere = chosen(len(inputs) * batch.processes, batch.group, rows)
     here = {place: inputs[place - first] for place in everywhere if first <= place < first + len(inputs)}
     found = []
     for (place, row), pictures in zip(here.items(), reduced(list(here.values()), pixels), strict=True):
         columns = {name: row.get(name) for name in (*COLUMNS, *TRUTH, "resized")}
-        found.append(Asked(place, columns, pictures))
+        chain = Chain(row["turns"], cut(row, pixels), row.get("regions")) if tools else None
+        found.append(Asked(place, columns, pictures, chain))
+    return found
+
+
+def cut(row: Mapping[str, Any], pixels: int) -> list[Crop]:
+    """The regions that a row's tools have shown, cut from the originals again, each at most `pixels` large."""
+    found = []
+    for crop in row["crops"]:
+        name, (x1, y1, x2, y2) = row[NAMES][crop["image"]], crop["box"]
+        of, picture = None, None
+        try:
+            of = list(images.size(name))
+            part = images.window(name, crop["box"], images.limited((int(x2 - x1), int(y2 - y1)), pixels))
+            picture = small(part, pixels)
+        except DataError as error:  # gone since the tool has read it: no reason to end a run
+            logger.warning("the table of completions lacks a region: %s", error)
+        found.append(Crop({**crop, "of": of}, picture))
     return found
 
 
@@ -133,8 +194,8 @@ def row(
     asked: Asked, batch: Batch, reading: Reading, texts: tuple[str, str], rewards: Mapping[str, Any], advantage: float
 ) -> dict[str, Any]:
     """A row of the table. texts: prompt and completion. rewards: by name; None and NaN where one does not apply."""
-    columns, pictures = asked.columns, asked.pictures
-    trace, answer = reading.answer(texts[1])
+    columns, pictures, chain = asked.columns, asked.pictures, asked.chain
+    trace, answer = reading.answer(chain.turns[-1]["content"] if chain else texts[1])
     read, read_quads = reading.shapes(answer, columns)
     files = [f"{FOLDER}/{picture.name}" for picture in pictures]
     return {
@@ -154,7 +215,20 @@ def row(
         "image": files[0] if files else None,
         "image_size": list(pictures[0].size) if pictures else None,
         "further": files[1:],
+        **(chained(chain) if chain else {}),
     }
+
+
+def chained(chain: Chain) -> dict[str, Any]:
+    named = [(crop.where, crop.picture and f"{FOLDER}/{crop.picture.name}") for crop in chain.crops]
+    crops = [{**where, "file": name} for where, name in named]
+    return {"turns": chain.turns, "crops": crops, "regions": chain.regions}
+
+
+def pictured(row: Mapping[str, Any]) -> list[str]:
+    """Files in the run folder that a row shows."""
+    named = [row["image"], *row["further"], *(crop["file"] for crop in row.get("crops", ()))]
+    return [name for name in named if name]
 
 
 def finite(value: float | None) -> float | None:

@@ -22,6 +22,8 @@ Load = Callable[[Path], Mapping[str, Report]]
 """As `evals.comparing.sidebyside.evaluations`: folder → benchmark ("" for an evaluation by recipe) → its report."""
 COUNT = 1000
 """Resamples of each interval."""
+COUNTS = ("turns/mean", "turns/depth_entropy")
+"""Numbers that are no shares: plain in the table, and not in the picture, whose axes are in percent."""
 PANELS = 12
 """Metrics of the picture; the table has all."""
 
@@ -47,7 +49,15 @@ def table(curves: Sequence[Curve]) -> dict[str, Any] | None:
         counts = dict.fromkeys(_count(m) for group in metrics for m in group if "n" in m)
         cells = [_measured(group) for group in metrics]
         rows.append({"key": name, "n": " / ".join(counts), "cells": cells, "convention": " | ".join(conventions)})
-    return {"labels": [label for label, _ in holding], "rows": rows, "notes": few}
+    notes = list(few)
+    if plain := [name for name in names if counted(name)]:
+        notes.append(f"No percentages: {', '.join(plain)}")
+    return {"labels": [label for label, _ in holding], "rows": rows, "notes": notes}
+
+
+def counted(name: str) -> bool:
+    """Whether a metric, perhaps with a benchmark before it, is no share."""
+    return name.rpartition(": ")[2] in COUNTS
 
 
 def _controls(label: str, found: Sequence[dict[str, dict[str, Any]]]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -110,7 +120,7 @@ def _rows(curve: Curve, load: Load | None) -> list[Row]:
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in curve.runs:
         for metric, one in run.evaluation.items():
-            if "[" not in metric and one.get("value") is not None:
+            if "[" not in metric and not counted(metric) and one.get("value") is not None:
                 found.setdefault((run.recipe.get("benchmark") or "", metric), []).append(one)
     made = []
     for (benchmark, metric), several in found.items():

@@ -24,8 +24,8 @@ import markupsafe
 
 from studies.report import evaluations, figures, numbers, optimisation, panels
 from studies.report.bands import SAID, Kind
-from studies.report.pictures import Pictures
-from studies.report.runs import recipes, samples
+from studies.report.pictures import Cut, Pictures
+from studies.report.runs import chains, recipes, samples
 from studies.report.runs.folders import Folder, natural
 from studies.report.runs.labels import Curve
 from vlm.common.redaction import redact
@@ -171,17 +171,21 @@ def _shown(curves: Sequence[Curve], rows: int) -> tuple[dict[str, Any], Pictures
         images.use(PictureSection(limit=most))
     found = [(n, run, samples.read(run, max(1, rows // len(runs)))) for n, run in runs] if rows > 0 else []
     pictures = Pictures()
-    numbers = pictures.add(one.image for _, _, asked in found for one in asked if one.image)
+    everything = [one for _, _, asked in found for one in asked]
+    cut = [crop.picture for one in everything for said in one.said for crop in said.crops if crop.picture]
+    numbers = pictures.add([*(one.image for one in everything if one.image), *cut])
     rows_shown = []
     for label, run, asked in found:
         for one in asked:
             image = numbers.get(one.image) if one.image else None
             row: dict[str, Any] = asdict(one) | {"label": label, "run": run.name, "image": image}
             row["boxes"] = [figures.rounded(box) for box in one.boxes]
+            row["regions"] = [figures.rounded(box) for box in one.regions]
             row["size"] = list(one.size) if one.size else None
-            for said in row["said"]:
+            for said, original in zip(row["said"], one.said, strict=True):
                 said["read"] = [figures.rounded(box) for box in said["read"]] if said["read"] else None
                 said["text"] = said["text"] if said["answer"] is None or said["trace"] is None else None
+                said["crops"] = [_crop(crop, numbers) for crop in original.crops]
                 said["rewards"] = {k: v if v is None else figures.rounded([v])[0] for k, v in said["rewards"].items()}
             rows_shown.append(row)
     notes = []
@@ -191,12 +195,21 @@ def _shown(curves: Sequence[Curve], rows: int) -> tuple[dict[str, Any], Pictures
     return {"asked": rows_shown}, pictures, notes
 
 
+def _crop(crop: chains.Crop, numbers: dict[Path | Cut, int]) -> dict[str, Any]:
+    picture = numbers.get(crop.picture) if crop.picture else None
+    return {"turn": crop.turn, "image": crop.image, "box": figures.rounded(crop.box), "picture": picture}
+
+
 def _samples_note(shown: dict[str, Any]) -> str:
-    said = sum(said["times"] for one in shown["asked"] for said in one["said"])
-    return (
-        f"{said:,} completions of {len(shown['asked']):,} prompts, spread evenly over the runs. Boxes: the truth is "
+    all_said = [said for one in shown["asked"] for said in one["said"]]
+    count = sum(said["times"] for said in all_said)
+    note = (
+        f"{count:,} completions of {len(shown['asked']):,} prompts, spread evenly over the runs. Boxes: the truth is "
         "green and solid, what was answered orange and dashed."
     )
+    if any(said["crops"] for said in all_said):
+        note += " Regions that a tool showed are blue and numbered; where the answer is to be seen is green and dotted."
+    return note
 
 
 def _subtitle(curves: Sequence[Curve], kind: Kind) -> str:

@@ -50,6 +50,17 @@ TRAINING = (
     Panel("Learning rate", r"learning_rate", noisy=False),
     Panel("Steps skipped", r"guards/skipped_steps", "Steps whose loss or gradient was not finite."),
 )
+TURNS = (
+    Panel("Turns", r"turns/mean", "Of the model in a completion, mean; 1 where no tool is called.", "turns"),
+    Panel("Completions that call", r"turns/calls|zoom/(?P<name>share)", "A tool at all; the share that saw a region."),
+    Panel("A crop holds the truth", r"zoom/holds", "Of completions that saw a region, where the true one is known."),
+    Panel("Gain of those that zoom", r"zoom/gain", "Reward against completions of the same prompt that do not zoom."),
+    Panel("Calls that failed", r"turns/failed", "Share answered by an error."),
+    Panel("Over the limit", r"turns/over", "Share that called once more than it may: not learned from."),
+    Panel(
+        "Entropy of depth", r"turns/depth_entropy", "Of the number of calls; 0 where all call equally often.", "nats"
+    ),
+)
 REWARDS = (
     Panel("Rewards", r"rewards/(?P<name>.+)/mean", "Mean of each reward, before its weight."),
     Panel(
@@ -101,6 +112,9 @@ COST = (
 SECTIONS = (
     Section("training", "Training", "", TRAINING),
     Section("rewards", "Reward components", "", REWARDS),
+    Section(
+        "turns", "Turns and zooms", "Does it look closer, does it look at the right place, and does it help?", TURNS
+    ),
     Section(
         "score",
         "Health of the learned reward",

@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -16,6 +17,8 @@ from vlm.pictures import images
 
 SIDE = 448
 """Most pixels of a side: what a phone shows across, and a desktop in a column."""
+CUT = 224
+"""The same of a region that is shown beside its picture."""
 LEAST = 96
 """Pixels of a side that a picture is never made smaller than for room."""
 QUALITY = 78
@@ -24,17 +27,25 @@ ROOM = 8_000_000
 """Bytes of all pictures; as base64 they are a third more."""
 
 
+class Cut(NamedTuple):
+    """A region of a picture."""
+
+    path: Path
+    box: tuple[float, ...]
+    "x1, y1, x2, y2 in pixels of the picture."
+
+
 class Pictures:
-    """Data URIs by number, and the number of each file that was asked for."""
+    """Data URIs by number, and the number of each file and region that was asked for."""
 
     def __init__(self, room: int = ROOM):
         self.room = room
         self.uris: list[str] = []
-        self.missing: dict[Path, str] = {}
-        "File → why it cannot be shown."
+        self.missing: dict[Path | Cut, str] = {}
+        "File or region → why it cannot be shown."
 
-    def add(self, paths: Iterable[Path]) -> dict[Path, int]:
-        """File → number; files with the same pixels have the same. What cannot be decoded goes to `missing`."""
+    def add(self, paths: Iterable[Path | Cut]) -> dict[Path | Cut, int]:
+        """File or region → number; what has the same pixels has the same. What cannot be decoded goes to `missing`."""
         wanted = list(dict.fromkeys(paths))
         encoded = self._encoded(wanted, SIDE)
         total: float = sum(map(len, encoded.values()))
@@ -55,16 +66,25 @@ class Pictures:
             found[path] = numbers[digest]
         return found
 
-    def _encoded(self, paths: Iterable[Path], side: int) -> dict[Path, bytes]:
+    def _encoded(self, paths: Iterable[Path | Cut], side: int) -> dict[Path | Cut, bytes]:
         made = {}
         for path in paths:
             try:
-                picture = images.preview(str(path), side * side)
+                picture, most = _read(path, side)
             except DataError as error:
                 self.missing[path] = str(error)
                 continue
-            picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+            picture.thumbnail((most, most), Image.Resampling.LANCZOS, reducing_gap=2.0)
             file = io.BytesIO()
             picture.save(file, "WEBP", quality=QUALITY, method=4)
             made[path] = file.getvalue()
         return made
+
+
+def _read(path: Path | Cut, side: int) -> tuple[Image.Image, int]:
+    """A picture, and the most pixels that a side of it may have. side: of a whole one. Raises: DataError."""
+    if isinstance(path, Path):
+        return images.preview(str(path), side * side), side
+    (x1, y1, x2, y2), most = path.box, max(LEAST, side * CUT // SIDE)
+    size = max(1, math.ceil(x2) - math.floor(x1)), max(1, math.ceil(y2) - math.floor(y1))
+    return images.window(str(path.path), path.box, images.limited(size, most * most)), most

@@ -13,7 +13,7 @@ import pytest
 
 import rewards
 from samples import TASKS
-from stage.metrics import GROUPS, METRICS, Range, find
+from stage.metrics import GROUPS, METRICS, Range, find, turns
 from stage.metrics.finding import PHASES, pattern
 from stage.metrics.page import page, where
 from tests.support.processes.commands import ROOT, run
@@ -35,7 +35,7 @@ UNREACHABLE = {  # where this machine and metrics.jsonl end
     "global_step": "dashboard",
 }
 WORDS = {"gated", "score", "iou", "task/kind", "input_ids", "--dry-run", "completions/", "time/…"}
-WORDS |= {"terminated", "mean", *PHASES}
+WORDS |= {"terminated", "mean", *PHASES, "zoom", "image_zoom_in", "no_zoom", "regions"}
 """What entries have in backticks beside keys, options, metrics and files."""
 
 
@@ -48,7 +48,12 @@ def logged(tiny_model, demo_data, tmp_path_factory):
     return {
         "sft": logged_runs.supervised(tiny_model, demo_data, out / "sft"),
         "score": logged_runs.preferences(tiny_model, out / "score"),
-        "grpo": [*logged_runs.rewarded(tiny_model, demo_data, out / "grpo"), *losses[0], *losses[1]],
+        "grpo": [
+            *logged_runs.rewarded(tiny_model, demo_data, out / "grpo"),
+            *losses[0],
+            *losses[1],
+            *logged_runs.conversed(tiny_model, demo_data, out / "turns"),
+        ],
     }
 
 
@@ -92,7 +97,7 @@ def test_phases_add_up_to_the_step(logged):
     """As the page says: generation's parts and the update are the whole of step_time."""
     steps = [row for row in logged["grpo"] if "step_time" in row]
     phases = [{name: value for name, value in row.items() if name.startswith("time/")} for row in steps]
-    assert len(steps) == 3 and set().union(*phases) == {m.name for m in METRICS if m.name.startswith("time/")}
+    assert len(steps) == 4 and set().union(*phases) == {m.name for m in METRICS if m.name.startswith("time/")}
     for row, parts in zip(steps, phases, strict=True):
         assert sum(parts.values()) == pytest.approx(row["step_time"])
 
@@ -104,6 +109,23 @@ def test_the_tiny_runs_are_judged(logged):
         assert row[name] == 0 and find(name).healthy.holds(row[name])
     assert find("score/probe_drift").healthy.holds(row["score/probe_drift"])
     assert find("kl").healthy is None and row["kl"] == pytest.approx(0, abs=1e-6)  # the policy is the reference still
+
+
+def test_conversations_are_counted(logged):
+    """Of four completions of a prompt (`logged_runs.TALKS`): calls 1, 0, 1, 1; one is refused, one of two regions holds
+    the truth, one calls too often. Entropy of (1/4, 3/4). Rewards of those that zoom are 0.3 and 0 (no format), of the
+    others 0.3."""
+    rows = [(kind(row), row) for row in logged["grpo"] if "turns/mean" in row or "eval_turns/mean" in row]
+    assert sorted(of for of, _ in rows) == ["eval", "step"]
+    for of, row in rows:
+        found = {name: row[f"{'eval_' * (of == 'eval')}{name}"] for name in (m.name for m in turns.TURNS.metrics)}
+        assert found == pytest.approx(
+            {
+                "turns/mean": 1.75, "turns/calls": 0.75, "turns/over": 0.25, "turns/depth_entropy": 0.562335,
+                "turns/failed": 1 / 3, "zoom/share": 0.5, "zoom/holds": 0.5, "zoom/gain": -0.15,
+            }
+        )  # fmt: skip
+        assert not find("turns/over").healthy.holds(row[f"{'eval_' * (of == 'eval')}turns/over"])
 
 
 def test_dashboards_names(monkeypatch):

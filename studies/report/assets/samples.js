@@ -42,7 +42,7 @@ class Samples {
   filter() {
     const fits = (one) => Object.entries(this.chosen).every(([name, select]) => select.value === "" || String(one[name]) === select.value);
     const words = this.search.value.trim().toLowerCase();
-    const holds = (one) => !words || [one.prompt, one.truth, ...one.said.flatMap((said) => [said.text, said.trace, said.answer])].some((text) => text && text.toLowerCase().includes(words));
+    const holds = (one) => !words || [one.prompt, one.truth, ...one.said.flatMap((said) => [said.text, said.trace, said.answer, ...said.turns.map((turn) => turn.content)])].some((text) => text && text.toLowerCase().includes(words));
     this.found = this.asked.filter((one) => fits(one) && holds(one));
     const orders = { late: (one) => -(one.step ?? 0), low: (one) => mean(paid(one)), high: (one) => -mean(paid(one)), spread: (one) => -spread(paid(one)) };
     const key = orders[this.order.value];
@@ -63,24 +63,35 @@ class Samples {
   card(one) {
     const where = [one.step === null ? null : `step ${one.step.toLocaleString("en")}`, one.task, one.name].filter(Boolean).join(" · ");
     const head = make("p", { class: "where quiet" }, make("i", { class: `swatch s${one.label % COLOURS}` }), `${one.run}${where ? " · " + where : ""}`);
-    const overlay = one.size && (one.boxes.length || one.said.some((said) => said.read)) ? draw("svg", { viewBox: `0 0 ${one.size[0]} ${one.size[1]}`, "aria-hidden": "true" }) : null;
+    const overlay = one.size && (one.boxes.length || one.regions.length || one.said.some(marks)) ? draw("svg", { viewBox: `0 0 ${one.size[0]} ${one.size[1]}`, "aria-hidden": "true" }) : null;
     const text = make("div", { class: "text" }, ...asking(one.prompt));
     if (one.truth !== null) text.append(make("p", { class: "truth" }, make("span", { class: "tag" }, "truth"), one.truth));
     const choose = (number) => {
       rows.forEach((row, place) => row.classList.toggle("chosen", place === number && overlay !== null && rows.length > 1));
       if (overlay) boxes(overlay, one, one.said[number]);
     };
-    const rows = one.said.map((said, number) => completion(said, () => choose(number)));
+    const rows = one.said.map((said, number) => completion(said, () => choose(number), (crop) => this.cut(crop), number === 0));
     text.append(...folded(rows));
     choose(0);
     return make("article", { class: "card" }, this.picture(one, overlay), make("div", { class: "body" }, head, text));
   }
 
+  uri(number) {
+    this.pictures = this.pictures || payload("pictures");
+    return this.pictures[number];
+  }
+
+  /** A region that was shown; `number` as it has on the picture. */
+  cut(crop) {
+    const where = `${crop.image ? `picture ${crop.image + 1}: ` : ""}${crop.box.map((edge) => Math.round(edge)).join(", ")}`;
+    const image = crop.picture === null ? make("span", { class: "absent quiet" }, "no picture") : make("img", { src: this.uri(crop.picture), alt: `Region ${crop.number}`, decoding: "async", loading: "lazy" });
+    return make("figure", { class: "cut" }, image, make("figcaption", { class: "quiet" }, make("b", {}, String(crop.number)), ` ${where}`));
+  }
+
   picture(one, overlay) {
     if (one.image === null) return make("div", { class: "picture none quiet" }, "no picture");
-    this.pictures = this.pictures || payload("pictures");
     const size = one.size || [];
-    const image = make("img", { src: this.pictures[one.image], alt: `Picture of ${one.name || "a sample"}`, decoding: "async", loading: "lazy", width: size[0], height: size[1] });
+    const image = make("img", { src: this.uri(one.image), alt: `Picture of ${one.name || "a sample"}`, decoding: "async", loading: "lazy", width: size[0], height: size[1] });
     return make("div", { class: "picture" }, make("div", { class: "under" }, image, overlay));
   }
 }
@@ -118,8 +129,25 @@ function spread(values) {
   return values.length ? Math.max(...values) - Math.min(...values) : 0;
 }
 
-/** A completion: its numbers and answer; opened, its trace and the whole text. */
-function completion(said, choose) {
+/** Whether something of a completion can be drawn on the picture. */
+function marks(said) {
+  return said.read || said.crops.some((crop) => crop.image === 0);
+}
+
+/** What the model and its tools said, turn by turn. */
+function conversation(said, crops, open) {
+  const turns = said.turns.map((turn, place) => {
+    const shown = crops.filter((crop) => crop.turn === place);
+    const who = make("span", { class: "tag" }, turn.role === "tool" ? "tool" : "model");
+    const numbers = shown.map((crop) => make("b", { class: "number" }, String(crop.number)));
+    const text = shown.length ? turn.content.replace(/^(?:<image>)+/, (tags) => tags.slice("<image>".length * shown.length)) : turn.content;
+    return make("li", { class: turn.role }, who, ...numbers, make("span", {}, text));
+  });
+  return make("details", { class: "trace", open }, make("summary", {}, `${turns.length} turns`), make("ol", { class: "turns" }, ...turns));
+}
+
+/** A completion: its numbers and answer, and what it was shown; opened, its trace, its turns or the whole text. */
+function completion(said, choose, cut, open) {
   const numbers = make("span", { class: "numbers" });
   if (said.times > 1) numbers.append(make("span", { class: "tag" }, make("b", {}, `${said.times} ×`)));
   for (const [name, value] of Object.entries(said.rewards)) {
@@ -130,11 +158,14 @@ function completion(said, choose) {
     numbers.append(make("span", { class: `tag advantage ${sign}` }, "advantage ", make("b", {}, (said.advantage > 0 ? "+" : "") + short(said.advantage))));
   }
   const answer = said.answer ?? said.text ?? "";
-  const shown = make("p", { class: said.answer === null ? "answer broken" : "answer" }, said.answer === null ? make("span", { class: "tag" }, "no answer in tags") : null, answer || "(empty)");
+  const crops = said.crops.map((crop, place) => ({ ...crop, number: place + 1 }));
+  const shown = make("p", { class: said.answer === null ? "answer broken" : "answer" }, said.answer === null ? make("span", { class: "tag" }, "no answer in tags") : null, said.answer === null && said.turns.length ? null : answer || "(empty)");
   const row = make("li", {}, numbers, shown);
-  if (said.trace) row.append(make("details", { class: "trace" }, make("summary", {}, "trace"), make("p", {}, said.trace)));
+  if (crops.length) row.append(make("div", { class: "cuts" }, ...crops.map(cut)));
+  if (said.turns.length) row.append(conversation(said, crops, open));
+  else if (said.trace) row.append(make("details", { class: "trace" }, make("summary", {}, "trace"), make("p", {}, said.trace)));
   else if (said.text && said.answer !== null && said.text !== said.answer) row.append(make("details", { class: "trace" }, make("summary", {}, "whole text"), make("p", {}, said.text)));
-  if (said.read) {
+  if (marks(said)) {
     row.setAttribute("tabindex", "0");
     row.addEventListener("focus", choose);
     row.addEventListener("click", choose);
@@ -142,12 +173,20 @@ function completion(said, choose) {
   return row;
 }
 
-/** True and stated boxes over a picture; four numbers are corners of a box, eight those of a quadrilateral. */
+/** True and stated boxes over a picture, and the regions that were shown, with their numbers; four numbers are corners of a box, eight those of a quadrilateral. */
 function boxes(overlay, one, said) {
   const outline = (box) => (box.length === 8 ? box : [box[0], box[1], box[2], box[1], box[2], box[3], box[0], box[3]]).join(" ");
   const drawn = [];
-  for (const [kind, list] of [["true", one.boxes], ["stated", said.read || []]]) {
+  const crops = said.crops.map((crop, place) => ({ ...crop, number: place + 1 })).filter((crop) => crop.image === 0);
+  for (const [kind, list] of [["zoomed", crops.map((crop) => crop.box)], ["region", one.regions], ["true", one.boxes], ["stated", said.read || []]]) {
     for (const box of list) drawn.push(draw("polygon", { class: "halo", points: outline(box) }), draw("polygon", { class: kind, points: outline(box) }));
+  }
+  const size = one.size[0] * 0.07; // a picture has about 230 pixels across
+  for (const { number, box } of crops) {
+    const [right, below] = [[0, 0], [1, 1], [1, 0], [0, 1]][(number - 1) % 4]; // a region often lies in the one before
+    const x = Math.min(Math.max(right ? box[2] - size * 0.6 : box[0], 0), one.size[0] - size * 0.7);
+    const y = Math.min(Math.max(below ? box[3] + size : box[1] - size * 0.25, size), one.size[1] - size * 0.2);
+    drawn.push(draw("text", { class: "number", x, y, "font-size": size, "stroke-width": size * 0.2 }, String(number)));
   }
   overlay.replaceChildren(...drawn);
 }

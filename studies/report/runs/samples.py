@@ -4,6 +4,7 @@
     completions/*.parquet  TRL's own table; without the true boxes, which are read from a grounding row's answer
     predictions.jsonl      of an evaluation
 
+Of a model that has tools they hold the turns of each completion, and the regions that it was shown (`runs.chains`).
 All of them can be larger than a page may be: steps are taken spread evenly over the run, the first and the last among
 them, and prompts spread evenly over a step, with all their completions that there are.
 """
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from studies.report.runs import chains
 from studies.report.runs.folders import PREDICTIONS, Folder
 from vlm import answers
 from vlm.boxes import FALLBACK, read_said
@@ -26,7 +28,8 @@ from vlm.common.errors import DataError, RecipeError
 
 SAMPLES, COMPLETIONS = "samples.jsonl", "completions"
 KNOWN = ("step", "prompt", "completion", "advantage", "answer", "image_file", "task", "kind", "source", "id", "images")
-"""Columns of TRL's table that are no reward."""
+CHAIN = ("turns", "crops")
+"""Columns of TRL's table that are no reward, the second those of a model with tools."""
 Boxes = list[list[float]]
 
 
@@ -43,6 +46,10 @@ class Said:
     advantage: float | None = None
     times: int = 1
     "How many completions of the group are this one."
+    turns: chains.Turns = field(default_factory=list)
+    "Where it has several; `text` is the last."
+    crops: list[chains.Crop] = field(default_factory=list)
+    "Regions that tools have shown it, as they are numbered."
 
 
 @dataclass
@@ -57,6 +64,8 @@ class Asked:
     truth: str | None = None
     boxes: Boxes = field(default_factory=list)
     "True quadrilaterals or boxes, pixels of the original image."
+    regions: Boxes = field(default_factory=list)
+    "Where in the image the answer is to be seen; the same pixels."
     size: Sequence[float] | None = None
     "Width and height of the original image."
     image: Path | None = None
@@ -79,12 +88,13 @@ def read(folder: Folder, rows: int) -> list[Asked]:
 
 def ranked(said: Sequence[Said]) -> list[Said]:
     """Equal completions once, the best paid first (by the advantage, where there is one)."""
-    different: dict[str, Said] = {}
+    different: dict[tuple[str, ...], Said] = {}
     for one in said:
-        if one.text in different:
-            different[one.text].times += 1
+        key = (one.text, *(turn["content"] for turn in one.turns))
+        if key in different:
+            different[key].times += 1
         else:
-            different[one.text] = one
+            different[key] = one
     return sorted(different.values(), key=lambda one: -(one.advantage or 0))
 
 
@@ -127,10 +137,14 @@ def lines(path: Path) -> Iterable[tuple[dict[str, Any], str]]:
 
 def _kept(path: Path) -> list[Asked]:
     groups: dict[tuple, Asked] = {}
+    shown: dict[tuple, Sequence[float] | None] = {}
     for row, where in lines(path):
         truth = row.get("truth") or {}
         try:
             key = (row["step"], row["group"])
+            turns, crops = chains.read(row, where, None)
+            for crop in crops:
+                crop.picture = _inside(path.parent, crop.file)
             if key not in groups:
                 groups[key] = Asked(
                     step=row["step"],
@@ -139,15 +153,23 @@ def _kept(path: Path) -> list[Asked]:
                     name=_name(row),
                     truth=truth.get("answer"),
                     boxes=truth.get("quads") or truth.get("boxes") or [],
-                    size=truth.get("size") or row.get("image_size"),
+                    regions=row.get("regions") or [],
+                    size=truth.get("size"),
                     image=_inside(path.parent, row.get("image")),
                 )
             read = row.get("read_quads") or row.get("read")
+            of = (crop.of for crop in crops if crop.of and crop.image == 0)
+            groups[key].size = groups[key].size or next(of, None)
             said = Said(row["completion"], row.get("answer"), row.get("trace"), read, row.get("rewards") or {})
+            said.text = turns[-1]["content"] if turns else said.text
+            _chained(said, turns, crops)
         except KeyError as error:
             raise DataError(f"{where}: has no {error.args[0]!r}; expected a row as GRPO writes them") from error
         said.advantage = row.get("advantage")
         groups[key].said.append(said)
+        shown[key] = row.get("image_size")
+    for key, one in groups.items():
+        one.size = one.size or shown[key]
     return list(groups.values())
 
 
@@ -169,13 +191,13 @@ def _completed(folder: Folder, rows: int) -> list[Asked]:
         except (OSError, pyarrow.ArrowException) as error:
             raise DataError(f"{path}: cannot be read as parquet ({error}); take it out of the folder") from error
         groups: dict[tuple, Asked] = {}
-        for row in table:
+        for number, row in enumerate(table, 1):
             if missing := {"step", "prompt", "completion"} - row.keys():
                 raise DataError(f"{path}: has no column {', '.join(sorted(missing))}; expected TRL's completions")
             key = (row["step"], row["prompt"], row.get("image_file"), row.get("id"))
             if key not in groups:
                 groups[key] = _asked(row, folder)
-            groups[key].said.append(_said(row, groups[key], folder))
+            groups[key].said.append(_said(row, groups[key], folder, f"{path}, row {number}"))
         found += groups.values()
     return found
 
@@ -189,16 +211,24 @@ def _asked(row: dict[str, Any], folder: Folder) -> Asked:
     return made
 
 
-def _said(row: dict[str, Any], asked: Asked, folder: Folder) -> Said:
-    text = str(row["completion"])
+def _said(row: dict[str, Any], asked: Asked, folder: Folder, where: str) -> Said:
+    turns, crops = chains.read(row, where, asked.image)
+    text = turns[-1]["content"] if turns else str(row["completion"])
     trace, answer = _parts(text, folder)
     rewards = {
         name: value if value is None or math.isfinite(value) else None
         for name, value in row.items()
-        if name not in KNOWN and (value is None or isinstance(value, int | float))
+        if name not in KNOWN + CHAIN and (value is None or isinstance(value, int | float))
     }
     read = _shapes(answer, asked.size, None, folder) if asked.task == "grounding" else None
-    return Said(text, answer, trace, read, rewards, row.get("advantage"))
+    return _chained(Said(text, answer, trace, read, rewards, row.get("advantage")), turns, crops)
+
+
+def _chained(said: Said, turns: chains.Turns, crops: list[chains.Crop]) -> Said:
+    """With its turns, where it has several."""
+    if len(turns) > 1:
+        said.turns, said.crops = turns, crops
+    return said
 
 
 def _predicted(folder: Folder) -> list[Asked]:
@@ -211,9 +241,10 @@ def _predicted(folder: Folder) -> list[Asked]:
         read = _shapes(answer, row.get("size"), row.get("resized"), folder) if true else None
         rewards = {"gold": row["gold"]} if row.get("gold") is not None else {}
         image = Path(row["image"]) if row.get("image") else None
-        said = [Said(row["completion"], answer, trace, read, rewards)]
-        size = row.get("size") or _size(image)
-        asked = Asked(None, row.get("prompt", ""), row["task"], _name(row), row.get("answer"), true, size, image, said)
+        said = _chained(Said(row["completion"], answer, trace, read, rewards), *chains.read(row, where, image))
+        asked = Asked(None, row.get("prompt", ""), row["task"], _name(row), row.get("answer"), true)
+        asked.regions, asked.size = row.get("regions") or [], row.get("size") or _size(image)
+        asked.image, asked.said = image, [said]
         found.append(asked)
     return found
 

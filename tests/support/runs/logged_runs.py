@@ -87,6 +87,47 @@ def rewarded(model: str, data: Path, out: Path) -> list[dict[str, Any]]:
         )  # fmt: skip
 
 
+LOOK = '<tool_call>\n{"name": "image_zoom_in", "arguments": {"bbox": %s}}\n</tool_call>'
+TALKS = [
+    [LOOK % [0, 0, 500, 500], SAID[0]],
+    [SAID[0]],
+    [LOOK % [2000, 2000, 3000, 3000], SAID[0]],
+    [LOOK % [500, 500, 1000, 1000], LOOK % [0, 0, 500, 500]],
+]
+"""Turns of completions, per mille of the picture, where one call is answered: a region that holds the truth, none, one
+that is refused, and another with a call too many."""
+
+
+def conversed(model: str, data: Path, out: Path) -> list[dict[str, Any]]:
+    """Rows of GRPO with the zoom and an evaluation, on written completions (TALKS); pictures have 112 x 112 pixels."""
+    out.mkdir()
+    prompts = [json.loads(line) for line in (data / "grpo/prompts.jsonl").read_text().splitlines()[:2]]
+    for row in prompts:
+        row |= {"regions": [[10, 10, 20, 20]], "images": [str(data / "grpo" / name) for name in row["images"]]}
+    (out / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    files = [{"path": str(out / "prompts.jsonl")}]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rl.trainer.GRPOTrainer", Talking)
+        return grpo_rows(
+            model, data, out / "run", "training.num_generations=4", "training.per_device_train_batch_size=8",
+            "training.per_device_eval_batch_size=8", "training.max_completion_length=200",
+            f"data={json.dumps({'train': files, 'eval': files})}", "tools=[{use: zoom, options: {least: 28}}]",
+        )  # fmt: skip
+
+
+class Talking(rl.GRPOTrainer):
+    """Says TALKS, in turn."""
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        rows = range(len(prompt_ids))
+        first, second = ({row: self._said(TALKS[row % len(TALKS)], turn) for row in rows} for turn in (0, 1))
+        self._conversations.run(first, lambda following: {row: second[row] for row in following})
+        return list(first.values()), None
+
+    def _said(self, turns: list[str], turn: int) -> list[int]:
+        return self._tokenizer(f"{turns[turn]}<|im_end|>").input_ids if turn < len(turns) else []
+
+
 class Scripted(rl.GRPOTrainer):
     """Says SAID, in turn."""
 
