@@ -38,7 +38,7 @@ class Teaching:
         self.family = families.of(read_config(recipe.model.path, recipe.model.revision)[0])
         self.control = control.of_recipe(recipe, fetch)
         self.tally: Counter[str] = Counter()
-        "Rows seen, and those whose end is cut: `rows`, `cut`."
+        "Rows seen, those whose end is cut, and those that zoom more often than `turns.limit`: `rows`, `cut`, `deep`."
         self._text: ChatText | None = None
         if self.limit is not None:
             try:
@@ -66,6 +66,7 @@ class Teaching:
             if turn["role"] == "assistant" and "zoom" not in turn and answers.blank(turn["content"]):
                 raise RowFault("empty_reply", f"messages[{number}]", "an assistant turn without text", "what to learn")
         self.tally["rows"] += 1
+        self.tally["deep"] += len(zoomed(sample.messages)) > self.recipe.turns.limit
         if self._text is None and not zoomed(sample.messages):
             return
         try:
@@ -126,6 +127,11 @@ class Teaching:
 
     def tell(self) -> None:
         """Say how many rows lose their end."""
+        if self.recipe.tools and (deep := self.tally["deep"]):
+            say(
+                f"data: {deep:,} of {self.tally['rows']:,} rows zoom more often than turns.limit = "
+                f"{self.recipe.turns.limit}: they teach conversations that evaluation and GRPO would cut"
+            )
         if cut := self.tally["cut"]:
             say(
                 f"data: {cut:,} of {self.tally['rows']:,} rows are longer than training.max_length = {self.limit}: "

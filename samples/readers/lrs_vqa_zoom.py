@@ -1,7 +1,6 @@
 """LRS-VQA-Zoom, the training set of RSCoVLM (Qingyun/remote-sensing-sft-data on the hub, folder `LRS_VQA`).
 
-Read off its loader, VisionXLab/RSCoVLM at c507282, `rscovlm/training/data/visual_cot_dataset.py` (the same text as in
-bfc2ff7); the files themselves were not seen. JSON lists in `annotations/train/`, written by GPT-4V, by templates, and
+Read off its loader, VisionXLab/RSCoVLM at bfc2ff7, `rscovlm/training/data/visual_cot_dataset.py`; the files themselves were not seen. JSON lists in `annotations/train/`, written by GPT-4V, by templates, and
 as multiple choice, with pictures in `images/train/`:
 
     [{"image": "LRS_VQA/images/train/P0001.png", "image_ori_width": 4000, "image_ori_height": 3000,
