@@ -1,7 +1,8 @@
 """LRS-VQA-Zoom, the training set of RSCoVLM (Qingyun/remote-sensing-sft-data on the hub, folder `LRS_VQA`).
 
 Read off its loader, VisionXLab/RSCoVLM at bfc2ff7, `rscovlm/training/data/visual_cot_dataset.py`; the files themselves
-were not seen. JSON lists in `annotations/train/`, written by GPT-4V, by templates, and as multiple choice, with pictures in `images/train/`:
+were not seen. JSON lists in `annotations/train/`, written by GPT-4V, by templates, and as multiple
+choice, with pictures in `images/train/`:
 
     [{"image": "LRS_VQA/images/train/P0001.png", "image_ori_width": 4000, "image_ori_height": 3000,
       "bbox_info": {"crop_hbox": [[10, 20, 900, 700]], "rbox": [[…8 numbers]]},
