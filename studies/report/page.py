@@ -185,6 +185,8 @@ def _shown(curves: Sequence[Curve], rows: int) -> tuple[dict[str, Any], Pictures
             for said, original in zip(row["said"], one.said, strict=True):
                 said["read"] = [figures.rounded(box) for box in said["read"]] if said["read"] else None
                 said["text"] = said["text"] if said["answer"] is None or said["trace"] is None else None
+                if original.turns:  # which hold both
+                    said["text"] = said["trace"] = None
                 said["crops"] = [_crop(crop, numbers) for crop in original.crops]
                 said["rewards"] = {k: v if v is None else figures.rounded([v])[0] for k, v in said["rewards"].items()}
             rows_shown.append(row)

@@ -1,12 +1,13 @@
 """Which rows a table shows, what they hold, and that nothing grows with the batch."""
 
+import io
 import json
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageColor
 from pydantic import ValidationError
 
 from rl.table import batch_of, logged
@@ -15,7 +16,8 @@ from stage.tracking import overlays
 from stage.tracking.pictures import placed, small
 from stage.tracking.samples import Samples
 from stage.tracking.section import SampleSection
-from stage.tracking.table import Asked, Batch, Reading, asked, chosen, due, row
+from stage.tracking.table import Asked, Batch, Chain, Crop, Reading, asked, chosen, due, pictured, row
+from vlm.pictures.drawing import ZOOMED
 
 
 def test_tables_at_the_first_step_every_so_many_and_the_last():
@@ -147,6 +149,85 @@ def test_true_texts():
     assert overlays.truth(made("x", answer="two")) == "two"
     assert overlays.truth(made("x")) == "10, 20, 30, 40"
     assert overlays.truth(made("x", boxes=None)) is None
+
+
+CALL = '<think>t</think>\n<tool_call>\n{"name": "image_zoom_in", "arguments": {"bbox": [0, 0, 500, 500]}}\n</tool_call>'
+TURNS = [
+    {"role": "assistant", "content": CALL},
+    {"role": "tool", "content": "<image>This is that region. Go on."},
+    {"role": "assistant", "content": "<think>u</think><answer>red</answer>"},
+]
+
+
+def conversation(tmp_path, **columns):
+    """Two rows of a model with tools: one looks at the left half of 300 x 100 pixels, red and else blue."""
+    picture = Image.new("RGB", (300, 100), "blue")
+    picture.paste("red", (0, 0, 150, 100))
+    picture.save(tmp_path / "p.png")
+    crop = {"turn": 1, "image": 0, "box": [0, 0, 150, 100], "size": [168, 112]}
+    common = {"images": [picture], "image_names": [str(tmp_path / "p.png")], "task": "vqa", "size": None, **columns}
+    return [common | {"turns": TURNS, "crops": [crop]}, common | {"turns": TURNS[2:], "crops": []}]
+
+
+def test_regions_are_cut_from_the_original_within_the_bound(tmp_path):
+    one, other = asked(conversation(tmp_path, regions=[[1, 2, 3, 4]]), Batch(1, 1, 9, 2), 2, 1200, tools=True)
+    (crop,) = one.chain.crops
+    assert crop.where == {"turn": 1, "image": 0, "box": [0, 0, 150, 100], "size": [168, 112], "of": [300, 100]}
+    assert crop.picture.size == (42, 28) and crop.picture in one.files  # 15,000 pixels to at most 1200
+    assert Image.open(io.BytesIO(crop.picture.content)).getpixel((40, 14)) == pytest.approx((254, 0, 0), abs=6)
+    assert (other.chain.turns, other.chain.crops, other.chain.regions) == (TURNS[2:], [], [[1, 2, 3, 4]])
+
+
+def test_a_picture_that_is_gone_costs_its_region_alone(tmp_path, caplog):
+    rows = conversation(tmp_path)
+    (tmp_path / "p.png").unlink()
+    one, _ = asked(rows, Batch(1, 1, 9, 2), 2, 1200, tools=True)
+    assert [crop.picture for crop in one.chain.crops] == [None] and "p.png: no such file" in caplog.text
+    found = row(one, Batch(1, 1, 9, 2), Reading(), ("Q", "…"), {}, 0.0)
+    assert found["crops"][0]["file"] is None and overlays.boxes_of(found) == {}
+
+
+def test_a_conversation_as_a_row_holds_it(tmp_path):
+    """What is read is the last turn, not a call's. Without tools a row has none of these keys."""
+    one, other = asked(conversation(tmp_path), Batch(1, 1, 9, 2), 2, 1200, tools=True)
+    text = "\n".join(f"{turn['role']}: {turn['content']}" for turn in TURNS)
+    found = json.loads(json.dumps(row(one, Batch(1, 1, 9, 2), Reading(), ("Q", text), {}, 0.0)))
+    assert (found["completion"], found["trace"], found["answer"]) == (text, "u", "red")
+    assert found["turns"] == TURNS and found["regions"] is None
+    (crop,) = found["crops"]
+    assert crop["file"] == f"samples/{one.files[1].name}" and pictured(found) == [found["image"], crop["file"]]
+    assert overlays.boxes_of(found) == {"zoom": [[0, 0, 30, 20]]}  # of 60 x 20
+    assert not {"turns", "crops", "regions"} & made("x").keys()
+
+
+def test_regions_are_overlays_with_their_numbers():
+    """The second of three is of another picture, and not drawn; classes of runs without tools stay as they are."""
+    boxes = [[20, 10, 40, 30], [0, 0, 8, 8], [100, 50, 160, 90]]
+    crops = [Crop({"turn": 1, "image": n % 2, "box": box, "of": [200, 100]}, None) for n, box in enumerate(boxes)]
+    one = Asked(3, COLUMNS | TRUTH, [small(Image.new("RGB", (200, 100)), 5000)], Chain(TURNS, crops))
+    found = overlays.overlays(row(one, Batch(7, 1, 9, 2), Reading(), ("Q", "A"), {}, 0.25))
+    drawn = [(box["box_caption"], box["class_id"], [*box["position"].values()]) for box in found["zoom"]["box_data"]]
+    assert drawn == [("zoom 1", 2, [10, 5, 20, 15]), ("zoom 3", 2, [50, 25, 80, 45])]
+    assert found["truth"]["class_labels"] == found["zoom"]["class_labels"] == {0: "truth", 1: "answer", 2: "zoom"}
+    assert overlays.overlays(made("x"))["truth"]["class_labels"] == {0: "truth", 1: "answer"}
+
+
+def test_regions_stand_beside_the_picture_where_it_is_drawn(tmp_path):
+    """As trackio gets it: outlined at 0 to 30 of 60 pixels, the crop and its caption in a column of their own."""
+    samples = Samples(Run(tmp_path), SampleSection())
+    found = asked(conversation(tmp_path), Batch(1, 1, 9, 2), 2, 1200, tools=True)
+    lines = [row(one, Batch(1, 1, 9, 2), Reading(), ("Q", "A"), {"a": 1.0}, 0.0) for one in found]
+    samples.write(lines, found)
+    tracker = SimpleNamespace(Image=lambda value, caption=None: (value, caption), Table=lambda **given: given)
+    table = overlays.table(lines, tracker, tmp_path, overlaid=False)
+    first, second = (dict(zip(table["columns"], cells, strict=True)) for cells in table["data"])
+    picture, _ = first["image"]
+    assert picture.getpixel((29, 12)) == ImageColor.getrgb(ZOOMED) != second["image"][0].getpixel((29, 12))
+    ((file, caption),) = first["crops"]
+    assert Image.open(file).size == (42, 28) and caption == "zoom 1 of picture 1: 0, 0, 150, 100"
+    assert second["crops"] == [] and table["columns"][:3] == ["image", "crops", "step"]
+    plain = overlays.table([made("x") | {"image": None, "rewards": {}}], tracker, tmp_path, overlaid=False)
+    assert "crops" not in plain["columns"]
 
 
 def test_lines_and_pictures_in_the_run_folder(tmp_path):

@@ -1,11 +1,13 @@
 """The HTML report in Chromium, where there is one: nothing thrown, nothing asked for, everything drawn."""
 
+import json
+
 import pytest
 
 from studies.report import page
 from studies.report.runs import labels
 from tests.support.browser import Browser, chromium
-from tests.support.runs.run_folders import completions, curve, evaluation, group, picture, training
+from tests.support.runs.run_folders import completions, conversation, curve, evaluation, group, picture, training
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no chromium here")
 EVIL = "</script><img src=x onerror=\"document.title='owned'\">"
@@ -100,6 +102,38 @@ def test_filters_choose_rows_and_a_click_its_boxes(browser, file):
         "text.value = 'no such text'; text.dispatchEvent(new Event('input'))"
     )
     assert opened.evaluate("document.querySelectorAll('.card').length") == 0
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_chain_has_its_regions_on_the_picture_its_crops_and_its_turns(browser, tmp_path, width):
+    run, path = training(tmp_path / "runs/a", curve([1.0])), picture(tmp_path / "p.png", size=(400, 200))
+    turns, crops = conversation([100, 100, 300, 200])
+    evil = [turns[0] | {"content": EVIL}, *turns[1:]]
+    said = {"prompt": "user: <image>Q", "completion": "…", "image_file": str(path), "task": "vqa", "answer": "red"}
+    two = [*crops, crops[0] | {"image": 1}]
+    rows = [said | {"turns": json.dumps(t), "crops": json.dumps(c)} for t, c in ((turns, two), (evil, []))]
+    completions(run, 1, [row | {"advantage": 1.0 - n} for n, row in enumerate(rows)])
+    file = tmp_path / "r.html"
+    file.write_text(page.html(page.Asked(labels.curves([str(tmp_path / "runs")], False))), encoding="utf-8")
+    opened = browser.open(file, width)
+    opened.settle()
+    opened.evaluate("document.getElementById('samples').scrollIntoView(); new Promise((done) => setTimeout(done, 300))")
+    opened.settle()
+    each = "[...document.querySelectorAll('%s')].map((one) => one.%s)"
+    assert opened.evaluate(each % (".card .zoomed", "getAttribute('points')")) == ["100 100 300 100 300 200 100 200"]
+    assert opened.evaluate(each % (".card svg text", "textContent")) == ["1"]
+    assert opened.evaluate(each % (".cut", "textContent")) == [
+        "1 100, 100, 300, 200", "no picture2 picture 2: 100, 100, 300, 200"
+    ]  # fmt: skip
+    assert opened.evaluate(each % (".cut img", "naturalWidth")) == [200]
+    assert opened.evaluate(each % ("details .turns", "parentElement.open")) == [True, False]  # of the best alone
+    found = opened.evaluate(each % (".turns li", "textContent"))
+    assert found[0] == f"model{turns[0]['content']}" and found[3] == f"model{EVIL}"
+    assert found[1] == "tool12This is that region. Go on." and found[4] == f"tool{turns[1]['content']}"  # no crop
+    opened.evaluate("document.querySelectorAll('.card .said > li')[1].click()")
+    assert opened.evaluate("document.querySelectorAll('.card .said > li').length") == 2
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.faults == [] and opened.requests == []
 
 
 def test_it_prints(browser, file, tmp_path, monkeypatch):

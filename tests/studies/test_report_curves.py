@@ -101,6 +101,17 @@ def test_an_evaluation_goes_to_the_label_whose_model_it_asked(tmp_path):
     assert found["rows"][0]["cells"] == ["25.0 [15.0, 35.0]", "50.0 [40.0, 60.0]"]
 
 
+def test_numbers_that_are_no_shares_are_no_percentages(tmp_path):
+    for seed, label in enumerate(("a", "b")):
+        evaluation(tmp_path / label, {"vqa/exact": 0.5, "turns/mean": 1.5 + seed, "turns/depth_entropy": 0.5})
+    found = evaluations.table(curves := labels.curves([str(tmp_path)], compare=False))
+    assert {row["key"]: row["cells"][0] for row in found["rows"]} == {
+        "vqa/exact": "50.0 [40.0, 60.0]", "turns/mean": "1.50 [1.40, 1.60]", "turns/depth_entropy": "0.50 [0.40, 0.60]"
+    }  # fmt: skip
+    assert "No percentages: turns/mean, turns/depth_entropy" in found["notes"]
+    assert {row.metric for curve in curves for row in evaluations._rows(curve, None)} == {"vqa/exact"}
+
+
 def test_a_short_run_that_logged_nothing_is_no_evaluation(tmp_path):
     """GRPO from the SFT's model, shorter than its logging_steps: its own label, not that of the model's maker."""
     training(tmp_path / "sft", curve([1.0]), stage="sft")

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import re
 import subprocess
@@ -10,13 +11,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from studies.report import page
-from studies.report.pictures import LEAST, Pictures
+from studies.report.pictures import LEAST, Cut, Pictures
 from studies.report.runs import labels, recipes, samples
 from studies.report.runs.folders import read
 from tests.support.runs.example_recipe import writer
 from tests.support.runs.run_folders import completions, curve, evaluation, group, picture, sample, training
+from tests.support.runs.run_folders import conversation as talk
 from tests.support.runs.run_folders import samples as keep
 from vlm.common.errors import DataError
 
@@ -180,7 +183,6 @@ def test_samples_are_spread_over_the_steps_within_their_bound():
 
 def test_pictures_are_embedded_once_and_within_their_room(tmp_path):
     import numpy as np
-    from PIL import Image
 
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{n}.png" for n in range(6)]
@@ -191,6 +193,91 @@ def test_pictures_are_embedded_once_and_within_their_room(tmp_path):
     assert len(pictures.uris) == 6 and sum(map(len, pictures.uris)) * 3 / 4 < 60_000 * 1.1
     assert [numbers[path] for path in paths] == list(range(6)) and LEAST < 400
     assert list(pictures.missing) == [tmp_path / "absent.png"]
+
+
+def test_conversations_are_shown_turn_by_turn(tmp_path):
+    """From all three files: a crop is cut from the original, or is the file that the run folder has of it."""
+    path = picture(tmp_path / "p.png", size=(400, 200))
+    turns, crops = talk([100, 20, 300, 120])
+    text = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+    common = {"prompt": "user: <image>Which colour?", "image_file": str(path), "task": "vqa", "answer": "red"}
+    said = [(text, turns, crops), (text, turns, crops), ("<think>a</think><answer>blue</answer>", turns[-1:], [])]
+    rows = [common | {"completion": t, "turns": json.dumps(c), "crops": json.dumps(z)} for t, c, z in said]
+    completions(training(tmp_path / "runs/a", curve([1.0])), 1, rows)
+    kept = training(tmp_path / "runs/b", curve([1.0]))
+    picture(kept / "samples/small.jpg"), picture(kept / "samples/crop.jpg", (200, 0, 0), (30, 20))
+    files = [crop | {"of": [400, 200], "file": "samples/crop.jpg"} for crop in crops]
+    truth = {"answer": "red", "boxes": None, "quads": None, "size": None}
+    chain = {"turns": turns, "crops": files, "regions": [[110, 30, 120, 40]], "truth": truth, "read": None}
+    keep(kept, [sample(1, 0, "red", image="samples/small.jpg", image_size=[40, 20], **chain)])
+    evaluated = evaluation(tmp_path / "runs/c", {"vqa/exact": 0.5})
+    row = {"id": "1", "source": "s", "task": "vqa", "completion": turns[-1]["content"], "image": str(path)}
+    (evaluated / "predictions.jsonl").write_text(json.dumps(row | {"turns": turns, "crops": crops}) + "\n")
+
+    parsed = Parsed(html(tmp_path / "runs"))
+    shown, uris = {one["run"]: one for one in parsed.json("samples")["asked"]}, parsed.json("pictures")
+    assert {name: one["size"] for name, one in shown.items()} == dict.fromkeys("abc", [400, 200])
+    for name, one in shown.items():
+        first = one["said"][0]
+        assert first["turns"] == turns and (first["answer"], first["text"]) == ("red", None)
+        (crop,) = first["crops"]
+        assert (crop["turn"], crop["image"], crop["box"]) == (1, 0, [100, 20, 300, 120])
+        with Image.open(io.BytesIO(base64.b64decode(uris[crop["picture"]].partition(",")[2]))) as cut:
+            assert cut.size == ((30, 20) if name == "b" else (200, 100))
+    assert [one["times"] for one in shown["a"]["said"]] == [2, 1] and shown["a"]["said"][1]["turns"] == []
+    assert shown["b"]["regions"] == [[110, 30, 120, 40]] and shown["a"]["said"][0]["rewards"] == {}
+    assert len(uris) == 4 and "blue and numbered" in parsed.said  # picture and crop, each in two files
+
+
+@pytest.mark.parametrize(
+    ("turns", "crops", "words"),
+    [
+        ("[", None, r"row 1, turns: found '\[', expected JSON"),
+        ("{}", None, "row 1, turns: found dict, expected a list"),
+        ('[{"role": "user", "content": ""}]', None, "expected {role: assistant | tool, content: text}"),
+        ('[{"role": "tool", "content": ""}]', None, "the last is a tool's"),
+        (None, '[{"turn": 0, "image": 0, "box": [1, 2, 3]}]', "expected turn, image and a box of four numbers"),
+        (None, '[{"turn": 2, "image": 0, "box": [1, 2, 3, 4]}]', "turn 2 is none of the tool's; there are 3 turns"),
+    ],
+)
+def test_conversations_that_are_none_are_refused(tmp_path, turns, crops, words):
+    folder = training(tmp_path / "a", curve([1.0]))
+    row = {
+        "prompt": "Q",
+        "completion": "A",
+        "turns": turns or json.dumps(talk([0, 0, 1, 1])[0]),
+        "crops": crops or "[]",
+    }
+    completions(folder, 1, [row])
+    with pytest.raises(DataError, match=words):
+        samples.read(read(folder), 10)
+
+
+def test_a_region_that_cannot_be_cut_is_said(tmp_path):
+    folder = training(tmp_path / "a", curve([1.0]))
+    turns, crops = talk([500, 500, 600, 600])
+    row = {"prompt": "Q", "completion": "A", "image_file": str(picture(tmp_path / "p.png"))}
+    completions(folder, 1, [row | {"turns": json.dumps(turns), "crops": json.dumps(crops)}])
+    parsed = Parsed(html(folder))
+    (one,) = parsed.json("samples")["asked"]
+    assert one["image"] == 0 and one["said"][0]["crops"][0]["picture"] is None
+    assert "1 pictures of samples cannot be shown" in parsed.said and "p.png" in parsed.said
+
+
+def test_regions_are_smaller_than_pictures_and_share_their_room(tmp_path):
+    import numpy as np
+
+    noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "p.png")
+    wanted = [tmp_path / "p.png", *(Cut(tmp_path / "p.png", (n, 0, n + 400, 200)) for n in range(9))]
+    plain, tight = Pictures(), Pictures(room=100_000)
+    for pictures in (plain, tight):
+        numbers = pictures.add(wanted)
+        assert [numbers[one] for one in wanted] == list(range(10))
+    contents = [[base64.b64decode(uri.partition(",")[2]) for uri in pictures.uris] for pictures in (plain, tight)]
+    sizes = [Image.open(io.BytesIO(content)).size for content in contents[0]]
+    assert sizes == [(448, 448)] + [(224, 112)] * 9
+    assert sum(map(len, contents[0])) > 190_000 and sum(map(len, contents[1])) < 110_000
 
 
 def test_the_difference_to_the_base_is_found_by_the_command(tmp_path):

@@ -99,9 +99,11 @@ that is refused, and another with a call too many."""
 
 
 def conversed(model: str, data: Path, out: Path) -> list[dict[str, Any]]:
-    """Rows of GRPO with the zoom and an evaluation, on written completions (TALKS); pictures have 112 x 112 pixels."""
+    """Rows of GRPO on two prompts with the zoom and an evaluation, on written completions (TALKS); pictures have
+    224 x 224 pixels."""
     out.mkdir()
-    prompts = [json.loads(line) for line in (data / "grpo/prompts.jsonl").read_text().splitlines()[:2]]
+    rows = [json.loads(line) for line in (data / "grpo/prompts.jsonl").read_text().splitlines()]
+    prompts = [row for row in rows if row["task"] == "grounding"][:2]
     for row in prompts:
         row |= {"regions": [[10, 10, 20, 20]], "images": [str(data / "grpo" / name) for name in row["images"]]}
     (out / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))

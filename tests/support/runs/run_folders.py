@@ -72,6 +72,17 @@ def group(prompt: str, answers: Sequence[str], **columns: Any) -> list[dict[str,
     ]
 
 
+def conversation(box: Sequence[int]) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
+    """Turns and crops, as a chain is logged: a call, a region in pixels of the first picture, the answer "red"."""
+    call = '<tool_call>\n{"name": "image_zoom_in", "arguments": {"bbox": [1, 2, 3, 4]}}\n</tool_call>'
+    turns = [
+        {"role": "assistant", "content": f"<think>closer</think>\n{call}"},
+        {"role": "tool", "content": "<image>This is that region. Go on."},
+        {"role": "assistant", "content": "<think>red</think><answer>red</answer>"},
+    ]
+    return turns, [{"turn": 1, "image": 0, "box": list(box), "size": [112, 112]}]
+
+
 def samples(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """samples.jsonl."""
     (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
