@@ -27,6 +27,7 @@ from vlm.adapters import apply_lora
 from vlm.loading import load_model, load_processor
 from vlm.rollout import unsayable
 from vlm.sections import ImageSection, LoraSection, ModelSection, PromptSection
+from vlm.tools.toolbox import Toolbox
 
 BASE = str(ROOT / "demo/base")
 LIMITS = ImageSection(min_pixels=112 * 112, max_pixels=112 * 112)
@@ -75,9 +76,10 @@ def trainer(
     lora=None,
     seed=42,
     base: str = BASE,
+    toolbox: Toolbox | None = None,
     **training: Any,
 ):
-    """A trainer of the demo's base, or of another; with vLLM where `use_vllm` says so."""
+    """A trainer of the demo's base, or of another; with vLLM where `use_vllm` says so, with tools where there are."""
     section = ModelSection(path=base, dtype="float32", attention="sdpa", lora=lora)
     recipe = GRPORecipe(model=section, output=str(output), seed=seed)
     recipe.training = {
@@ -89,7 +91,8 @@ def trainer(
     model = load_model(section)
     if lora is not None:
         model = apply_lora(model, lora)
-    return cls(model, [reward], args, prompt_rows(samples, PROMPT), processing_class=load_processor(base, limits))
+    rows, processor = prompt_rows(samples, PROMPT), load_processor(base, limits)
+    return cls(model, [reward], args, rows, processing_class=processor, toolbox=toolbox, notation="qwen2_vl")
 
 
 class Engines:

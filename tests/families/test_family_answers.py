@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from evals.generate import Transformers, complete
 from evals.recipe import EvalRecipe
@@ -52,7 +51,7 @@ def test_what_only_a_processor_may_write_is_never_said(loaded, kind, questions):
                 texts(one, questions[:2], 2, temperature=temperature)
     finally:
         del one.processor.tokenizer.batch_decode
-    assert len(said) == 2 and not any(torch.isin(tokens, torch.tensor(banned)).any() for tokens in said)
+    assert len(said) == 2 and not any({*row} & {*banned} for tokens in said for row in tokens)
 
 
 @pytest.mark.parametrize("kind", ["internvl", "idefics3"])

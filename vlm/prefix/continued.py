@@ -77,7 +77,8 @@ class Session:
         prompts = [ids[there.bool()] for ids, there in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
         self.rows = [prompts[number] for number in self.index]
         "(tokens,) of each row so far."
-        units = media.of(inputs)
+        # of a family without a file nobody knows which pictures are whose: it has one turn (`Toolbox.of` refuses more)
+        units = media.of(inputs) if families.of(self.config).units else {}
         counts = media.counts(inputs["input_ids"], units, self.config) if units else [0] * len(prompts)
         bounds = [0, *torch.tensor(counts).cumsum(0).tolist()]
         first = [media.choose(units, list(range(*bounds[number : number + 2]))) for number in range(len(prompts))]

@@ -58,7 +58,12 @@ class Toolbox:
     def of(
         cls, sections: Sequence[ToolSection], turns: TurnSection, sight: Sight, family: Family | None = None
     ) -> Toolbox | None:
-        """The recipe's; None where it names no tool. Raises: RecipeError."""
+        """The recipe's; None where it names no tool. Raises: RecipeError, also for a model that cannot have any."""
+        if sections and family is not None and not family.units:
+            raise RecipeError(
+                f"tools: {family.name}: which pictures of a batch belong to which conversation is not known of this "
+                "model, so they could not go on; leave tools out, or take a family of docs/models.md"
+            )
         marks = () if family is None else (family.placeholder, *family.unsayable, *family.frame)
         return cls([resolve(one, sight) for one in sections], turns, marks, sight) if sections else None
 
