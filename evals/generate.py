@@ -23,6 +23,7 @@ from vlm.common.processes import processes
 from vlm.loading import load_model, load_processor, source
 from vlm.pictures.resizing import shown
 from vlm.sections import ModelSection, PromptSection
+from vlm.shapes import read_config
 from vlm.tools.rendered import Renderer
 
 logger = logging.getLogger(__name__)
@@ -172,7 +173,9 @@ class Transformers(Answering):
         self, recipe: AskingRecipe, rows: Sequence[Row], halved: Callable[[int], None] | None = None
     ) -> Iterator[tuple[Row, str]]:
         samples, numbers = [sample for sample, _ in rows], [number for _, number in rows]
-        how, talks = recipe.generation, Talks.of(recipe, self.processor.sight, self.processor.family)
+        how, section = recipe.generation, self.section
+        family = families.of(read_config(section.path, section.revision)[0])
+        talks = Talks.of(recipe, self.processor.sight, family)
         texts = complete(self.model, self.processor, samples, recipe.prompt, how, recipe.seed, halved, numbers, talks)
         return ((row, text) for row, (_, text) in zip(rows, texts, strict=True))
 

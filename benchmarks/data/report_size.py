@@ -1,4 +1,4 @@
-"""Size of the HTML report, and how fast it opens:  python -m benchmarks.report_size [--steps 10000] [--rows 500]
+"""Size of the HTML report, and how fast it opens:  python -m benchmarks.data.report_size [--steps 10000] [--rows 500]
 
 Makes runs of real size (every metric that a GRPO run with a learned reward logs; rows of samples each with a picture of
 its own, 256², landscapes as hard to compress as real ones), writes their report as launch/report.py does, and opens it
