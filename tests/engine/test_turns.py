@@ -14,7 +14,7 @@ from evals.turns import fields
 from stage.recipe import config
 from tests.engine import world
 from tests.support.processes.commands import ROOT
-from tests.support.scripted import scripted
+from tests.support.runs.saying import scripted
 from vlm.tools.calls import write
 from vlm.tools.zoom import NAME
 

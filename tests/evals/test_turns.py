@@ -15,7 +15,7 @@ from evals.turns import Chain, Talks, fields
 from samples import Sample
 from stage.recipe.asking import GenerationSection
 from tests.support.families import checkpoint, listed
-from tests.support.scripted import FREE, scripted
+from tests.support.runs.saying import FREE, scripted
 from tests.support.tiny_checkpoints import section
 from vlm.families import FAMILIES
 from vlm.loading import load_model, load_processor

@@ -27,8 +27,8 @@ from stage.recipe import config
 from stage.runs import FINISHED
 from tests.evals.test_served import TinyServer, address, turns_of
 from tests.support.processes.commands import ROOT
+from tests.support.runs.saying import scripted
 from tests.support.scores.fake_judge import FakeJudge, completion
-from tests.support.scripted import scripted
 from vlm.common.bootstrap import means
 from vlm.common.errors import DataError, RecipeError, UserError
 from vlm.pictures.drawing import ZOOMED, Picture, grid
