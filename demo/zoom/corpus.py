@@ -1,0 +1,124 @@
+"""The pretraining corpus of the zoom demo's base: unlimited yards and crops, first captions, then chats.
+
+    index  "ring on red" for a crop, "red (120,40),(260,180)" for each pad of a whole yard; no chat
+    chats  Qwen2-VL's chat, of three kinds:
+        crop   a crop and what is on it
+        yard   a whole yard and a few questions; a mark is guessed at, for it cannot be seen
+        chain  a yard, a pad's box, then a crop and what is on it: two pictures in one conversation
+
+Crops are as loose, and as wrong in shape, as those of a model that learns where to look. The tool's call is not in it:
+that is what SFT teaches.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+from PIL import Image
+
+from demo import corpus
+from demo.zoom.render import window
+from demo.zoom.scene import SIDE, SPLIT_SEEDS, Box, Pad, Scene, scene
+from demo.zoom.tasks import EASY, SMALL, ask, mark_of
+from demo.zoom.tiny import GO_ON, POINT
+from vlm.boxes import write_boxes
+
+INDEX = 51_200
+"""Rows of captions before the chats begin."""
+KINDS = {"crop": 0.4, "yard": 0.25, "chain": 0.35}
+CROPPED = 0.6
+"""Share of crops among the captions."""
+QUESTIONS = {"where": 0.45, SMALL: 0.1, "presence": 0.15, "count": 0.12, "relation": 0.18}
+"""Share of each kind of question about a whole yard."""
+TURNS = 4
+CROP = (130, 650)
+"""Side of a crop."""
+SCALE = 0.5
+"""At which a whole yard is drawn before it shrinks, four times as fast as at full size."""
+SHOWN = 112
+FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.BICUBIC, Image.Resampling.BOX, Image.Resampling.LANCZOS)
+PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
+
+
+def phase_of(row: int) -> str:
+    return "index" if row < INDEX else "chats"
+
+
+def box_text(box: Box) -> str:
+    """Qwen2-VL's notation: 0–1000 of the picture."""
+    return f"<|box_start|>{write_boxes([list(box)], 'qwen2_vl', (SIDE, SIDE))}<|box_end|>"
+
+
+def cut(pad: Pad, rng: random.Random) -> Box:
+    """A window of whole numbers that holds a pad's truck: tight or wide, more or less centred, of any shape."""
+    low, high = (math.log(side) for side in CROP)
+    side, shape = math.exp(rng.uniform(low, high)), math.exp(rng.gauss(0, 0.2))
+    ends = []
+    for axis, length in ((0, side * shape), (1, side / shape)):
+        begin, end = pad.truck[axis], pad.truck[axis + 2]
+        first, last = end + 4 - length, begin - 4  # of the window's start, so that the truck is inside
+        wanted = pad.center[axis] - length / 2 + rng.gauss(0, 0.12 * length)
+        start = wanted if rng.random() < 0.6 else rng.uniform(first, last)
+        start = round(min(max(min(max(start, first), last), 0), SIDE - length))
+        ends.append((start, min(round(start + length), SIDE)))
+    (x1, x2), (y1, y2) = ends
+    return x1, y1, x2, y2
+
+
+def overview(one: Scene, rng: random.Random) -> Image.Image:
+    """The whole yard as the model sees it, reduced by a filter of some kind."""
+    return window(one, (0, 0, SIDE, SIDE), SCALE).resize((SHOWN, SHOWN), rng.choice(FILTERS))
+
+
+def _said(user: str, answer: str) -> list[tuple[str, bool]]:
+    """One question and its answer in Qwen2-VL's chat template."""
+    asked = f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+    return [(asked, False), (f"{answer}<|im_end|>", True), ("\n", False)]
+
+
+def _turn(one: Scene, rng: random.Random) -> tuple[str, str]:
+    kind = rng.choices(list(QUESTIONS), list(QUESTIONS.values()))[0]
+    if kind != "where":
+        item = ask(one, kind, rng)
+        return item.question, item.answer
+    pad = rng.choice(one.pads)
+    return f"Where is the {pad.color} pad?", box_text(pad.box)
+
+
+def _caption(one: Scene, rng: random.Random) -> corpus.Row:
+    if rng.random() < CROPPED:
+        pad = rng.choice(one.pads)
+        return [window(one, cut(pad, rng))], [(PICTURE, False), (f"{pad.mark} on {pad.color}<|endoftext|>", True)]
+    lines = "\n".join(f"{pad.color} {box_text(pad.box)}" for pad in rng.sample(one.pads, len(one.pads)))
+    return [overview(one, rng)], [(PICTURE, False), (f"{lines}<|endoftext|>", True)]
+
+
+def conversation(row: int) -> corpus.Row:
+    """Pictures and text of a row of the corpus."""
+    one = scene(SPLIT_SEEDS["pretrain"] + row)
+    rng = random.Random(one.seed ^ 0x5EED)
+    if phase_of(row) == "index":
+        return _caption(one, rng)
+    pieces: list[tuple[str, bool]] = [("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n", False)]
+    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+    if kind == "yard":
+        for number in range(TURNS):
+            question, answer = _turn(one, rng)
+            pieces += _said(f"{PICTURE if not number else ''}{question}", answer)
+        return [overview(one, rng)], pieces
+    pad = rng.choice(one.pads)
+    item, crop = mark_of(pad), window(one, cut(pad, rng))
+    if kind == "crop":
+        return [crop], pieces + _said(f"{PICTURE}{item.question}", item.answer)
+    asked, then = (item.question, GO_ON) if rng.random() < 0.7 else (f"Where is the {pad.color} pad?", item.question)
+    point = f" {POINT}" if then == GO_ON else ""
+    pieces += _said(f"{PICTURE}{asked}{point}", box_text(pad.box))
+    return [overview(one, rng), crop], pieces + _said(f"{PICTURE}{then}", item.answer)
+
+
+class Corpus(corpus.Corpus):
+    """Endless batches of this corpus."""
+
+    def row(self, number: int) -> corpus.Row:
+        return conversation(number)
