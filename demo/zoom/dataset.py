@@ -6,7 +6,7 @@
     grpo/prompts.jsonl      Nadir's JSONL: small and easy questions, small ones with the `regions` of their evidence
     test/small_test.jsonl   Nadir's JSONL: questions about small things, each mark as often as any other
     test/easy_test.jsonl    Nadir's JSONL: questions that need no closer look
-    */images/*.jpg          1,792 × 1,792 pixels, two questions each
+    */images/*.jpg          1,792 × 1,792 pixels, up to two questions each
 
 The regions that SFT teaches are careless, as an annotator's: any side lies up to a pad's width too far out. GRPO is to
 find out that a closer look tells more. Splits come from disjoint scene seeds; the test split is the same for every
@@ -18,18 +18,18 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections import Counter
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 from demo.dataset import SEED_STRIDE
 from demo.zoom.render import render
-from demo.zoom.scene import SIDE, SPLIT_SEEDS, Box, Pad, Scene, scene
+from demo.zoom.scene import MARKS, SIDE, SPLIT_SEEDS, Box, Pad, Scene, scene
 from demo.zoom.tasks import EASY, Item, ask, mark_of
 from samples import Sample, write
 
 EACH = 2
-"""Questions about one yard."""
+"""Questions about one yard, at most."""
 EASY_SHARE = {"sft": 0.25, "grpo": 0.2}
 """Share of easy questions in training data."""
 LOOSE = 1.0
@@ -52,24 +52,27 @@ def careless(pad: Pad, rng: random.Random) -> Box:
 
 
 def questions(first: int, count: int, easy: float) -> Iterator[tuple[Scene, Item]]:
-    """`count` questions, `EACH` on a yard, from scene seed `first` on; of the small ones each mark equally often.
+    """`count` questions, from scene seed `first` on; of those about small things each mark is as frequent.
 
     easy: share of easy questions; 1 for these alone, 0 for none.
     """
     rng = random.Random(first)
-    asked: Counter[str] = Counter()
-    for number in range(count):
-        if number % EACH == 0:
-            one, told = scene(first + number // EACH), set[str]()
-        if rng.random() < easy:
-            item = ask(one, rng.choice(EASY), rng)
-        else:
-            pads = [pad for pad in one.pads if pad.color not in told]
-            fewest = min(asked[pad.mark] for pad in pads)
-            item = mark_of(rng.choice([pad for pad in pads if asked[pad.mark] == fewest]))
-            asked[item.answer] += 1
-            told.add(item.pad.color if item.pad else "")
-        yield one, item
+    marks = cycle(rng.sample(MARKS, len(MARKS)))
+    wanted, seed, made, small = next(marks), first, 0, rng.random() >= easy
+    while made < count:
+        one, left = scene(seed), EACH
+        seed += 1
+        for pad in rng.sample(one.pads, len(one.pads)):
+            if made == count or not left:
+                break
+            if not small:
+                item = ask(one, rng.choice(EASY), rng)
+            elif pad.mark == wanted:
+                item, wanted = mark_of(pad), next(marks)
+            else:
+                continue
+            made, left, small = made + 1, left - 1, rng.random() >= easy
+            yield one, item
 
 
 def save_image(one: Scene, folder: Path) -> str:
@@ -104,7 +107,9 @@ def closed(path: Path, first: int, count: int, easy: float) -> None:
     (path.parent / "images").mkdir(parents=True, exist_ok=True)
 
     def rows() -> Iterator[Sample]:
-        for number, (one, item) in enumerate(questions(first, count, easy)):
+        before = None
+        for one, item in questions(first, count, easy):
+            before, number = one.seed, int(before == one.seed)
             yield Sample(
                 images=[save_image(one, path.parent)],
                 messages=[{"role": "user", "content": item.question}],
@@ -112,7 +117,7 @@ def closed(path: Path, first: int, count: int, easy: float) -> None:
                 answer=item.answer,
                 size=(SIDE, SIDE),
                 source=path.stem,
-                id=f"{one.seed}-{number % EACH}",
+                id=f"{one.seed}-{number}",
                 kind=item.kind,
                 regions=[list(region(item.pad))] if item.pad else None,
             )

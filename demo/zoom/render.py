@@ -35,7 +35,7 @@ def _ground(scene: Scene) -> Image.Image:
     coarse = rng.normal(0.0, 1.0, (COARSE, COARSE, 1)).astype(np.float32)
     wide = np.asarray(Image.fromarray(rng.normal(0.0, 1.0, (7, 7)).astype(np.float32)).resize((COARSE, COARSE)))
     ramp = np.linspace(-0.5, 0.5, COARSE, dtype=np.float32)
-    land = np.array([110, rng.uniform(105, 140), 95], np.float32) + 5 * coarse + 8 * wide[..., None]
+    land = np.array([110, rng.uniform(105, 140), 95], np.float32) + 3 * coarse + 3 * wide[..., None]
     land[..., 0] += GLOW * ramp[None, :]
     land[..., 2] += GLOW * ramp[:, None]
     return Image.fromarray(np.clip(land, 0, 255).astype(np.uint8))

@@ -61,7 +61,7 @@ class Scene:
 
     seed: int
     pads: list[Pad] = field(default_factory=list)
-    bushes: list[tuple[float, float, float]] = field(default_factory=list)
+    bushes: list[tuple[int, int, int]] = field(default_factory=list)
 
 
 def _pad(rng: random.Random, block: int, color: str) -> Pad:
@@ -87,7 +87,7 @@ def scene(seed: int) -> Scene:
     for block in rng.sample(empty, 6):
         x, y = block % BLOCKS * BLOCK, block // BLOCKS * BLOCK
         bushes += [
-            (x + rng.uniform(70, BLOCK - 70), y + rng.uniform(70, BLOCK - 70), rng.uniform(12, 36))
+            (x + rng.randint(70, BLOCK - 70), y + rng.randint(70, BLOCK - 70), rng.randint(12, 36))
             for _ in range(rng.randint(2, 7))
         ]
     return Scene(seed, pads, bushes)
