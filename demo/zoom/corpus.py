@@ -1,7 +1,6 @@
 """The pretraining corpus of the zoom demo's base: unlimited yards and crops, first captions, then chats.
 
-    marks  "ring on red" for a crop; no chat
-    index  the same, and "red (120,40),(260,180)" for each pad of a whole yard
+    index  "ring on red" for a crop, first for tight ones, and "red (120,40),(260,180)" for each pad of a yard; no chat
     chats  Qwen2-VL's chat, of three kinds:
         crop   a crop and what is on it
         yard   a whole yard and a few questions; a mark is guessed at, for it cannot be seen
@@ -20,21 +19,23 @@ from PIL import Image
 
 from demo import corpus
 from demo.zoom.render import window
-from demo.zoom.scene import SIDE, SPLIT_SEEDS, Box, Pad, Scene, scene
+from demo.zoom.scene import SIDE, SPLIT_SEEDS, TRUCK, Box, Pad, Scene, scene
 from demo.zoom.tasks import EASY, SMALL, ask, mark_of
 from demo.zoom.tiny import GO_ON, POINT
 from vlm.boxes import write_boxes
 
-PHASES = (("marks", 22_400), ("index", 48_000))
-"""(phase, up to this row of the corpus); what comes after is `chats`."""
+INDEX = 51_200
+"""Rows of captions before the chats begin."""
 KINDS = {"crop": 0.4, "yard": 0.25, "chain": 0.35}
-CROPPED = 0.5
-"""Share of crops among the captions of the second phase."""
+CROPPED = 0.6
+"""Share of crops among the captions."""
 QUESTIONS = {"where": 0.45, SMALL: 0.1, "presence": 0.15, "count": 0.12, "relation": 0.18}
 """Share of each kind of question about a whole yard."""
 TURNS = 4
-CROP = (210, 480)
+CROP = (140, 360)
 """Side of a crop."""
+TIGHT = (80, 140)
+"""And of the first ones: marks are learned large, and then small."""
 ROUND = 10
 """The base writes its boxes in round numbers, which are as many digits less to learn."""
 SCALE = 0.5
@@ -45,7 +46,7 @@ PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
 def phase_of(row: int) -> str:
-    return next((phase for phase, end in PHASES if row < end), "chats")
+    return "index" if row < INDEX else "chats"
 
 
 def box_text(box: Box) -> str:
@@ -53,14 +54,18 @@ def box_text(box: Box) -> str:
     return write_boxes([[round(value / SIDE * 1000 / ROUND) * ROUND for value in box]], "qwen2_vl", (1000, 1000))
 
 
-def cut(pad: Pad, rng: random.Random) -> Box:
-    """A window of whole numbers around a pad: tight or wide, more or less centred, of any shape; it may cut it."""
-    low, high = (math.log(side) for side in CROP)
+def cut(pad: Pad, rng: random.Random, sides: tuple[float, float] = CROP) -> Box:
+    """A window of whole numbers that holds a pad's truck: tight or wide, more or less centred, of any shape."""
+    low, high = (math.log(side) for side in sides)
     side, shape = math.exp(rng.uniform(low, high)), math.exp(rng.gauss(0, 0.15))
     ends = []
-    for axis, length in ((0, side * shape), (1, side / shape)):
-        start = pad.center[axis] - length / 2 + rng.gauss(0, 0.12 * length)
-        start = round(min(max(start, 0), SIDE - length))
+    for axis, wanted in ((0, side * shape), (1, side / shape)):
+        length = max(wanted, TRUCK[1] + 10)
+        begin, end = pad.truck[axis], pad.truck[axis + 2]
+        first, last = end + 4 - length, begin - 4  # of the window's start, so that the truck is inside
+        centred = pad.center[axis] - length / 2 + rng.gauss(0, 0.12 * length)
+        start = centred if rng.random() < 0.6 else rng.uniform(first, last)
+        start = round(min(max(min(max(start, first), last), 0), SIDE - length))
         ends.append((start, min(round(start + length), SIDE)))
     (x1, x2), (y1, y2) = ends
     return x1, y1, x2, y2
@@ -86,10 +91,11 @@ def _turn(one: Scene, rng: random.Random) -> tuple[str, str]:
     return f"Where is the {pad.color} pad?", box_text(pad.box)
 
 
-def _caption(one: Scene, rng: random.Random, phase: str) -> corpus.Row:
-    if phase == "marks" or rng.random() < CROPPED:
+def _caption(one: Scene, rng: random.Random, row: int) -> corpus.Row:
+    if rng.random() < CROPPED:
         pad = rng.choice(one.pads)
-        crop = window(one, cut(pad, rng))
+        sides = (a + (b - a) * row / INDEX for a, b in zip(TIGHT, CROP, strict=True))
+        crop = window(one, cut(pad, rng, tuple(sides)))
         return [crop], [(PICTURE, False), (f"{pad.mark} on {pad.color}<|endoftext|>", True)]
     pieces = [(PICTURE, False)]
     for pad in rng.sample(one.pads, len(one.pads)):  # in random order: which pad comes next is not to be learned
@@ -101,8 +107,8 @@ def conversation(row: int) -> corpus.Row:
     """Pictures and text of a row of the corpus."""
     one = scene(SPLIT_SEEDS["pretrain"] + row)
     rng = random.Random(one.seed ^ 0x5EED)
-    if (phase := phase_of(row)) != "chats":
-        return _caption(one, rng, phase)
+    if phase_of(row) != "chats":
+        return _caption(one, rng, row)
     pieces: list[tuple[str, bool]] = [("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n", False)]
     kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
     if kind == "yard":

@@ -35,12 +35,12 @@ EASY_SHARE = {"sft": 0.25, "grpo": 0.2}
 LOOSE = 1.0
 """How far out a side of an annotated region may lie, in widths of its pad."""
 MARGIN = 8
-"""Pixels that the evidence's region has around the trucks."""
+"""Pixels that the evidence's region has around a truck."""
 
 
 def region(pad: Pad) -> Box:
-    """Where the evidence is: a pad's trucks, and a little around them."""
-    x1, y1, x2, y2 = pad.fleet
+    """Where the evidence is: a pad's truck, and a little around it."""
+    x1, y1, x2, y2 = pad.truck
     return x1 - MARGIN, y1 - MARGIN, x2 + MARGIN, y2 + MARGIN
 
 

@@ -105,10 +105,9 @@ def window(scene: Scene, box: Box, scale: float = 1.0) -> Image.Image:
         fill = _glowing(RGB[pad.color], *pad.center)
         rim = tuple(value // 2 if pad.color != "black" else 90 for value in fill)
         draw.rectangle((seen[0], seen[1], seen[2] - 1, seen[3] - 1), fill=fill, outline=rim, width=round(6 * scale))
-        for truck in pad.trucks:
-            if (roof := inside(truck)) is not None:
-                draw.rectangle((roof[0], roof[1], roof[2] - 1, roof[3] - 1), fill=ROOF)
-                _mark(draw, pad.mark, roof)
+        if (roof := inside(pad.truck)) is not None:
+            draw.rectangle((roof[0], roof[1], roof[2] - 1, roof[3] - 1), fill=ROOF)
+            _mark(draw, pad.mark, roof)
     return canvas
 
 

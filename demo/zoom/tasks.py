@@ -3,9 +3,9 @@
     item = ask(scene, "mark", random.Random(0))
     item.question   "Which mark is on the red pad?"
     item.answer     "ring"
-    item.pad.fleet  where the evidence is
+    item.pad.truck  where the evidence is
 
-Small: which of eight marks a pad's trucks have; each mark is as frequent as any other, so chance is 12.5%. Easy, for
+Small: which of eight marks a pad's truck has; each mark is as frequent as any other, so chance is 12.5%. Easy, for
 the pads themselves can be seen: whether a pad is there, how many there are, how two of them lie.
 """
 

@@ -50,14 +50,14 @@ def are_apart(boxes) -> bool:
     return all(max(a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3]) > 0 for a, b in combinations(boxes, 2))
 
 
-def test_pads_lie_inside_and_apart_and_so_do_their_trucks(yards):
+def test_pads_lie_inside_and_apart_and_hold_their_trucks(yards):
     for one in yards:
         assert 3 <= len(one.pads) <= 6 and len({pad.color for pad in one.pads}) == len(one.pads)
         assert are_apart([pad.box for pad in one.pads])
         for pad in one.pads:
-            assert holds((0, 0, SIDE, SIDE), pad.box) and 5 <= len(pad.trucks) <= 9 and are_apart(pad.trucks)
-            for x1, y1, x2, y2 in pad.trucks:
-                assert holds(pad.box, (x1, y1, x2, y2)) and 20 <= x2 - x1 == y2 - y1 <= 40
+            x1, y1, x2, y2 = pad.truck
+            assert holds((0, 0, SIDE, SIDE), pad.box) and holds(pad.box, pad.truck)
+            assert 42 <= x2 - x1 == y2 - y1 <= 50  # about three of 112 pixels
 
 
 def test_boxes_bound_the_pixels_that_are_drawn(yards):
@@ -65,7 +65,7 @@ def test_boxes_bound_the_pixels_that_are_drawn(yards):
         pad, others = one.pads[0], one.pads[1:]
         assert changed(one, Scene(one.seed, others, one.bushes)) == pad.box
         marked = replace(pad, mark="ring" if pad.mark != "ring" else "cross")
-        assert holds(pad.fleet, changed(one, Scene(one.seed, [marked, *others], one.bushes)))
+        assert holds(pad.truck, changed(one, Scene(one.seed, [marked, *others], one.bushes)))
 
 
 def test_a_window_is_a_part_of_the_whole(yards):
@@ -77,35 +77,35 @@ def test_a_window_is_a_part_of_the_whole(yards):
 
 def test_every_mark_has_the_same_area_of_white():
     """So that how bright a truck looks from afar does not tell its mark: a quarter, but for whole pixels."""
-    for side in (32, 40):
+    for side in (42, 50):
         truck = (500, 500, 500 + side, 500 + side)
         for mark in MARKS:
-            pixels = np.asarray(window(Scene(1, [Pad("red", (400, 400, 660, 660), (truck,), mark)]), truck))
-            assert 0.23 < (pixels > 200).all(axis=2).mean() < 0.32
+            pixels = np.asarray(window(Scene(1, [Pad("red", (400, 400, 660, 660), truck, mark)]), truck))
+            assert 0.22 < (pixels > 200).all(axis=2).mean() < 0.32
 
 
 def test_a_mark_is_told_in_a_crop_and_hardly_in_the_reduced_picture():
     """By the nearest of all marks' own pictures, drawn a few pixels off, which know all else: in a crop always right.
 
-    At 112² a truck is two pixels wide; even this reader, who needs no learning, fails at half of them or so.
+    At 112² a truck is three pixels wide; even this reader, who needs no learning, fails at half of them or so.
     """
     rng = random.Random(0)
 
     def pictures(side: int) -> dict[str, np.ndarray]:
         x, y = 800 + rng.randrange(-8, 9), 800 + rng.randrange(-8, 9)
         box = (818 - side // 2, 818 - side // 2, 818 + side // 2, 818 + side // 2)
-        pads = {mark: Pad("red", (700, 700, 960, 960), ((x, y, x + 36, y + 36),), mark) for mark in MARKS}
+        pads = {mark: Pad("red", (700, 700, 960, 960), (x, y, x + 46, y + 46), mark) for mark in MARKS}
         drawn = {mark: window(Scene(1, [pad]), box) for mark, pad in pads.items()}
         return {mark: np.asarray(one.resize((112, 112), Image.Resampling.BICUBIC), float) for mark, one in drawn.items()}
 
-    right = {1600: 0, 280: 0}
+    right = {1600: 0, 220: 0}
     for side in right:
         for _ in range(3):
             known, seen = pictures(side), pictures(side)
             right[side] += sum(
                 min(known, key=lambda name, p=picture: apart(known[name], p)) == mark for mark, picture in seen.items()
             )
-    assert right[280] == 24 and right[1600] <= 16
+    assert right[220] == 24 and right[1600] <= 16
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> float:
@@ -157,7 +157,7 @@ def test_test_questions_are_balanced_and_their_regions_hold_the_evidence(written
         one = scene(int(row.id.split("-")[0]))
         (pad,) = (pad for pad in one.pads if pad.color in row.messages[0]["content"])
         (region,) = row.regions
-        assert pad.mark == row.answer and holds(region, pad.fleet) and holds(pad.box, region)
+        assert pad.mark == row.answer and holds(region, pad.truck) and holds(pad.box, region)
         stored = np.asarray(images.load(row.images[0]), int)
         assert stored.shape == (SIDE, SIDE, 3) and np.abs(stored - np.asarray(render(one), int)).mean() < 4
 
@@ -174,18 +174,16 @@ def test_chains_are_in_the_published_layout(written):
             assert holds(box, pad.box) and holds((0, 0, SIDE, SIDE), box) and row["answer"] == pad.mark
 
 
-def test_crops_of_the_corpus_show_most_of_a_pad(yards):
+def test_crops_of_the_corpus_hold_the_truck(yards):
     rng = random.Random(2)
     crops = [(corpus.cut(one.pads[0], rng), one.pads[0]) for one in yards]
-    assert all(holds((0, 0, SIDE, SIDE), box) for box, _ in crops)
-    seen = [sum(holds(box, truck) for truck in pad.trucks) for box, pad in crops]
-    assert sum(count >= 2 for count in seen) > 0.97 * len(seen)
+    assert all(holds((0, 0, SIDE, SIDE), box) and holds(box, pad.truck) for box, pad in crops)
     sides = [max(box[2] - box[0], box[3] - box[1]) for box, _ in crops]
-    assert min(sides) < 250 and max(sides) > 450
+    assert min(sides) < 170 and max(sides) > 330
 
 
 def test_the_corpus_never_shows_a_call():
-    for row in (*range(40), *range(corpus.PHASES[-1][1], corpus.PHASES[-1][1] + 60)):
+    for row in (*range(40), *range(corpus.INDEX, corpus.INDEX + 60)):
         pictures, pieces = corpus.conversation(row)
         text = "".join(text for text, _ in pieces)
         assert text.count("<|image_pad|>") == len(pictures) and "tool_call" not in text and tiny.CALL not in text
