@@ -1,6 +1,8 @@
 """The pretraining corpus of the zoom demo's base: unlimited yards and crops, first captions, then chats.
 
-    index  "ring on red" for a crop, first for tight ones, and "red (120,40),(260,180)" for each pad of a yard; no chat
+    index  "red03" for each pad of a yard, first of one alone: its column and row; "ring on red" for a crop, first for
+           tight ones; no chat
+    boxes  the same crops; "red03(120,840),(220,940)" for each pad
     chats  Qwen2-VL's chat, of three kinds:
         crop   a crop and what is on it
         yard   a whole yard and a few questions; a mark is guessed at, for it cannot be seen
@@ -14,21 +16,24 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 from PIL import Image
 
 from demo import corpus
 from demo.zoom.render import window
-from demo.zoom.scene import SIDE, SPLIT_SEEDS, TRUCK, Box, Pad, Scene, scene
+from demo.zoom.scene import BLOCK, SIDE, SPLIT_SEEDS, TRUCK, Box, Pad, Scene, scene
 from demo.zoom.tasks import EASY, SMALL, ask, mark_of
 from demo.zoom.tiny import GO_ON, POINT
 from vlm.boxes import write_boxes
 
-INDEX = 51_200
-"""Rows of captions before the chats begin."""
+PHASES = (("index", 28_800), ("boxes", 51_200))
+"""(phase, up to this row of the corpus); what comes after is `chats`."""
+FEW = ((6_400, 1), (12_800, 2), (51_200, 3))
+"""(up to this row, pads of a yard that is captioned): which of several is meant is learned after where one is."""
 KINDS = {"crop": 0.4, "yard": 0.25, "chain": 0.35}
-CROPPED = 0.6
-"""Share of crops among the captions."""
+CROPPED = 0.5
+"""Share of crops among the captions, once the first places are learned: begun with crops, places came not at all."""
 QUESTIONS = {"where": 0.45, SMALL: 0.1, "presence": 0.15, "count": 0.12, "relation": 0.18}
 """Share of each kind of question about a whole yard."""
 TURNS = 4
@@ -46,7 +51,7 @@ PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
 def phase_of(row: int) -> str:
-    return "index" if row < INDEX else "chats"
+    return next((phase for phase, end in PHASES if row < end), "chats")
 
 
 def box_text(box: Box) -> str:
@@ -92,14 +97,19 @@ def _turn(one: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 def _caption(one: Scene, rng: random.Random, row: int) -> corpus.Row:
-    if rng.random() < CROPPED:
+    first, last = FEW[0][0], PHASES[-1][1]
+    if row >= first and rng.random() < CROPPED:
         pad = rng.choice(one.pads)
-        sides = (a + (b - a) * row / INDEX for a, b in zip(TIGHT, CROP, strict=True))
+        sides = (a + (b - a) * (row - first) / (last - first) for a, b in zip(TIGHT, CROP, strict=True))
         crop = window(one, cut(pad, rng, tuple(sides)))
         return [crop], [(PICTURE, False), (f"{pad.mark} on {pad.color}<|endoftext|>", True)]
+    most = next(most for end, most in FEW if row < end)
+    one = replace(one, pads=one.pads[:most])
     pieces = [(PICTURE, False)]
     for pad in rng.sample(one.pads, len(one.pads)):  # in random order: which pad comes next is not to be learned
-        pieces += [(f"{pad.color} ", False), (f"{box_text(pad.box)}\n", True)]
+        column, line = (int(value // BLOCK) for value in pad.center)
+        box = box_text(pad.box) if phase_of(row) == "boxes" else ""
+        pieces += [(pad.color, False), (f"{column}{line}{box}\n", True)]
     return [overview(one, rng)], pieces
 
 

@@ -183,7 +183,7 @@ def test_crops_of_the_corpus_hold_the_truck(yards):
 
 
 def test_the_corpus_never_shows_a_call():
-    for row in (*range(40), *range(corpus.INDEX, corpus.INDEX + 60)):
+    for row in (*range(40), *range(corpus.PHASES[-1][1], corpus.PHASES[-1][1] + 60)):
         pictures, pieces = corpus.conversation(row)
         text = "".join(text for text, _ in pieces)
         assert text.count("<|image_pad|>") == len(pictures) and "tool_call" not in text and tiny.CALL not in text
