@@ -40,7 +40,14 @@ def rate(step: int, steps: int, first: int = 0) -> float:
 
 
 def train(
-    model, batches, first: int, steps: int, batch: int, out: Path, every: int = 50, phase: Callable[[int], str] = phase_of
+    model,
+    batches,
+    first: int,
+    steps: int,
+    batch: int,
+    out: Path,
+    every: int = 50,
+    phase: Callable[[int], str] = phase_of,
 ) -> None:
     """Plain causal language modelling on captions and on the assistant's turns, from step `first` to `steps`.
 

@@ -23,7 +23,7 @@ from PIL import Image
 from demo import corpus
 from demo.zoom.render import window
 from demo.zoom.scene import BLOCK, SIDE, SPLIT_SEEDS, TRUCK, Box, Pad, Scene, scene
-from demo.zoom.tasks import EASY, SMALL, ask, mark_of
+from demo.zoom.tasks import SMALL, ask, mark_of
 from demo.zoom.tiny import GO_ON, POINT
 from vlm.boxes import write_boxes
 

@@ -131,7 +131,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="shifts the training scenes; the test set stays")
     parser.add_argument("--chains", type=int, default=512)
     parser.add_argument("--prompts", type=int, default=800)
-    parser.add_argument("--test", type=int, default=400, help="held-out questions about small things; half as many easy")
+    parser.add_argument(
+        "--test", type=int, default=400, help="held-out questions about small things; half as many easy"
+    )
     arguments = parser.parse_args()
     shift = arguments.seed * SEED_STRIDE
     chains(arguments.out / "sft", SPLIT_SEEDS["sft"] + shift, arguments.chains)

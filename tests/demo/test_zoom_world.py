@@ -96,7 +96,8 @@ def test_a_mark_is_told_in_a_crop_and_hardly_in_the_reduced_picture():
         box = (818 - side // 2, 818 - side // 2, 818 + side // 2, 818 + side // 2)
         pads = {mark: Pad("red", (700, 700, 960, 960), (x, y, x + 46, y + 46), mark) for mark in MARKS}
         drawn = {mark: window(Scene(1, [pad]), box) for mark, pad in pads.items()}
-        return {mark: np.asarray(one.resize((112, 112), Image.Resampling.BICUBIC), float) for mark, one in drawn.items()}
+        shown = {mark: one.resize((112, 112), Image.Resampling.BICUBIC) for mark, one in drawn.items()}
+        return {mark: np.asarray(one, float) for mark, one in shown.items()}
 
     right = {1600: 0, 220: 0}
     for side in right:
