@@ -1,8 +1,8 @@
 """Procedural yards, seen from above: four by four blocks between roads, coloured pads, and a small truck on each pad.
 
-A pad is large and tells *where* to look; the mark on its truck's roof is what is asked, and is three
-pixels wide once the whole yard has shrunk to what the model sees. `scene(seed)` is a pure function of its seed; splits take disjoint seed
-ranges, so that no yard is in two of them.
+A pad is large and tells *where* to look; the mark on its truck's roof is what is asked, and is three pixels wide once
+the whole yard has shrunk to what the model sees. `scene(seed)` is a pure function of its seed; splits take disjoint
+seed ranges, so that no yard is in two of them.
 
 Frame: pixels of the 1,792 × 1,792 picture, x to the right, y down, boxes x1, y1, x2, y2.
 """
