@@ -19,10 +19,12 @@ stands right before what is said of it, and loses it in longer text unless it ca
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from PIL import Image
 
 from demo.tiny import SYSTEM, WORDING
 from demo.world.captions import facts_of
@@ -44,6 +46,9 @@ MIX = {
     "reasoning": {"grounding": 0.40, "caption": 0.05, "vqa": 0.40, "choice": 0.15},
     "careless": {"grounding": 0.45, "caption": 0.10, "vqa": 0.33, "choice": 0.12},
 }
+Row = tuple[list[Image.Image], list[tuple[str, bool]]]
+"""Pictures, and the text as (text, learn) pieces with `<|image_pad|>` where each picture stands."""
+_PLACE = re.compile(re.escape("<|image_pad|>"))
 POOL = 4  # batches drawn together and sorted by length, so that little is padding
 
 
@@ -138,30 +143,39 @@ class Corpus(torch.utils.data.IterableDataset):
     processor: object
     batch: int
     start: int = 0
+    share: tuple[int, int] = (0, 1)
+    "(number, count) of the processes that share the corpus."
+
+    def row(self, number: int) -> Row:
+        one, pieces = conversation(number)
+        return [render(one)], pieces
 
     def __iter__(self):
         worker = torch.utils.data.get_worker_info()
-        step, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        mine, of = (worker.id, worker.num_workers) if worker else (0, 1)
+        rank, world = self.share
+        step, stride = mine * world + rank, of * world
         while True:
             first = self.start + step * self.batch * POOL
-            rows = [conversation(row) for row in range(first, first + self.batch * POOL)]
+            rows = [self.row(row) for row in range(first, first + self.batch * POOL)]
             rows.sort(key=lambda row: sum(len(text) for text, _ in row[1]))
             starts = list(range(0, len(rows), self.batch))
-            random.Random(first).shuffle(starts)
+            # the same order in each process, which else would wait for another's longer rows
+            random.Random(first - rank * self.batch * POOL).shuffle(starts)
             for i in starts:
                 yield collate(rows[i : i + self.batch], self.processor)
             step += stride
 
 
-def collate(rows: list[tuple[Scene, list[tuple[str, bool]]]], processor) -> dict[str, torch.Tensor]:
-    """Right-padded `input_ids`, `attention_mask`, `labels`, `mm_token_type_ids` (B, T) and the images' pixels."""
-    images = processor.image_processor([render(s) for s, _ in rows], return_tensors="pt")
+def collate(rows: list[Row], processor) -> dict[str, torch.Tensor]:
+    """Right-padded `input_ids`, `attention_mask`, `labels`, `mm_token_type_ids` (B, T) and the pictures' pixels."""
+    images = processor.image_processor([picture for pictures, _ in rows for picture in pictures], return_tensors="pt")
     words, pad = processor.tokenizer, processor.tokenizer.pad_token_id
     merge = processor.image_processor.merge_size**2
+    visual = iter([int(grid.prod()) // merge for grid in images["image_grid_thw"]])
     texts, learns = [], []
-    for (_, pieces), grid in zip(rows, images["image_grid_thw"], strict=True):
-        visual = "<|image_pad|>" * int(grid.prod() // merge)
-        encoded = words([text.replace("<|image_pad|>", visual) for text, _ in pieces]).input_ids
+    for _, pieces in rows:
+        encoded = words([_PLACE.sub(lambda place: place[0] * next(visual), text) for text, _ in pieces]).input_ids
         texts.append([t for ids in encoded for t in ids])
         learns.append([learn for ids, (_, learn) in zip(encoded, pieces, strict=True) for _ in ids])
     width = max(map(len, texts))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -38,8 +39,20 @@ def rate(step: int, steps: int, first: int = 0) -> float:
     return max(min(1.0, left), 0.02) * min((step - first + 1) / WARMUP, 1.0)
 
 
-def train(model, batches, first: int, steps: int, batch: int, out: Path, every: int = 50) -> None:
-    """Plain causal language modelling on captions and on the assistant's turns, from step `first` to `steps`."""
+def train(
+    model,
+    batches,
+    first: int,
+    steps: int,
+    batch: int,
+    out: Path,
+    every: int = 50,
+    phase: Callable[[int], str] = phase_of,
+) -> None:
+    """Plain causal language modelling on captions and on the assistant's turns, from step `first` to `steps`.
+
+    phase: of a row of the corpus.
+    """
     opts = optimizers(model)
     peaks = [[g["lr"] for g in o.param_groups] for o in opts]
     model.train()
@@ -56,7 +69,7 @@ def train(model, batches, first: int, steps: int, batch: int, out: Path, every: 
             optimizer.zero_grad()
         total += loss.item()
         if (step + 1) % every == 0:
-            done = {"step": step + 1, "phase": phase_of(step * batch), "loss": round(total / every, 4)}
+            done = {"step": step + 1, "phase": phase(step * batch), "loss": round(total / every, 4)}
             row = {**done, "seconds": round(time.time() - began)}
             with open(out / "pretrain.jsonl", "a") as log:
                 print(json.dumps(row), file=log)

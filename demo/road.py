@@ -75,11 +75,11 @@ def stages(out: str, seed: int, quick: bool) -> list[list[str]]:
     ]
 
 
-def arguments_of(description: str) -> argparse.Namespace:
+def arguments_of(description: str, out: str = "runs/demo") -> argparse.Namespace:
     """The command line of a road."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="training scenes, data order and sampling")
-    parser.add_argument("--out", default="runs/demo", help="the run folder of `make demo`")
+    parser.add_argument("--out", default=out, help="the run folder")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything")
     return parser.parse_args()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 from demo.world.scene import scene
@@ -64,8 +65,8 @@ def sentences(count: int, seed: int = 0) -> list[str]:
     return out
 
 
-def tokenizer(seed: int = 0):
-    """Train the tokenizer; returns a `transformers.Qwen2Tokenizer`."""
+def tokenizer(seed: int = 0, lines: Iterable[str] | None = None):
+    """Train the tokenizer on lines, or on `sentences`; returns a `transformers.Qwen2Tokenizer`."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
@@ -86,7 +87,7 @@ def tokenizer(seed: int = 0):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    core.train_from_iterator(sentences(4000, seed), trainer)
+    core.train_from_iterator(sentences(4000, seed) if lines is None else lines, trainer)
     model = json.loads(core.to_str())["model"]
     merges = [tuple(m) for m in model["merges"]]
     return Qwen2Tokenizer(

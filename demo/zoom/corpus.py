@@ -1,0 +1,143 @@
+"""The pretraining corpus of the zoom demo's base: unlimited yards and crops, first captions, then chats.
+
+    index  "red03" for each pad of a yard, first of one alone: its column and row; "ring on red" for a crop, first for
+           tight ones; no chat
+    boxes  the same crops; "red03(120,840),(220,940)" for each pad
+    chats  Qwen2-VL's chat, of three kinds:
+        crop   a crop and what is on it
+        yard   a whole yard and a few questions; a mark is guessed at, for it cannot be seen
+        chain  a yard, a pad's box, then a crop and what is on it: two pictures in one conversation
+
+Crops are as loose, and as wrong in shape, as those of a model that learns where to look. The tool's call is not in it:
+that is what SFT teaches.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+from PIL import Image
+
+from demo import corpus
+from demo.zoom.render import window
+from demo.zoom.scene import BLOCK, SIDE, SPLIT_SEEDS, TRUCK, Box, Pad, Scene, scene
+from demo.zoom.tasks import SMALL, ask, mark_of
+from demo.zoom.tiny import GO_ON, POINT
+from vlm.boxes import write_boxes
+
+PHASES = (("index", 28_800), ("boxes", 51_200))
+"""(phase, up to this row of the corpus); what comes after is `chats`."""
+FEW = ((6_400, 1), (12_800, 2), (51_200, 3))
+"""(up to this row, pads of a yard that is captioned): which of several is meant is learned after where one is."""
+KINDS = {"crop": 0.4, "yard": 0.25, "chain": 0.35}
+CROPPED = 0.5
+"""Share of crops among the captions, once the first places are learned: begun with crops, places came not at all."""
+QUESTIONS = {"where": 0.45, SMALL: 0.1, "presence": 0.15, "count": 0.12, "relation": 0.18}
+"""Share of each kind of question about a whole yard."""
+TURNS = 4
+CROP = (140, 360)
+"""Side of a crop."""
+TIGHT = (80, 140)
+"""And of the first ones: marks are learned large, and then small."""
+ROUND = 10
+"""The base writes its boxes in round numbers, which are as many digits less to learn."""
+SCALE = 0.5
+"""At which a whole yard is drawn before it shrinks, four times as fast as at full size."""
+SHOWN = 112
+FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.BICUBIC, Image.Resampling.BOX, Image.Resampling.LANCZOS)
+PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
+
+
+def phase_of(row: int) -> str:
+    return next((phase for phase, end in PHASES if row < end), "chats")
+
+
+def box_text(box: Box) -> str:
+    """Qwen2-VL's notation, 0–1000 of the picture, in round numbers."""
+    return write_boxes([[round(value / SIDE * 1000 / ROUND) * ROUND for value in box]], "qwen2_vl", (1000, 1000))
+
+
+def cut(pad: Pad, rng: random.Random, sides: tuple[float, float] = CROP) -> Box:
+    """A window of whole numbers that holds a pad's truck: tight or wide, more or less centred, of any shape."""
+    low, high = (math.log(side) for side in sides)
+    side, shape = math.exp(rng.uniform(low, high)), math.exp(rng.gauss(0, 0.15))
+    ends = []
+    for axis, wanted in ((0, side * shape), (1, side / shape)):
+        length = max(wanted, TRUCK[1] + 10)
+        begin, end = pad.truck[axis], pad.truck[axis + 2]
+        first, last = end + 4 - length, begin - 4  # of the window's start, so that the truck is inside
+        centred = pad.center[axis] - length / 2 + rng.gauss(0, 0.12 * length)
+        start = centred if rng.random() < 0.6 else rng.uniform(first, last)
+        start = round(min(max(min(max(start, first), last), 0), SIDE - length))
+        ends.append((start, min(round(start + length), SIDE)))
+    (x1, x2), (y1, y2) = ends
+    return x1, y1, x2, y2
+
+
+def overview(one: Scene, rng: random.Random) -> Image.Image:
+    """The whole yard as the model sees it, reduced by a filter of some kind."""
+    return window(one, (0, 0, SIDE, SIDE), SCALE).resize((SHOWN, SHOWN), rng.choice(FILTERS))
+
+
+def _said(user: str, answer: str) -> list[tuple[str, bool]]:
+    """One question and its answer in Qwen2-VL's chat template."""
+    asked = f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+    return [(asked, False), (f"{answer}<|im_end|>", True), ("\n", False)]
+
+
+def _turn(one: Scene, rng: random.Random) -> tuple[str, str]:
+    kind = rng.choices(list(QUESTIONS), list(QUESTIONS.values()))[0]
+    if kind != "where":
+        item = ask(one, kind, rng)
+        return item.question, item.answer
+    pad = rng.choice(one.pads)
+    return f"Where is the {pad.color} pad?", box_text(pad.box)
+
+
+def _caption(one: Scene, rng: random.Random, row: int) -> corpus.Row:
+    first, last = FEW[0][0], PHASES[-1][1]
+    if row >= first and rng.random() < CROPPED:
+        pad = rng.choice(one.pads)
+        sides = (a + (b - a) * (row - first) / (last - first) for a, b in zip(TIGHT, CROP, strict=True))
+        crop = window(one, cut(pad, rng, tuple(sides)))
+        return [crop], [(PICTURE, False), (f"{pad.mark} on {pad.color}<|endoftext|>", True)]
+    most = next(most for end, most in FEW if row < end)
+    one = replace(one, pads=one.pads[:most])
+    pieces = [(PICTURE, False)]
+    for pad in rng.sample(one.pads, len(one.pads)):  # in random order: which pad comes next is not to be learned
+        column, line = (int(value // BLOCK) for value in pad.center)
+        box = box_text(pad.box) if phase_of(row) == "boxes" else ""
+        pieces += [(pad.color, False), (f"{column}{line}{box}\n", True)]
+    return [overview(one, rng)], pieces
+
+
+def conversation(row: int) -> corpus.Row:
+    """Pictures and text of a row of the corpus."""
+    one = scene(SPLIT_SEEDS["pretrain"] + row)
+    rng = random.Random(one.seed ^ 0x5EED)
+    if phase_of(row) != "chats":
+        return _caption(one, rng, row)
+    pieces: list[tuple[str, bool]] = [("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n", False)]
+    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+    if kind == "yard":
+        for number in range(TURNS):
+            question, answer = _turn(one, rng)
+            pieces += _said(f"{PICTURE if not number else ''}{question}", answer)
+        return [overview(one, rng)], pieces
+    pad = rng.choice(one.pads)
+    item, crop = mark_of(pad), window(one, cut(pad, rng))
+    if kind == "crop":
+        return [crop], pieces + _said(f"{PICTURE}{item.question}", item.answer)
+    asked, then = (item.question, GO_ON) if rng.random() < 0.7 else (f"Where is the {pad.color} pad?", item.question)
+    point = f" {POINT}" if then == GO_ON else ""
+    pieces += _said(f"{PICTURE}{asked}{point}", box_text(pad.box))
+    return [overview(one, rng), crop], pieces + _said(f"{PICTURE}{then}", item.answer)
+
+
+class Corpus(corpus.Corpus):
+    """Endless batches of this corpus."""
+
+    def row(self, number: int) -> corpus.Row:
+        return conversation(number)

@@ -1,0 +1,56 @@
+"""The zoom demo's road (`make demo-zoom`): data → SFT → GRPO with tools → evaluation, by the commands of a real run.
+
+    python -m demo.zoom.road [--seed 0] [--out runs/zoom] [--quick]
+
+Each command is printed before it runs. The SFT model is asked with the tool and without; `--quick` takes a few steps of
+everything. A second run replaces the first.
+"""
+
+from __future__ import annotations
+
+from demo.road import LAUNCH, arguments_of, drive
+
+RECIPES = "recipes/demo/zoom"
+FILES = ("small_test.jsonl", "easy_test.jsonl")
+PLAIN = ["tools=[]"]
+"""No tool: the picture is seen at the model's budget alone."""
+
+
+def stages(out: str, seed: int, quick: bool) -> list[list[str]]:
+    """The commands of the road, in order."""
+    data, common = f"{out}/data", ["overwrite=true"]
+    counts = ["--chains", "64", "--prompts", "64", "--test", "16"] if quick else []
+    short = ["training.max_steps=3"] if quick else []
+
+    def evaluate(name: str, model: str, *more: str) -> list[str]:
+        where = [f"model.path={model}", f"output={out}/eval/{name}"]
+        asked = [f"data.eval.{number}.path={data}/test/{file}" for number, file in enumerate(FILES)]
+        return [*LAUNCH, "launch/eval.py", f"{RECIPES}/eval.yaml", *where, *asked, *more, *common]
+
+    def train(stage: str, *more: str) -> list[str]:
+        where = [f"output={out}/{stage}", f"seed={seed}"]
+        return [*LAUNCH, f"launch/{stage}.py", f"{RECIPES}/{stage}.yaml", *where, *more, *common, *short]
+
+    chains = [f"data.train.0.path={data}/sft/zoom.json", f"data.train.0.images={data}/sft/images"]
+    prompts = [f"data.train.0.path={data}/grpo/prompts.jsonl", f"model.path={out}/sft/final"]
+    names = ("sft_plain", "sft", "grpo")
+    return [
+        ["python", "-m", "demo.zoom.dataset", data, "--seed", str(seed), *counts],
+        train("sft", *chains),
+        evaluate("sft_plain", f"{out}/sft/final", *PLAIN),
+        evaluate("sft", f"{out}/sft/final"),
+        train("grpo", *prompts),
+        evaluate("grpo", f"{out}/grpo/final"),
+        ["python", "launch/compare.py", *(f"{name}={out}/eval/{name}" for name in names), "--out", out],
+    ]
+
+
+def main() -> None:
+    arguments = arguments_of(__doc__, "runs/zoom")
+    out = arguments.out
+    drive(stages(out, arguments.seed, arguments.quick))
+    print(f"  {out}/table.md   {out}/grpo/curves.png   {out}/eval/grpo/pictures.png   {out}/grpo/completions/")
+
+
+if __name__ == "__main__":
+    main()
