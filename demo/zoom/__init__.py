@@ -4,7 +4,8 @@ scene.py    yards: coloured pads, and on each a small truck with a mark on its r
 render.py   their pixels, whole or of a window alone
 tasks.py    what is asked, with exact answers and the regions that hold the evidence
 tiny.py     tokenizer, processor and model: those of `demo.tiny`, with the words of this world
-corpus.py   what the base is pretrained on;  pretrain.py makes `demo/zoom_base` of it, which is not in the repository yet
+corpus.py   what the base is pretrained on
+pretrain.py makes the base of it, `demo/zoom_base`, which is not in the repository yet
 dataset.py  data in published layouts for SFT, GRPO and evaluation
-road.py     `make demo-zoom`
+road.py     the whole road: SFT, GRPO with the zoom, evaluation
 """
