@@ -1,4 +1,4 @@
-"""The zoom demo's road (by hand until its base is there): data → SFT → GRPO with tools → evaluation, by the commands of a real run.
+"""The zoom demo's road: data → SFT → GRPO with tools → evaluation, by the commands of a real run.
 
     python -m demo.zoom.road [--seed 0] [--out runs/zoom] [--quick]
 
