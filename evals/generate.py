@@ -24,7 +24,6 @@ from vlm.loading import load_model, load_processor, source
 from vlm.pictures.resizing import shown
 from vlm.sections import ModelSection, PromptSection
 from vlm.shapes import read_config
-from vlm.tools.rendered import Renderer
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
 
     from vlm.prefix.continued import Added, Session
+    from vlm.tools.rendered import Renderer
 
 
 def complete(
@@ -59,6 +59,8 @@ def complete(
     with a number as batch_size. halved: as `in_batches` takes it. talks: conversations with tools; None: `prompt`, and
     an answer.
     """
+    from vlm.tools.rendered import Renderer
+
     talks = talks or Talks(prompt, how.max_new_tokens, processor.sight)
     renderer = Renderer(processor) if talks.toolbox is not None else None
 
@@ -223,7 +225,11 @@ class VLLM(Answering):
         config = AutoConfig.from_pretrained(name, **where)
         banned = dict.fromkeys(unsayable(config, self.processor.tokenizer), engine.FORBIDDEN)
         talks = Talks.of(recipe, self.processor.sight, self.processor.family)
-        renderer = Renderer(self.processor) if talks.toolbox is not None else None
+        renderer = None
+        if talks.toolbox is not None:
+            from vlm.tools.rendered import Renderer
+
+            renderer = Renderer(self.processor)
         assert how.batch_size != "auto"
         for start in range(0, len(rows), how.batch_size):
             batch = [talks.begun(row) for row in rows[start : start + how.batch_size]]

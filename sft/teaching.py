@@ -66,7 +66,8 @@ class Teaching:
             if turn["role"] == "assistant" and "zoom" not in turn and answers.blank(turn["content"]):
                 raise RowFault("empty_reply", f"messages[{number}]", "an assistant turn without text", "what to learn")
         self.tally["rows"] += 1
-        self.tally["deep"] += len(zoomed(sample.messages)) > self.recipe.turns.limit
+        if len(zoomed(sample.messages)) > self.recipe.turns.limit:
+            self.tally["deep"] += 1
         if self._text is None and not zoomed(sample.messages):
             return
         try:

@@ -47,7 +47,7 @@ def table(curves: Sequence[Curve]) -> dict[str, Any] | None:
         metrics = [[one[name] for one in found if name in one] for _, found in holding]
         conventions = dict.fromkeys(m["convention"] for group in metrics for m in group if m.get("convention"))
         counts = dict.fromkeys(_count(m) for group in metrics for m in group if "n" in m)
-        cells = [_measured(group) for group in metrics]
+        cells = [_measured(group, counted(name)) for group in metrics]
         rows.append({"key": name, "n": " / ".join(counts), "cells": cells, "convention": " | ".join(conventions)})
     notes = list(few)
     if plain := [name for name in names if counted(name)]:
@@ -83,12 +83,13 @@ def _named(run: Folder) -> dict[str, dict[str, Any]]:
     return {f"{benchmark}: {name}" if benchmark else name: found for name, found in run.evaluation.items()}
 
 
-def _measured(found: Sequence[dict[str, Any]]) -> str:
+def _measured(found: Sequence[dict[str, Any]], plain: bool) -> str:
+    """plain: the numbers are no shares."""
     values = [one["value"] for one in found if one.get("value") is not None]
     if not values:
         missing = [word for word in ("not_computed", "not_asked") if any(word in one for one in found)]
         return missing[0].replace("_", " ") if missing else "–"
-    times, digits = (1, 2) if found[0].get("unit") == "number" else (100, 1)
+    times, digits = (1, 2) if plain else (100, 1)
 
     def said(value: float) -> str:
         return f"{times * value:.{digits}f}"

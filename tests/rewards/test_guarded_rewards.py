@@ -268,7 +268,7 @@ def test_the_limit_is_kept_by_a_thread():
     with pytest.raises(Overdue, match=r"no answer in 0.05 s, at .*test_guarded_rewards.py:\d+; the call is abandoned"):
         timed(never, timeout=0.05)
     release.set()
-    assert timed(lambda: threading.current_thread().name, timeout=60.0) == "reward"
+    assert timed(lambda: threading.current_thread().name, timeout=60.0) == "plugin"
     assert timed(threading.current_thread) is threading.current_thread()
     with pytest.raises(ZeroDivisionError):
         timed(lambda: 1 / 0, timeout=60.0)

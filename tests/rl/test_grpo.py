@@ -162,7 +162,7 @@ def test_each_part_says_what_it_overrides(trainer, upstream, cls):
             assert place == list(theirs).index(parameter.name), name
             assert name == "__init__" or parameter.default == theirs[parameter.name].default, name
         added = {p.name for p in mine if p.kind is p.KEYWORD_ONLY and p.name not in theirs}
-        assert added <= {"share_prefix", "check_sharing"}, name
+        assert added <= {"share_prefix", "check_sharing", "toolbox", "notation"}, name
         taken = {p.name for p in mine} | (theirs.keys() if any(p.kind is p.VAR_KEYWORD for p in mine) else set())
         assert theirs.keys() <= taken, name
 
@@ -182,6 +182,7 @@ def test_the_upstream_methods_are_as_they_were():
         "log": "(self, logs: dict[str, float], start_time: float | None = None) -> None",
         "_generate_single_turn": "(self, prompt_ids, images, multimodal_fields, num_generations, "
         "has_tool_images=False)",
+        "_generate": "(self, prompts: list)",
         "_tokenize_prompts": "(self, prompts: list)",
         "_generate_and_score_completions": "(self, inputs: list[dict[str, torch.Tensor | typing.Any]]) -> "
         "dict[str, torch.Tensor | typing.Any]",

@@ -196,7 +196,9 @@ def test_rows_whose_crops_or_calls_are_cut(folder, tiny_model, tmp_path, name):
         read(shown - 1)
     least = max(shown, first + 1)
     for limit in (least, len(ids) - 1, len(ids)):
-        assert read(limit)[1].tally == {"rows": 1, "cut": limit < len(ids)}, limit
+        tally = read(limit)[1].tally
+        assert (tally["rows"], tally["cut"]) == (1, limit < len(ids)), limit
+        assert tally["deep"] == (name == "often")  # four looks, and turns.limit is 1
     lengths = Lengths(asked, answers=True)
     for sample in mixture.draw(asked.data, "train", 0).samples:
         lengths.see(sample)

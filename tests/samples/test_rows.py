@@ -47,6 +47,7 @@ def test_prompt_rows_carry_the_truth_and_the_decoded_picture(samples, tmp_path):
     assert first == {
         "prompt": [user("Where is the dam?")],
         "image_file": str(tmp_path / "a.png"),
+        "image_names": [str(tmp_path / "a.png")],
         "task": "grounding",
         "kind": None,
         "answer": None,
