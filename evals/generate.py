@@ -17,10 +17,11 @@ from samples import Sample
 from stage.guards.halving import in_batches
 from stage.parallel.team import device
 from stage.recipe.asking import AskingRecipe, GenerationSection
-from vlm import engine, families
+from vlm import families
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.loading import load_model, load_processor, source
+from vlm.pictures import engine
 from vlm.pictures.resizing import shown
 from vlm.sections import ModelSection, PromptSection
 from vlm.shapes import read_config

@@ -23,7 +23,7 @@ from trl.generation import vllm_generation
 from vlm import families
 from vlm.common.console import say
 from vlm.common.errors import RecipeError, UserError
-from vlm.engine import arguments, as_seen, check_family, check_prompts, check_room, frame_of, one_placeholder
+from vlm.pictures.engine import arguments, as_seen, check_family, check_prompts, check_room, frame_of, one_placeholder
 from vlm.rollout import replaced
 
 LOGPROBS = "processed_logprobs"

@@ -13,7 +13,7 @@ from typing import Any
 from vlm import families
 from vlm.common.errors import RecipeError
 from vlm.common.versions import check_bitsandbytes, check_transformers, check_vllm
-from vlm.engine import check_family
+from vlm.pictures.engine import check_family
 from vlm.shapes import read_config, sight_of
 
 SCHEDULES = {

@@ -11,8 +11,8 @@ from rl.engine import pixels
 from tests.engine import world
 from tests.engine.server import Server
 from vlm.common.errors import RecipeError, UserError
-from vlm.engine import arguments
 from vlm.loading import load_processor
+from vlm.pictures.engine import arguments
 from vlm.sections import ImageSection
 
 pytestmark = pytest.mark.vllm

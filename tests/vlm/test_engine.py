@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlm.common.errors import UserError
-from vlm.engine import arguments, as_seen, check_prompts, one_placeholder, written_out
 from vlm.families.sight import Grid
 from vlm.loading import load_processor
+from vlm.pictures.engine import arguments, as_seen, check_prompts, one_placeholder, written_out
 from vlm.sections import ImageSection
 
 PAD = 9

@@ -64,7 +64,7 @@ class Family:
     unmixed: ClassVar[str | None] = None
     "Why GRPO cannot take rows with pictures and rows without from one data set; None where it can."
     vllm: ClassVar[bool] = False
-    "Whether what vLLM reads has been compared with what is meant (`vlm.engine`)."
+    "Whether what vLLM reads has been compared with what is meant (`vlm.pictures.engine`)."
     frame: ClassVar[tuple[str, ...]] = ()
     "Tokens that its processor writes before and behind the placeholders of a picture."
     shown: ClassVar[str]
