@@ -245,7 +245,7 @@ def test_a_tool_that_fails_costs_its_row_a_turn(tiny_model, questions, tmp_path,
     finally:
         release.set()
     said = {"raises": "ZeroDivisionError: no such thing", "hangs": "Overdue", "nonsense": "gave back dict"}[fault]
-    assert any(said in record.message and "q/0" in record.message for record in caplog.records)
+    assert any(said in record.message and "q: row '0'" in record.message for record in caplog.records)
     told = [turn["content"] for one in seen[0][2] for turn in one if turn["role"] == "tool"]
     assert "The tool failed." in told and log[0]["turns/failed"] > 0 and any("<image>" in text for text in told)
 

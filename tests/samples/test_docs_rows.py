@@ -399,16 +399,16 @@ def test_curation(folder):
 def test_predictions(folder):
     """A box from 50 to 150 and one from 100 to 200 share a third of what they cover."""
     found = predictions.read(put(folder, "Predictions", "predictions.jsonl"))
-    assert [(one.source, one.id) for one in found] == [("questions", str(number)) for number in range(1, 9)]
+    assert [(one.source, one.id) for one in found] == [("questions", str(number)) for number in range(1, 10)]
     assert (found[0].resized, found[0].image, found[0].prompt) == ((1008, 504), "harbour.png", SHIP)
     judged = [metrics.judge(one, "qwen2_vl", "answer") for one in found]
     assert [one.iou for one in judged[:2]] == [pytest.approx(1), pytest.approx(1 / 3)]
-    assert [one.correct for one in judged] == [None, None, False, True, None, False, None, False]
-    assert [one.gold for one in judged[4:]] == [0.5, None, 1.0, None]
-    assert [one.well_formed for one in judged] == [True] * 5 + [False, True, False]
+    assert [one.correct for one in judged] == [None, None, False, True, None, False, None, False, False]
+    assert [one.gold for one in judged[4:]] == [0.5, None, 1.0, None, None]
+    assert [one.well_formed for one in judged] == [True] * 5 + [False, True, False, False]
     report = metrics.evaluate(found, "qwen2_vl")
     assert report.metrics["grounding/acc@0.5"].value == pytest.approx(0.5)
-    assert report.metrics["format"].value == pytest.approx(6 / 8)
+    assert report.metrics["format"].value == pytest.approx(6 / 9)
 
 
 # Every task, every field.
