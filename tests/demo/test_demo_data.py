@@ -167,10 +167,13 @@ def test_pretraining_text_is_what_the_chat_template_gives(processor):
 
 
 def test_pretraining_batches_learn_the_answers_only(processor):
-    rows = [corpus.conversation(row) for row in (*CAPTIONS, *CHATS[:4])]
+    scenes = [corpus.conversation(row) for row in (*CAPTIONS, *CHATS[:4])]
+    rows = [([render(one)], pieces) for one, pieces in scenes]
     batch = corpus.collate(rows, processor)
     texts = ["".join(piece for piece, _ in pieces) for _, pieces in rows]
-    stock = processor(images=[render(one) for one, _ in rows], text=texts, padding=True, return_tensors="pt")
+    stock = processor(
+        images=[shown for pictures, _ in rows for shown in pictures], text=texts, padding=True, return_tensors="pt"
+    )
     for key in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
         assert (batch[key] == stock[key]).all(), key
     for text, labels in zip(texts, batch["labels"].tolist(), strict=True):
