@@ -22,11 +22,10 @@ from samples import Sample
 from stage.recipe.asking import AskingRecipe
 from stage.recipe.sections import ToolKeys
 from vlm.families import Family, Sight
-from vlm.pictures.resizing import header_size
 from vlm.sections import PromptSection
 from vlm.tools.chains import called
 from vlm.tools.dialogue import Dialogue, Turn
-from vlm.tools.tool import view_of
+from vlm.tools.tool import views_of
 from vlm.tools.toolbox import Toolbox
 
 Region = Sequence[float]
@@ -171,10 +170,7 @@ class Talks:
         sample, _ = row
         if self.toolbox is None or not self.tooled(sample):
             return Talk(row, self.plain, self.limit, self.sight)
-        views = [
-            view_of(image, header_size(image), self.sight, self.prompt.notation, number)
-            for number, image in enumerate(sample.images)
-        ]
+        views = views_of(sample.images, self.sight, self.prompt.notation)
         columns = {name: getattr(sample, name) for name in COLUMNS} | (sample.columns or {})
         dialogue = Dialogue(self.toolbox, views, columns, f"{sample.source}/{sample.id}")
         talk = Talk(row, self.prompt, self.limit, self.sight, dialogue)

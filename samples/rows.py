@@ -28,7 +28,7 @@ from vlm.pictures.resizing import Resizing, header_size, seen
 from vlm.pictures.unreadable import Readable
 from vlm.sections import PromptSection
 from vlm.tools.chains import chained, written
-from vlm.tools.tool import view_of
+from vlm.tools.tool import view_of, views_of
 from vlm.tools.zoom import Zoom
 
 if TYPE_CHECKING:
@@ -95,12 +95,8 @@ class Pictures:
                 found.append([])
                 continue
             assert self.zoom is not None and self.sizes is not None  # `taught` has refused such rows
-            views = []
-            for number, name in enumerate(names):
-                size = header_size(name)
-                drawn = self.sizes.drawn(size, row, number)
-                view = view_of(name, size, self.sizes.sight, self.notation, number)
-                views.append(view._replace(shown=self.sizes.seen(drawn) or drawn))
+            handed = [self.sizes.drawn(header_size(name), row, number) for number, name in enumerate(names)]
+            views = views_of(names, self.sizes.sight, self.notation, handed)
             batch["messages"][place], shown = chained(turns, views, self.zoom)
             found.append([one.picture for one in shown])
         return found

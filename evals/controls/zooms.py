@@ -23,7 +23,7 @@ from vlm.boxes.geometry import hull
 from vlm.pictures.resizing import header_size
 from vlm.shapes import sight_of
 from vlm.tools.chains import refusal
-from vlm.tools.tool import view_of
+from vlm.tools.tool import views_of
 from vlm.tools.toolbox import instruction, zoom_of
 
 DEFAULT = ("no_zoom", "true_region")
@@ -88,12 +88,10 @@ def forced(samples: Sequence[Sample], recipe: Any, place: Place) -> Asked | str:
         elif not sample.regions or not sample.images:
             missed[NO_REGION] += 1
         else:
-            sizes = [header_size(image) for image in sample.images]
-            views = [
-                view_of(image, size, sight, recipe.prompt.notation, number)
-                for number, (image, size) in enumerate(zip(sample.images, sizes, strict=True))
-            ]
-            region = place(sample, sizes[0], hull([edge for one in sample.regions for edge in one]))
+            views = views_of(sample.images, sight, recipe.prompt.notation)
+            region = place(
+                sample, header_size(sample.images[0]), hull([edge for one in sample.regions for edge in one])
+            )
             if refusal(region, views, zoom) is not None:
                 missed[REFUSED] += 1
                 continue

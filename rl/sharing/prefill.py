@@ -6,7 +6,7 @@ TRL repeats each prompt once for each of its completions and calls `generate` on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,23 @@ from torch import Tensor
 
 from vlm import rollout
 from vlm.prefix import media
+
+Roll = Callable[..., Tensor]
+"""`roll(inputs, **others)`: rows and their pictures, and what else `generate` was given → what it returns."""
+
+
+@contextmanager
+def rolling(model, roll: Roll) -> Iterator[None]:
+    """For its duration `model.generate` is `roll`, inside of which it is the model's own."""
+    plain = model.generate
+
+    def generate(**given: Any) -> Tensor:
+        inputs = {key: given.pop(key) for key in (*rollout.PER_ROW, *media.NAMES) if key in given}
+        with rollout.replaced(model, "generate", plain):
+            return roll(inputs, **given)
+
+    with rollout.replaced(model, "generate", generate):
+        yield
 
 
 @contextmanager
@@ -26,17 +43,12 @@ def shared_prefill(model, prompt_index: Sequence[int]) -> Iterator[None]:
     Pictures may be those of the repeated rows, or already those of the unique prompts alone.
     Raises, from `generate`: ValueError where rows that are said to be one prompt are not, or pictures fit neither.
     """
-    plain = model.generate
 
-    def generate(**given: Any) -> Tensor:
-        known = (*rollout.PER_ROW, *media.NAMES)
-        inputs = {key: given.pop(key) for key in known if key in given}
-        config = model.config
-        with rollout.replaced(model, "generate", plain):
-            unique = first_rows(inputs, prompt_index, config)
-            return rollout.generate(model, unique, torch.tensor(prompt_index), **given)
+    def roll(inputs: Mapping[str, Tensor], **given: Any) -> Tensor:
+        unique = first_rows(inputs, prompt_index, model.config)
+        return rollout.generate(model, unique, torch.tensor(prompt_index), **given)
 
-    with rollout.replaced(model, "generate", generate):
+    with rolling(model, roll):
         yield
 
 

@@ -111,8 +111,7 @@ class SharedPrompts:
         ids, images, fields = super()._tokenize_prompts(prompts)
         if self._generation is None:
             return ids, images, fields
-        chosen = self._generation.of_prompts if self.share_prefix else self._generation.of_rows
-        return ids, images, chosen(images, fields)
+        return ids, images, self._generation.of_prompts(images, fields, every=not self.share_prefix)
 
     def _rolling(self, model) -> AbstractContextManager[None]:
         """Within, how `model.generate` is to roll out."""

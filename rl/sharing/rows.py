@@ -145,22 +145,18 @@ class Generation:
         names = media.of(parts[0])
         return crops, {name: torch.cat([part[name].to(device) for part in parts]) for name in names}
 
-    def of_prompts(self, images: Sequence[Sequence[Any] | None] | None, fields: dict[str, Any]) -> dict[str, Any]:
-        """A processor's fields for all rows, with the pictures of the unique prompts only.
+    def of_prompts(
+        self, images: Sequence[Sequence[Any] | None] | None, fields: dict[str, Any], every: bool = False
+    ) -> dict[str, Any]:
+        """A processor's fields for all rows, with the pictures of the unique prompts only; or of every row, repeated.
 
         images: of each row.
         """
         if not media.of(fields):
             return fields
         rows, stored = self.rows([len(shown or ()) for shown in images], fields)
-        return fields | media.choose(stored, [n for row in first_places(self.prompts) for n in rows.pictures[row]])
-
-    def of_rows(self, images: Sequence[Sequence[Any] | None] | None, fields: dict[str, Any]) -> dict[str, Any]:
-        """The same with the pictures of every row, repeated."""
-        if not media.of(fields):
-            return fields
-        rows, stored = self.rows([len(shown or ()) for shown in images], fields)
-        return fields | media.choose(stored, [n for shown in rows.shown for n in shown])
+        asked = range(len(rows)) if every else first_places(self.prompts)
+        return fields | media.choose(stored, [n for row in asked for n in rows.pictures[row]])
 
     def unique(self) -> tuple[list[int], int]:
         """The first row of each prompt, and the units of the different pictures, once the processor has run."""

@@ -11,13 +11,12 @@ from accelerate.utils import gather_object
 
 from rl.turns import metrics
 from rl.turns.rollout import Conversations, conversing
-from vlm.pictures import images as pictures
 from vlm.pictures.unreadable import row_name
 from vlm.prefix import media
 from vlm.rollout import replaced
 from vlm.tools.dialogue import Dialogue, Turn
 from vlm.tools.rendered import Rendered, Renderer
-from vlm.tools.tool import View, view_of
+from vlm.tools.tool import views_of
 from vlm.tools.toolbox import Toolbox
 
 FILES = "image_names"
@@ -108,15 +107,10 @@ class Turns:
         }
 
     def _dialogue(self, row: Mapping[str, Any]) -> Dialogue:
-        names, shown = row.get(FILES) or [], row.get("images") or []
-        views = []
-        for number, name in enumerate(names):
-            size = pictures.size(name)
-            view = view_of(name, size, self.processing_class.sight, self.notation, number)
-            if number < len(shown):  # a drawn size is what the model sees
-                own = self.processing_class.sight.seen(shown[number].size) or shown[number].size
-                view = View(view.image, view.box, own, view.frame, number)
-            views.append(view)
+        names = row.get(FILES) or ()
+        # sizes may be drawn; other people's rows may not say what their pictures are called
+        handed = [picture.size for picture, _ in zip(row.get("images") or (), names, strict=False)]
+        views = views_of(names, self.processing_class.sight, self.notation, handed)
         columns = {name: value for name, value in row.items() if name not in ("prompt", "images", "answer")}
         return Dialogue(self.toolbox, views, columns, row_name(row))
 

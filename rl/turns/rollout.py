@@ -9,9 +9,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from rl.sharing.prefill import first_rows
-from vlm import rollout
-from vlm.prefix import media
+from rl.sharing.prefill import first_rows, rolling
 from vlm.prefix.continued import Added, Session
 from vlm.tools.dialogue import Dialogue
 from vlm.tools.rendered import Rendered, Renderer
@@ -82,10 +80,10 @@ class Conversations:
             done.shown(following[number])
         return following
 
-    def run(self, first: Mapping[int, Sequence[int]], say: Say, waits: Callable[[bool], bool] = bool) -> None:
-        """From the first turns on. waits: whether any process still has conversations to go on with."""
+    def run(self, first: Mapping[int, Sequence[int]], say: Say) -> None:
+        """From the first turns on."""
         following = self.heard(first)
-        while waits(bool(following)):
+        while following:
             following = self.heard(say(following))
 
 
@@ -99,24 +97,20 @@ def conversing(
     whole: each prompt and each turn computed for each row from its first token, by transformers alone. passed: is told
     what each turn but the first takes (`rl.counters.Counters.passed`).
     """
-    plain = model.generate
 
-    def generate(**given: Any):
-        inputs = {key: given.pop(key) for key in (*rollout.PER_ROW, *media.NAMES) if key in given}
-        with rollout.replaced(model, "generate", plain):
-            unique = inputs if whole else first_rows(inputs, prompt_index, model.config)
-            index = list(range(len(prompt_index))) if whole else list(prompt_index)
-            limit = conversations.limit
-            session = Session(model, unique, index, conversations.ends, limit, whole=whole, **given)
-            first = session.begin()
+    def roll(inputs: Mapping[str, Any], **given: Any) -> Any:
+        unique = inputs if whole else first_rows(inputs, prompt_index, model.config)
+        index = list(range(len(prompt_index))) if whole else list(prompt_index)
+        session = Session(model, unique, index, conversations.ends, conversations.limit, whole=whole, **given)
+        first = session.begin()
 
-            def say(following: Mapping[int, Rendered]) -> dict[int, list[int]]:
-                said = session.go_on({number: Added(turn.ids, turn.media) for number, turn in following.items()})
-                passed(session, following, said)
-                return said
+        def say(following: Mapping[int, Rendered]) -> dict[int, list[int]]:
+            said = session.go_on({number: Added(turn.ids, turn.media) for number, turn in following.items()})
+            passed(session, following, said)
+            return said
 
-            conversations.run(dict(enumerate(first)), say)
+        conversations.run(dict(enumerate(first)), say)
         return session.sequences(first)
 
-    with rollout.replaced(model, "generate", generate):
+    with rolling(model, roll):
         yield

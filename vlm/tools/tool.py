@@ -30,7 +30,7 @@ from vlm.boxes import convert, find
 from vlm.boxes.frames import extent
 from vlm.common.errors import RecipeError
 from vlm.families import Sight
-from vlm.pictures.resizing import seen
+from vlm.pictures.resizing import header_size, seen
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2, y down."""
@@ -81,10 +81,25 @@ class View(NamedTuple):
         return extent(self.frame, self.size, self.shown)
 
 
-def view_of(image: str | bytes, size: tuple[int, int], sight: Sight, notation: str, number: int) -> View:
-    """A picture of a question. size: its own, in pixels; sight: what the model sees of it."""
-    frame = find(notation).frame
-    return View(image, (0, 0, *size), seen(size, sight) or size, "pixel" if frame == "square" else frame, number)
+Size = tuple[int, int]
+
+
+def view_of(
+    image: str | bytes, size: Size, sight: Sight, notation: str, number: int, handed: Size | None = None
+) -> View:
+    """A picture of a question. size: its own, in pixels; sight: what the model sees of it. handed: the size at which
+    the processor gets it, where that is drawn."""
+    frame, given = find(notation).frame, handed or size
+    return View(image, (0, 0, *size), seen(given, sight) or given, "pixel" if frame == "square" else frame, number)
+
+
+def views_of(
+    images: Sequence[str | bytes], sight: Sight, notation: str, handed: Sequence[Size] | None = None
+) -> list[View]:
+    """The pictures of a question, by the sizes in their headers. handed: of each, as in `view_of`."""
+    sizes = [header_size(image) for image in images]
+    both = enumerate(zip(images, sizes, handed or sizes, strict=True))
+    return [view_of(image, size, sight, notation, number, given) for number, (image, size, given) in both]
 
 
 @dataclass

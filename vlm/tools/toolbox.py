@@ -132,7 +132,8 @@ def instruction(sections: Sequence[ToolSection], turns: TurnSection) -> str:
 
 def zoom_of(sections: Sequence[ToolSection], sight: Sight) -> Zoom | None:
     """The zoom of a recipe's tools; None where it is not among them. Raises: RecipeError."""
-    return next((Zoom(sight, **one.options) for one in sections if one.use == "zoom" and resolve(one, sight)), None)
+    toolbox = Toolbox.of([one for one in sections if one.use == "zoom"][:1], TurnSection(), sight)
+    return None if toolbox is None else toolbox.zoom
 
 
 def refused(reason: str) -> Result:

@@ -21,7 +21,7 @@ from vlm.common.errors import RecipeError
 from vlm.families import Sight
 from vlm.pictures import images
 from vlm.pictures.cache import decoded
-from vlm.pictures.resizing import seen
+from vlm.pictures.resizing import header_size, seen
 from vlm.tools.tool import Box, Context, Shown, Tool, ToolError, View, check_arguments
 
 NAME = "image_zoom_in"
@@ -95,7 +95,7 @@ class Zoom:
             raise ToolError(f'found "bbox": {bbox}, which is the whole picture again; expected a part of it')
         if (x2 - x1) < TINY * wide or (y2 - y1) < TINY * high:
             raise ToolError(f'found "bbox": {bbox}, which is too small; expected a region that can be seen')
-        return self.grown(view.pixels([x1, y1, x2, y2]), size or images.size(view.image))
+        return self.grown(view.pixels([x1, y1, x2, y2]), size or header_size(view.image))
 
     def grown(self, box: Box, size: tuple[int, int]) -> Box:
         """Whole pixels around a box, each side at least `least` where the original has as many; inside of it."""
