@@ -171,14 +171,13 @@ class Transformers(Answering):
         section = recipe.model
         self.section = section
         self.processor = load_processor(section.path, recipe.images, section.revision, section.trust_remote_code)
+        self.family = families.of(read_config(section.path, section.revision)[0])
 
     def draw(
         self, recipe: AskingRecipe, rows: Sequence[Row], halved: Callable[[int], None] | None = None
     ) -> Iterator[tuple[Row, str]]:
         samples, numbers = [sample for sample, _ in rows], [number for _, number in rows]
-        how, section = recipe.generation, self.section
-        family = families.of(read_config(section.path, section.revision)[0])
-        talks = Talks.of(recipe, self.processor.sight, family)
+        how, talks = recipe.generation, Talks.of(recipe, self.processor.sight, self.family)
         texts = complete(self.model, self.processor, samples, recipe.prompt, how, recipe.seed, halved, numbers, talks)
         return ((row, text) for row, (_, text) in zip(rows, texts, strict=True))
 

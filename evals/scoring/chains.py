@@ -12,11 +12,10 @@ import numpy as np
 
 from evals.predictions import Prediction
 from evals.scoring.report import Scores
-from vlm.boxes.geometry import contained
 from vlm.common.bootstrap import Statistic, means, ratio
+from vlm.tools import zoom
+from vlm.tools.zoom import HELD
 
-HELD = 0.99
-"""Share of a true region's area that lies in a crop which holds it."""
 GAIN = "zoom/gain:"
 """Begins the names of gains; what is scored follows."""
 _TOOLS = "of the questions that were asked with tools"
@@ -40,8 +39,7 @@ def calls(row: Prediction) -> int:
 
 def holds(row: Prediction) -> bool:
     """Whether a crop holds a true region of the first picture."""
-    boxes = [crop["box"] for crop in row.crops or () if crop["image"] == 0]
-    return any(contained(region, box) >= HELD for region in row.regions or () for box in boxes)
+    return zoom.holds(row.crops or (), row.regions or ())
 
 
 def chains(predictions: Sequence[Prediction]) -> Scores:

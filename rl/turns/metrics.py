@@ -7,11 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vlm.boxes.geometry import contained
 from vlm.tools.dialogue import Dialogue
-
-HELD = 0.99
-"""Share of a true region's area that lies in a crop which holds it."""
+from vlm.tools.zoom import holds
 
 
 class Row(NamedTuple):
@@ -30,12 +27,9 @@ def of_batch(dialogues: Sequence[Dialogue], inputs: Sequence[Mapping[str, Any]])
     found = []
     for dialogue, row in zip(dialogues, inputs, strict=True):
         regions = row.get("regions") or []
-        crops = [crop["box"] for crop in dialogue.crops if crop["image"] == 0]
-        holds = any(contained(region, crop) >= HELD for region in regions for crop in crops)
-        known = bool(regions and crops)
-        found.append(
-            Row(dialogue.calls, len(dialogue.crops), len(dialogue.faults), dialogue.over, holds if known else None)
-        )
+        known = bool(regions) and any(crop["image"] == 0 for crop in dialogue.crops)
+        held = holds(dialogue.crops, regions) if known else None
+        found.append(Row(dialogue.calls, len(dialogue.crops), len(dialogue.faults), dialogue.over, held))
     return found
 
 

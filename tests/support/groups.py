@@ -130,3 +130,15 @@ def gradients(model, logps, entropies, there) -> dict[str, torch.Tensor]:
     weights = torch.randn(2, *logps.shape, generator=torch.Generator().manual_seed(7)) * there
     ((weights[0] * logps).sum() + 0.3 * (weights[1] * entropies).sum()).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def furthest(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> tuple[str, float]:
+    """The parameter whose two gradients are furthest apart, and how far: relative to the norm that is expected.
+
+    A bias of keys moves all scores alike: its gradient is 0 but for rounding, and is measured by its weight's.
+    """
+    scales = {name: expected.get(name.replace("k_proj.bias", "k_proj.weight"), g) for name, g in expected.items()}
+    worst = {
+        name: ((found[name] - g).norm() / scales[name].norm().clamp(min=1e-6)).item() for name, g in expected.items()
+    }
+    return max(worst.items(), key=lambda item: item[1])

@@ -12,11 +12,12 @@ the model has seen. A box that overhangs is cut to the picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from PIL.Image import Resampling
 
+from vlm.boxes.geometry import contained
 from vlm.common.errors import RecipeError
 from vlm.families import Sight
 from vlm.pictures import images
@@ -32,6 +33,8 @@ TINY = 0.002
 WHOLE = 0.81
 """Share of the picture's area that a region has at most: sides of .9."""
 LEAST = 256
+HELD = 0.99
+"""Share of a true region's area that lies in a crop which holds it."""
 
 SIGNATURE = {
     "type": "function",
@@ -47,6 +50,12 @@ SIGNATURE = {
     },
 }
 """What the model is told: flat, as RSCoVLM's."""
+
+
+def holds(crops: Iterable[Mapping[str, Any]], regions: Iterable[Sequence[float]]) -> bool:
+    """Whether a crop (`Dialogue.crops`) of a question's first picture holds one of its true regions."""
+    boxes = [crop["box"] for crop in crops if crop["image"] == 0]
+    return any(contained(region, box) >= HELD for region in regions for box in boxes)
 
 
 class Zoom:
