@@ -12,6 +12,7 @@ from stage.recipe.sections import ToolKeys, TrainingRecipe
 from vlm.common.errors import RecipeError
 from vlm.common.processes import processes
 from vlm.common.section import Section
+from vlm.tools.zoom import LEAST
 
 ARGUMENTS = arguments(
     "GRPOConfig",
@@ -118,6 +119,13 @@ class GRPORecipe(ToolKeys, TrainingRecipe):
             raise RecipeError("rewards: zoom without the tool that it judges; write `tools: [{use: zoom}]`")
         if not self.tools:
             return
+        shown = [one.options.get("least", LEAST) for one in self.tools if one.use == "zoom"]
+        for reward in self.rewards:
+            if reward.use == "zoom" and (paid := reward.options.get("least", LEAST)) != shown[0]:
+                raise RecipeError(
+                    f"rewards: zoom: least = {paid}, and the tool shows at least {shown[0]} pixels a side: what no crop "
+                    f"can avoid would cost, or looseness be free; write `options: {{least: {shown[0]}}}` at the reward"
+                )
         if self.sharding.zero == 3 and not self.argument("ds3_gather_for_generation"):
             raise RecipeError(
                 "training.ds3_gather_for_generation = false with tools: processes would wait for each other where "

@@ -3,6 +3,7 @@
     python -m demo.zoom.dataset runs/zoom/data --seed 0
 
     sft/zoom.json           LRS-VQA-Zoom's rows: a question and the one region to look at, or none
+    sft/plain.jsonl         Nadir's JSONL: the same questions with their answers, and no region
     grpo/prompts.jsonl      Nadir's JSONL: small and easy questions, small ones with the `regions` of their evidence
     test/small_test.jsonl   Nadir's JSONL: questions about small things, each mark as often as any other
     test/easy_test.jsonl    Nadir's JSONL: questions that need no closer look
@@ -102,24 +103,25 @@ def chains(folder: Path, first: int, count: int) -> None:
     (folder / "zoom.json").write_text(json.dumps(rows, indent=1))
 
 
-def closed(path: Path, first: int, count: int, easy: float) -> None:
-    """Questions with their truth in columns, as our own JSONL."""
+def closed(path: Path, first: int, count: int, easy: float, told: bool = False) -> None:
+    """Questions with their truth in columns, as our own JSONL. told: with the answer as a turn, and without regions."""
     (path.parent / "images").mkdir(parents=True, exist_ok=True)
 
     def rows() -> Iterator[Sample]:
         before = None
         for one, item in questions(first, count, easy):
             before, number = one.seed, int(before == one.seed)
+            answer = [{"role": "assistant", "content": item.answer}] if told else []
             yield Sample(
                 images=[save_image(one, path.parent)],
-                messages=[{"role": "user", "content": item.question}],
+                messages=[{"role": "user", "content": item.question}, *answer],
                 task="vqa",
                 answer=item.answer,
                 size=(SIDE, SIDE),
                 source=path.stem,
                 id=f"{one.seed}-{number}",
                 kind=item.kind,
-                regions=[list(region(item.pad))] if item.pad else None,
+                regions=[list(region(item.pad))] if item.pad and not told else None,
             )
 
     write(path, rows())
@@ -136,7 +138,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     shift = arguments.seed * SEED_STRIDE
-    chains(arguments.out / "sft", SPLIT_SEEDS["sft"] + shift, arguments.chains)
+    first = SPLIT_SEEDS["sft"] + shift
+    chains(arguments.out / "sft", first, arguments.chains)
+    closed(arguments.out / "sft/plain.jsonl", first, arguments.chains, EASY_SHARE["sft"], told=True)
     share = EASY_SHARE["grpo"]
     closed(arguments.out / "grpo/prompts.jsonl", SPLIT_SEEDS["grpo"] + shift, arguments.prompts, share)
     closed(arguments.out / "test/small_test.jsonl", SPLIT_SEEDS["test"], arguments.test, 0.0)

@@ -2,8 +2,8 @@
 
     python -m demo.zoom.road [--seed 0] [--out runs/zoom] [--quick]
 
-Each command is printed before it runs. The SFT model is asked with the tool and without; `--quick` takes a few steps of
-everything. A second run replaces the first.
+Each command is printed before it runs. Beside SFT on chains with calls stands SFT on the same questions without
+(`sft_plain`); `--quick` takes a few steps of everything. A second run replaces the first.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ RECIPES = "recipes/demo/zoom"
 FILES = ("small_test.jsonl", "easy_test.jsonl")
 PLAIN = ["tools=[]"]
 """No tool: the picture is seen at the model's budget alone."""
+SEEN = ["controls=[blind, shuffled]"]
+"""What can be asked of a model that has no tool."""
 
 
 def stages(out: str, seed: int, quick: bool) -> list[list[str]]:
@@ -27,19 +29,21 @@ def stages(out: str, seed: int, quick: bool) -> list[list[str]]:
         asked = [f"data.eval.{number}.path={data}/test/{file}" for number, file in enumerate(FILES)]
         return [*LAUNCH, "launch/eval.py", f"{RECIPES}/eval.yaml", *where, *asked, *more, *common]
 
-    def train(stage: str, *more: str) -> list[str]:
-        where = [f"output={out}/{stage}", f"seed={seed}"]
+    def train(stage: str, name: str, *more: str) -> list[str]:
+        where = [f"output={out}/{name}", f"seed={seed}"]
         return [*LAUNCH, f"launch/{stage}.py", f"{RECIPES}/{stage}.yaml", *where, *more, *common, *short]
 
     chains = [f"data.train.0.path={data}/sft/zoom.json", f"data.train.0.images={data}/sft/images"]
+    answers = [f"data.train=[{{path: {data}/sft/plain.jsonl}}]", *PLAIN]
     prompts = [f"data.train.0.path={data}/grpo/prompts.jsonl", f"model.path={out}/sft/final"]
     names = ("sft_plain", "sft", "grpo")
     return [
         ["python", "-m", "demo.zoom.dataset", data, "--seed", str(seed), *counts],
-        train("sft", *chains),
-        evaluate("sft_plain", f"{out}/sft/final", *PLAIN),
+        train("sft", "sft_plain", *answers),
+        evaluate("sft_plain", f"{out}/sft_plain/final", *PLAIN, *SEEN),
+        train("sft", "sft", *chains),
         evaluate("sft", f"{out}/sft/final"),
-        train("grpo", *prompts),
+        train("grpo", "grpo", *prompts),
         evaluate("grpo", f"{out}/grpo/final"),
         ["python", "launch/compare.py", *(f"{name}={out}/eval/{name}" for name in names), "--out", out],
     ]
