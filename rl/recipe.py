@@ -123,8 +123,8 @@ class GRPORecipe(ToolKeys, TrainingRecipe):
         for reward in self.rewards:
             if reward.use == "zoom" and (paid := reward.options.get("least", LEAST)) != shown[0]:
                 raise RecipeError(
-                    f"rewards: zoom: least = {paid}, and the tool shows at least {shown[0]} pixels a side: what no crop "
-                    f"can avoid would cost, or looseness be free; write `options: {{least: {shown[0]}}}` at the reward"
+                    f"rewards: zoom: least = {paid}, and the tool shows at least {shown[0]} pixels a side: what no "
+                    f"crop can avoid would cost, or looseness be free; write `options: {{least: {shown[0]}}}` there"
                 )
         if self.sharding.zero == 3 and not self.argument("ds3_gather_for_generation"):
             raise RecipeError(

@@ -1,6 +1,6 @@
-"""A question about a picture that is too large to be decoded whole, with one crop: seconds beside the model's, and memory.
+"""A question with one crop about a picture too large to be decoded whole: seconds beside the model's, and memory.
 
-    python -m benchmarks.data.zooming --folder /tmp/pictures      # the TIFFs of benchmarks.data.rasters, 26,176 x 24,832
+    python -m benchmarks.data.zooming --folder /tmp/pictures      # the TIFFs of benchmarks.data.rasters
 
 The demo's tiny model is asked as an evaluation asks (`evals.generate`); what it says first is exchanged for a call of
 `image_zoom_in`, so the road is the real one: the whole picture at 1,048,576 pixels, the first turn, the region from the
@@ -28,7 +28,7 @@ REGION = (2500, 500)
 
 
 def measured(path: str) -> dict[str, float]:
-    """One question in this process: seconds in all, seconds of the model's passes, MiB above those of the first question."""
+    """One question in this process: seconds in all and of the model's passes, MiB above those of the first question."""
     from PIL import Image
 
     from evals import generate

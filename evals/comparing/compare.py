@@ -17,8 +17,9 @@ from rich.text import Text
 
 from evals.controls import CONTROLS
 from evals.scoring.metrics import CONVENTIONS
-from evals.scoring.report import LEVEL, NUMBERS, Scores
+from evals.scoring.report import LEVEL, Scores
 from stage.endpoint.kept import spoken
+from stage.metrics.turns import COUNTED
 from vlm.common.bootstrap import few_questions, quantiles, replicates
 from vlm.common.errors import DataError
 
@@ -207,7 +208,7 @@ def cell(report: Scores, name: str) -> str:
     """A number in percent with its interval, as tables show it."""
     if name not in report.metrics:
         return "not computed" if name in report.missing else "–"
-    times, digits = (1, 2) if name in NUMBERS else (100, 1)
+    times, digits = (1, 2) if name in COUNTED else (100, 1)
     text = f"{times * report.metrics[name].value:.{digits}f}"
     if name not in report.intervals:
         return text

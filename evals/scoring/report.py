@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from stage.metrics.turns import COUNTED
 from vlm.common.bootstrap import Statistic, interval
 from vlm.common.errors import DataError
 
 LEVEL = 0.95
-NUMBERS = ("turns/mean", "turns/depth_entropy")
-"""Metrics that are no shares, and not shown in percent (`"unit": "number"` in metrics.json)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ def as_dict(report: Scores) -> dict[str, dict[str, Any]]:
         low, high = report.intervals.get(name, (None, None))
         out[name] = {"value": metric.value, "low": low, "high": high, "level": LEVEL}
         out[name] |= {"n": metric.n, "convention": metric.convention}
-        if name in NUMBERS:
+        if name in COUNTED:
             out[name]["unit"] = "number"
         if report.coverage is not None and report.coverage.offered > report.coverage.scored:
             out[name] |= {"of": report.of(metric), "left_out": dict(report.coverage.left_out)}

@@ -6,6 +6,9 @@ from functools import partial
 
 from stage.metrics.metric import BOTH, GRPO, Group, Metric, Range
 
+COUNTED = ("turns/mean", "turns/depth_entropy")
+"""Those that are no shares, and never shown in percent."""
+
 logged = partial(Metric, stages=GRPO, rows=BOTH)
 TURNS = Group(
     "Turns and zooms",

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from stage.metrics.turns import COUNTED
 from studies.report.runs.folders import Folder
 from studies.report.runs.labels import Curve
 from studies.tables import figure
@@ -22,8 +23,6 @@ Load = Callable[[Path], Mapping[str, Report]]
 """As `evals.comparing.sidebyside.evaluations`: folder → benchmark ("" for an evaluation by recipe) → its report."""
 COUNT = 1000
 """Resamples of each interval."""
-COUNTS = ("turns/mean", "turns/depth_entropy")
-"""Numbers that are no shares: plain in the table, and not in the picture, whose axes are in percent."""
 PANELS = 12
 """Metrics of the picture; the table has all."""
 
@@ -56,8 +55,9 @@ def table(curves: Sequence[Curve]) -> dict[str, Any] | None:
 
 
 def counted(name: str) -> bool:
-    """Whether a metric, perhaps with a benchmark before it, is no share."""
-    return name.rpartition(": ")[2] in COUNTS
+    """Whether a metric, perhaps with a benchmark before it, is no share: plain in the table, and not in the picture,
+    whose axes are in percent."""
+    return name.rpartition(": ")[2] in COUNTED
 
 
 def _controls(label: str, found: Sequence[dict[str, dict[str, Any]]]) -> list[tuple[str, list[dict[str, Any]]]]:

@@ -80,7 +80,7 @@ def drawn(
         told = " (published)" if all(row.kind == "published" for row in here) else ""
         dress(axis, (f"{benchmark}: {metric}" if benchmark else metric) + told)
         _panel(axis, here, arm, looks)
-        axis.set_ylabel("percent", fontsize=9)
+        axis.set_ylabel("percent" if here[0].times == 100 else "", fontsize=9)
     _legend(figure, shown, looks, plain)
     headline(figure, title)
     return figure
@@ -114,11 +114,12 @@ def _panel(axis: Axes, rows: list[Row], arm: Arms, looks: Looks) -> None:
 
 
 def _point(axis: Axes, place: float, row: Row, colour: str, marker: str) -> None:
-    told = row.kind == "published"
+    told, times = row.kind == "published", row.times
     if row.low is not None and row.high is not None:
-        axis.plot([place, place], [100 * row.low, 100 * row.high], color=colour, linewidth=2, solid_capstyle="butt")
+        ends = [times * row.low, times * row.high]
+        axis.plot([place, place], ends, color=colour, linewidth=2, solid_capstyle="butt")
     if len(row.per_seed) > 1:
-        own = [100 * value for value in row.per_seed]
+        own = [times * value for value in row.per_seed]
         equal = [sum(abs(one - other) < 0.05 for other in own[:at]) for at, one in enumerate(own)]
         axis.plot(
             [place - 0.1 - 0.05 * count for count in equal],
@@ -130,10 +131,10 @@ def _point(axis: Axes, place: float, row: Row, colour: str, marker: str) -> None
             alpha=0.45,
         )
     fill = "white" if told else colour
-    axis.plot(place, 100 * row.value, marker, markersize=7.5, color=colour, markerfacecolor=fill, markeredgewidth=1.4)
-    said = f"{100 * row.value:.2f}" if told else f"{100 * row.value:.1f}"
+    axis.plot(place, times * row.value, marker, markersize=7.5, color=colour, markerfacecolor=fill, markeredgewidth=1.4)
+    said = f"{times * row.value:.2f}" if told or times == 1 else f"{times * row.value:.1f}"
     top, gap = (max((row.value, *row.per_seed)), 7) if row.high is None else (row.high, 3)
-    axis.annotate(said, (place, 100 * top), (0, gap), textcoords="offset points", fontsize=8, ha="center", color=INK)
+    axis.annotate(said, (place, times * top), (0, gap), textcoords="offset points", fontsize=8, ha="center", color=INK)
 
 
 def _legend(figure: Figure, rows: list[Row], looks: Looks, plain: str) -> None:

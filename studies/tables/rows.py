@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from stage.metrics.turns import COUNTED
 from vlm.common.bootstrap import Statistic, differing_questions, quantiles, replicates
 from vlm.common.errors import DataError, UserError
 
@@ -50,7 +51,7 @@ Runs = Mapping[str, Mapping[str, Mapping[str, Report]]]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One number, as a share. What has no interval (a published figure) has None there."""
+    """One number, mostly a share. What has no interval (a published figure) has None there."""
 
     kind: Literal["measured", "difference", "published"]
     benchmark: str
@@ -74,6 +75,11 @@ class Row:
     "Of a published figure."
     note: str = ""
     "What pairs, what was left out, or what differs from how the figure was published."
+
+    @property
+    def times(self) -> int:
+        """What it is multiplied by to be shown: shares are shown in percent."""
+        return 1 if self.metric in COUNTED else 100
 
     @property
     def spread(self) -> float | None:

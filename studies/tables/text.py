@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, fields
 
+from stage.metrics.turns import COUNTED
 from studies.tables.grid import Grid, Line, grids
 from studies.tables.rows import Row
 from vlm.common.errors import DataError
@@ -16,14 +17,16 @@ MISSING = "–"
 
 
 def written(row: Row) -> tuple[str, str]:
-    """A number and its interval in percent, without markup: ("54.2", "[50.1, 58.3]"). Published: as papers print it."""
+    """A number and its interval, a share in percent, without markup: ("54.2", "[50.1, 58.3]"). Published: as papers
+    print it."""
+    times, digits = row.times, 1 if row.times == 100 else 2
     if row.kind == "published":
-        return f"{100 * row.value:.2f}", ""
+        return f"{times * row.value:.2f}", ""
     sign = "+" if row.kind == "difference" else ""
     numbers = (
-        round(100 * number, 1) + 0.0 for number in (row.value, row.low, row.high) if number is not None
+        round(times * number, digits) + 0.0 for number in (row.value, row.low, row.high) if number is not None
     )  # no -0.0
-    value, *ends = (f"{number:{sign}.1f}" for number in numbers)
+    value, *ends = (f"{number:{sign}.{digits}f}" for number in numbers)
     return value, f"[{', '.join(ends)}]" if ends else ""
 
 
@@ -35,7 +38,7 @@ def clear(row: Row) -> bool:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table for each benchmark, numbers in percent, notes below."""
+    """A table for each benchmark, shares in percent, notes below."""
     return "\n\n".join(_markdown(grid) for grid in grids(rows)) + "\n"
 
 
@@ -63,9 +66,11 @@ def _pipe(text: str) -> str:
 
 
 def _heads(grid: Grid) -> list[str]:
-    unit = "points" if grid.differences else "%"
-    over = [f"{name} ({unit}{f', n = {n}' if n else ''})" for name, n in zip(grid.metrics, grid.questions, strict=True)]
-    return ["", *over, "seeds"]
+    def over(name: str, questions: str) -> str:
+        unit = "number" if name in COUNTED else "points" if grid.differences else "%"
+        return f"{name} ({unit}{f', n = {questions}' if questions else ''})"
+
+    return ["", *map(over, grid.metrics, grid.questions), "seeds"]
 
 
 _TEX = {

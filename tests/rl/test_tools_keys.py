@@ -11,7 +11,7 @@ PLAIN = "rewards.1={use: zoom}"
 FAULTS = [
     (["tools=[]"], "zoom without the tool that it judges"),
     (["rewards.1={use: zoom, options: {least: 192}}"], "least = 192, and the tool shows at least 256 pixels a side"),
-    (["tools=[{use: zoom, options: {least: 100}}]", PLAIN], "write `options: {least: 100}` at the reward"),
+    (["tools=[{use: zoom, options: {least: 100}}]", PLAIN], "write `options: {least: 100}` there"),
     (["sharding.zero=3", "training.ds3_gather_for_generation=false"], "ds3_gather_for_generation = false with tools"),
     (["training.use_vllm=true", "training.vllm_mode=server"], "write vllm_mode: colocate"),
 ]

@@ -124,6 +124,14 @@ def test_markdown_by_hand():
     assert "- † published, not measured here: ScoreRS, arXiv 2503.00743" in third
 
 
+def test_a_number_that_is_no_share_is_not_in_percent():
+    turns = Row("measured", "", "turns/mean", "r1", 1.834, 1.79, 1.88, 0.95, 40, 1)
+    assert text.written(turns) == ("1.83", "[1.79, 1.88]")
+    assert "turns/mean (number, n = 40)" in text.markdown([turns])
+    (axis,) = figure.drawn([turns]).axes
+    assert axis.get_ylabel() == "" and {one.get_text() for one in axis.texts} == {"1.83"}
+
+
 def test_nothing_is_minus_nothing():
     assert text.written(Row("difference", "", METRIC, "a", -1e-9, -0.0004, 0.0, 0.95)) == ("+0.0", "[+0.0, +0.0]")
 
