@@ -6,7 +6,10 @@
     chats  Qwen2-VL's chat, of three kinds:
         crop   a crop and what is on it
         yard   a whole yard and a few questions; a mark is guessed at, for it cannot be seen
-        chain  a yard, a pad's box, then a crop and what is on it: two pictures in one conversation
+        chain  a yard, a pad's place and a careless region around it, then a crop and what is on it: two pictures
+
+Where a pad is asked for, its colour, column and row are said before its box: after "red03" the box was learned within
+200 steps, after a question that ends in "red pad?" not in 250 (LOG.md).
 
 Crops are as loose, and as wrong in shape, as those of a model that learns where to look. The tool's call is not in it:
 that is what SFT teaches.
@@ -31,7 +34,7 @@ PHASES = (("index", 28_800), ("boxes", 51_200))
 """(phase, up to this row of the corpus); what comes after is `chats`."""
 FEW = ((6_400, 1), (12_800, 2), (51_200, 3))
 """(up to this row, pads of a yard that is captioned): which of several is meant is learned after where one is."""
-KINDS = {"crop": 0.4, "yard": 0.25, "chain": 0.35}
+KINDS = {"crop": 0.3, "yard": 0.2, "chain": 0.5}
 CROPPED = 0.5
 """Share of crops among the captions, once the first places are learned: begun with crops, places came not at all."""
 QUESTIONS = {"where": 0.45, SMALL: 0.1, "presence": 0.15, "count": 0.12, "relation": 0.18}
@@ -41,8 +44,10 @@ CROP = (140, 360)
 """Side of a crop."""
 TIGHT = (80, 140)
 """And of the first ones: marks are learned large, and then small."""
+LOOSE = 0.7
+"""How far out a side of a careless region may lie, in widths of its pad."""
 ROUND = 10
-"""The base writes its boxes in round numbers, which are as many digits less to learn."""
+"""The base writes a pad's own box in round numbers, which are as many digits less to learn."""
 SCALE = 0.5
 """At which a whole yard is drawn before it shrinks, four times as fast as at full size."""
 SHOWN = 112
@@ -57,6 +62,25 @@ def phase_of(row: int) -> str:
 def box_text(box: Box) -> str:
     """Qwen2-VL's notation, 0–1000 of the picture, in round numbers."""
     return write_boxes([[round(value / SIDE * 1000 / ROUND) * ROUND for value in box]], "qwen2_vl", (1000, 1000))
+
+
+def careless(pad: Pad, rng: random.Random) -> Box:
+    """A region that holds a pad, its sides too far out, as an annotator's; cut to the picture; whole pixels."""
+    x1, y1, x2, y2 = pad.box
+    a, b, c, d = (round(rng.uniform(0, LOOSE) * (x2 - x1)) for _ in range(4))
+    return max(x1 - a, 0), max(y1 - b, 0), min(x2 + c, SIDE), min(y2 + d, SIDE)
+
+
+def listed(box: Box) -> str:
+    """0–1000 of the picture as a list of numbers, as a call has them."""
+    low, high = ([value / SIDE * 1000 for value in half] for half in (box[:2], box[2:]))
+    return f"\n{[*map(math.floor, low), *map(math.ceil, high)]}"
+
+
+def place(pad: Pad) -> str:
+    """The pad's colour, and the column and row of its block, from 0: "red03"."""
+    column, line = (int(value // BLOCK) for value in pad.center)
+    return f"{pad.color}{column}{line}"
 
 
 def cut(pad: Pad, rng: random.Random, sides: tuple[float, float] = CROP) -> Box:
@@ -93,7 +117,7 @@ def _turn(one: Scene, rng: random.Random) -> tuple[str, str]:
         item = ask(one, kind, rng)
         return item.question, item.answer
     pad = rng.choice(one.pads)
-    return f"Where is the {pad.color} pad?", box_text(pad.box)
+    return f"Where is the {pad.color} pad?", place(pad) + box_text(pad.box)
 
 
 def _caption(one: Scene, rng: random.Random, row: int) -> corpus.Row:
@@ -107,9 +131,8 @@ def _caption(one: Scene, rng: random.Random, row: int) -> corpus.Row:
     one = replace(one, pads=one.pads[:most])
     pieces = [(PICTURE, False)]
     for pad in rng.sample(one.pads, len(one.pads)):  # in random order: which pad comes next is not to be learned
-        column, line = (int(value // BLOCK) for value in pad.center)
         box = box_text(pad.box) if phase_of(row) == "boxes" else ""
-        pieces += [(pad.color, False), (f"{column}{line}{box}\n", True)]
+        pieces += [(pad.color, False), (f"{place(pad).removeprefix(pad.color)}{box}\n", True)]
     return [overview(one, rng)], pieces
 
 
@@ -127,12 +150,14 @@ def conversation(row: int) -> corpus.Row:
             pieces += _said(f"{PICTURE if not number else ''}{question}", answer)
         return [overview(one, rng)], pieces
     pad = rng.choice(one.pads)
-    item, crop = mark_of(pad), window(one, cut(pad, rng))
+    item, region = mark_of(pad), careless(pad, rng)
+    crop = window(one, cut(pad, rng) if rng.random() < 0.7 else region)
     if kind == "crop":
         return [crop], pieces + _said(f"{PICTURE}{item.question}", item.answer)
-    asked, then = (item.question, GO_ON) if rng.random() < 0.7 else (f"Where is the {pad.color} pad?", item.question)
-    point = f" {POINT}" if then == GO_ON else ""
-    pieces += _said(f"{PICTURE}{asked}{point}", box_text(pad.box))
+    asked, then, box = f"{item.question}\n{POINT}", GO_ON, listed(region)
+    if rng.random() < 0.3:
+        asked, then, box = f"Where is the {pad.color} pad?", item.question, box_text(pad.box)
+    pieces += _said(f"{PICTURE}{asked}", place(pad) + box)
     return [overview(one, rng), crop], pieces + _said(f"{PICTURE}{then}", item.answer)
 
 

@@ -1,4 +1,4 @@
-"""The commands of `make demo` and `make demo-score`, read as the launchers read them; and the corpus to be curated."""
+"""The commands of the demo's roads, read as the launchers read them; and the corpus to be curated."""
 
 import importlib
 import json
@@ -10,6 +10,7 @@ import samples
 from demo import learned, noisy, road
 from demo.world.captions import gold
 from demo.world.scene import scene
+from demo.zoom import road as zoom_road
 from stage.recipe import config
 from tests.project.test_project import STAGES
 from tests.support.processes.commands import ROOT
@@ -20,7 +21,7 @@ def below_root(path: str) -> Path:
 
 
 @pytest.mark.parametrize("quick", [True, False])
-@pytest.mark.parametrize("module", [road, learned])
+@pytest.mark.parametrize("module", [road, learned, zoom_road])
 def test_every_command_is_one_its_launcher_takes(module, quick, monkeypatch):
     """Recipes with these overrides resolve; every folder that is read was written by a command before."""
     monkeypatch.chdir(ROOT)

@@ -18,6 +18,7 @@ from demo.zoom.render import render, window
 from demo.zoom.scene import MARKS, SIDE, SPLIT_SEEDS, Pad, Scene, scene
 from vlm.pictures import images
 from vlm.tools import zoom
+from vlm.tools.tool import View
 
 FIRST = SPLIT_SEEDS["sft"]
 
@@ -146,33 +147,43 @@ def test_answers_are_true_and_no_kind_is_answered_by_always_saying_the_same(yard
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     out = tmp_path_factory.mktemp("zoom")
-    dataset.closed(out / "test/small_test.jsonl", SPLIT_SEEDS["test"], 16, 0.0)
-    dataset.chains(out / "sft", FIRST, 8)
+    dataset.questioned(out / "test/small_test.jsonl", SPLIT_SEEDS["test"], 16, 0.0)
+    for name, reply in (("chains", dataset.chained), ("plain", dataset.answered)):
+        dataset.questioned(out / f"sft/{name}.jsonl", FIRST, 12, 0.25, reply)
     return out
+
+
+def pad_of(row) -> Pad | None:
+    """The pad that a question about a mark is about."""
+    pads = scene(int(row.id.split("-")[0])).pads
+    return next((pad for pad in pads if row.messages[0]["content"] == f"Which mark is on the {pad.color} pad?"), None)
 
 
 def test_test_questions_are_balanced_and_their_regions_hold_the_evidence(written):
     rows = list(samples.read(written / "test/small_test.jsonl"))
     assert Counter(row.answer for row in rows) == dict.fromkeys(MARKS, 2)
     for row in rows:
-        one = scene(int(row.id.split("-")[0]))
-        (pad,) = (pad for pad in one.pads if pad.color in row.messages[0]["content"])
+        one, pad = scene(int(row.id.split("-")[0])), pad_of(row)
         (region,) = row.regions
         assert pad.mark == row.answer and holds(region, pad.truck) and holds(pad.box, region)
+        assert len(row.messages) == 1
         stored = np.asarray(images.load(row.images[0]), int)
         assert stored.shape == (SIDE, SIDE, 3) and np.abs(stored - np.asarray(render(one), int)).mean() < 4
 
 
-def test_chains_are_in_the_published_layout(written):
-    rows = json.loads((written / "sft/zoom.json").read_text())
-    assert len(rows) == 8 and len({row["question"] + row["image"] for row in rows}) == 8
-    for row in rows:
-        assert set(row) == {"image", "image_ori_width", "image_ori_height", "bbox_info", "question", "answer"}
-        one = scene(int(row["image"].removesuffix(".jpg")))
-        pads = [pad for pad in one.pads if row["question"] == f"Which mark is on the {pad.color} pad?"]
-        assert len(row["bbox_info"]["crop_hbox"]) == len(pads) and (written / "sft/images" / row["image"]).is_file()
-        for pad, box in zip(pads, row["bbox_info"]["crop_hbox"], strict=True):
-            assert holds(box, pad.box) and holds((0, 0, SIDE, SIDE), box) and row["answer"] == pad.mark
+def test_chains_look_at_the_pad_that_is_asked_for(written):
+    rows, plain = ([*samples.read(written / f"sft/{name}.jsonl")] for name in ("chains", "plain"))
+    assert len({row.id for row in rows}) == len(rows) == 12
+    for row, same in zip(rows, plain, strict=True):
+        question, *looks, answer = row.messages
+        assert same.messages == [question, answer] and answer["content"] == row.answer and not row.regions
+        assert (pad := pad_of(row)) is None or row.answer == pad.mark
+        assert len(looks) == (pad is not None)
+        for look in looks:
+            column, line = (int(value // 448) for value in pad.center)
+            assert look["content"] == f"{pad.color}{column}{line}"
+            assert holds(look["zoom"], pad.box) and holds((0, 0, SIDE, SIDE), look["zoom"])
+    assert {pad_of(row) is None for row in rows} == {True, False}
 
 
 def test_crops_of_the_corpus_hold_the_truck(yards):
@@ -181,6 +192,15 @@ def test_crops_of_the_corpus_hold_the_truck(yards):
     assert all(holds((0, 0, SIDE, SIDE), box) and holds(box, pad.truck) for box, pad in crops)
     sides = [max(box[2] - box[0], box[3] - box[1]) for box, _ in crops]
     assert min(sides) < 170 and max(sides) > 330
+
+
+def test_regions_are_listed_as_a_call_states_them(yards):
+    rng = random.Random(4)
+    whole = View("yard.jpg", (0, 0, SIDE, SIDE), (112, 112), "per_mille")
+    for one in yards[:200]:
+        region = corpus.careless(one.pads[0], rng)
+        assert json.loads(corpus.listed(region)) == whole.stated(region)
+        assert holds(region, one.pads[0].box) and holds((0, 0, SIDE, SIDE), region)
 
 
 def test_the_corpus_never_shows_a_call():
