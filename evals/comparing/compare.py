@@ -19,7 +19,7 @@ from evals.controls import CONTROLS
 from evals.scoring.metrics import CONVENTIONS
 from evals.scoring.report import LEVEL, Scores
 from stage.endpoint.kept import spoken
-from stage.metrics.turns import COUNTED
+from stage.metrics.turns import COUNTED, scale
 from vlm.common.bootstrap import few_questions, quantiles, replicates
 from vlm.common.errors import DataError
 
@@ -36,7 +36,7 @@ EDGE = 3
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """b - a of one metric, as a share (0.05 is 5 points), with a percentile interval."""
+    """b - a of one metric, mostly of shares (0.05 is 5 points), with a percentile interval."""
 
     metric: str
     a: float
@@ -54,9 +54,11 @@ class Difference:
 
     def __str__(self) -> str:
         runs = f", {self.seeds} seeds" if self.seeds > 1 else ""
+        (times, digits), points = scale(self.metric), "" if self.metric in COUNTED else " points"
+        a, b = (f"{times * value:.{digits}f}" for value in (self.a, self.b))
+        change, low, high = (f"{times * value:+.{digits}f}" for value in (self.difference, self.low, self.high))
         return (
-            f"{self.metric} {100 * self.a:.1f} -> {100 * self.b:.1f}: {100 * self.difference:+.1f} points "
-            f"[{100 * self.low:+.1f}, {100 * self.high:+.1f}] "
+            f"{self.metric} {a} -> {b}: {change}{points} [{low}, {high}] "
             f"({100 * self.level:g}% paired, n = {self.n}{f' of {self.of}' if self.of else ''}{runs})"
         )
 
@@ -208,7 +210,7 @@ def cell(report: Scores, name: str) -> str:
     """A number in percent with its interval, as tables show it."""
     if name not in report.metrics:
         return "not computed" if name in report.missing else "–"
-    times, digits = (1, 2) if name in COUNTED else (100, 1)
+    times, digits = scale(name)
     text = f"{times * report.metrics[name].value:.{digits}f}"
     if name not in report.intervals:
         return text

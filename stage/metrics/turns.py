@@ -9,6 +9,12 @@ from stage.metrics.metric import BOTH, GRPO, Group, Metric, Range
 COUNTED = ("turns/mean", "turns/depth_entropy")
 """Those that are no shares, and never shown in percent."""
 
+
+def scale(name: str) -> tuple[int, int]:
+    """What an evaluation's number is multiplied by to be shown, and its digits: shares are shown in percent."""
+    return (1, 2) if name in COUNTED else (100, 1)
+
+
 logged = partial(Metric, stages=GRPO, rows=BOTH)
 TURNS = Group(
     "Turns and zooms",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from stage.metrics.turns import COUNTED
+from stage.metrics.turns import scale
 from vlm.common.bootstrap import Statistic, differing_questions, quantiles, replicates
 from vlm.common.errors import DataError, UserError
 
@@ -79,7 +79,7 @@ class Row:
     @property
     def times(self) -> int:
         """What it is multiplied by to be shown: shares are shown in percent."""
-        return 1 if self.metric in COUNTED else 100
+        return scale(self.metric)[0]
 
     @property
     def spread(self) -> float | None:

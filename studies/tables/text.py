@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, fields
 
-from stage.metrics.turns import COUNTED
+from stage.metrics.turns import COUNTED, scale
 from studies.tables.grid import Grid, Line, grids
 from studies.tables.rows import Row
 from vlm.common.errors import DataError
@@ -19,7 +19,7 @@ MISSING = "–"
 def written(row: Row) -> tuple[str, str]:
     """A number and its interval, a share in percent, without markup: ("54.2", "[50.1, 58.3]"). Published: as papers
     print it."""
-    times, digits = row.times, 1 if row.times == 100 else 2
+    times, digits = scale(row.metric)
     if row.kind == "published":
         return f"{times * row.value:.2f}", ""
     sign = "+" if row.kind == "difference" else ""

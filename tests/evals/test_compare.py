@@ -98,6 +98,11 @@ def test_difference_reads_as_a_sentence():
     assert str(found) == ("vqa/exact 50.0 -> 56.2: +6.2 points [+1.0, +11.4] (95% paired, n = 200, 3 seeds)")
 
 
+def test_a_number_that_is_no_share_has_no_points():
+    found = compare.Difference("turns/mean", 1.667, 1.9, 0.233, 0.2, 0.3, 0.95, 40, 1)
+    assert str(found) == "turns/mean 1.67 -> 1.90: +0.23 [+0.20, +0.30] (95% paired, n = 40)"
+
+
 def test_tables_hold_the_numbers_and_the_conventions():
     reports = {"base": run([1, 0, 0, 0], [("x",)] * 4), "SFT": evaluate(GROUNDING, "qwen2_vl")}
     text = compare.markdown(reports)

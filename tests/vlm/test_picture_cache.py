@@ -1,11 +1,14 @@
 """vlm.pictures.cache: bounded in bytes, whatever the pictures' number and sizes."""
 
+import io
+
 import pytest
 from PIL import Image
 
 from samples import rows
 from samples.sample import Sample
 from tests.support.sights import resizing
+from vlm.pictures import cache, images
 from vlm.pictures.cache import PictureCache, decoded, weight
 from vlm.sections import ImageSection, PromptSection
 
@@ -57,3 +60,17 @@ def test_a_table_keeps_no_more_pictures_than_the_recipe_allows(tmp_path, monkeyp
         assert decoded.bytes <= decoded.most
     assert len(decoded) == 3
     decoded.clear()
+
+
+@pytest.mark.parametrize(("most", "decoded"), [(4 * 4 * 60 * 40, 1), (4 * 4 * 60 * 40 - 4, 3)])
+def test_parts_of_a_picture_decode_it_once_where_a_quarter_of_the_cache_holds_it(monkeypatch, most, decoded):
+    """60 x 40 pixels of four bytes each."""
+    data = io.BytesIO()
+    Image.effect_noise((60, 40), 50).convert("RGB").save(data, "png")
+    loads, load = [], images.load
+    monkeypatch.setattr(cache, "decoded", cache.PictureCache(most))
+    monkeypatch.setattr(images, "load", lambda image: loads.append(image) or load(image))
+    whole = load(data.getvalue())
+    for box in ((0, 0, 10, 10), (20, 5, 60, 40), (3, 3, 4, 4)):
+        assert images.window(data.getvalue(), box).tobytes() == whole.crop(box).tobytes()
+    assert len(loads) == decoded

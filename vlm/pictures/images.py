@@ -52,6 +52,8 @@ LARGE = 2**25
 """Pixels beyond which a picture is not decoded whole where less is asked for: 128 MiB as Pillow keeps them."""
 WHOLE = PictureSection().limit
 """Pixels beyond which nothing is decoded whole to give a part of it, or less of it."""
+PARTS = 0.25
+"""Share of `images.cache` that a picture may take to be kept whole: a group asks for several parts of it."""
 JPEG_MEMORY = 500 * 2**20
 """Bytes of a progressive JPEG's coefficients beyond which GDAL refuses it."""
 FEW_GREYS = {"1": 1, "L;2": 3, "L;4": 15}
@@ -153,7 +155,12 @@ def window(image: str | bytes, box: Sequence[float], out: Size | None = None) ->
 def _part(image: str | bytes, box: Box, out: Size | None, found: Size) -> Image.Image:
     if found[0] * found[1] > LARGE and (file := _in_parts(image, found)) is not None:
         return large.read(file, box, out, load, LARGE)
-    part = load(image).crop(box)
+    kept = cache.decoded
+    if 4 * found[0] * found[1] <= kept.most * PARTS:
+        whole = kept.get(("whole", image), lambda: load(image))
+    else:
+        whole = load(image)
+    part = whole.crop(box)
     return part if out is None else large.fitted(part, out)
 
 
