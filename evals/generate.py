@@ -215,15 +215,7 @@ class VLLM(Answering):
         self, recipe: AskingRecipe, rows: Sequence[Row], halved: Callable[[int], None] | None = None
     ) -> Iterator[tuple[Row, str]]:
         """In batches of `generation.batch_size`, each of which vLLM schedules as it likes: make them large."""
-        from transformers import AutoConfig
-
-        from vlm.rollout import unsayable
-
         how, llm = recipe.generation, self._loaded(recipe)
-        # the image and video tokens would break the next turn's pictures, and ids beyond the tokenizer have no text
-        name, where = source(self.section.path, self.section.revision)
-        config = AutoConfig.from_pretrained(name, **where)
-        banned = dict.fromkeys(unsayable(config, self.processor.tokenizer), engine.FORBIDDEN)
         talks = Talks.of(recipe, self.processor.sight, self.processor.family)
         renderer = None
         if talks.toolbox is not None:
@@ -233,7 +225,7 @@ class VLLM(Answering):
         assert how.batch_size != "auto"
         for start in range(0, len(rows), how.batch_size):
             batch = [talks.begun(row) for row in rows[start : start + how.batch_size]]
-            speaking = Requests(self, llm, recipe, renderer, batch, banned)
+            speaking = Requests(self, llm, recipe, renderer, batch, self._banned)
             converse(batch, speaking)
             speaking.say()
             yield from ((talk.row, talk.answer) for talk in batch)
@@ -248,6 +240,17 @@ class VLLM(Answering):
         pictures = [part["image"] for turn in turns for part in turn["content"] if part["type"] == "image"]
         text = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return Request([], [], []).longer(engine.ids_of(text, processor.tokenizer), pictures, processor)
+
+    @cached_property
+    def _banned(self) -> dict[int, float]:
+        """Image and video tokens, which would break the next turn's pictures, and ids that have no text."""
+        from transformers import AutoConfig
+
+        from vlm.rollout import unsayable
+
+        name, where = source(self.section.path, self.section.revision)
+        config = AutoConfig.from_pretrained(name, **where)
+        return dict.fromkeys(unsayable(config, self.processor.tokenizer), engine.FORBIDDEN)
 
     def _loaded(self, recipe: AskingRecipe) -> LLM:
         if self._engine is None:

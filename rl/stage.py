@@ -28,8 +28,6 @@ from vlm.shapes import read_config, sight_of
 from vlm.tools.toolbox import Toolbox
 
 Reward = Callable[..., list[float | None]]
-TURN = 32
-"""Tokens of a tool's turn beside its picture: the template's, and a sentence."""
 ANY_NUMBER = 2**30
 """Of rows: what is asked of the plan then does not depend on it."""
 
@@ -58,11 +56,10 @@ def planned(recipe: GRPORecipe, rows: int, resident: int = 0, remarks: Sequence[
 
 
 def given_tokens(recipe: GRPORecipe) -> int:
-    """Tokens of a completion that its tools say, at most, as far as that is known."""
-    toolbox = Toolbox.of(recipe.tools, recipe.turns, sight_of(recipe))
-    if toolbox is None:
-        return 0
-    return recipe.turns.limit * (max(tool.tokens or 0 for tool in toolbox.tools.values()) + TURN)
+    """Tokens of a completion that its tools say, as planned."""
+    sight = sight_of(recipe)
+    toolbox = Toolbox.of(recipe.tools, recipe.turns, sight)
+    return 0 if toolbox is None else toolbox.most_tokens(sight)
 
 
 def said_of_tools(recipe: GRPORecipe) -> list[str]:
@@ -72,9 +69,9 @@ def said_of_tools(recipe: GRPORecipe) -> list[str]:
     names = ", ".join(Toolbox.of(recipe.tools, recipe.turns, sight_of(recipe)).tools)
     calls = f"{recipe.turns.limit} call{'s' * (recipe.turns.limit > 1)}"
     open_ended = [one.use for one in recipe.tools if one.use != "zoom"]
-    unknown = f", beside what {', '.join(open_ended)} give back" if open_ended else ""
+    unknown = f" ({', '.join(open_ended)}: planned as one picture a call)" if open_ended else ""
     return [
-        f"tools: {names}; up to {calls} of a completion answered, by at most {given_tokens(recipe)} tokens{unknown}; "
+        f"tools: {names}; up to {calls} of a completion answered, planned as {given_tokens(recipe)} tokens{unknown}; "
         "max_completion_length counts the model's own tokens in all turns"
     ]
 

@@ -26,7 +26,7 @@ from typing import Any
 from demo.dataset import SEED_STRIDE
 from demo.zoom.corpus import careless, place
 from demo.zoom.render import render
-from demo.zoom.scene import MARKS, SIDE, SPLIT_SEEDS, Box, Pad, Scene, scene
+from demo.zoom.scene import MARKS, SIDE, SPLIT_SEEDS, Scene, scene
 from demo.zoom.tasks import EASY, Item, ask, mark_of
 from samples import Sample, write
 
@@ -35,14 +35,6 @@ EACH = 2
 """Questions about one yard, at most."""
 EASY_SHARE = {"sft": 0.25, "grpo": 0.2}
 """Share of easy questions in training data."""
-MARGIN = 8
-"""Pixels that the evidence's region has around a truck."""
-
-
-def region(pad: Pad) -> Box:
-    """Where the evidence is: a pad's truck, and a little around it."""
-    x1, y1, x2, y2 = pad.truck
-    return x1 - MARGIN, y1 - MARGIN, x2 + MARGIN, y2 + MARGIN
 
 
 def questions(first: int, count: int, easy: float) -> Iterator[tuple[Scene, Item]]:
@@ -112,7 +104,7 @@ def questioned(path: Path, first: int, count: int, easy: float, reply: Callable[
                 source=path.stem,
                 id=f"{one.seed}-{number}",
                 kind=item.kind,
-                regions=[list(region(item.pad))] if item.pad and reply is asked else None,
+                regions=[list(item.pad.truck)] if item.pad and reply is asked else None,
             )
 
     write(path, rows())

@@ -1,6 +1,6 @@
 """Make the zoom demo's shipped base: a tiny Qwen2-VL pretrained on `demo.zoom.corpus`.
 
-    python -m torch.distributed.run --nproc_per_node 2 -m demo.zoom.pretrain demo/zoom_base --steps 2000 --seed 0
+    python -m torch.distributed.run --nproc_per_node 2 -m demo.zoom.pretrain OUT --steps 1700 --seed 0
 
 Optimizers and schedule are `demo.pretrain`'s; float32 throughout, saved in bfloat16. Two processes of one thread each
 halve a batch between them: where other work runs beside, two threads of one process wait for each other (14.7 s with
@@ -24,7 +24,7 @@ from demo.zoom.tiny import processor, random_model, tokenizer
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=2800)
+    parser.add_argument("--steps", type=int, default=1700)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", type=Path, help="pretrain-STEP.pt to go on from")

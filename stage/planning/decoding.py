@@ -126,7 +126,7 @@ def of_recipe(recipe: Any, lengths: Lengths, unread: bool = False, group: int = 
     largest, toolbox = sight.bounds()[1], None
     if isinstance(recipe, ToolKeys):
         toolbox = Toolbox.of(recipe.tools, recipe.turns, sight)
-    added = 0 if toolbox is None else recipe.turns.limit * toolbox.most_tokens(sight)
+    added = 0 if toolbox is None else toolbox.most_tokens(sight)
     found = Decoding(
         sizes,
         setup,

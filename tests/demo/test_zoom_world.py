@@ -165,7 +165,7 @@ def test_test_questions_are_balanced_and_their_regions_hold_the_evidence(written
     for row in rows:
         one, pad = scene(int(row.id.split("-")[0])), pad_of(row)
         (region,) = row.regions
-        assert pad.mark == row.answer and holds(region, pad.truck) and holds(pad.box, region)
+        assert pad.mark == row.answer and tuple(region) == pad.truck
         assert len(row.messages) == 1
         stored = np.asarray(images.load(row.images[0]), int)
         assert stored.shape == (SIDE, SIDE, 3) and np.abs(stored - np.asarray(render(one), int)).mean() < 4

@@ -35,6 +35,8 @@ REFUSED = "The call failed: {reason}."
 """What the model is told of a call that cannot be answered."""
 BROKEN = "The tool failed."
 """And of a tool that raised, or did not come back."""
+TURN = 32
+"""Tokens of a tool's turn beside its picture: the template's, and a sentence."""
 
 
 class Toolbox:
@@ -115,9 +117,11 @@ class Toolbox:
         return found[0] if found else None
 
     def most_tokens(self, sight: Sight) -> int:
-        """Visual tokens that one answered call may add; of a tool that does not say, those of one picture."""
+        """Tokens that the tools may add to one completion; a tool that does not say is taken for one that shows a
+        picture."""
         largest = sight.bounds()[1]
-        return max(largest if tool.tokens is None else tool.tokens for tool in self.tools.values())
+        pictures = max(largest if tool.tokens is None else tool.tokens for tool in self.tools.values())
+        return self.turns.limit * (pictures + TURN)
 
 
 def instruction(sections: Sequence[ToolSection], turns: TurnSection) -> str:
