@@ -18,6 +18,7 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 from transformers import Qwen2VLForConditionalGeneration
 
@@ -200,15 +201,14 @@ def one(case) -> common.Ways:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
-    Session._until = until
-    rl.turns.conversing.Conversations = Cut
     notes = [
         "plain: rl.GRPOTrainer with share_prefix false, which is TRL's batched update, and transformers' batched "
         "generate, each turn prefilled anew; ours: share_prefix true",
         f"a first turn of {CALL} tokens, a crop, an answer of R tokens; AdamW; a reference model",
         "ideal: each prompt's tokens and picture once, each completion's and crop's once; attention counted in full",
     ]
-    with quiet():
+    cut = mock.patch.object(rl.turns.conversing, "Conversations", Cut)
+    with quiet(), cut, mock.patch.object(Session, "_until", until):
         report.run("turns", options, one, measure, notes)
 
 

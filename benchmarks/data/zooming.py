@@ -20,11 +20,19 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from unittest import mock
 
 from benchmarks.data.rasters import ROOT, files, peak
 
-REGION = (2500, 500)
-"""How far the region's two corners are from the picture's lower right one, in pixels."""
+SIDE = 2000
+"""Of the region, in pixels; a third of a picture that is smaller than three of them."""
+
+
+def region(width: float, height: float) -> list[float]:
+    """Near the lower right corner."""
+    side = min(SIDE, width / 3, height / 3)
+    x, y = 0.98 * width, 0.98 * height
+    return [x - side, y - side, x, y]
 
 
 def measured(path: str) -> dict[str, float]:
@@ -36,12 +44,11 @@ def measured(path: str) -> dict[str, float]:
     from samples import Sample
     from stage.recipe.asking import GenerationSection
     from vlm.loading import load_model, load_processor
-    from vlm.pictures import images, rasters
-    from vlm.sections import ModelSection, PictureSection, PixelSection, PromptSection, ToolSection, TurnSection
+    from vlm.pictures import rasters
+    from vlm.sections import ModelSection, PixelSection, PromptSection, ToolSection, TurnSection
     from vlm.tools.chains import called
     from vlm.tools.toolbox import Toolbox
 
-    images.use(PictureSection(limit=2**31))
     rasters.library()
     model = load_model(ModelSection(path="demo/base", dtype="float32", attention="sdpa"), "cpu").eval()
     processor = load_processor("demo/base", PixelSection())
@@ -57,11 +64,9 @@ def measured(path: str) -> dict[str, float]:
             (talk,) = self.talks
             if talk.dialogue.turns:
                 return said
-            size = talk.dialogue.context.views[0].size
-            box = [size[n % 2] - REGION[n // 2] for n in range(4)]
+            box = region(*talk.dialogue.context.views[0].size)
             return [Said(called(box, talk.dialogue.context, toolbox.zoom)[0], said[0].tokens // 2, True)]
 
-    generate.Speaking = Calling
     model.register_forward_pre_hook(lambda *_: passes.append(-time.perf_counter()))
     model.register_forward_hook(lambda *_: passes.append(time.perf_counter()))
 
@@ -70,7 +75,8 @@ def measured(path: str) -> dict[str, float]:
         talks = generate.Talks(prompt, how.max_new_tokens, processor.sight, toolbox)
         passes.clear()
         began = time.perf_counter()
-        ((_, answer),) = generate.complete(model, processor, [sample], prompt, how, talks=talks)
+        with mock.patch.object(generate, "Speaking", Calling):
+            ((_, answer),) = generate.complete(model, processor, [sample], prompt, how, talks=talks)
         whole = time.perf_counter() - began
         assert [crop["image"] for crop in answer.crops] == [0] and not answer.faults, answer.faults
         return {"wall": whole, "model": sum(passes)}
@@ -90,6 +96,10 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     if given.one:
+        from vlm.pictures import images
+        from vlm.sections import PictureSection
+
+        images.use(PictureSection(limit=2**31))
         print(json.dumps(measured(given.one)))
         return
     found = files(given.folder, given.side, round(given.side * 24832 / 26176), 3000)

@@ -10,12 +10,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2VLForConditionalGeneration
 
+import rl.turns.conversing
 from benchmarks import parity, report
 from benchmarks.support import common, worlds
 from benchmarks.support.summary import summary
 from rl.sharing import packed
+from rl.turns.rollout import Conversations
 from tests.project.test_layering import ROOT
 from tests.support.flash import gpu_checks
+from vlm.prefix.continued import Session
 
 SMALL = ["--prompt", "40", "--visual", "4", "--answer", "3", "--group", "2", "--prompts", "2", "--repeats", "1"]
 LEAN = ["--one-model", "--rollout", "none", "--rewards", "rule", "--optimizer", "none", "--checkpointing"]
@@ -51,6 +54,17 @@ def test_it_writes_its_table_and_both_ways_agree(name, tmp_path):
     table = (tmp_path / "made.md").read_text()
     assert all(f"| {phase} | {way} |" in table for phase, way in expected)
     assert (tmp_path / "made.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_both_ways_agree_over_turns_with_a_crop(tmp_path):
+    sizes = ["--prompt", "40", "--visual", "4", "--answer", "3", "--group", "2", "--crop", "4", "--repeats", "1"]
+    module("turns").main([*sizes, "--no-memory", "--out", str(tmp_path), "--name", "made"])
+    rows = {row["phase"]: row for row in json.loads((tmp_path / "made.json").read_text())["rows"]}
+    assert set(rows) == {"rollout", "reference", "update", "total"}
+    for row in rows.values():
+        assert row["crop"] == 4 and max(row["differences"].values()) < 1e-4
+        assert row["flops"]["realised"] == pytest.approx(1, abs=0.05)
+    assert Session._until.__module__ == Session.__module__ and Conversations is rl.turns.conversing.Conversations
 
 
 def test_processes_of_their_own_start_in_the_repository():

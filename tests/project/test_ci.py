@@ -13,7 +13,13 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PARTS = ["make test", "make test-oldest", "make test-vllm", "make demo DEMO_ARGS=--quick --out runs/ci"]
+PARTS = [
+    "make test",
+    "make test-oldest",
+    "make test-vllm",
+    "make demo DEMO_ARGS=--quick --out runs/ci",
+    "make demo-zoom DEMO_ARGS=--quick --out runs/ci_zoom",
+]
 SUDO = '#!/bin/bash\necho "sudo $*" >> {log}\n"$@"\n'
 MAKE = '#!/bin/bash\necho "make $*" >> {log}\n[ -n "$NADIR_CI" ] && [ "$1" != "{fails}" ]\n'
 APT = """#!/bin/bash
