@@ -159,6 +159,9 @@ def measure(options) -> list[dict]:
         side.step(common.Clock())
         gradients[name], losses[name] = side.gradients(), sum(side.losses)
     rows = [completions(side) for side in made.values()]
+    shown = rows[0][0].count(world.config.image_token_id)
+    if shown != options.crop:
+        raise SystemExit(f"turns: the crop is {shown} tokens, expected {options.crop} (--crop: a square number)")
     options.between = len(rows[0][0]) - CALL - options.crop - options.answer
     found = common.differ(
         f"turns G {options.group}",

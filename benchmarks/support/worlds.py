@@ -25,9 +25,10 @@ SYSTEM = "Think."
 MROPE = {"tiny": [8, 12, 12], "2b": [16, 24, 24], "7b": [16, 24, 24]}
 
 
-def processor(side: int, folder: Path = Path(demo.__file__).parent / "base"):
-    """The demo's, or that of another checkpoint, for pictures of `side` × `side` pixels."""
-    return load_processor(str(folder), ImageSection(min_pixels=side * side, max_pixels=side * side))
+def processor(side: int, folder: Path = Path(demo.__file__).parent / "base", least: int | None = None):
+    """The demo's, or that of another checkpoint, for pictures of `side` × `side` pixels; smaller ones of `least` ×
+    `least` or more stay as they are."""
+    return load_processor(str(folder), ImageSection(min_pixels=(least or side) ** 2, max_pixels=side * side))
 
 
 def config(shape: str, tokenizer, layers: int | None = None):
@@ -102,7 +103,9 @@ class World:
         text = start.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
         visual, words = fit(options.prompt, options.visual, len(start.tokenizer(text).input_ids) - 1)
         self.side = 28 * math.isqrt(visual)
-        self.options, self.processor = options, processor(self.side)
+        crop = getattr(options, "crop", None)
+        least = None if crop is None else 28 * math.isqrt(crop)
+        self.options, self.processor = options, processor(self.side, least=least)
         self.texts = Texts(self.processor.tokenizer)
         self.config = config(options.shape, self.processor.tokenizer, options.layers)
         self.questions = [self.texts.text(words) for _ in range(options.prompts)]
