@@ -52,7 +52,10 @@ def test_saving_and_loading(backbone, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["positions"] == "mrope" and config["architectures"] == ["ScoreModel"]
     again = ScoreModel.from_pretrained(tmp_path)
-    assert again.score(EXCHANGES) == model.score(EXCHANGES)
+    own, read = model.state_dict(), again.state_dict()
+    assert own.keys() == read.keys() and all(torch.equal(read[name], tensor) for name, tensor in own.items())
+    # not bit for bit: weights that are read lie elsewhere in memory, and some CPUs' kernels round by that
+    assert again.score(EXCHANGES) == pytest.approx(model.score(EXCHANGES), rel=1e-5)
     assert again.processor.image_processor.size == model.processor.image_processor.size
     # Trainer resumes by plain names, with strict=False: every one of them has to fit
     stored = load_file(tmp_path / "model.safetensors")
