@@ -82,7 +82,7 @@ def measured(path: str) -> dict[str, float]:
         return {"wall": whole, "model": sum(passes)}
 
     small = io.BytesIO()
-    Image.effect_noise((6000, 6000), 40).convert("RGB").save(small, "png", compress_level=1)
+    Image.effect_noise((3000, 3000), 40).convert("RGB").save(small, "png", compress_level=1)
     ask(small.getvalue())
     before = peak()
     return ask(path) | {"MiB": (peak() - before) / 1024}
