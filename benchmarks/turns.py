@@ -148,7 +148,7 @@ def ideal(world: worlds.World) -> dict[str, dict[str, float]]:
 
 
 def measure(options) -> list[dict]:
-    world = worlds.World(options)
+    world = worlds.World(options, options.crop)
     asked = argparse.Namespace(**{name: value for name, value in vars(options).items() if name not in FIXED})
     memory = common.peaks("benchmarks.turns", asked, dict.fromkeys(SIDES))
     made = sides(world)
@@ -198,7 +198,7 @@ def steps(made: Mapping[str, Side], world: worlds.World) -> common.Ways:
 
 
 def one(case) -> common.Ways:
-    world = worlds.World(case)
+    world = worlds.World(case, case.crop)
     return steps(sides(world, case.only), world)
 
 

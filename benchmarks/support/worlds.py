@@ -97,15 +97,15 @@ def fit(prompt: int, visual: int | None, overhead: int) -> tuple[int, int]:
 class World:
     """Prompts (chat, picture, columns) of one case, all of the same length, and answers to them."""
 
-    def __init__(self, options):
+    def __init__(self, options, least: int | None = None):
+        """least: visual tokens of the smallest picture that stays as it is; None: all are as large as the prompts'."""
         start = processor(28)
         asked = [{"role": "system", "content": SYSTEM}, self._turn("")]
         text = start.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
         visual, words = fit(options.prompt, options.visual, len(start.tokenizer(text).input_ids) - 1)
         self.side = 28 * math.isqrt(visual)
-        crop = getattr(options, "crop", None)
-        least = None if crop is None else 28 * math.isqrt(crop)
-        self.options, self.processor = options, processor(self.side, least=least)
+        smallest = None if least is None else 28 * math.isqrt(least)
+        self.options, self.processor = options, processor(self.side, least=smallest)
         self.texts = Texts(self.processor.tokenizer)
         self.config = config(options.shape, self.processor.tokenizer, options.layers)
         self.questions = [self.texts.text(words) for _ in range(options.prompts)]

@@ -29,6 +29,7 @@ from demo.zoom.scene import BLOCK, SIDE, SPLIT_SEEDS, TRUCK, Box, Pad, Scene, sc
 from demo.zoom.tasks import SMALL, ask, mark_of
 from demo.zoom.tiny import GO_ON, POINT
 from vlm.boxes import write_boxes
+from vlm.tools.tool import View
 
 PHASES = (("index", 28_800), ("boxes", 51_200))
 """(phase, up to this row of the corpus); what comes after is `chats`."""
@@ -52,6 +53,8 @@ SCALE = 0.5
 """At which a whole yard is drawn before it shrinks, four times as fast as at full size."""
 SHOWN = 112
 FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.BICUBIC, Image.Resampling.BOX, Image.Resampling.LANCZOS)
+YARD = View("", (0, 0, SIDE, SIDE), (SHOWN, SHOWN), "per_mille")
+"""A whole yard, as a call sees it."""
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
@@ -73,14 +76,18 @@ def careless(pad: Pad, rng: random.Random) -> Box:
 
 def listed(box: Box) -> str:
     """0–1000 of the picture as a list of numbers, as a call has them."""
-    low, high = ([value / SIDE * 1000 for value in half] for half in (box[:2], box[2:]))
-    return f"\n{[*map(math.floor, low), *map(math.ceil, high)]}"
+    return f"\n{YARD.stated(box)}"
+
+
+def block(pad: Pad) -> str:
+    """The column and row of the pad's block, from 0: "03"."""
+    column, line = (int(value // BLOCK) for value in pad.center)
+    return f"{column}{line}"
 
 
 def place(pad: Pad) -> str:
-    """The pad's colour, and the column and row of its block, from 0: "red03"."""
-    column, line = (int(value // BLOCK) for value in pad.center)
-    return f"{pad.color}{column}{line}"
+    """The pad's colour and block: "red03"."""
+    return pad.color + block(pad)
 
 
 def cut(pad: Pad, rng: random.Random, sides: tuple[float, float] = CROP) -> Box:
@@ -132,7 +139,7 @@ def _caption(one: Scene, rng: random.Random, row: int) -> corpus.Row:
     pieces = [(PICTURE, False)]
     for pad in rng.sample(one.pads, len(one.pads)):  # in random order: which pad comes next is not to be learned
         box = box_text(pad.box) if phase_of(row) == "boxes" else ""
-        pieces += [(pad.color, False), (f"{place(pad).removeprefix(pad.color)}{box}\n", True)]
+        pieces += [(pad.color, False), (f"{block(pad)}{box}\n", True)]
     return [overview(one, rng)], pieces
 
 

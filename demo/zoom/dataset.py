@@ -95,16 +95,17 @@ def questioned(path: Path, first: int, count: int, easy: float, reply: Callable[
         before = None
         for one, item in questions(first, count, easy):
             before, number = one.seed, int(before == one.seed)
+            turns = reply(item, rng)
             yield Sample(
                 images=[save_image(one, path.parent)],
-                messages=[{"role": "user", "content": item.question}, *reply(item, rng)],
+                messages=[{"role": "user", "content": item.question}, *turns],
                 task="vqa",
                 answer=item.answer,
                 size=(SIDE, SIDE),
                 source=path.stem,
                 id=f"{one.seed}-{number}",
                 kind=item.kind,
-                regions=[list(item.pad.truck)] if item.pad and reply is asked else None,
+                regions=[list(item.pad.truck)] if item.pad and not turns else None,
             )
 
     write(path, rows())

@@ -9,6 +9,7 @@ from rewards.registry import register
 from rewards.rules.rows import Column, name_of
 from vlm.boxes.geometry import contained
 from vlm.common.errors import DataError, RecipeError
+from vlm.tools.zoom import LEAST
 
 
 @register("zoom")
@@ -21,7 +22,7 @@ def zoom(
     crops: Column = None,
     decay: float = 0.8,
     tightness: float = 0.5,
-    least: int = 256,
+    least: int = LEAST,
     **columns: Any,
 ) -> list[float | None]:
     """How well a completion looks where the truth is, in [0, 1]; None for rows without `regions`.

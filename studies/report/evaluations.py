@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from stage.metrics.turns import COUNTED
+from stage.metrics.turns import COUNTED, scale
 from studies.report.runs.folders import Folder
 from studies.report.runs.labels import Curve
 from studies.tables import figure
@@ -46,7 +46,7 @@ def table(curves: Sequence[Curve]) -> dict[str, Any] | None:
         metrics = [[one[name] for one in found if name in one] for _, found in holding]
         conventions = dict.fromkeys(m["convention"] for group in metrics for m in group if m.get("convention"))
         counts = dict.fromkeys(_count(m) for group in metrics for m in group if "n" in m)
-        cells = [_measured(group, counted(name)) for group in metrics]
+        cells = [_measured(group, name) for group in metrics]
         rows.append({"key": name, "n": " / ".join(counts), "cells": cells, "convention": " | ".join(conventions)})
     notes = list(few)
     if plain := [name for name in names if counted(name)]:
@@ -54,10 +54,15 @@ def table(curves: Sequence[Curve]) -> dict[str, Any] | None:
     return {"labels": [label for label, _ in holding], "rows": rows, "notes": notes}
 
 
+def _bare(name: str) -> str:
+    """A metric's name without the benchmark that `_named` puts before it."""
+    return name.rpartition(": ")[2]
+
+
 def counted(name: str) -> bool:
     """Whether a metric, perhaps with a benchmark before it, is no share: plain in the table, and not in the picture,
     whose axes are in percent."""
-    return name.rpartition(": ")[2] in COUNTED
+    return _bare(name) in COUNTED
 
 
 def _controls(label: str, found: Sequence[dict[str, dict[str, Any]]]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -83,13 +88,12 @@ def _named(run: Folder) -> dict[str, dict[str, Any]]:
     return {f"{benchmark}: {name}" if benchmark else name: found for name, found in run.evaluation.items()}
 
 
-def _measured(found: Sequence[dict[str, Any]], plain: bool) -> str:
-    """plain: the numbers are no shares."""
+def _measured(found: Sequence[dict[str, Any]], name: str) -> str:
     values = [one["value"] for one in found if one.get("value") is not None]
     if not values:
         missing = [word for word in ("not_computed", "not_asked") if any(word in one for one in found)]
         return missing[0].replace("_", " ") if missing else "–"
-    times, digits = (1, 2) if plain else (100, 1)
+    times, digits = scale(_bare(name))
 
     def said(value: float) -> str:
         return f"{times * value:.{digits}f}"

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stage.metrics.turns import COUNTED, scale
 from studies.tables.rows import Row
 from vlm.common.figures import dress, headline, save, sheet
 
@@ -80,7 +81,7 @@ def drawn(
         told = " (published)" if all(row.kind == "published" for row in here) else ""
         dress(axis, (f"{benchmark}: {metric}" if benchmark else metric) + told)
         _panel(axis, here, arm, looks)
-        axis.set_ylabel("percent" if here[0].times == 100 else "", fontsize=9)
+        axis.set_ylabel("" if metric in COUNTED else "percent", fontsize=9)
     _legend(figure, shown, looks, plain)
     headline(figure, title)
     return figure
@@ -114,7 +115,7 @@ def _panel(axis: Axes, rows: list[Row], arm: Arms, looks: Looks) -> None:
 
 
 def _point(axis: Axes, place: float, row: Row, colour: str, marker: str) -> None:
-    told, times = row.kind == "published", row.times
+    told, (times, digits) = row.kind == "published", scale(row.metric)
     if row.low is not None and row.high is not None:
         ends = [times * row.low, times * row.high]
         axis.plot([place, place], ends, color=colour, linewidth=2, solid_capstyle="butt")
@@ -132,7 +133,7 @@ def _point(axis: Axes, place: float, row: Row, colour: str, marker: str) -> None
         )
     fill = "white" if told else colour
     axis.plot(place, times * row.value, marker, markersize=7.5, color=colour, markerfacecolor=fill, markeredgewidth=1.4)
-    said = f"{times * row.value:.2f}" if told or times == 1 else f"{times * row.value:.1f}"
+    said = f"{times * row.value:.{2 if told else digits}f}"
     top, gap = (max((row.value, *row.per_seed)), 7) if row.high is None else (row.high, 3)
     axis.annotate(said, (place, times * top), (0, gap), textcoords="offset points", fontsize=8, ha="center", color=INK)
 

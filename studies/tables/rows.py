@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from stage.metrics.turns import scale
 from vlm.common.bootstrap import Statistic, differing_questions, quantiles, replicates
 from vlm.common.errors import DataError, UserError
 
@@ -75,11 +74,6 @@ class Row:
     "Of a published figure."
     note: str = ""
     "What pairs, what was left out, or what differs from how the figure was published."
-
-    @property
-    def times(self) -> int:
-        """What it is multiplied by to be shown: shares are shown in percent."""
-        return scale(self.metric)[0]
 
     @property
     def spread(self) -> float | None:

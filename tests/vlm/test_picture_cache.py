@@ -74,3 +74,14 @@ def test_parts_of_a_picture_decode_it_once_where_a_quarter_of_the_cache_holds_it
     for box in ((0, 0, 10, 10), (20, 5, 60, 40), (3, 3, 4, 4)):
         assert images.window(data.getvalue(), box).tobytes() == whole.crop(box).tobytes()
     assert len(loads) == decoded
+
+
+def test_a_part_of_a_rows_picture_decodes_nothing(tmp_path, monkeypatch):
+    path = str(tmp_path / "row.png")
+    Image.effect_noise((60, 40), 50).convert("RGB").save(path)
+    decoded.clear()
+    limits = ImageSection(min_pixels=28 * 28, max_pixels=112 * 112)
+    resizing(limits).picture(path, 0)
+    monkeypatch.setattr(images, "load", None)
+    assert images.window(path, (5, 5, 20, 30)).size == (15, 25)
+    decoded.clear()

@@ -156,11 +156,9 @@ def _part(image: str | bytes, box: Box, out: Size | None, found: Size) -> Image.
     if found[0] * found[1] > LARGE and (file := _in_parts(image, found)) is not None:
         return large.read(file, box, out, load, LARGE)
     kept = cache.decoded
-    if 4 * found[0] * found[1] <= kept.most * PARTS:
-        whole = kept.get(("whole", image), lambda: load(image))
-    else:
-        whole = load(image)
-    part = whole.crop(box)
+    small = 4 * found[0] * found[1] <= kept.most * PARTS
+    # under the name by which `Resizing.picture` keeps the same one, as a training row's
+    part = (kept.get(image, lambda: load(image)) if small else load(image)).crop(box)
     return part if out is None else large.fitted(part, out)
 
 
