@@ -15,7 +15,7 @@
       checkpoint-*/      whole ones (stage.checkpoints)
       dumps/             single steps, and those that were skipped, to be computed again (stage.replay.dumps)
       heartbeats/        what each process does, while it runs (stage.guards.watchdog)
-      .lock-*.json       which run writes here now (stage.guards.lock)
+      .lock-*            which run writes here now (stage.guards.lock)
 
 Only the main process writes; in every other process the same calls do nothing.
 """

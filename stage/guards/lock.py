@@ -4,6 +4,7 @@
     release(folder)   → at the end of the run; the end of the process does it, too
 
     <folder>/.lock-<claim>.json   {"host", "machine", "pid", "started", "since", "launch", "held"}
+    <folder>/.lock-made           the folder was made for a claim: whoever releases it last removes it, if empty
 
 A process writes a claim under a name of its own and then looks which others there are. It holds the folder where no
 other one is of a living process; else it takes its own back. Of two that come together, the later one always sees the
@@ -50,6 +51,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PATTERN = ".lock-*.json"
+MADE = ".lock-made"
+"""A file and no field of a claim: of several that come together, one makes the folder and another holds it."""
 BEAT, STALE = 15.0, 300.0
 """Seconds between two touches of a claim, and after which one from another machine counts as left by a dead process:
 long calls of C code, a slow file server and its caches must fit in between."""
@@ -87,8 +90,8 @@ class Claim:
         return f"process {self.pid} on {self.host}, since {self.since} ({self.command})"
 
 
-_held: dict[Path, tuple[Path, bool]] = {}
-"""Folder → the claim of this process, and whether the folder was made for it: an empty one goes again."""
+_held: dict[Path, Path] = {}
+"""Folder → the claim of this process."""
 _guard = threading.RLock()
 _owner = os.getpid()
 
@@ -107,11 +110,11 @@ def hold(folder: str | Path, wait: bool = False, main: bool | None = None) -> No
         _forget_parent()
         if folder in _held:
             return
-    claim, told, made = Claim.mine(), False, not folder.exists()
+    claim, told = Claim.mine(), False
     while True:
         path = folder / PATTERN.replace("*", uuid.uuid4().hex)
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            _make(folder)
             _write(path, claim)
         except FileNotFoundError:  # another one has left, and taken the empty folder with it
             continue
@@ -131,8 +134,30 @@ def hold(folder: str | Path, wait: bool = False, main: bool | None = None) -> No
         if left not in alive:
             left.unlink(missing_ok=True)
     with _guard:
-        _held[folder] = path, made
+        _held[folder] = path
     _begin_beating()
+
+
+def _make(folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        (folder / MADE).touch()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """The folder that was made for a claim and that nobody wrote to."""
+    made = folder / MADE
+    try:
+        made.unlink()
+    except OSError:  # made by somebody else
+        return
+    try:
+        folder.rmdir()
+    except OSError:  # not empty
+        if list(folder.glob(PATTERN)):  # the next one is there: it removes the folder
+            with contextlib.suppress(OSError):
+                made.touch()
 
 
 def _write(path: Path, claim: Claim) -> None:
@@ -146,11 +171,8 @@ def release(folder: str | Path) -> None:
         folder = Path(folder).resolve()
         if folder not in _held:
             return
-        path, made = _held.pop(folder)
-        path.unlink(missing_ok=True)
-        if made:
-            with contextlib.suppress(OSError):  # not empty, or gone
-                folder.rmdir()
+        _held.pop(folder).unlink(missing_ok=True)
+        _remove_if_empty(folder)
 
 
 def released(run: Callable[..., T]) -> Callable[..., T]:
@@ -288,7 +310,7 @@ def _beat() -> None:
 def touch() -> None:
     """Say of each claim that its owner lives. Ends the process where another run has taken the folder."""
     with _guard:
-        for folder, (path, _) in list(_held.items()):
+        for folder, path in list(_held.items()):
             try:
                 os.utime(path)
             except FileNotFoundError:

@@ -80,6 +80,25 @@ def test_of_several_at_once_one_holds_it(holder, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_empty_folder_goes_with_its_last_holder_whoever_made_it(tmp_path):
+    """Of several that come together, one makes the folder, gives way and ends; another holds it then."""
+    folder = tmp_path / "run"
+    lock._make(folder)
+    lock.hold(folder)
+    lock.release(folder)
+    assert not folder.exists()
+    lock.hold(folder)
+    (folder / "written").touch()
+    lock.release(folder)
+    assert [path.name for path in folder.iterdir()] == ["written"]
+
+
+def test_an_empty_folder_of_the_users_own_stays(tmp_path):
+    lock.hold(tmp_path)
+    lock.release(tmp_path)
+    assert tmp_path.is_dir() and not list(tmp_path.iterdir())
+
+
 def test_one_that_waits_gets_it_when_the_owner_dies(holder, tmp_path):
     first, second = holder(), holder(wait=True)
     go(first)
