@@ -47,6 +47,10 @@ class Prediction:
     "True boxes: x1, y1, x2, y2 in pixels of the original image."
     quads: list[list[float]] | None = None
     "True quadrilaterals, as in `Sample.quads`."
+    labels: list[str] | None = None
+    "Of detection: what the true objects are, as in `Sample.labels`; `difficult` and `classes` likewise."
+    difficult: list[bool] | None = None
+    classes: list[str] | None = None
     regions: list[list[float]] | None = None
     "Where in the image the answer is to be seen, as in `Sample.regions`."
     size: tuple[int, int] | None = None
@@ -105,6 +109,9 @@ def from_sample(
         answer=sample.answer,
         boxes=sample.boxes,
         quads=sample.quads,
+        labels=sample.labels,
+        difficult=sample.difficult,
+        classes=sample.classes,
         regions=sample.regions,
         size=sample.size,
         resized=resized,
@@ -204,7 +211,7 @@ def _prediction(row: Any, where: str) -> Prediction:
             raise DataError(f"{where}, field '{name}': found {fields[name]!r}, expected text")
     if fields["task"] not in TASKS:
         raise DataError(f"{where}, field 'task': found {fields['task']!r}, expected one of {', '.join(TASKS)}")
-    for name in ("choices", "references"):
+    for name in ("choices", "references", "labels", "classes"):
         if not all(isinstance(text, str) for text in _items(fields, name, where)):
             raise DataError(f"{where}, field {name!r}: found {fields[name]!r}, expected texts")
     upright, quad = "[x1, y1, x2, y2]", "[x1, y1, …, x4, y4]"
@@ -212,6 +219,7 @@ def _prediction(row: Any, where: str) -> Prediction:
         for box in _items(fields, name, where):
             if not _numbers(box, count):
                 raise DataError(f"{where}, field '{name}': found {box!r}, expected {expected}")
+    _check_objects(fields, where)
     if type(fields.get("gold", 0.0)) not in (int, float):
         raise DataError(f"{where}, field 'gold': found {fields['gold']!r}, expected a number")
     _check_chain(fields, where)
@@ -220,6 +228,21 @@ def _prediction(row: Any, where: str) -> Prediction:
             raise DataError(f"{where}, field '{name}': found {fields[name]!r}, expected [width, height]")
         fields[name] = tuple(fields[name])
     return Prediction(**fields)
+
+
+def _check_objects(fields: Mapping[str, Any], where: str) -> None:
+    """Raises: DataError."""
+    if fields["task"] != "detection":
+        return
+    shapes = _items(fields, "quads" if "quads" in fields else "boxes", where)
+    labels, difficult = _items(fields, "labels", where), _items(fields, "difficult", where)
+    if "labels" not in fields or len(labels) != len(shapes) or not _items(fields, "classes", where):
+        raise DataError(
+            f"{where}, field 'labels': found {len(labels)} labels for {len(shapes)} objects, of the classes "
+            f"{fields.get('classes')!r}; expected one for each, and the classes that were asked for"
+        )
+    if "difficult" in fields and (len(difficult) != len(shapes) or not set(map(type, difficult)) <= {bool}):
+        raise DataError(f"{where}, field 'difficult': found {difficult!r}, expected true or false for each object")
 
 
 def _check_chain(fields: Mapping[str, Any], where: str) -> None:

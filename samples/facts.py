@@ -10,11 +10,12 @@ import string
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, TypedDict
 
-from samples.sample import Sample
+from samples.sample import DETECTED, Sample
 from samples.store import Codec
 from vlm import answers, prompts
+from vlm.boxes.asking import Drawn as Asked
 
-OPTIONAL = ("answer", "boxes", "quads", "choices", "kind", "regions")
+OPTIONAL = ("answer", "boxes", "quads", "choices", "kind", "regions", *DETECTED)
 """Fields of a Sample that rows may lack."""
 
 
@@ -83,21 +84,29 @@ class Truth(TypedDict):
     boxes: list[list[float]]
     quads: list[list[float]] | None
     size: tuple[int, int]
+    labels: list[str] | None
+    "What the objects are called, where the text says it; then there may be none."
+    classes: list[str] | None
 
 
-def truth_of(sample: Sample) -> Truth | None:
-    """None of a sample without boxes, or whose size is not known."""
-    if not sample.boxes or sample.size is None:
+def truth_of(sample: Sample, asked: Asked | None = None) -> Truth | None:
+    """None of a sample without boxes, or whose size is not known. asked: how detection is asked for, by which objects
+    have other names (`vlm.boxes.asking`)."""
+    detected = sample.task == "detection"
+    if sample.size is None or sample.boxes is None or not (sample.boxes or detected):
         return None
-    return {"boxes": sample.boxes, "quads": sample.quads, "size": sample.size}
+    labels, classes = (sample.labels, sample.classes) if detected else (None, None)
+    if asked is not None and labels is not None and classes is not None:
+        labels, classes = asked.names(labels), asked.names(classes)
+    return {"boxes": sample.boxes, "quads": sample.quads, "size": sample.size, "labels": labels, "classes": classes}
 
 
 def answer_of(sample: Sample) -> str | None:
     """The reply of the style `direct` that stands in the truth as text: the answer, of a choice its letter.
 
-    None where there is no such text, and for grounding, whose reply is its boxes.
+    None where there is no such text, and for grounding and detection, whose reply is boxes.
     """
-    if sample.answer is None or answers.blank(sample.answer) or sample.task == "grounding":
+    if sample.answer is None or answers.blank(sample.answer) or sample.task in ("grounding", "detection"):
         return None
     if sample.choices and sample.task == "choice":
         place = answers.option(sample.answer, sample.choices)

@@ -15,9 +15,10 @@ import numpy as np
 
 from samples import Sample
 from samples.facts import CODEC, Truth, answer_of, truth_of, zoomed
+from samples.sample import DETECTED
 from samples.store import Drawn
 from vlm import answers, prompts
-from vlm.boxes import find, write_boxes, write_quads
+from vlm.boxes import corners, find, write_boxes, write_detections, write_quads
 from vlm.common.console import say
 from vlm.common.errors import DataError
 from vlm.families import Sight
@@ -117,7 +118,10 @@ def reference(truth: Truth, notation: str, resized: tuple[int, int] | None) -> d
 
     resized: (width, height) at which the model sees the picture.
     """
-    if truth["quads"] and find(notation).shape != "box":
+    if truth["labels"] is not None:
+        quads = truth["quads"] if truth["quads"] is not None else [corners(box) for box in truth["boxes"]]
+        text = write_detections(quads, truth["labels"], notation, truth["size"], resized, truth["classes"])
+    elif truth["quads"] and find(notation).shape != "box":
         text = write_quads(truth["quads"], notation, truth["size"], resized)
     else:
         text = write_boxes(truth["boxes"], notation, truth["size"], resized)
@@ -135,7 +139,7 @@ def learnt(sample: Sample, section: PromptSection, sight: Sight | None) -> list[
         return []
     if (said := answer_of(sample)) is not None:
         return [{"role": "assistant", "content": said}]
-    truth = truth_of(sample)
+    truth = truth_of(sample, prompts.drawn(sample, section))
     if truth is None:
         return []
     try:
@@ -204,6 +208,7 @@ def _columns(sample: Sample) -> dict[str, Any]:
         "answer": sample.answer,
         "boxes": sample.boxes,
         "quads": sample.quads,
+        **{name: getattr(sample, name) for name in DETECTED},
         "size": list(sample.size) if sample.size else None,
         "choices": sample.choices,
         "references": sample.references,
@@ -287,7 +292,7 @@ class _Chats:
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         sample, asked = self.drawn[number], self.section
-        reply, truth = _reply(sample)
+        reply, truth = _reply(sample, asked)
         messages = [*prompts.asked(sample, asked), *reply]
         if truth is not None and (self.sizes is None or not sample.images):
             messages.append(reference(truth, asked.notation, None))
@@ -328,7 +333,7 @@ def taught(
     check_strip(sample, sizes)
     if zoomed(sample.messages):
         _check_calls(sample, section, sizes, zoom)
-    reply, truth = _reply(sample)
+    reply, truth = _reply(sample, section)
     if sample.messages[-1]["role"] == "assistant":
         _check_text(sample, section, sizes)
     elif section.style != "direct" or not (reply or truth):
@@ -355,12 +360,12 @@ def _check_calls(sample: Sample, section: PromptSection, sizes: Resizing | None,
         raise DataError(f"{sample.source}: row {sample.id!r}: {error}") from None
 
 
-def _reply(sample: Sample) -> tuple[list[dict[str, Any]], Truth | None]:
+def _reply(sample: Sample, section: PromptSection) -> tuple[list[dict[str, Any]], Truth | None]:
     if reply := sample.messages[prompts.replied(sample.messages) :]:
         return reply, None
     if (said := answer_of(sample)) is not None:
         return [{"role": "assistant", "content": said}], None
-    return [], truth_of(sample)
+    return [], truth_of(sample, prompts.drawn(sample, section))
 
 
 def _check_replies(
@@ -370,7 +375,7 @@ def _check_replies(
     direct = section.style == "direct"
     for doubtful in (
         drawn.first(lambda facts: not facts.reply and not (direct and facts.truth)),
-        drawn.first(lambda facts: bool(facts.reply) and facts.task == "grounding"),
+        drawn.first(lambda facts: bool(facts.reply) and facts.task in ("grounding", "detection")),
     ):
         if doubtful is not None:
             taught(doubtful, section, sizes, zoom)
@@ -390,7 +395,7 @@ def _check_replies(
 def _check_text(sample: Sample, section: PromptSection, sizes: Resizing | None) -> None:
     """Refuse a reference in text whose pixels would not follow the sizes that are drawn."""
     follows = sizes is None or sizes.drawing is None or find(section.notation).frame != "resized"
-    if sample.task == "grounding" and not follows:
+    if sample.task in ("grounding", "detection") and not follows:
         raise DataError(
             f"{sample.source}: row {sample.id!r}: its reference is text, but images.random_resize draws the size that "
             f"the notation {section.notation} counts pixels of; take the assistant's turn out (its boxes are written "

@@ -18,6 +18,9 @@ from typing import Any
 
 from vlm.common.files import replacing
 
+DETECTED = ("labels", "difficult", "classes")
+"""Fields of a Sample that rows of the task `detection` alone have."""
+
 
 @dataclass(slots=True)
 class Sample:
@@ -41,6 +44,13 @@ class Sample:
     "x1, y1, x2, y2 in pixels of the original image, y down; the whole image is 0, 0, w, h."
     quads: list[list[float]] | None = None
     "x1, y1, …, x4, y4 around each object, likewise in pixels; `boxes` then go around them, cut to the image."
+    labels: list[str] | None = None
+    """What each of `quads` is, or of `boxes` where there are none, in words ("storage tank"): in rows of the task
+    `detection`, which hold all objects of a picture, of the `classes` that are asked for; perhaps none."""
+    difficult: list[bool] | None = None
+    "Which of these objects are marked as difficult: metrics and rewards leave them out of account. None: none is."
+    classes: list[str] | None = None
+    "What detection asks for, in words, in the order in which objects are written."
     size: tuple[int, int] | None = None
     "(width, height) in pixels of the first image, upright."
     choices: list[str] | None = None
@@ -81,7 +91,19 @@ def write(path: str | os.PathLike[str], samples: Iterable[Sample]) -> int:
 def _row(sample: Sample, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"images": [image_name(image, folder) for image in sample.images]}
     row |= {"messages": sample.messages, "task": sample.task}
-    for name in ("answer", "references", "boxes", "quads", "size", "choices", "source", "id", "kind", "regions"):
+    for name in (
+        "answer",
+        "references",
+        "boxes",
+        "quads",
+        *DETECTED,
+        "size",
+        "choices",
+        "source",
+        "id",
+        "kind",
+        "regions",
+    ):
         value = getattr(sample, name)
         if value is not None and value != "":
             row[name] = value

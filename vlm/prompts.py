@@ -16,6 +16,8 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from vlm.boxes import asking, check_labels
+from vlm.boxes.asking import Drawn
 from vlm.common.errors import RecipeError
 from vlm.pictures.places import TAG
 
@@ -32,9 +34,10 @@ WORDING: dict[str, str] = {
     "open_ended": "{question}",
     "caption": "{question}",
     "classification": "{question}\nAnswer with one of the class names.",
+    "detection": "{question}",
 }
-"""Default wording by task. `{question}` is the user's text in the data, `{options}` the choices as `A. … B. …`,
-`{lines}` the same as `(A) …`, one a line."""
+"""Default wording by task; that of detection is the notation's (`vlm.boxes.asking`). `{question}` is the user's text in
+the data, `{options}` the choices as `A. … B. …`, `{lines}` the same as `(A) …`, one a line."""
 
 _INSTRUCTION = re.compile(
     r"(?:^|(?<=\s))(?:Please )?(?:Answer|Respond|Reply|answer|respond|reply)\b(?= (?:the|this|with|using|in|only|by)\b)"
@@ -52,6 +55,8 @@ class Asked(Protocol):
     messages: list[dict[str, Any]]
     task: str
     choices: list[str] | None
+    source: str
+    id: str
 
 
 def system_prompt(style: Literal["r1", "direct"], override: str | None = None) -> str | None:
@@ -75,6 +80,8 @@ def check_wording(wording: Mapping[str, str]) -> None:
             raise RecipeError(f"wording.{task}: {template!r} has unbalanced braces; write {{{{ for a brace") from error
         if TAG in template:
             raise RecipeError(f"wording.{task}: found {TAG} in {template!r}; the data say where pictures stand")
+        if task == "detection" and fields != {"question"}:
+            raise RecipeError(f"wording.{task}: found the fields {sorted(fields)}; it holds {{question}} alone")
         if "question" not in fields or fields - {"question", "options", "lines"}:
             raise RecipeError(
                 f"wording.{task}: found the fields {sorted(fields)}; a wording holds {{question}} and may hold "
@@ -128,13 +135,23 @@ def _ends(question: str, told: str) -> bool:
     return said.endswith(wanted)
 
 
+class Varied(Protocol):
+    """`vlm.sections.DetectionSection`."""
+
+    paraphrased: float
+    open: float
+
+
 class How(Protocol):
     """What a prompt needs of `vlm.sections.PromptSection`."""
 
     style: Literal["r1", "direct"]
     system: str | None
     wording: dict[str, str]
+    notation: str
 
+    @property
+    def detection(self) -> Varied: ...
     @property
     def tools(self) -> str: ...
     @property
@@ -143,7 +160,19 @@ class How(Protocol):
 
 def asked(sample: Asked, how: How) -> list[dict[str, Any]]:
     """`prompt` as a recipe's `prompt:` section says it."""
-    return prompt(sample, how.style, how.system, how.wording, how.tools, how.ask)
+    return prompt(sample, how.style, how.system, how.wording, how.tools, how.ask, drawn(sample, how))
+
+
+def drawn(sample: Asked, how: How) -> Drawn | None:
+    """How detection is asked for in this row (`vlm.boxes.asking`); None for other tasks.
+
+    Raises: RecipeError for a notation that cannot say what objects are.
+    """
+    if sample.task != "detection":
+        return None
+    check_labels(how.notation)
+    varied, own = how.detection, how.wording.get("detection")
+    return asking.drawn(sample.source, sample.id, how.notation, varied.paraphrased, varied.open, own)
 
 
 def prompt(
@@ -153,24 +182,30 @@ def prompt(
     wording: Mapping[str, str] | None = None,
     tools: str = "",
     ask: str = "",
+    detection: Drawn | None = None,
 ) -> list[dict[str, Any]]:
     """The conversation up to the assistant's reply (`replied`): what the model is asked.
 
     The first user turn is worded by task; later turns stand as they are, with the `zoom` that some have. Contents are
     plain strings, in which `<image>` may say where pictures stand (`vlm.pictures.places`). tools: what the system turn
-    says of tools, behind the rest. ask: a line behind the first question.
+    says of tools, behind the rest. ask: a line behind the first question. detection: how a row of that task is asked;
+    a notation that its project tells of in the system prompt is told of behind the question where another prompt stands
+    there.
     """
     turns = sample.messages[: replied(sample.messages)]
     out: list[dict[str, Any]] = []
-    head = system_prompt(style, system)
+    head, told = system_prompt(style, system), ""
+    if detection is not None:
+        told = detection.told if head is not None else ""
+        head = detection.system if head is None else head
     if head is not None and not (turns and turns[0]["role"] == "system"):
         out.append({"role": "system", "content": head})
     worded = False
     for turn in turns:
         content = turn["content"]
         if turn["role"] == "user" and not worded:
-            content, worded = user_text(sample, content, wording), True
-            content += f"\n{ask}" if ask else ""
+            content = detection.question(content) if detection else user_text(sample, content, wording)
+            content, worded = "\n".join(filter(None, (content, told, ask))), True
         out.append({**turn, "content": content})
     if tools:
         said = f"{out.pop(0)['content']}\n\n" if out[0]["role"] == "system" else ""

@@ -222,6 +222,20 @@ class ImageSection(PictureSection, PixelSection):
             )
 
 
+class DetectionSection(Section):
+    """How detection is asked for (`vlm.boxes.asking`); drawn by the row, the same whenever it is read."""
+
+    paraphrased: float = 0.0
+    "Share of rows that get one of RSCoVLM's paraphrases instead of the main wording (it trains with 0.5)."
+    open: float = 0.0
+    "Share of rows that ask for all objects instead of the listed classes; their answers name objects by synonyms."
+
+    def check(self) -> None:
+        for name in ("paraphrased", "open"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RecipeError(f"{name} = {getattr(self, name)}; expected a share from 0 to 1")
+
+
 class PromptSection(Section):
     style: Literal["r1", "direct"] = "r1"
     "`r1` asks for <think> … </think><answer> … </answer>; `direct` for the bare answer."
@@ -231,6 +245,8 @@ class PromptSection(Section):
     "Task → template with {question}, and {options} or {lines} for choices; tasks not named keep the built-in wording."
     notation: str = AUTO
     "How boxes are written in text; `auto`: as the model's family does. A checkpoint knows the one it was trained with."
+    detection: DetectionSection = DetectionSection()
+    "How rows of the task detection are worded."
     _tools: str = PrivateAttr("")
     _ask: str = PrivateAttr("")
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from samples.readers.records import settled
 from samples.readers.rows import LeftOut, Place, RowFault, show
+from samples.sample import DETECTED
 from vlm import answers
-from vlm.boxes import hull, quad_iou
+from vlm.boxes import hull, quad_iou, spoken
 from vlm.pictures.places import TAG
 from vlm.prompts import TASKS
 
@@ -54,15 +55,18 @@ def checked(
         fields["answer"] = fields["references"][0]
     boxes, quads = _boxes(record.get("boxes"), "boxes", 4), _boxes(record.get("quads"), "quads", 8)
     regions = _boxes(record.get("regions"), "regions", 4) or None
+    fields |= _detected(record, task, boxes if quads is None else quads)
     if regions and not images:
         raise RowFault("missing_image", "images", "none", "an image: regions are of the first")
     if skip and not flat:
-        boxes, quads = _with_area(boxes, quads, place)
+        kept = _with_area(boxes, quads, place, none=task == "detection")
+        boxes, quads = _chosen(boxes, kept), _chosen(quads, kept)
+        fields |= {name: _chosen(fields[name], kept) for name in ("labels", "difficult")}
     size = _size(record.get("size"))
     zooms = [(number, turn) for number, turn in enumerate(fields["messages"], 1) if "zoom" in turn]
     if zooms and not images:
         raise RowFault("missing_image", "images", "none", "an image: a turn zooms into it")
-    if verify or ((boxes or quads or regions or zooms) and size is None):
+    if verify or ((boxes or quads or regions or zooms or task == "detection") and size is None):
         size = _verified(size, fields["images"], place)
     if quads is not None:
         boxes = _around(quads, boxes, size)
@@ -74,6 +78,8 @@ def checked(
             raise RowFault("no_boxes", "boxes", show(boxes), "at least one box for grounding")
         if not images:
             raise RowFault("missing_image", "images", "none", "an image: grounding needs one")
+    if task == "detection" and not images:
+        raise RowFault("missing_image", "images", "none", "an image: detection needs one")
     _inside(boxes or [], size, flat)
     fields["regions"] = regions and [_region(one, size) for one in regions]
     for number, turn in zooms:
@@ -82,6 +88,47 @@ def checked(
     if task == "choice" and record.get("repeats") is True:
         _one_right(fields["answer"], fields["choices"])
     return fields
+
+
+def _detected(record: dict[str, Any], task: str, shapes: list[list[float]] | None) -> dict[str, Any]:
+    """The fields that rows of the task `detection` alone have."""
+    if task != "detection":
+        for name in DETECTED:
+            if record.get(name) is not None:
+                expected = f"it only in rows of the task detection (columns: {{my_{name}: {name}}} renames it)"
+                raise RowFault("other_key", name, show(record[name]), expected)
+        return dict.fromkeys(DETECTED)
+    if shapes is None:
+        raise RowFault("no_boxes", "boxes", "none", "the boxes or quads of all objects, [] where there is none")
+    classes = _names(record.get("classes"), "classes", "the classes that are asked for, one at least, each once")
+    labels = _names(record.get("labels"), "labels", f"what each of the {len(shapes)} objects is")
+    if not classes or len(set(classes)) < len(classes):
+        raise RowFault(
+            "wrong_type", "classes", show(classes), "the classes that are asked for, one at least, each once"
+        )
+    if len(labels) != len(shapes):
+        raise RowFault("wrong_type", "labels", f"{len(labels)} for {len(shapes)} objects", "one for each")
+    if others := [name for name in labels if name not in classes]:
+        raise RowFault("wrong_type", "labels", show(others[0]), f"one of the row's classes, {show(classes)}")
+    difficult = record.get("difficult")
+    if difficult is not None and (
+        not isinstance(difficult, list) or len(difficult) != len(shapes) or not set(map(type, difficult)) <= {bool}
+    ):
+        raise RowFault("wrong_type", "difficult", show(difficult), f"true or false for each of {len(shapes)} objects")
+    return {"classes": classes, "labels": labels, "difficult": difficult if difficult and any(difficult) else None}
+
+
+def _names(value: Any, name: str, expected: str) -> list[str]:
+    if not isinstance(value, list):
+        kind = "missing_field" if value is None else "wrong_type"
+        raise RowFault(kind, name, show(value), f"a list: {expected}")
+    found = [valid_text(name, one, f"a list of names: {expected}") for one in value]
+    for one in found:
+        if not one[:1].isalpha() or spoken(one) != one or "," in one:
+            raise RowFault(
+                "wrong_type", name, show(one), "a name in words, in lower case, without commas: 'storage tank'"
+            )
+    return found
 
 
 def _required(record: dict[str, Any], name: str, kind: type, expected: str) -> Any:
@@ -298,20 +345,23 @@ def _verified(size: tuple[int, int] | None, images: list[str | bytes], place: Pl
 
 
 def _with_area(
-    boxes: list[list[float]] | None, quads: list[list[float]] | None, place: Place
-) -> tuple[list[list[float]] | None, list[list[float]] | None]:
-    """The objects without those that are a line or a point, unless all are."""
+    boxes: list[list[float]] | None, quads: list[list[float]] | None, place: Place, none: bool
+) -> list[int] | None:
+    """Numbers of the objects that are no line or point; None for all. none: whether there may be none."""
     shapes = quads if quads is not None else boxes
     if not shapes or (quads is not None and boxes is not None and len(quads) != len(boxes)):
-        return boxes, quads
+        return None
     kept = [number for number, shape in enumerate(shapes) if not _flat(shape)]
-    if len(kept) == len(shapes) or not kept:
-        return boxes, quads
+    if len(kept) == len(shapes) or not (kept or none):
+        return None
     for number, shape in enumerate(shapes):
         if number not in kept:
             place.dropped.append(("flat_object", f"object {number + 1}: {shape} has no area"))
-    boxes, quads = (None if one is None else [one[number] for number in kept] for one in (boxes, quads))
-    return boxes, quads
+    return kept
+
+
+def _chosen(values: list[Any] | None, kept: list[int] | None) -> list[Any] | None:
+    return values if values is None or kept is None else [values[number] for number in kept]
 
 
 def _flat(shape: list[float]) -> bool:

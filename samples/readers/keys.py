@@ -22,6 +22,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from samples.readers.rows import SUFFIXES, Place, RowFault, show
+from samples.sample import DETECTED
 from vlm.boxes import convert
 from vlm.common.errors import DataError
 
@@ -29,9 +30,10 @@ _TALK = "conversations conversation messages image images image_path task answer
 READ: dict[str, frozenset[str]] = {
     name: frozenset(keys.split())
     for name, keys in {
-        "nadir": "images messages question task answer boxes quads size choices source id kind references regions",
+        "nadir": "images messages question task answer boxes quads size choices source id kind references regions "
+        "labels difficult classes",
         "trl": "prompt completion images image task answer solution ground_truth boxes quads size choices kind source "
-        "id regions",
+        "id regions labels difficult classes",
         "conversations": f"{_TALK} source",
         "vg_dior": f"{_TALK} source",
         "vhm": f"{_TALK} source",
@@ -69,6 +71,7 @@ _TRLS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra
 _TURNS = ("prompt", "completion", "image", "images", "messages")
 _FIELDS = (
     "task", "answer", "boxes", "quads", "size", "choices", "source", "id", "kind", "references", "regions", "columns",
+    *DETECTED,
 )  # fmt: skip
 _TABLE = ("image_file", "resized", "copy", "row", "truth")
 TAKEN = frozenset({*_TRLS, *_TURNS, *_FIELDS, *_TABLE})

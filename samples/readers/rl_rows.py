@@ -22,6 +22,7 @@ from typing import Any
 
 from samples.readers.records import answer, json_boxes, record, text
 from samples.readers.rows import LeftOut, Place, RowFault, show
+from samples.sample import DETECTED
 from vlm.boxes import Frame, convert
 from vlm.pictures.places import spelled
 
@@ -71,7 +72,7 @@ def trl(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     if completion is not None:
         messages += _turns(completion, "completion", "assistant")
     truth = next((row[name] for name in TRUTHS if row.get(name) is not None), None)
-    names = ("boxes", "quads", "size", "choices", "references", "kind", "source", "id", "regions")
+    names = ("boxes", "quads", "size", "choices", "references", "kind", "source", "id", "regions", *DETECTED)
     return {
         "images": _images(row, place),
         "messages": messages,

@@ -33,7 +33,7 @@ BOXES = [[80, 100, 400, 400], [0, 0, 8, 4]]
 )
 def test_written_forms(notation, text):
     assert write_boxes(BOXES, notation, SIZE, RESIZED) == text
-    assert set(NOTATIONS) >= {notation} and len(NOTATIONS) == 12
+    assert set(NOTATIONS) >= {notation} and len(NOTATIONS) == 14
 
 
 def test_oriented_boxes_are_turned_in_pixels():
@@ -95,8 +95,10 @@ def test_several_labels():
 @pytest.mark.parametrize(
     ("notation", "label"),
     [
-        ("qwen2_vl", "dam"),
-        ("geochat", "dam"),
+        ("qwen2_vl", "the dam [1]"),
+        ("geochat", ""),
+        ("vhm", "dam"),
+        ("lhrs", "dam"),
         ("rscovlm", "2 dams"),
         ("rscovlm", " "),
         ("internvl", "a</ref>b"),
@@ -198,7 +200,7 @@ REFUSED = {
     "geochat": [
         "{<10><20><40><50>|<181>}", "{<10><20><40>|<30>}", "<10><20><40><50>|<30>", "{<40><20><10><50>|<30>}",
         "{<-50><20><40><30>|<0>}",  # its centre is outside
-        "<p>ship</p>{<10><20><40><50>|<30>}", "{<10><20><40><50>|30}",
+        "<p></p>{<10><20><40><50>|<30>}", "a ship</p>{<10><20><40><50>|<30>}", "{<10><20><40><50>|30}",
     ],
     "qwen2_5_vl": [
         "[]", "{}", "[[1,2,3,4]]", '{"bbox": [1,2,3,4]}', '{"bbox_2d": [1,2,3]}', '{"bbox_2d": [1,2,3,"4"]}',

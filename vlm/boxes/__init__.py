@@ -6,6 +6,7 @@ without its frame (`frames.py`), and nothing here guesses a frame from the size 
 frame and its shape. Data is read by `read_boxes` and its siblings, strictly; a model's answer by `read_said`.
 """
 
+from vlm.boxes.detections import NOTHING, Detected, check_labels, class_key, read_detections, spoken, write_detections
 from vlm.boxes.frames import FRAMES, Frame, convert
 from vlm.boxes.geometry import clip, corners, hull, obb_from_quad, ordered, quad_from_obb
 from vlm.boxes.notation import Notation
@@ -29,11 +30,15 @@ __all__ = [
     "FALLBACK",
     "FRAMES",
     "NOTATIONS",
+    "NOTHING",
+    "Detected",
     "Frame",
     "Notation",
     "Object",
     "Said",
+    "check_labels",
     "check_notation",
+    "class_key",
     "clip",
     "convert",
     "corners",
@@ -48,9 +53,12 @@ __all__ = [
     "quad_iou",
     "quad_ious",
     "read_boxes",
+    "read_detections",
     "read_objects",
     "read_quads",
     "read_said",
+    "spoken",
     "write_boxes",
+    "write_detections",
     "write_quads",
 ]

@@ -51,10 +51,25 @@ class Notation:
     frame: Frame
     shape: Shape = "box"
     "`obb_corners`: x1, y1, x2, y2 before the turn, and degrees; `obb_centre`: cx, cy, width, height, degrees."
+    key: str = ""
+    "Of the numbers where the text is, or may be, JSON."
     decimals: int = 0
     "Digits behind the point that are written; any number of them is read."
     marks: tuple[str, ...] = ()
     "Special tokens of the family's tokenizer that stand in such texts, or around what they name."
+
+    @property
+    def labels(self) -> bool:
+        """Whether it has a place for what an object is called."""
+        return False
+
+    def pieces(self, text: str) -> list[str]:
+        """Parts of an answer that may each be an object, where the whole cannot be read; all of the text is in one."""
+        return [line for line in text.split("\n") if line.strip()]
+
+    def cut(self, piece: str) -> str:
+        """A piece without the numbers that are too many for the shape."""
+        return piece
 
     def parse(self, text: str, resized: Sequence[float] | None = None) -> list[list[float]] | None:
         """The numbers of all objects of ``text``, or None unless it consists of nothing but proper objects.

@@ -15,8 +15,11 @@
 | rscovlm_obb  | ``cx,cy,w,h,θ dam``, one a line, -90 ≤ θ < 90              | oriented box  | resized            |
 | rscovlm_quad | ``x1,y1,…,x4,y4 dam``, one a line                          | quadrilateral | resized            |
 
-Labels are optional wherever the table shows one. Angles are degrees from the x axis towards the y axis, which points
-down. Oriented boxes and quadrilaterals may overhang the image, as what lies tilted at its edge does.
+``rscovlm_obb_json`` and ``rscovlm_quad_json`` are JSON with the keys ``oriented bbox`` and ``quadrant bbox``; RSCoVLM's
+JSON of boxes is qwen2_5_vl's. Labels are optional wherever the table shows one; qwen2_vl and geochat have a name before
+its box, ``<|object_ref_start|>dam<|object_ref_end|>`` and ``<p>dam</p>``. Angles are degrees from the x axis towards
+the y axis, which points down. Oriented boxes and quadrilaterals may overhang the image, as what lies tilted at its edge
+does.
 """
 
 from __future__ import annotations
@@ -128,6 +131,8 @@ _ALL: tuple[Notation, ...] = (
     Lines(name="rscovlm", frame="resized", key="bbox_2d"),
     Lines(name="rscovlm_obb", frame="resized", shape="obb_centre", key="oriented bbox"),
     Lines(name="rscovlm_quad", frame="resized", shape="quad", key="quadrant bbox"),
+    Json(name="rscovlm_obb_json", frame="resized", shape="obb_centre", key="oriented bbox", keys=("rotated bbox",)),
+    Json(name="rscovlm_quad_json", frame="resized", shape="quad", key="quadrant bbox"),
 )
 NOTATIONS: dict[str, Notation] = {notation.name: notation for notation in _ALL}
 FALLBACK = "qwen2_vl"

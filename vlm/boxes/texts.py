@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from vlm.boxes.notation import COUNTS, Notation, Written
@@ -46,10 +47,17 @@ class Running(Notation):
     said: re.Pattern[str] | None = None
     "One object in the family's other form, in which an answer may have all of its objects."
 
+    @property
+    def labels(self) -> bool:
+        return bool(self.refs[0])
+
+    def pieces(self, text: str) -> list[str]:
+        text, ends = " ".join(text.split()), [0]
+        ends += [match.end() for match in (self.chunk or self.pattern).finditer(text)]
+        return [part for start, end in pairwise([*ends, len(text)]) if (part := text[start:end].strip(" ,;"))]
+
     def _read_said(self, text: str) -> list[Written] | None:
         found = self._read(text)
-        if found is None and self.refs[0] and self.refs[0] in text:
-            found = self._read_named(" ".join(text.split()))
         if found is None and self.bare:
             found = self._read_bare(" ".join(text.split()))
         if found is None and self.said is not None:
@@ -88,7 +96,10 @@ class Running(Notation):
         return None if head else found
 
     def _read(self, text: str) -> list[Written] | None:
-        numbers = self._run(" ".join(text.split()))
+        text = " ".join(text.split())
+        if self.refs[0] and text.startswith(self.refs[0]):
+            return self._read_named(text)
+        numbers = self._run(text)
         return None if numbers is None else [Written(self._complete(one)) for one in numbers]
 
     def _run(self, text: str) -> list[list[float]] | None:
@@ -111,7 +122,17 @@ class Running(Notation):
         return [*numbers, 0.0] if self.shape == "obb_corners" and len(numbers) == 4 else numbers
 
     def _write(self, numbers: list[list[str]], items: list[Written]) -> str:
-        return self.brackets[:1] + self.joiner.join(self.template.format(*one) for one in numbers) + self.brackets[1:]
+        names = [f"{self.refs[0]}{item.label}{self.refs[1]}" if item.label else "" for item in items]
+        texts = [name + self.template.format(*one) for name, one in zip(names, numbers, strict=True)]
+        return self.brackets[:1] + self.joiner.join(texts) + self.brackets[1:]
+
+    def _label(self, label: str) -> str:
+        if not self.refs[0]:
+            return super()._label(label)
+        label = " ".join(label.split())
+        if not label or not _plain(label) or not label[-1].isalnum():
+            raise DataError(f"label {label!r} cannot be written in the notation {self.name}; expected plain text")
+        return label
 
 
 @dataclass(frozen=True)
@@ -122,6 +143,17 @@ class Grouped(Running):
     "Around a group; not insisted on where there are no labels, for decoding without special tokens drops them."
     label_tags: tuple[str, str] = ("", "")
     "Around a label; empty where there is none."
+
+    @property
+    def labels(self) -> bool:
+        return bool(self.label_tags[0])
+
+    def pieces(self, text: str) -> list[str]:
+        if self.tags[1] not in text:
+            return super().pieces(text)
+        parts = " ".join(text.split()).split(self.tags[1])
+        pieces = [part.strip(" ,;") + self.tags[1] for part in parts[:-1]]
+        return [*pieces, parts[-1]] if parts[-1].strip() else pieces
 
     def _read(self, text: str) -> list[Written] | None:
         text = " ".join(text.split())
@@ -148,7 +180,8 @@ class Grouped(Running):
     def _write(self, numbers: list[list[str]], items: list[Written]) -> str:
         if not any(item.label for item in items):
             return self.tags[0] + super()._write(numbers, items) + self.tags[1]
-        texts = [super(Grouped, self)._write([one], [item]) for one, item in zip(numbers, items, strict=True)]
+        bare = [replace(item, label=None) for item in items]
+        texts = [super(Grouped, self)._write([one], [item]) for one, item in zip(numbers, bare, strict=True)]
         names = [f"{self.label_tags[0]}{item.label}{self.label_tags[1]}" if item.label else "" for item in items]
         return "".join(f"{name}{self.tags[0]}{text}{self.tags[1]}" for name, text in zip(names, texts, strict=True))
 
@@ -165,8 +198,17 @@ class Grouped(Running):
 class Lines(Notation):
     """One object a line: its numbers, commas between them, then perhaps a space and a label beginning with a letter."""
 
-    key: str = ""
-    "Of the numbers in the family's JSON, in which an answer may have its objects."
+    @property
+    def labels(self) -> bool:
+        return True
+
+    def pieces(self, text: str) -> list[str]:
+        return _fragments(text) if "{" in text else super().pieces(text)
+
+    def cut(self, piece: str) -> str:
+        numbers = ",".join([NUMBER] * COUNTS[self.shape])
+        match = re.match(rf"{numbers}(?:,{NUMBER})+(?= [^\W\d_])", piece.strip())
+        return piece if match is None else ",".join(match.groups()[: COUNTS[self.shape]]) + piece.strip()[match.end() :]
 
     def _read_said(self, text: str) -> list[Written] | None:
         found = self._read(text)
@@ -209,9 +251,15 @@ class Json(Notation):
     and numbers that JSON does not have (NaN), are refused.
     """
 
-    key: str = ""
     keys: tuple[str, ...] = ()
     "Other names that answers give it."
+
+    @property
+    def labels(self) -> bool:
+        return True
+
+    def pieces(self, text: str) -> list[str]:
+        return _fragments(text) if "{" in text else super().pieces(text)
 
     def _read_said(self, text: str) -> list[Written] | None:
         found = self._read(text)
@@ -248,6 +296,17 @@ class Json(Notation):
 
     def _label(self, label: str) -> str:
         return label
+
+
+def _fragments(text: str) -> list[str]:
+    """The innermost `{…}` of a text, and what stands between them, if that is more than JSON's own marks."""
+    found: list[str] = []
+    place = 0
+    for match in re.finditer(r"\{[^{}]*\}", text):
+        found += [text[place : match.start()], match[0]]
+        place = match.end()
+    found.append(text[place:])
+    return [one for one in found if re.sub(r"```(json)?|[\s\[\],]", "", one)]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
