@@ -22,6 +22,7 @@ from evals import published
 from samples import TASKS, Sample
 from samples.readers.encoding import refuse, undecoded
 from samples.readers.json_list import Once
+from vlm.boxes import NOTATIONS
 from vlm.common.errors import DataError
 
 
@@ -57,6 +58,8 @@ class Prediction:
     "(width, height) in pixels of the original image."
     resized: tuple[int, int] | None = None
     "(width, height) at which the model saw it, for notations that count pixels of that."
+    written: str | None = None
+    "The notation of its boxes, where its source has one of its own, as in `Sample.written`."
     choices: list[str] | None = None
     "Texts of the options in order A, B, C …"
     references: list[str] | None = None
@@ -112,6 +115,7 @@ def from_sample(
         labels=sample.labels,
         difficult=sample.difficult,
         classes=sample.classes,
+        written=sample.written,
         regions=sample.regions,
         size=sample.size,
         resized=resized,
@@ -220,6 +224,10 @@ def _prediction(row: Any, where: str) -> Prediction:
             if not _numbers(box, count):
                 raise DataError(f"{where}, field '{name}': found {box!r}, expected {expected}")
     _check_objects(fields, where)
+    if fields.get("written") not in (None, *NOTATIONS):
+        raise DataError(
+            f"{where}, field 'written': found {fields['written']!r}, expected one of {', '.join(NOTATIONS)}"
+        )
     if type(fields.get("gold", 0.0)) not in (int, float):
         raise DataError(f"{where}, field 'gold': found {fields['gold']!r}, expected a number")
     _check_chain(fields, where)

@@ -87,6 +87,8 @@ class Truth(TypedDict):
     labels: list[str] | None
     "What the objects are called, where the text says it; then there may be none."
     classes: list[str] | None
+    written: str | None
+    "Its own notation, as `Sample.written`."
 
 
 def truth_of(sample: Sample, asked: Asked | None = None) -> Truth | None:
@@ -98,7 +100,10 @@ def truth_of(sample: Sample, asked: Asked | None = None) -> Truth | None:
     labels, classes = (sample.labels, sample.classes) if detected else (None, None)
     if asked is not None and labels is not None and classes is not None:
         labels, classes = asked.names(labels), asked.names(classes)
-    return {"boxes": sample.boxes, "quads": sample.quads, "size": sample.size, "labels": labels, "classes": classes}
+    return {
+        "boxes": sample.boxes, "quads": sample.quads, "size": sample.size,
+        "labels": labels, "classes": classes, "written": sample.written,
+    }  # fmt: skip
 
 
 def answer_of(sample: Sample) -> str | None:

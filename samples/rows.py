@@ -116,8 +116,10 @@ def _check_unchanged(image: str | bytes, size: Sequence[int]) -> None:
 def reference(truth: Truth, notation: str, resized: tuple[int, int] | None) -> dict[str, str]:
     """The assistant's turn of a row whose reference is boxes; of quadrilaterals, where the notation can show them.
 
-    resized: (width, height) at which the model sees the picture.
+    notation: the recipe's, where the row has none of its own. resized: (width, height) at which the model sees the
+    picture.
     """
+    notation = truth["written"] or notation
     if truth["labels"] is not None:
         quads = truth["quads"] if truth["quads"] is not None else [corners(box) for box in truth["boxes"]]
         text = write_detections(quads, truth["labels"], notation, truth["size"], resized, truth["classes"])
@@ -209,6 +211,7 @@ def _columns(sample: Sample) -> dict[str, Any]:
         "boxes": sample.boxes,
         "quads": sample.quads,
         **{name: getattr(sample, name) for name in DETECTED},
+        "written": sample.written,
         "size": list(sample.size) if sample.size else None,
         "choices": sample.choices,
         "references": sample.references,
@@ -394,11 +397,12 @@ def _check_replies(
 
 def _check_text(sample: Sample, section: PromptSection, sizes: Resizing | None) -> None:
     """Refuse a reference in text whose pixels would not follow the sizes that are drawn."""
-    follows = sizes is None or sizes.drawing is None or find(section.notation).frame != "resized"
+    notation = sample.written or section.notation
+    follows = sizes is None or sizes.drawing is None or find(notation).frame != "resized"
     if sample.task in ("grounding", "detection") and not follows:
         raise DataError(
             f"{sample.source}: row {sample.id!r}: its reference is text, but images.random_resize draws the size that "
-            f"the notation {section.notation} counts pixels of; take the assistant's turn out (its boxes are written "
+            f"the notation {notation} counts pixels of; take the assistant's turn out (its boxes are written "
             "again), or choose a notation of another frame, or leave random_resize out"
         )
 

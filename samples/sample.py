@@ -51,6 +51,8 @@ class Sample:
     "Which of these objects are marked as difficult: metrics and rewards leave them out of account. None: none is."
     classes: list[str] | None = None
     "What detection asks for, in words, in the order in which objects are written."
+    written: str | None = None
+    "The notation of its boxes, where its source says one (`notation:`); None: the recipe's."
     size: tuple[int, int] | None = None
     "(width, height) in pixels of the first image, upright."
     choices: list[str] | None = None

@@ -12,6 +12,7 @@ from samples import FORMATS, TASKS
 from samples.readers.frames import SourceFrame
 from samples.reading import fixed
 from samples.shares import quotas
+from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
 from vlm.common.section import LocatedPath, Section
 from vlm.sections import PictureSection, RasterSection
@@ -83,6 +84,8 @@ class SourceSection(FileSection):
     "Task of every row, whatever the rows say themselves."
     frame: SourceFrame | None = None
     "Frame of the rows' boxes, where their layout leaves it open (nadir, sharegpt, trl); without it, pixels."
+    notation: str | None = None
+    "How boxes of these rows are asked for and written, instead of `prompt.notation`: one model may know several."
     tasks: list[str] | None = None
     "Use only rows of these tasks."
     limit: int | None = None
@@ -109,6 +112,8 @@ class SourceSection(FileSection):
             raise RecipeError(f"format = {self.format!r}; known formats: {', '.join(FORMATS)}")
         if self.frame is not None and self.format is not None and not FORMATS[self.format].any_frame:
             raise RecipeError(f"frame = {self.frame!r}, {fixed(FORMATS[self.format])}")
+        if self.notation is not None:
+            check_notation(self.notation)
         known_tasks("task", [] if self.task is None else [self.task])
         _some_tasks(self.tasks)
 

@@ -57,6 +57,7 @@ class Asked(Protocol):
     choices: list[str] | None
     source: str
     id: str
+    written: str | None
 
 
 def system_prompt(style: Literal["r1", "direct"], override: str | None = None) -> str | None:
@@ -164,15 +165,18 @@ def asked(sample: Asked, how: How) -> list[dict[str, Any]]:
 
 
 def drawn(sample: Asked, how: How) -> Drawn | None:
-    """How detection is asked for in this row (`vlm.boxes.asking`); None for other tasks.
+    """How objects are asked for in this row (`vlm.boxes.asking`): of detection, and of grounding whose source has a
+    notation of its own; None of others.
 
     Raises: RecipeError for a notation that cannot say what objects are.
     """
+    notation, own = sample.written or how.notation, how.wording.get(sample.task)
+    if sample.task == "grounding" and sample.written is not None:
+        return asking.grounding(notation, own or WORDING["grounding"])
     if sample.task != "detection":
         return None
-    check_labels(how.notation)
-    varied, own = how.detection, how.wording.get("detection")
-    return asking.drawn(sample.source, sample.id, how.notation, varied.paraphrased, varied.open, own)
+    check_labels(notation)
+    return asking.drawn(sample.source, sample.id, notation, how.detection.paraphrased, how.detection.open, own)
 
 
 def prompt(

@@ -1,7 +1,7 @@
 """The benchmarks, one entry each; a new one is an entry here.
 
 Wordings are those of each project's own evaluation where it was public, and otherwise Nadir's (`vlm.prompts.WORDING`).
-Grounding is worded by the notation that the model writes boxes in (`GROUNDING`): a model knows one, with its own words.
+Grounding is worded by the notation that the model writes boxes in (`vlm.boxes.asking`), in the words of its project.
 """
 
 from __future__ import annotations
@@ -48,26 +48,6 @@ LHRS_TYPES = {
     "10": "location",
     "11": "reasoning",
 }
-GROUNDING: dict[str, tuple[str | None, str]] = {
-    "qwen2_5_vl": (None, "Locate the {question}, output the bbox coordinates using JSON format"),
-    "qwen3_vl": (None, "Locate the {question}, output the bbox coordinates using JSON format"),
-    "llava": (None, "Please provide the bounding box coordinate of the region this sentence describes: {question}."),
-    "internvl": (
-        None,
-        "Please provide the bounding box coordinate of the region this sentence describes: <ref>{question}</ref>",
-    ),
-    "glm4v": (
-        None,
-        "Please pinpoint the bounding box [[x1,y1,x2,y2], …] in the image as per the given description. {question}",
-    ),
-    "rscovlm": (
-        "As an AI assistant, you specialize in accurate image object detection, delivering coordinates in plain text "
-        "format 'x1,y1,x2,y2 object'.",
-        "find the {question}",
-    ),
-    "geochat": (None, "[refer] where is <p>{question}</p>?"),
-}
-"""Notation → system prompt and wording of the project that made it."""
 
 
 def _scenes(name: str, title: str, folder: str, classes: int) -> Benchmark:

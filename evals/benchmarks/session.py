@@ -20,7 +20,6 @@ from typing import Any
 
 from evals import stage
 from evals.benchmarks import BENCHMARKS, find
-from evals.benchmarks.catalogue import GROUNDING
 from evals.comparing import compare
 from evals.generate import answerer
 from evals.recipe import EvalRecipe
@@ -32,6 +31,7 @@ from stage.recipe import config
 from stage.recipe.sections import notation_of
 from stage.recipe.together import check_engines
 from stage.runs import FINISHED
+from vlm.boxes.asking import asking
 from vlm.common.console import say
 from vlm.common.errors import UserError
 from vlm.common.processes import is_main_process
@@ -124,11 +124,10 @@ def recipe(name: str, arguments: argparse.Namespace) -> EvalRecipe:
     written, _ = notation(arguments)
     prompt: dict[str, Any] = {"style": arguments.style, "notation": written}
     if arguments.wording == "project":
-        system, grounding = GROUNDING.get(written, (None, None))
-        wording = ({"grounding": grounding} if grounding else {}) | dict(benchmark.wording)
-        prompt["wording"] = wording
+        how = asking(written)
+        prompt["wording"] = ({"grounding": how.grounding} if how.grounding else {}) | dict(benchmark.wording)
         if direct and any("grounding" in score.tasks for score in benchmark.scores):
-            prompt["system"] = benchmark.system or system
+            prompt["system"] = benchmark.system or how.system
     values = {
         "benchmark": name,
         "model": {"path": arguments.model},

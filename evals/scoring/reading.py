@@ -31,7 +31,8 @@ class Reading:
     def said(self, prediction: Prediction) -> Said | None:
         """Predicted shapes in pixels of the original image, read as rewards read them (`vlm.boxes.said`); None where
         the answer is anything but boxes."""
-        return boxes.read_said(self.text(prediction), self.notation, *self._sizes(prediction))
+        notation = prediction.written or self.notation
+        return boxes.read_said(self.text(prediction), notation, *self._sizes(prediction))
 
     def objects(self, prediction: Prediction) -> tuple[list[Object], int]:
         """Predicted objects with their labels, and how many could not be read, or are no proper shapes.
@@ -51,8 +52,9 @@ class Reading:
 
     def _sizes(self, prediction: Prediction) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """Of the original image, and that which the frame `resized` counts in. Raises: DataError for a lack of them."""
-        counted = f"the notation {self.notation} counts in"
-        if boxes.NOTATIONS[self.notation].frame == "resized":
+        notation = prediction.written or self.notation
+        counted = f"the notation {notation} counts in"
+        if boxes.NOTATIONS[notation].frame == "resized":
             truth(prediction, "resized", counted)
         return truth(prediction, "size", counted), prediction.resized
 

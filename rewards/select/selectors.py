@@ -34,11 +34,12 @@ def agreement(
 ) -> np.ndarray:
     """(M, M) in [0, 1]: how far two answers to a question agree; a row of zeros where an answer cannot be read.
 
-    Grounding: IoU of the boxes, over the best one-to-one matching divided by the larger count. Choice: both name the
+    Grounding: IoU of the boxes, over the best one-to-one matching divided by the larger count; detection likewise,
+    matched within each class, and two answers that find nothing agree. Choice: both name the
     same option. Else equality of `vlm.answers.normalise`. resized: size at which the model saw the picture.
     """
-    if sample.task == "grounding":
-        return _overlaps(sample, said, notation, resized)
+    if sample.task in ("grounding", "detection"):
+        return _overlaps(sample, said, sample.written or notation, resized)
     forms = [_form(sample, text) for text in said]
     same: dict[str | int, list[int]] = {form: [] for form in forms if form is not None}
     for place, form in enumerate(forms):
@@ -62,17 +63,32 @@ def _overlaps(sample: Sample, said: Sequence[str | None], notation: str, resized
     if sample.size is None:
         raise DataError(f"{sample.source}, sample {sample.id}: no size, without which its boxes cannot be read")
     distinct = {text: number for number, text in enumerate(dict.fromkeys(text for text in said if text is not None))}
-    found = [boxes.read_said(text, notation, sample.size, resized) for text in distinct]
+    if sample.task == "detection":
+        found = [
+            _by_class(boxes.read_detections(text, notation, sample.size, resized, sample.classes)) for text in distinct
+        ]
+    else:
+        said_boxes = [boxes.read_said(text, notation, sample.size, resized) for text in distinct]
+        found = [None if one is None or not one.objects else ({"": one.boxes}, len(one)) for one in said_boxes]
     overlap = np.zeros((len(found) + 1, len(found) + 1))  # the last row and column: no answer at all
     for i, a in enumerate(found):
-        if a is None or not a.objects:
+        if a is None:
             continue
         overlap[i, i] = 1.0
         for j, b in enumerate(found[:i]):
             if b is not None:
-                overlap[i, j] = overlap[j, i] = sum(boxes.match_ious(a.boxes, b.boxes)) / max(len(a), len(b))
+                shared = sum(sum(boxes.match_ious(a[0][name], b[0].get(name, []))) for name in a[0])
+                overlap[i, j] = overlap[j, i] = shared / max(a[1], b[1]) if a[1] or b[1] else 1.0
     places = [distinct[text] if text is not None else len(found) for text in said]
     return overlap[np.ix_(places, places)]
+
+
+def _by_class(said: boxes.Detected) -> tuple[dict[str, list[list[float]]], int] | None:
+    """(boxes by what they are called, how many are stated); None for what cannot be read."""
+    found: dict[str, list[list[float]]] = {}
+    for one, box in zip(said.objects, said.boxes, strict=True):
+        found.setdefault(one.label or "", []).append(box)
+    return (found, len(said)) if said.readable else None
 
 
 def score_answers(scorer: Scorer, sample: Sample, said: Sequence[str | None]) -> list[float]:

@@ -74,6 +74,7 @@ class Source:
         for sample in self.rows:
             task = sys.intern(sample.task)
             sample.source = self.section.name or sample.source
+            sample.written = self.section.notation
             self.read[task] += 1
             if self.wanted is not None and task not in self.wanted:
                 continue

@@ -32,7 +32,7 @@ from typing import Any
 
 from stage.tracking.pictures import Small, small
 from vlm.answers import parse
-from vlm.boxes import FALLBACK, read_said
+from vlm.boxes import FALLBACK, read_detections, read_said
 from vlm.common.errors import DataError
 from vlm.pictures import images
 
@@ -122,7 +122,7 @@ def asked(
     here = {place: inputs[place - first] for place in everywhere if first <= place < first + len(inputs)}
     found = []
     for (place, row), pictures in zip(here.items(), reduced(list(here.values()), pixels), strict=True):
-        columns = {name: row.get(name) for name in (*COLUMNS, *TRUTH, "resized")}
+        columns = {name: row.get(name) for name in (*COLUMNS, *TRUTH, "resized", "written")}
         chain = Chain(row["turns"], cut(row, pixels), row.get("regions")) if tools else None
         found.append(Asked(place, columns, pictures, chain))
     return found
@@ -180,9 +180,9 @@ class Reading:
         image; None where none can be read, or the image's size is not known."""
         if answer is None or not columns["size"]:
             return None, None
-        given = (answer, self.notation, columns["size"], columns["resized"])
+        given = (answer, columns.get("written") or self.notation, columns["size"], columns["resized"])
         try:
-            said = read_said(*given)
+            said = read_detections(*given) if columns["task"] == "detection" else read_said(*given)
         except DataError:  # the notation counts pixels of a resized image whose size the row does not tell
             return None, None
         if said is None or not said.objects:

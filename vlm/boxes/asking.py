@@ -1,9 +1,10 @@
-"""How detection is asked for: RSCoVLM's wordings by notation, its paraphrases, and the open variant with synonyms.
+"""How objects are asked for in a notation, in the words of the project that made it; detection with paraphrases, and
+openly.
 
-Wordings are those a published model was trained with (VisionXLab/RSCoVLM, rscovlm/training/data/dense_det_dataset.py at
-bfc2ff7): JSON has one main wording and paraphrases of it, plain lines are told of in the system prompt. Two of its
-paraphrases are one by mistake there, a comma is missing; they are two here. Its evaluation puts " ." behind a question,
-which its training does not; no question here ends so.
+Wordings are those that a published model was trained with. RSCoVLM's (VisionXLab/RSCoVLM, rscovlm/training/data/
+dense_det_dataset.py and refgeo_dataset.py at bfc2ff7): JSON has one main wording and paraphrases of it, plain lines are
+told of in the system prompt. Two of its paraphrases are one by mistake there, a comma is missing; they are two here.
+Its evaluation puts " ." behind a question, which its training does not; no question here ends so.
 
 Paraphrases and the open variant are drawn by the row (source and id), so that a row is asked the same way whenever it
 is read.
@@ -76,6 +77,8 @@ class Asking:
 
     main: str
     "With `{question}`, the classes."
+    grounding: str | None = None
+    "With `{question}`, what one object is described by; None: its project has no words of its own."
     paraphrases: tuple[str, ...] = ()
     system: str | None = None
     "The system prompt that tells of the text form, for the style `direct`."
@@ -85,19 +88,21 @@ class Asking:
 
 def _json(kind: str, system: str | None = None) -> Asking:
     main = _MAIN.format(kind=f"{kind} " if kind != "bbox" else "")
-    return Asking(main, tuple(text.format(kind=kind) for text in _PARAPHRASES), system)
+    grounding = f"Locate the {{question}}, output the {kind} coordinates using JSON format"
+    return Asking(main, grounding, tuple(text.format(kind=kind) for text in _PARAPHRASES), system)
 
 
 def _lines(kind: str, of: str, numbers: str) -> Asking:
     told = f"Answer with one line for each object: {numbers} name."
-    return Asking("find the {question}", (), _LINES.format(kind, of, numbers), told)
+    return Asking("find the {question}", "find the {question}", (), _LINES.format(kind, of, numbers), told)
 
 
-_CORNERS = "x1,y1,x2,y2,x3,y3,x4,y4"
+_OBJECTS = "Detect all objects of these categories, with their names: {question}."
+_REGION = "Please provide the bounding box coordinate of the region this sentence describes: "
 _ASKING = {
     "rscovlm": _lines("image object", "", "x1,y1,x2,y2"),
     "rscovlm_obb": _lines("oriented object", "", "x,y,w,h,a"),
-    "rscovlm_quad": _lines("oriented object", "of the polygon vertices ", _CORNERS),
+    "rscovlm_quad": _lines("oriented object", "of the polygon vertices ", "x1,y1,x2,y2,x3,y3,x4,y4"),
     "qwen2_5_vl": _json("bbox"),
     "qwen3_vl": _json("bbox"),
     "rscovlm_obb_json": _json("oriented bbox", f"{_ROTATED}: center (x,y), width (w), height (h), and rotation angle."),
@@ -106,12 +111,19 @@ _ASKING = {
         f"{_ROTATED} quadrant bbox: the corrdinates of each vertices of the oriented bounding boxes in clock-wise "
         "order.",  # its spelling
     ),
+    "llava": Asking(_OBJECTS, _REGION + "{question}."),
+    "internvl": Asking(_OBJECTS, _REGION + "<ref>{question}</ref>"),
+    "glm4v": Asking(
+        _OBJECTS,
+        "Please pinpoint the bounding box [[x1,y1,x2,y2], …] in the image as per the given description. {question}",
+    ),
+    "geochat": Asking(_OBJECTS, "[refer] where is <p>{question}</p>?"),
 }
-_OTHER = Asking("Detect all objects of these categories, with their names: {question}.")
+_OTHER = Asking(_OBJECTS)
 
 
 def asking(notation: str | Notation) -> Asking:
-    """How detection is asked for in a notation; in plain words where its project has none."""
+    """How objects are asked for in a notation; in plain words where its project has none."""
     return _ASKING.get(find(notation).name, _OTHER)
 
 
@@ -143,6 +155,12 @@ class Drawn:
 def _synonym(label: str, number: int) -> str:
     names = (label, *SYNONYMS.get(label, ()))
     return names[zlib.crc32(f"{label} {number}".encode()) % len(names)]
+
+
+def grounding(notation: str | Notation, wording: str) -> Drawn:
+    """How one object is asked for by its description; wording: where the notation's project has no words of its own."""
+    how = asking(notation)
+    return Drawn(how.grounding or wording, False, 0, how.system, how.told)
 
 
 def drawn(

@@ -23,10 +23,12 @@ import numpy as np
 from studies.report.runs import chains
 from studies.report.runs.folders import PREDICTIONS, Folder
 from vlm import answers
-from vlm.boxes import FALLBACK, read_said
+from vlm.boxes import FALLBACK, read_detections, read_said
 from vlm.common.errors import DataError, RecipeError
 
 SAMPLES, COMPLETIONS = "samples.jsonl", "completions"
+BOXED = ("grounding", "detection")
+"Tasks whose answer is boxes."
 KNOWN = ("step", "prompt", "completion", "advantage", "answer", "image_file", "task", "kind", "source", "id", "images")
 CHAIN = ("turns", "crops")
 """Columns of TRL's table that are no reward, the second those of a model with tools."""
@@ -206,8 +208,8 @@ def _asked(row: dict[str, Any], folder: Folder) -> Asked:
     image = Path(row["image_file"]) if row.get("image_file") else None
     made = Asked(row["step"], str(row["prompt"]), row.get("task") or "", _name(row), row.get("answer"), image=image)
     made.size = _size(image)
-    if made.task == "grounding":
-        made.boxes = _shapes(made.truth, made.size, None, folder) or []
+    if made.task in BOXED:
+        made.boxes = _shapes(made.truth, made.size, row, folder) or []
     return made
 
 
@@ -220,7 +222,7 @@ def _said(row: dict[str, Any], asked: Asked, folder: Folder, where: str) -> Said
         for name, value in row.items()
         if name not in KNOWN + CHAIN and (value is None or isinstance(value, int | float))
     }
-    read = _shapes(answer, asked.size, None, folder) if asked.task == "grounding" else None
+    read = _shapes(answer, asked.size, row, folder) if asked.task in BOXED else None
     return _chained(Said(text, answer, trace, read, rewards, row.get("advantage")), turns, crops)
 
 
@@ -238,7 +240,8 @@ def _predicted(folder: Folder) -> list[Asked]:
             raise DataError(f"{where}: has no {', '.join(sorted(missing))}; expected a row of launch/eval.py")
         trace, answer = _parts(row["completion"], folder)
         true = row.get("quads") or row.get("boxes") or []
-        read = _shapes(answer, row.get("size"), row.get("resized"), folder) if true else None
+        boxed = true or row["task"] in BOXED
+        read = _shapes(answer, row.get("size"), row, folder) if boxed else None
         rewards = {"gold": row["gold"]} if row.get("gold") is not None else {}
         image = Path(row["image"]) if row.get("image") else None
         said = _chained(Said(row["completion"], answer, trace, read, rewards), *chains.read(row, where, image))
@@ -261,12 +264,14 @@ def _prompt(folder: Folder) -> dict[str, Any]:
     return folder.recipe.get("prompt") or {}
 
 
-def _shapes(text: str | None, size: Any, resized: Any, folder: Folder) -> Boxes | None:
+def _shapes(text: str | None, size: Any, row: dict[str, Any], folder: Folder) -> Boxes | None:
+    """The shapes of a text, as its row is read."""
     if not text or not size:
         return None
-    notation = _prompt(folder).get("notation", FALLBACK)
+    notation = row.get("written") or _prompt(folder).get("notation", FALLBACK)
+    read = read_detections if row.get("task") == "detection" else read_said
     try:
-        said = read_said(text, notation, size, resized)
+        said = read(text, notation, size, row.get("resized"))
     except (DataError, RecipeError, KeyError):  # a notation of pixels as the model saw them, or one of another version
         return None
     if said is None or not said.objects:
