@@ -430,10 +430,10 @@ def test_every_task_has_a_row():
 
 def test_every_field_is_in_its_table():
     assert list(table("Questions")) == [
-        "images", "messages", "task", "answer", "boxes", "quads", "size", "choices", "source", "id", "kind",
-        "references", "regions",
+        "images", "messages", "task", "answer", "boxes", "quads", "labels", "difficult", "classes", "size", "choices",
+        "source", "id", "kind", "references", "regions",
     ]  # fmt: skip
-    assert set(table("Questions")) == set(Sample.__dataclass_fields__) - {"columns"}
+    assert set(table("Questions")) == set(Sample.__dataclass_fields__) - {"columns", "written"}  # by the source
     fields = set(preferences.Preference.__dataclass_fields__)
     assert set(table("Preferences")) == fields - {"before"} | {"messages"}  # it is written as a conversation
     assert set(table("Predictions")) == set(predictions.Prediction.__dataclass_fields__)

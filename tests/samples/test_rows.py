@@ -57,6 +57,7 @@ def test_prompt_rows_carry_the_truth_and_the_decoded_picture(samples, tmp_path):
         "choices": None,
         "references": None,
         "regions": None,
+        **dict.fromkeys(("labels", "difficult", "classes", "written")),
         "source": "vg",
         "id": "7",
         "copy": 0,

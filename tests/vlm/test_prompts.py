@@ -24,6 +24,7 @@ def test_the_wording_of_every_task():
         "open_ended": "a dam",
         "caption": "a dam",
         "classification": "a dam\nAnswer with one of the class names.",
+        "detection": "a dam",  # worded by its notation
     }
     assert set(expected) == set(TASKS)
     for task, text in expected.items():
