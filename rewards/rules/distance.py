@@ -35,8 +35,9 @@ def with_distance(worth: Any, overlap: Any, near: Any, weight: float) -> Any:
 def nearness(shapes: Any, truth: Any, size: Sequence[float]) -> Any:
     """How near the centres of ``shapes`` are to those of ``truth``: 1 less their distance by the picture's diagonal.
 
-    shapes (P, 4 or 8), truth (T, 4 or 8), one at least of each: boxes or quadrilaterals in pixels of a picture of ``size`` (width, height).
-    Returns (P, T), in [0, 1]; 0 for a shape without width or height, of which many fit anywhere.
+    shapes (P, 4 or 8), truth (T, 4 or 8), one at least of each: boxes or quadrilaterals in pixels of a picture of
+    ``size`` (width, height). Returns (P, T), in [0, 1]; 0 for a shape without width or height, of which many fit
+    anywhere.
 
     The diagonal, not the object's size, is the measure: a box that misses a small object is many of its sizes away, and
     there a measure by size is flat. So all objects, small or large, have the same slope everywhere in the picture.
