@@ -70,7 +70,8 @@ def test_pictures_without_objects(difficult):
     assert value_of(NOTHING, truth, hard) == float(empty)
     assert value_of(SCENE[1:2], truth, hard) == 0.0
     assert value_of(f"{NOTHING}\n{text_of(SCENE[1:2])}", truth, hard) == 0.0
-    assert value_of("", truth, hard) == value_of("I see nothing here.", truth, hard) == 0.0
+    for text in ("", ".", '""', "``````", "?", "I see nothing here."):
+        assert value_of(text, truth, hard) == 0.0
     assert value_of(SCENE[:1], truth, hard) == float(difficult is not None)
     assert value_of(SCENE[:1] * 2, truth, hard) == (0.5 if difficult == [False] else 0.0)
     reward = rewards.resolve("detect", shape="quad", notation="rscovlm_quad", inside="text")
