@@ -59,14 +59,15 @@ def detect(
     what it cannot read as said, and gives an object one label at most, so a broken answer never earns more than the
     same objects in proper text. That text stays in form is the affair of `format`, SFT and the count of repairs.
 
-    shape: as in `iou`. floor, full: IoUs up to which a pair earns nothing, and from which on all; `floor: 0.5, full:
-    0.5` is F1 at IoU ≥ 0.5. distance: as in `iou`, a slope of 0.1, say, for pairs of one class that are apart, before
-    the sum; it is worth `distance` at most where nothing overlaps, and objects that earn nothing else may then pay.
-    notation, resized: as in `iou`.
+    shape: as in `iou`. floor, full: IoUs up to which a pair earns nothing, and from which on all; with `floor: 0.5,
+    full: 0.5` a pair is a hit from IoU 0.5 on, as the evaluation has it. distance: as in `iou`, 0.1, say: a slope for
+    pairs of one class that are apart. It is worth `distance` at most where nothing overlaps; while r is below twice
+    that, one more proper object of a class that is not all found may pay, wherever it lies. notation, resized: as in
+    `iou`.
 
-    Hacking, with T objects and k = ⌈T/2⌉ found exactly, the rest not said: 2k / (k + T) ≥ 2/3. Each object m times, or
-    in m classes: 1/m. One box: 2 / (1 + T) at most, and k ≥ 1. A flood of P shapes: at most T / P, were all of them
-    hit. All boxes with half of the classes wrong: 1/2, not less than any hedge. What is said beyond 4 for each true
+    Hacking, with T objects and k = ⌈T/2⌉ found exactly, the rest not said: 2k / (k + T) ≥ 2/3; all boxes said, k by
+    their classes: k / T ≥ 1/2. Each object m times, or in m classes: 1/m, of which m ≥ 2 leaves 1/2. One box: at most
+    2 / (1 + T), and k ≥ 1. A flood of P shapes: at most T / P, if it hits all. What is said beyond 4 for each true
     object (and 256) is surplus and not compared, so that a flood costs no time. `tests/rewards/test_detect_hacks.py`
     plays them. Where it does not hold: asked for one class, "each box in all classes" is the right answer.
 

@@ -120,7 +120,7 @@ PLAYED = {
     "grid 16 × 16": grid(16),
 }
 ALSO = {"half of the boxes twice": half_twice}
-"""Reported alone. It is 1/2, and more by luck where objects of a class overlap each other: the copies hit neighbours."""
+"""Reported alone: it is 1/2, and more where objects of a class overlap each other, whose copies hit neighbours."""
 ANSWERS = HONEST | PLAYED | ALSO
 
 
