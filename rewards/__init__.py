@@ -3,7 +3,7 @@
 ``f(prompts, completions, **columns) -> list[float | None]``; the columns are the Sample's fields, one value
 per row, and None says "this reward does not apply to this row".
 
-Built in: ``format``, ``exact_match``, ``choice``, ``label_set``, ``numeric``, ``count``, ``iou``, ``zoom``
+Built in: ``format``, ``exact_match``, ``choice``, ``label_set``, ``numeric``, ``count``, ``iou``, ``detect``, ``zoom``
 (rewards/rules/) and ``gated``, the composition of the ScoreRS paper (rewards/gated.py). ``resolve`` also takes plugins
 by "pkg.module:function", "path/file.py:function", the name given to ``register``, or an entry point of the group
 "nadir.rewards".
@@ -12,7 +12,7 @@ by "pkg.module:function", "path/file.py:function", the name given to ``register`
 from rewards.columns import check_data
 from rewards.gated import Gated, check_tasks
 from rewards.registry import names, options_of, register, resolve
-from rewards.rules import choice, count, exact_match, format, iou, label_set, numeric, zoom
+from rewards.rules import choice, count, detect, exact_match, format, iou, label_set, numeric, zoom
 from rewards.score.reward.score import Score
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "check_tasks",
     "choice",
     "count",
+    "detect",
     "exact_match",
     "format",
     "iou",

@@ -31,6 +31,7 @@ from vlm.families import Sight
 from vlm.pictures import images
 from vlm.pictures.resizing import seen
 from vlm.pictures.unreadable import row_name
+from vlm.prompts import drawn
 from vlm.sections import PromptSection
 
 logger = logging.getLogger(__name__)
@@ -77,11 +78,12 @@ class Row:
 
 
 def _answer(sample: Sample, prompt: PromptSection, resized: tuple[int, int] | None) -> str:
-    """The truth as a model would write it; of several boxes the first one."""
-    truth = truth_of(sample)
-    if sample.task == "grounding" and truth is not None:
-        one = {"boxes": truth["boxes"][:1], "quads": truth["quads"] and truth["quads"][:1], "size": truth["size"]}
-        return reference(one, prompt.notation, resized)["content"]  # type: ignore[arg-type]
+    """The truth as a model would write it; of several boxes the first one, except in detection, which asks for all."""
+    truth = truth_of(sample, drawn(sample, prompt))
+    if truth is not None and sample.task in ("grounding", "detection"):
+        if sample.task == "grounding":
+            truth |= {"boxes": truth["boxes"][:1], "quads": truth["quads"] and truth["quads"][:1]}
+        return reference(truth, prompt.notation, resized)["content"]
     return answer_of(sample) or (sample.references or ["A made-up answer."])[0]
 
 
@@ -171,7 +173,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class Specimens:
-    """Shown rows one by one, it keeps one of each task and kind: of boxes one with a single box, where there is one."""
+    """Shown rows one by one, it keeps one of each task and kind: of boxes one with a single box, where there is one;
+    of detection one with any."""
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, str | None], Sample] = {}
@@ -179,9 +182,15 @@ class Specimens:
     def see(self, sample: Sample) -> None:
         key = (sample.task, sample.kind)
         known = self.kept.get(key)
-        if known is None or (len(known.boxes or ()) > 1 and len(sample.boxes or ()) == 1):
+        if known is None or _tells_more(sample, known):
             self.kept[key] = sample
 
     @property
     def few(self) -> list[Sample]:
         return list(self.kept.values())[:MOST]
+
+
+def _tells_more(sample: Sample, known: Sample) -> bool:
+    if sample.task == "detection":
+        return not known.boxes and bool(sample.boxes)
+    return len(known.boxes or ()) > 1 and len(sample.boxes or ()) == 1

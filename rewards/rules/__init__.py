@@ -3,6 +3,7 @@
     format, exact_match, choice, label_set   texts.py
     numeric, count                           numbers.py
     iou                                      boxes.py: boxes, oriented boxes, quadrilaterals
+    detect                                   detect.py: all objects of a picture, with their classes
     zoom                                     zoom.py: where a completion has looked, not what it answers
 
 An empty, missing, ambiguous or unparsable answer earns 0, whatever the truth is; so does an answer that
@@ -15,9 +16,22 @@ the whole completion (for prompts that ask for no tags).
 """
 
 from rewards.rules.boxes import iou
+from rewards.rules.detect import detect
 from rewards.rules.numbers import count, numeric
 from rewards.rules.rows import Inside, text_of
 from rewards.rules.texts import choice, exact_match, format, label_set
 from rewards.rules.zoom import zoom
 
-__all__ = ["Inside", "choice", "count", "exact_match", "format", "iou", "label_set", "numeric", "text_of", "zoom"]
+__all__ = [
+    "Inside",
+    "choice",
+    "count",
+    "detect",
+    "exact_match",
+    "format",
+    "iou",
+    "label_set",
+    "numeric",
+    "text_of",
+    "zoom",
+]

@@ -72,7 +72,9 @@ def test_options_are_bound_and_the_name_stays(plugin):
     assert isinstance(reward, functools.partial)  # TRL unwraps partials for its metric names
     assert reward.__name__ == reward.func.__name__ == "mentions"
     assert rewards.options_of("outside.py:mentions") == {"word"}
-    assert rewards.options_of("iou") == {"shape", "steps", "threshold", "notation", "applies_to", "inside"}
+    assert rewards.options_of("iou") == {"shape", "steps", "threshold", "distance", "notation", "applies_to", "inside"}
+    named = {"shape", "floor", "full", "distance", "notation", "applies_to", "inside"}
+    assert rewards.options_of("detect") == named  # labels, difficult and classes are columns
 
 
 def test_a_class_is_built_with_its_options(plugin):

@@ -23,7 +23,7 @@ from tests.support.scores.score_servers import Running
 from tests.support.tiny_checkpoints import picture
 from vlm.common.errors import RecipeError
 from vlm.families.sight import Grid
-from vlm.sections import PromptSection
+from vlm.sections import DetectionSection, PromptSection
 
 PLUGINS = """
 import urllib.request
@@ -89,6 +89,26 @@ def test_each_reward_says_what_came_back(rows, plugins, capsys):
     assert all("its own answer: 1, another: 1, nothing: 1" in line for line in lines if "'later'" in line)
     direct = tried([rewards.resolve("iou", inside="text")], rows[1:2], capsys, style="direct")
     assert direct[0].endswith("row '2': its own answer: 1, another: 0, nothing: 0")
+
+
+def test_detect_is_tried_on_a_row_with_objects(rows, capsys):
+    """The whole answer is written, by the names that an open question asks for; the frame's rounding costs a little."""
+    named = {"task": "detection", "size": (112, 112), "classes": ["plane", "storage tank"]}
+    image = rows[0].images
+    empty = Sample(image, ASK, boxes=[], labels=[], id="0", **named)
+    full = Sample(
+        image, ASK, boxes=[[28, 28, 56, 84], [0, 0, 28, 28]], labels=["plane", "storage tank"], id="1", **named
+    )
+    kept = Specimens()
+    for sample in (empty, full, empty):
+        kept.see(sample)
+    assert kept.few == [full]
+    gated = rewards.resolve("gated", tasks={"detection": "detect"}, notation="rscovlm")
+    for asked in (DetectionSection(), DetectionSection(open=1.0)):
+        prompt = PromptSection(style="r1", notation="rscovlm", detection=asked)
+        try_out([guard(gated, Limits())], [empty, full], prompt, SIGHT)
+        told = [line.partition(": its")[2] for line in capsys.readouterr().err.splitlines()]
+        assert told == [" own answer: 1, another: 0, nothing: 0"] * 2
 
 
 def test_a_reward_that_cannot_be_is_refused(rows, plugins, capsys):

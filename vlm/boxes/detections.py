@@ -159,8 +159,9 @@ def read_detections(
     upright = notation.shape == "box"
     notation.limits(resized)
     plain = text.strip()
-    if (answers.normalise(_unfenced(plain)) if len(plain) < 64 else plain) in _NOTHING:
-        return Detected([], 0, {}, bool(plain), size, upright)
+    said = answers.normalise(_unfenced(plain)) if len(plain) < 64 else plain
+    if said in _NOTHING:
+        return Detected([], 0, {}, bool(said), size, upright)  # "." or an empty fence says nothing
     repairs: Counter[str] = Counter()
     found = read_said(plain, notation, size, resized)
     if found is None:
