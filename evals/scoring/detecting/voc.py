@@ -100,9 +100,11 @@ class Hits:
 
     def together(self) -> np.ndarray:
         """(K,) AP (VOC07) with one rank for all predictions: one point of precision and recall."""
-        right, said = self.first.sum(axis=1), self.counted.sum(axis=1)
-        points = [(np.array([a / b]), np.array([float(a)])) if a else (np.zeros(0),) * 2 for a, b in zip(right, said, strict=True)]
-        return np.array([voc07(precision, found, float(self.truths.sum())) for precision, found in points])
+        out, truths = np.zeros(len(self.thresholds)), float(self.truths.sum())
+        for place, (right, said) in enumerate(zip(self.first.sum(axis=1), self.counted.sum(axis=1), strict=True)):
+            if right:
+                out[place] = voc07(np.array([right / said]), np.array([float(right)]), truths)
+        return out
 
     def per_picture(self, flags: np.ndarray) -> np.ndarray:
         """(N,) how many predictions of each picture have a flag (M,)."""
