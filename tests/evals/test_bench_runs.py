@@ -84,7 +84,8 @@ def test_what_a_session_leaves(whole):
         assert line in summary
     assert set(json.loads((whole / "summary.json").read_text())) == set(NAMES.split(","))
     asked = [json.loads(line) for line in (whole / "dota" / ranks.FILE).read_text().splitlines()]
-    assert [row["prompt"] for row in asked] == ["find the plane, ship."] * 2 and asked[0]["answer"].count("\n") == 2
+    assert [row["prompt"] for row in asked] == ["plane, ship"] * 2 and [len(row["labels"]) for row in asked] == [3, 1]
+    assert asked[0]["difficult"].count(True) == 1 and asked[1]["classes"] == ["plane", "ship"]
     assert (whole / "vg-dior/pictures.png").exists() and (whole / "aid/recipe.yaml").exists()
 
 
