@@ -187,7 +187,7 @@ def test_side_by_side_with_published_figures(whole, tmp_path, capsys):
     assert "base → again: grounding/acc@0.5 0.0 -> 0.0: +0.0 points" in table
     assert (tmp_path / "out/comparison.png").read_bytes().startswith(b"\x89PNG")
     sidebyside.show([f"base={whole}"], tmp_path / "plain")
-    assert "published:" not in (tmp_path / "plain/table.md").read_text()
+    assert "published: ScoreRS" not in (tmp_path / "plain/table.md").read_text()
     panel = sidebyside.panel("vg-dior", "grounding/acc@0.5", {"base": sidebyside.evaluations(whole)["vg-dior"]}, True)
     assert [mark.published for mark in panel.marks] == [True] * 8 + [False]
     assert (panel.marks[-1].low, panel.marks[-1].high) == (0, 0) and panel.marks[0].low is None
