@@ -34,7 +34,7 @@ class EvalRecipe(ToolKeys, AskingRecipe):
     gold: str | None = None
     "Judge of rows without a closed answer (open_ended, caption): a reward as in `rewards:`, such as my.py:facts."
     benchmark: str | None = None
-    "Score as this benchmark does (`launch/eval.py --list`), and put its questions together as it does."
+    "Score as this benchmark does (`launch/eval.py --list`)."
     controls: list[str] = [AUTO]
     """Ask every question again for comparison: `blind` without its pictures, `shuffled` with another question's; with
     the zoom also `no_zoom`, `true_region`, `centre` and `random`. `auto`: the first two of these; without it none."""

@@ -126,13 +126,12 @@ Judge = Callable[[Sample, Sequence[str]], list[float] | None]
 
 
 def questions(recipe: EvalRecipe, samples: list[Sample]) -> list[Sample]:
-    """What is asked, in order: the rows of `data.eval`, as the benchmark puts them together, up to `limit`."""
+    """What is asked, in order: the rows of `data.eval`, up to `limit`."""
     if recipe.benchmark is not None:
         benchmark = find(recipe.benchmark)
         classes = {sample.answer for sample in samples} if benchmark.classes else set()
         if benchmark.classes and len(classes) != benchmark.classes:
             logger.warning("%s: found %d classes, expected %d", recipe.benchmark, len(classes), benchmark.classes)
-        samples = benchmark.prepare(samples)
     return unique(samples)[: recipe.limit]
 
 

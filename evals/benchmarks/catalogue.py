@@ -9,10 +9,9 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from evals.benchmarks.questions import every_class
 from evals.benchmarks.spec import Benchmark, Source
 from evals.scoring.captions import Captions
-from evals.scoring.detection import Detection
+from evals.scoring.detecting.score import Detection
 from evals.scoring.letters import Lettered
 from evals.scoring.scores import Answers, Choice, Classes, Grounding
 from vlm.common.errors import UserError
@@ -225,11 +224,7 @@ _ALL = (
         title="DOTA (arXiv 1711.10398), oriented detection on tiles with their labels",
         sources=(Source("DOTA/labelTxt", "dota", images="DOTA/images"),),
         layout="  DOTA/labelTxt/*.txt, of tiles a model can read (RSCoVLM: 512 and 1024 pixels)\n  DOTA/images/*.png",
-        system="As an AI assistant, you specialize in accurate oriented object detection, delivering coordinates of "
-        "the polygon vertices in plain text format 'x1,y1,x2,y2,x3,y3,x4,y4 object'.",
-        wording={"grounding": "{question}"},
-        prepare=every_class,
-        scores=(Detection(),),
+        scores=(Detection(rotated=True),),
         headline="detection/ap_nc@0.5",
     ),
 )

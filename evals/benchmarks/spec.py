@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +13,6 @@ from evals.scoring.report import Scores
 from evals.scoring.scores import formatted
 from samples import Sample, kinds_of
 from vlm.common.errors import UserError
-
-Prepare = Callable[[list[Sample]], list[Sample]]
 
 
 class Score(Protocol):
@@ -63,8 +61,6 @@ class Benchmark:
     "Task → how its project asks; `{question}`, and `{options}` or `{lines}` for choices."
     system: str | None = None
     "System prompt of its project, for the style `direct`."
-    prepare: Prepare = staticmethod(lambda samples: samples)
-    "From the rows that are read to the questions that are asked."
     images: Mapping[str, Any] = field(default_factory=dict)
     "Keys of the recipe's `images:` that its pictures need; what the command line says goes on top."
     classes: int | None = None

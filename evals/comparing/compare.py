@@ -26,6 +26,7 @@ from vlm.common.errors import DataError
 COMPARED = (
     *("grounding/acc@0.5", "grounding/miou", "vqa/exact", "vqa/exact:lenient"),
     *("choice/accuracy", "choice/accuracy:lenient", "format"),
+    *("detection/ap_nc@0.5", "detection/mf1", "detection/boxes_said"),
 )
 """What differences are told of, where a benchmark has no other headline."""
 NAMED = 44

@@ -11,6 +11,7 @@ Choice      the answer must name exactly one option (`vlm.answers.option`).
 Open ended  mean of what the recipe's `gold` judge gave when the question was answered; captions count with them.
 Lenient     beside each strict number of VQA, choice and classification one by `evals.scoring.lenient`: announced,
             set-off and explained answers count, too.
+Detection   `evals.scoring.detecting.score`.
 Format      share of completions that are exactly <think>…</think><answer>…</answer>.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 
 from evals.predictions import Prediction
 from evals.scoring import lenient as lenient_reading
+from evals.scoring.detecting.score import Detection
 from evals.scoring.reading import Inside, Reading, truth
 from evals.scoring.report import Scores
 from samples import kinds_of
@@ -56,6 +58,7 @@ def evaluate(predictions: Iterable[Prediction], notation: str, inside: Inside = 
     """
     if inside not in ("answer", "text"):
         raise ValueError(f"inside is 'answer' or 'text', not {inside!r}")
+    predictions = list(predictions)
     judgements = [judge(prediction, notation, inside) for prediction in predictions]
     if not judgements:
         raise DataError("no predictions to score")
@@ -64,7 +67,10 @@ def evaluate(predictions: Iterable[Prediction], notation: str, inside: Inside = 
         if judgement.key in keys:
             raise DataError(f"question {judgement.key!r} was predicted twice, expected once")
         keys.add(judgement.key)
-    return Report(judgements, notation, inside)
+    report = Report(judgements, notation, inside)
+    if detected := [prediction for prediction in predictions if prediction.task == "detection"]:
+        report.join(Detection()(detected, Reading(notation, inside)))
+    return report
 
 
 def judge(prediction: Prediction, notation: str, inside: Inside) -> Judgement:

@@ -7,12 +7,10 @@ from typing import Any, Literal
 
 from evals.predictions import Prediction
 from vlm import answers, boxes
-from vlm.boxes import Object, Said
+from vlm.boxes import Detected, Said
 from vlm.common.errors import DataError
 
 Inside = Literal["answer", "text"]
-NOTHING = ("there are none", "none", "[]")
-"""What detectors that speak say where they find nothing, normalised."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +32,11 @@ class Reading:
         notation = prediction.written or self.notation
         return boxes.read_said(self.text(prediction), notation, *self._sizes(prediction))
 
-    def objects(self, prediction: Prediction) -> tuple[list[Object], int]:
-        """Predicted objects with their labels, and how many could not be read, or are no proper shapes.
-
-        Read line by line where the whole cannot be read: an answer that is cut off keeps what came before.
-        """
-        text, sizes = self.text(prediction), self._sizes(prediction)
-        if answers.normalise(text) in ("", *NOTHING):
-            return [], 0
-        whole = boxes.read_said(text, self.notation, *sizes)
-        if whole is not None:
-            return whole.objects, whole.missed
-        lines = [line for line in text.splitlines() if line.strip()]
-        read = [boxes.read_said(line, self.notation, *sizes) for line in lines]
-        unread = sum(1 if found is None else found.missed for found in read)
-        return [one for found in read if found is not None for one in found.objects], unread
+    def detections(self, prediction: Prediction) -> Detected:
+        """All objects that the answer states, read as the reward reads them (`vlm.boxes.read_detections`); labels are
+        brought to the classes that were asked for."""
+        classes = prediction.classes
+        return boxes.read_detections(self.text(prediction), self.notation, *self._sizes(prediction), classes)
 
     def _sizes(self, prediction: Prediction) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """Of the original image, and that which the frame `resized` counts in. Raises: DataError for a lack of them."""

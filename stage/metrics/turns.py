@@ -6,7 +6,7 @@ from functools import partial
 
 from stage.metrics.metric import BOTH, GRPO, Group, Metric, Range
 
-COUNTED = ("turns/mean", "turns/depth_entropy")
+COUNTED = ("turns/mean", "turns/depth_entropy", "detection/boxes_said", "detection/boxes_true")
 """Those that are no shares, and never shown in percent."""
 
 

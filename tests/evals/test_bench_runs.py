@@ -84,7 +84,8 @@ def test_what_a_session_leaves(whole):
         assert line in summary
     assert set(json.loads((whole / "summary.json").read_text())) == set(NAMES.split(","))
     asked = [json.loads(line) for line in (whole / "dota" / ranks.FILE).read_text().splitlines()]
-    assert [row["prompt"] for row in asked] == ["find the plane, ship."] * 2 and asked[0]["answer"].count("\n") == 2
+    assert [row["prompt"] for row in asked] == ["plane, ship"] * 2 and [len(row["labels"]) for row in asked] == [3, 1]
+    assert asked[0]["difficult"].count(True) == 1 and asked[1]["classes"] == ["plane", "ship"]
     assert (whole / "vg-dior/pictures.png").exists() and (whole / "aid/recipe.yaml").exists()
 
 
@@ -186,7 +187,7 @@ def test_side_by_side_with_published_figures(whole, tmp_path, capsys):
     assert "base → again: grounding/acc@0.5 0.0 -> 0.0: +0.0 points" in table
     assert (tmp_path / "out/comparison.png").read_bytes().startswith(b"\x89PNG")
     sidebyside.show([f"base={whole}"], tmp_path / "plain")
-    assert "published" not in (tmp_path / "plain/table.md").read_text()
+    assert "published: ScoreRS" not in (tmp_path / "plain/table.md").read_text()
     panel = sidebyside.panel("vg-dior", "grounding/acc@0.5", {"base": sidebyside.evaluations(whole)["vg-dior"]}, True)
     assert [mark.published for mark in panel.marks] == [True] * 8 + [False]
     assert (panel.marks[-1].low, panel.marks[-1].high) == (0, 0) and panel.marks[0].low is None

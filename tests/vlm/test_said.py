@@ -117,9 +117,9 @@ def test_turned_shapes_may_overhang():
 def test_detection_counts_missed_objects_as_not_read():
     said = "0,0,9,0,9,9,0,9 a\n-2000,0,9,0,9,9,0,9 b"
     for text, unread in ((said, 1), (f"{said}\nand so on", 2)):  # whole, and line by line
-        asked = Prediction("1", "g", "grounding", text, size=SIZE, resized=RESIZED)
-        objects, lost = Reading("rscovlm_quad", "text").objects(asked)
-        assert ([item.label for item in objects], lost) == (["a"], unread)
+        asked = Prediction("1", "g", "detection", text, size=SIZE, resized=RESIZED)
+        found = Reading("rscovlm_quad", "text").detections(asked)
+        assert ([item.label for item in found.objects], found.missed) == (["a"], unread)
 
 
 def test_a_vote_counts_boxes_that_overhang():

@@ -1,0 +1,236 @@
+"""The numbers of the task `detection`: AP_nc, COCO's AP, mF1, precision and recall, and how answers were read.
+
+    detection/ap_nc@0.5, @0.75, @0.5-0.95     `evals.scoring.detecting.ties`, with the spread over orders; at 0.5 also
+                                              by class `[ship]` and by size of the true object `[S] [M] [L]`
+    detection/ap_coco, @0.5, @0.75, [S] …     `evals.scoring.detecting.coco`
+    detection/mf1, :published                 `evals.scoring.detecting.f1`
+    detection/precision@0.5, recall@0.5       of all objects that are said, and of all that are true: these need no rank
+    detection/boxes_said, boxes_true          objects in a picture, mean; numbers, no shares
+    detection/empty_right                     pictures without objects of which just that is said
+    detection/unreadable, unread, repaired    answers and objects that cannot be read, and answers that were mended
+
+A picture without objects adds its predictions, all wrong, to each of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evals.predictions import Prediction
+from evals.scoring.detecting import coco, f1
+from evals.scoring.detecting.pictures import Picture, Pool, pool
+from evals.scoring.detecting.ties import ORDERS, Tied, once
+from evals.scoring.detecting.voc import Hits, Range, hits
+from evals.scoring.reading import Reading
+from evals.scoring.report import Scores
+from vlm.boxes import Detected, corners, spoken
+from vlm.common.bootstrap import Statistic, each, means, ratio
+from vlm.common.errors import DataError
+
+THRESHOLDS = tuple(float(one) for one in coco.THRESHOLDS)
+SIZES: dict[str, Range] = {"S": (-1.0, 32.0**2), "M": (32.0**2, 96.0**2), "L": (96.0**2, np.inf)}
+"""COCO's, by the true object's area in pixels² of the original image: S at most 32², M at most 96²."""
+CHOSEN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "0.5": lambda found: found[..., 0],
+    "0.75": lambda found: found[..., 5],
+    "0.5-0.95": lambda found: found.mean(axis=-1),
+}
+"""Name → the AP of those at all `THRESHOLDS`."""
+MAX_MODE = (
+    "RSCoVLM's paper names a Max Mode; neither its code (VisionXLab/RSCoVLM at bfc2ff7, VisionXLab/mllm-mmrotate at "
+    "9475a93) nor any text of it that could be read says what that is"
+)
+_VOC = "VOC07, 11 points, a prediction belongs to the true object of its class that it overlaps most"
+_SIZE = "objects of other sizes are left out, and predictions on them or, of other sizes, on none (S <= 32², M <= 96²)"
+
+
+@dataclass(frozen=True)
+class Detection:
+    """All numbers of detection."""
+
+    rotated: bool | None = None
+    "Compare quadrilaterals, or upright boxes; None: quadrilaterals where the truth has any."
+    tasks: tuple[str, ...] = ("detection",)
+
+    def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:
+        turned = any(one.quads for one in predictions) if self.rotated is None else self.rotated
+        read = [reading.detections(prediction) for prediction in predictions]
+        found = pool([picture(one, said, turned) for one, said in zip(predictions, read, strict=True)])
+        return _Numbers(found, "rotated IoU" if turned else "IoU of upright boxes", reading).all(read)
+
+
+def picture(prediction: Prediction, said: Detected, rotated: bool) -> Picture:
+    """Truth and answer of a question. Raises: DataError where the truth has no classes, or too few."""
+    shapes = prediction.quads if prediction.quads is not None else prediction.boxes
+    labels = prediction.labels
+    if shapes is None or labels is None or len(labels) != len(shapes):
+        found = "none" if labels is None else len(labels)
+        raise DataError(
+            f"question {prediction.key!r}: found {found} 'labels' for {0 if shapes is None else len(shapes)} true "
+            "objects; detection needs the class of each, in rows of the task detection"
+        )
+    if rotated:
+        true = shapes if prediction.quads is not None else [corners(box) for box in shapes]
+    else:
+        true = prediction.boxes or []
+        if len(true) != len(labels):
+            raise DataError(f"question {prediction.key!r}: found {len(true)} 'boxes' for {len(labels)} 'labels'")
+    return Picture(
+        key=prediction.key,
+        true=true,
+        labels=[spoken(name) for name in labels],
+        difficult=prediction.difficult or [False] * len(labels),
+        said=said.quads if rotated else said.boxes,
+        said_labels=[spoken(one.label or "") for one in said.objects],
+        missed=said.missed,
+    )
+
+
+class _Numbers:
+    """Adds one family of numbers after the other."""
+
+    def __init__(self, found: Pool, iou: str, reading: Reading):
+        self.found, self.iou, self.out = found, iou, Scores()
+        self.read = f"{reading.convention}; boxes written as {reading.notation}"
+
+    def all(self, answers: Sequence[Detected]) -> Scores:
+        if self.found.classes:
+            classes = [hits(self.found, label, THRESHOLDS) for label in self.found.classes]
+            self.tied(classes)
+            self.sizes()
+            self.f1(classes)
+            self.together(classes)
+            self.coco()
+        else:
+            why = "no picture has a true object that is not difficult"
+            self.out.missing |= dict.fromkeys(("detection/ap_nc@0.5", "detection/mf1"), why)
+        self.answers(answers)
+        self.out.missing["detection/max_mode"] = MAX_MODE
+        return self.out
+
+    def add(self, name: str, statistic: Statistic, *said: str) -> None:
+        self.out.add(f"detection/{name}", statistic, "; ".join([*said, self.read]))
+
+    def alone(self, name: str, value: float, n: int, *said: str) -> None:
+        self.out.alone(f"detection/{name}", float(value), n, "; ".join([*said, self.read]))
+
+    def means(self, name: str, values: Sequence[float] | np.ndarray, *said: str) -> None:
+        found = {key: float(value) for key, value in zip(self.found.keys, values, strict=True)}
+        self.add(name, means([found]), *said)
+
+    def ratio(self, name: str, parts: np.ndarray, whole: np.ndarray, *said: str) -> None:
+        pairs = zip(parts.tolist(), whole.tolist(), strict=True)
+        self.add(name, ratio(dict(zip(self.found.keys, pairs, strict=True))), *said)
+
+    def tied(self, classes: Sequence[Hits]) -> None:
+        """AP_nc with the spread over orders, and by class."""
+        found, tied = self.found, Tied(classes)
+        over = f"mean over {len(classes)} classes with truth"
+        random = f"no scores, so all tie: mean over {ORDERS} random orders (seed 0)"
+        for name, which in CHOSEN.items():
+            at = f"{self.iou} >= {'0.5, 0.55 … 0.95, mean' if '-' in name else name}"
+            interval = "the interval is over pictures and orders"
+            self.add(f"ap_nc@{name}", tied.statistic(found.keys, which), f"AP, {_VOC}", at, over, random, interval)
+            values = which(tied.drawn.mean(axis=1))  # (ORDERS,)
+            others = {
+                "lowest": (values.min(), "the lowest of those orders"),
+                "highest": (values.max(), "the highest of those orders"),
+                "file_order": (which(tied.in_file), "ranked as in the file"),
+                "together": (which(tied.together), "all at one rank"),
+            }
+            for how, (value, said) in others.items():
+                self.alone(f"ap_nc@{name}:{how}", float(value), len(found.keys), f"AP, {_VOC}", at, over, said)
+        for label, one, drawn in zip(found.classes, classes, tied.drawn.mean(axis=0), strict=True):
+            there = int((one.truths > 0).sum())
+            self.alone(f"ap_nc@0.5[{found.names[label]}]", drawn[0], there, "of that class")
+
+    def sizes(self) -> None:
+        """AP_nc by size of the true object."""
+        for part, size in SIZES.items():
+            every = [hits(self.found, label, THRESHOLDS[:1], size) for label in self.found.classes]
+            if classes := [one for one in every if one.truths.any()]:
+                there = int(np.any([one.truths > 0 for one in classes], axis=0).sum())
+                self.alone(f"ap_nc@0.5[{part}]", Tied(classes).drawn.mean(), there, f"of that size: {_SIZE}")
+
+    def f1(self, classes: Sequence[Hits]) -> None:
+        """mF1, ours and as it is published."""
+        keys, count = self.found.keys, len(classes)
+        self.add(
+            "mf1",
+            f1.mean_f1(classes).statistic(keys),
+            f"F1 of the mean precision and the mean recall over {count} classes with truth",
+            f"{self.iou} >= 0.5, each true object once, difficult ones left out, the background is no class",
+        )
+        self.add(
+            "mf1:published",
+            f1.published(self.found).statistic(keys),
+            "as f1_metric.py of mllm-mmrotate counts: the background is a class with precision and recall 0, so that "
+            f"{count}/{count + 1} is the most there is",
+            "a box counts for each object it overlaps, all boxes on an object are right, difficult objects are none",
+        )
+
+    def together(self, classes: Sequence[Hits]) -> None:
+        """Precision and recall, which need no rank."""
+        right = np.sum([one.per_picture(one.first[0]) for one in classes], axis=0)
+        true = np.sum([one.truths for one in classes], axis=0)
+        how = f"{self.iou} >= 0.5, classes together, each true object once"
+        self.ratio("recall@0.5", right, true, "right ones of all true objects", how)
+        target, overlap = self.found.best
+        left = (target >= 0) & (overlap >= 0.5)
+        left[left] = self.found.difficult[target[left]]
+        said = np.bincount(self.found.picture, ~left, minlength=len(true)) + self.found.missed
+        if said.any():
+            what = "right ones of all that is said, whatever its class, readable or not; on difficult objects left out"
+            self.ratio("precision@0.5", right, said, what, how)
+
+    def coco(self) -> None:
+        """What pycocotools says where all scores are equal."""
+        found, matched = self.found, coco.match(self.found)
+        resampled = once(lambda times: coco.precision(matched, times=times))
+        say = (
+            f"COCO's AP, 101 points, the free true object with the greatest {self.iou}, {coco.MOST} predictions of a "
+            "class and picture at most",
+            "no scores: ranked as in the file; difficult objects are crowds",
+        )
+        whole = coco.precision(matched)
+        for name, which in (("", "0.5-0.95"), ("@0.5", "0.5"), ("@0.75", "0.75")):
+            choose = CHOSEN[which]
+
+            def number(times: np.ndarray, choose: Callable[[np.ndarray], np.ndarray] = choose) -> float:
+                return float(choose(resampled(times)))
+
+            at = "mean over IoU 0.5, 0.55 … 0.95" if not name else f"at IoU {which}"
+            self.add(f"ap_coco{name}", each(found.keys, number, float(choose(whole))), at, *say)
+        for truths, part in zip(matched.truths, coco.SIZES, strict=True):
+            if part and truths.any():
+                there = len(np.unique(found.true_picture[truths]))
+                value = coco.precision(matched, part).mean()
+                self.alone(f"ap_coco[{part}]", value, there, "of that size, both ends included")
+
+    def answers(self, read: Sequence[Detected]) -> None:
+        """How much is said, and how it was read."""
+        found, pictures = self.found, len(self.found.keys)
+        said = np.bincount(found.picture, minlength=pictures) + found.missed
+        true = np.bincount(found.true_picture, minlength=pictures)
+        number = "mean of the pictures; a number, no percentage"
+        self.means("boxes_said", said, "objects that are said, readable or not", number)
+        self.means("boxes_true", true, "true objects, difficult ones too", number)
+        empty = {
+            key: float(one.readable and not len(one))
+            for key, one, count in zip(found.keys, read, true, strict=True)
+            if not count
+        }
+        if empty:
+            self.add("empty_right", means([empty]), "pictures without true objects of which just that is said")
+        unreadable = [not one.readable for one in read]
+        self.means("unreadable", unreadable, "answers that state neither objects nor that there are none")
+        if said.any():
+            what = "stated objects without a readable shape: they count as said, but for AP and mF1, as of no class"
+            self.ratio("unread", found.missed, said, what)
+        self.means("repaired", [bool(one.repairs) for one in read], "answers that were mended (`vlm.boxes.detections`)")
+        for kind in sorted({kind for one in read for kind in one.repairs}):
+            times = [one.repairs.get(kind, 0) for one in read]
+            self.means(f"repaired[{kind}]", np.array(times) > 0, f"answers that needed this, {sum(times)} times in all")
