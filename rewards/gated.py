@@ -29,6 +29,7 @@ from vlm.common.plugins.importing import nearest
 
 DEFAULT_TASKS: dict[str, str | dict[str, Any]] = {
     "grounding": "iou",
+    "detection": "detect",
     "vqa": "exact_match",
     "classification": "exact_match",
     "choice": "choice",

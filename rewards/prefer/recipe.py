@@ -45,6 +45,7 @@ class ClosedSection(Section):
         "classification": "exact_match",
         "choice": "choice",
         "grounding": "iou",
+        "detection": "detect",
     }
     "Task → what compares a candidate with the truth: a built-in reward, pkg.module:function, or file.py:function."
     inside: Literal["answer", "text"] = "text"

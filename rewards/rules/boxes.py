@@ -31,6 +31,7 @@ def iou(
     quads: Column = None,
     size: Column = None,
     resized: Column = None,
+    written: Column = None,
     task: Column = None,
     shape: Literal["box", "quad"] = "box",
     steps: Literal["continuous", "graduated", "threshold"] = "continuous",
@@ -58,8 +59,9 @@ def iou(
     the centres, and never more than one that overlaps, which earns 0.1 + 0.9 · steps (rewards/rules/distance.py). The
     matching then makes that sum greatest, before steps. It pays a little for proper boxes anywhere: keep it low.
     notation: how the answer writes boxes (vlm.boxes.NOTATIONS); in GRPO the recipe's `prompt.notation`,
-    where it is not stated. Those that count pixels of the resized image need
-    the column ``resized``, which samples.rows adds: the size at which the model saw the picture.
+    where it is not stated. A row whose source has a notation of its own (column ``written``) is read in that. Those
+    that count pixels of the resized image need the column ``resized``, which samples.rows adds: the size at which the
+    model saw the picture.
     """
     if not 0 < threshold <= 1:
         raise RecipeError(f"reward 'iou': threshold is {threshold}; expected a number in (0, 1]")
@@ -69,12 +71,12 @@ def iou(
 
     def stated(row: int, said: str) -> vlm_boxes.Said | None:
         assert size is not None
-        return vlm_boxes.read_said(said, notation, size[row], None if resized is None else resized[row])
+        return vlm_boxes.read_said(said, own(row, notation, written), size[row], resized and resized[row])
 
     def judge(row: int, said: str) -> float | None:
         if not given("iou", row, task, columns, **{name: column}, size=size):
             return None
-        check_frame(row, notation, resized, columns)
+        check_frame(row, own(row, notation, written), resized, columns)
         assert column is not None and size is not None
         truth = column[row]
         found = stated(row, said)
@@ -97,6 +99,11 @@ def iou(
         judge,
         readable=lambda row, said: stated(row, said) is not None,
     )
+
+
+def own(row: int, notation: str, written: Column) -> str:
+    """The notation of a row: its source's, where that has one (`Sample.written`)."""
+    return (written and written[row]) or notation
 
 
 def check_frame(row: int, notation: str, resized: Column, columns: dict[str, Any]) -> None:

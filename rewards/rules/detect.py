@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from rewards.registry import register
-from rewards.rules.boxes import AT_LEAST, MOST, Notation, check_frame
+from rewards.rules.boxes import AT_LEAST, MOST, Notation, check_frame, own
 from rewards.rules.distance import check_distance, nearness, with_distance
 from rewards.rules.rows import Column, Inside, given, name_of, per_row
 from vlm import boxes as vlm_boxes
@@ -30,6 +30,7 @@ def detect(
     classes: Column = None,
     size: Column = None,
     resized: Column = None,
+    written: Column = None,
     task: Column = None,
     shape: Literal["box", "quad"] = "box",
     floor: float = 0.1,
@@ -62,8 +63,8 @@ def detect(
     shape: as in `iou`. floor, full: IoUs up to which a pair earns nothing, and from which on all; with `floor: 0.5,
     full: 0.5` a pair is a hit from IoU 0.5 on, as the evaluation has it. distance: as in `iou`, 0.1, say: a slope for
     pairs of one class that are apart. It is worth `distance` at most where nothing overlaps; while r is below twice
-    that, one more proper object of a class that is not all found may pay, wherever it lies. notation, resized: as in
-    `iou`.
+    that, one more proper object of a class that is not all found may pay, wherever it lies. notation, resized,
+    written: as in `iou`.
 
     Hacking, with T objects and k = ⌈T/2⌉ found exactly, the rest not said: 2k / (k + T) ≥ 2/3; all boxes said, k by
     their classes: k / T ≥ 1/2. Each object m times, or in m classes: 1/m, of which m ≥ 2 leaves 1/2. One box: at most
@@ -86,13 +87,13 @@ def detect(
         name = "boxes" if truth is boxes else "quads"
         if not given("detect", row, task, columns, **{name: truth}, labels=labels, size=size):
             return None
-        check_frame(row, notation, resized, columns)
+        check_frame(row, own(row, notation, written), resized, columns)
         assert truth is not None and labels is not None and size is not None
         hard = None if difficult is None else difficult[row]
         _check_lengths(row, columns, {name: truth[row], "labels": labels[row], "difficult": hard})
         found = read[row] = read_detections(
             said,
-            notation,
+            own(row, notation, written),
             size[row],
             None if resized is None else resized[row],
             None if classes is None else classes[row],

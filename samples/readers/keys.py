@@ -187,9 +187,8 @@ class Keys:
                 continue
             if name in FOREIGN or (self.format in TALKS and name in ("system", "objects")):
                 continue
-            if name in self.read or name in said or name in BAD:
-                continue
-            if (field := slip(name, absent)) is not None:
+            near = name not in self.read and name not in said and name not in BAD
+            if near and (field := slip(name, absent)) is not None:
                 raise unread(name, field)
             if name in TAKEN or not name:
                 self.staying[name] = None

@@ -96,6 +96,12 @@ def asked(question: str, image: str, task: str, id: str, source: str, *turns: st
 SHIP, RUNWAYS, COUNT = "the red ship at the pier", "both runways", "How many ships are there?"
 USE, CLASS, BUSY = "What is this land used for?", "What class of scene is this?", "Is the harbour busy?"
 DESCRIBE, FIELD, YES = "Describe the image.", "A green field beside a road.", "Yes: three ships lie at the pier."
+KINDS, OBJECTS = "plane, ship, small vehicle", [[20.0, 20.0, 180.0, 80.0], [10.0, 60.0, 60.0, 70.0]]
+LABELS, CLASSES = ["ship", "small vehicle"], ["plane", "ship", "small vehicle"]
+FOUND = (
+    "<|object_ref_start|>ship<|object_ref_end|><|box_start|>(100,200),(900,800)<|box_end|>"
+    "<|object_ref_start|>small vehicle<|object_ref_end|><|box_start|>(50,600),(300,700)<|box_end|>"
+)
 USES = ["housing", "farming", "industry"]
 BOX = [[20.0, 20.0, 180.0, 80.0]]
 QUADS = [[100.0, 10.0, 190.0, 55.0, 180.0, 75.0, 90.0, 30.0], [10.0, 60.0, 60.0, 60.0, 60.0, 70.0, 10.0, 70.0]]
@@ -109,8 +115,11 @@ QUESTIONS = [
     asked(USE, "field.png", "choice", "4", "questions", answer="B", choices=USES),
     asked(DESCRIBE, "field.png", "caption", "5", "questions", answer=FIELD, references=[FIELD, "Farmland."]),
     asked(CLASS, "field.png", "classification", "6", "questions", answer="farmland"),
+    asked(KINDS, "harbour.png", "detection", "8", "questions", boxes=OBJECTS, labels=LABELS, classes=CLASSES,
+          difficult=[False, True]),
+    asked(KINDS, "field.png", "detection", "9", "questions", boxes=[], labels=[], classes=CLASSES),
     asked(BUSY, "harbour.png", "open_ended", "7", "questions", answer=YES),
-]
+]  # fmt: skip
 
 
 def test_questions(folder):
@@ -145,14 +154,14 @@ def test_images_in_rows_beside_files(rows_of, folder):
     mixed = [*samples.read(put(folder, TRACED, "traces.jsonl")), *samples.read(put(folder, FOR_GRPO, "inline.jsonl"))]
     mixed[-1].messages.append({"role": "assistant", "content": "blue"})
     for order in (mixed, mixed[::-1]):
-        assert [len(row["images"]) for row in rows_of(order, PromptSection())] == [1] * 7
+        assert [len(row["images"]) for row in rows_of(order, PromptSection(notation="qwen2_vl"))] == [1] * 8
 
 
 def test_what_grpo_asks(folder):
     """Prompts by task, and the columns that rewards see."""
     read = list(samples.read(put(folder, FOR_GRPO, "questions.jsonl")))
     read += samples.read(put(folder, FOR_GRPO, "special.jsonl"))
-    table = prompt_rows(read, PromptSection())
+    table = prompt_rows(read, PromptSection(notation="qwen2_vl"))
     prompts = [[(turn["role"], turn["content"]) for turn in row["prompt"]] for row in table]
     assert [prompt[-1][1] for prompt in prompts] == [
         f"Give the bounding box of the object that this sentence describes: {SHIP}",
@@ -161,15 +170,16 @@ def test_what_grpo_asks(folder):
         f"{USE}\nA. housing B. farming C. industry\nAnswer with the letter of the right option.",
         DESCRIBE,
         f"{CLASS}\nAnswer with one of the class names.",
+        *[f"Detect all objects of these categories, with their names: {KINDS}."] * 2,
         BUSY,
         "Do both images show water?\nAnswer with a single word or number.",
         "How many?",  # a later turn stays as it is
         "What is a runway?",
     ]
     systems = [prompt[0] for prompt in prompts]
-    assert systems == [("system", R1_SYSTEM)] * 8 + [("system", "Be brief."), ("system", R1_SYSTEM)]
+    assert systems == [("system", R1_SYSTEM)] * 10 + [("system", "Be brief."), ("system", R1_SYSTEM)]
     assert table[1]["boxes"] == AROUND and table[1]["quads"] == QUADS and table[1]["size"] == [200, 100]
-    assert [image.size for image in table[7]["images"]] == [(200, 100)] * 2
+    assert [image.size for image in table[9]["images"]] == [(200, 100)] * 2
     assert table[2]["kind"] == "count" and table[3]["choices"] == USES
 
 
@@ -181,13 +191,14 @@ def learned(folder: Path, heading: str, name: str, section: PromptSection) -> li
 
 
 def test_sft_with_a_trace(folder):
-    said = learned(folder, TRACED, "traces.jsonl", PromptSection())
+    said = learned(folder, TRACED, "traces.jsonl", PromptSection(notation="qwen2_vl"))
     assert [re.sub("<think>.+</think>", "", text) for text in said] == [
         "<answer><|box_start|>(100,200),(900,800)<|box_end|></answer>",
         "<answer>3</answer>",
         "<answer>B</answer>",
         f"<answer>{FIELD}</answer>",
         "<answer>farmland</answer>",
+        f"<answer>{FOUND}</answer>",
         f"<answer>{YES}</answer>",
     ]
     assert all(text.startswith("<think>") for text in said)
@@ -196,9 +207,9 @@ def test_sft_with_a_trace(folder):
 def test_sft_without_a_trace(folder):
     """The box of the first row, which has no assistant turn, is written in the notation: 20 of 200 pixels are 100."""
     said = learned(folder, DIRECT, "direct.jsonl", PromptSection(style="direct", notation="qwen2_vl"))
-    assert said == ["<|box_start|>(100,200),(900,800)<|box_end|>", "3", "B", FIELD, "farmland", YES]
-    vhm = learned(folder, DIRECT, "direct.jsonl", PromptSection(style="direct", notation="vhm"))
-    assert vhm[0] == "[[100,200,900,800]]"
+    assert said == ["<|box_start|>(100,200),(900,800)<|box_end|>", "3", "B", FIELD, "farmland", FOUND, YES]
+    lines = learned(folder, DIRECT, "direct.jsonl", PromptSection(style="direct", notation="internvl"))
+    assert lines[0] == "<box>[[100, 200, 900, 800]]</box>"
 
 
 def test_sft_with_a_zoom(folder):
@@ -310,18 +321,20 @@ def test_candidates(folder):
     """Closed ones by comparison with the truth: of (100,200),(500,800) half lies outside, so its IoU is 1/2."""
     found = items(folder)
     assert [(item.sample.task, len(item.candidates)) for item in found] == [
-        ("caption", 3), ("vqa", 3), ("choice", 2), ("classification", 2), ("grounding", 2), ("open_ended", 2),
+        ("caption", 3), ("vqa", 3), ("choice", 2), ("classification", 2), ("detection", 2), ("grounding", 2),
+        ("open_ended", 2),
     ]  # fmt: skip
     assert [item.question for item in found] == [
-        "", COUNT, f"{USE}\nA. housing B. farming C. industry", CLASS, SHIP, "What is a runway?",
+        "", COUNT, f"{USE}\nA. housing B. farming C. industry", CLASS, "plane, ship", SHIP, "What is a runway?",
     ]  # fmt: skip
-    assert [item.sizes for item in found] == [((200, 100),)] * 5 + [()]
+    assert [item.sizes for item in found] == [((200, 100),)] * 6 + [()]
     closed = comparisons(ClosedSection())
-    compared = {item.sample.task: values(item, closed[item.sample.task]) for item in found[1:5]}
+    compared = {item.sample.task: values(item, closed[item.sample.task]) for item in found[1:6]}
     assert compared == {
         "vqa": [0, 1, 0],
         "choice": [0, 1],
         "classification": [0, 1],
+        "detection": [0, 1],
         "grounding": [pytest.approx(0.5), pytest.approx(1)],
     }
 
@@ -399,16 +412,16 @@ def test_curation(folder):
 def test_predictions(folder):
     """A box from 50 to 150 and one from 100 to 200 share a third of what they cover."""
     found = predictions.read(put(folder, "Predictions", "predictions.jsonl"))
-    assert [(one.source, one.id) for one in found] == [("questions", str(number)) for number in range(1, 10)]
+    assert [(one.source, one.id) for one in found] == [("questions", str(number)) for number in range(1, 11)]
     assert (found[0].resized, found[0].image, found[0].prompt) == ((1008, 504), "harbour.png", SHIP)
     judged = [metrics.judge(one, "qwen2_vl", "answer") for one in found]
     assert [one.iou for one in judged[:2]] == [pytest.approx(1), pytest.approx(1 / 3)]
-    assert [one.correct for one in judged] == [None, None, False, True, None, False, None, False, False]
-    assert [one.gold for one in judged[4:]] == [0.5, None, 1.0, None, None]
-    assert [one.well_formed for one in judged] == [True] * 5 + [False, True, False, False]
+    assert [one.correct for one in judged] == [None, None, False, True, None, False, None, False, False, None]
+    assert [one.gold for one in judged[4:]] == [0.5, None, 1.0, None, None, None]
+    assert [one.well_formed for one in judged] == [True] * 5 + [False, True, False, False, True]
     report = metrics.evaluate(found, "qwen2_vl")
     assert report.metrics["grounding/acc@0.5"].value == pytest.approx(0.5)
-    assert report.metrics["format"].value == pytest.approx(6 / 9)
+    assert report.metrics["format"].value == pytest.approx(7 / 10)
 
 
 # Every task, every field.
