@@ -26,10 +26,15 @@ class Look:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], split: str | None = None, columns: Mapping[str, str] | None = None
+        self,
+        path: str | os.PathLike[str],
+        split: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        classes: Sequence[str] | None = None,
     ):
-        """columns: our name of a key ← the file's (`samples.readers.keys.renamed`)."""
-        self.path, self.split, self.columns = Path(path), split, columns or {}
+        """columns: our name of a key ← the file's (`samples.readers.keys.renamed`). classes: those that detection is to
+        ask for, in words; None for all of the data."""
+        self.path, self.split, self.columns, self.classes = Path(path), split, columns or {}, classes
         try:
             self.is_hub = str(path).startswith(HUB) or saved(self.path)
             self.is_folder = not self.is_hub and self.path.is_dir()

@@ -30,6 +30,7 @@ def asked(question, image, task, answer=None, **more):
 
 def fields(sample, root):
     names = ("task", "answer", "boxes", "quads", "size", "choices", "id", "kind", "references", "regions")
+    names += ("labels", "difficult", "classes")
     found = {name: getattr(sample, name) for name in names}
     found["images"] = [image if isinstance(image, bytes) else os.path.relpath(image, root) for image in sample.images]
     found["images"] = ["bytes" if isinstance(image, bytes) else image for image in found["images"]]
@@ -51,6 +52,7 @@ WORD = "Answer the question using a single word or phrase."
 LRS, PHRASE = "LRS_VQA/image/15565.tif", "Answer the question using a single word or phrase."
 TORONTO = "MME-RealWorld/remote_sensing/03553_Toronto.png"
 LAND = "Land use classification/Overall Land use classification"
+EMPTY = {"quads": [], "boxes": [], "labels": []}
 CHOICE = "CHOICE/perception/single_instance_identification"
 LAYOUTS = {
     "DIOR-RSVG train": [
@@ -196,12 +198,17 @@ LAYOUTS = {
             ("system", "Be brief."), ("user", "Is it a port?"),
             ("assistant", "<think>Ships.</think>\n<answer>yes</answer>")]},
     ],
-    "DOTA": [
-        asked("every plane", "DOTA/images/P0001.png", "grounding", id="P0001/plane", kind="plane,difficult:1",
-              quads=[[4, 2, 12, 2, 12, 10, 4, 10], [30, -2, 44, -2, 44, 6, 30, 6]],
-              boxes=[[4, 2, 12, 10], [30, 0, 40, 6]]),
-        asked("every small vehicle", "DOTA/images/P0001.png", "grounding", id="P0001/small-vehicle",
-              kind="small-vehicle", quads=[[20, 4, 30, 8, 28, 14, 18, 10]], boxes=[[18, 4, 30, 14]]),
+    "DOTA": [  # of P0001, one line is no object; P0002 has none
+        asked("plane, small vehicle", "DOTA/images/P0001.png", "detection", id="P0001",
+              quads=[[4, 2, 12, 2, 12, 10, 4, 10], [20, 4, 30, 8, 28, 14, 18, 10], [30, -2, 44, -2, 44, 6, 30, 6]],
+              boxes=[[4, 2, 12, 10], [18, 4, 30, 14], [30, 0, 40, 6]], labels=["plane", "small vehicle", "plane"],
+              difficult=[False, False, True], classes=["plane", "small vehicle"]),
+        asked("plane, small vehicle", "DOTA/images/P0002.png", "detection", id="P0002", **EMPTY,
+              classes=["plane", "small vehicle"]),
+    ],
+    "DOTA/labelTxt/P0002.txt format=dota": [  # its classes are those of its folder
+        asked("plane, small vehicle", "DOTA/images/P0002.png", "detection", id="P0002", **EMPTY,
+              classes=["plane", "small vehicle"]),
     ],
     "AID": [
         asked(f"{SHOWN} airport, dense residential?", f"AID/{folder}/{name}.jpg", "classification", word, id=name)
@@ -292,14 +299,15 @@ LAYOUTS = {
         asked("Which land use is there?", "embedded", "vqa", "D", id="3", kind=LAND,
               choices=["port", "farmland", "housing", "forest"]),
     ],
-    "DOTA-tiles": [
-        asked("every plane", "DOTA-tiles/images/P0002__1__0___0.png", "grounding", id="P0002__1__0___0/plane",
-              kind="plane", quads=[[4, 2, 12, 2, 12, 10, 4, 10]], boxes=[[4, 2, 12, 10]])
-    ],
-    "DOTA-tiles/annfiles": [
-        asked("every plane", "DOTA-tiles/images/P0002__1__0___0.png", "grounding", id="P0002__1__0___0/plane",
-              kind="plane", quads=[[4, 2, 12, 2, 12, 10, 4, 10]], boxes=[[4, 2, 12, 10]])
-    ],
+    **{
+        folder: [
+            *(asked("plane", f"DOTA-tiles/images/P0001__1__0___{y}.png", "detection", id=f"P0001__1__0___{y}", **EMPTY,
+                    classes=["plane"]) for y in (0, 1024)),
+            asked("plane", "DOTA-tiles/images/P0002__1__0___0.png", "detection", id="P0002__1__0___0",
+                  quads=[[4, 2, 12, 2, 12, 10, 4, 10]], boxes=[[4, 2, 12, 10]], labels=["plane"], classes=["plane"]),
+        ]
+        for folder in ("DOTA-tiles", "DOTA-tiles/annfiles")
+    },
     "VG-DIOR/VG_DOIR_RSVG_test.json format=vg_dior": [
         asked("the dam", "VG-DIOR/VG_DOIR_RSVG_test/00001.jpg", "grounding", boxes=[[1, 2, 11, 12]], id="#1"),
         asked("the ship", "VG-DIOR/images/00001.jpg", "grounding", boxes=[[20, 5, 30, 15]], id="#2"),
