@@ -200,8 +200,8 @@ def stated(classes: Sequence[str], where: Any) -> list[str]:
     """The classes that a source states, in words, sorted. Raises: DataError for none, one without words, and for one
     that stands twice."""
     words = [spoken(name) for name in classes]
-    if not words or not all(words) or any("," in name for name in words):
-        raise DataError(f"{where}: found classes: {list(classes)}, expected names: [plane, storage tank]")
+    if not words or not all(name[:1].isalpha() and "," not in name for name in words):
+        raise DataError(f"{where}: found classes: {list(classes)}, expected names without commas: [plane, storage tank]")
     twice = [name for name, count in Counter(words).items() if count > 1]
     if twice:
         raise DataError(f"{where}: found classes: {list(classes)}, in which {twice[0]!r} stands twice; keep one")
@@ -265,7 +265,7 @@ class RowReader:
         flat = self.format.flat is not None and self.format.flat(row)
         found = checked(record, place, self.verify, self.format.overhang, flat, self.skip)
         if self.classes is not None and found["task"] == DETECTION:
-            self.objects.update(map(spoken, found["labels"]))
+            self.objects.update(found["labels"])
             found = restricted(found, self.classes, place)
         sample = Sample(**found, columns=columns)
         if self.check is not None:

@@ -25,7 +25,7 @@ from vlm.boxes import hull, spoken
 from vlm.common.errors import DataError
 
 TASK = "detection"
-WORDS = "the name of a class, without a comma"
+WORDS = "the name of a class, which begins with a letter and has no comma"
 
 
 class Labelled(NamedTuple):
@@ -90,7 +90,7 @@ def asking(classes: list[str]) -> str:
 def in_words(name: Any, field: str = "class") -> str | RowFault:
     """A class as it is spoken of, or the fault of a name that is none."""
     words = spoken(name) if isinstance(name, str) else ""
-    return words if words and "," not in words else RowFault("wrong_type", field, show(name), WORDS)
+    return words if words[:1].isalpha() and "," not in words else RowFault("wrong_type", field, show(name), WORDS)
 
 
 def all_classes(look: Look, names: Callable[[], Iterable[str]]) -> list[str]:
@@ -129,12 +129,12 @@ def restricted(fields: dict[str, Any], classes: list[str], place: Place) -> dict
     if turns[-1]["role"] != "user":
         expected = "none: classes are stated for this source, which it may not follow; leave the turn or `classes` out"
         raise RowFault("conversation", f"messages[{len(turns)}]", "an answer as text", expected)
-    labels = [spoken(label) for label in fields["labels"]]
+    labels = fields["labels"]
     kept = [number for number, label in enumerate(labels) if label in classes]
     for number, label in enumerate(labels):
         if label not in classes:
             place.dropped.append(("other_class", f"object {number + 1}: {label}"))
-    parts = {"labels": labels, **{name: fields[name] for name in ("boxes", "quads", "difficult")}}
+    parts = {name: fields[name] for name in ("labels", "boxes", "quads", "difficult")}
     found = {name: part and [part[number] for number in kept] for name, part in parts.items()}
     if not any(found["difficult"] or ()):
         found["difficult"] = None
