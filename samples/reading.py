@@ -201,7 +201,9 @@ def stated(classes: Sequence[str], where: Any) -> list[str]:
     that stands twice."""
     words = [spoken(name) for name in classes]
     if not words or not all(name[:1].isalpha() and "," not in name for name in words):
-        raise DataError(f"{where}: found classes: {list(classes)}, expected names without commas: [plane, storage tank]")
+        raise DataError(
+            f"{where}: found classes: {list(classes)}, expected names without commas: [plane, storage tank]"
+        )
     twice = [name for name, count in Counter(words).items() if count > 1]
     if twice:
         raise DataError(f"{where}: found classes: {list(classes)}, in which {twice[0]!r} stands twice; keep one")
@@ -324,6 +326,8 @@ def _samples(look: Look, reader: RowReader, on_fault: str, faults: Faults) -> Ge
     finally:  # also where no more rows are wanted
         if said := _absent(reader):
             faults.note(logging.WARNING, f"{look.path}: {said}")
+        for said, count in place.told.items():
+            faults.note(logging.WARNING, f"{look.path}: {count} {said}")
         faults.swapped += place.swaps
         if place.swaps:
             found = f"{place.swaps} names of pictures have another suffix than their files (the first: {place.swap})"

@@ -30,7 +30,7 @@ from samples.readers import (
     vrsbench,
     zoomearth,
 )
-from samples.readers.detection import dota
+from samples.readers.detection import coco, dior, dota, fair1m, vhr10, yolo_obb
 from samples.readers.look import Look
 from samples.readers.rows import Place, RowFault, Rows
 from vlm.boxes import Frame
@@ -228,9 +228,23 @@ def _sources() -> Iterable[Format]:
     yield Format("mme_realworld", about, large.convert_mme, mme, large.walk_mme, row_splits=True)
     xlrs = _has("question", large.OPTIONS, "answer", "category")
     yield Format("xlrs_bench", "XLRS-Bench's table of the hub, questions with options", large.convert_xlrs, xlrs)
-    objects = partial(folder, detects=True)
+    objects = partial(folder, detects=True, overhang=1.0)
     about = "DOTA: folder with labelTxt and images, or label files; quadrilaterals in pixels"
     yield objects("dota", about, dota.convert, dota.fits, dota.walk)
+    for kind, name, said in (("bndbox", "dior_hbb", "boxes"), ("robndbox", "dior_obb", "quadrilaterals")):
+        convert = partial(dior.convert, kind)
+        about = f"DIOR: folder with Annotations, {said} in pixels"
+        yield objects(name, about, convert, partial(dior.fits, kind), partial(dior.walk, kind))
+    about = "FAIR1M: folder with labelXml and images; quadrilaterals in pixels"
+    yield objects("fair1m", about, fair1m.convert, fair1m.fits, fair1m.walk)
+    about = "NWPU VHR-10: folder with 'ground truth' and 'positive image set'; boxes in pixels"
+    yield objects("vhr10", about, vhr10.convert, vhr10.fits, vhr10.walk)
+    about = "YOLO-OBB: the dataset's YAML with `names`, or its folder; quadrilaterals"
+    yield objects("yolo_obb", about, yolo_obb.convert, yolo_obb.fits, yolo_obb.walk, row_splits=True)
+    joined = partial(Format, detects=True, overhang=1.0)
+    for oriented, name, said in ((False, "coco", "boxes"), (True, "coco_obb", "quadrilaterals from `segmentation`")):
+        convert = partial(coco.convert, oriented)
+        yield joined(name, f"COCO's JSON: {said}", convert, partial(coco.fits, oriented), partial(coco.walk, oriented))
     about = "a folder of images for each class: AID, UCMerced, NWPU-RESISC45, METER-ML, WHU-RS19, SIRI-WHU"
     yield folder("scenes", about, scenes.convert, scenes.fits, scenes.walk)
     about = "ScoreRS's rows for RL (problem, answer, type em, open_ended or math), no boxes"
@@ -262,7 +276,7 @@ def detect(look: Look) -> Format:
         raise DataError(f"{look.path}: its content fits several formats; name one of these:{listed(fitting)}")
     if look.wrong is not None:
         raise DataError(f"{look.path}: no row is an object; {look.wrong}{_one_object(look)}")
-    if (odd := scenes.odd(look)) is not None:
+    if (odd := yolo_obb.odd(look) or scenes.odd(look)) is not None:
         raise DataError(odd)
     if look.rows is None:
         found = "a folder of no layout that is known"

@@ -79,7 +79,10 @@ def convert(
     if any(one.difficult for one in kept):
         truth["difficult"] = [one.difficult for one in kept]
     more = {name: row[name] for name in ("id", "size") if name in row}
-    return record(image, asking(row["classes"]), TASK, classes=row["classes"], **truth, **more)
+    classes = sorted(
+        {*row["classes"], *truth["labels"]}
+    )  # others than stated classes leave the row later: `restricted`
+    return record(image, asking(classes), TASK, classes=classes, **truth, **more)
 
 
 def asking(classes: list[str]) -> str:
@@ -91,6 +94,13 @@ def in_words(name: Any, field: str = "class") -> str | RowFault:
     """A class as it is spoken of, or the fault of a name that is none."""
     words = spoken(name) if isinstance(name, str) else ""
     return words if words[:1].isalpha() and "," not in words else RowFault("wrong_type", field, show(name), WORDS)
+
+
+def check_box(box: list[float]) -> None:
+    """Raises: RowFault for x1, y1, x2, y2 without area."""
+    x1, y1, x2, y2 = box
+    if x2 <= x1 or y2 <= y1:
+        raise RowFault("box_inverted", "box", f"{box}, inverted or empty", "x1 < x2 and y1 < y2")
 
 
 def all_classes(look: Look, names: Callable[[], Iterable[str]]) -> list[str]:
