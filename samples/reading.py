@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,12 +16,15 @@ from typing import Any, Literal
 
 from samples.facts import zoomed
 from samples.readers.checks import TASKS, checked
+from samples.readers.detection.objects import TASK as DETECTION
+from samples.readers.detection.objects import restricted
 from samples.readers.formats import FORMATS, Format, detect, listed
 from samples.readers.frames import FRAMES, Frames, in_pixels, zooms_of
 from samples.readers.keys import Keys, check_names
 from samples.readers.look import FIRST, Look
 from samples.readers.rows import LeftOut, Place, RowFault
 from samples.sample import Sample
+from vlm.boxes import spoken
 from vlm.common.errors import DataError
 from vlm.sections import RasterSection
 
@@ -49,7 +52,8 @@ class Faults:
     """Kept rows with a box that exceeded the image within its format's share, or a region or zoom that did: it was cut
     to it."""
     objects: Counter[str] = field(default_factory=Counter)
-    "Objects left out of rows that are kept: without area (`flat_object`), wholly outside (`object_outside`)."
+    """Objects left out of rows that are kept: without area (`flat_object`), wholly outside (`object_outside`), of
+    classes that are not asked for (`other_class`)."""
     frames: Frames = field(default_factory=Frames)
     "What the boxes look like, where no frame is declared."
     sized: bool = True
@@ -127,6 +131,7 @@ def read(
     columns: Mapping[str, str] | None = None,
     check: Check | None = None,
     raster: RasterSection | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Generator[Sample, None, None]:
     """Samples of a file, a folder, or a dataset of the hub (`hub:OWNER/NAME`), in order; streamed.
 
@@ -139,7 +144,8 @@ def read(
     one of `samples.readers.frames.FRAMES`, in formats that leave it open; without it they are pixels, and a file whose
     boxes all look like another frame is refused from 50 boxes on, and warned of below. columns: our name of a key ← the
     file's. check: raises RowFault for samples that the caller cannot take. raster: how images with other bands than
-    three or one of 8 bits are read.
+    three or one of 8 bits are read. classes: what rows of detection ask for, instead of all classes of the data;
+    objects of others leave their rows and are counted.
 
     Raises: DataError, immediately for the file, its format or an unknown task; while iterating for a faulty row
     (naming file, row and field) and for a file that breaks off, or at the end where no row was good.
@@ -153,16 +159,19 @@ def read(
         raise ValueError(f"on_fault is 'error' or 'skip', not {on_fault!r}")
     if images is not None and not os.path.isdir(images):
         raise DataError(f"{path}: the image folder {str(images)!r} does not exist")
-    look = Look(path, split, columns)
+    wanted = None if classes is None else stated(classes, path)
+    look = Look(path, split, columns, wanted)
     if columns and look.rows is not None:
         check_names(columns, islice(look.rows.good(), FIRST), path)
     chosen = detect(look) if format is None else FORMATS[format]
     _fits_path(look, chosen)
     _fits_frame(look, chosen, frame)
+    if wanted is not None and not chosen.detects:
+        raise DataError(f"{look.path}: found classes: {wanted}, {undetected(chosen)}")
     faults = Faults() if faults is None else faults
     faults.alone = chosen.walk is None
     place = Place(look.home, images, outside, chosen.absolute and not look.is_table, raster)
-    reader = RowReader(chosen, place, task, verify_images, columns, check, frame, on_fault == "skip")
+    reader = RowReader(chosen, place, task, verify_images, columns, check, frame, on_fault == "skip", wanted)
     return _samples(look, reader, on_fault, faults)
 
 
@@ -179,6 +188,26 @@ def fixed(format: Format) -> str:
     """Why a source of this format has no `frame:`."""
     open_ones = ", ".join(one.name for one in FORMATS.values() if one.any_frame)
     return f"but {format.name} fixes the frame of its boxes: {format.about}; leave `frame` out (it is for {open_ones})"
+
+
+def undetected(format: Format) -> str:
+    """Why a source of this format has no `classes:`."""
+    names = ", ".join(one.name for one in FORMATS.values() if one.detects)
+    return f"but rows of {format.name} are not of detection; leave `classes` out (it is for {names})"
+
+
+def stated(classes: Sequence[str], where: Any) -> list[str]:
+    """The classes that a source states, in words, sorted. Raises: DataError for none, one without words, and for one
+    that stands twice."""
+    words = [spoken(name) for name in classes]
+    if not words or not all(name[:1].isalpha() and "," not in name for name in words):
+        raise DataError(
+            f"{where}: found classes: {list(classes)}, expected names without commas: [plane, storage tank]"
+        )
+    twice = [name for name, count in Counter(words).items() if count > 1]
+    if twice:
+        raise DataError(f"{where}: found classes: {list(classes)}, in which {twice[0]!r} stands twice; keep one")
+    return sorted(words)
 
 
 def _fits_path(look: Look, format: Format) -> None:
@@ -201,11 +230,14 @@ class RowReader:
         check: Check | None = None,
         frame: str | None = None,
         skip: bool = False,
+        classes: list[str] | None = None,
     ):
         """frame: of the boxes, where it is declared. skip: objects without area leave their rows, and do not refuse
-        them."""
+        them. classes: of rows of detection, in words, sorted; objects of others leave their rows."""
         self.format, self.place, self.task, self.verify, self.check = format, place, task, verify, check
-        self.frame, self.skip = frame, skip
+        self.frame, self.skip, self.classes = frame, skip, classes
+        self.objects = Counter[str]()
+        "Objects of detection by class, where classes are stated: of those, and of others, which were left out."
         self.keys = Keys(format.name, columns)
         self.frames: Frames | None = None
         "Is shown the boxes of each row, where no frame is declared."
@@ -234,6 +266,9 @@ class RowReader:
                 raise Doubtful
         flat = self.format.flat is not None and self.format.flat(row)
         found = checked(record, place, self.verify, self.format.overhang, flat, self.skip)
+        if self.classes is not None and found["task"] == DETECTION:
+            self.objects.update(found["labels"])
+            found = restricted(found, self.classes, place)
         sample = Sample(**found, columns=columns)
         if self.check is not None:
             self.check(sample)
@@ -289,6 +324,10 @@ def _samples(look: Look, reader: RowReader, on_fault: str, faults: Faults) -> Ge
                 raise
         _doubt(look, faults)
     finally:  # also where no more rows are wanted
+        if said := _absent(reader):
+            faults.note(logging.WARNING, f"{look.path}: {said}")
+        for said, count in place.told.items():
+            faults.note(logging.WARNING, f"{look.path}: {count} {said}")
         faults.swapped += place.swaps
         if place.swaps:
             found = f"{place.swaps} names of pictures have another suffix than their files (the first: {place.swap})"
@@ -299,6 +338,16 @@ def _samples(look: Look, reader: RowReader, on_fault: str, faults: Faults) -> Ge
         why = "are faulty or ask nothing" if faults.left_out else "are faulty"
         said = f"all {others} rows {why}; {first}" if others else "no rows"
         raise DataError(f"{look.path}: {said}")
+
+
+def _absent(reader: RowReader) -> str:
+    """Which of the classes that were stated no object has; "" for none."""
+    classes, seen = reader.classes or [], reader.objects
+    absent = [name for name in classes if not seen[name]]
+    if not absent:
+        return ""
+    others = ", ".join(f"{name} ({count})" for name, count in seen.most_common() if name not in classes) or "none"
+    return f"no object of the rows read is of the classes {', '.join(absent)}; others that were left out: {others}"
 
 
 def _doubt(look: Look, faults: Faults) -> None:

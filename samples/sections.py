@@ -10,10 +10,10 @@ from pydantic import PrivateAttr
 
 from samples import FORMATS, TASKS
 from samples.readers.frames import SourceFrame
-from samples.reading import fixed
+from samples.reading import fixed, stated, undetected
 from samples.shares import quotas
 from vlm.boxes import check_notation
-from vlm.common.errors import RecipeError
+from vlm.common.errors import DataError, RecipeError
 from vlm.common.section import LocatedPath, Section
 from vlm.sections import PictureSection, RasterSection
 
@@ -88,6 +88,8 @@ class SourceSection(FileSection):
     "How boxes of these rows are asked for and written, instead of `prompt.notation`: one model may know several."
     tasks: list[str] | None = None
     "Use only rows of these tasks."
+    classes: list[str] | None = None
+    "What rows of detection ask for (`[plane, ship]`), instead of all classes of their data."
     limit: int | None = None
     "Use only the first N rows (of those tasks)."
     percent: float | None = None
@@ -114,6 +116,13 @@ class SourceSection(FileSection):
             raise RecipeError(f"frame = {self.frame!r}, {fixed(FORMATS[self.format])}")
         if self.notation is not None:
             check_notation(self.notation)
+        if self.classes is not None:
+            try:
+                stated(self.classes, self.path)
+            except DataError as error:
+                raise RecipeError(str(error)) from error
+            if self.format is not None and not FORMATS[self.format].detects:
+                raise RecipeError(f"classes = {self.classes}, {undetected(FORMATS[self.format])}")
         known_tasks("task", [] if self.task is None else [self.task])
         _some_tasks(self.tasks)
 

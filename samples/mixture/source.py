@@ -68,6 +68,7 @@ class Source:
             section.columns,
             check,
             section.reading,
+            section.classes,
         )
 
     def __iter__(self) -> Iterator[Sample]:

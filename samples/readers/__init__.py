@@ -7,7 +7,7 @@ records         what the converters share; `checks` is what every record must sa
 conversations   VHM, VG-DIOR, ShareGPT, LLaVA lists       geochat      GeoChat, VRSBench's training rows
 vrsbench        VRSBench                                   rsvqa        RSVQA
 rsvg            DIOR-RSVG                                  lhrs_bench   LHRS-Bench
-questions       refGeo, LRS-VQA, LRS-GRO                   dota         DOTA
+questions       refGeo, LRS-VQA, LRS-GRO                   detection    all objects of a picture: DOTA and others
 choice          CHOICE; `options`: lettered options        captions     several captions for each image
 scenes          folders of classes                         rl_rows      ScoreRS's and TRL's rows for RL
 """

@@ -17,7 +17,6 @@ from samples.readers import (
     captions,
     choice,
     conversations,
-    dota,
     geochat,
     geovista,
     large,
@@ -31,6 +30,7 @@ from samples.readers import (
     vrsbench,
     zoomearth,
 )
+from samples.readers.detection import coco, dior, dota, fair1m, vhr10, yolo_obb
 from samples.readers.look import Look
 from samples.readers.rows import Place, RowFault, Rows
 from vlm.boxes import Frame
@@ -70,6 +70,8 @@ class Format:
     "Whether its layout leaves the frame of boxes open: pixels, or what the source's `frame` says."
     flat: Callable[[dict[str, Any]], bool] | None = None
     "Whether a row's boxes may be without area."
+    detects: bool = False
+    "Whether its rows may be of the task `detection`, so that a source may say which `classes` they ask for."
 
 
 def _ours(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
@@ -176,7 +178,8 @@ def _trl(look: Look) -> bool:
 
 
 def _sources() -> Iterable[Format]:
-    yield Format("nadir", "our JSONL, one Sample per line", _ours, _is_ours, absolute=True, any_frame=True)
+    ours = partial(Format, absolute=True, any_frame=True, detects=True)
+    yield ours("nadir", "our JSONL, one Sample per line", _ours, _is_ours)
     frames = {
         "vg_dior": "conversations, boxes in pixels: [10,20,90,80]",
         "vhm": "conversations, boxes in per mille: [[012,025,112,100]]",
@@ -225,8 +228,23 @@ def _sources() -> Iterable[Format]:
     yield Format("mme_realworld", about, large.convert_mme, mme, large.walk_mme, row_splits=True)
     xlrs = _has("question", large.OPTIONS, "answer", "category")
     yield Format("xlrs_bench", "XLRS-Bench's table of the hub, questions with options", large.convert_xlrs, xlrs)
+    objects = partial(folder, detects=True, overhang=1.0)
     about = "DOTA: folder with labelTxt and images, or label files; quadrilaterals in pixels"
-    yield folder("dota", about, dota.convert, dota.fits, dota.walk)
+    yield objects("dota", about, dota.convert, dota.fits, dota.walk)
+    for kind, name, said in (("bndbox", "dior_hbb", "boxes"), ("robndbox", "dior_obb", "quadrilaterals")):
+        convert = partial(dior.convert, kind)
+        about = f"DIOR: folder with Annotations, {said} in pixels"
+        yield objects(name, about, convert, partial(dior.fits, kind), partial(dior.walk, kind))
+    about = "FAIR1M: folder with labelXml and images; quadrilaterals in pixels"
+    yield objects("fair1m", about, fair1m.convert, fair1m.fits, fair1m.walk)
+    about = "NWPU VHR-10: folder with 'ground truth' and 'positive image set'; boxes in pixels"
+    yield objects("vhr10", about, vhr10.convert, vhr10.fits, vhr10.walk)
+    about = "YOLO-OBB: the dataset's YAML with `names`, or its folder; quadrilaterals"
+    yield objects("yolo_obb", about, yolo_obb.convert, yolo_obb.fits, yolo_obb.walk, row_splits=True)
+    joined = partial(Format, detects=True, overhang=1.0)
+    for oriented, name, said in ((False, "coco", "boxes"), (True, "coco_obb", "quadrilaterals from `segmentation`")):
+        convert = partial(coco.convert, oriented)
+        yield joined(name, f"COCO's JSON: {said}", convert, partial(coco.fits, oriented), partial(coco.walk, oriented))
     about = "a folder of images for each class: AID, UCMerced, NWPU-RESISC45, METER-ML, WHU-RS19, SIRI-WHU"
     yield folder("scenes", about, scenes.convert, scenes.fits, scenes.walk)
     about = "ScoreRS's rows for RL (problem, answer, type em, open_ended or math), no boxes"
@@ -236,7 +254,7 @@ def _sources() -> Iterable[Format]:
         convert = partial(rl_rows.scorers, frame=frame)
         yield Format(f"scorers_rl_{frame}", f"the same with boxes in {said}: [[…]]", convert, _scorers(True))
     about = "TRL's rows: prompt, image or images, and columns for rewards"
-    yield Format("trl", about, rl_rows.trl, _trl, any_frame=True)
+    yield Format("trl", about, rl_rows.trl, _trl, any_frame=True, detects=True)
 
 
 FORMATS: dict[str, Format] = {one.name: one for one in _sources()}
@@ -258,7 +276,7 @@ def detect(look: Look) -> Format:
         raise DataError(f"{look.path}: its content fits several formats; name one of these:{listed(fitting)}")
     if look.wrong is not None:
         raise DataError(f"{look.path}: no row is an object; {look.wrong}{_one_object(look)}")
-    if (odd := scenes.odd(look)) is not None:
+    if (odd := yolo_obb.odd(look) or scenes.odd(look)) is not None:
         raise DataError(odd)
     if look.rows is None:
         found = "a folder of no layout that is known"

@@ -3,6 +3,7 @@
     [{…}, {…}]                       a list                          ListFile(path)
     {"questions": [{…}, {…}]}        a list inside an object         ListFile(path, "questions")
     {"a": [{…}], "b": [{…}]}         all lists of an object          ListFile(path, EVERY); a row says its list there
+    {"a": [{…}], "b": {…}, …}        some lists of an object         lists(path, {"a"}): each item with its list's key
 
 The standard library's decoder does the parsing. ijson, which would do the walking as well, turns half a surrogate pair
 into "?" and refuses NaN and integers beyond 64 bits, so it would read other rows than `json.loads` does.
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import codecs
 import json
+import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -71,6 +73,48 @@ class ListFile:
             yield from walk.items()
             if self.key is None:
                 walk.finish()
+
+
+def lists(path: Path, wanted: Collection[str], once: Once | None = None) -> Iterator[tuple[str, Any]]:
+    """(key, item) of the lists that stand under the keys `wanted` of the object that a file holds, in one pass.
+
+    once: as in `ListFile`. Raises: DataError where the file is no such JSON, a key stands twice, or one is missing.
+    """
+    with path.open("rb") as file:
+        walk = _Walk(path, file, once)
+        walk.expect("{")
+        seen: set[str] = set()
+        separator = walk.mark()
+        while separator != "}":
+            key = walk.item()
+            walk.expect(":")
+            if key in seen:
+                raise walk.broken(f"the key {key!r} stands twice")
+            seen.add(key)
+            if key in wanted:
+                yield from ((key, item) for item in walk.items())
+            else:
+                walk.item()
+            separator = walk.mark()
+            walk.position += separator == ","
+            if separator not in (",", "}"):
+                raise walk.broken(f"found {separator or 'the end of the file'!r}, expected ',' or '}}'")
+        walk.position += 1
+        walk.finish()
+        if missing := [key for key in wanted if key not in seen]:
+            raise walk.broken(f"no list under the key {missing[0]!r}")
+
+
+def has_lists(path: Path, keys: Collection[str]) -> bool:
+    """Whether a file is one object and has lists under all of these keys somewhere, by its bytes alone."""
+    try:
+        with path.open("rb") as file:
+            if not re.match(rb"(?:\xef\xbb\xbf)?\s*\{", file.read(64)):
+                return False
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return all(re.search(rb'"%b"\s*:\s*\[' % re.escape(key.encode()), data) for key in keys)
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        return False
 
 
 class _Walk:

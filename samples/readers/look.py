@@ -9,12 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from samples.readers.json_list import has_lists
 from samples.readers.keys import renamed
 from samples.readers.rows import RowFault, Rows
 from samples.readers.tables import HUB, Hub, Parquet, saved
 from vlm.common.errors import DataError
 
 T = TypeVar("T")
+JOINED = ("images", "annotations", "categories")
 FIRST = 100
 """Rows among which those are looked for that tell the format."""
 
@@ -26,10 +28,15 @@ class Look:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], split: str | None = None, columns: Mapping[str, str] | None = None
+        self,
+        path: str | os.PathLike[str],
+        split: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        classes: Sequence[str] | None = None,
     ):
-        """columns: our name of a key ← the file's (`samples.readers.keys.renamed`)."""
-        self.path, self.split, self.columns = Path(path), split, columns or {}
+        """columns: our name of a key ← the file's (`samples.readers.keys.renamed`). classes: those that detection is to
+        ask for, in words; None for all of the data."""
+        self.path, self.split, self.columns, self.classes = Path(path), split, columns or {}, classes
         try:
             self.is_hub = str(path).startswith(HUB) or saved(self.path)
             self.is_folder = not self.is_hub and self.path.is_dir()
@@ -69,7 +76,7 @@ class Look:
     @cached_property
     def wrong(self) -> str | None:
         """`Rows.wrong` of a file of text."""
-        return self.rows.wrong() if isinstance(self.rows, Rows) else None
+        return self.rows.wrong() if isinstance(self.rows, Rows) and not self.joined else None
 
     def once(self, name: str, find: Callable[[], T]) -> T:
         """What `find` gives, asked once: some traits take a pass over the file, and several formats ask for them."""
@@ -84,8 +91,14 @@ class Look:
         rows: Any = () if self.rows is None else self.rows
         return ((n, row if isinstance(row, RowFault) else renamed(row, self.columns)) for n, row in rows)
 
+    @cached_property
+    def joined(self) -> bool:
+        """Whether a file is one object whose lists refer to each other (COCO), so that it has no rows of its own."""
+        text = isinstance(self.rows, Rows) and not self.rows.is_list and self.path.suffix == ".json"
+        return text and has_lists(self.path, JOINED)
+
     def good(self) -> Iterator[dict[str, Any]]:
-        good = iter(()) if self.rows is None else self.rows.good()
+        good = iter(()) if self.rows is None or self.joined else self.rows.good()
         return (renamed(row, self.columns) for row in good) if self.columns else good
 
 

@@ -17,6 +17,7 @@ import binascii
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,8 @@ class Place:
         "Names in rows whose files have another suffix (`seek`)."
         self.swap = ""
         "The first of them."
+        self.told: Counter[str] = Counter()
+        "What was done to objects of rows → how often; said once, when all are read."
 
     def own(self, name: str, field: str = "images") -> str:
         """A name from a row, if a row may reach that far. Raises: RowFault."""

@@ -30,6 +30,8 @@ from vlm.common.errors import DataError
 
 SPLITS = ("train", "val", "test")
 FOLDERS = ("JPEGImages", "../JPEGImages", "images", "../images")
+LOOKED = 20
+"""Annotations that are looked at to tell what a folder holds: the first may be broken."""
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -38,7 +40,8 @@ def fits(look: Look) -> bool:
     if not look.is_folder and look.path.suffix != ".txt":
         return False
     annotations = folder / "Annotations"
-    return annotations.is_dir() and bool(files(annotations, ".xml", 1))
+    paths = files(annotations, ".xml", LOOKED) if annotations.is_dir() else []
+    return any(b"<description" in path.read_bytes() for path in paths)  # DIOR's own annotations have none
 
 
 def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:

@@ -28,8 +28,14 @@ def asked(question, image, task, answer=None, **more):
     )
 
 
+def found(image, id, classes, labels, **more):
+    """Of a row of detection, likewise."""
+    return asked(", ".join(classes), image, "detection", id=id, classes=classes, labels=labels, **more)
+
+
 def fields(sample, root):
     names = ("task", "answer", "boxes", "quads", "size", "choices", "id", "kind", "references", "regions")
+    names += ("labels", "difficult", "classes")
     found = {name: getattr(sample, name) for name in names}
     found["images"] = [image if isinstance(image, bytes) else os.path.relpath(image, root) for image in sample.images]
     found["images"] = ["bytes" if isinstance(image, bytes) else image for image in found["images"]]
@@ -51,6 +57,13 @@ WORD = "Answer the question using a single word or phrase."
 LRS, PHRASE = "LRS_VQA/image/15565.tif", "Answer the question using a single word or phrase."
 TORONTO = "MME-RealWorld/remote_sensing/03553_Toronto.png"
 LAND = "Land use classification/Overall Land use classification"
+TILTED, UPRIGHT = [20, 4, 30, 8, 28, 14, 18, 10], [4, 2, 12, 2, 12, 10, 4, 10]
+DIORS = ["expressway service area", "ground track field", "ship"]
+FAIRS = ["boeing737", "dry cargo ship", "other ship"]
+VHR = "VHR-10/NWPU VHR-10 dataset"
+VHRS = ["airplane", "baseball diamond", "basketball court", "bridge", "ground track field", "harbor", "ship",
+        "storage tank", "tennis court", "vehicle"]  # fmt: skip
+COCOS, YOLOS = ["helicopter", "plane", "storage tank"], ["plane", "ship", "storage tank"]
 CHOICE = "CHOICE/perception/single_instance_identification"
 LAYOUTS = {
     "DIOR-RSVG train": [
@@ -196,12 +209,14 @@ LAYOUTS = {
             ("system", "Be brief."), ("user", "Is it a port?"),
             ("assistant", "<think>Ships.</think>\n<answer>yes</answer>")]},
     ],
-    "DOTA": [
-        asked("every plane", "DOTA/images/P0001.png", "grounding", id="P0001/plane", kind="plane,difficult:1",
-              quads=[[4, 2, 12, 2, 12, 10, 4, 10], [30, -2, 44, -2, 44, 6, 30, 6]],
-              boxes=[[4, 2, 12, 10], [30, 0, 40, 6]]),
-        asked("every small vehicle", "DOTA/images/P0001.png", "grounding", id="P0001/small-vehicle",
-              kind="small-vehicle", quads=[[20, 4, 30, 8, 28, 14, 18, 10]], boxes=[[18, 4, 30, 14]]),
+    "DOTA": [  # of P0001, one line is no object; P0002 has none
+        found("DOTA/images/P0001.png", "P0001", ["plane", "small vehicle"], ["plane", "small vehicle", "plane"],
+              quads=[UPRIGHT, TILTED, [30, -2, 44, -2, 44, 6, 30, 6]], difficult=[False, False, True],
+              boxes=[[4, 2, 12, 10], [18, 4, 30, 14], [30, 0, 40, 6]]),
+        found("DOTA/images/P0002.png", "P0002", ["plane", "small vehicle"], [], quads=[], boxes=[]),
+    ],
+    "DOTA/labelTxt/P0002.txt format=dota": [  # its classes are those of its folder
+        found("DOTA/images/P0002.png", "P0002", ["plane", "small vehicle"], [], quads=[], boxes=[])
     ],
     "AID": [
         asked(f"{SHOWN} airport, dense residential?", f"AID/{folder}/{name}.jpg", "classification", word, id=name)
@@ -292,14 +307,67 @@ LAYOUTS = {
         asked("Which land use is there?", "embedded", "vqa", "D", id="3", kind=LAND,
               choices=["port", "farmland", "housing", "forest"]),
     ],
-    "DOTA-tiles": [
-        asked("every plane", "DOTA-tiles/images/P0002__1__0___0.png", "grounding", id="P0002__1__0___0/plane",
-              kind="plane", quads=[[4, 2, 12, 2, 12, 10, 4, 10]], boxes=[[4, 2, 12, 10]])
+    **{
+        folder: [
+            *(found(f"DOTA-tiles/images/P0001__1__0___{y}.png", f"P0001__1__0___{y}", ["plane"], [], quads=[], boxes=[])
+              for y in (0, 1024)),
+            found("DOTA-tiles/images/P0002__1__0___0.png", "P0002__1__0___0", ["plane"], ["plane"], quads=[UPRIGHT],
+                  boxes=[[4, 2, 12, 10]]),
+        ]
+        for folder in ("DOTA-tiles", "DOTA-tiles/annfiles")
+    },
+    "DIOR all format=dior_hbb": [  # of 00001, an object without area; of 00003, one outside
+        found("DIOR/JPEGImages-trainval/00001.jpg", "00001", DIORS, ["ground track field", "expressway service area"],
+              boxes=[[4, 2, 12, 10], [30, 10, 40, 20]]),
+        found("DIOR/JPEGImages-trainval/00002.jpg", "00002", DIORS, [], boxes=[]),
+        found("DIOR/JPEGImages-test/00003.jpg", "00003", DIORS, ["ship"], boxes=[[1, 1, 5, 5]]),
     ],
-    "DOTA-tiles/annfiles": [
-        asked("every plane", "DOTA-tiles/images/P0002__1__0___0.png", "grounding", id="P0002__1__0___0/plane",
-              kind="plane", quads=[[4, 2, 12, 2, 12, 10, 4, 10]], boxes=[[4, 2, 12, 10]])
+    "DIOR train format=dior_obb": [
+        found("DIOR/JPEGImages-trainval/00001.jpg", "00001", ["ground track field", "ship"],
+              ["ground track field", "ship"], difficult=[False, True], quads=[TILTED, UPRIGHT],
+              boxes=[[18, 4, 30, 14], [4, 2, 12, 10]]),
+        found("DIOR/JPEGImages-trainval/00002.jpg", "00002", ["ground track field", "ship"], [], quads=[], boxes=[]),
     ],
+    "FAIR1M train": [  # of 1.xml, five points that do not close
+        found("FAIR1M/train/part1/images/1.tif", "train/part1/1", FAIRS, ["boeing737"], quads=[TILTED],
+              boxes=[[18, 4, 30, 14]]),
+        found("FAIR1M/train/part1/images/2.tif", "train/part1/2", FAIRS, [], quads=[], boxes=[]),
+    ],
+    "FAIR1M val": [
+        found("FAIR1M/validation/images/1.tif", "validation/1", FAIRS, ["dry cargo ship"], quads=[UPRIGHT],
+              boxes=[[4, 2, 12, 10]])
+    ],
+    "FAIR1M/validation/labelXml": [
+        found("FAIR1M/validation/images/1.tif", "1", ["dry cargo ship"], ["dry cargo ship"], quads=[UPRIGHT],
+              boxes=[[4, 2, 12, 10]])
+    ],
+    "VHR-10": [
+        found(f"{VHR}/positive image set/001.jpg", "positive/001", VHRS, ["airplane", "vehicle"],
+              boxes=[[4, 2, 12, 10], [20, 4, 30, 14]]),
+        found(f"{VHR}/positive image set/002.jpg", "positive/002", VHRS, ["storage tank"], boxes=[[1, 1, 5, 5]]),
+        found(f"{VHR}/negative image set/001.jpg", "negative/001", VHRS, [], boxes=[]),
+    ],
+    "COCO/dota.json": [
+        found("COCO/images/P0001.png", "P0001.png", COCOS, ["plane", "storage tank"], difficult=[False, True],
+              quads=[TILTED, [30, -2, 44, -2, 44, 6, 30, 6]], boxes=[[18, 4, 30, 14], [30, 0, 40, 6]]),
+        found("COCO/images/P0002.png", "P0002.png", COCOS, [], quads=[], boxes=[]),
+    ],
+    "COCO/dota.json format=coco": [  # a box that ends outside is cut
+        found("COCO/images/P0001.png", "P0001.png", COCOS, ["plane", "storage tank"], difficult=[False, True],
+              boxes=[[18, 4, 30, 14], [30, 0, 40, 6]]),
+        found("COCO/images/P0002.png", "P0002.png", COCOS, [], boxes=[]),
+    ],
+    "COCO/boxes.json": [
+        found("COCO/images/P0001.png", "P0001.png", ["plane"], ["plane"], boxes=[[30, 0, 40, 6]])
+    ],
+    **{
+        path: [
+            found("YOLO-OBB/images/train/P0001.png", "images/train/P0001", YOLOS, ["plane", "ship"],
+                  quads=[TILTED, UPRIGHT], boxes=[[18, 4, 30, 14], [4, 2, 12, 10]]),
+            found("YOLO-OBB/images/train/P0002.png", "images/train/P0002", YOLOS, [], quads=[], boxes=[]),
+        ]
+        for path in ("YOLO-OBB train", "YOLO-OBB/data.yaml train")
+    },
     "VG-DIOR/VG_DOIR_RSVG_test.json format=vg_dior": [
         asked("the dam", "VG-DIOR/VG_DOIR_RSVG_test/00001.jpg", "grounding", boxes=[[1, 2, 11, 12]], id="#1"),
         asked("the ship", "VG-DIOR/images/00001.jpg", "grounding", boxes=[[20, 5, 30, 15]], id="#2"),

@@ -40,8 +40,13 @@ REPORTS = [
     ("GeoChat-Instruct/GeoChat_Instruct.json", {}, {}, {"boxes_in_text": 1}, "row 3, its answer is text with boxes"),
     ("GeoChat-Bench/lrben.jsonl", {}, {"missing_field": 1}, {}, "line 3, field 'answer': found none.*question 99"),
     ("refGeo/rsvg_test.jsonl", {}, {"box_outside": 1}, {}, "line 4, field 'boxes'"),
-    ("DOTA", {}, {"wrong_type": 1}, {"no_objects": 1}, "file P0001.txt, line 6.*x1 y1 … x4 y4 class"),
-    ("DOTA-tiles", {}, {}, {"no_objects": 2}, "file P0001__1__0___0.txt, a label file without objects"),
+    ("DOTA", {}, {"wrong_type": 1}, {}, "file P0001.txt, line 6.*x1 y1 … x4 y4 class"),
+    ("DIOR", {"format": "dior_hbb", "split": "test"}, {"split_index": 1}, {}, "test.txt, line 2, .*found '00009'"),
+    ("FAIR1M", {"split": "train"}, {"box_text": 1}, {}, "part1/labelXml/1.xml, object 2, field 'points'"),
+    ("VHR-10", {}, {"wrong_type": 1}, {}, "ground truth/002.txt, line 2, .*class, in pixels and from 1 to 10"),
+    ("COCO/dota.json", {}, {"missing_field": 1}, {}, "annotations, item 3, field 'image_id': found 9"),
+    ("COCO/boxes.json", {}, {"missing_field": 1}, {}, "annotations, item 2, field 'category_id': found 5"),
+    ("YOLO-OBB", {"split": "val"}, {"missing_field": 1, "wrong_type": 1}, {}, "P0003.txt, line 1, .* found 7,"),
     ("CHOICE/object_presence.json", {}, {}, {"two_right": 1}, "row 3, its true option '8' stands at two letters"),
     ("AID", {}, {}, {"no_image": 1}, "file Airport/Thumbs.db, not an image"),
     ("ScoreRS-RL/bytes.parquet", {}, {}, {"math": 1}, "row 3, type 'math'"),
@@ -83,6 +88,17 @@ DETECTED = {
     "GeoChat-Bench/region_captioning.jsonl": "geochat_bench",
     "DOTA/labelTxt/P0001.txt": "dota",
     "DOTA/labelTxt": "dota",
+    "DIOR": ["dior_hbb", "dior_obb"],
+    "DIOR/Annotations/Oriented Bounding Boxes": "dior_obb",
+    "DIOR-RSVG": "dior_rsvg",
+    "FAIR1M": "fair1m",
+    "VHR-10/NWPU VHR-10 dataset": "vhr10",
+    "VHR-10/NWPU VHR-10 dataset/annotations.json": "coco",
+    "COCO/dota.json": "coco_obb",
+    "COCO/boxes.json": "coco",
+    "YOLO-OBB": "yolo_obb",
+    "RSGPT/RSIEval/annotations.json": "rsgpt",
+    "UCM_captions/dataset.json": "captions",
     "TRL/prompts.parquet": "trl",
     "CHOICE/visual_grounding.json": "choice",
     "NWPU-Captions/dataset_nwpu.json": "captions",
@@ -108,7 +124,7 @@ def test_the_format_is_told_by_content_but_no_frame_is(root, path):
 def test_every_format_is_documented():
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     cells = re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)
-    named = {name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)}
+    named = {name for cell in cells for name in re.findall(r"`([a-z0-9_]+)`", cell)}
     named |= {f"scorers_rl_{frame}" for frame in ("pixel", "per_mille", "unit")}
     assert named == set(samples.FORMATS)
 

@@ -56,6 +56,16 @@ FILES = [
     ("DIOR-RSVG/Annotations/00001.xml", {"at": "DIOR-RSVG", "split": "all"}),
     ("DIOR-RSVG/test.txt", {}),
     ("DOTA/labelTxt/P0001.txt", {"at": "DOTA"}),
+    ("DIOR/Annotations/Horizontal Bounding Boxes/00001.xml", {"at": "DIOR", "format": "dior_hbb", "split": "all"}),
+    ("DIOR/Annotations/Oriented Bounding Boxes/00001.xml", {"at": "DIOR", "format": "dior_obb", "split": "all"}),
+    ("DIOR/ImageSets/Main/train.txt", {"at": "DIOR", "format": "dior_hbb", "split": "train"}),
+    ("FAIR1M/train/part1/labelXml/1.xml", {"at": "FAIR1M", "split": "train"}),
+    ("VHR-10/NWPU VHR-10 dataset/ground truth/001.txt", {"at": "VHR-10"}),
+    ("VHR-10/NWPU VHR-10 dataset/annotations.json", {"format": "coco_obb"}),
+    ("COCO/dota.json", {"format": "coco_obb"}),
+    ("COCO/boxes.json", {"format": "coco"}),
+    ("YOLO-OBB/data.yaml", {"split": "train"}),
+    ("YOLO-OBB/labels/train/P0001.txt", {"at": "YOLO-OBB", "split": "train"}),
     ("UCM_captions/dataset.json", {"split": "test"}),
     ("NWPU-Captions/dataset_nwpu.json", {}),
     ("LEVIR-CC/LevirCCcaptions.json", {}),
@@ -175,6 +185,7 @@ def test_any_format_reads_any_rows(root):
         for wrong in list(samples.FORMATS)[number % 3 :: 3]:
             if wrong != right:
                 survives(root / name, format=wrong)
-    for folder in ("DIOR-RSVG", "RSVQA-LR", "DOTA", "AID", "VRSBench", "hub"):
+    folders = ("DIOR-RSVG", "RSVQA-LR", "DOTA", "DIOR", "FAIR1M", "VHR-10", "YOLO-OBB", "AID", "VRSBench", "hub")
+    for folder in folders:
         for name in samples.FORMATS:
             survives(root / folder, format=name)

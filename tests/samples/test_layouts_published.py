@@ -291,8 +291,8 @@ def test_a_folder_of_labels_whose_first_file_has_no_object(tmp_path, first):
     (labels / "P1.txt").write_text(first)
     (labels / "P2.txt").write_text("4 2 12 2 12 10 4 10 plane 0\n")
     faults = Faults()
-    assert [one.id for one in samples.read(labels, faults=faults)] == ["P2/plane"]
-    assert dict(faults.left_out) == {"no_objects": 1}
+    assert [(one.id, one.labels) for one in samples.read(labels, faults=faults)] == [("P1", []), ("P2", ["plane"])]
+    assert not faults.left_out
     (labels / "P2.txt").write_text("no label\n")
     with pytest.raises(DataError, match="unknown layout"):
         samples.read(labels)

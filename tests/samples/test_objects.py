@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import shapely
@@ -15,7 +16,7 @@ from evals.benchmarks.catalogue import find
 from evals.predictions import from_sample
 from evals.scoring.reading import Reading
 from samples import Faults
-from samples.readers.dota import meets
+from samples.readers.detection.objects import meets
 from tests.support.doctored import doctor, put_data
 from tests.support.sample_rows import dump, put_images, row
 from vlm.common.errors import DataError
@@ -135,10 +136,21 @@ def test_objects_beyond_a_tile_leave_the_others(folder):
     (sample,) = found
     assert sample.quads == [[180, 20, 240, 20, 240, 60, 180, 60], [10, 10, 50, 10, 50, 40, 10, 40]]  # uncut
     assert sample.boxes == [[180, 20, 200, 60], [10, 10, 50, 40]]
-    assert sample.kind == "plane,difficult:1"
-    assert dict(faults.objects) == {"object_outside": 2} and dict(faults.left_out) == {"no_objects": 1}
-    assert (faults.rows, faults.kept, faults.skipped) == (2, 1, 0)
-    assert "object_outside: 2 objects left out of kept rows" in str(faults) and "image of 200 x 100" in str(faults)
+    assert (sample.labels, sample.difficult, sample.classes) == (["plane"] * 2, [False, True], ["plane", "ship"])
+    assert dict(faults.objects) == {"object_outside": 3} and not faults.left_out
+    assert (faults.rows, faults.kept, faults.skipped) == (1, 1, 0)
+    assert "object_outside: 3 objects left out of kept rows" in str(faults) and "image of 200 x 100" in str(faults)
+
+
+def test_a_picture_of_whose_objects_all_lie_outside_is_left_out(folder):
+    """It would look empty, but its labels are hardly of it."""
+    tile(folder, f"{INSIDE} plane 0")
+    (folder / "labelTxt" / "b.txt").write_text(f"{BEYOND} plane 0\n{BEYOND} plane 0\n")
+    shutil.copy(folder / "a.png", folder / "b.png")
+    faults = Faults()
+    assert [one.id for one in samples.read(folder, "dota", faults=faults)] == ["a"]
+    assert dict(faults.left_out) == {"no_objects": 1} and not faults.objects
+    assert "all 2 objects lie outside the image of 200 x 100" in faults.examples["no_objects"]
 
 
 def test_a_label_that_crosses_itself_is_a_fault_of_its_line(folder):
@@ -147,6 +159,7 @@ def test_a_label_that_crosses_itself_is_a_fault_of_its_line(folder):
     faults = Faults()
     (found,) = samples.read(tile(folder, *lines), "dota", on_fault="skip", faults=faults)
     assert found.quads == [[10, 10, 50, 10, 50, 40, 10, 40]] and dict(faults.kinds) == {"box_inverted": 2}
+    assert (found.labels, found.difficult) == (["plane"], None)
     with pytest.raises(DataError, match="file a.txt, line 2, .* found '126 91 .*expected four corners in order around"):
         list(samples.read(folder, "dota"))
 

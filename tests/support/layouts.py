@@ -50,6 +50,14 @@ PICTURES = [
     "LRS-GRO/images/13464.tif",
     "MME-RealWorld/remote_sensing/03553_Toronto.png",
     "MME-RealWorld/AutonomousDriving/n008.jpg",
+    *(f"DIOR/JPEGImages-{name}.jpg" for name in ("trainval/00001", "trainval/00002", "test/00003")),
+    *(f"FAIR1M/{name}.tif" for name in ("train/part1/images/1", "train/part1/images/2", "validation/images/1")),
+    *(
+        f"VHR-10/NWPU VHR-10 dataset/{name}.jpg"
+        for name in ("positive image set/001", "positive image set/002", "negative image set/001")
+    ),
+    *(f"COCO/images/{name}.png" for name in ("P0001", "P0002")),
+    *(f"YOLO-OBB/images/{name}.png" for name in ("train/P0001", "train/P0002", "val/P0003")),
     *(f"DOTA-tiles/images/{name}.png" for name in ("P0001__1__0___0", "P0001__1__0___1024", "P0002__1__0___0")),
 ]
 
