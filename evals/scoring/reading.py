@@ -35,8 +35,8 @@ class Reading:
     def detections(self, prediction: Prediction) -> Detected:
         """All objects that the answer states, read as the reward reads them (`vlm.boxes.read_detections`); labels are
         brought to the classes that were asked for."""
-        classes = prediction.classes
-        return boxes.read_detections(self.text(prediction), self.notation, *self._sizes(prediction), classes)
+        notation = prediction.written or self.notation
+        return boxes.read_detections(self.text(prediction), notation, *self._sizes(prediction), prediction.classes)
 
     def _sizes(self, prediction: Prediction) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """Of the original image, and that which the frame `resized` counts in. Raises: DataError for a lack of them."""
