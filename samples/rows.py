@@ -354,7 +354,7 @@ def taught(
 
 def _check_calls(sample: Sample, section: PromptSection, sizes: Resizing | None, zoom: Zoom | None) -> None:
     """Refuse a conversation whose calls could not be taught; pictures are not opened."""
-    if zoom is None or sizes is None or sample.size is None:
+    if zoom is None or sizes is None or sample.size is None or sample.tooled is False:
         check_zooms(sample, sample.messages)
         return
     try:
@@ -413,8 +413,8 @@ def check_zooms(sample: Sample, turns: Sequence[Mapping[str, Any]]) -> None:
         if "zoom" in turn:
             raise DataError(
                 f"{sample.source}: row {sample.id!r}: field 'messages[{number}].zoom': found a turn that zooms into "
-                f"{zoomed([turn])[0]}, expected none without the tool: write `tools: [{{use: zoom}}]` in the recipe, "
-                "or leave these rows out"
+                f"{zoomed([turn])[0]}, expected none without the tool: write `tools: [{{use: zoom}}]` in the recipe "
+                "(and not `tools: false` at the source), or leave these rows out"
             )
 
 

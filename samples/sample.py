@@ -53,6 +53,8 @@ class Sample:
     "What detection asks for, in words, in the order in which objects are written."
     written: str | None = None
     "The notation of its boxes, where its source says one (`notation:`); None: the recipe's."
+    tooled: bool | None = None
+    "False where its source says that it is asked without the recipe's tools (`tools: false`)."
     size: tuple[int, int] | None = None
     "(width, height) in pixels of the first image, upright."
     choices: list[str] | None = None

@@ -86,6 +86,8 @@ class SourceSection(FileSection):
     "Frame of the rows' boxes, where their layout leaves it open (nadir, sharegpt, trl); without it, pixels."
     notation: str | None = None
     "How boxes of these rows are asked for and written, instead of `prompt.notation`: one model may know several."
+    tools: bool = True
+    "Whether these rows are told of the recipe's `tools`: in a mixture, some may be asked without."
     tasks: list[str] | None = None
     "Use only rows of these tasks."
     classes: list[str] | None = None

@@ -58,6 +58,7 @@ class Asked(Protocol):
     source: str
     id: str
     written: str | None
+    tooled: bool | None
 
 
 def system_prompt(style: Literal["r1", "direct"], override: str | None = None) -> str | None:
@@ -161,7 +162,8 @@ class How(Protocol):
 
 def asked(sample: Asked, how: How) -> list[dict[str, Any]]:
     """`prompt` as a recipe's `prompt:` section says it."""
-    return prompt(sample, how.style, how.system, how.wording, how.tools, how.ask, drawn(sample, how))
+    tools, ask = (how.tools, how.ask) if sample.tooled is not False else ("", "")
+    return prompt(sample, how.style, how.system, how.wording, tools, ask, drawn(sample, how))
 
 
 def drawn(sample: Asked, how: How) -> Drawn | None:

@@ -75,7 +75,7 @@ class Source:
         for sample in self.rows:
             task = sys.intern(sample.task)
             sample.source = self.section.name or sample.source
-            sample.written = self.section.notation
+            sample.written, sample.tooled = self.section.notation, None if self.section.tools else False
             self.read[task] += 1
             if self.wanted is not None and task not in self.wanted:
                 continue

@@ -446,7 +446,8 @@ def test_every_field_is_in_its_table():
         "images", "messages", "task", "answer", "boxes", "quads", "labels", "difficult", "classes", "size", "choices",
         "source", "id", "kind", "references", "regions",
     ]  # fmt: skip
-    assert set(table("Questions")) == set(Sample.__dataclass_fields__) - {"columns", "written"}  # by the source
+    by_the_source = {"written", "tooled"}
+    assert set(table("Questions")) == set(Sample.__dataclass_fields__) - {"columns", *by_the_source}
     fields = set(preferences.Preference.__dataclass_fields__)
     assert set(table("Preferences")) == fields - {"before"} | {"messages"}  # it is written as a conversation
     assert set(table("Predictions")) == set(predictions.Prediction.__dataclass_fields__)
