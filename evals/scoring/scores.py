@@ -56,10 +56,12 @@ class Grounding:
     "Also by question type."
     every: bool = False
     "Also the share of questions with all boxes right, for those that ask for several."
+    not_computed: Mapping[str, str] = field(default_factory=dict)
+    "What projects report and is not computed here, with the reason."
     tasks: tuple[str, ...] = ("grounding",)
 
     def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:
-        out = Scores()
+        out = Scores(missing=dict(self.not_computed))
         for number, name in enumerate(self.conventions):
             self._one(out, predictions, reading, name, ":" + name if number else "")
         return out

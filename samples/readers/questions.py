@@ -5,8 +5,9 @@ refGeo (GeoGround, Zhou et al. 2024, arXiv 2411.11904), boxes in pixels of the o
     {"image_id": "00012.jpg", "question_id": 5, "dataset": "rsvg", "question": "the dam", "bbox": [10, 20, 90, 80],
      "poly": [[10, 20], [90, 20], [90, 80], [10, 80]]}
 
-The truth is `poly`, as `quads`; rows without one (empty text or list) have their `bbox`, which may overhang the image
-by half of its area and is cut to it. `kind` is the `dataset` a row was taken from.
+The truth is `poly`, as `quads`, and the box around it; how many rows have another `bbox` (by which RSCoVLM scores,
+rscovlm/eval/metric/geoground.py at bfc2ff7) is said. Rows without a `poly` (empty text or list) have their `bbox`,
+which may overhang the image by half of its area and is cut to it. `kind` is the `dataset` a row was taken from.
 
 LRS-VQA (Luo et al. 2025, arXiv 2503.07588; its file as earth-insights/ZoomEarth keeps it, data/LRS_VQA_merged.jsonl at
 48afa4a):
@@ -42,6 +43,7 @@ from typing import Any
 from samples.readers.geochat import polygons
 from samples.readers.records import answer, kinds, record, text
 from samples.readers.rows import Place, RowFault, show
+from vlm.boxes import hull
 
 LONG = 1024
 """Pixels of the long side of the picture in which LRS-GRO states its boxes."""
@@ -56,12 +58,22 @@ def refgeo(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any
         if not isinstance(poly, list):
             raise RowFault("wrong_type", "poly", show(poly), "corners in pixels, [[x, y], … four of them]")
         truth = {"quads": polygons(poly if isinstance(poly[0], list) else [poly])}
+        if len(truth["quads"]) == 1 and _apart(truth["quads"][0], box):
+            place.told["rows have a `bbox` more than a pixel from the box around their `poly`, which counts"] += 1
     elif box is None:
         raise RowFault("missing_field", "bbox", "none", "a box in pixels, [x1, y1, x2, y2], or `poly`")
     else:
         truth = {"boxes": [box]}
     more = {"id": row.get("question_id", ""), "kind": kinds(dataset)}
     return record(image, text(row, "question"), task or "grounding", **more, **truth)
+
+
+def _apart(quad: Any, box: Any) -> bool:
+    """Whether a box is another than that around a quadrilateral; of what is neither, the checks tell."""
+    right = all(isinstance(one, list) and set(map(type, one)) <= {int, float} for one in (quad, box))
+    if not right or len(quad) != 8 or len(box) != 4:
+        return False
+    return any(abs(a - b) > 1 for a, b in zip(hull(quad), box, strict=True))
 
 
 @lru_cache(maxsize=64)

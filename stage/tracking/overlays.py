@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from stage.tracking.pictures import placed
-from vlm.boxes import ious
+from vlm.boxes import NOTHING, ious
 from vlm.pictures.drawing import HALO, PREDICTED, TRUE, ZOOMED, outline
 from vlm.pictures.images import load
 
@@ -137,4 +137,6 @@ def truth(row: dict[str, Any]) -> str | None:
     if known["answer"] is not None:
         return known["answer"]
     shapes = known["quads"] or known["boxes"]
+    if shapes == []:  # of detection: a picture without objects
+        return NOTHING
     return None if not shapes else "; ".join(", ".join(f"{edge:g}" for edge in shape) for shape in shapes)

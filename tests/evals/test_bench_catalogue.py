@@ -14,8 +14,9 @@ from vlm.common.errors import RecipeError, UserError
 from vlm.sections import PromptSection
 
 WANTED = (
-    "vg-dior dior-rsvg rsvg vrsbench-refer vrsbench-vqa vrsbench-caption rsvqa-lr rsvqa-hr lhrs-bench aid nwpu "
-    "ucmerced meter-ml whu-rs19 siri-whu geochat-bench lrs-vqa dota lrs-gro xlrs-bench mme-realworld-rs"
+    "vg-dior dior-rsvg dior-rsvg-val rsvg rsvg-val vrs-vg avvg geo-vg vrsbench-refer vrsbench-vqa vrsbench-caption "
+    "rsvqa-lr rsvqa-hr lhrs-bench aid nwpu ucmerced meter-ml whu-rs19 siri-whu "
+    "geochat-bench lrs-vqa dota lrs-gro xlrs-bench mme-realworld-rs"
 )
 
 

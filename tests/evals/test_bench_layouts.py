@@ -20,7 +20,8 @@ QUESTIONS = {
     # name → (questions, the first of them as it is asked, in part)
     "vg-dior": (2, "the dam"),
     "dior-rsvg": (1, ""),
-    "rsvg": (3, "the dam"),
+    "dior-rsvg-val": (1, "An airport at the right edge"),
+    **dict.fromkeys(("rsvg", "rsvg-val", "vrs-vg", "avvg", "geo-vg"), (3, "the dam")),
     "vrsbench-refer": (1, ""),
     "vrsbench-vqa": (2, ""),
     "vrsbench-caption": (1, ""),
@@ -55,7 +56,11 @@ def root(tmp_path_factory):
     """The layouts, with what is twice in the real ones and once in the fixtures."""
     root = layouts.build(tmp_path_factory.mktemp("layouts") / "data")
     (root / "refGeo/metainfo").mkdir()
-    shutil.move(root / "refGeo/rsvg_test.jsonl", root / "refGeo/metainfo/rsvg_test.jsonl")
+    rows = shutil.move(root / "refGeo/rsvg_test.jsonl", root / "refGeo/metainfo/rsvg_test.jsonl")
+    for name, folder in (("rsvg_val", ""), ("vrsbench_test", "vrsbench"), ("avvg_test", "avvg"),
+                         ("geochat_test", "geochat_test")):  # fmt: skip
+        shutil.copy(rows, root / "refGeo/metainfo" / f"{name}.jsonl")
+        shutil.copytree(root / "refGeo/images/rsvg", root / "refGeo/images" / folder, dirs_exist_ok=not folder)
     shutil.copy(root / "LRS-GRO/rl.jsonl", root / "LRS-GRO/test.jsonl")
     bench = root / "GeoChat-Bench"
     shutil.copy(bench / "aid.jsonl", bench / "UCmerced.jsonl")

@@ -280,6 +280,23 @@ def test_classes_that_are_named_like_them_are_classes(tmp_path):
     assert [one.answer for one in samples.read(tmp_path / "split", split="train")] == ["beach", "test"]
 
 
+# refGeo: a box and a shape that are not of one object
+
+
+def test_a_box_of_refgeo_that_is_not_around_its_shape_is_told(tmp_path):
+    draw(tmp_path / "a.jpg")
+    asked = {"image_id": "a.jpg", "question_id": 0, "dataset": "rsvg", "question": "the dam"}
+    shape = [[20, 4], [30, 8], [28, 14], [18, 10]]
+    boxes = ([18, 4, 30, 14], [18.9, 4, 30, 13.1], [18, 4, 30, 15.1])
+    rows = [asked | {"poly": shape, "bbox": box, "question_id": n} for n, box in enumerate(boxes)]
+    rows.append({**asked, "poly": shape, "question_id": 3})
+    path, faults = tmp_path / "rsvg_test.jsonl", Faults()
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert [one.boxes for one in samples.read(path, "refgeo", faults=faults)] == [[[18, 4, 30, 14]]] * 4
+    (said,) = [text for _, text in faults.notes]
+    assert said.endswith("1 rows have a `bbox` more than a pixel from the box around their `poly`, which counts")
+
+
 # DOTA's folders whose first files say nothing
 
 

@@ -114,6 +114,7 @@ def test_boxes_are_drawn_for_trackio(tmp_path):
     (tmp_path / "samples" / found.pictures[0].name).write_bytes(found.pictures[0].content)
     line = row(found, Batch(3, 1, 9, 2), Reading(tagged=False), ("Q", "(500,500),(900,900)"), {"iou": 0.1}, 0.0)
     assert overlays.truth(line) == "100, 100, 300, 300"
+    assert overlays.truth(line | {"truth": line["truth"] | {"boxes": [], "quads": None}}) == "There are none."
     drawn = overlays.drawn(line, tmp_path)  # 100 × 100 pixels: true box from 25 to 75, the answer's from 50 to 90
     assert drawn.size == (100, 100)
     assert near(drawn.getpixel((25, 40)), TRUE)
