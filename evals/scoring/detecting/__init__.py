@@ -1,2 +1,2 @@
-"""Detection: what is said of a picture against all true objects in it (`score`), with scores (`evals.detectors`) or
-without."""
+"""Detection: what is said of a picture against all true objects in it, with scores (`evals.scoring.detectors`) or
+without (`score`)."""

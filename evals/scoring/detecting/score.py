@@ -59,7 +59,11 @@ class Detection:
         turned = any(one.quads for one in predictions) if self.rotated is None else self.rotated
         read = [reading.detections(prediction) for prediction in predictions]
         found = pool([picture(one, said, turned) for one, said in zip(predictions, read, strict=True)])
-        return _Numbers(found, "rotated IoU" if turned else "IoU of upright boxes", reading).all(read)
+        numbers = Numbers(found, turned, f"{reading.convention}; boxes written as {reading.notation}")
+        numbers.all()
+        numbers.reading(read)
+        numbers.out.missing["detection/max_mode"] = MAX_MODE
+        return numbers.out
 
 
 def picture(prediction: Prediction, said: Detected, rotated: bool) -> Picture:
@@ -89,14 +93,16 @@ def picture(prediction: Prediction, said: Detected, rotated: bool) -> Picture:
     )
 
 
-class _Numbers:
-    """Adds one family of numbers after the other."""
+class Numbers:
+    """Adds one family of numbers after the other to `out`."""
 
-    def __init__(self, found: Pool, iou: str, reading: Reading):
-        self.found, self.iou, self.out = found, iou, Scores()
-        self.read = f"{reading.convention}; boxes written as {reading.notation}"
+    def __init__(self, found: Pool, rotated: bool, behind: str):
+        """behind: goes behind each number's convention."""
+        self.found, self.behind, self.out = found, behind, Scores()
+        self.iou = "rotated IoU" if rotated else "IoU of upright boxes"
 
-    def all(self, answers: Sequence[Detected]) -> Scores:
+    def all(self) -> None:
+        """Those that need no score."""
         if self.found.classes:
             classes = [hits(self.found, label, THRESHOLDS) for label in self.found.classes]
             self.tied(classes)
@@ -107,15 +113,13 @@ class _Numbers:
         else:
             why = "no picture has a true object that is not difficult"
             self.out.missing |= dict.fromkeys(("detection/ap_nc@0.5", "detection/mf1"), why)
-        self.answers(answers)
-        self.out.missing["detection/max_mode"] = MAX_MODE
-        return self.out
+        self.boxes()
 
     def add(self, name: str, statistic: Statistic, *said: str) -> None:
-        self.out.add(f"detection/{name}", statistic, "; ".join([*said, self.read]))
+        self.out.add(f"detection/{name}", statistic, "; ".join([*said, self.behind]))
 
     def alone(self, name: str, value: float, n: int, *said: str) -> None:
-        self.out.alone(f"detection/{name}", float(value), n, "; ".join([*said, self.read]))
+        self.out.alone(f"detection/{name}", float(value), n, "; ".join([*said, self.behind]))
 
     def means(self, name: str, values: Sequence[float] | np.ndarray, *said: str) -> None:
         found = {key: float(value) for key, value in zip(self.found.keys, values, strict=True)}
@@ -186,14 +190,14 @@ class _Numbers:
             what = "right ones of all that is said, whatever its class, readable or not; on difficult objects left out"
             self.ratio("precision@0.5", right, said, what, how)
 
-    def coco(self) -> None:
-        """What pycocotools says where all scores are equal."""
+    def coco(self, ranks: str = "no scores: ranked as in the file") -> None:
+        """What pycocotools says. ranks: how predictions are ranked, in words."""
         found, matched = self.found, coco.match(self.found)
         resampled = once(lambda times: coco.precision(matched, times=times))
         say = (
             f"COCO's AP, 101 points, the free true object with the greatest {self.iou}, {coco.MOST} predictions of a "
             "class and picture at most",
-            "no scores: ranked as in the file; difficult objects are crowds",
+            f"{ranks}; difficult objects are crowds",
         )
         whole = coco.precision(matched)
         for name, which in (("", "0.5-0.95"), ("@0.5", "0.5"), ("@0.75", "0.75")):
@@ -210,18 +214,26 @@ class _Numbers:
                 value = coco.precision(matched, part).mean()
                 self.alone(f"ap_coco[{part}]", value, there, "of that size, both ends included")
 
-    def answers(self, read: Sequence[Detected]) -> None:
-        """How much is said, and how it was read."""
-        found, pictures = self.found, len(self.found.keys)
-        said = np.bincount(found.picture, minlength=pictures) + found.missed
-        true = np.bincount(found.true_picture, minlength=pictures)
+    def boxes(self) -> None:
+        """How much is said, and how much there is."""
+        pictures = len(self.found.keys)
         number = "mean of the pictures; a number, no percentage"
+        said, true = self.said(), np.bincount(self.found.true_picture, minlength=pictures)
         self.means("boxes_said", said, "objects that are said, readable or not", number)
         self.means("boxes_true", true, "true objects, difficult ones too", number)
+
+    def said(self) -> np.ndarray:
+        """(N,) objects that are said of each picture."""
+        return np.bincount(self.found.picture, minlength=len(self.found.keys)) + self.found.missed
+
+    def reading(self, read: Sequence[Detected]) -> None:
+        """How answers were read."""
+        found, said = self.found, self.said()
+        full = set(found.true_picture.tolist())
         empty = {
             key: float(one.readable and not len(one))
-            for key, one, count in zip(found.keys, read, true, strict=True)
-            if not count
+            for number, (key, one) in enumerate(zip(found.keys, read, strict=True))
+            if number not in full
         }
         if empty:
             self.add("empty_right", means([empty]), "pictures without true objects of which just that is said")

@@ -17,7 +17,7 @@ def scene(rng: np.random.Generator, key: str, upright: bool = False, scored: boo
     for _ in range(rng.integers(0, 9)):
         across = rng.choice([14, 50, 130]) * rng.uniform(0.6, 1.4)
         obb = (*rng.uniform(40, side - 40, 2), across, across * rng.uniform(0.3, 1), rng.uniform(-90, 90))
-        true.append(quad_from_obb(*obb))
+        true.append([float(x) for x in quad_from_obb(*obb)])
         labels.append(str(rng.choice(NAMES)))
     difficult = [bool(hard) for hard in rng.random(len(true)) < 0.2]
     said, said_labels = [], []
@@ -28,7 +28,8 @@ def scene(rng: np.random.Generator, key: str, upright: bool = False, scored: boo
             said.append((moved + rng.normal(0, across * 0.02, 8)).tolist())
             said_labels.append(label if rng.random() < 0.85 else str(rng.choice(NAMES)))
     for _ in range(rng.integers(0, 3)):
-        said.append(quad_from_obb(*rng.uniform(0, side, 2), *rng.uniform(5, 140, 2), rng.uniform(-90, 90)))
+        made_up = quad_from_obb(*rng.uniform(0, side, 2), *rng.uniform(5, 140, 2), rng.uniform(-90, 90))
+        said.append([float(x) for x in made_up])
         said_labels.append(str(rng.choice(NAMES)))
     order = rng.permutation(len(said))
     said, said_labels = [said[place] for place in order], [said_labels[place] for place in order]
@@ -40,7 +41,7 @@ def scene(rng: np.random.Generator, key: str, upright: bool = False, scored: boo
 
 def scenes(seed: int, count: int, **more) -> list[Picture]:
     rng = np.random.default_rng(seed)
-    return [scene(rng, str(number), **more) for number in range(count)]
+    return [scene(rng, f"{number:03d}", **more) for number in range(count)]
 
 
 def overlap(a, b) -> float:
