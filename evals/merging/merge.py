@@ -1,7 +1,7 @@
 """An evaluation's folder of answers about tiles → a submission of whole scenes, and what became of the answers.
 
-    SUBMISSION/Task1/Task1_<class>.txt, Task1.zip    (or Task2)
-    SUBMISSION/merge.json                            counts
+SUBMISSION/Task1/Task1_<class>.txt, Task1.zip    (or Task2)
+SUBMISSION/merge.json                            counts
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def unanswered(
         named = f"{len(missing)} tiles have no answer, such as {missing[0]}" if missing else ""
         noted = "" if covered is None or not lacking else str(covered)
         raise UserError(
-            f"{folder}: {' and '.join(filter(None, (named, noted)))}; a submission would lack their objects. Finish the "
-            "evaluation by the same command, or write --partial to merge what is there"
+            f"{folder}: {' and '.join(filter(None, (named, noted)))}; a submission would lack their objects. Finish "
+            "the evaluation by the same command, or write --partial to merge what is there"
         )
     return missing
 

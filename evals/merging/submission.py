@@ -3,9 +3,9 @@
     Task1_small-vehicle.txt    P0706 1.0 812.00 40.50 860.00 40.50 860.00 70.25 812.00 70.25     oriented
     Task2_small-vehicle.txt    P0706 1.0 812.00 40.50 860.00 70.25                               axis-aligned
 
-Image, score, corners in pixels of the scene (CAPTAIN-WHU/DOTA_devkit, readme.md at 50cae84, dota_evaluation_task1.py at
-62891d3 and …task2.py at fcbc1fc). A class without any object has an empty file. Classes are spelled as in DOTA's labels,
-hyphens between words.
+Image, score, corners in pixels of the scene (CAPTAIN-WHU/DOTA_devkit, readme.md at 50cae84, dota_evaluation_task1.py
+at 62891d3 and …task2.py at fcbc1fc). A class without any object has an empty file. Classes are spelled as in DOTA's
+labels, hyphens between words.
 """
 
 from __future__ import annotations

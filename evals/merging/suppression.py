@@ -2,8 +2,8 @@
 
 `suppressed` is the fast path, `suppressed_one_by_one` says the same in plain words. Overlaps are those of
 `vlm.boxes.quad_iou`, of boxes `vlm.boxes.iou`: areas of the shapes themselves. mmrotate turns quadrilaterals into
-rectangles before (mmrotate/evaluation/metrics/dota_metric.py at 00fd002), with the same threshold of 0.1; the DOTA devkit
-takes 0.3 (ResultMerge.py at 5288789).
+rectangles before (mmrotate/evaluation/metrics/dota_metric.py at 00fd002), with the same threshold of 0.1; the DOTA
+devkit takes 0.3 (ResultMerge.py at 5288789).
 """
 
 from __future__ import annotations

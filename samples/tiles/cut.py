@@ -73,8 +73,8 @@ class Counts:
             said += f" ({self.left_out} without objects left out)"
         if self.objects:
             said += (
-                f"; {self.objects} objects, {self.kept} times in a tile, {self.cut} of these cut by its edge (difficult "
-                f"= {CUT}), {self.away} in no tile"
+                f"; {self.objects} objects, {self.kept} times in a tile, {self.cut} of these cut by its edge "
+                f"(difficult = {CUT}), {self.away} in no tile"
             )
         return said
 
@@ -111,10 +111,8 @@ def cut(
             if tell is not None:
                 tell(counts)
     if gone := sorted(there.done.keys() - seen):
-        raise DataError(
-            f"{folder}: has tiles of {gone[0]}{f' and {len(gone) - 1} more scenes' if gone[1:] else ''}, which {source} "
-            f"no longer has; {manifest.AGAIN}"
-        )
+        named = f"{gone[0]} and {len(gone) - 1} more scenes" if gone[1:] else gone[0]
+        raise DataError(f"{folder}: has tiles of {named}, which {source} no longer has; {manifest.AGAIN}")
     return counts
 
 
@@ -136,6 +134,7 @@ def planned(scene: Scene, cutting: Cutting) -> tuple[list[tuple[Tile, list[Label
         len(there),
         sum(one.difficult == CUT for one in there),
         sorted(set(range(len(scattered.objects))).difference(*(inside for _, inside in found))),
+        sorted({one.label for one in scene.objects or ()}),
     )
     return chosen, done
 
@@ -164,7 +163,7 @@ def pictures(scene: Scene, tiles: Sequence[Tile], cutting: Cutting) -> Iterator[
     """Each tile with its picture, RGB: what of the scene lies in it, and the padding behind that."""
     for group in _strips(tiles, cutting, scene.size):
         areas = [_seen(tile, cutting, scene.size) for tile in group]
-        margin = 0 if group[0].rate == 1 else MARGIN / group[0].rate
+        margin = 0.0 if group[0].rate == 1 else MARGIN / group[0].rate
         x1, y1 = (max(0, math.floor(min(area[n] for area in areas) - margin)) for n in range(2))
         x2, y2 = (min(scene.size[n], math.ceil(max(area[n + 2] for area in areas) + margin)) for n in range(2))
         strip = images.window(scene.image, (x1, y1, x2, y2))

@@ -1,8 +1,8 @@
 """How scenes are cut. The published parameters are presets:
 
     mmrotate_1024   open-mmlab/mmrotate, tools/data/dota/split/split_configs/dota1_0/ss_*.json at 2267bc5
-    rscovlm_512     RSCoVLM's `split_ss_dota_512` (VisionXLab/RSCoVLM, rscovlm/eval/data/dense_det.py at bfc2ff7). Only its
-                    size is published. The rest is mmrotate's, the gap halved as the size is: a guess
+    rscovlm_512     RSCoVLM's `split_ss_dota_512` (VisionXLab/RSCoVLM, rscovlm/eval/data/dense_det.py at bfc2ff7). Only
+                    its size is published. The rest is mmrotate's, the gap halved as the size is: a guess
 
 mmrotate's `padding_value` 104, 116, 124 is blue, green, red, for OpenCV writes it; here colours are red, green, blue.
 """
@@ -45,7 +45,7 @@ class Cutting(Section):
         if not self.rates or not all(0 < rate <= 8 and math.isfinite(rate) for rate in self.rates):
             raise RecipeError(f"rates = {self.rates}; expected scales above 0, up to 8, such as [0.5, 1.0, 1.5]")
         if any(float(rate_text(rate)) != rate for rate in self.rates) or len(set(self.rates)) < len(self.rates):
-            raise RecipeError(f"rates = {self.rates}; expected each once, with 6 digits at most: a tile's name holds it")
+            raise RecipeError(f"rates = {self.rates}; expected each once, of 6 digits at most, for names hold it")
         for name, most in (("kept", 1.0), ("filled", 1.0)):
             if not 0 <= getattr(self, name) <= most:
                 raise RecipeError(f"{name} = {getattr(self, name)}; expected a share from 0 to 1")

@@ -3,7 +3,7 @@
     cut.json       {"version": 1, "cutting": {…}, "source": "/data/DOTA/train", "annotated": true}
     scenes.jsonl   a line for each scene whose tiles are all there:
                    {"scene": "P0706", "size": [4000, 3000], "bytes": 8123456, "objects": "<digest>", "tiles": [[…], …],
-                    "kept": 812, "cut": 31, "away": 44}
+                    "left_out": 0, "kept": 812, "cut": 31, "away": [], "classes": ["plane"]}
 
 A folder is continued by the same cutting of the same scenes. Whatever else is found there is refused.
 """
@@ -51,6 +51,8 @@ class Done:
     "Of these, the ones that a tile's edge cuts."
     away: list[int]
     "Numbers, from 0, of the scene's objects that no tile has."
+    classes: list[str]
+    "Of the scene's objects, in words."
 
     @property
     def names(self) -> list[str]:
@@ -145,7 +147,9 @@ def known(there: Manifest, scene: Scene) -> bool:
     if before.objects != digest(scene):
         changes.append("objects")
     if changes:
-        raise UserError(f"{there.folder}: the {' and '.join(changes)} of {scene.name} changed since it was cut; {AGAIN}")
+        raise UserError(
+            f"{there.folder}: the {' and '.join(changes)} of {scene.name} changed since it was cut; {AGAIN}"
+        )
     return True
 
 

@@ -1,10 +1,10 @@
-"""A tile's name says where it comes from: `P0706__1__412___824` is the tile of the scene P0706 at the scale 1 whose left
-upper corner is at x = 412, y = 824, in pixels of the scaled scene (the DOTA devkit's convention: CAPTAIN-WHU/DOTA_devkit,
-ImgSplit.py at fb92a7f, ResultMerge.py at 5288789).
+"""A tile's name says where it comes from: `P0706__1__412___824` is the tile of the scene P0706 at the scale 1 whose
+left upper corner is at x = 412, y = 824, in pixels of the scaled scene (the DOTA devkit's convention:
+CAPTAIN-WHU/DOTA_devkit, ImgSplit.py at fb92a7f, ResultMerge.py at 5288789).
 
 mmrotate writes the size of the window where the devkit writes the scale, and counts in pixels of the scene itself
-(`P0706__1024__824___0`; tools/data/dota/split/img_split.py at 96de045). No scene is enlarged MOST_RATE times, so a larger
-number is such a size.
+(`P0706__1024__824___0`; tools/data/dota/split/img_split.py at 96de045). No scene is enlarged MOST_RATE times, so a
+larger number is such a size.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Scenes to be cut: what a reader of detection gives, or pictures alone.
 
-    DOTA/train/{images,labelTxt}   with objects: any format whose rows are of the task `detection` (`samples.readers`)
-    DOTA/test/images               pictures alone; a folder of pictures, or one that has such a folder `images`
+DOTA/train/{images,labelTxt}   with objects: any format whose rows are of the task `detection` (`samples.readers`)
+DOTA/test/images               pictures alone; a folder of pictures, or one that has such a folder `images`
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samples.reading import Faults, read
 from samples.readers.rows import SUFFIXES
+from samples.reading import Faults, read
 from samples.sample import Sample
 from samples.tiles.objects import DIFFICULT, PLAIN, Labelled
 from vlm.boxes import corners
@@ -72,7 +72,9 @@ def annotated(path: str | os.PathLike[str], format: str | None = None) -> bool:
     if format is not None:
         return format != PICTURES
     if not Path(path).exists():
-        raise DataError(f"{path}: no such file or folder; expected scenes: a folder as DOTA's, with images and labelTxt")
+        raise DataError(
+            f"{path}: no such file or folder; expected scenes: a folder as DOTA's, with images and labelTxt"
+        )
     return not Path(path).is_dir() or not _pictures_alone(Path(path))
 
 
@@ -125,7 +127,9 @@ def _scene(sample: Sample, path: str | os.PathLike[str]) -> Scene:
         )
     (image,) = sample.images
     if isinstance(image, bytes):
-        raise DataError(f"{path}, row {sample.id}: its picture is no file, and tiles are named after their scene's file")
+        raise DataError(
+            f"{path}, row {sample.id}: its picture is no file, and tiles are named after their scene's file"
+        )
     assert sample.size is not None  # the header was read
     shapes = sample.quads if sample.quads is not None else [corners(box) for box in sample.boxes or []]
     difficult = sample.difficult or [False] * len(shapes)
