@@ -25,7 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add(subparsers)
-    arguments = parser.parse_args()
+    arguments = commands.parse(parser)
     return guarded(lambda: arguments.run(arguments))
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +24,22 @@ from vlm.common.errors import RecipeError
 from vlm.common.files import unwritable
 from vlm.sections import AUTO, PictureSection
 
-RAW = argparse.RawDescriptionHelpFormatter
-
 
 def add(subparsers: Any) -> None:
     """The parsers `cut`, `merge` and `run`."""
-    one = subparsers.add_parser("cut", help="cut scenes into tiles", description=_CUT, formatter_class=RAW)
+    one = _parser(subparsers, "cut", "cut scenes into tiles", _CUT)
     _scenes(one)
     one.add_argument("--out", type=Path, required=True, help="folder for the tiles; a second run continues there")
     one.add_argument("--dry-run", action="store_true", help="check everything, say what would be cut, write nothing")
     one.set_defaults(run=_cut)
-    one = subparsers.add_parser(
-        "merge", help="answers about tiles → a submission", description=_MERGE, formatter_class=RAW
-    )
+    one = _parser(subparsers, "merge", "answers about tiles → a submission", _MERGE)
     one.add_argument("answers", type=Path, help="output folder of an evaluation of tiles")
     one.add_argument("--out", type=Path, help="folder of the submission (default: `submission` beside the answers)")
     one.add_argument("--tiles", type=Path, help="folder that `cut` wrote (default: the evaluation's data)")
     _merging(one)
     one.set_defaults(run=_merge)
-    one = subparsers.add_parser(
-        "run", help="scenes → tiles → answers → a submission", description=_RUN, formatter_class=RAW
-    )
+    one = _parser(subparsers, "run", "scenes → tiles → answers → a submission", _RUN)
     _scenes(one)
-    one.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to the evaluation's recipe")
     one.add_argument("--out", type=Path, required=True, help="folder for all of it; a second run continues there")
     one.add_argument("--model", required=True, help="checkpoint: a folder or a hub id; with --backend endpoint a name")
     one.add_argument("--notation", default=AUTO, help="how the model writes objects, such as rscovlm_quad")
@@ -57,13 +51,32 @@ def add(subparsers: Any) -> None:
     one.set_defaults(run=_run)
 
 
-def _scenes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "scenes", type=Path, help="folder as DOTA's (images, labelTxt), of pictures alone, or other data"
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments; of `run` with `overrides`, wherever they stand. (Subparsers cannot parse intermixed words.)"""
+    arguments, others = parser.parse_known_args(argv)
+    takes = arguments.command == "run"
+    if wrong := [word for word in others if not takes or word.startswith("-") or "=" not in word]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    arguments.overrides = others
+    return arguments
+
+
+def _parser(subparsers: Any, name: str, about: str, description: str) -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name, help=about, description=description, formatter_class=raw
     )
+    return parser
+
+
+def _scenes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scenes", type=Path, help="folder as DOTA's, of pictures alone, or other data of detection")
     add = parser.add_argument
     add(
-        "--preset", choices=sorted(PRESETS), default="rscovlm_512", help="published parameters; the next ones change it"
+        "--preset",
+        choices=sorted(PRESETS),
+        default="rscovlm_512",
+        help="published parameters, which the next ones change",
     )
     add("--size", type=int, metavar="PIXELS", help="width and height of a tile")
     add("--gap", type=int, metavar="PIXELS", help="overlap of neighbours")
@@ -176,4 +189,5 @@ _RUN = """Cut a folder of scenes, ask a model about every tile, merge the answer
     python launch/detect.py run DOTA/val --model runs/rscovlm --notation rscovlm_quad --out runs/val
     accelerate launch launch/detect.py run … images.max_pixels=786432 generation.batch_size=32
 
-A second run of the same command continues, or says again what came of it."""
+key.sub=value changes the evaluation's recipe (recipes/eval.yaml shows its keys). A second run of the same command
+continues, or says again what came of it."""

@@ -37,7 +37,8 @@ from stage.recipe.sections import notation_of
 from stage.recipe.together import check_engines
 from vlm.boxes.detections import check_labels
 from vlm.common.console import say
-from vlm.common.errors import UserError
+from vlm.common.errors import RecipeError, UserError
+from vlm.loading import family_of
 from vlm.pictures import images
 from vlm.sections import AUTO, PictureSection
 from vlm.shapes import family_here
@@ -205,10 +206,14 @@ def plan(source: Source, asked: Asked, out: Path) -> None:
         f"{counts.tiles} questions, for {', '.join(one.data.eval[0].classes or ())}, in {one.prompt.notation}",
         sys.stdout,
     )
-    done = counts.earlier == counts.scenes
-    if done:
+    if counts.earlier == counts.scenes:
         finished(one)  # refuses another evaluation in its folder
         stage.plan(one)
+    elif one.endpoint is None:
+        try:
+            family_of(one.model.path, one.model.revision)
+        except RecipeError as error:
+            say(f"note: {error}")
     say(f"then {out / SUBMISSION}", sys.stdout)
 
 

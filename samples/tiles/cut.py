@@ -164,7 +164,7 @@ def pictures(scene: Scene, tiles: Sequence[Tile], cutting: Cutting) -> Iterator[
     for group in _strips(tiles, cutting, scene.size):
         areas = [_seen(tile, cutting, scene.size) for tile in group]
         margin = 0.0 if group[0].rate == 1 else MARGIN / group[0].rate
-        x1, y1 = (max(0, math.floor(min(area[n] for area in areas) - margin)) for n in range(2))
+        x1, y1 = (max(0, math.floor(min(area[n] for area in areas) - margin)) for n in (0, 1))
         x2, y2 = (min(scene.size[n], math.ceil(max(area[n + 2] for area in areas) + margin)) for n in range(2))
         strip = images.window(scene.image, (x1, y1, x2, y2))
         for tile, area in zip(group, areas, strict=True):
@@ -174,8 +174,7 @@ def pictures(scene: Scene, tiles: Sequence[Tile], cutting: Cutting) -> Iterator[
 
 def _part(strip: Image.Image, area: Sequence[float], rate: float) -> Image.Image:
     if rate == 1:
-        x1, y1, x2, y2 = (round(value) for value in area)
-        return strip.crop((x1, y1, x2, y2))
+        return strip.crop((round(area[0]), round(area[1]), round(area[2]), round(area[3])))
     x1, y1, x2, y2 = area
     size = round((x2 - x1) * rate), round((y2 - y1) * rate)
     box = (max(0.0, x1), max(0.0, y1), min(x2, strip.width), min(y2, strip.height))  # rounding may put it outside
