@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,19 @@ from pydantic import ValidationError
 from evals.merging import submission, whole
 from evals.merging.merge import merge
 from evals.merging.suppression import THRESHOLD
-from evals.merging.whole import Asked, Source
+from evals.merging.whole import Asked, Score, Source
 from samples.tiles import classes
 from samples.tiles.cutting import PRESETS, Cutting
 from samples.tiles.scenes import PICTURES
 from vlm.common.console import say
 from vlm.common.errors import RecipeError
 from vlm.common.files import unwritable
+from vlm.common.processes import is_main_process
 from vlm.sections import AUTO, PictureSection
 
 
-def add(subparsers: Any) -> None:
-    """The parsers `cut`, `merge` and `run`."""
+def add(subparsers: Any, score: Score | None = None) -> None:
+    """The parsers `cut`, `merge` and `run`. score: scores what `run` leaves, where there is a truth."""
     one = _parser(subparsers, "cut", "cut scenes into tiles", _CUT)
     _scenes(one)
     one.add_argument("--out", type=Path, required=True, help="folder for the tiles; a second run continues there")
@@ -48,7 +50,7 @@ def add(subparsers: Any) -> None:
     one.add_argument("--overwrite", action="store_true", help="ask again what was answered")
     _merging(one)
     one.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
-    one.set_defaults(run=_run)
+    one.set_defaults(run=partial(_run, score=score))
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -72,12 +74,7 @@ def _parser(subparsers: Any, name: str, about: str, description: str) -> argpars
 def _scenes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenes", type=Path, help="folder as DOTA's, of pictures alone, or other data of detection")
     add = parser.add_argument
-    add(
-        "--preset",
-        choices=sorted(PRESETS),
-        default="rscovlm_512",
-        help="published parameters, which the next ones change",
-    )
+    add("--preset", choices=sorted(PRESETS), default="rscovlm_512", help="published; the next ones change it")
     add("--size", type=int, metavar="PIXELS", help="width and height of a tile")
     add("--gap", type=int, metavar="PIXELS", help="overlap of neighbours")
     add("--rates", metavar="R,R", help="scales at which the scene is cut, such as 0.5,1,1.5")
@@ -90,6 +87,7 @@ def _scenes(parser: argparse.ArgumentParser) -> None:
     add("--images", type=Path, metavar="DIR", help="where the pictures lie, if the format does not say")
     add("--raster", metavar="JSON", help='how rasters are shown, as images.raster: {"bands": [4, 3, 2], "stretch": …}')
     add("--pixels", type=int, default=PictureSection().limit, help="of the largest scene (as images.limit)")
+    add("--on-fault", choices=("error", "skip"), default="error", help="faulty annotations end the run, or are counted")
     add("--workers", type=int, default=min(4, os.cpu_count() or 1), help="threads that write tiles")
 
 
@@ -142,22 +140,34 @@ def source(arguments: argparse.Namespace) -> Source:
         say(f"note: {whole.GUESSED.format(how.gap)}")
     if (fault := unwritable(arguments.out)) is not None:
         raise RecipeError(f"--out {arguments.out}: {fault}; expected a folder that can be made")
-    return Source(arguments.scenes, how, arguments.format, arguments.images, arguments.pixels, arguments.workers)
+    return Source(
+        arguments.scenes,
+        how,
+        arguments.format,
+        arguments.images,
+        arguments.pixels,
+        arguments.workers,
+        arguments.on_fault,
+    )
 
 
 def _cut(arguments: argparse.Namespace) -> None:
+    if not is_main_process():
+        return
     found = source(arguments)
     (whole.plan_cut if arguments.dry_run else whole.cut_all)(found, arguments.out)
 
 
 def _merge(arguments: argparse.Namespace) -> None:
+    if not is_main_process():
+        return
     _check_iou(arguments)
     out = arguments.out or arguments.answers.absolute().parent / whole.SUBMISSION
     found = merge(arguments.answers, out, arguments.tiles, arguments.task, arguments.iou, arguments.partial)
     say(f"{found}\n{out / f'Task{found.task}.zip'}", sys.stdout)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace, score: Score | None) -> None:
     _check_iou(arguments)
     found = source(arguments)
     names = ("model", "style", "notation", "backend", "overrides", "overwrite")
@@ -165,7 +175,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         whole.plan(found, asked, arguments.out)
     else:
-        whole.run(found, asked, arguments.out, arguments.task, arguments.iou, arguments.partial)
+        whole.run(found, asked, arguments.out, arguments.task, arguments.iou, arguments.partial, score=score)
 
 
 def _check_iou(arguments: argparse.Namespace) -> None:

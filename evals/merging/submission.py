@@ -18,6 +18,7 @@ from pathlib import Path
 from evals.merging.shifting import Placed
 from samples.tiles.objects import written
 from vlm.boxes import hull
+from vlm.common.errors import UserError
 from vlm.common.files import replace
 
 TASKS = {1: "oriented", 2: "axis-aligned"}
@@ -27,7 +28,11 @@ def write(folder: Path, task: int, objects: Iterable[Placed], classes: Sequence[
     """The files of a task in `folder`/Task<task>/ and zipped beside it; returns the zip.
 
     Of a box of Task 2, what goes around the object. Files of other classes from an earlier merge are removed.
+    Raises: UserError for a scene whose name cannot stand in a line.
     """
+    objects = list(objects)
+    for scene in {one.scene for one in objects}:
+        check_name(scene)
     lines: dict[str, list[str]] = {file_name(task, name): [] for name in classes}
     for one in objects:
         shape = one.quad if task == 1 else hull(one.quad)
@@ -47,6 +52,15 @@ def write(folder: Path, task: int, objects: Iterable[Placed], classes: Sequence[
             file.writestr(zipfile.ZipInfo(name), "".join(content), zipfile.ZIP_DEFLATED)
     replace(folder / f"Task{task}.zip", packed.getvalue())
     return folder / f"Task{task}.zip"
+
+
+def check_name(scene: str) -> None:
+    """Raises: UserError for the name of a scene that has a blank in it: lines are split there."""
+    if len(scene.split()) != 1 or scene != scene.strip():
+        raise UserError(
+            f"the scene {scene!r} has a blank in its name, where lines of a submission are split; rename its file, and "
+            "cut it again"
+        )
 
 
 def file_name(task: int, label: str) -> str:

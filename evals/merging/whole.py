@@ -3,6 +3,7 @@
     OUT/tiles/        the scenes, cut (`samples.tiles`)
     OUT/answers/      an evaluation of the task `detection`: recipe, predictions.jsonl, what it counts by tile
     OUT/submission/   the answers, merged (`evals.merging.merge`)
+    OUT/score/        how good it is, where the scenes have annotations (`launch/detect.py score`)
 
 Each step continues what is there, so the same command goes on after an interruption, and costs nothing once all is
 done. Of scenes without annotation the truth of every tile is empty: what the evaluation counts means nothing there, and
@@ -13,14 +14,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from evals import stage
 from evals.answering import Answering
 from evals.benchmarks.session import finished
+from evals.merging import submission
 from evals.merging.merge import Merged, merge
 from evals.merging.suppression import THRESHOLD
 from evals.recipe import EvalRecipe
@@ -28,7 +29,7 @@ from samples import Faults
 from samples.tiles import manifest
 from samples.tiles.cut import Counts, cut, planned
 from samples.tiles.cutting import Cutting
-from samples.tiles.scenes import annotated, scenes
+from samples.tiles.scenes import OnFault, Scene, annotated, scenes
 from stage.cli import check_machine
 from stage.guards import lock
 from stage.parallel.team import Team
@@ -44,7 +45,9 @@ from vlm.sections import AUTO, PictureSection
 from vlm.shapes import family_here
 
 logger = logging.getLogger(__name__)
-TILES, ANSWERS, SUBMISSION = "tiles", "answers", "submission"
+TILES, ANSWERS, SUBMISSION, SCORE = "tiles", "answers", "submission", "score"
+Score = Callable[[Path, Path, Path], object]
+"""`score(submission, truth, out)` prints the numbers of a submission and writes them to a folder."""
 GUESSED = "the gap of RSCoVLM's 512 pixel tiles is not published: {} pixels are a guess (mmrotate's, halved)"
 
 
@@ -60,16 +63,20 @@ class Source:
     pixels: int = PictureSection().limit
     "Of the largest scene."
     workers: int = 1
+    on_fault: OnFault = "error"
+    "What becomes of a faulty row of the annotations."
     faults: Faults = field(default_factory=Faults)
 
     @property
     def annotated(self) -> bool:
         return annotated(self.path, self.format)
 
-    def scenes(self) -> Any:
+    def scenes(self) -> Iterator[Scene]:
+        """The scenes, read anew."""
         images.use(PictureSection(limit=self.pixels))
         cutting = self.cutting
-        return scenes(self.path, self.format, self.images, cutting.classes, cutting.raster, self.faults)
+        more = (cutting.classes, cutting.raster, self.faults, self.on_fault)
+        return scenes(self.path, self.format, self.images, *more)
 
     @property
     def name(self) -> str:
@@ -124,8 +131,9 @@ def plan_cut(source: Source, folder: Path) -> Counts:
 
 
 def _tell(source: Source, counts: Counts) -> None:
-    if str(source.faults) and source.faults.rows:
-        say(str(source.faults))
+    faults = source.faults
+    if faults.skipped or faults.left_out or faults.objects:
+        say(str(faults))
     say(str(counts), sys.stdout)
     if not source.annotated:
         say(f"note: {source.path} has no annotations; its tiles' label files are empty")
@@ -174,11 +182,16 @@ def run(
     iou: float = THRESHOLD,
     partial: bool = False,
     answering: Answering | None = None,
+    score: Score | None = None,
 ) -> Merged | None:
-    """Cut, ask, merge; returns what came of it, in the main process. answering: who answers instead of the model."""
+    """Cut, ask, merge, score; returns what came of it, in the main process. answering: who answers instead of the
+    model. score: of what scenes with annotations are given to."""
     team = Team.join()
+    if not source.annotated:
+        classes_of(source, Counts())
     first = recipe(asked, out, source.cutting.classes or ["any"], source.path.name)  # what is wrong with it, at once
     check_machine(first)
+    asked = replace(asked, notation=first.prompt.notation)
     if team.main:
         cut_all(source, out / TILES)
     team.wait()
@@ -193,7 +206,13 @@ def run(
     if not team.main:
         return None
     merged = merge(out / ANSWERS, out / SUBMISSION, out / TILES, task, iou, partial)
-    say(f"{merged}\n{out / SUBMISSION / f'Task{merged.task}.zip'}", sys.stdout)
+    file = out / SUBMISSION / f"Task{merged.task}.zip"
+    say(f"{merged}\n{file}", sys.stdout)
+    if score is not None and source.annotated:
+        if source.cutting.classes is not None:
+            say("not scored: the truth may have other classes than were asked for, which would count as not found")
+        else:
+            score(file, source.path, out / SCORE)
     return merged
 
 
@@ -223,5 +242,6 @@ def _classes_there(source: Source, tiles: Path) -> list[str]:
     assert there is not None
     counts = Counts()
     for one in there.done.values():
+        submission.check_name(one.scene)
         counts.classes.update(one.classes)
     return classes_of(source, counts)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from samples.readers.rows import SUFFIXES
 from samples.reading import Faults, read
@@ -20,8 +21,11 @@ from vlm.common.errors import DataError
 from vlm.pictures import images, rasters
 from vlm.sections import RasterSection
 
+OnFault = Literal["error", "skip"]
 PICTURES = "pictures"
 """Instead of a format: pictures without objects."""
+NOTES = (".txt", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".parquet")
+"""Endings of files that may hold annotations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +49,22 @@ def scenes(
     classes: Sequence[str] | None = None,
     raster: RasterSection | None = None,
     faults: Faults | None = None,
+    on_fault: OnFault = "error",
 ) -> Iterator[Scene]:
     """The scenes of a folder or file, each name once.
 
     format: of the annotations, PICTURES for none; None: told from what is there. folder: where pictures lie, if the
-    format does not say. classes: objects of others are left out, and counted in `faults`.
+    format does not say. classes: objects of others are left out, and counted in `faults`. on_fault: as
+    `samples.read` takes it.
     Raises: DataError for what cannot be read, for two scenes of one name, and where there is no scene.
     """
     seen: dict[str, str] = {}
-    with_objects = annotated(path, format)
-    found = _labelled(path, format, folder, classes, raster, faults) if with_objects else _plain(path, folder, raster)
+    found: Iterator[Scene]
+    if annotated(path, format):
+        rows = read(path, format, folder, on_fault=on_fault, faults=faults, raster=raster, classes=classes)
+        found = (_scene(sample, path) for sample in rows)
+    else:
+        found = _plain(path, folder, raster)
     for scene in found:
         if scene.name in seen:
             raise DataError(
@@ -92,9 +102,7 @@ def _pictures_alone(folder: Path) -> bool:
     """Whether there is a folder of pictures and nothing else that could annotate them."""
     there = folder / "images" if (folder / "images").is_dir() else folder
     others = [entry for entry in folder.iterdir() if entry != there and not entry.name.startswith(".")]
-    if there == folder:
-        others = [entry for entry in others if entry.is_dir() or entry.suffix in (".txt", ".json", ".xml", ".yaml")]
-    return bool(pictures(there)) and not others
+    return bool(pictures(there)) and not any(entry.is_dir() or entry.suffix.lower() in NOTES for entry in others)
 
 
 def _plain(
@@ -105,18 +113,6 @@ def _plain(
         image = rasters.named(str(file.absolute()), raster)
         assert isinstance(image, str)
         yield Scene(file.stem, image, images.size(image), None)
-
-
-def _labelled(
-    path: str | os.PathLike[str],
-    format: str | None,
-    folder: str | os.PathLike[str] | None,
-    classes: Sequence[str] | None,
-    raster: RasterSection | None,
-    faults: Faults | None,
-) -> Iterator[Scene]:
-    for sample in read(path, format, folder, faults=faults, raster=raster, classes=classes):
-        yield _scene(sample, path)
 
 
 def _scene(sample: Sample, path: str | os.PathLike[str]) -> Scene:

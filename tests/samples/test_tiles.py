@@ -50,6 +50,10 @@ def dota(tmp_path) -> Path:
     return tmp_path / "DOTA"
 
 
+def same(a: Image.Image, b: Image.Image) -> bool:
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
 def cut_dota(folder: Path, out: Path, cutting: Cutting = SMALL, **more):
     return cut.cut(scenes(folder, classes=cutting.classes), out, cutting, str(folder), True, **more)
 
@@ -207,10 +211,10 @@ def test_tiles_on_disk(dota, tmp_path):
     whole = Image.open(dota / "images/P1.png")
     for tile in windows("P1", (300, 220), SMALL):
         area = (tile.x, tile.y, tile.x + 112, tile.y + 112)
-        assert list(Image.open(out / f"images/{tile.name}.png").getdata()) == list(whole.crop(area).getdata())
+        assert same(Image.open(out / f"images/{tile.name}.png"), whole.crop(area))
     small = Image.open(out / "images/P2__1__0___0.png")
     assert small.size == (112, 112) and small.getpixel((100, 5)) == small.getpixel((5, 100)) == (124, 116, 104)
-    assert list(small.crop((0, 0, 90, 70)).getdata()) == list(Image.open(dota / "images/P2.png").getdata())
+    assert same(small.crop((0, 0, 90, 70)), Image.open(dota / "images/P2.png"))
     assert (out / "annfiles/P1__1__80___0.txt").read_text() == "20 20 50 20 50 60 20 60 small-vehicle 0\n"
     assert (out / "annfiles/P1__1__0___80.txt").read_text() == ""
     assert not list(out.rglob("*.part"))
@@ -249,10 +253,11 @@ def test_other_scales(rate, tmp_path):
     for tile, picture in cut.pictures(scene, windows("a", (300, 220), cutting), cutting):
         area = (tile.x, tile.y, min(tile.x + 64, width), min(tile.y + 64, height))
         expected = np.asarray(whole.crop(area), dtype=int)
-        assert np.abs(np.asarray(picture)[: expected.shape[0], : expected.shape[1]] - expected).max() <= 1
+        difference = np.abs(np.asarray(picture)[: expected.shape[0], : expected.shape[1]] - expected)
+        assert difference.max() <= 2 and difference.mean() < 0.1  # Pillow counts the edges in single precision
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_large_scenes_are_read_in_parts(name, tmp_path, monkeypatch):
     """What counts as large is read by windows, strip by strip; the pixels are those of the whole."""
     pytest.importorskip("rasterio")
@@ -270,6 +275,21 @@ def test_large_scenes_are_read_in_parts(name, tmp_path, monkeypatch):
     assert len(boxes) == 6 and all((x2 - x1) * (y2 - y1) <= 200 * 112 for x1, y1, x2, y2 in boxes)
 
 
+def test_a_jpeg_scene(tmp_path, monkeypatch):
+    """Decoded whole or in parts; there, decoders differ a little where colours are stored at half the resolution."""
+    pytest.importorskip("rasterio")
+    smooth = np.add.outer(np.sin(np.arange(220) / 9), np.cos(np.arange(300) / 7)) * 60 + 128
+    Image.fromarray(smooth.astype(np.uint8)).convert("RGB").save(tmp_path / "a.jpg")
+    (scene,) = scenes(tmp_path)
+    tiles = windows("a", scene.size, SMALL)
+    whole = [np.asarray(picture, dtype=float) for _, picture in cut.pictures(scene, tiles, SMALL)]
+    assert np.array_equal(whole[0], np.asarray(Image.open(tmp_path / "a.jpg").crop((0, 0, 112, 112))))
+    monkeypatch.setattr(images, "LARGE", 2**10)
+    parts = [np.asarray(picture, dtype=float) for _, picture in cut.pictures(scene, tiles, SMALL)]
+    assert all(np.abs(a - b).mean() < 1 for a, b in zip(whole, parts, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_rasters_are_shown_as_declared(tmp_path):
     """16 bits and four bands: `raster` says what is seen, also to the manifest."""
     rasterio = pytest.importorskip("rasterio")
@@ -297,7 +317,10 @@ def test_pictures_alone(dota, tmp_path):
     assert not annotated(dota) and not annotated(dota / "images") and annotated(dota, "dota")
     for place in (dota, dota / "images"):
         found = list(scenes(place))
-        assert [(one.name, one.size, one.objects) for one in found] == [("P1", (300, 220), None), ("P2", (90, 70), None)]
+        assert [(one.name, one.size, one.objects) for one in found] == [
+            ("P1", (300, 220), None),
+            ("P2", (90, 70), None),
+        ]
     counts = cut.cut(scenes(dota), tmp_path / "tiles", SMALL, "test", False)
     assert counts.tiles == 13 and (tmp_path / "tiles/annfiles/P1__1__0___0.txt").read_text() == ""
 
@@ -326,6 +349,12 @@ def test_scenes_that_cannot_be_cut(dota, tmp_path):
     scene_file(dota / "images", "P1.jpg", (30, 22))
     with pytest.raises(DataError, match=r"two scenes are called P1: .*P1\.jpg and .*P1\.png"):
         list(scenes(dota, PICTURES))
+    (dota / "images/P1.jpg").unlink()
+    labels = dota / "labelTxt/P1.txt"
+    labels.write_text(labels.read_text() + "1 2 3 plane 0\n")
+    with pytest.raises(DataError, match=r"P1\.txt, line 6"):
+        list(scenes(dota))
+    assert [len(scene.objects) for scene in scenes(dota, on_fault="skip")] == [3, 1]
     row = {"images": ["images/P1.png"], "task": "vqa", "answer": "yes", "messages": [{"role": "user", "content": "a?"}]}
     (dota / "rows.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(DataError, match="is of the task vqa, expected detection"):
