@@ -1,5 +1,5 @@
-"""Questions → completions: a model through transformers, through vLLM, or behind an address (`evals.served`). Loaded
-once for all benchmarks of a run."""
+"""Questions → completions: a model through transformers, through vLLM, or behind an address (`evals.asking.served`).
+Loaded once for all benchmarks of a run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from evals.answering import Answering, Row, row_seed, seed_of
-from evals.served import Served
-from evals.turns import Said, Talk, Talks, converse
+from evals.asking.answering import Answering, Row, row_seed, seed_of
+from evals.asking.served import Served
+from evals.asking.turns import Said, Talk, Talks, converse
 from samples import Sample
 from stage.guards.halving import in_batches
 from stage.parallel.team import device
@@ -56,9 +56,9 @@ def complete(
     is what `how` says; the checkpoint's generation config gives the tokens that end a text, no more.
 
     seed: of sampling. What is drawn depends on it, on the sample's name, on the number of the draw and on the turn, not
-    on the batch (`evals.draws`). numbers: of the draws; None: how often the sample came before among `samples`. how:
-    with a number as batch_size. halved: as `in_batches` takes it. talks: conversations with tools; None: `prompt`, and
-    an answer.
+    on the batch (`evals.asking.draws`). numbers: of the draws; None: how often the sample came before among `samples`.
+    how: with a number as batch_size. halved: as `in_batches` takes it. talks: conversations with tools; None: `prompt`,
+    and an answer.
     """
     from vlm.tools.rendered import Renderer
 
@@ -146,7 +146,7 @@ class Speaking:
 
     def _drawing(self, places: Sequence[int]) -> AbstractContextManager[None]:
         """Each row's own numbers, others in each turn."""
-        from evals.draws import drawing
+        from evals.asking.draws import drawing
 
         if self.how.temperature == 0:
             return nullcontext()

@@ -11,8 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
-from evals import predictions, ranks, turns
-from evals.answering import Answering, sized
+from evals import predictions, ranks
+from evals.asking import turns
+from evals.asking.answering import Answering, sized
 from evals.benchmarks import find
 from evals.comparing import compare
 from evals.controls import CONTROLS, lists

@@ -12,7 +12,7 @@ from vlm.common import telemetry  # noqa: E402
 telemetry.quiet()
 
 from evals import predictions  # noqa: E402
-from evals.answering import sized  # noqa: E402
+from evals.asking.answering import sized  # noqa: E402
 from evals.generate import answerer, check  # noqa: E402
 from evals.scoring import metrics  # noqa: E402
 from rewards import gold  # noqa: E402

@@ -40,7 +40,7 @@ def measured(path: str) -> dict[str, float]:
     from PIL import Image
 
     from evals import generate
-    from evals.turns import Said
+    from evals.asking.turns import Said
     from samples import Sample
     from stage.recipe.asking import GenerationSection
     from vlm.loading import load_model, load_processor

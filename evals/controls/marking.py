@@ -30,7 +30,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from evals import predictions
-from evals.answering import Row, sized
+from evals.asking.answering import Row, sized
 from evals.controls.pictures import unpictured
 from evals.generate import answerer, check
 from evals.recipe import EvalRecipe

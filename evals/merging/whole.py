@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evals import stage
-from evals.answering import Answering
+from evals.asking.answering import Answering
 from evals.benchmarks.session import finished
 from evals.merging import submission
 from evals.merging.merge import Merged, merge

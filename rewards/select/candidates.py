@@ -26,7 +26,7 @@ Row = tuple[Sample, int]
 """A question and the number of a draw, from 0."""
 Draw = Callable[[Sequence[Row]], Iterable[tuple[Row, str]]]
 """`draw(rows)` → each with its completion, as they come and in any order. A completion must depend on nothing but its
-row, so that a continued run and one with more processes draw the same (`evals.answering`)."""
+row, so that a continued run and one with more processes draw the same (`evals.asking.answering`)."""
 
 
 def key(sample: Sample) -> str:

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from evals.asking.turns import Talks
 from evals.generate import VLLM
-from evals.turns import Talks
 from tests.engine import world
 from vlm import families
 from vlm.sections import ImageSection

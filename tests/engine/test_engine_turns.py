@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from evals.asking.turns import fields
 from evals.generate import VLLM, Transformers
 from evals.recipe import EvalRecipe
-from evals.turns import fields
 from stage.recipe import config
 from tests.engine import world
 from tests.support.processes.commands import ROOT

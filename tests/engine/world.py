@@ -14,7 +14,7 @@ from trl.generation import vllm_generation
 import rl
 from demo import dataset
 from demo.world.scene import SPLIT_SEEDS
-from evals.conversation import conversation
+from evals.asking.conversation import conversation
 from evals.generate import complete
 from rl.recipe import GRPORecipe
 from samples import Sample, mixture

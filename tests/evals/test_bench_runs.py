@@ -7,7 +7,8 @@ import sys
 import pytest
 from PIL import Image
 
-from evals import conversation, ranks, stage
+from evals import ranks, stage
+from evals.asking import conversation
 from evals.benchmarks import session
 from evals.comparing import sidebyside
 from samples import mixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals.answering import Answering
+from evals.asking.answering import Answering
 from evals.merging import commands, whole
 from evals.merging.whole import Asked, Source
 from samples.tiles import manifest

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evals import draws
+from evals.asking import draws
 from tests.support import tiny_checkpoints as tiny
 from vlm import loading
 from vlm.common.errors import UserError

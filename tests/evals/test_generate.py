@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from evals import predictions, stage
+from evals.asking.conversation import conversation
 from evals.comparing import sidebyside
-from evals.conversation import conversation
 from evals.generate import complete
 from evals.recipe import EvalRecipe
 from samples import Sample

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from evals import served, stage
+from evals import stage
+from evals.asking import served
 from evals.recipe import EvalRecipe
 from stage.recipe import config
 from tests.support.processes.commands import evaluation

@@ -10,7 +10,7 @@ import runpy
 import pytest
 
 from evals import stage as evaluation
-from evals.served import Served
+from evals.asking.served import Served
 from rewards.select.recipe import BonRecipe
 from samples import Sample
 from stage.endpoint.questions import calls, estimated

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from evals.answering import row_seed, seed_of
-from evals.conversation import conversation
+from evals.asking.answering import row_seed, seed_of
+from evals.asking.conversation import conversation
+from evals.asking.turns import Chain, Talks, fields
 from evals.generate import complete
-from evals.turns import Chain, Talks, fields
 from samples import Sample
 from stage.recipe.asking import GenerationSection
 from tests.support.families import checkpoint, listed

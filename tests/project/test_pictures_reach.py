@@ -107,7 +107,7 @@ def read(stage, made):
         table = (rows.chat_rows if stage == "sft" else rows.prompt_rows)(drawn.samples, prompt)
         return [row["images"][0] for row in table]
     if stage == "eval":
-        from evals.conversation import conversation
+        from evals.asking.conversation import conversation
 
         drawn = mixture.draw(made.data, "eval", made.seed).samples
         turns = [conversation(sample, prompt, Grid(28, 784, 10**6)) for sample in drawn]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 import rl
 import samples
-from evals.conversation import conversation
+from evals.asking.conversation import conversation
 from rewards.score.model.exchange import Exchange, render
 from rewards.score.reward.candidates import Reader
 from rl.recipe import GRPORecipe

@@ -95,7 +95,7 @@ def test_two_steps_of_grpo_are_the_same(tiny_model, samples, tmp_path, adapters,
 
 def batch(folder, samples, rows):
     """Inputs as TRL makes them: rows repeated, and their pictures."""
-    from evals.conversation import conversation
+    from evals.asking.conversation import conversation
 
     asked = [conversation(samples[row], PromptSection(system="Think."), Grid(28, 784, 784 * 1000)) for row in rows]
     return dict(

@@ -10,7 +10,7 @@ import json
 import pytest
 
 import samples
-from evals.conversation import conversation
+from evals.asking.conversation import conversation
 from rewards.curate.corpus import Source, exchange
 from rewards.prefer import rows as candidates
 from rewards.prefer.recipe import CandidateSource

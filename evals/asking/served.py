@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evals.answering import Answering, Row, seed_of
-from evals.turns import Said, Talk, Talks
+from evals.asking.answering import Answering, Row, seed_of
+from evals.asking.turns import Said, Talk, Talks
 from stage.endpoint.asking import FAILURES, ask_all
 from stage.endpoint.client import Endpoint, Messages, Refused, Usage, encoded, shown_at
 from stage.endpoint.kept import Kept, Refusal, spoken

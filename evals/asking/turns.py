@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from PIL.Image import Image
 
-from evals.answering import Row
-from evals.conversation import conversation
+from evals.asking.answering import Row
+from evals.asking.conversation import conversation
 from samples import Sample
 from stage.recipe.asking import AskingRecipe
 from stage.recipe.sections import ToolKeys

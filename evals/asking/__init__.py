@@ -1,0 +1,1 @@
+"""How questions are put to a model: here, on a server, in several turns, again with other seeds."""
