@@ -22,7 +22,7 @@ from vlm.boxes.notations import (
     write_boxes,
     write_quads,
 )
-from vlm.boxes.overlaps import iou, ious, match_ious, quad_iou, quad_ious
+from vlm.boxes.overlaps import iou, ious, match_ious, pair_ious, pair_quad_ious, quad_iou, quad_ious
 from vlm.boxes.said import CONVENTION, Said, read_said
 
 __all__ = [
@@ -49,6 +49,8 @@ __all__ = [
     "match_ious",
     "obb_from_quad",
     "ordered",
+    "pair_ious",
+    "pair_quad_ious",
     "quad_from_obb",
     "quad_iou",
     "quad_ious",

@@ -39,10 +39,24 @@ def ious(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Any:
     import numpy as np
 
     first = np.asarray(a, dtype=float).reshape(-1, 1, 4)  # (A, 1, 4)
-    second = np.asarray(b, dtype=float).reshape(1, -1, 4)  # (1, B, 4)
+    return _ious(first, np.asarray(b, dtype=float).reshape(1, -1, 4))
+
+
+def pair_ious(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], rows: Any, columns: Any) -> Any:
+    """`iou` of ``a[rows[n]]`` with ``b[columns[n]]`` for each n: (N,)."""
+    import numpy as np
+
+    first, second = (np.asarray(boxes, dtype=float).reshape(-1, 4) for boxes in (a, b))
+    return _ious(first[rows], second[columns])
+
+
+def _ious(first: Any, second: Any) -> Any:
+    """(…, 4) and (…, 4), which broadcast → (…)."""
+    import numpy as np
+
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         low, high = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
-        width, height = np.moveaxis(high - low, -1, 0)  # (A, B) each
+        width, height = np.moveaxis(high - low, -1, 0)
         shared = width * height
         areas = [np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1) for boxes in (first, second)]
         union = areas[0] + areas[1] - shared
@@ -80,6 +94,28 @@ def quad_ious(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Any
     low = np.maximum(first[2][:, None], second[2][None])  # (A, B, 2)
     high = np.minimum(first[3][:, None], second[3][None])
     rows, columns = np.nonzero(np.all(low < high, axis=-1))  # false for the NaN of what is no polygon
+    table[rows, columns] = _of_pairs(first, second, rows, columns)
+    return table
+
+
+def pair_quad_ious(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], rows: Any, columns: Any) -> Any:
+    """`quad_iou` of ``a[rows[n]]`` with ``b[columns[n]]`` for each n: (N,). For pairs of many pictures at once, where
+    a table of all of them would be large and a call for each slow."""
+    import numpy as np
+
+    first, second = (_polygons(np.asarray(quads, dtype=float).reshape(-1, 4, 2)) for quads in (a, b))
+    low = np.maximum(first[2][rows], second[2][columns])  # (N, 2)
+    meet = np.all(low < np.minimum(first[3][rows], second[3][columns]), axis=-1)
+    out = np.zeros(len(rows))
+    out[meet] = _of_pairs(first, second, rows[meet], columns[meet])
+    return out
+
+
+def _of_pairs(first: tuple[Any, ...], second: tuple[Any, ...], rows: Any, columns: Any) -> Any:
+    """IoUs (N,) of pairs whose surrounding boxes meet, by `_polygons`."""
+    import numpy as np
+
+    out = np.empty(len(rows))
     for start in range(0, len(rows), TOGETHER):
         part = slice(start, start + TOGETHER)
         row, column = rows[part], columns[part]
@@ -87,8 +123,8 @@ def quad_ious(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Any
         shared = np.empty(len(row))
         shared[convex] = _shared(first[5][row[convex]], second[5][column[convex]])
         shared[~convex] = _shared_by_geos(first[0][row[~convex]], second[0][column[~convex]])
-        table[row, column] = _ratios(shared, first[1][row], second[1][column])
-    return table
+        out[part] = _ratios(shared, first[1][row], second[1][column])
+    return out
 
 
 def _polygons(quads: Any) -> tuple[Any, Any, Any, Any, Any, Any]:

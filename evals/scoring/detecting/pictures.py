@@ -15,7 +15,10 @@ from functools import cached_property
 
 import numpy as np
 
-from vlm.boxes import ious, quad_ious
+from vlm.boxes import pair_ious, pair_quad_ious
+
+TOGETHER = 1 << 18
+"""Pairs of objects of one picture each that are compared at once, in some 30 MB."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,8 @@ def pool(pictures: Sequence[Picture]) -> Pool:
     """All objects, and which of them overlap."""
     names = sorted({name for one in pictures for name in (*one.labels, *one.said_labels)})
     number = {name: place for place, name in enumerate(names)}
-    pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     counts, true_counts = [len(one.said) for one in pictures], [len(one.true) for one in pictures]
-    starts, true_starts = np.cumsum([0, *counts]), np.cumsum([0, *true_counts])
-    for place, one in enumerate(pictures):
-        if counts[place] and true_counts[place]:
-            table = (quad_ious if len(one.true[0]) == 8 else ious)(one.said, one.true)  # (said, true)
-            rows, columns = np.nonzero(table)
-            pairs.append((rows + starts[place], columns + true_starts[place], table[rows, columns]))
-    said, true, iou = (np.concatenate(part) for part in zip(*pairs, strict=True)) if pairs else (np.zeros(0),) * 3
+    said, true, iou = _overlaps(pictures)
     every = range(len(pictures))
     return Pool(
         keys=[one.key for one in pictures],
@@ -119,9 +115,43 @@ def pool(pictures: Sequence[Picture]) -> Pool:
         true=np.array([number[name] for one in pictures for name in one.labels], dtype=np.int64),
         difficult=np.array([hard for one in pictures for hard in one.difficult], dtype=bool),
         true_area=np.concatenate([np.zeros(0), *(_true_areas(one) for one in pictures)]),
-        pairs=(said.astype(np.int64), true.astype(np.int64), iou),
+        pairs=(said, true, iou),
         missed=np.array([one.missed for one in pictures], dtype=float),
     )
+
+
+def _overlaps(pictures: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`Pool.pairs`."""
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
+    before, true_before, some, pairs = 0, 0, list[Picture](), 0
+    for place, one in enumerate(pictures):
+        some.append(one)
+        pairs += len(one.said) * len(one.true)
+        if pairs >= TOGETHER or place == len(pictures) - 1:
+            said, true, iou = _together(some)
+            found.append((said + before, true + true_before, iou))
+            before, true_before = before + sum(len(p.said) for p in some), true_before + sum(len(p.true) for p in some)
+            some, pairs = [], 0
+    first, second, third = (np.concatenate(part) for part in zip(*found, strict=True))
+    return first, second, third
+
+
+def _together(pictures: Sequence[Picture]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of a few pictures, all pairs at once."""
+    said = [shape for one in pictures for shape in one.said]
+    true = [shape for one in pictures for shape in one.true]
+    if not said or not true:
+        return np.zeros(0, dtype=int), np.zeros(0, dtype=int), np.zeros(0)
+    counts, true_counts = np.array([(len(one.said), len(one.true)) for one in pictures]).T
+    starts = np.cumsum(true_counts) - true_counts
+    each = np.repeat(true_counts, counts)  # true objects beside each that is said
+    rows = np.repeat(np.arange(len(said)), each)
+    columns = (
+        np.arange(len(rows)) - np.repeat(np.cumsum(each) - each, each) + np.repeat(np.repeat(starts, counts), each)
+    )
+    iou = (pair_quad_ious if len(true[0]) == 8 else pair_ious)(said, true, rows, columns)
+    kept = np.flatnonzero(iou)
+    return rows[kept], columns[kept], iou[kept]
 
 
 def _scores(one: Picture) -> np.ndarray:

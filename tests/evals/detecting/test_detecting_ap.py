@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.scoring.detecting import coco
+from evals.scoring.detecting import pictures as pooling
 from evals.scoring.detecting.curves import devkit07, voc07, voc12, weighted
 from evals.scoring.detecting.pictures import Picture, areas, pool
 from evals.scoring.detecting.voc import firsts, hits
 from tests.evals.detecting.scenes import NAMES, devkit_ap, devkit_points, overlap, scenes
+from vlm.boxes import ious, quad_ious
 
 ALL = tuple(coco.THRESHOLDS)
 
@@ -242,3 +244,19 @@ def test_areas_by_hand():
 @given(st.lists(st.integers(0, 4), max_size=9))
 def test_firsts(objects):
     assert firsts(np.array(objects, dtype=int)).tolist() == sorted({objects.index(one) for one in objects})
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_pairs_of_many_pictures_are_those_of_each(upright, monkeypatch):
+    """All pictures at once, a few at a time, and one after another: the same pairs and IoUs."""
+    some = scenes(8, 40, upright=upright)
+    whole = pool(some)
+    monkeypatch.setattr(pooling, "TOGETHER", 50)
+    parts = pool(some)
+    expected = []
+    for place, one in enumerate(some):
+        table = (quad_ious, ious)[upright](one.said, one.true) if one.said and one.true else np.zeros((0, 0))
+        before = [sum(len(getattr(other, name)) for other in some[:place]) for name in ("said", "true")]
+        expected += [(row + before[0], column + before[1], table[row, column]) for row, column in np.argwhere(table)]
+    for found in (whole, parts):
+        assert list(zip(*found.pairs, strict=True)) == expected
