@@ -281,6 +281,14 @@ def test_the_rectangle_around_points_is_the_smallest_that_holds_them(points):
     assert (turns > 0).all()  # clockwise on a screen, as a box's corners
 
 
+def test_rows_that_have_all_three_lists_are_rows(tmp_path):
+    draw(tmp_path / "a.png")
+    row = {"images": ["a.png"], "annotations": [], "categories": [], "task": "vqa", "question": "?", "answer": "a"}
+    (tmp_path / "mine.json").write_text("\n".join(map(json.dumps, [row, row | {"id": "2"}])))
+    assert [one.task for one in samples.read(tmp_path / "mine.json", "nadir")] == ["vqa"] * 2
+    assert detect(Look(tmp_path / "mine.json")).name == "nadir"
+
+
 # --- YOLO-OBB
 
 
@@ -331,6 +339,8 @@ def test_labels_without_their_yaml_are_refused(tmp_path):
         ("train: /etc\nnames: [a]\n", "found '/etc', expected a folder below .*put the YAML into the dataset's folder"),
         ("train: ../x/images\nnames: [a]\n", "found '../x/images', expected a folder below"),
         ("train: train.txt\nnames: [a]\n", "found 'train.txt', expected a folder .*lists of pictures are not read"),
+        ("train: images\nnames: {0: a, 1: b, 0: c}\n", "data.yaml: found no YAML .*the key '0' stands twice"),
+        ("train: images\nnames: [a\n", "data.yaml: found no YAML .*expected that of a dataset"),
         ("train: images\nnames: {a: 0}\n", "names: found a dict, expected a list of classes"),
         ("train: images\nnames: [[a]]\n", r"names\[0\]: found a list, expected a list of classes"),
         (
