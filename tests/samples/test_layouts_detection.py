@@ -355,6 +355,22 @@ def test_a_yaml_that_does_not_say_it(tmp_path, text, message):
         list(samples.read(folder))
 
 
+def test_which_yaml_is_meant(tmp_path):
+    folder = put_yolo(tmp_path, GOOD)
+    (folder / "other.yml").write_text("train: images\nnames: [ship, plane]\n")
+    with pytest.raises(DataError, match="found the YAMLs data.yaml, other.yml, expected one: point `path` at it"):
+        samples.read(folder)
+    (one,) = samples.read(folder / "other.yml")
+    assert one.labels == ["ship"]
+    (folder / "other.yml").write_text("epochs: 3\n")  # of a training
+    (one,) = samples.read(folder)
+    assert one.labels == ["large vehicle"]
+    (folder / "data.yaml").unlink()
+    for path in (folder, folder / "other.yml"):
+        with pytest.raises(DataError, match="(?:found|: found) other.yml without `names` and `train`"):
+            list(samples.read(path, "yolo_obb"))
+
+
 def test_a_yaml_of_aliases_ends_the_reading_with_one_line(tmp_path):
     """Shown as text it would be 10⁹ characters."""
     bomb = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))

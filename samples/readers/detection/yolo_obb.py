@@ -40,7 +40,6 @@ BEYOND = 0.01
 LARGEST = 1 << 20
 """Bytes of a YAML."""
 LINE = "class x1 y1 x2 y2 x3 y3 x4 y4, the corners as shares of the picture"
-UNNAMED = "labels of YOLO, whose classes are numbers"
 
 
 def fits(look: Look) -> bool:
@@ -49,29 +48,46 @@ def fits(look: Look) -> bool:
 
 def odd(look: Look) -> str | None:
     """Why a folder of YOLO's labels is not read; None for other folders."""
-    if not look.is_folder:
+    if not look.is_folder or not _numbered(look.path):
         return None
-    below = (look.path / "labels", *sorted(look.path.glob("*/")), *sorted((look.path / "labels").glob("*/")))
-    for folder in (look.path, *below):
-        for path in files(folder, ".txt", 3) if folder.is_dir() else []:
-            first = next((one for _, one in _lines(path, {})), None)
+    expected = (
+        "the dataset's YAML with `names` (path: DOTAv1.yaml): which number is which class differs between projects"
+    )
+    return _doubtful(look) or f"{look.path}: found labels of YOLO, whose classes are numbers, expected {expected}"
+
+
+def _numbered(path: Path) -> bool:
+    """Whether labels lie in a folder or below it whose objects are numbers and shares."""
+    below = (path / "labels", *sorted(path.glob("*/")), *sorted((path / "labels").glob("*/")))
+    for folder in (path, *below):
+        for label in files(folder, ".txt", 3) if folder.is_dir() else []:
+            first = next((one for _, one in _lines(label, {})), None)
             if isinstance(first, RowFault) and first.kind == "missing_field":
-                for yaml_path in _yamls(look):
-                    try:
-                        _loaded(yaml_path)
-                    except DataError as error:
-                        return str(error)
-                expected = "the dataset's YAML with `names` (path: DOTAv1.yaml): which number is which class differs"
-                return f"{look.path}: found {UNNAMED}, expected {expected} between projects"
-    return None
+                return True
+    return False
+
+
+def _doubtful(look: Look) -> str | None:
+    """What is wrong with the YAMLs that are there; None where there is none."""
+    paths, said = _yamls(look), []
+    for path in paths:
+        try:
+            _loaded(path)
+        except DataError as error:
+            return str(error)
+        said += [path.name] if _said(path) is not None else []
+    if len(said) > 1:
+        return f"{look.path}: found the YAMLs {', '.join(said)}, expected one: point `path` at it"
+    names = ", ".join(path.name for path in paths)
+    return f"{look.path}: found {names} without `names` and `train`, expected the dataset's YAML" if paths else None
 
 
 def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
     """(file, a picture), or (file and line, what is no object)."""
     there = _yaml(look)
     if there is None:
-        said = odd(look) or f"{look.path}: found no YAML with `names`, expected the dataset's YAML, or its folder"
-        raise DataError(said)
+        none = f"{look.path}: found no YAML, expected the dataset's YAML with `names`, or its folder"
+        raise DataError(_doubtful(look) or odd(look) or none)
     path, stated = there
     names = _names(path, stated)
     classes = objects.all_classes(look, lambda: names.values())
