@@ -15,6 +15,7 @@ import samples
 from samples import Faults, Sample
 from samples.readers import json_list
 from samples.readers.detection import coco
+from samples.readers.detection import dior as dior_reader
 from samples.readers.formats import detect
 from samples.readers.look import Look
 from samples.sections import SourceSection
@@ -378,6 +379,77 @@ def test_a_yaml_of_aliases_ends_the_reading_with_one_line(tmp_path):
     with pytest.raises(DataError) as caught:
         list(samples.read(folder))
     assert len(str(caught.value)) < 1000
+
+
+# --- the same scenes in every layout of quadrilaterals
+
+NAMES = ("plane", "storage tank", "ship")
+
+
+def tilted(x, y, width, height, degrees):
+    turn = np.array([[np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], [-np.sin(np.radians(degrees)),
+                    np.cos(np.radians(degrees))]])  # fmt: skip
+    ends = np.array([[-width, -height], [width, -height], [width, height], [-width, height]]) / 2
+    return (ends @ turn + (x, y)).ravel().round(3).tolist()
+
+
+OBJECT = st.tuples(
+    st.sampled_from(NAMES),
+    st.builds(
+        tilted, st.integers(12, 52), st.integers(12, 52), st.integers(4, 16), st.integers(4, 16), st.integers(0, 359)
+    ),
+)
+
+
+def put_scenes(folder, scenes):
+    """The scenes as DOTA, COCO, YOLO-OBB, DIOR-R and FAIR1M; returns the paths."""
+    for name in ("dota/labelTxt", "yolo/labels", "dior/Annotations", "fair/labelXml"):
+        (folder / name).mkdir(parents=True)
+    images, annotations = [], []
+    for number, scene in enumerate(scenes):
+        name = f"{number:05}"
+        for where in ("dota/images", "coco", "yolo/images", "dior/JPEGImages", "fair/images"):
+            draw(folder / where / f"{name}.png")
+        images.append({"id": number, "file_name": f"{name}.png"})
+        dota, yolo, dior, fair = [], [], [], []
+        for label, quad in scene:
+            annotations.append({
+                "image_id": number, "category_id": NAMES.index(label), "bbox": [0, 0, 1, 1], "segmentation": [quad]
+            })  # fmt: skip
+            dota.append(f"{' '.join(map(str, quad))} {label.replace(' ', '-')} 0")
+            yolo.append(f"{NAMES.index(label)} {' '.join(str(x / SIDE) for x in quad)}")
+            said = "".join(f"<{tag}>{x}</{tag}>" for tag, x in zip(dior_reader.CORNERS["robndbox"], quad, strict=True))
+            dior.append(f"<object><name>{label.replace(' ', '')}</name><robndbox>{said}</robndbox></object>")
+            points = [*np.reshape(quad, (4, 2)).tolist(), quad[:2]]
+            said = "".join(f"<point>{x},{y}</point>" for x, y in points)
+            fair.append(
+                f"<object><possibleresult><name>{label}</name></possibleresult><points>{said}</points></object>"
+            )
+        (folder / "dota/labelTxt" / f"{name}.txt").write_text("\n".join(dota))
+        (folder / "yolo/labels" / f"{name}.txt").write_text("\n".join(yolo))
+        (folder / "dior/Annotations" / f"{name}.xml").write_text(f"<annotation>{''.join(dior)}</annotation>")
+        said = f"<annotation><objects>{''.join(fair)}</objects></annotation>"
+        (folder / "fair/labelXml" / f"{name}.xml").write_text(said)
+    categories = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
+    lists = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "coco/truth.json").write_text(json.dumps(lists))
+    (folder / "yolo/data.yaml").write_text(f"train: images\nnames: {list(NAMES)}\n")
+    return {name: folder / name for name in ("dota", "yolo", "dior", "fair")} | {"coco": folder / "coco/truth.json"}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(OBJECT, max_size=5), min_size=1, max_size=4))
+def test_every_layout_says_the_same(tmp_path_factory, scenes):
+    paths = put_scenes(tmp_path_factory.mktemp("scenes"), scenes)
+    formats = {"dior": "dior_obb", "fair": "fair1m", "dota": "dota", "coco": "coco_obb", "yolo": "yolo_obb"}
+    for name, path in paths.items():
+        found = list(samples.read(path, formats[name], classes=NAMES))
+        assert [one.labels for one in found] == [[label for label, _ in scene] for scene in scenes], name
+        assert all(one.classes == sorted(NAMES) and one.difficult is None for one in found)
+        for one, scene in zip(found, scenes, strict=True):
+            assert len(one.quads) == len(scene)
+            for quad, (_, true) in zip(one.quads, scene, strict=True):
+                assert quad == pytest.approx(true, abs=1e-9)
 
 
 # --- written as our own rows and read again
