@@ -112,6 +112,8 @@ def has_lists(path: Path, keys: Collection[str]) -> bool:
             if not re.match(rb"(?:\xef\xbb\xbf)?\s*\{", file.read(64)):
                 return False
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                if re.match(rb"[^\n]*\}\s*\n\s*\{", data):  # an object a line: rows
+                    return False
                 return all(re.search(rb'"%b"\s*:\s*\[' % re.escape(key.encode()), data) for key in keys)
     except (OSError, ValueError):  # an empty file cannot be mapped
         return False

@@ -15,6 +15,7 @@ import samples
 from samples import Faults, Sample
 from samples.readers import json_list
 from samples.readers.detection import coco
+from samples.readers.detection import dior as dior_reader
 from samples.readers.formats import detect
 from samples.readers.look import Look
 from samples.sections import SourceSection
@@ -281,6 +282,14 @@ def test_the_rectangle_around_points_is_the_smallest_that_holds_them(points):
     assert (turns > 0).all()  # clockwise on a screen, as a box's corners
 
 
+def test_rows_that_have_all_three_lists_are_rows(tmp_path):
+    draw(tmp_path / "a.png")
+    row = {"images": ["a.png"], "annotations": [], "categories": [], "task": "vqa", "question": "?", "answer": "a"}
+    (tmp_path / "mine.json").write_text("\n".join(map(json.dumps, [row, row | {"id": "2"}])))
+    assert [one.task for one in samples.read(tmp_path / "mine.json", "nadir")] == ["vqa"] * 2
+    assert detect(Look(tmp_path / "mine.json")).name == "nadir"
+
+
 # --- YOLO-OBB
 
 
@@ -331,6 +340,8 @@ def test_labels_without_their_yaml_are_refused(tmp_path):
         ("train: /etc\nnames: [a]\n", "found '/etc', expected a folder below .*put the YAML into the dataset's folder"),
         ("train: ../x/images\nnames: [a]\n", "found '../x/images', expected a folder below"),
         ("train: train.txt\nnames: [a]\n", "found 'train.txt', expected a folder .*lists of pictures are not read"),
+        ("train: images\nnames: {0: a, 1: b, 0: c}\n", "data.yaml: found no YAML .*the key '0' stands twice"),
+        ("train: images\nnames: [a\n", "data.yaml: found no YAML .*expected that of a dataset"),
         ("train: images\nnames: {a: 0}\n", "names: found a dict, expected a list of classes"),
         ("train: images\nnames: [[a]]\n", r"names\[0\]: found a list, expected a list of classes"),
         (
@@ -345,6 +356,22 @@ def test_a_yaml_that_does_not_say_it(tmp_path, text, message):
         list(samples.read(folder))
 
 
+def test_which_yaml_is_meant(tmp_path):
+    folder = put_yolo(tmp_path, GOOD)
+    (folder / "other.yml").write_text("train: images\nnames: [ship, plane]\n")
+    with pytest.raises(DataError, match="found the YAMLs data.yaml, other.yml, expected one: point `path` at it"):
+        samples.read(folder)
+    (one,) = samples.read(folder / "other.yml")
+    assert one.labels == ["ship"]
+    (folder / "other.yml").write_text("epochs: 3\n")  # of a training
+    (one,) = samples.read(folder)
+    assert one.labels == ["large vehicle"]
+    (folder / "data.yaml").unlink()
+    for path in (folder, folder / "other.yml"):
+        with pytest.raises(DataError, match="(?:found|: found) other.yml without `names` and `train`"):
+            list(samples.read(path, "yolo_obb"))
+
+
 def test_a_yaml_of_aliases_ends_the_reading_with_one_line(tmp_path):
     """Shown as text it would be 10⁹ characters."""
     bomb = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
@@ -352,6 +379,77 @@ def test_a_yaml_of_aliases_ends_the_reading_with_one_line(tmp_path):
     with pytest.raises(DataError) as caught:
         list(samples.read(folder))
     assert len(str(caught.value)) < 1000
+
+
+# --- the same scenes in every layout of quadrilaterals
+
+NAMES = ("plane", "storage tank", "ship")
+
+
+def tilted(x, y, width, height, degrees):
+    turn = np.array([[np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], [-np.sin(np.radians(degrees)),
+                    np.cos(np.radians(degrees))]])  # fmt: skip
+    ends = np.array([[-width, -height], [width, -height], [width, height], [-width, height]]) / 2
+    return (ends @ turn + (x, y)).ravel().round(3).tolist()
+
+
+OBJECT = st.tuples(
+    st.sampled_from(NAMES),
+    st.builds(
+        tilted, st.integers(12, 52), st.integers(12, 52), st.integers(4, 16), st.integers(4, 16), st.integers(0, 359)
+    ),
+)
+
+
+def put_scenes(folder, scenes):
+    """The scenes as DOTA, COCO, YOLO-OBB, DIOR-R and FAIR1M; returns the paths."""
+    for name in ("dota/labelTxt", "yolo/labels", "dior/Annotations", "fair/labelXml"):
+        (folder / name).mkdir(parents=True)
+    images, annotations = [], []
+    for number, scene in enumerate(scenes):
+        name = f"{number:05}"
+        for where in ("dota/images", "coco", "yolo/images", "dior/JPEGImages", "fair/images"):
+            draw(folder / where / f"{name}.png")
+        images.append({"id": number, "file_name": f"{name}.png"})
+        dota, yolo, dior, fair = [], [], [], []
+        for label, quad in scene:
+            annotations.append({
+                "image_id": number, "category_id": NAMES.index(label), "bbox": [0, 0, 1, 1], "segmentation": [quad]
+            })  # fmt: skip
+            dota.append(f"{' '.join(map(str, quad))} {label.replace(' ', '-')} 0")
+            yolo.append(f"{NAMES.index(label)} {' '.join(str(x / SIDE) for x in quad)}")
+            said = "".join(f"<{tag}>{x}</{tag}>" for tag, x in zip(dior_reader.CORNERS["robndbox"], quad, strict=True))
+            dior.append(f"<object><name>{label.replace(' ', '')}</name><robndbox>{said}</robndbox></object>")
+            points = [*np.reshape(quad, (4, 2)).tolist(), quad[:2]]
+            said = "".join(f"<point>{x},{y}</point>" for x, y in points)
+            fair.append(
+                f"<object><possibleresult><name>{label}</name></possibleresult><points>{said}</points></object>"
+            )
+        (folder / "dota/labelTxt" / f"{name}.txt").write_text("\n".join(dota))
+        (folder / "yolo/labels" / f"{name}.txt").write_text("\n".join(yolo))
+        (folder / "dior/Annotations" / f"{name}.xml").write_text(f"<annotation>{''.join(dior)}</annotation>")
+        said = f"<annotation><objects>{''.join(fair)}</objects></annotation>"
+        (folder / "fair/labelXml" / f"{name}.xml").write_text(said)
+    categories = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
+    lists = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "coco/truth.json").write_text(json.dumps(lists))
+    (folder / "yolo/data.yaml").write_text(f"train: images\nnames: {list(NAMES)}\n")
+    return {name: folder / name for name in ("dota", "yolo", "dior", "fair")} | {"coco": folder / "coco/truth.json"}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(OBJECT, max_size=5), min_size=1, max_size=4))
+def test_every_layout_says_the_same(tmp_path_factory, scenes):
+    paths = put_scenes(tmp_path_factory.mktemp("scenes"), scenes)
+    formats = {"dior": "dior_obb", "fair": "fair1m", "dota": "dota", "coco": "coco_obb", "yolo": "yolo_obb"}
+    for name, path in paths.items():
+        found = list(samples.read(path, formats[name], classes=NAMES))
+        assert [one.labels for one in found] == [[label for label, _ in scene] for scene in scenes], name
+        assert all(one.classes == sorted(NAMES) and one.difficult is None for one in found)
+        for one, scene in zip(found, scenes, strict=True):
+            assert len(one.quads) == len(scene)
+            for quad, (_, true) in zip(one.quads, scene, strict=True):
+                assert quad == pytest.approx(true, abs=1e-9)
 
 
 # --- written as our own rows and read again

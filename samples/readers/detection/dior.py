@@ -63,7 +63,7 @@ def fits(kind: str, look: Look) -> bool:
 
 def walk(kind: str, look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
     """(file, a picture), or (file and object, what is none)."""
-    folder = _annotations(kind, look.path)
+    folder = _annotations(kind, look.path, bare=True) if look.is_folder else None
     if folder is None:
         raise DataError(f"{look.path}: found no annotations with {kind}, expected Annotations/*/*.xml")
     paths = files(folder, ".xml")
@@ -90,13 +90,18 @@ def convert(kind: str, row: dict[str, Any], place: Place, task: str | None) -> d
     return objects.convert(row, place, task, FOLDERS, quads=kind == "robndbox")
 
 
-def _annotations(kind: str, path: Path) -> Path | None:
-    """The folder of annotations that have `kind`: below, or the path itself."""
+def _annotations(kind: str, path: Path, bare: bool = False) -> Path | None:
+    """The folder of annotations that have `kind`: below, or the path itself.
+
+    bare: also one whose annotations have no object at all; a folder of that name may be without any.
+    """
     above = path / "Annotations"
-    named = [one for one in _folders(above) if one.name.replace("_", " ").lower() == ANNOTATIONS[kind]]
+    named = [one for one in (*_folders(above), path) if one.name.replace("_", " ").lower() == ANNOTATIONS[kind]]
     for folder in (*named, *([above] if above.is_dir() else []), path):
         paths = files(folder, ".xml", voc.LOOKED)
         item = voc.first(paths, "object")
+        if item is None and paths and (bare or folder in named):
+            return folder
         if item is not None and item.find(kind) is not None and item.find("description") is None:
             return folder
     return None

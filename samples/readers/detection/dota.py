@@ -7,7 +7,7 @@
 
 or mmrotate's tiles, `annfiles/P0001__1__0___0.txt` beside `images/` (open-mmlab/mmrotate, mmrotate/datasets/dota.py at
 0724acc, tools/data/dota/split/img_split.py at 96de045). A file without an object, or with headers alone, is that of a
-picture without objects.
+picture without objects; a picture without a file is not read.
 
 `path` is the folder above, the folder of labels, or one label file, whose classes are those of its folder. One row a
 picture (`samples.readers.detection.objects`), `quads` in pixels in the file's order. The last number of a line, where

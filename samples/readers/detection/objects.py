@@ -79,9 +79,7 @@ def convert(
     if any(one.difficult for one in kept):
         truth["difficult"] = [one.difficult for one in kept]
     more = {name: row[name] for name in ("id", "size") if name in row}
-    classes = sorted(
-        {*row["classes"], *truth["labels"]}
-    )  # others than stated classes leave the row later: `restricted`
+    classes = sorted({*row["classes"], *truth["labels"]})  # what a source's classes leave out, `restricted` takes out
     return record(image, asking(classes), TASK, classes=classes, **truth, **more)
 
 

@@ -40,7 +40,6 @@ BEYOND = 0.01
 LARGEST = 1 << 20
 """Bytes of a YAML."""
 LINE = "class x1 y1 x2 y2 x3 y3 x4 y4, the corners as shares of the picture"
-UNNAMED = "labels of YOLO, whose classes are numbers"
 
 
 def fits(look: Look) -> bool:
@@ -49,24 +48,46 @@ def fits(look: Look) -> bool:
 
 def odd(look: Look) -> str | None:
     """Why a folder of YOLO's labels is not read; None for other folders."""
-    if not look.is_folder:
+    if not look.is_folder or not _numbered(look.path):
         return None
-    below = (look.path / "labels", *sorted(look.path.glob("*/")), *sorted((look.path / "labels").glob("*/")))
-    for folder in (look.path, *below):
-        for path in files(folder, ".txt", 3) if folder.is_dir() else []:
-            first = next((one for _, one in _lines(path, {})), None)
+    expected = (
+        "the dataset's YAML with `names` (path: DOTAv1.yaml): which number is which class differs between projects"
+    )
+    return _doubtful(look) or f"{look.path}: found labels of YOLO, whose classes are numbers, expected {expected}"
+
+
+def _numbered(path: Path) -> bool:
+    """Whether labels lie in a folder or below it whose objects are numbers and shares."""
+    below = (path / "labels", *sorted(path.glob("*/")), *sorted((path / "labels").glob("*/")))
+    for folder in (path, *below):
+        for label in files(folder, ".txt", 3) if folder.is_dir() else []:
+            first = next((one for _, one in _lines(label, {})), None)
             if isinstance(first, RowFault) and first.kind == "missing_field":
-                expected = "the dataset's YAML with `names` (path: DOTAv1.yaml): which number is which class differs"
-                return f"{look.path}: found {UNNAMED}, expected {expected} between projects"
-    return None
+                return True
+    return False
+
+
+def _doubtful(look: Look) -> str | None:
+    """What is wrong with the YAMLs that are there; None where there is none."""
+    paths, said = _yamls(look), []
+    for path in paths:
+        try:
+            _loaded(path)
+        except DataError as error:
+            return str(error)
+        said += [path.name] if _said(path) is not None else []
+    if len(said) > 1:
+        return f"{look.path}: found the YAMLs {', '.join(said)}, expected one: point `path` at it"
+    names = ", ".join(path.name for path in paths)
+    return f"{look.path}: found {names} without `names` and `train`, expected the dataset's YAML" if paths else None
 
 
 def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
     """(file, a picture), or (file and line, what is no object)."""
     there = _yaml(look)
     if there is None:
-        said = odd(look) or f"{look.path}: found no YAML with `names`, expected the dataset's YAML, or its folder"
-        raise DataError(said)
+        none = f"{look.path}: found no YAML, expected the dataset's YAML with `names`, or its folder"
+        raise DataError(_doubtful(look) or odd(look) or none)
     path, stated = there
     names = _names(path, stated)
     classes = objects.all_classes(look, lambda: names.values())
@@ -87,24 +108,47 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
 
 def _yaml(look: Look) -> tuple[Path, dict[str, Any]] | None:
     """The dataset's YAML and what it says; None where there is none, or several."""
-    if look.is_hub:
-        return None
-    paths = [look.path] if look.path.suffix in ENDINGS else []
-    if look.is_folder:
-        paths = [path for ending in ENDINGS for path in files(look.path, ending)]
-    found = [(path, said) for path in paths if (said := _said(path)) is not None]
+    found = [(path, said) for path in _yamls(look) if (said := _said(path)) is not None]
     return found[0] if len(found) == 1 else None
+
+
+def _yamls(look: Look) -> list[Path]:
+    if look.is_hub:
+        return []
+    if look.is_folder:
+        return [path for ending in ENDINGS for path in files(look.path, ending)]
+    return [look.path] if look.path.suffix in ENDINGS else []
 
 
 def _said(path: Path) -> dict[str, Any] | None:
     """What a YAML says that has names and pictures; None for another."""
     try:
-        if path.stat().st_size > LARGEST:
-            return None
-        said = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        said = _loaded(path)
+    except DataError:
         return None
     return said if isinstance(said, dict) and "names" in said and any(name in said for name in SPLITS) else None
+
+
+def _loaded(path: Path) -> Any:
+    """Raises: DataError for a file that is no YAML, or in which a key stands twice."""
+    try:
+        if path.stat().st_size > LARGEST:
+            raise DataError(f"{path}: found more than {LARGEST} bytes, expected the YAML of a dataset")
+        return yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506  (it is a SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise DataError(
+            f"{path}: found no YAML ({' '.join(str(error).split())}), expected that of a dataset"
+        ) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := [key for place, key in enumerate(keys) if key in keys[:place]]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _names(path: Path, said: dict[str, Any]) -> dict[int, str]:
