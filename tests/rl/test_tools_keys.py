@@ -10,7 +10,7 @@ from vlm.sections import ImageSection, ToolSection, TurnSection
 from vlm.tools.tool import Tool
 from vlm.tools.toolbox import Toolbox
 
-RECIPE = "recipes/zoom/grpo.yaml"
+RECIPE = "recipes/rscovlm/zoom/grpo.yaml"
 PLAIN = "rewards.1={use: zoom}"
 FAULTS = [
     (["tools=[]"], "zoom without the tool that it judges"),
