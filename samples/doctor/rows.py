@@ -171,8 +171,9 @@ class Rows:
     def _look_for_repeats(self, sample: Sample, role: str, pictures: array, name: str) -> None:
         first = replied(sample.messages)
         texts = [(turn["role"], " ".join(turn["content"].split()), *zoomed([turn])) for turn in sample.messages[:first]]
-        question = repr((role, sample.task, pictures.tolist(), texts, sample.choices))
-        truth = (sample.answer, sample.boxes, sample.quads, (sample.columns or {}).get("ranked"))
+        asked_for = (sample.choices, sample.classes, sample.written)
+        question = repr((role, sample.task, pictures.tolist(), texts, *asked_for))
+        truth = (sample.answer, sample.boxes, sample.quads, sample.labels, (sample.columns or {}).get("ranked"))
         said = [(turn["content"], *zoomed([turn])) for turn in sample.messages[first:]]
         asked, answered = (_digest(text) for text in (question, repr((question, truth, said))))
         if asked in self._asked:
