@@ -17,6 +17,7 @@ from vlm.common import telemetry  # noqa: E402
 telemetry.quiet()
 
 from evals.merging import commands  # noqa: E402
+from evals.scoring.detectors import command as detectors  # noqa: E402
 from stage.cli import guarded  # noqa: E402
 from vlm.common.console import terminal  # noqa: E402
 
@@ -25,6 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add(subparsers)
+    detectors.add(subparsers)
     arguments = commands.parse(parser)
     return guarded(lambda: arguments.run(arguments))
 

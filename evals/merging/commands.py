@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 from evals.merging import submission, whole
 from evals.merging.merge import merge
 from evals.merging.suppression import THRESHOLD
-from evals.merging.whole import Asked, Score, Source
+from evals.merging.whole import Asked, Source
 from samples.tiles import classes
 from samples.tiles.cutting import PRESETS, Cutting
 from samples.tiles.scenes import PICTURES
@@ -27,8 +26,8 @@ from vlm.common.processes import is_main_process
 from vlm.sections import AUTO, PictureSection
 
 
-def add(subparsers: Any, score: Score | None = None) -> None:
-    """The parsers `cut`, `merge` and `run`. score: scores what `run` leaves, where there is a truth."""
+def add(subparsers: Any) -> None:
+    """The parsers `cut`, `merge` and `run`."""
     one = _parser(subparsers, "cut", "cut scenes into tiles", _CUT)
     _scenes(one)
     one.add_argument("--out", type=Path, required=True, help="folder for the tiles; a second run continues there")
@@ -50,7 +49,7 @@ def add(subparsers: Any, score: Score | None = None) -> None:
     one.add_argument("--overwrite", action="store_true", help="ask again what was answered")
     _merging(one)
     one.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
-    one.set_defaults(run=partial(_run, score=score))
+    one.set_defaults(run=_run)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -167,7 +166,7 @@ def _merge(arguments: argparse.Namespace) -> None:
     say(f"{found}\n{out / f'Task{found.task}.zip'}", sys.stdout)
 
 
-def _run(arguments: argparse.Namespace, score: Score | None) -> None:
+def _run(arguments: argparse.Namespace) -> None:
     _check_iou(arguments)
     found = source(arguments)
     names = ("model", "style", "notation", "backend", "overrides", "overwrite")
@@ -175,7 +174,7 @@ def _run(arguments: argparse.Namespace, score: Score | None) -> None:
     if arguments.dry_run:
         whole.plan(found, asked, arguments.out)
     else:
-        whole.run(found, asked, arguments.out, arguments.task, arguments.iou, arguments.partial, score=score)
+        whole.run(found, asked, arguments.out, arguments.task, arguments.iou, arguments.partial)
 
 
 def _check_iou(arguments: argparse.Namespace) -> None:

@@ -93,7 +93,7 @@ def merge(
     sizes = {name: (one.size[0], one.size[1]) for cut in cuts for name, one in cut.done.items()}
     found = shift(rows, Reading(recipe.prompt.notation, recipe.inside), folder / ranks.FILE, sizes)
     missing = unanswered(folder, rows, cuts, partial)
-    chosen = task or (2 if NOTATIONS[recipe.prompt.notation].shape == "box" else 1)
+    chosen = task or task_of(folder, rows, recipe.prompt.notation)
     kept = suppress(found.objects, chosen, iou)
     classes = sorted(found.classes)
     submission.write(out, chosen, kept, classes)
@@ -125,6 +125,14 @@ def manifests(recipe: EvalRecipe, tiles: Path | None = None) -> list[Manifest]:
             manifest.FILE,
         )
     return cuts
+
+
+def task_of(folder: Path, rows: Sequence[predictions.Prediction], notation: str) -> int:
+    """2 where the model writes boxes, else 1. Raises: UserError where it writes both."""
+    upright = {NOTATIONS[row.written or notation].shape == "box" for row in rows}
+    if len(upright) > 1:
+        raise UserError(f"{folder}: some answers are boxes, others not; say which submission is wanted, --task 1 or 2")
+    return 2 if True in upright else 1
 
 
 def unanswered(

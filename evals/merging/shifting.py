@@ -19,7 +19,7 @@ from pathlib import Path
 from evals.predictions import Prediction
 from evals.scoring.reading import Reading
 from samples.tiles.names import Tile, parse
-from vlm.boxes import hull, ordered, read_detections
+from vlm.boxes import hull, ordered
 from vlm.common.errors import DataError
 from vlm.pictures import rasters
 
@@ -112,7 +112,7 @@ def _checked(row: Prediction, where: object) -> Tile:
 
 def _read(tile: Tile, row: Prediction, reading: Reading, end: Sequence[int], found: Shifted) -> None:
     assert row.size is not None and row.classes
-    said = read_detections(reading.text(row), reading.notation, row.size, row.resized, row.classes)
+    said = reading.detections(row)
     found.classes.update(row.classes)
     found.unreadable += not said.readable
     found.missed += said.missed

@@ -3,7 +3,7 @@
     OUT/tiles/        the scenes, cut (`samples.tiles`)
     OUT/answers/      an evaluation of the task `detection`: recipe, predictions.jsonl, what it counts by tile
     OUT/submission/   the answers, merged (`evals.merging.merge`)
-    OUT/score/        how good it is, where the scenes have annotations (`launch/detect.py score`)
+    OUT/score/        how good it is, where the scenes have annotations (`evals.merging.judging`)
 
 Each step continues what is there, so the same command goes on after an interruption, and costs nothing once all is
 done. Of scenes without annotation the truth of every tile is empty: what the evaluation counts means nothing there, and
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from evals import stage
 from evals.asking.answering import Answering
 from evals.benchmarks.session import finished
 from evals.merging import submission
+from evals.merging.judging import FOLDER as SCORE
+from evals.merging.judging import judge
 from evals.merging.merge import Merged, merge
 from evals.merging.suppression import THRESHOLD
 from evals.recipe import EvalRecipe
@@ -45,9 +47,7 @@ from vlm.sections import AUTO, PictureSection
 from vlm.shapes import family_here
 
 logger = logging.getLogger(__name__)
-TILES, ANSWERS, SUBMISSION, SCORE = "tiles", "answers", "submission", "score"
-Score = Callable[[Path, Path, Path], object]
-"""`score(submission, truth, out)` prints the numbers of a submission and writes them to a folder."""
+TILES, ANSWERS, SUBMISSION = "tiles", "answers", "submission"
 GUESSED = "the gap of RSCoVLM's 512 pixel tiles is not published: {} pixels are a guess (mmrotate's, halved)"
 
 
@@ -182,10 +182,11 @@ def run(
     iou: float = THRESHOLD,
     partial: bool = False,
     answering: Answering | None = None,
-    score: Score | None = None,
 ) -> Merged | None:
-    """Cut, ask, merge, score; returns what came of it, in the main process. answering: who answers instead of the
-    model. score: of what scenes with annotations are given to."""
+    """Cut, ask, merge, score; returns what came of it, in the main process.
+
+    answering: who answers instead of the model. The other arguments: as `evals.merging.merge` takes them.
+    """
     team = Team.join()
     if not source.annotated:
         classes_of(source, Counts())
@@ -208,11 +209,8 @@ def run(
     merged = merge(out / ANSWERS, out / SUBMISSION, out / TILES, task, iou, partial)
     file = out / SUBMISSION / f"Task{merged.task}.zip"
     say(f"{merged}\n{file}", sys.stdout)
-    if score is not None and source.annotated:
-        if source.cutting.classes is not None:
-            say("not scored: the truth may have other classes than were asked for, which would count as not found")
-        else:
-            score(file, source.path, out / SCORE)
+    if source.annotated:
+        judge(file.with_suffix(""), merged.task, source.scenes(), out / SCORE)
     return merged
 
 

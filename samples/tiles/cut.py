@@ -4,7 +4,7 @@
     TILES/annfiles/P0706__1__412___824.txt     the objects of the tile; empty without any, or without annotation
     TILES/cut.json, scenes.jsonl               how it was cut (`samples.tiles.manifest`)
 
-A row of tiles is read at a time (`vlm.pictures.images.window`), at most STRIP pixels, so that memory stays flat and a
+Rows of tiles are read at a time (`vlm.pictures.images.window`), at most STRIP pixels, so that memory stays flat and a
 file that can only be read from its beginning is not decoded anew for each tile. Every file appears whole or not at all,
 and a scene is noted when all of its tiles are there: a run that was stopped goes on by the same command.
 """
@@ -35,6 +35,8 @@ from vlm.pictures import images
 logger = logging.getLogger(__name__)
 STRIP = 2**25
 """Pixels of a scene that are decoded at a time."""
+LEVEL = 2
+"""Of PNG's compression: four times as quick as Pillow's own 6, for files an eighth larger (measured on 512 pixels)."""
 MARGIN = 3
 """Pixels of the result around a tile of a scaled scene that resizing looks at: the bicubic filter reaches two."""
 
@@ -145,7 +147,7 @@ def _scene(scene: Scene, folder: Path, cutting: Cutting, pool: ThreadPoolExecuto
 
     def save(tile: Tile, picture: Image.Image) -> None:
         with replacing(folder / IMAGES / f"{tile.name}.png") as file:
-            picture.save(file, "PNG")
+            picture.save(file, "PNG", compress_level=LEVEL)
 
     waiting: deque[Future[None]] = deque()
     for tile, picture in pictures(scene, [tile for tile, _ in chosen], cutting):
@@ -198,16 +200,18 @@ def _seen(tile: Tile, cutting: Cutting, size: Sequence[int]) -> list[float]:
 
 
 def _strips(tiles: Sequence[Tile], cutting: Cutting, size: Sequence[int]) -> Iterator[list[Tile]]:
-    """Tiles of one row and scale, next to each other, STRIP pixels together or a single one."""
+    """Tiles of one scale that follow each other, STRIP pixels together or a single one: rows, or parts of a row."""
     group: list[Tile] = []
+    around = [0.0, 0.0, 0.0, 0.0]
     for tile in tiles:
-        if group and (tile.rate, tile.y) == (group[0].rate, group[0].y):
-            first, last = _seen(group[0], cutting, size), _seen(tile, cutting, size)
-            if (last[2] - first[0]) * (last[3] - first[1]) <= STRIP:
-                group.append(tile)
-                continue
-        if group:
+        area = _seen(tile, cutting, size)
+        low, high = (map(min, around[:2], area[:2]), map(max, around[2:], area[2:]))
+        both = [*low, *high]
+        fits = (both[2] - both[0]) * (both[3] - both[1]) <= STRIP
+        if group and not (fits and tile.rate == group[0].rate):
             yield group
-        group = [tile]
+            group = []
+        around = both if group else area
+        group.append(tile)
     if group:
         yield group

@@ -1,5 +1,6 @@
 """launch/detect.py on folders of two scenes: by the tiny model, by one that knows the truth, stopped, and on."""
 
+import json
 import sys
 import zipfile
 from pathlib import Path
@@ -117,19 +118,34 @@ def test_scenes_to_a_submission(dota, tiny_model, tmp_path, started):
     assert (merged / "Task1.zip").read_bytes() == (out / "submission/Task1.zip").read_bytes()
 
 
-def test_the_truth_comes_back(dota, tiny_model, tmp_path):
-    """What lies on a seam comes back once; what a scene lies in two tiles for, too."""
-    scored = []
-    merged = whole.run(
-        source(dota),
-        asked(tiny_model),
-        tmp_path / "out",
-        answering=Knowing(),
-        score=lambda *given: scored.append(given),
-    )
-    assert submitted(tmp_path / "out/submission/Task1.zip") == SUBMITTED
+def test_the_truth_comes_back(dota, tiny_model, tmp_path, capsys):
+    """What lies on a seam comes back once; scored against the scenes, all of it is right."""
+    out = tmp_path / "out"
+    merged = whole.run(source(dota), asked(tiny_model), out, answering=Knowing())
+    assert submitted(out / "submission/Task1.zip") == SUBMITTED
     assert (merged.objects, merged.unreadable, merged.missing) == (4, 0, []) and merged.said > 4
-    assert scored == [(tmp_path / "out/submission/Task1.zip", dota, tmp_path / "out/score")]
+    numbers = json.loads((out / "score/metrics.json").read_text())
+    assert numbers["theta"]["theta"] == 0 and numbers["cut"]["detection/ap_nc@0.5"]["value"] == 1
+    assert "ap_nc@0.5" in capsys.readouterr().out
+
+
+def test_what_is_scored(dota, tiny_model, tmp_path, capsys):
+    """Classes that were asked for: others of the truth count nowhere, and neither does what no scene has."""
+
+    class Imagining(Knowing):
+        def draw(self, recipe, rows, halved=None):
+            yield from ((row, text + "1,1,9,1,9,9,1,9 harbor\n") for row, text in super().draw(recipe, rows))
+
+    named = Source(dota, Cutting(size=112, gap=32, classes=["harbor", "plane"]))
+    whole.run(named, asked(tiny_model), tmp_path / "out", answering=Imagining())
+    numbers = json.loads((tmp_path / "out/score/metrics.json").read_text())
+    assert numbers["cut"]["detection/ap_nc@0.5"]["value"] == 1
+    assert "Task1_harbor.txt is not scored" in capsys.readouterr().err
+    assert (tmp_path / "out/score/truth/P1.txt").read_text() == "10 10 40 10 40 30 10 30 plane 0\n"
+    for file in (dota / "labelTxt").iterdir():
+        file.write_text("")
+    whole.run(named, asked(tiny_model), tmp_path / "none", answering=Imagining())
+    assert "no scene has an object" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("at", [0, 1, 7])
@@ -148,7 +164,8 @@ def test_scenes_without_annotation(dota, tiny_model, tmp_path, capsys):
     with pytest.raises(UserError, match="--classes dota-1.0"):
         whole.run(source(dota), asked(tiny_model), tmp_path / "out", answering=Knowing())
     named = Source(dota, Cutting(size=112, gap=32, classes=["plane", "ship"]))
-    merged = whole.run(named, asked(tiny_model), tmp_path / "other", answering=Knowing(), score=pytest.fail)
+    merged = whole.run(named, asked(tiny_model), tmp_path / "other", answering=Knowing())
+    assert not (tmp_path / "other/score").exists()
     assert merged.by_class == {"plane": 0, "ship": 0} and merged.tiles == 13
     assert "has no annotations" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from evals import predictions
 from evals.merging import submission, suppression
-from evals.merging.merge import merge, suppress
+from evals.merging.merge import merge, suppress, task_of
 from evals.merging.shifting import Placed, from_seam, shift, tile_of
 from evals.merging.suppression import suppressed, suppressed_one_by_one
 from evals.predictions import Prediction
@@ -251,6 +251,14 @@ def test_merging_a_folder(evaluated, tmp_path):
     (line,) = (tmp_path / "out/Task1/Task1_plane.txt").read_text().splitlines()
     assert [float(number) for number in line.split()[2:]] == pytest.approx(square(100, 20, 40), abs=0.1)
     assert merge(evaluated, tmp_path / "out", task=2).task == 2 and (tmp_path / "out/Task2.zip").exists()
+
+
+def test_which_submission_is_written(evaluated):
+    """Boxes make one of Task 2, other shapes one of Task 1; of both, somebody has to say it."""
+    rows = predictions.read(evaluated / "predictions.jsonl")
+    assert task_of(evaluated, rows, "rscovlm_quad") == 1 and task_of(evaluated, rows, "rscovlm") == 2
+    with pytest.raises(UserError, match="--task 1 or 2"):
+        task_of(evaluated, [*rows, replace(rows[0], written="rscovlm")], "rscovlm_obb")
 
 
 def test_tiles_without_an_answer_are_refused(evaluated, tmp_path):

@@ -273,6 +273,10 @@ def test_large_scenes_are_read_in_parts(name, tmp_path, monkeypatch):
     found = [np.asarray(picture) for _, picture in cut.pictures(scene, tiles, SMALL)]
     assert all((a == b).all() for a, b in zip(found, expected, strict=True))
     assert len(boxes) == 6 and all((x2 - x1) * (y2 - y1) <= 200 * 112 for x1, y1, x2, y2 in boxes)
+    boxes.clear()
+    monkeypatch.setattr(cut, "STRIP", 300 * 200)  # two rows of tiles, then one
+    list(cut.pictures(scene, tiles, SMALL))
+    assert boxes == [(0, 0, 300, 192), (0, 108, 300, 220)]
 
 
 def test_a_jpeg_scene(tmp_path, monkeypatch):
@@ -381,11 +385,11 @@ def test_a_stopped_run_goes_on(dota, tmp_path, monkeypatch, at, workers):
     cut_dota(dota, tmp_path / "whole")
     out, saved, save = tmp_path / "tiles", [], Image.Image.save
 
-    def dies(self, *given):
+    def dies(self, *given, **more):
         saved.append(self)
         if len(saved) == at:
             raise KeyboardInterrupt
-        save(self, *given)
+        save(self, *given, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "save", dies)
