@@ -10,7 +10,6 @@ ours are rounded, which loses half as much.
 
 An answer that `vlm.boxes.read_said` takes is read by it. Another one is mended, and each mending counted:
 
-    nothing        no text that could be an object's: nothing is read
     parentheses    (1,2,3,4) for [1,2,3,4] in JSON
     commas         doubled or missing ones in JSON
     doubled_key    "label": "label": in JSON
@@ -170,7 +169,7 @@ def read_detections(
     if found is None:
         found = _by_pieces(plain, notation, size, resized, repairs)
     objects = found.objects if classes is None else _named(found.objects, classes, repairs)
-    return Detected(objects, found.missed, dict(repairs), bool(found.objects), size, upright)
+    return Detected(objects, found.missed, dict(+repairs), bool(found.objects), size, upright)
 
 
 def _unfenced(text: str) -> str:
@@ -201,7 +200,7 @@ def _by_pieces(
             repairs["numbers"] += found is not None
         missed += 1 if found is None else found.missed
         objects += [] if found is None else found.objects
-    repairs["pieces" if objects else "nothing"] += 1
+    repairs["pieces"] += bool(objects)
     return Said(objects, missed, size, notation.shape == "box")
 
 
