@@ -86,9 +86,8 @@ def shift(
     """
     rows = list(rows)
     tiles = [_checked(row, where) for row in rows]
-    asked = Counter(
-        (tile.name, row.size) for tile, row in zip(tiles, rows, strict=True)
-    )  # mmrotate's may have two sizes
+    # mmrotate's tiles of one place may have two sizes
+    asked = Counter((tile.name, row.size) for tile, row in zip(tiles, rows, strict=True))
     if len(asked) < len(tiles):
         twice = asked.most_common(1)[0][0][0]
         raise DataError(f"{where}: the tile {twice} was asked twice, expected each once: two folders of tiles, perhaps")
