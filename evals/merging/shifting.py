@@ -86,8 +86,10 @@ def shift(
     """
     rows = list(rows)
     tiles = [_checked(row, where) for row in rows]
-    if len({tile.name for tile in tiles}) < len(tiles):
-        twice = Counter(tile.name for tile in tiles).most_common(1)[0][0]
+    # mmrotate's tiles of one place may have two sizes
+    asked = Counter((tile.name, row.size) for tile, row in zip(tiles, rows, strict=True))
+    if len(asked) < len(tiles):
+        twice = asked.most_common(1)[0][0][0]
         raise DataError(f"{where}: the tile {twice} was asked twice, expected each once: two folders of tiles, perhaps")
     ends = dict(sizes or {})
     for tile, row in zip(tiles, rows, strict=True):
@@ -124,17 +126,21 @@ def _read(tile: Tile, row: Prediction, reading: Reading, end: Sequence[int], fou
             found.unnamed[str(one.label)] += 1
             continue
         quad = ordered(tile.out(one.quad))
-        rank = (-from_seam(hull(quad), area, end), tile.rate, tile.y, tile.x, number)
+        rank = (-from_seam(hull(quad), area, end, 1 / tile.rate), tile.rate, tile.y, tile.x, number)
         found.objects.append(Placed(tile.scene, one.label, quad, tile.name, rank))
 
 
-def from_seam(box: Sequence[float], area: Sequence[float], end: Sequence[float]) -> float:
+def from_seam(box: Sequence[float], area: Sequence[float], end: Sequence[float], pixel: float = 1.0) -> float:
     """Distance of a box from the nearest edge of its tile's area inside the scene, below 0 beyond it; infinite where
-    the tile has no such edge. end: (width, height) of the scene; all in its pixels."""
+    the tile has no such edge.
+
+    end: (width, height) of the scene. pixel: of the tile, less than which is left at a scaled scene's end. All are in
+    pixels of the scene.
+    """
     distances = [math.inf]
     for n in range(2):
         if area[n] > 0:
             distances.append(box[n] - area[n])
-        if area[n + 2] < end[n]:
+        if area[n + 2] + pixel <= end[n]:
             distances.append(area[n + 2] - box[n + 2])
     return min(distances)

@@ -1,5 +1,6 @@
 """Large scenes cut into tiles that overlap, for models that see one tile at a time.
 
+classes    class lists by name
 cutting    the parameters, and the published ones as presets
 windows    which tiles a scene has
 names      the name of a tile says where it comes from: P0706__1__412___824

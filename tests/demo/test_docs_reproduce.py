@@ -28,8 +28,8 @@ TRAINING = [
 ASKED = [*ON_CPU, *SMALL, "generation.max_new_tokens=8"]
 TINY = {
     "sft": [*TRAINING, "model.liger=false", "training.per_device_train_batch_size=2"],
-    "grpo": [*TRAINING, *SMALL, "training.num_generations=2", "training.per_device_train_batch_size=4", "training.beta=0",
-             "training.max_completion_length=12", "training.logging_steps=1"],
+    "grpo": [*TRAINING, *SMALL, "training.num_generations=2", "training.per_device_train_batch_size=4",
+             "training.beta=0", "training.max_completion_length=12", "training.logging_steps=1"],
     "eval": ASKED,
     "detect": ASKED,
     "data": [],

@@ -128,6 +128,9 @@ def test_distance_from_a_seam():
     assert from_seam([100, 10, 115, 30], [0, 0, 112, 112], (300, 220)) == -3
     assert from_seam([200, 120, 300, 200], [188, 108, 300, 220], (300, 220)) == 12
     assert from_seam([0, 0, 90, 70], [0, 0, 112, 112], (90, 70)) == np.inf
+    # at half the size, 301 pixels are 150: the tile that ends at 300 ends with the scene
+    assert from_seam([200, 0, 299, 70], [100, 0, 300, 200], (301, 200), pixel=2) == 100
+    assert from_seam([200, 0, 297, 70], [100, 0, 298, 200], (301, 200), pixel=2) == 1
 
 
 def test_of_two_answers_the_one_far_from_its_seam_stays():
@@ -149,6 +152,8 @@ def test_rows_that_are_no_tiles():
     ):
         with pytest.raises(DataError, match=said):
             shift([wrong], QUADS, "file")
+    other = replace(good, id="a__1024__0___0", size=(1024, 1024))  # mmrotate's at two sizes
+    assert shift([replace(good, id="a__112__0___0"), other], QUADS, "file").tiles == 2
     with pytest.raises(DataError, match="a__1__0___0 was asked twice"):
         shift([good, replace(good, source="more")], QUADS, "file")
 
