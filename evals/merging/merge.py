@@ -68,7 +68,7 @@ class Merged:
         if self.unnamed:
             names = ", ".join(f"{name!r} {count}" for name, count in Counter(self.unnamed).most_common(5))
             lines.append(f"{sum(self.unnamed.values())} objects of no class that was asked for are left out: {names}")
-        if mended := {name: count for name, count in self.repairs.items() if name != "nothing"}:
+        if mended := self.repairs:
             lines.append("mended: " + ", ".join(f"{name} {count}" for name, count in mended.items()))
         return "\n".join(lines)
 
