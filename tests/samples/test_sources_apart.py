@@ -17,16 +17,17 @@ from samples import mixture
 from samples.rows import chat_rows, prompt_rows, spelled
 from samples.sections import DataSection
 from tests.support.sample_rows import put_images, row
-from vlm.boxes import NOTHING
+from vlm.boxes import NOTHING, read_detections
 from vlm.common.errors import DataError, RecipeError
 from vlm.families.sight import Grid
 from vlm.pictures.resizing import Resizing
-from vlm.sections import PromptSection, ToolSection, TurnSection
+from vlm.sections import PromptSection, ResizeSection, ToolSection, TurnSection
 from vlm.tools.toolbox import instruction
 
 QUAD = [50, 25, 150, 25, 150, 75, 50, 75]
 CLASSES = ["plane", "ship"]
-SIZES = Resizing(Grid(28, 28 * 28, 1 << 20))
+GRID = Grid(28, 28 * 28, 1 << 20)
+SIZES = Resizing(GRID)
 DIRECT = PromptSection(style="direct", notation="qwen2_5_vl")
 JSON = '```json\n[\n\t{"bbox_2d": [49, 28, 147, 84]}\n]\n```'
 
@@ -121,3 +122,18 @@ def test_a_notation_that_cannot_say_what_objects_are_is_refused(draw):
         draw(detected={"notation": "lines"})
     with pytest.raises(RecipeError, match="vhm has no place for what an object is called"):
         list(prompt_rows(draw(detected={"notation": "vhm"}), DIRECT, SIZES))
+
+
+def test_objects_follow_the_size_that_is_drawn(draw):
+    """Corners of the text, in pixels of the picture as it is drawn in this pass, are those of the original again."""
+    samples, sizes = draw(detected={"notation": "rscovlm_quad"}), Resizing(GRID, ResizeSection(), seed=3)
+    seen = set()
+    for number in range(4):
+        sizes.passed = number
+        first, second = chat_rows(samples, DIRECT, sizes)
+        drawn = GRID.seen(first["images"][0].size)
+        (found,) = read_detections(first["messages"][-1]["content"], "rscovlm_quad", (200, 100), drawn).objects
+        assert found.quad == pytest.approx(QUAD, abs=0.5 * max(200 / drawn[0], 100 / drawn[1]) + 1e-9)
+        assert second["messages"][-1]["content"] == NOTHING
+        seen.add(drawn)
+    assert len(seen) == 4
