@@ -18,7 +18,9 @@ def test_the_region_lies_near_the_lower_right_corner():
 def test_detections_hot_paths_are_measured(capsys, monkeypatch):
     """On a few small answers; both ways of suppressing leave the same objects, or the benchmark ends."""
     monkeypatch.setattr(detecting, "OBJECTS", 5)
-    monkeypatch.setattr("sys.argv", "detecting --answers 2 --pictures 3 --objects 20 --repeats 1".split())
+    monkeypatch.setattr(
+        "sys.argv", ["detecting", "--answers", "2", "--pictures", "3", "--objects", "20", "--repeats", "1"]
+    )
     detecting.main()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + 4 + 2 + 1 and all(line.startswith("| ") and line.endswith(" |") for line in lines)
