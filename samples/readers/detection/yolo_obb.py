@@ -134,7 +134,7 @@ def _loaded(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST:
             raise DataError(f"{path}: found more than {LARGEST} bytes, expected the YAML of a dataset")
-        return yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506  (it is a SafeLoader)
+        return _Loader(path.read_text("utf-8")).get_single_data()
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise DataError(
             f"{path}: found no YAML ({' '.join(str(error).split())}), expected that of a dataset"
