@@ -40,6 +40,8 @@ def judge(recipe: BonRecipe, sight, judged, sample, completions):
     found = [metrics.judge(row, recipe.prompt.notation, recipe.inside) for row in rows]
     if sample.task == "grounding":
         return "grounding/acc@0.5", [float(one.iou >= 0.5) for one in found]
+    if sample.task == "detection":
+        return "detection/f1@0.5", [float(one.f1 or 0.0) for one in found]
     return ("vqa/exact" if sample.task == "vqa" else f"{sample.task}/accuracy"), [float(one.correct) for one in found]
 
 

@@ -6,6 +6,7 @@ temperature 1. What is right is judged by the exact rule of the row's task:
     vqa, classification    equal after `vlm.answers.normalise`
     choice                 the answer names the right option, and no other
     grounding              IoU ≥ 0.5, mean over several boxes
+    detection              F1 ≥ 0.5 in the picture, objects at IoU 0.5
     others                 none: such rows are not marked
 
 A row counts as blind where the share of its answers that are right reaches a threshold. Chance counts, too: of
@@ -236,7 +237,12 @@ def _judged(row: Marked, said: Said | None, recipe: EvalRecipe) -> tuple[float |
     right = [
         metrics.judge(_prediction(row.truth, text, sight), recipe.prompt.notation, recipe.inside) for text in said.texts
     ]
-    return fmean(one.iou >= HIT if one.iou is not None else bool(one.correct) for one in right), ""
+    return fmean(_right(one) for one in right), ""
+
+
+def _right(one: metrics.Judgement) -> bool:
+    share = one.f1 if one.f1 is not None else one.iou
+    return bool(one.correct) if share is None else share >= HIT
 
 
 def _prediction(truth: Sample, text: str, sight: Any) -> predictions.Prediction:
@@ -311,7 +317,7 @@ def _guesses(rows: Iterable[Sample]) -> dict[str, float]:
         told: list[Any] = [answers.option(row.answer or "", row.choices or []) for row in rows]
     else:
         told = [answers.normalise(row.answer or "") for row in rows]
-    if rows[0].task != "grounding":
+    if rows[0].task not in ("grounding", "detection"):
         found["most_common"] = Counter(told).most_common(1)[0][1] / len(rows)
     return found
 

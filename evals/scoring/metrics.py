@@ -23,7 +23,7 @@ from typing import Any
 
 from evals.predictions import Prediction
 from evals.scoring import lenient as lenient_reading
-from evals.scoring.detecting.score import Detection
+from evals.scoring.detecting.score import Detection, f1_of
 from evals.scoring.reading import Inside, Reading, truth
 from evals.scoring.report import Scores
 from samples import kinds_of
@@ -47,6 +47,8 @@ class Judgement:
     lenient: bool | None = None
     gold: float | None = None
     well_formed: bool | None = None
+    f1: float | None = None
+    "Of detection, at IoU 0.5 in this picture (`evals.scoring.detecting.score.f1_of`)."
 
 
 def evaluate(predictions: Iterable[Prediction], notation: str, inside: Inside = "answer") -> Report:
@@ -95,7 +97,8 @@ def judge(prediction: Prediction, notation: str, inside: Inside) -> Judgement:
         lenient = correct or lenient_reading.equal(text, truly)
     kinds = tuple(kinds_of(prediction.kind))
     gold = prediction.gold if task in OPEN else None
-    return Judgement(prediction.key, task, kinds, overlap, correct, lenient, gold, well_formed)
+    f1 = f1_of(prediction, reading) if task == "detection" else None
+    return Judgement(prediction.key, task, kinds, overlap, correct, lenient, gold, well_formed, f1)
 
 
 def _truth(prediction: Prediction, name: str) -> Any:

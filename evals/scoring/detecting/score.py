@@ -93,6 +93,24 @@ def picture(prediction: Prediction, said: Detected, rotated: bool) -> Picture:
     )
 
 
+def f1_of(prediction: Prediction, reading: Reading) -> float:
+    """F1 of one picture at IoU 0.5, all its classes together; where nothing is true, whether just that is said.
+
+    Right and wrong as in `evals.scoring.detecting.voc`: difficult objects, and what is said of them, are left out.
+    """
+    said = reading.detections(prediction)
+    found = pool([picture(prediction, said, prediction.quads is not None)])
+    target, overlap = found.best
+    hit = (target >= 0) & (overlap >= f1.IOU)
+    left = np.zeros_like(hit)
+    left[hit] = found.difficult[target[hit]]
+    right = len(np.unique(target[hit & ~left]))
+    stated, true = int((~left).sum()) + said.missed, int((~found.difficult).sum())
+    if not true:
+        return float(said.readable and not stated)
+    return 2 * right / (stated + true)
+
+
 class Numbers:
     """Adds one family of numbers after the other to `out`."""
 

@@ -1,6 +1,7 @@
 """evals.scoring.detecting: AP without scores, mF1 and what answers are like, from predictions, against hand-worked
 values and plain counts."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -13,7 +14,7 @@ from evals.predictions import Prediction
 from evals.scoring import metrics
 from evals.scoring.detecting import f1
 from evals.scoring.detecting.pictures import Picture, pool
-from evals.scoring.detecting.score import Detection
+from evals.scoring.detecting.score import Detection, f1_of
 from evals.scoring.detecting.voc import hits
 from evals.scoring.reading import Reading
 from tests.evals.detecting.scenes import overlap, scenes
@@ -299,3 +300,27 @@ def test_bounds_and_what_another_wrong_prediction_does(seed):
     )
     assert all(0 <= value <= 1 for value in [*before, *after])
     assert all(b >= a - 1e-12 for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("10,10,30,30 ship\n50,50,70,70 plane", 1.0),
+        ("10,10,30,30 ship", 2 / 3),
+        ("10,10,30,30 plane\n50,50,70,70 plane", 1 / 2),
+        ("10,10,30,30 ship\n10,10,30,30 ship\n50,50,70,70 plane", 4 / 5),
+        ("10,10,30,30 ship\n80,80,90,90 ship\n50,50,70,70 plane", 1.0),  # one on a difficult object
+        ("10,10,30,30 ship\nand so on", 2 / 4),
+        ("There are none.", 0.0),
+    ],
+)
+def test_f1_of_one_picture(said, expected):
+    """Two true objects and a difficult one; by hand: 2 · right / (said + true)."""
+    boxes = [[10, 10, 30, 30], [50, 50, 70, 70], [80, 80, 90, 90]]
+    asked = Prediction(
+        "1", "x", "detection", said, boxes=boxes, labels=["ship", "plane", "ship"], classes=["plane", "ship"],
+        difficult=[False, False, True], size=(100, 100), resized=(100, 100),
+    )  # fmt: skip
+    assert f1_of(asked, Reading("rscovlm", "text")) == pytest.approx(expected)
+    empty = dataclasses.replace(asked, boxes=[], labels=[], difficult=None)
+    assert f1_of(empty, Reading("rscovlm", "text")) == float(said == "There are none.")
