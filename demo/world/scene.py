@@ -18,6 +18,9 @@ SIDE = 224
 
 MARGIN = 5
 
+TURNS = (0.0, math.pi / 2, math.pi / 4, -math.pi / 4)
+"""Angles of things, in radians."""
+
 SPLIT_SEEDS = {"sft": 100_000_000, "grpo": 200_000_000, "test": 300_000_000, "pretrain": 1_000_000_000}
 """First scene seed of each split; a run's own seed shifts it by 100,000 (test is the same for every run)."""
 
@@ -57,7 +60,7 @@ def _clear(box: tuple[float, float, float, float], things: list[Thing]) -> bool:
     )
 
 
-def _shore(rng: random.Random) -> tuple[float, float, float] | None:
+def shore(rng: random.Random) -> tuple[float, float, float] | None:
     kind = rng.random()
     if kind < 0.35:
         return None
@@ -68,16 +71,19 @@ def _shore(rng: random.Random) -> tuple[float, float, float] | None:
     return (nx, ny, nx * SIDE / 2 + ny * SIDE / 2 + rng.uniform(-30, 30))
 
 
-def _thing(rng: random.Random, scene: Scene) -> Thing | None:
-    """One placed thing, or None after enough tries (a full scene)."""
+def placed(rng: random.Random, scene: Scene, scale: float = 1.0, turns: tuple[float, ...] = TURNS) -> Thing | None:
+    """One placed thing, or None after enough tries (a full scene).
+
+    scale: of its size; turns: the angles that it may have, in radians.
+    """
     palette = list(CLASSES)
     for _ in range(60):
         # a third of the things repeat the class of one already there, so that counts above one are common
         name = rng.choice(scene.things).name if scene.things and rng.random() < 0.33 else rng.choice(palette)
         (low, high), ratio = SIZES[name]
-        length = rng.uniform(low, high)
+        length = rng.uniform(low, high) * scale
         width = length * ratio
-        angle = 0.0 if name == "tank" else rng.choice((0.0, math.pi / 2, math.pi / 4, -math.pi / 4))
+        angle = 0.0 if name == "tank" else rng.choice(turns)
         center = (rng.uniform(20, SIDE - 20), rng.uniform(20, SIDE - 20))
         wet = scene.is_water(*center)
         if (name == "ship") != wet and name != "plane":  # planes fly over both
@@ -91,9 +97,9 @@ def _thing(rng: random.Random, scene: Scene) -> Thing | None:
 def scene(seed: int) -> Scene:
     """The scene of a seed: one to four things that do not touch, each wholly inside the image."""
     rng = random.Random(seed)
-    out = Scene(seed, _shore(rng))
+    out = Scene(seed, shore(rng))
     for _ in range(rng.choices((1, 2, 3, 4), (5, 3, 2, 1))[0]):
-        thing = _thing(rng, out)
+        thing = placed(rng, out)
         if thing is not None:
             out.things.append(thing)
     return out if out.things else scene(seed + 50_000_000)

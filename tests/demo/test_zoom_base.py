@@ -13,7 +13,7 @@ from tests.support.processes.commands import ROOT
 from vlm.loading import load_model
 from vlm.sections import ModelSection
 
-BASE = ROOT / "demo/zoom_base"
+BASE = ROOT / "demo/zoom/base"
 COUNT = 64
 BEGIN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 END = "<|im_end|>\n<|im_start|>assistant\n"
