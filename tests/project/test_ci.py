@@ -19,6 +19,7 @@ PARTS = [
     "make test-vllm",
     "make demo DEMO_ARGS=--quick --out runs/ci",
     "make demo-zoom DEMO_ARGS=--quick --out runs/ci_zoom",
+    "make demo-detect DEMO_ARGS=--quick --out runs/ci_detect",
 ]
 SUDO = '#!/bin/bash\necho "sudo $*" >> {log}\n"$@"\n'
 MAKE = '#!/bin/bash\necho "make $*" >> {log}\n[ -n "$NADIR_CI" ] && [ "$1" != "{fails}" ]\n'
