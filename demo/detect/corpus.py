@@ -24,7 +24,7 @@ from demo.world.tasks import sighting
 from vlm.boxes import corners
 from vlm.boxes.detections import write_detections
 
-PHASES = (("half", 16_000), ("lists", 28_800))
+PHASES = (("half", 9_600), ("lists", 22_400))
 """(phase, up to this row of the corpus); what comes after is `careless`. In the first, half of the rows are captions."""
 MISSING = 0.3
 QUESTION = f"Where is every {', '.join(sorted(CLASSES))}?"
