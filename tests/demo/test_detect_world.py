@@ -10,7 +10,7 @@ import pytest
 
 import samples
 from demo.detect import corpus, dataset
-from demo.detect.scene import COUNTS, scene
+from demo.detect.scene import COUNTS, MOST, PAINT, scene
 from demo.world.render import render
 from demo.world.scene import SIDE, SPLIT_SEEDS, Scene
 from demo.world.shapes import CLASSES
@@ -43,15 +43,17 @@ def test_things_lie_apart_and_inside(scenes):
             assert max(a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3]) > 0
 
 
-def test_as_many_things_as_said_and_all_classes(scenes):
-    """Each share within 4 standard errors; a scene that is full has fewer, so only the least count is bound below."""
+def test_none_to_six_things_of_all_classes_each_in_its_paint_and_no_class_thrice(scenes):
+    """Pictures without things within 4 standard errors of their share; of the others some find no room."""
     counts = Counter(len(one.things) for one in scenes)
-    assert set(counts) == set(COUNTS) and sum(COUNTS.values()) == pytest.approx(1)
-    for count in (0, 6):
-        share, error = counts[count] / len(scenes), 4 * (COUNTS[count] / len(scenes)) ** 0.5
-        assert abs(share - COUNTS[count]) < error
+    assert set(counts) == set(COUNTS) == set(range(7)) and sum(COUNTS.values()) == pytest.approx(1)
+    assert abs(counts[0] / len(scenes) - COUNTS[0]) < 4 * (COUNTS[0] / len(scenes)) ** 0.5
     names = Counter(thing.name for one in scenes for thing in one.things)
     assert set(names) == set(CLASSES) and min(names.values()) > 0.1 * sum(names.values())
+    for one in scenes:
+        assert all(thing.color == PAINT[thing.name] for thing in one.things)
+        assert max(Counter(thing.name for thing in one.things).values(), default=0) <= MOST
+    assert len(set(PAINT.values())) == len(CLASSES) == len(PAINT)
 
 
 def test_boxes_bound_the_pixels_that_are_drawn(scenes):
