@@ -2,8 +2,8 @@
 
     captions  no chat: each thing in random order with its colour, place and box, as `demo.corpus` says it
     lists     Qwen2-VL's chat: all things by class, from top to bottom, each name right before its box
-    careless  lists as incomplete and loose as the web's, so that SFT and GRPO have something to mend: each thing is left
-              out with probability 0.3, each side of a box lies up to 40% of its extent too far out
+    careless  lists as incomplete and loose as the web's, so that SFT and GRPO have something to mend: each thing is
+              left out with probability 0.3, each side of a box lies up to 40% of its extent too far out
 
 Captions and lists are mixed from the first row on: captions keep what the demo's base knows of *which*, and lists
 take it from there (LOG.md).
@@ -24,8 +24,8 @@ from demo.world.tasks import sighting
 from vlm.boxes import corners
 from vlm.boxes.detections import write_detections
 
-PHASES = (("half", 9_600), ("lists", 22_400))
-"""(phase, up to this row of the corpus); what comes after is `careless`. In the first, half of the rows are captions."""
+PHASES = (("half", 9_600), ("lists", 44_800))
+"""(phase, up to this row of the corpus); after them comes `careless`. In the first, half of the rows are captions."""
 MISSING = 0.3
 QUESTION = f"Where is every {', '.join(sorted(CLASSES))}?"
 """As the recipes word it (`recipes/demo/detect/base.yaml`)."""

@@ -1,6 +1,6 @@
 """Make the detection demo's base: the demo's base, pretrained further on `demo.detect.corpus`.
 
-    python -m demo.detect.pretrain OUT --steps 550 --seed 0
+    python -m demo.detect.pretrain OUT --steps 800
 
 Optimizers and schedule are `demo.pretrain`'s; float32 throughout, saved in bfloat16.
 """
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--start", default="demo/base", help="the checkpoint to begin with")
-    parser.add_argument("--steps", type=int, default=550)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--resume", type=Path, help="pretrain-STEP.pt to go on from")
     arguments = parser.parse_args()

@@ -18,7 +18,7 @@ from demo.world.scene import TURNS, Scene, placed, shore
 SCALE = 0.8
 """Of the demo world's sizes: six things of full size seldom find room."""
 COUNTS = {0: 0.08, 1: 0.08, 2: 0.12, 3: 0.2, 4: 0.2, 5: 0.16, 6: 0.16}
-"""Share of scenes that are to have so many things; where one finds no room, or has too many of its kind, it is left out."""
+"""Share of scenes that are to have so many things; one that finds no room, or has too many of its kind, is left out."""
 MOST = 2
 """Things of one class: which of many is meant is said by nothing but their order."""
 UPRIGHT = tuple(turn for turn in TURNS if turn in (0.0, math.pi / 2))
