@@ -403,6 +403,8 @@ def picture(row: predictions.Prediction, image: str, reading: Reading) -> Pictur
     """A prediction as a cell of the picture grid."""
     judged = metrics.judge(row, reading.notation, reading.inside)
     said = reading.text(row)
+    if judged.f1 is not None:
+        return _detected(row, image, reading, judged.f1)
     read = reading.said(row) if said and row.boxes and row.size else None
     found = read.boxes if read is not None else None
     return Picture(
@@ -414,6 +416,22 @@ def picture(row: predictions.Prediction, image: str, reading: Reading) -> Pictur
         predicted=found,
         right=judged.iou >= 0.5 if judged.iou is not None else judged.correct,
         zoomed=[crop["box"] for crop in row.crops or () if crop["image"] == 0],
+    )
+
+
+def _detected(row: predictions.Prediction, image: str, reading: Reading, f1: float) -> Picture:
+    """Of detection: all objects as they lie, what the model calls them, and F1 in this picture."""
+    found = reading.detections(row)
+    turned = row.quads is not None
+    return Picture(
+        image=image,
+        question=", ".join(row.classes or ()),
+        answer=None if found.objects else (reading.text(row) or "no answer in tags"),
+        boxes=(row.quads if turned else row.boxes) or [],
+        predicted=found.quads if turned else found.boxes,
+        names=[one.label for one in found.objects],
+        judged=f"F1 {f1:.2f}: {len(row.labels or ())} there, {len(found)} said",
+        right=f1 >= 0.5,
     )
 
 

@@ -92,3 +92,19 @@ def test_all_kinds_of_images_and_odd_boxes_draw(tmp_path):
     assert page.height > 3 * 120 and page.width == 460
     with pytest.raises(ValueError, match="no pictures"):
         grid([], tmp_path / "none.png")
+
+
+def test_quadrilaterals_are_drawn_as_they_lie_and_named(tmp_path):
+    """A diamond: its outline goes through the middles of the sides of the box around it, and not through its corners."""
+    diamond = [50, 10, 90, 50, 50, 90, 10, 50]
+    shown = Picture(Image.new("RGB", (100, 100)), "q", boxes=[diamond], judged="F1 0.00: 1 there, 0 said")
+    page = np.asarray(grid([shown], tmp_path / "a.png"))
+    green = (page == ImageColor.getrgb(TRUE)).all(axis=-1)[46:346, GAP : GAP + 300]  # the cell; three pixels are one
+    assert green[30, 150] and green[150, 270] and green[270, 150] and green[150, 30]
+    assert green[90, 210] and not green[30, 30] and not green[20:40, 40:120].any()
+    assert verdict(shown) == "F1 0.00: 1 there, 0 said"
+    named = Picture(Image.new("RGB", (100, 100)), "q", predicted=[diamond], names=["storage tank"])
+    other = Picture(Image.new("RGB", (100, 100)), "q", predicted=[diamond], names=[None])
+    pages = [np.asarray(grid([one], tmp_path / "b.png")) for one in (named, other)]
+    rows, columns = np.nonzero((pages[0] != pages[1]).any(axis=-1))
+    assert 46 + 10 < rows.min() < rows.max() < 46 + 35 and columns.min() >= GAP + 20  # above the box

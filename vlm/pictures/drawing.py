@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vlm.boxes import match_ious
+from vlm.boxes import corners, match_ious
 from vlm.pictures.images import load, size, window
 
 Box = Sequence[float]  # x1, y1, x2, y2 in pixels of the original image, y down
@@ -20,6 +21,8 @@ INK, PALE, RIGHT, WRONG, UNJUDGED = "#1d2329", "#6a737d", "#1a7f37", "#c0322b", 
 PAPER, CARD = "#eef0f2", "#ffffff"
 INSET = 0.42
 """Of a cell's side, that of the region that a tool showed."""
+NAME = 11
+"""Pixels of the height of what a predicted box is called."""
 GAP, PADDING, LINE = 16, 10, 19  # pixels: between cells, inside a cell, per line of text
 
 
@@ -27,8 +30,9 @@ GAP, PADDING, LINE = 16, 10, 19  # pixels: between cells, inside a cell, per lin
 class Picture:
     """One cell, e.g. Picture("a.jpg", "the ship", boxes=[[1, 2, 9, 8]], predicted=[[1, 2, 8, 8]], right=True)
 
-    truth and answer are texts; leave them out where the boxes say it all. `predicted` is None when no box was
-    asked for or none could be read; `right` is None when nobody judged.
+    truth and answer are texts; leave them out where the boxes say it all. `boxes` and `predicted` may be
+    quadrilaterals, too, x1, y1, …, x4, y4. `predicted` is None when no box was asked for or none could be read; `right`
+    is None when nobody judged.
     """
 
     image: str | Path | bytes | Image.Image
@@ -38,6 +42,10 @@ class Picture:
     boxes: Sequence[Box] = field(default_factory=list)
     predicted: Sequence[Box] | None = None
     right: bool | None = None
+    names: Sequence[str | None] = ()
+    "What each of `predicted` is called; empty: nothing is said."
+    judged: str | None = None
+    "The line that judges, instead of that by IoU."
     zoomed: Sequence[Box] = field(default_factory=list)
     "Regions that a tool showed; the last one is laid over the picture's right lower corner, larger."
 
@@ -117,6 +125,8 @@ def verdict(item: Picture) -> str:
     0.
     """
     word = {True: "right", False: "wrong", None: ""}[item.right]
+    if item.judged is not None:
+        return item.judged
     if not item.boxes:
         return word
     if not item.predicted:
@@ -165,11 +175,16 @@ def _with_boxes(item: Picture, cell: int) -> Image.Image:
     pen = ImageDraw.Draw(square)
     kinds = ((item.zoomed, ZOOMED, None), (item.boxes, TRUE, None), (item.predicted or [], PREDICTED, 8))
     for boxes, colour, dash in kinds:
-        for x1, y1, x2, y2 in boxes:
-            if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        for box in boxes:
+            if not all(map(math.isfinite, box)):
                 continue
-            on_page = [x1 * scale + left, y1 * scale + top, x2 * scale + left, y2 * scale + top]
+            on_page = [edge * scale + (top if n % 2 else left) for n, edge in enumerate(box)]
             outline(pen, [min(max(edge, 1), cell - 2) for edge in on_page], colour, dash)
+    for name, box in zip(item.names, item.predicted or (), strict=False):
+        if name and all(map(math.isfinite, box)):
+            x, y = min(box[::2]) * scale + left, min(box[1::2]) * scale + top - NAME - 2
+            place = min(max(x, 1), cell - NAME), min(max(y, 0), cell - NAME)
+            pen.text(place, name, PREDICTED, ImageFont.load_default(NAME), stroke_width=2, stroke_fill=HALO)
     if item.zoomed:
         _inset(square, source, item.zoomed[-1], cell)
     return square
@@ -191,11 +206,12 @@ def _inset(square: Image.Image, source: Image.Image | bytes | str, box: Box, cel
 
 
 def outline(pen: ImageDraw.ImageDraw, box: Box, colour: str, dash: int | None) -> None:
-    """A 3-pixel outline on a dark halo (it shows on any ground), solid or dashed every `dash` pixels."""
-    x1, y1, x2, y2 = box
-    corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)]
+    """A 3-pixel outline of a box or quadrilateral on a dark halo (it shows on any ground), solid or dashed every `dash`
+    pixels."""
+    around = box if len(box) == 8 else corners(box)
+    points = [(around[n], around[n + 1]) for n in (0, 2, 4, 6, 0)]
     strokes = []
-    for a, b in zip(corners, corners[1:], strict=False):
+    for a, b in pairwise(points):
         count = 1
         if dash and math.dist(a, b) > 2 * dash:
             count = 2 * round(math.dist(a, b) / (2 * dash)) + 1  # odd: a stroke at either end makes the corners
