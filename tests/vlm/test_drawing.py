@@ -95,7 +95,7 @@ def test_all_kinds_of_images_and_odd_boxes_draw(tmp_path):
 
 
 def test_quadrilaterals_are_drawn_as_they_lie_and_named(tmp_path):
-    """A diamond: its outline goes through the middles of the sides of the box around it, and not through its corners."""
+    """A diamond: through the middles of the sides of the box around it, and not through its corners."""
     diamond = [50, 10, 90, 50, 50, 90, 10, 50]
     shown = Picture(Image.new("RGB", (100, 100)), "q", boxes=[diamond], judged="F1 0.00: 1 there, 0 said")
     page = np.asarray(grid([shown], tmp_path / "a.png"))
