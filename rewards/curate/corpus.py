@@ -10,12 +10,13 @@ from typing import Any
 
 from rewards.score.model.exchange import Exchange
 from samples import Sample
-from samples.facts import zoomed
+from samples.facts import truth_of, zoomed
 from samples.readers.formats import FORMATS, detect
 from samples.readers.keys import check_names, renamed
 from samples.readers.look import FIRST, Look
 from samples.readers.rows import Place, RowFault, Rows
 from samples.reading import Check, RowReader
+from samples.rows import reference
 from samples.sections import SourceSection
 from stage.parallel.journal import encoded
 from vlm.boxes import write_boxes
@@ -79,11 +80,15 @@ class Source:
 def exchange(sample: Sample, notation: str) -> Exchange:
     """What is scored of a row: the whole conversation, the reference answer last.
 
-    Of a reference with a trace the answer alone counts. Boxes are written in `notation`.
-    Raises: DataError where there is no answer.
+    Of a reference with a trace the answer alone counts. Boxes are written in `notation`, those of detection with what
+    the objects are called, or that there are none.
+    Raises: DataError where there is no answer; RecipeError for a notation without names, of detection.
     """
     answer = sample.answer
-    if answer is None and sample.boxes and sample.size and not _answered(sample):
+    if answer is None and sample.task == "detection" and not _answered(sample):
+        truth = truth_of(sample)
+        answer = None if truth is None else reference(truth, notation, None)["content"]
+    elif answer is None and sample.boxes and sample.size and not _answered(sample):
         answer = write_boxes(sample.boxes, notation, sample.size)
     return Exchange.from_sample(sample, answer)
 

@@ -110,8 +110,10 @@ class CurateRecipe(Section):
     def check(self) -> None:
         if not self.data.train:
             raise RecipeError("data.train is empty; name at least one file, e.g. `train: [{path: captions.json}]`")
+        plainly = {"split": None, "tasks": None, "percent": None, "repeat": 1, "ratio": None}
+        plainly |= {"classes": None, "notation": None, "tools": True}  # how rows are asked, which are kept as they were
         for number, section in enumerate(self.data.train):
-            for name, plain in (("split", None), ("tasks", None), ("percent", None), ("repeat", 1), ("ratio", None)):
+            for name, plain in plainly.items():
                 if getattr(section, name) != plain:
                     raise RecipeError(
                         f"data.train.{number}.{name}: curation scores every row once; filter by data.tasks, and mix "

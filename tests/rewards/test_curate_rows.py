@@ -156,3 +156,26 @@ def test_recipes_that_cannot_work_are_refused(tmp_path):
     ]:
         with pytest.raises(RecipeError, match=message):
             config.load(file, CurateRecipe, [change])
+
+
+@pytest.mark.parametrize(
+    ("objects", "expected"),
+    [
+        ({"labels": ["ship"], "boxes": [[0, 0, 100, 50]]},
+         "<|object_ref_start|>ship<|object_ref_end|><|box_start|>(0,0),(500,500)<|box_end|>"),
+        ({"labels": [], "boxes": []}, "There are none."),
+    ],
+)  # fmt: skip
+def test_of_detection_names_are_scored_too_and_that_there_is_nothing(tmp_path, objects, expected):
+    put_images(tmp_path)  # 200 x 100
+    asked = [{"role": "user", "content": "plane, ship"}]
+    row = {"images": ["a.png"], "messages": asked, "task": "detection", "classes": ["plane", "ship"]}
+    assert texts(tmp_path, row | objects, "nadir")[-1] == expected
+
+
+@pytest.mark.parametrize("key", ["classes: [ship]", "notation: qwen2_vl", "tools: false"])
+def test_how_a_source_is_asked_is_refused_where_rows_stay_as_they_are(tmp_path, key):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"output: o\nby: random\ndata: {{train: [{{path: a, {key}}}]}}\n")
+    with pytest.raises(RecipeError, match=f"data.train.0.{key.partition(':')[0]}: curation scores every row once"):
+        config.load(path, CurateRecipe)
