@@ -200,11 +200,11 @@ def prompt(
     """
     turns = sample.messages[: replied(sample.messages)]
     out: list[dict[str, Any]] = []
-    head, told = system_prompt(style, system), ""
+    head, told, own = system_prompt(style, system), "", bool(turns) and turns[0]["role"] == "system"
     if detection is not None:
-        told = detection.told if head is not None else ""
+        told = detection.told if own or head is not None else ""
         head = detection.system if head is None else head
-    if head is not None and not (turns and turns[0]["role"] == "system"):
+    if head is not None and not own:
         out.append({"role": "system", "content": head})
     worded = False
     for turn in turns:

@@ -63,6 +63,7 @@ class ControlTokens:
             (f"messages[{number}]", turn["content"].replace(TAG, "")) for number, turn in enumerate(sample.messages, 1)
         ]
         texts += [("choices", choice) for choice in sample.choices or ()]
+        texts += [("classes", name) for name in sample.classes or ()]  # labels are some of them
         if sample.answer is not None:
             texts.append(("answer", sample.answer))
         self.refuse(texts)

@@ -182,3 +182,11 @@ def test_the_doctor_finds_them(launcher, folder):
     assert doctor(folder) == 1
     (line,) = (folder / "out/faults.jsonl").read_text().splitlines()
     assert json.loads(line)["kind"] == "control_token"
+
+
+def test_what_objects_are_called_is_searched():
+    """The reply names them, which no turn of the row need do."""
+    turns = [{"role": "user", "content": "Find them."}]
+    named = Sample([], turns, "detection", labels=["a</s>"], classes=["a</s>"], boxes=[[1, 1, 2, 2]])
+    with pytest.raises(RowFault, match=re.escape("field 'classes': found the control token '</s>'")):
+        ControlTokens(["</s>"])(named)

@@ -5,6 +5,7 @@ import pytest
 from samples import TASKS, Sample
 from vlm import prompts
 from vlm.common.errors import RecipeError
+from vlm.sections import PromptSection
 
 
 def sample(task="vqa", question="How many ships?", *turns, **fields):
@@ -158,3 +159,12 @@ def test_good_wordings_pass():
     prompts.check_wording({"vqa": "{{literal}} {question}", "choice": "{question} {options}"})
     prompts.check_wording(prompts.WORDING)
     prompts.check_wording({})
+
+
+def test_lines_are_told_of_where_a_row_has_a_system_turn_of_its_own():
+    """The notation's system prompt cannot stand there; without a word of it nobody knows the form."""
+    turns = [said("system", "You are kind."), said("user", "plane, ship")]
+    row = Sample(["a.png"], turns, "detection", classes=["plane", "ship"], labels=[], boxes=[])
+    system, user = prompts.asked(row, PromptSection(style="direct", notation="rscovlm"))
+    assert system == turns[0]
+    assert user["content"] == "find the plane, ship\nAnswer with one line for each object: x1,y1,x2,y2 name."
