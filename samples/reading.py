@@ -266,6 +266,7 @@ class RowReader:
                 raise Doubtful
         flat = self.format.flat is not None and self.format.flat(row)
         found = checked(record, place, self.verify, self.format.overhang, flat, self.skip)
+        boxes = found["boxes"]
         if self.classes is not None and found["task"] == DETECTION:
             self.objects.update(found["labels"])
             found = restricted(found, self.classes, place)
@@ -273,7 +274,7 @@ class RowReader:
         if self.check is not None:
             self.check(sample)
         self.sized = record.get("size") is not None
-        cut = self.format.overhang > 0 and sample.boxes != record.get("boxes") and sample.quads is None
+        cut = self.format.overhang > 0 and boxes != record.get("boxes") and sample.quads is None
         cut = cut or sample.regions != (record.get("regions") or None)
         return sample, cut or zoomed(sample.messages) != zooms_of(record)
 

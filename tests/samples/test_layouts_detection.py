@@ -467,3 +467,17 @@ def test_rows_that_are_written_are_read_again(root, tmp_path, path, options):
     samples.write(tmp_path / "rows.jsonl", found)
     again = list(samples.read(tmp_path / "rows.jsonl"))
     assert again == found and all(isinstance(one, Sample) for one in again)
+
+
+@pytest.mark.parametrize("key", ["iscrowd", "ignore"])
+def test_a_flag_that_is_no_number_is_a_fault(tmp_path, key):
+    """The text "0" would be true, and every object difficult: reward and metrics would leave all of them out."""
+    (one,), faults = reported(put_coco(tmp_path, [{"bbox": [1, 1, 8, 8], key: "0"}, {"bbox": [1, 1, 9, 9], key: 0}]))
+    assert one.boxes == [[1, 1, 10, 10]] and one.difficult is None and dict(faults.kinds) == {"wrong_type": 1}
+
+
+def test_objects_of_other_classes_are_not_said_to_be_cut(tmp_path):
+    put_coco(tmp_path, [{"bbox": [1, 1, 8, 8]}, {"bbox": [1, 1, 9, 9], "category_id": 3}])
+    faults = Faults()
+    (one,) = samples.read(tmp_path / "truth.json", "coco", classes=["plane"], faults=faults)
+    assert len(one.boxes) == 1 and faults.cut == 0 and faults.objects["other_class"] == 1

@@ -132,8 +132,11 @@ def _object(row: dict[str, Any], number: int, oriented: bool) -> _Object:
         shape, mended = _quad(row) if oriented else (_box(row), "")
     except RowFault as fault:
         shape = fault
-    difficult = bool(row.get("iscrowd")) or bool(row.get("ignore"))
-    return _Object(number, row.get("category_id"), shape, difficult, mended)
+    flags = [row.get("iscrowd"), row.get("ignore")]
+    if odd := [flag for flag in flags if flag not in (None, 0, 1)]:  # "0" is no 0, and would be true
+        name = ("iscrowd", "ignore")[flags.index(odd[0])]
+        shape = RowFault("wrong_type", name, show(odd[0]), "0 or 1")
+    return _Object(number, row.get("category_id"), shape, any(flags), mended)
 
 
 def _box(row: dict[str, Any]) -> list[float]:
