@@ -147,6 +147,8 @@ def classes_of(source: Source, counts: Counts) -> list[str]:
             f"{source.path}: found no annotation, so that no class is known to ask for; name them: --classes dota-1.0, "
             "or --classes plane,ship"
         )
+    for name in found:  # before anything is asked
+        submission.file_name(1, name)
     return found
 
 

@@ -295,3 +295,11 @@ def test_tiles_that_another_program_cut(evaluated, tmp_path, caplog):
         (tmp_path / "tiles" / file).unlink()
     assert merge(evaluated, tmp_path / "out").objects == 2
     assert "placed by their names alone" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["car/truck", "x/../../evil", "a\\b"])
+def test_a_class_cannot_lead_to_another_folder(tmp_path, name):
+    (tmp_path / "out/Task1/Task1_x").mkdir(parents=True)
+    with pytest.raises(UserError, match="cannot name a file of a submission"):
+        submission.write(tmp_path / "out", 1, [], ["plane", name])
+    assert not list(tmp_path.rglob("*evil*"))
