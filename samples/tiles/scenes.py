@@ -6,6 +6,7 @@ DOTA/test/images               pictures alone; a folder of pictures, or one that
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -73,8 +74,20 @@ def scenes(
             )
         seen[scene.name] = str(images.describe(scene.image))
         yield scene
+    _say_unread(seen, faults)
     if not seen:
         raise DataError(f"{path}: found no picture to cut, expected files with one of {', '.join(SUFFIXES)}")
+
+
+def _say_unread(seen: dict[str, str], faults: Faults | None) -> None:
+    """Say which pictures lie beside those that were read, and have no annotation: no submission would have them."""
+    folders = {Path(place).parent for place in seen.values() if Path(place).is_file()}
+    beside = {file.stem: file for folder in sorted(folders) for file in pictures(folder)}
+    if faults is not None and (left := [file for name, file in beside.items() if name not in seen]):
+        faults.note(
+            logging.WARNING,
+            f"{left[0].parent}: {len(left)} pictures have no annotation and are not cut, such as {left[0].name}",
+        )
 
 
 def annotated(path: str | os.PathLike[str], format: str | None = None) -> bool:

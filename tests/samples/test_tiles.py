@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from samples import read
+from samples import Faults, read
 from samples.tiles import classes, cut, manifest, names
 from samples.tiles.cutting import PRESETS, Cutting
 from samples.tiles.names import Tile
@@ -454,3 +454,12 @@ def test_each_object_is_in_a_tile_or_noted(seed, kept):
                 there |= {objects.index(one)} if share >= kept else set()
     assert done.kept == sum(len(inside) for _, inside in chosen)
     assert there.isdisjoint(done.away)
+
+
+def test_pictures_without_an_annotation_are_said(dota, tmp_path):
+    """Not cut, so that no submission would have them."""
+    (dota / "labelTxt/P2.txt").unlink()
+    faults = Faults()
+    assert [scene.name for scene in scenes(dota, faults=faults)] == ["P1"]
+    (said,) = [text for _, text in faults.notes]
+    assert said == f"{dota / 'images'}: 1 pictures have no annotation and are not cut, such as P2.png"
