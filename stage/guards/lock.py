@@ -56,6 +56,8 @@ MADE = ".lock-made"
 BEAT, STALE = 15.0, 300.0
 """Seconds between two touches of a claim, and after which one from another machine counts as left by a dead process:
 long calls of C code, a slow file server and its caches must fit in between."""
+OFTEN = 1000
+"""Times that a folder may vanish under a claim; where none can be made at all (/proc), it always does."""
 LOOK = 2.0
 """Seconds between two looks of one that waits."""
 LAUNCHED = (
@@ -110,13 +112,16 @@ def hold(folder: str | Path, wait: bool = False, main: bool | None = None) -> No
         _forget_parent()
         if folder in _held:
             return
-    claim, told = Claim.mine(), False
+    claim, told, gone = Claim.mine(), False, 0
     while True:
         path = folder / PATTERN.replace("*", uuid.uuid4().hex)
         try:
             _make(folder)
             _write(path, claim)
-        except FileNotFoundError:  # another one has left, and taken the empty folder with it
+        except FileNotFoundError as error:  # another one has left, and taken the empty folder with it
+            gone += 1
+            if gone == OFTEN:
+                raise UserError(f"{folder}: cannot be written to ({error}); choose another output") from error
             continue
         there = list(folder.glob(PATTERN))
         others = [other for _, other in _living(folder) if (other.machine, other.pid) != (claim.machine, claim.pid)]

@@ -207,3 +207,10 @@ def test_no_stage_begins_in_a_folder_that_is_held(held, tiny_model, demo_data):
         with pytest.raises(UserError, match="another run writes there: process .* on node7"):
             one()
     assert [path.name for path in held.iterdir()] == [".lock-0.json"]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_and_no_loop(tmp_path, monkeypatch):
+    """As below /proc, where mkdir says that nothing is there."""
+    monkeypatch.setattr(lock, "_make", lambda folder: (_ for _ in ()).throw(FileNotFoundError(2, "No such file")))
+    with pytest.raises(UserError, match="cannot be written to .*No such file.*; choose another output"):
+        lock.hold(tmp_path / "out")
