@@ -64,7 +64,7 @@ def check_name(scene: str) -> None:
 
 
 def file_name(task: int, label: str) -> str:
-    """Of a class. Raises: UserError for one that would lead to another folder: downloaded files say what classes are."""
+    """Of a class. Raises: UserError for one that would lead to another folder, as a downloaded file may."""
     if any(mark in label for mark in "/\\\0"):
         raise UserError(f"the class {label!r} cannot name a file of a submission; leave it out: --classes plane,ship")
     return f"Task{task}_{written(label)}.txt"

@@ -481,3 +481,28 @@ def test_objects_of_other_classes_are_not_said_to_be_cut(tmp_path):
     faults = Faults()
     (one,) = samples.read(tmp_path / "truth.json", "coco", classes=["plane"], faults=faults)
     assert len(one.boxes) == 1 and faults.cut == 0 and faults.objects["other_class"] == 1
+
+
+def coco_file(folder, annotations, image_id=1):
+    draw(folder / "a.png", (100, 80))
+    said = {"images": [{"id": image_id, "file_name": "a.png"}], "categories": [{"id": 1, "name": "ship"}]}
+    path = folder / "found.json"
+    path.write_text(json.dumps(said | {"annotations": annotations}))
+    return path
+
+
+@pytest.mark.parametrize("odd", ["1", 7, 1.0])
+def test_objects_of_no_picture_do_not_leave_empty_pictures(tmp_path, odd):
+    """Whatever is done with faults: a picture without its objects would teach that there are none."""
+    path = coco_file(tmp_path, [{"image_id": odd, "category_id": 1, "bbox": [1, 1, 9, 9]}] * 2)
+    with pytest.raises(DataError, match="2 of 2 annotations are of no picture of the file"):
+        list(samples.read(path, "coco", on_fault="skip"))
+
+
+def test_boxes_by_their_corners_are_doubted(tmp_path):
+    """[60, 50, 90, 70] in a picture of 100 x 80 would be a box up to 150, 120."""
+    path = coco_file(tmp_path, [{"image_id": 1, "category_id": 1, "bbox": [60, 50, 90, 70]}])
+    _, faults = reported(path, "coco")
+    assert any("boxes end beyond their picture" in text and "[x1, y1, x2, y2]" in text for _, text in faults.notes)
+    _, faults = reported(coco_file(tmp_path, [{"image_id": 1, "category_id": 1, "bbox": [60, 50, 40, 30]}]), "coco")
+    assert not any("beyond" in text for _, text in faults.notes)

@@ -160,6 +160,8 @@ def test_what_states_nothing_is_not_readable(text, missed):
         ("rscovlm", "7,14,70,42 Large-Vehicle", ["large vehicle"], 0, {"spelling": 1}),
         ("rscovlm", "7,14,70,42 oil tank\n7,14,70,42 aircraft", ["storage tank", "plane"], 0, {"synonym": 2}),
         ("rscovlm", "7,14,70,42 plan", ["plane"], 0, {"near": 1}),
+        ("rscovlm", "7,14,70,42 ship 1,2,3,4 plane", [], 1, {}),  # another box would be the label
+        ("rscovlm", "7,14,70,42 ship\r7,14,70,42 plane\u20287,14,70,42 ship", ["ship", "plane", "ship"], 0, {}),
         ("rscovlm", "7,14,70,42 zebra\n7,14,70,42", ["zebra", None], 0, {}),
         ("qwen2_vl", "ship(12,33),(125,100)plane(1,1),(9,9)", ["ship", "plane"], 0, {}),  # decoded without tokens
         ("qwen2_vl", "ship(12,33),(125,100)plane(1,1),(9", ["ship"], 1, {"pieces": 1}),

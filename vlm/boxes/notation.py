@@ -65,7 +65,7 @@ class Notation:
 
     def pieces(self, text: str) -> list[str]:
         """Parts of an answer that may each be an object, where the whole cannot be read; all of the text is in one."""
-        return [line for line in text.split("\n") if line.strip()]
+        return [line for line in text.splitlines() if line.strip()]
 
     def cut(self, piece: str) -> str:
         """A piece without the numbers that are too many for the shape."""

@@ -217,7 +217,7 @@ class Lines(Notation):
     def _read(self, text: str) -> list[Written] | None:
         pattern = re.compile(",".join([NUMBER] * COUNTS[self.shape]) + r"(?:(?<= )([^\W\d_].*))?")
         found: list[Written] = []
-        for line in text.split("\n"):
+        for line in text.splitlines():
             line = " ".join(line.split())
             if not line:
                 continue
@@ -225,6 +225,8 @@ class Lines(Notation):
             if match is None:
                 return None
             *numbers, label = match.groups()
+            if not _plain(label or ""):  # another box might stand in it
+                return None
             found.append(Written([float(value) for value in numbers], label))
         return found
 
@@ -236,9 +238,10 @@ class Lines(Notation):
 
     def _label(self, label: str) -> str:
         label = " ".join(label.split())
-        if not label[:1].isalpha():
+        if not label[:1].isalpha() or not _plain(label):
             raise DataError(
-                f"label {label!r} cannot be written in the notation {self.name}; expected it to start with a letter"
+                f"label {label!r} cannot be written in the notation {self.name}; expected it to start with a letter, "
+                "and no brackets and fewer than four numbers in it"
             )
         return label
 

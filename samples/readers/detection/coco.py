@@ -44,6 +44,9 @@ FOLDERS = ("images", "../images", "positive image set")
 LOOKED = 100
 """Objects among which polygons are looked at to tell the format."""
 BBOX = "[x, y, width, height] in pixels, with an area"
+BEYOND = 1.02
+"""Share of a side: no annotator's hand slips farther beyond the picture."""
+ENDS = "boxes end beyond their picture and are cut: are they [x1, y1, x2, y2], where COCO has [x, y, width, height]?"
 MOST = 2048
 """Corners of the hull of a polygon."""
 POLYGON = "a list of polygons [x1, y1, x2, y2, x3, y3, …] in pixels"
@@ -84,6 +87,15 @@ def walk(oriented: bool, look: Look) -> Iterator[tuple[str, dict[str, Any] | Row
             yield f"{key}, item {number}", fault
     said = {name for name in names.values() if isinstance(name, str)}
     classes = objects.all_classes(look, lambda: said)
+    placed = sum(len(some) for image_id, some in found.items() if image_id in images)
+    if placed < counts["annotations"] / 2:
+        odd = next((image_id for image_id in found if image_id not in images), "none that is a number or text")
+        raise DataError(
+            f"{look.path}: {counts['annotations'] - placed} of {counts['annotations']} annotations are of no picture "
+            f"of the file (such as image_id {show(odd)}, where the first picture has the id "
+            f"{show(next(iter(images), None))}); expected the same ids, of the same type. Without its objects a "
+            "picture would teach that there are none"
+        )
     for image_id, (number, row) in images.items():
         yield from _picture(number, row, found.pop(image_id, []), names, classes)
     for image_id, others in found.items():
@@ -94,6 +106,11 @@ def walk(oriented: bool, look: Look) -> Iterator[tuple[str, dict[str, Any] | Row
 def convert(oriented: bool, row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     record = objects.convert(row, place, task, FOLDERS, quads=oriented)
     place.told.update(row["mended"])
+    if not oriented:
+        width, height = place.size(record["images"][0])
+        beyond = sum(box[2] > BEYOND * width or box[3] > BEYOND * height for box in record["boxes"])
+        if beyond:
+            place.told[ENDS] += beyond
     return record
 
 
@@ -119,7 +136,8 @@ def _picture(
 def _labelled(one: _Object, names: dict[int | str, str | RowFault]) -> Found:
     if isinstance(one.shape, RowFault):
         return one.shape
-    label = names.get(one.category) if isinstance(one.category, int | str) else None
+    known = isinstance(one.category, int | str) and not isinstance(one.category, bool)
+    label = names.get(one.category) if known else None
     if label is None:
         return RowFault("missing_field", "category_id", show(one.category), "the id of one of the categories")
     return label if isinstance(label, RowFault) else Labelled(label, one.shape, one.difficult)
