@@ -223,6 +223,15 @@ def test_faults_of_a_coco_file_name_list_and_item(tmp_path):
     assert "annotations, item 2, field 'bbox': found [1, 1, 0, 5]" in faults.examples["box_inverted"]
 
 
+def test_a_picture_that_a_coco_file_has_twice_is_no_picture_without_objects(tmp_path):
+    """As files merged by hand have it: of the second id nothing is annotated, which would be an empty picture."""
+    images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "a.png"}, {"id": 3, "file_name": "b.png"}]
+    draw(tmp_path / "images" / "b.png")
+    found, faults = reported(put_coco(tmp_path, [{"bbox": [1, 1, 5, 5]}], images), "coco")
+    assert [(one.id, one.boxes) for one in found] == [("b.png", [])] and dict(faults.kinds) == {"twice": 2}
+    assert "images, item 1, field 'file_name': found 'a.png', 2 times" in faults.examples["twice"]
+
+
 def test_a_key_twice_in_an_object_is_a_fault(tmp_path):
     path = put_coco(tmp_path, [{"bbox": [1, 1, 5, 5]}, {"bbox": [2, 2, 5, 5]}])
     path.write_text(path.read_text().replace('"bbox": [2', '"bbox": [9, 9, 1, 1], "bbox": [2'))

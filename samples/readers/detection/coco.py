@@ -25,6 +25,7 @@ Objects are held in memory (some 300 bytes each), for the lists may stand in any
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple, TypeGuard
@@ -47,6 +48,7 @@ BBOX = "[x, y, width, height] in pixels, with an area"
 BEYOND = 1.02
 """Share of a side: no annotator's hand slips farther beyond the picture."""
 ENDS = "boxes end beyond their picture and are cut: are they [x1, y1, x2, y2], where COCO has [x, y, width, height]?"
+ONCE = "each picture once: of two ids, each would have a part of its objects, or none"
 MOST = 2048
 """Corners of the hull of a polygon."""
 POLYGON = "a list of polygons [x1, y1, x2, y2, x3, y3, …] in pixels"
@@ -96,7 +98,13 @@ def walk(oriented: bool, look: Look) -> Iterator[tuple[str, dict[str, Any] | Row
             f"{show(next(iter(images), None))}); expected the same ids, of the same type. Without its objects a "
             "picture would teach that there are none"
         )
+    times = Counter(name for _, row in images.values() if isinstance(name := row.get("file_name"), str))
     for image_id, (number, row) in images.items():
+        name = row.get("file_name")
+        if isinstance(name, str) and times[name] > 1:
+            found.pop(image_id, None)
+            yield f"images, item {number}", RowFault("twice", "file_name", f"{show(name)}, {times[name]} times", ONCE)
+            continue
         yield from _picture(number, row, found.pop(image_id, []), names, classes)
     for image_id, others in found.items():
         lost = RowFault("missing_field", "image_id", show(image_id), "the id of one of the images")
