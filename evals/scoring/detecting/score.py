@@ -82,8 +82,9 @@ def picture(prediction: Prediction, said: Detected, rotated: bool) -> Picture:
         true = prediction.boxes or []
         if len(true) != len(labels):
             raise DataError(f"question {prediction.key!r}: found {len(true)} 'boxes' for {len(labels)} 'labels'")
+    asked = f" ({', '.join(prediction.classes)})" if prediction.classes else ""
     return Picture(
-        key=prediction.key,
+        key=prediction.key + asked,  # of another list of classes it is another question, not to be paired with this one
         true=true,
         labels=[spoken(name) for name in labels],
         difficult=prediction.difficult or [False] * len(labels),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals import predictions
+from evals.comparing.compare import paired
 from evals.predictions import Prediction
 from evals.scoring import metrics
 from evals.scoring.detecting import f1
@@ -192,6 +193,14 @@ def test_an_evaluation_by_recipe_has_them_too(tmp_path):
     assert report.metrics["detection/ap_nc@0.5"].value == pytest.approx(6 / 11)
     assert report.metrics["vqa/exact"].value == 1 and report.metrics["detection/ap_nc@0.5"].n == 2
     assert "Max Mode" in report.missing["detection/max_mode"]
+
+
+def test_answers_about_other_classes_are_not_paired():
+    """Of the same pictures: fewer classes are an easier question, and the difference would look like progress."""
+    both, one = (Detection()([detected(1, line("a", "ship"), classes=names)], READ) for names in (CLASSES, ["ship"]))
+    assert paired(both, both, "detection/mf1").difference == 0
+    with pytest.raises(DataError, match=r"2 questions are in one run only .*\(ship\)"):
+        paired(one, both, "detection/mf1")
 
 
 def test_truth_without_classes_is_refused():
