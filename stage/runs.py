@@ -228,7 +228,7 @@ def _refuse_to_overwrite(folder: Path) -> None:
         state = "holds a run that has begun and not finished"
     else:
         return
-    instead = "Choose another output, or write resume=auto to resume it, or overwrite=true to replace it"
+    instead = "Choose another output, or write overwrite=true to replace it; training goes on with resume=auto, too"
     raise UserError(f"{folder}: {state}; expected a new folder. {instead}")
 
 

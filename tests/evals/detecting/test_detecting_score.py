@@ -199,7 +199,7 @@ def test_answers_about_other_classes_are_not_paired():
     """Of the same pictures: fewer classes are an easier question, and the difference would look like progress."""
     both, one = (Detection()([detected(1, line("a", "ship"), classes=names)], READ) for names in (CLASSES, ["ship"]))
     assert paired(both, both, "detection/mf1").difference == 0
-    with pytest.raises(DataError, match=r"2 questions are in one run only .*\(ship\)"):
+    with pytest.raises(DataError, match=r"2 questions are in one run only \(such as 'd/1 \(plane, ship\)'\)"):
         paired(one, both, "detection/mf1")
 
 
