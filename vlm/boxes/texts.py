@@ -74,7 +74,7 @@ class Running(Notation):
             between = text[position : match.start()]
             if between.strip(" ,;"):
                 name = between.lstrip(" ,;")
-                if name.endswith(" ") or "(" in name or ")" in name or not _plain(name):
+                if name.endswith(" ") or not self._bare_name(name):
                     return None
             numbers = self._run(match[0])
             if not name or numbers is None:
@@ -82,6 +82,11 @@ class Running(Notation):
             found += [Written(one, name) for one in numbers]
             position = match.end()
         return None if text[position:] else found
+
+    @staticmethod
+    def _bare_name(text: str) -> bool:
+        """Whether a text is read as a name where nothing stands around it: no box can hide in it."""
+        return "(" not in text and ")" not in text and _plain(text)
 
     def _read_named(self, text: str) -> list[Written] | None:
         """Objects with a name in `refs` before each, or before each group of them."""
@@ -130,8 +135,11 @@ class Running(Notation):
         if not self.refs[0]:
             return super()._label(label)
         label = " ".join(label.split())
-        if not label or not _plain(label) or not label[-1].isalnum():
-            raise DataError(f"label {label!r} cannot be written in the notation {self.name}; expected plain text")
+        if not label or not _plain(label) or not label[-1].isalnum() or (self.bare and not self._bare_name(label)):
+            raise DataError(
+                f"label {label!r} cannot be written in the notation {self.name}; expected words without brackets, and "
+                "fewer than four numbers"
+            )
         return label
 
 
@@ -189,8 +197,12 @@ class Grouped(Running):
         if not self.label_tags[0]:
             return super()._label(label)
         label = " ".join(label.split())
-        if not label or any(mark in label for mark in (*self.tags, *self.label_tags)):
-            raise DataError(f"label {label!r} cannot be written in the notation {self.name}; expected plain text")
+        marked = any(mark in label for mark in (*self.tags, *self.label_tags))
+        if not label or marked or (self.bare and not self._bare_name(label)):
+            raise DataError(
+                f"label {label!r} cannot be written in the notation {self.name}; expected words without brackets, and "
+                "fewer than four numbers"
+            )
         return label
 
 
