@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from stage.tracking.pictures import placed
-from vlm.boxes import NOTHING, ious
+from vlm.boxes import NOTHING, ious, spoken
 from vlm.pictures.drawing import HALO, PREDICTED, TRUE, ZOOMED, outline
 from vlm.pictures.images import load
 
@@ -48,7 +48,8 @@ def overlays(row: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
     "pixel". An answer's box has the score `iou`, with the true box that it covers best, to filter by.
     """
     found = boxes_of(row)
-    best = _best(row["read"], row["truth"]["boxes"])
+    labels = {"truth": row["truth"].get("labels"), "answer": row.get("read_labels")}
+    best = _best(row["read"], row["truth"]["boxes"], labels["answer"], labels["truth"])
     numbers, classes = list(zooms(row)), CLASSES | (ZOOM if "turns" in row else {})
     made: dict[str, dict[str, Any]] = {}
     for number, kind in classes.items():
@@ -58,19 +59,30 @@ def overlays(row: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
         for place, box in enumerate(found[kind]):
             position = dict(zip(("minX", "minY", "maxX", "maxY"), box, strict=True))
             data.append({"position": position, "domain": "pixel", "class_id": number, "box_caption": kind})
+            if names := labels.get(kind):
+                data[-1]["box_caption"] = f"{kind}: {names[place]}"
             if kind == "answer" and best:
-                data[-1] |= {"box_caption": f"answer, IoU {best[place]:.2f}", "scores": {"iou": best[place]}}
+                data[-1]["box_caption"] += f", IoU {best[place]:.2f}"
+                data[-1]["scores"] = {"iou": best[place]}
             if kind == "zoom":
                 data[-1] |= {"box_caption": f"zoom {numbers[place]}"}
         made[kind] = {"box_data": data, "class_labels": classes}
     return made or None
 
 
-def _best(read: Sequence | None, truth: Sequence | None) -> list[float]:
-    """For each box of the answer its IoU with the true box that it covers best."""
+def _best(
+    read: Sequence | None,
+    truth: Sequence | None,
+    said: Sequence[str | None] | None = None,
+    true: Sequence[str] | None = None,
+) -> list[float]:
+    """For each box of the answer its IoU with the true box that it covers best; of its class, where boxes have one."""
     if not read or not truth:
         return []
-    return [float(best) for best in ious(read, truth).max(axis=1)]
+    found = ious(read, truth)
+    if said is not None and true is not None:
+        found = found * [[one is not None and spoken(one) == spoken(other) for other in true] for one in said]
+    return [float(best) for best in found.max(axis=1)]
 
 
 def drawn(row: dict[str, Any], folder: Path) -> Image.Image:
@@ -139,4 +151,8 @@ def truth(row: dict[str, Any]) -> str | None:
     shapes = known["quads"] or known["boxes"]
     if shapes == []:  # of detection: a picture without objects
         return NOTHING
-    return None if not shapes else "; ".join(", ".join(f"{edge:g}" for edge in shape) for shape in shapes)
+    if not shapes:
+        return None
+    names = [f" {name}" for name in known.get("labels") or ()] or [""] * len(shapes)
+    texts = (", ".join(f"{edge:g}" for edge in shape) for shape in shapes)
+    return "; ".join(text + name for text, name in zip(texts, names, strict=True))

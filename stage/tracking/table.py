@@ -43,6 +43,8 @@ PAIR = 2
 """Completions of a prompt that are shown, where there are enough prompts: two can be compared."""
 COLUMNS = ("task", "source", "id")
 TRUTH = ("answer", "boxes", "quads", "size")
+CLASSES = ("labels", "classes")
+"""Of rows of detection; their `truth` has "labels", and "read_labels" is what each of the read shapes is called."""
 NAMES = "image_names"
 """Column of the data set with the names of a row's pictures (`samples.rows`)."""
 
@@ -122,7 +124,7 @@ def asked(
     here = {place: inputs[place - first] for place in everywhere if first <= place < first + len(inputs)}
     found = []
     for (place, row), pictures in zip(here.items(), reduced(list(here.values()), pixels), strict=True):
-        columns = {name: row.get(name) for name in (*COLUMNS, *TRUTH, "resized", "written")}
+        columns = {name: row.get(name) for name in (*COLUMNS, *TRUTH, "resized", "written", *CLASSES)}
         chain = Chain(row["turns"], cut(row, pixels), row.get("regions")) if tools else None
         found.append(Asked(place, columns, pictures, chain))
     return found
@@ -175,19 +177,22 @@ class Reading:
         parsed = parse(completion)
         return parsed.trace, parsed.answer if self.tagged else completion
 
-    def shapes(self, answer: str | None, columns: Mapping[str, Any]) -> tuple[list | None, list | None]:
-        """Boxes that the answer states; and quadrilaterals, in a notation that has them. In pixels of the original
-        image; None where none can be read, or the image's size is not known."""
+    def shapes(
+        self, answer: str | None, columns: Mapping[str, Any]
+    ) -> tuple[list | None, list | None, list[str | None] | None]:
+        """Boxes that the answer states; quadrilaterals, in a notation that has them; and what each is called. In
+        pixels of the original image; None where none can be read, or the image's size is not known."""
         if answer is None or not columns["size"]:
-            return None, None
+            return None, None, None
         given = (answer, columns.get("written") or self.notation, columns["size"], columns["resized"])
         try:
-            said = read_detections(*given) if columns["task"] == "detection" else read_said(*given)
+            detects = columns["task"] == "detection"
+            said = read_detections(*given, columns.get("classes")) if detects else read_said(*given)
         except DataError:  # the notation counts pixels of a resized image whose size the row does not tell
-            return None, None
+            return None, None, None
         if said is None or not said.objects:
-            return None, None
-        return said.boxes, None if said.upright else said.quads
+            return None, None, None
+        return said.boxes, None if said.upright else said.quads, [one.label for one in said.objects]
 
 
 def row(
@@ -196,7 +201,9 @@ def row(
     """A row of the table. texts: prompt and completion. rewards: by name; None and NaN where one does not apply."""
     columns, pictures, chain = asked.columns, asked.pictures, asked.chain
     trace, answer = reading.answer(chain.turns[-1]["content"] if chain else texts[1])
-    read, read_quads = reading.shapes(answer, columns)
+    read, read_quads, names = reading.shapes(answer, columns)
+    truth = {name: columns[name] for name in TRUTH}
+    detected = columns.get("labels") is not None
     files = [f"{FOLDER}/{picture.name}" for picture in pictures]
     return {
         "step": batch.step,
@@ -209,7 +216,8 @@ def row(
         "answer": answer,
         "read": read,
         "read_quads": read_quads,
-        "truth": {name: columns[name] for name in TRUTH},
+        "truth": truth | ({"labels": columns["labels"]} if detected else {}),
+        **({"read_labels": names} if detected else {}),
         "rewards": {name: finite(value) for name, value in rewards.items()},
         "advantage": finite(advantage),
         "image": files[0] if files else None,

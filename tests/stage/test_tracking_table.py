@@ -137,6 +137,18 @@ def test_oriented_answers_keep_their_corners():
     ]
 
 
+def test_objects_of_detection_keep_their_names_and_are_compared_within_their_class():
+    """A box on the true ship that is called a plane is a miss, and must not be shown as a hit of IoU 1."""
+    row = {"task": "detection", "labels": ["ship"], "classes": ["plane", "ship"]}
+    text = "plane(50,200),(150,400)ships(50,200),(150,400)"
+    found = made(text, Reading("qwen2_vl", tagged=False), **row)
+    assert found["truth"]["labels"] == ["ship"] and found["read_labels"] == ["plane", "ship"]
+    captions = [one["box_caption"] for one in overlays.overlays(found)["answer"]["box_data"]]
+    assert captions == ["answer: plane, IoU 0.00", "answer: ship, IoU 1.00"]
+    assert overlays.overlays(found)["truth"]["box_data"][0]["box_caption"] == "truth: ship"
+    assert overlays.truth(found) == "10, 20, 30, 40 ship"
+
+
 def test_the_score_of_a_box_is_its_iou_with_the_true_box_it_covers_best():
     found = made("<answer>(50,200),(150,400),(500,500),(600,600)</answer>", boxes=[[0, 0, 5, 5], [10, 20, 30, 40]])
     boxes = overlays.overlays(found)["answer"]["box_data"]
