@@ -99,7 +99,7 @@ def truth_of(sample: Sample, asked: Asked | None = None) -> Truth | None:
         return None
     labels, classes = (sample.labels, sample.classes) if detected else (None, None)
     if asked is not None and labels is not None and classes is not None:
-        labels, classes = asked.names(labels), asked.names(classes)
+        labels, classes = asked.names(labels, classes), asked.names(classes, classes)
     return {
         "boxes": sample.boxes, "quads": sample.quads, "size": sample.size,
         "labels": labels, "classes": classes, "written": sample.written,

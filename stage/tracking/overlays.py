@@ -58,12 +58,11 @@ def overlays(row: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
         data = []
         for place, box in enumerate(found[kind]):
             position = dict(zip(("minX", "minY", "maxX", "maxY"), box, strict=True))
-            data.append({"position": position, "domain": "pixel", "class_id": number, "box_caption": kind})
-            if names := labels.get(kind):
-                data[-1]["box_caption"] = f"{kind}: {names[place]}"
+            names = labels.get(kind)
+            caption = f"{kind}: {names[place]}" if names else kind
+            data.append({"position": position, "domain": "pixel", "class_id": number, "box_caption": caption})
             if kind == "answer" and best:
-                data[-1]["box_caption"] += f", IoU {best[place]:.2f}"
-                data[-1]["scores"] = {"iou": best[place]}
+                data[-1] |= {"box_caption": f"{caption}, IoU {best[place]:.2f}", "scores": {"iou": best[place]}}
             if kind == "zoom":
                 data[-1] |= {"box_caption": f"zoom {numbers[place]}"}
         made[kind] = {"box_data": data, "class_labels": classes}

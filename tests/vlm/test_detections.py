@@ -212,7 +212,7 @@ def test_draws_are_of_the_row_and_in_the_share_that_is_asked_for():
     assert len({row.wording for row in rows}) > 12  # bbox or bounding box, oriented or rotated
     opened = next(row for row in rows if row.open and row.wording == main)
     assert OPEN in opened.question("plane, ship") and "plane" not in opened.question("plane, ship")
-    names = {drawn("dota", str(number), "rscovlm", 0, 1).names(["plane"])[0] for number in range(50)}
+    names = {drawn("dota", str(number), "rscovlm", 0, 1).names(["plane"], ["plane", "ship"])[0] for number in range(50)}
     assert names == {"plane", *SYNONYMS["plane"]}
     own = drawn("dota", "1", "rscovlm", 1, 0, "Find: {question}")
     assert own.question("plane, ship") == "Find: plane, ship"
@@ -237,3 +237,15 @@ def test_brackets_in_a_class_are_refused_where_names_may_stand_bare():
     for notation in ("internvl", "qwen2_vl"):
         with pytest.raises(DataError, match="expected words without brackets"):
             write_detections(QUADS[:1], ["a (b) c"], notation, SIZE, RESIZED)
+
+
+@pytest.mark.parametrize("classes", [["airplane", "plane"], ["large vehicle", "truck"], ["small vehicle", "vehicle"]])
+def test_synonyms_of_an_open_question_are_read_as_the_class_they_are_written_for(classes):
+    """ "truck" is a word for a large vehicle, but not where trucks are asked for, too."""
+    for number in range(60):
+        asked = drawn("s", str(number), "rscovlm", opened=1.0)
+        names = asked.names(classes, classes)
+        assert asked.open and len(set(names)) == len(classes)
+        quads = QUADS[: len(classes)]
+        text = write_detections(quads, names, "rscovlm", SIZE, RESIZED, names)
+        assert [one.label for one in read_detections(text, "rscovlm", SIZE, RESIZED, classes).objects] == classes

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -145,15 +146,20 @@ class Drawn:
             return self.wording.format(question=classes)
         return re.sub(r"(the )?\{question\}", OPEN, self.wording)
 
-    def names(self, labels: Sequence[str]) -> list[str]:
-        """What the objects of the row are called: by one synonym for each class where the question is open."""
+    def names(self, labels: Sequence[str], classes: Sequence[str]) -> list[str]:
+        """What the objects of the row are called: by one synonym for each class where the question is open.
+
+        classes: of the row. A synonym that is one of them, or that two of them have, would be read as another class
+        than it is written for, or as none.
+        """
         if not self.open:
             return list(labels)
-        return [_synonym(label, self.number) for label in labels]
+        taken = Counter(name for other in set(classes) for name in (other, *SYNONYMS.get(other, ())))
+        return [_synonym(label, self.number, taken) for label in labels]
 
 
-def _synonym(label: str, number: int) -> str:
-    names = (label, *SYNONYMS.get(label, ()))
+def _synonym(label: str, number: int, taken: Counter[str]) -> str:
+    names = (label, *(name for name in SYNONYMS.get(label, ()) if taken[name] < 2))
     return names[zlib.crc32(f"{label} {number}".encode()) % len(names)]
 
 
