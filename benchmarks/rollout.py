@@ -1,4 +1,4 @@
-"""Prefill and whole rollout: `vlm.rollout.generate` against transformers' own `generate` on repeated rows.
+"""Prefill and whole rollout: `vlm.prefix.rollout.generate` against transformers' own `generate` on repeated rows.
 
     python -m benchmarks.rollout --group 8 16
 
@@ -19,7 +19,7 @@ from transformers import DynamicCache, GenerationConfig, Qwen2VLForConditionalGe
 
 from benchmarks import report
 from benchmarks.support import common, worlds
-from vlm import rollout
+from vlm.prefix import rollout
 
 
 class Case:
@@ -95,8 +95,8 @@ def measure(options) -> list[dict]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = common.parser(__doc__.splitlines()[0]).parse_args(argv)
-    notes = ["plain: transformers' generate on U·G rows; shared: vlm.rollout.generate; R tokens forced, sampled at T 1"]
-    notes.append("copied: vlm.rollout.generate into transformers' own cache")
+    notes = ["plain: transformers' generate on U·G rows; shared: `rollout.generate`; R tokens forced, sampled at T 1"]
+    notes.append("copied: vlm.prefix.rollout.generate into transformers' own cache")
     report.run("rollout", options, lambda case: Case(case).ways, measure, notes)
 
 

@@ -98,7 +98,7 @@ class Speaking:
     def __call__(self, places: Sequence[int]) -> list[Said]:
         import torch
 
-        from vlm.rollout import neutral
+        from vlm.prefix.rollout import neutral
 
         with torch.inference_mode(), neutral(self.model), self._drawing(places):
             if self.session is None:
@@ -115,7 +115,7 @@ class Speaking:
         import torch
 
         from vlm.prefix.continued import Session
-        from vlm.rollout import first_places, row_numbers, unsayable
+        from vlm.prefix.rollout import first_places, row_numbers, unsayable
 
         model, processor = self.model, self.processor
         samples = [sample for sample, _ in (talk.row for talk in self.talks)]
@@ -246,7 +246,7 @@ class VLLM(Answering):
         """Image and video tokens, which would break the next turn's pictures, and ids that have no text."""
         from transformers import AutoConfig
 
-        from vlm.rollout import unsayable
+        from vlm.prefix.rollout import unsayable
 
         name, where = source(self.section.path, self.section.revision)
         config = AutoConfig.from_pretrained(name, **where)

@@ -19,7 +19,7 @@ from trl.trainer import grpo_trainer
 from vlm import families
 from vlm.loading import at_hand, commit_of, load_processor, read_json, source, stored_limits
 from vlm.pictures.engine import FORBIDDEN
-from vlm.rollout import replaced, unsayable
+from vlm.prefix.rollout import replaced, unsayable
 from vlm.weights import check_files
 
 

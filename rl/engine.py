@@ -24,7 +24,7 @@ from vlm import families
 from vlm.common.console import say
 from vlm.common.errors import RecipeError, UserError
 from vlm.pictures.engine import arguments, as_seen, check_family, check_prompts, check_room, frame_of, one_placeholder
-from vlm.rollout import replaced
+from vlm.prefix.rollout import replaced
 
 LOGPROBS = "processed_logprobs"
 """vLLM's log-probabilities as it samples: at the temperature, without banned tokens."""

@@ -37,7 +37,7 @@ from stage.guards.finite import FiniteSteps
 from stage.parallel.fsdp import FullySharded
 from stage.trainer.orders import FlatOrder
 from vlm.adapters import float32_adapters
-from vlm.rollout import fix_top_p
+from vlm.prefix.rollout import fix_top_p
 
 
 class GRPOTrainer(

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from vlm.common.errors import UserError
-from vlm.rollout import processing, replaced, unwrapped
+from vlm.prefix.rollout import processing, replaced, unwrapped
 
 ROWS = 64
 """Rows drawn at a time: float64 sums over Qwen2-VL's vocabulary take 74 MiB."""

@@ -1,4 +1,4 @@
-"""The rollout of TRL's GRPOTrainer from one prefill of each prompt (`vlm.rollout`).
+"""The rollout of TRL's GRPOTrainer from one prefill of each prompt (`vlm.prefix.rollout`).
 
 TRL repeats each prompt once for each of its completions and calls `generate` on all rows; around that call
 `shared_prefill` prefills what is unique.
@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm import rollout
-from vlm.prefix import media
+from vlm.prefix import media, rollout
 
 Roll = Callable[..., Tensor]
 """`roll(inputs, **others)`: rows and their pictures, and what else `generate` was given → what it returns."""

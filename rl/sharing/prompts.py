@@ -14,7 +14,7 @@ from vlm import families
 from vlm.common.console import say
 from vlm.prefix import enable, media, model_config, obstacle
 from vlm.prefix.pictures import Contents, remembering, without_absent
-from vlm.rollout import evaluating, neutral
+from vlm.prefix.rollout import evaluating, neutral
 from vlm.tools.toolbox import Toolbox
 
 KNOWN = {*media.NAMES, "num_images", "mm_token_type_ids"}

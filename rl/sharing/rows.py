@@ -11,7 +11,7 @@ import torch
 
 from vlm.prefix import media
 from vlm.prefix.pictures import Contents, ImageMemo
-from vlm.rollout import first_places, row_numbers
+from vlm.prefix.rollout import first_places, row_numbers
 
 TILES = "num_tiles"
 """TRL's count of tiles per row, which `Rows` has as its own count of units."""

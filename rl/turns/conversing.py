@@ -13,7 +13,7 @@ from rl.turns import metrics
 from rl.turns.rollout import Conversations, conversing
 from vlm.pictures.unreadable import row_name
 from vlm.prefix import media
-from vlm.rollout import replaced
+from vlm.prefix.rollout import replaced
 from vlm.tools.dialogue import Dialogue, Turn
 from vlm.tools.rendered import Rendered, Renderer
 from vlm.tools.tool import views_of

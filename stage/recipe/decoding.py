@@ -2,8 +2,8 @@
 
 Nothing else steers. A checkpoint's own `generation_config.json` (repetition_penalty 1.05 in Qwen2.5-VL; temperature,
 top_k and top_p in Qwen2-VL) would change answers, greedy ones too, and those of one backend but not of another: where
-transformers generates, `vlm.rollout.neutral` takes it away but for the ids that end and pad a text; vLLM is told to
-leave it alone.
+transformers generates, `vlm.prefix.rollout.neutral` takes it away but for the ids that end and pad a text; vLLM is
+told to leave it alone.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class DecodingSection(Section):
             )
 
     def of_transformers(self) -> dict[str, Any]:
-        """Keywords of `model.generate`: every key that decides, as `vlm.rollout.neutral` leaves nothing behind them."""
+        """Keywords of `model.generate`: every key that decides, `vlm.prefix.rollout.neutral` leaves no others."""
         how: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "repetition_penalty": self.repetition_penalty}
         if self.temperature == 0:
             return how | {"do_sample": False}

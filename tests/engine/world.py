@@ -25,7 +25,7 @@ from stage.trainer.arguments import arguments
 from tests.support.processes.commands import ROOT
 from vlm.adapters import apply_lora
 from vlm.loading import load_model, load_processor
-from vlm.rollout import unsayable
+from vlm.prefix.rollout import unsayable
 from vlm.sections import ImageSection, LoraSection, ModelSection, PromptSection
 from vlm.tools.toolbox import Toolbox
 

@@ -30,9 +30,9 @@ from tests.support.processes import forked
 from tests.support.processes.commands import ROOT, two_processes
 from tests.support.sample_rows import dump
 from tests.support.scores.fake_judge import FakeJudge, completion, error
-from vlm import rollout
 from vlm.common.errors import RecipeError, UserError
 from vlm.loading import load_processor
+from vlm.prefix import rollout
 
 BOTH = ("controls=[blind,shuffled]",)
 SIZES = ("images={min_pixels: 12544, max_pixels: 12544}", "pictures=0", "generation.max_new_tokens=6")

@@ -8,7 +8,7 @@ from evals.asking import draws
 from tests.support import tiny_checkpoints as tiny
 from vlm import loading
 from vlm.common.errors import UserError
-from vlm.rollout import neutral
+from vlm.prefix.rollout import neutral
 
 pytestmark = pytest.mark.versions
 

@@ -20,10 +20,10 @@ from stage.recipe.asking import GenerationSection
 from stage.runs import FINISHED
 from tests.support.scores.scored import said
 from tests.support.tiny_checkpoints import section
-from vlm import rollout
 from vlm.common.errors import RecipeError, UserError
 from vlm.families.sight import Grid
 from vlm.loading import load_model, load_processor
+from vlm.prefix import rollout
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
 pytestmark = pytest.mark.versions

@@ -19,7 +19,7 @@ from tests.support.processes.commands import evaluation
 from tests.support.scores.fake_judge import FakeJudge, completion, error
 from vlm.common.errors import RecipeError, UserError
 from vlm.loading import load_model, load_processor
-from vlm.rollout import neutral, unsayable
+from vlm.prefix.rollout import neutral, unsayable
 
 
 @pytest.fixture(autouse=True)

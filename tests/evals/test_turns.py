@@ -19,7 +19,7 @@ from tests.support.runs.saying import FREE, scripted
 from tests.support.tiny_checkpoints import section
 from vlm.families import FAMILIES
 from vlm.loading import load_model, load_processor
-from vlm.rollout import neutral, unsayable
+from vlm.prefix.rollout import neutral, unsayable
 from vlm.sections import ImageSection, PromptSection, ToolSection, TurnSection
 from vlm.tools.calls import write
 from vlm.tools.toolbox import Toolbox, instruction

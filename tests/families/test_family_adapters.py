@@ -14,8 +14,9 @@ from sft.trainer import SFTTrainer
 from tests.families.conftest import LIMITS, grpo, steps
 from tests.support.families import KINDS, listed
 from tests.support.tiny_checkpoints import section
-from vlm import adapters, loading, rollout
+from vlm import adapters, loading
 from vlm.families import FAMILIES
+from vlm.prefix import rollout
 from vlm.sections import LoraSection, PromptSection
 
 pytestmark = pytest.mark.versions

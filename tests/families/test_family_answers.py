@@ -9,7 +9,7 @@ from evals.recipe import EvalRecipe
 from samples.sections import DataSection, SourceSection
 from stage.recipe.asking import GenerationSection
 from tests.support.families import KINDS, base
-from vlm import rollout
+from vlm.prefix import rollout
 from vlm.sections import ImageSection, ModelSection, PromptSection
 
 pytestmark = pytest.mark.versions

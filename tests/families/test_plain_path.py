@@ -12,8 +12,9 @@ from samples.sections import DataSection, SourceSection
 from tests.families.conftest import grpo, steps
 from tests.support.sample_rows import dump
 from tests.support.tiny_checkpoints import section
-from vlm import loading, rollout
+from vlm import loading
 from vlm.common.errors import RecipeError
+from vlm.prefix import rollout
 from vlm.sections import ModelSection
 
 pytestmark = pytest.mark.versions

@@ -1,4 +1,4 @@
-"""`vlm.rollout.generate` in each family: the tokens of transformers' own `generate` on repeated rows, for less work."""
+"""`rollout.generate` in each family: the tokens of transformers' own `generate` on repeated rows, for less work."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.support.families import KINDS, base
-from vlm import families, rollout
-from vlm.prefix import cache
+from vlm import families
+from vlm.prefix import cache, rollout
 
 pytestmark = pytest.mark.versions
 

@@ -25,10 +25,11 @@ from stage.recipe.decoding import DecodingSection
 from stage.runs import RECORD
 from tests.support import tiny_checkpoints as tiny
 from tests.support.processes.commands import ROOT
-from vlm import loading, rollout
+from vlm import loading
 from vlm.adapters import apply_lora
 from vlm.common.errors import RecipeError
-from vlm.rollout import neutral, steering
+from vlm.prefix import rollout
+from vlm.prefix.rollout import neutral, steering
 from vlm.sections import LoraSection, PromptSection
 
 POISON = {

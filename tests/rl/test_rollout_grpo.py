@@ -13,10 +13,10 @@ from samples import Sample
 from samples.rows import prompt_rows
 from stage.recipe.asking import GenerationSection
 from tests.support import tiny_checkpoints as tiny
-from vlm import loading, rollout
+from vlm import loading
 from vlm.adapters import apply_lora
 from vlm.families.sight import Grid
-from vlm.prefix import media
+from vlm.prefix import media, rollout
 from vlm.sections import LoraSection, PromptSection
 
 pytestmark = pytest.mark.versions

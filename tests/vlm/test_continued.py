@@ -12,7 +12,7 @@ from vlm import loading
 from vlm.families import FAMILIES
 from vlm.prefix import cache, continued
 from vlm.prefix.continued import Added, Session
-from vlm.rollout import unsayable
+from vlm.prefix.rollout import unsayable
 from vlm.tools.dialogue import Turn
 from vlm.tools.rendered import Renderer
 from vlm.tools.tool import Shown

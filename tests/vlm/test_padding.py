@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rewards.score.model.score_model import ScoreModel
 from tests.support import tiny_checkpoints as tiny
-from vlm import loading, rollout
+from vlm import loading
 from vlm.adapters import apply_lora
-from vlm.prefix import attention, padding
+from vlm.prefix import attention, padding, rollout
 
 pytestmark = pytest.mark.versions
 

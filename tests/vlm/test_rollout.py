@@ -1,4 +1,4 @@
-"""`vlm.rollout` against transformers' own `generate` on repeated rows; float32, real (tiny) models of both families."""
+"""`vlm.prefix.rollout` against transformers' own `generate` on repeated rows; float32, tiny models of both families."""
 
 import inspect
 from types import SimpleNamespace
@@ -10,9 +10,9 @@ from transformers import DynamicCache, GenerationConfig, GenerationMixin, TopPLo
 from transformers.cache_utils import DynamicLayer
 
 from tests.support import tiny_checkpoints as tiny
-from vlm import loading, rollout
+from vlm import loading
 from vlm.adapters import apply_lora
-from vlm.prefix import cache, media
+from vlm.prefix import cache, media, rollout
 
 NEW = 6
 INDEX = {1: [0, 1, 2, 3], 4: [2, 0, 3, 0, 2, 1, 2, 2, 3]}  # neither sorted nor equally many

@@ -1,6 +1,6 @@
 """Rows that are generated turn by turn, each token computed once: a further turn goes on from its row's cache.
 
-    session = Session(model, inputs, index, ends, **options)     # as `vlm.rollout.generate` takes them
+    session = Session(model, inputs, index, ends, **options)     # as `rollout.generate` takes them
     said = session.begin()                                       # new tokens of each row
     said = session.go_on({2: Added(ids, media), 5: …})           # what was put behind rows 2 and 5, and what they say
 
@@ -29,8 +29,8 @@ from torch import Tensor
 from transformers import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from vlm import families, rollout
-from vlm.prefix import attention, cache, media
+from vlm import families
+from vlm.prefix import attention, cache, media, rollout
 
 
 class Added(NamedTuple):
@@ -64,7 +64,7 @@ class Session:
         whole: bool = False,
         **options: Any,
     ):
-        """model, inputs, prompt_index: as `vlm.rollout.generate` takes them, prompts padded on the left. ends: tokens
+        """model, inputs, prompt_index: as `rollout.generate` takes them, prompts padded on the left. ends: tokens
         that end a turn. limit: of new tokens that a row may have in all its turns. whole: compute each turn from its
         first token. options: of `generate`, the same in each turn."""
         self.model, self.base = model, rollout.unwrapped(model)

@@ -28,7 +28,7 @@ from vlm import families
 from vlm.common.errors import RecipeError
 from vlm.loading import as_trained, placed, quantized, resolve_attention, source
 from vlm.prefix import Packed, pad_once
-from vlm.rollout import evaluating
+from vlm.prefix.rollout import evaluating
 from vlm.weights import check_files, reading
 
 

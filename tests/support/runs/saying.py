@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor
 
-from vlm.rollout import processing, unwrapped
+from vlm.prefix.rollout import processing, unwrapped
 
 Script = Callable[[str, int], str | None]
 """(the row's text so far, number of the model's turn from 0) → what it says, to its end; None leaves it free."""
