@@ -24,6 +24,7 @@ from samples.readers.encoding import refuse, undecoded
 from samples.readers.json_list import Once
 from vlm.boxes import NOTATIONS
 from vlm.common.errors import DataError
+from vlm.masks import FORMS, checked_runs
 
 
 @dataclass(slots=True)
@@ -58,6 +59,14 @@ class Prediction:
     "(width, height) in pixels of the original image."
     resized: tuple[int, int] | None = None
     "(width, height) at which the model saw it, for notations that count pixels of that."
+    mask: dict[str, Any] | None = None
+    "Of segmentation: the true pixels, as in `Sample.mask`."
+    form: str | None = None
+    "How its mask is written (`vlm.masks.FORMS`)."
+    dates: list[str] | None = None
+    "When each picture was taken, as in `Sample.dates`."
+    images: list[str] | None = None
+    "Where there are several pictures: paths of all of them."
     written: str | None = None
     "The notation of its boxes, where its source has one of its own, as in `Sample.written`."
     choices: list[str] | None = None
@@ -94,12 +103,14 @@ def from_sample(
     gold: float | None = None,
     resized: tuple[int, int] | None = None,
     refused: str | None = None,
+    form: str | None = None,
     **chain: Any,
 ) -> Prediction:
     """A completion beside its sample's truth; `prompt` defaults to the text of the last user turn.
 
-    resized: size at which the model saw the first picture (`vlm.pictures.resizing.seen`). refused: as the field. chain:
-    the fields `turns`, `crops`, `faults` and `over`, where tools were at hand.
+    resized: size at which the model saw the first picture (`vlm.pictures.resizing.seen`). refused: as the field. form:
+    of masks, the recipe's (`prompt.masks`). chain: the fields `turns`, `crops`, `faults` and `over`, where tools were
+    at hand.
     """
     asked = [turn["content"] for turn in sample.messages if turn["role"] == "user"]
     return Prediction(
@@ -115,6 +126,10 @@ def from_sample(
         labels=sample.labels,
         difficult=sample.difficult,
         classes=sample.classes,
+        mask=sample.mask,
+        form=form if sample.task == "segmentation" else None,
+        dates=sample.dates,
+        images=several(sample),
         written=sample.written,
         regions=sample.regions,
         size=sample.size,
@@ -131,6 +146,12 @@ def from_sample(
 def first_image(sample: Sample) -> str | None:
     """Path of the first picture; None where there is none, or where it is bytes."""
     return sample.images[0] if sample.images and isinstance(sample.images[0], str) else None
+
+
+def several(sample: Sample) -> list[str] | None:
+    """Paths of all pictures, where there are several and none is bytes."""
+    names = [name for name in sample.images if isinstance(name, str)]
+    return names if len(names) == len(sample.images) > 1 else None
 
 
 def line(prediction: Prediction) -> str:
@@ -215,7 +236,7 @@ def _prediction(row: Any, where: str) -> Prediction:
             raise DataError(f"{where}, field '{name}': found {fields[name]!r}, expected text")
     if fields["task"] not in TASKS:
         raise DataError(f"{where}, field 'task': found {fields['task']!r}, expected one of {', '.join(TASKS)}")
-    for name in ("choices", "references", "labels", "classes"):
+    for name in ("choices", "references", "labels", "classes", "dates", "images"):
         if not all(isinstance(text, str) for text in _items(fields, name, where)):
             raise DataError(f"{where}, field {name!r}: found {fields[name]!r}, expected texts")
     upright, quad = "[x1, y1, x2, y2]", "[x1, y1, …, x4, y4]"
@@ -224,6 +245,7 @@ def _prediction(row: Any, where: str) -> Prediction:
             if not _numbers(box, count):
                 raise DataError(f"{where}, field '{name}': found {box!r}, expected {expected}")
     _check_objects(fields, where)
+    _check_mask(fields, where)
     if fields.get("written") not in (None, *NOTATIONS):
         raise DataError(
             f"{where}, field 'written': found {fields['written']!r}, expected one of {', '.join(NOTATIONS)}"
@@ -251,6 +273,21 @@ def _check_objects(fields: Mapping[str, Any], where: str) -> None:
         )
     if "difficult" in fields and (len(difficult) != len(shapes) or not set(map(type, difficult)) <= {bool}):
         raise DataError(f"{where}, field 'difficult': found {difficult!r}, expected true or false for each object")
+
+
+def _check_mask(fields: Mapping[str, Any], where: str) -> None:
+    """Raises: DataError."""
+    if fields.get("form") not in (None, *FORMS):
+        raise DataError(f"{where}, field 'form': found {fields['form']!r}, expected one of {', '.join(FORMS)}")
+    if fields["task"] != "segmentation":
+        return
+    value = fields.get("mask")
+    if not isinstance(value, dict) or value.keys() != {"size", "counts"}:
+        raise DataError(f"{where}, field 'mask': found {value!r}, expected {{'size': [height, width], 'counts': …}}")
+    try:
+        checked_runs(value)
+    except DataError as error:
+        raise DataError(f"{where}, field 'mask': {error}") from error
 
 
 def _check_chain(fields: Mapping[str, Any], where: str) -> None:

@@ -355,8 +355,9 @@ def answer(
             judged = judge(true, [text]) if judge is not None and sample.task in metrics.OPEN else None
             gold, resized = judged[0] if judged else None, seen(sample.size, sight)
             chain = turns.fields(text)
+            chain["form"] = recipe.prompt.masks
             row = predictions.from_sample(true, text, gold=gold, resized=resized, refused=why(text), **chain)
-            row.image = predictions.first_image(sample)
+            row.image, row.images = predictions.first_image(sample), predictions.several(sample)
             file.write(predictions.line(row) + "\n")
 
 

@@ -36,12 +36,14 @@ def judge(recipe: BonRecipe, sight, judged, sample, completions):
         values = judged(sample, completions) if judged else None
         return None if values is None else ("open_ended/gold", values)
     resized = seen(sample.size, sight)
-    rows = (predictions.from_sample(sample, text, resized=resized) for text in completions)
+    rows = (predictions.from_sample(sample, text, resized=resized, form=recipe.prompt.masks) for text in completions)
     found = [metrics.judge(row, recipe.prompt.notation, recipe.inside) for row in rows]
     if sample.task == "grounding":
         return "grounding/acc@0.5", [float(one.iou >= 0.5) for one in found]
     if sample.task == "detection":
         return "detection/f1@0.5", [float(one.f1 or 0.0) for one in found]
+    if sample.task == "segmentation":
+        return "segmentation/giou", [float(one.iou or 0.0) for one in found]
     return ("vqa/exact" if sample.task == "vqa" else f"{sample.task}/accuracy"), [float(one.correct) for one in found]
 
 

@@ -22,6 +22,7 @@ from rewards.registry import Reward, _name, collective
 from rewards.score.reward.score import Score
 from rewards.values import plain, unusable
 from samples import Sample
+from samples.facts import PLACES
 from samples.rows import answer_of, prompt_row, reference, truth_of
 from vlm.common.console import say
 from vlm.common.errors import DataError, RecipeError, UserError
@@ -80,7 +81,7 @@ class Row:
 def _answer(sample: Sample, prompt: PromptSection, resized: tuple[int, int] | None) -> str:
     """The truth as a model would write it; of several boxes the first one, except in detection, which asks for all."""
     truth = truth_of(sample, drawn(sample, prompt))
-    if truth is not None and sample.task in ("grounding", "detection"):
+    if truth is not None and sample.task in PLACES:
         if sample.task == "grounding":
             truth |= {"boxes": truth["boxes"][:1], "quads": truth["quads"] and truth["quads"][:1]}
         return reference(truth, prompt.notation, resized)["content"]

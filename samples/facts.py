@@ -15,8 +15,12 @@ from samples.store import Codec
 from vlm import answers, prompts
 from vlm.boxes.asking import Drawn as Asked
 
-OPTIONAL = ("answer", "boxes", "quads", "choices", "kind", "regions", *DETECTED)
+OPTIONAL = ("answer", "boxes", "quads", "choices", "kind", "regions", "mask", "dates", *DETECTED)
 """Fields of a Sample that rows may lack."""
+
+
+PLACES = ("grounding", "detection", "segmentation")
+"""Tasks whose reply says where something is."""
 
 
 class Facts(NamedTuple):
@@ -79,7 +83,7 @@ CODEC = Codec(remembered, facts_of, Facts._make)
 
 
 class Truth(TypedDict):
-    """The boxes of a Sample that a reference is written from."""
+    """The boxes, or the mask, of a Sample that a reference is written from."""
 
     boxes: list[list[float]]
     quads: list[list[float]] | None
@@ -89,29 +93,42 @@ class Truth(TypedDict):
     classes: list[str] | None
     written: str | None
     "Its own notation, as `Sample.written`."
+    mask: dict[str, Any] | None
+    "Of segmentation: what the reference is, instead of boxes."
+    named: str | None
+    "What it is a mask of, as the row asks for it."
+    form: str | None
+    "How it is written (`vlm.masks.FORMS`)."
 
 
 def truth_of(sample: Sample, asked: Asked | None = None) -> Truth | None:
-    """None of a sample without boxes, or whose size is not known. asked: how detection is asked for, by which objects
-    have other names (`vlm.boxes.asking`)."""
-    detected = sample.task == "detection"
-    if sample.size is None or sample.boxes is None or not (sample.boxes or detected):
+    """None of a sample without boxes or mask, or whose size is not known. asked: how the row is asked for
+    (`vlm.boxes.asking`): objects of detection may have other names, a mask has a form."""
+    detected, masked = sample.task == "detection", sample.task == "segmentation"
+    if sample.size is None or not (sample.mask if masked else sample.boxes or (detected and sample.boxes is not None)):
         return None
     labels, classes = (sample.labels, sample.classes) if detected else (None, None)
     if asked is not None and labels is not None and classes is not None:
         labels, classes = asked.names(labels, classes), asked.names(classes, classes)
     return {
-        "boxes": sample.boxes, "quads": sample.quads, "size": sample.size,
+        "boxes": sample.boxes or [], "quads": sample.quads, "size": sample.size,
         "labels": labels, "classes": classes, "written": sample.written,
+        "mask": sample.mask if masked else None, "named": asked_last(sample) if masked else None,
+        "form": asked.form if asked is not None else None,
     }  # fmt: skip
+
+
+def asked_last(sample: Sample) -> str:
+    """The text of the last question, as the data has it."""
+    return next(turn["content"] for turn in reversed(sample.messages) if turn["role"] == "user")
 
 
 def answer_of(sample: Sample) -> str | None:
     """The reply of the style `direct` that stands in the truth as text: the answer, of a choice its letter.
 
-    None where there is no such text, and for grounding and detection, whose reply is boxes.
+    None where there is no such text, and for tasks whose reply is boxes or a mask.
     """
-    if sample.answer is None or answers.blank(sample.answer) or sample.task in ("grounding", "detection"):
+    if sample.answer is None or answers.blank(sample.answer) or sample.task in PLACES:
         return None
     if sample.choices and sample.task == "choice":
         place = answers.option(sample.answer, sample.choices)

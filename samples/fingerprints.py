@@ -39,6 +39,9 @@ class RowDigest:
             row[1].append(sample.references)
         if sample.regions is not None:  # likewise
             row[1].append({"regions": sample.regions})
+        for name in ("mask", "dates"):
+            if (value := getattr(sample, name)) is not None:
+                row[1].append({name: value})
         self._found.update(_encode(row).encode() + b"\n")
         if sample.columns:
             self._found.update(json.dumps(sample.columns, sort_keys=True, default=repr).encode() + b"\n")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from samples import Sample
-from samples.facts import CODEC, Truth, answer_of, truth_of, zoomed
+from samples.facts import CODEC, PLACES, Truth, answer_of, truth_of, zoomed
 from samples.sample import DETECTED
 from samples.store import Drawn
 from vlm import answers, prompts
@@ -22,6 +22,7 @@ from vlm.boxes import corners, find, write_boxes, write_detections, write_quads
 from vlm.common.console import say
 from vlm.common.errors import DataError
 from vlm.families import Sight
+from vlm.masks import FORMS, write_mask
 from vlm.pictures.cache import decoded
 from vlm.pictures.images import describe, load
 from vlm.pictures.places import blocks, placed
@@ -114,13 +115,17 @@ def _check_unchanged(image: str | bytes, size: Sequence[int]) -> None:
 
 
 def reference(truth: Truth, notation: str, resized: tuple[int, int] | None) -> dict[str, str]:
-    """The assistant's turn of a row whose reference is boxes; of quadrilaterals, where the notation can show them.
+    """The assistant's turn of a row whose reference is boxes or a mask; of quadrilaterals, where the notation can show
+    them.
 
-    notation: the recipe's, where the row has none of its own. resized: (width, height) at which the model sees the
-    picture.
+    notation: the recipe's, where the row has none of its own; masks bring their form. resized: (width, height) at which
+    the model sees the picture.
     """
     notation = truth["written"] or notation
-    if truth["labels"] is not None:
+    if truth["mask"] is not None:
+        assert truth["form"] is not None  # a row that asks for a mask says how it is written
+        text = write_mask(truth["mask"], truth["form"], resized, truth["named"])
+    elif truth["labels"] is not None:
         quads = truth["quads"] if truth["quads"] is not None else [corners(box) for box in truth["boxes"]]
         text = write_detections(quads, truth["labels"], notation, truth["size"], resized, truth["classes"])
     elif truth["quads"] and find(notation).shape != "box":
@@ -212,6 +217,8 @@ def _columns(sample: Sample) -> dict[str, Any]:
         "quads": sample.quads,
         **{name: getattr(sample, name) for name in DETECTED},
         "written": sample.written,
+        "mask": sample.mask,
+        "dates": sample.dates,
         "size": list(sample.size) if sample.size else None,
         "choices": sample.choices,
         "references": sample.references,
@@ -242,7 +249,8 @@ def prompt_rows(
 def prompt_row(sample: Sample, section: PromptSection, copy: int, number: int) -> dict[str, Any]:
     """One row of `prompt_rows`, without what follows from its picture and without the sample's columns."""
     prompt = prompts.asked(sample, section)
-    return {"prompt": prompt, **_columns(sample), "copy": copy, "row": number}
+    form = section.masks if sample.task == "segmentation" else None
+    return {"prompt": prompt, **_columns(sample), "form": form, "copy": copy, "row": number}
 
 
 def chat_rows(
@@ -378,7 +386,7 @@ def _check_replies(
     direct = section.style == "direct"
     for doubtful in (
         drawn.first(lambda facts: not facts.reply and not (direct and facts.truth)),
-        drawn.first(lambda facts: bool(facts.reply) and facts.task in ("grounding", "detection")),
+        drawn.first(lambda facts: bool(facts.reply) and facts.task in PLACES),
     ):
         if doubtful is not None:
             taught(doubtful, section, sizes, zoom)
@@ -389,7 +397,7 @@ def _check_replies(
     )
     limits = "" if sizes is None else sizes.sight.text()
     drawn.once(
-        f"references in {section.notation}, {limits}",
+        f"references in {section.notation}, {section.masks}, {limits}",
         lambda facts: not facts.reply and facts.truth == "boxes",
         lambda sample: taught(sample, section, sizes),
     )
@@ -397,13 +405,16 @@ def _check_replies(
 
 def _check_text(sample: Sample, section: PromptSection, sizes: Resizing | None) -> None:
     """Refuse a reference in text whose pixels would not follow the sizes that are drawn."""
-    notation = sample.written or section.notation
-    follows = sizes is None or sizes.drawing is None or find(notation).frame != "resized"
-    if sample.task in ("grounding", "detection") and not follows:
+    if sample.task == "segmentation":
+        named, counts = f"mask form {section.masks}", FORMS[section.masks].resized
+    else:
+        notation = sample.written or section.notation
+        named, counts = f"notation {notation}", find(notation).frame == "resized"
+    if sample.task in PLACES and counts and sizes is not None and sizes.drawing is not None:
         raise DataError(
             f"{sample.source}: row {sample.id!r}: its reference is text, but images.random_resize draws the size that "
-            f"the notation {notation} counts pixels of; take the assistant's turn out (its boxes are written "
-            "again), or choose a notation of another frame, or leave random_resize out"
+            f"the {named} counts pixels of; take the assistant's turn out (the reference is written again), or choose "
+            "one that does not, or leave random_resize out"
         )
 
 

@@ -70,6 +70,11 @@ class Sample:
     regions: list[list[float]] | None = None
     """Where in the first image the answer is to be seen, as `boxes` are, cut to the image: the true regions of a zoom.
     Rewards and metrics get them; the model is never told."""
+    mask: dict[str, Any] | None = None
+    """Of rows of `segmentation`: the pixels that are asked for, as COCO's compressed run lengths of the upright first
+    image, {"size": [height, width], "counts": text} (`vlm.masks`); perhaps none of them."""
+    dates: list[str] | None = None
+    'When each of `images` was taken, in the data\'s words ("2019-04-02", "2019-04").'
     columns: dict[str, Any] | None = None
     "What else the row holds, by name: rewards get it (`samples.readers.keys`). None for nothing."
 
@@ -107,6 +112,8 @@ def _row(sample: Sample, folder: Path) -> dict[str, Any]:
         "id",
         "kind",
         "regions",
+        "mask",
+        "dates",
     ):
         value = getattr(sample, name)
         if value is not None and value != "":

@@ -16,10 +16,11 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from vlm import masks
 from vlm.boxes import asking, check_labels
 from vlm.boxes.asking import Drawn
 from vlm.common.errors import RecipeError
-from vlm.pictures.places import TAG
+from vlm.pictures.places import TAG, named, placed
 
 R1_SYSTEM = (
     "You answer questions about remote sensing images. First reason about what the image shows, step by step. "
@@ -35,8 +36,10 @@ WORDING: dict[str, str] = {
     "caption": "{question}",
     "classification": "{question}\nAnswer with one of the class names.",
     "detection": "{question}",
+    "segmentation": "{question}",
 }
-"""Default wording by task; that of detection is the notation's (`vlm.boxes.asking`). `{question}` is the user's text in
+"""Default wording by task; that of detection is the notation's (`vlm.boxes.asking`), of segmentation the mask form's
+(`vlm.masks.asking`). `{question}` is the user's text in
 the data, `{options}` the choices as `A. … B. …`, `{lines}` the same as `(A) …`, one a line."""
 
 _INSTRUCTION = re.compile(
@@ -59,6 +62,8 @@ class Asked(Protocol):
     id: str
     written: str | None
     tooled: bool | None
+    images: list[str | bytes]
+    dates: list[str] | None
 
 
 def system_prompt(style: Literal["r1", "direct"], override: str | None = None) -> str | None:
@@ -82,7 +87,7 @@ def check_wording(wording: Mapping[str, str]) -> None:
             raise RecipeError(f"wording.{task}: {template!r} has unbalanced braces; write {{{{ for a brace") from error
         if TAG in template:
             raise RecipeError(f"wording.{task}: found {TAG} in {template!r}; the data say where pictures stand")
-        if task == "detection" and fields != {"question"}:
+        if task in ("detection", "segmentation") and fields != {"question"}:
             raise RecipeError(f"wording.{task}: found the fields {sorted(fields)}; it holds {{question}} alone")
         if "question" not in fields or fields - {"question", "options", "lines"}:
             raise RecipeError(
@@ -151,6 +156,8 @@ class How(Protocol):
     system: str | None
     wording: dict[str, str]
     notation: str
+    masks: str
+    pictures: Literal["dated", "several", "never"]
 
     @property
     def detection(self) -> Varied: ...
@@ -163,18 +170,36 @@ class How(Protocol):
 def asked(sample: Asked, how: How) -> list[dict[str, Any]]:
     """`prompt` as a recipe's `prompt:` section says it."""
     tools, ask = (how.tools, how.ask) if sample.tooled is not False else ("", "")
-    return prompt(sample, how.style, how.system, how.wording, tools, ask, drawn(sample, how))
+    names = picture_names(sample, how.pictures)
+    return prompt(sample, how.style, how.system, how.wording, tools, ask, drawn(sample, how), names)
+
+
+def picture_names(sample: Asked, when: Literal["dated", "several", "never"]) -> list[str] | None:
+    """What the text calls the pictures: "Picture 1, 2019-04", in order; None where it does not.
+
+    when: in rows with dates; in those, and all with several pictures whose text does not place them itself; never.
+    """
+    if when == "never" or not sample.images:
+        return None
+    if sample.dates is not None:
+        return [f"Picture {number}, {date}" for number, date in enumerate(sample.dates, 1)]
+    if when == "dated" or len(sample.images) < 2 or placed(sample.messages):
+        return None
+    return [f"Picture {number}" for number in range(1, len(sample.images) + 1)]
 
 
 def drawn(sample: Asked, how: How) -> Drawn | None:
-    """How objects are asked for in this row (`vlm.boxes.asking`): of detection, and of grounding whose source has a
-    notation of its own; None of others.
+    """How objects are asked for in this row (`vlm.boxes.asking`): of detection, of segmentation (`vlm.masks`), and of
+    grounding whose source has a notation of its own; None of others.
 
     Raises: RecipeError for a notation that cannot say what objects are.
     """
     notation, own = sample.written or how.notation, how.wording.get(sample.task)
     if sample.task == "grounding" and sample.written is not None:
         return asking.grounding(notation, own or WORDING["grounding"])
+    if sample.task == "segmentation":
+        how_masks = masks.asking(how.masks)
+        return Drawn(own or how_masks.wording, False, 0, how_masks.system, how_masks.told, how.masks)
     if sample.task != "detection":
         return None
     check_labels(notation)
@@ -189,14 +214,15 @@ def prompt(
     tools: str = "",
     ask: str = "",
     detection: Drawn | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """The conversation up to the assistant's reply (`replied`): what the model is asked.
 
     The first user turn is worded by task; later turns stand as they are, with the `zoom` that some have. Contents are
     plain strings, in which `<image>` may say where pictures stand (`vlm.pictures.places`). tools: what the system turn
-    says of tools, behind the rest. ask: a line behind the first question. detection: how a row of that task is asked;
-    a notation that its project tells of in the system prompt is told of behind the question where another prompt stands
-    there.
+    says of tools, behind the rest. ask: a line behind the first question. detection: how a row is asked that has a way
+    of its own (`drawn`); a notation that its project tells of in the system prompt is told of behind the question where
+    another prompt stands there. names: of the pictures, each before its own.
     """
     turns = sample.messages[: replied(sample.messages)]
     out: list[dict[str, Any]] = []
@@ -213,6 +239,8 @@ def prompt(
             content = detection.question(content) if detection else user_text(sample, content, wording)
             content, worded = "\n".join(filter(None, (content, told, ask))), True
         out.append({**turn, "content": content})
+    if names is not None:
+        out = named(out, names)
     if tools:
         said = f"{out.pop(0)['content']}\n\n" if out[0]["role"] == "system" else ""
         out.insert(0, {"role": "system", "content": said + tools})

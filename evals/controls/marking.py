@@ -37,6 +37,7 @@ from evals.generate import answerer, check
 from evals.recipe import EvalRecipe
 from evals.scoring import metrics
 from samples import Sample, kinds_of
+from samples.facts import PLACES
 from samples.mixture import tables
 from samples.mixture.marks import folder_of, prompt_key, row_key
 from samples.mixture.record import short
@@ -235,7 +236,8 @@ def _judged(row: Marked, said: Said | None, recipe: EvalRecipe) -> tuple[float |
         return None, f"refused by the server: {said.refused}"
     sight = sight_of(recipe)
     right = [
-        metrics.judge(_prediction(row.truth, text, sight), recipe.prompt.notation, recipe.inside) for text in said.texts
+        metrics.judge(_prediction(row.truth, text, sight, recipe), recipe.prompt.notation, recipe.inside)
+        for text in said.texts
     ]
     return fmean(_right(one) for one in right), ""
 
@@ -245,8 +247,8 @@ def _right(one: metrics.Judgement) -> bool:
     return bool(one.correct) if share is None else share >= HIT
 
 
-def _prediction(truth: Sample, text: str, sight: Any) -> predictions.Prediction:
-    return predictions.from_sample(truth, text, resized=seen(truth.size, sight))
+def _prediction(truth: Sample, text: str, sight: Any, recipe: EvalRecipe) -> predictions.Prediction:
+    return predictions.from_sample(truth, text, resized=seen(truth.size, sight), form=recipe.prompt.masks)
 
 
 def _line(
@@ -317,7 +319,7 @@ def _guesses(rows: Iterable[Sample]) -> dict[str, float]:
         told: list[Any] = [answers.option(row.answer or "", row.choices or []) for row in rows]
     else:
         told = [answers.normalise(row.answer or "") for row in rows]
-    if rows[0].task not in ("grounding", "detection"):
+    if rows[0].task not in PLACES:
         found["most_common"] = Counter(told).most_common(1)[0][1] / len(rows)
     return found
 

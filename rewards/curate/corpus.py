@@ -85,6 +85,11 @@ def exchange(sample: Sample, notation: str) -> Exchange:
     Raises: DataError where there is no answer; RecipeError for a notation without names, of detection.
     """
     answer = sample.answer
+    if answer is None and sample.task == "segmentation" and not _answered(sample):
+        raise DataError(
+            f"{sample.source}, sample {sample.id}: its reference is a mask, which no score model reads; expected an "
+            "answer in words: leave these rows out (data.tasks), or write the mask as `answer`"
+        )
     if answer is None and sample.task == "detection" and not _answered(sample):
         truth = truth_of(sample)
         answer = None if truth is None else reference(truth, notation, None)["content"]

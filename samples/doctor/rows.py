@@ -171,9 +171,16 @@ class Rows:
     def _look_for_repeats(self, sample: Sample, role: str, pictures: array, name: str) -> None:
         first = replied(sample.messages)
         texts = [(turn["role"], " ".join(turn["content"].split()), *zoomed([turn])) for turn in sample.messages[:first]]
-        asked_for = (sample.choices, sample.classes, sample.written)
+        asked_for = (sample.choices, sample.classes, sample.written, sample.dates)
         question = repr((role, sample.task, pictures.tolist(), texts, *asked_for))
-        truth = (sample.answer, sample.boxes, sample.quads, sample.labels, (sample.columns or {}).get("ranked"))
+        truth = (
+            sample.answer,
+            sample.boxes,
+            sample.quads,
+            sample.labels,
+            sample.mask,
+            (sample.columns or {}).get("ranked"),
+        )
         said = [(turn["content"], *zoomed([turn])) for turn in sample.messages[first:]]
         asked, answered = (_digest(text) for text in (question, repr((question, truth, said))))
         if asked in self._asked:

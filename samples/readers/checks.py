@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from samples.readers.masks import as_runs
 from samples.readers.records import settled
 from samples.readers.rows import LeftOut, Place, RowFault, show
 from samples.sample import DETECTED
@@ -66,7 +67,8 @@ def checked(
     zooms = [(number, turn) for number, turn in enumerate(fields["messages"], 1) if "zoom" in turn]
     if zooms and not images:
         raise RowFault("missing_image", "images", "none", "an image: a turn zooms into it")
-    if verify or ((boxes or quads or regions or zooms or task == "detection") and size is None):
+    placed = boxes or quads or regions or zooms or task in ("detection", "segmentation")
+    if verify or (placed and size is None):
         size = _verified(size, fields["images"], place)
     if quads is not None:
         boxes = _around(quads, boxes, size)
@@ -78,8 +80,10 @@ def checked(
             raise RowFault("no_boxes", "boxes", show(boxes), "at least one box for grounding")
         if not images:
             raise RowFault("missing_image", "images", "none", "an image: grounding needs one")
-    if task == "detection" and not images:
-        raise RowFault("missing_image", "images", "none", "an image: detection needs one")
+    if task in ("detection", "segmentation") and not images:
+        raise RowFault("missing_image", "images", "none", f"an image: {task} needs one")
+    fields["mask"] = _mask(record, task, size, place)
+    fields["dates"] = _dates(record.get("dates"), len(images))
     _inside(boxes or [], size, flat)
     fields["regions"] = regions and [_region(one, size) for one in regions]
     for number, turn in zooms:
@@ -88,6 +92,29 @@ def checked(
     if task == "choice" and record.get("repeats") is True:
         _one_right(fields["answer"], fields["choices"])
     return fields
+
+
+def _mask(record: dict[str, Any], task: str, size: tuple[int, int] | None, place: Place) -> dict[str, Any] | None:
+    value = record.get("mask")
+    if task != "segmentation":
+        if value is not None:
+            expected = "it only in rows of the task segmentation (columns: {my_mask: mask} renames it)"
+            raise RowFault("other_key", "mask", show(value), expected)
+        return None
+    assert size is not None  # an image is there, and its header was read
+    return as_runs(value, size, place)
+
+
+def _dates(value: Any, images: int) -> list[str] | None:
+    if value is None:
+        return None
+    expected = f"when each of {images} images was taken: a list of texts, '2019-04' or the like"
+    if not isinstance(value, list) or len(value) != images or not images:
+        raise RowFault("wrong_type", "dates", show(value), expected)
+    texts = [valid_text("dates", one, expected) for one in value]
+    if odd := [one for one in texts if not one.strip() or "\n" in one or TAG in one or len(one) > 40]:
+        raise RowFault("wrong_type", "dates", show(odd[0]), expected)
+    return texts
 
 
 def _detected(record: dict[str, Any], task: str, shapes: list[list[float]] | None) -> dict[str, Any]:

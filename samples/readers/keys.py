@@ -31,9 +31,9 @@ READ: dict[str, frozenset[str]] = {
     name: frozenset(keys.split())
     for name, keys in {
         "nadir": "images messages question task answer boxes quads size choices source id kind references regions "
-        "labels difficult classes",
+        "labels difficult classes mask dates",
         "trl": "prompt completion images image task answer solution ground_truth boxes quads size choices kind source "
-        "id regions labels difficult classes",
+        "id regions labels difficult classes mask dates",
         "conversations": f"{_TALK} source",
         "vg_dior": f"{_TALK} source",
         "vhm": f"{_TALK} source",
@@ -71,14 +71,16 @@ _TRLS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra
 _TURNS = ("prompt", "completion", "image", "images", "messages")
 _FIELDS = (
     "task", "answer", "boxes", "quads", "size", "choices", "source", "id", "kind", "references", "regions", "columns",
-    "written", "tooled", *DETECTED,
+    "written", "tooled", "mask", "dates", "form", *DETECTED,
 )  # fmt: skip
 _TABLE = ("image_file", "resized", "copy", "row", "truth")
 TAKEN = frozenset({*_TRLS, *_TURNS, *_FIELDS, *_TABLE})
 """Names that TRL, the table and the Sample use themselves: no column travels under them."""
 CLOSE_LENGTH = 4
 """Letters of a field and of a key from which on a slip is looked for: `id` and `ids` are too short to tell."""
-WORDS = frozenset(["find", "mask", "mind", "rank", "rbox", "reasons", "region", "side", "site", "task", "tags", "wind"])
+WORDS = frozenset(
+    ["dated", "find", "mark", "mind", "rank", "rbox", "reasons", "region", "side", "site", "task", "tags", "wind"]
+)
 """Words of their own that are as near to a field as a slip."""
 _PREFERENCE = "it belongs to preferences (launch/score.py); take the key out, or train a score model on these rows"
 _VIDEO = "pictures: no stage reads videos or sound; take frames out as `images`, or leave these rows out"

@@ -72,13 +72,26 @@ def trl(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     if completion is not None:
         messages += _turns(completion, "completion", "assistant")
     truth = next((row[name] for name in TRUTHS if row.get(name) is not None), None)
-    names = ("boxes", "quads", "size", "choices", "references", "kind", "source", "id", "regions", *DETECTED)
+    names = (
+        "boxes",
+        "quads",
+        "size",
+        "choices",
+        "references",
+        "kind",
+        "source",
+        "id",
+        "regions",
+        "mask",
+        "dates",
+        *DETECTED,
+    )
     return {
         "images": _images(row, place),
         "messages": messages,
         "task": task or row.get("task"),
         "answer": str(truth) if type(truth) in (int, float) else truth,
-        **{name: row[name] for name in names if row.get(name) is not None},
+        **{name: row[name] for name in (*names, *DETECTED) if row.get(name) is not None},
     }
 
 

@@ -139,6 +139,8 @@ class Drawn:
     system: str | None = None
     told: str = ""
     "As in `Asking`."
+    form: str | None = None
+    "Of segmentation: how its mask is written (`vlm.masks`)."
 
     def question(self, classes: str) -> str:
         """The user's text; classes: as the data has them, joined."""

@@ -106,6 +106,23 @@ def texts(messages: Turns) -> list[dict[str, Any]]:
     return turns
 
 
+def named(messages: Turns, names: Sequence[str]) -> list[dict[str, Any]]:
+    """A settled conversation in which each picture has its name before it: "Picture 1, 2019-04: <image>", a line for
+    each where the pictures stand before the first question. names: one for each picture, in order."""
+    if not placed(messages):
+        head = "".join(f"{name}: {TAG}\n" for name in names)
+        asked = next(number for number, turn in enumerate(messages) if turn["role"] == "user")
+        said = {**messages[asked], "content": head + messages[asked]["content"]}
+        return [*messages[:asked], said, *messages[asked + 1 :]]
+    left = iter(names)
+    return [
+        {**turn, "content": re.sub(TAG, lambda _: f"{next(left)}: {TAG}", turn["content"])}
+        if turn["role"] == "user"
+        else dict(turn)
+        for turn in messages
+    ]
+
+
 def numbered(text: str, first: int = 1) -> str:
     """A text for a reader who sees the pictures before it: "Before: [image 1] After: [image 2]".
 

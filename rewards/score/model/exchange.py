@@ -23,9 +23,9 @@ from samples import Sample
 from stage.planning.control import MARKS
 from vlm.common.errors import DataError, RecipeError
 from vlm.pictures.digests import digest
-from vlm.pictures.places import Misplaced, blocks, settled, texts
+from vlm.pictures.places import Misplaced, blocks, named, settled, texts
 from vlm.pictures.resizing import shown
-from vlm.prompts import options_text, replied
+from vlm.prompts import options_text, picture_names, replied
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,8 @@ class Exchange:
     def from_sample(cls, sample: Sample, answer: str | None = None) -> Exchange:
         """The sample's question with `answer`, or with its own: the reference answer, else its last assistant turn.
 
-        The question stands as it is in the data, and is followed by the options where there are some.
+        The question stands as it is in the data, and is followed by the options where there are some; pictures with
+        dates are named, as the policy is told of them (`vlm.prompts.picture_names`).
 
         Raises: DataError where there is no answer, and where a turn of the question zooms.
         """
@@ -132,6 +133,8 @@ class Exchange:
         if sample.choices and turns:
             question = f"{turns[-1]['content']}\n{options_text(sample.choices)}"
             turns[-1] = {"role": "user", "content": question}
+        if (names := picture_names(sample, "dated")) is not None:
+            turns = named(turns, names)
         return cls((*turns, {"role": "assistant", "content": text}), tuple(sample.images))
 
 

@@ -1,0 +1,100 @@
+"""The mask of a row, from any of its three spellings to run lengths.
+
+    {"size": [100, 200], "counts": "…"}    COCO's run lengths, compressed text or a list of numbers; [height, width]
+    "masks/P1.png"                         a picture: 0 is background, one other value is object
+    [[20, 20, 180, 20, 180, 80], …]        rings in pixels of the image, x1, y1, x2, y2, …; their union
+
+A mask is of the upright first image, and of its size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from samples.readers.rows import Place, RowFault, show
+from vlm import masks
+from vlm.common.errors import DataError
+from vlm.pictures import rasters
+from vlm.pictures.images import FORMATS, limit
+
+EXPECTED = (
+    "run lengths {'size': [height, width], 'counts': …}, a mask picture's path, or rings [[x1, y1, x2, y2, …], …]"
+)
+FOLDERS = ("masks", "../masks", "images")
+
+
+def as_runs(value: Any, size: tuple[int, int], place: Place, field: str = "mask") -> masks.Runs:
+    """A mask as it stands in a record. size: (width, height) of the upright first image. Raises: RowFault."""
+    if isinstance(value, dict):
+        return _stated(value, size, field)
+    if isinstance(value, str):
+        # a mask is read as it is stored, whatever the source says of its rasters
+        return of_picture(place.seek(value, FOLDERS, field).partition(rasters.MARK)[0], size, field)
+    if isinstance(value, list):
+        return _of_rings(value, size, field)
+    raise RowFault("missing_field" if value is None else "wrong_type", field, show(value), EXPECTED)
+
+
+def _stated(value: dict[str, Any], size: tuple[int, int], field: str) -> masks.Runs:
+    if value.keys() != {"size", "counts"}:
+        raise RowFault("wrong_type", field, f"the keys {', '.join(map(str, value))}", "'size' and 'counts'")
+    if value["size"] != [size[1], size[0]]:
+        raise RowFault("size_mismatch", field, f"size {show(value['size'])}", f"{[size[1], size[0]]}: [height, width]")
+    try:
+        return masks.checked_runs(value)
+    except DataError as error:
+        raise RowFault("mask", field, str(error), "COCO's run lengths of the whole image") from error
+
+
+def _of_rings(value: list[Any], size: tuple[int, int], field: str) -> masks.Runs:
+    for ring in value:
+        right = isinstance(ring, list) and len(ring) >= 6 and len(ring) % 2 == 0
+        if not right or not all(type(x) in (int, float) and abs(x) < 1e6 for x in ring):
+            raise RowFault("mask", field, show(ring), "rings [x1, y1, x2, y2, …] of three corners or more, in pixels")
+        beyond = [max(x - side, -x) for x, side in zip(ring, size * (len(ring) // 2), strict=True)]
+        if max(beyond) > max(size):
+            raise RowFault("mask", field, show(ring), f"pixels of the image of {size[0]} x {size[1]}")
+    return masks.rings_to_runs(value, size)
+
+
+def values_of(path: str, field: str = "mask") -> np.ndarray:
+    """(height, width) stored values of a picture of one channel, upright; a palette's are its indices.
+
+    Raises: RowFault for a picture that cannot be read, or has colours.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            pixels = picture.width * picture.height
+            values = np.asarray(ImageOps.exif_transpose(picture)) if pixels <= limit() else None
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them
+        raise RowFault("unreadable_image", field, f"{path} ({error})", "a picture that can be read") from error
+    if values is None:
+        raise RowFault("mask", field, f"{path} of {pixels} pixels", f"at most {limit()} (images.limit)")
+    if values.ndim == 3:
+        if (values[..., :3] != values[..., :1]).any():
+            raise RowFault("mask", field, f"{path} with colours", "a mask of one channel: 0, and one other value")
+        values = values[..., 0]
+    return values
+
+
+def of_picture(path: str, size: tuple[int, int], field: str = "mask") -> masks.Runs:
+    """The mask in a picture. Raises: RowFault for one of another size than the image, or of more than two values."""
+    values = values_of(path, field)
+    if values.shape != (size[1], size[0]):
+        found = f"{path} of {values.shape[1]} x {values.shape[0]} pixels"
+        raise RowFault("size_mismatch", field, found, f"the image's own {size[0]} x {size[1]}")
+    inside = values != 0
+    kept = values[inside]
+    if kept.size and kept.min() != kept.max():
+        several = np.unique(values)
+        shown = ", ".join(map(str, several[:5])) + (", …" if len(several) > 5 else "")
+        raise RowFault(
+            "mask",
+            field,
+            f"{path} with the values {shown}",
+            "0 and one other value (a lossy format such as JPEG blurs it)",
+        )
+    return masks.runs_of(inside)
