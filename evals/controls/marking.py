@@ -246,7 +246,7 @@ def _right(one: metrics.Judgement) -> bool:
 
 
 def _prediction(truth: Sample, text: str, sight: Any) -> predictions.Prediction:
-    return predictions.from_sample(truth, text, resized=seen(truth.size, sight))
+    return predictions.from_sample(truth, text, resized=seen(truth.size, sight.among(len(truth.images))))
 
 
 def _line(

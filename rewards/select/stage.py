@@ -273,7 +273,7 @@ def save_picks(
 
 
 def _agreement(recipe: BonRecipe, sample: Sample, said: Sequence[str | None], sight: Sight) -> np.ndarray:
-    return agreement(sample, said, recipe.prompt.notation, seen(sample.size, sight))
+    return agreement(sample, said, recipe.prompt.notation, seen(sample.size, sight.among(len(sample.images))))
 
 
 def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None] | None = None) -> None:
