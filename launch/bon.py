@@ -35,7 +35,7 @@ def judge(recipe: BonRecipe, sight, judged, sample, completions):
     if sample.task in metrics.OPEN:
         values = judged(sample, completions) if judged else None
         return None if values is None else ("open_ended/gold", values)
-    resized = seen(sample.size, sight)
+    resized = seen(sample.size, sight.among(len(sample.images)))
     rows = (predictions.from_sample(sample, text, resized=resized, form=recipe.prompt.masks) for text in completions)
     found = [metrics.judge(row, recipe.prompt.notation, recipe.inside) for row in rows]
     if sample.task == "grounding":

@@ -248,7 +248,8 @@ def _right(one: metrics.Judgement) -> bool:
 
 
 def _prediction(truth: Sample, text: str, sight: Any, recipe: EvalRecipe) -> predictions.Prediction:
-    return predictions.from_sample(truth, text, resized=seen(truth.size, sight), form=recipe.prompt.masks)
+    resized = seen(truth.size, sight.among(len(truth.images)))
+    return predictions.from_sample(truth, text, resized=resized, form=recipe.prompt.masks)
 
 
 def _line(

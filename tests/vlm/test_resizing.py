@@ -62,7 +62,7 @@ def test_the_side_is_drawn_uniformly_between_the_limits():
         train=True,
     )
     for size in ((800, 800), (4000, 2000)):
-        drawn = np.array([sizes.drawn(size, row) for row in range(3000)])
+        drawn = np.array([sizes.drawn(size, row, among=1) for row in range(3000)])
         sides = np.sqrt(drawn.prod(axis=1))
         assert sides.min() > 448 - 2 * SIDE and sides.max() <= 1344
         shares = np.histogram(sides, bins=8, range=(448, 1344))[0] / len(sides)
@@ -76,13 +76,13 @@ def test_a_size_depends_on_seed_row_and_pass_only():
     def draw(seed=0, passed=0):
         sizes = resizing(DRAWN, seed, train=True)
         sizes.passed = passed
-        return [sizes.drawn((300, 200), row) for row in range(40)]
+        return [sizes.drawn((300, 200), row, among=1) for row in range(40)]
 
     assert draw() == draw()
     assert draw() != draw(seed=1) != draw(passed=1) != draw()
     assert len(set(draw())) > 10
     plain = resizing(DRAWN)  # rows that are not trained on
-    assert plain.drawn((300, 200), 5) == (300, 200)
+    assert plain.drawn((300, 200), 5, among=1) == (300, 200)
 
 
 def test_passes_are_counted_by_the_trainer():
