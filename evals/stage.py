@@ -426,14 +426,14 @@ def picture(row: predictions.Prediction, image: str, reading: Reading) -> Pictur
 
 def _masked(row: predictions.Prediction, image: str, reading: Reading) -> Picture:
     """Of segmentation: both masks, and their IoU; the text of the answer where it is no mask."""
-    overlap, said = masks.judged(row, reading), reading.mask(row)
+    mask, overlap, said = masks.true_mask(row), masks.judged(row, reading), reading.mask(row)
     told = f"IoU {overlap.iou:.2f}: {overlap.true:,} pixels there, {overlap.said:,} said"
     return Picture(
         image=image,
         question=row.prompt,
         answer=None if said.readable else (reading.text(row) or "no answer in tags"),
-        mask=row.mask,
-        said=said.runs(row.size) if said.readable else None,
+        mask=mask,
+        said=said.runs(mask["size"][::-1]) if said.readable else None,
         judged=told if said.readable else "no mask read",
         right=overlap.iou >= 0.5,
     )

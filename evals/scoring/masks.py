@@ -12,7 +12,7 @@
     …[ship], …[S]                  by question type, and by the true mask's area in pixels (S <= 32², M <= 96², L)
 
 All pixels of the original image count; one belongs to the cell of an answer's grid that its centre lies in. An answer
-that cannot be read counts as an empty mask with IoU 0, also where nothing is there: else saying nothing readable would be
+that cannot be read counts as an empty mask with IoU 0, also where nothing is there: else what says nothing would be
 right wherever there is nothing. gRES and LISA have no such answers.
 
 Read in: henghuiding/ReLA, gres_model/evaluation/refer_evaluation.py at a389648 (gIoU: both empty = 1; the union of a
@@ -88,8 +88,8 @@ def true_mask(prediction: Prediction) -> masks.Runs:
     if tuple(mask["size"]) != (size[1], size[0]):
         height, width = mask["size"]
         raise DataError(
-            f"question {prediction.key!r}, field 'mask': found a mask of {width} x {height} pixels, expected that of its "
-            f"image, {size[0]} x {size[1]}"
+            f"question {prediction.key!r}, field 'mask': found a mask of {width} x {height} pixels, expected that of "
+            f"its image, {size[0]} x {size[1]}"
         )
     return mask
 
@@ -110,7 +110,7 @@ class Masks:
     def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:
         out = Scores(missing=dict(self.not_computed))
         found = {prediction.key: judged(prediction, reading) for prediction in predictions}
-        behind = f"{_UNREAD}; {_behind(reading)}"
+        behind = f"{_UNREAD}; {_behind(predictions, reading)}"
         parts = {"": list(found)} | {f"[{part}]": keys for part, keys in self._parts(predictions, found).items()}
         self._ious(out, found, parts, behind)
         self._form(out, predictions, reading)
@@ -143,10 +143,9 @@ class Masks:
 
     def _form(self, out: Scores, predictions: Sequence[Prediction], reading: Reading) -> None:
         """What the form itself loses."""
-        name, form = "segmentation/giou:form", reading.form
-        values = {}
+        name, values = "segmentation/giou:form", {}
         for one in predictions:
-            mask, size = true_mask(one), truth(one, "size", "masks are compared in")
+            mask, size, form = true_mask(one), truth(one, "size", "masks are compared in"), reading.form_of(one)
             try:
                 text = masks.write_mask(mask, form, one.resized, one.prompt)
             except DataError as error:
@@ -154,7 +153,9 @@ class Masks:
                 return
             inner, outer = masks.read_mask(text, form, size, one.resized).overlap(mask)
             values[one.key] = inner / outer if outer else 1.0
-        said = f"giou of the true masks, written as {form} and read again: what the form leaves to a perfect answer"
+        said = (
+            f"giou of the true masks, {_written(predictions, reading)} and read: what that leaves to a perfect answer"
+        )
         out.add(name, means([values]), said)
 
     def _parts(self, predictions: Sequence[Prediction], found: Mapping[str, Overlap]) -> dict[str, list[str]]:
@@ -180,7 +181,7 @@ class ChangeMasks:
         out = Scores()
         found = {prediction.key: judged(prediction, reading) for prediction in predictions}
         over = "of the changed pixels of all pairs together (LEVIR-CD)"
-        behind = f"an unreadable answer says that nothing changed; {_behind(reading)}"
+        behind = f"an unreadable answer says that nothing changed; {_behind(predictions, reading)}"
 
         def summed(parts: Callable[[Overlap], tuple[float, float]]) -> dict[str, tuple[float, float]]:
             return {key: parts(one) for key, one in found.items()}
@@ -195,7 +196,9 @@ class ChangeMasks:
             if any(below for _, below in parts.values()):
                 out.add(f"change/{name}", ratio(parts), f"{said} {over}; {behind}")
             else:
-                out.missing[f"change/{name}"] = f"no pixel {'is said to have' if name == 'precision' else 'has'} changed"
+                out.missing[f"change/{name}"] = (
+                    f"no pixel {'is said to have' if name == 'precision' else 'has'} changed"
+                )
         if "change/iou" in out.found:
             still = summed(lambda one: (one.whole - one.outer, one.whole - one.inner))
             both = mean_of([ratio(numbers["iou"][1]), ratio(still)])
@@ -205,8 +208,12 @@ class ChangeMasks:
         return out
 
 
-def _behind(reading: Reading) -> str:
-    return f"{reading.convention}; masks written as {reading.form}"
+def _behind(predictions: Sequence[Prediction], reading: Reading) -> str:
+    return f"{reading.convention}; masks {_written(predictions, reading)}"
+
+
+def _written(predictions: Sequence[Prediction], reading: Reading) -> str:
+    return "written as " + ", ".join(dict.fromkeys(reading.form_of(one) for one in predictions))
 
 
 def _read(out: Scores, task: str, found: Mapping[str, Overlap], behind: str) -> None:

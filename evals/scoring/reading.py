@@ -46,11 +46,15 @@ class Reading:
         return boxes.read_detections(self.text(prediction), notation, *self._sizes(prediction), prediction.classes)
 
     def mask(self, prediction: Prediction) -> masks.SaidMask:
-        """The mask that the answer states, read as the reward reads it (`vlm.masks.read_mask`); an empty one that is not
-        readable where it states none."""
-        form = prediction.form or self.form
+        """The mask that the answer states, read as the reward reads it (`vlm.masks.read_mask`); an empty one that is
+        not readable where it states none."""
+        form = self.form_of(prediction)
         size = truth(prediction, "size", f"masks written as {form} are read by")
         return masks.read_mask(self.text(prediction), form, size, prediction.resized)
+
+    def form_of(self, prediction: Prediction) -> str:
+        """The form of a prediction's mask."""
+        return prediction.form or self.form
 
     def _sizes(self, prediction: Prediction) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """Of the original image, and that which the frame `resized` counts in. Raises: DataError for a lack of them."""

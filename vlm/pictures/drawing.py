@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from vlm.boxes import corners, match_ious
 from vlm.pictures.images import load, size, window
@@ -193,9 +193,7 @@ def _cell(item: Picture, cell: int, fonts: Fonts, span: int = 1) -> Image.Image:
     return card(item, cell, colour, lines, span)
 
 
-def card(
-    item: Picture, cell: int, colour: str, lines: Sequence[tuple[str, Font, str]], span: int = 1
-) -> Image.Image:
+def card(item: Picture, cell: int, colour: str, lines: Sequence[tuple[str, Font, str]], span: int = 1) -> Image.Image:
     """Pictures in squares of `cell` pixels, `span` of them side by side, with what is drawn on them; below a strip in
     `colour`, and lines of (text, font, ink)."""
     shown = item.pictures if span > 1 or item.further else [(0, item.image)]
@@ -317,6 +315,11 @@ def _legend(items: Sequence[Picture]) -> list[tuple[str, str, str]]:
     return known
 
 
+def _pale(colour: str) -> tuple[int, ...]:
+    pairs = zip(ImageColor.getrgb(PAPER), ImageColor.getrgb(colour), strict=True)
+    return tuple(round(0.6 * ground + 0.4 * ink) for ground, ink in pairs)
+
+
 def _head(pen: ImageDraw.ImageDraw, title: str | None, fonts: Fonts, known: Sequence[tuple[str, str, str]]) -> None:
     top = 14
     if title:
@@ -326,7 +329,7 @@ def _head(pen: ImageDraw.ImageDraw, title: str | None, fonts: Fonts, known: Sequ
     for how, colour, word in known:
         around = [left + 1, top + 1, left + 31, top + 16]
         if how == "mask":
-            pen.rectangle(around, fill=Image.blend(*(Image.new("RGB", (1, 1), c) for c in (PAPER, colour)), 0.4).getpixel((0, 0)))
+            pen.rectangle(around, fill=_pale(colour))
         outline(pen, around, colour, 5 if how == "dashed" else None)
         pen.text((left + 40, top), word, font=fonts.text, fill=INK)
         left += 64 + fonts.text.getlength(word)

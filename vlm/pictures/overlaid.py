@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor, ImageFilter
 
-from vlm.masks import cells, pixels_of
+from vlm.masks import pixels_of
 
 TRUE, PREDICTED, HALO = "#35d05a", "#ff8a1f", "#101418"
 FILL = 0.24
 """Of a mask's colour in what it covers."""
 LINE = 2
 """Pixels of an outline; the dark line beside it takes one more."""
-EXPANDED = 64_000_000
-"""Pixels up to which a mask is expanded as a whole (64 MB); of larger ones the share in each drawn pixel is counted."""
 
 
 def scaled(mask: dict[str, Any], size: Sequence[int]) -> np.ndarray:
@@ -30,9 +28,7 @@ def scaled(mask: dict[str, Any], size: Sequence[int]) -> np.ndarray:
     Where pixels are drawn together, one is marked as soon as the mask holds any of them: a road that is thinner than a
     drawn pixel stays visible.
     """
-    (width, height), (h, w) = size, mask["size"]
-    if h * w > EXPANDED and height <= h and width <= w:
-        return np.asarray(cells(mask, (height, width))[0]) > 0
+    width, height = size
     return _along(_along(pixels_of(mask), height, 0), width, 1)
 
 
@@ -61,8 +57,8 @@ def laid(picture: Image.Image, true: np.ndarray | None, said: np.ndarray | None)
 
 
 def _grown(mask: np.ndarray, by: int, outside: bool = False) -> np.ndarray:
-    """With all pixels that are at most so many from it, along either axis. outside: what the mask is beyond the picture's
-    border."""
+    """With all pixels that are at most so many from it, along either axis. outside: what the mask is beyond the
+    picture's border."""
     shown = Image.fromarray(np.pad(mask, by, constant_values=outside)).convert("L")
     return np.asarray(shown.filter(ImageFilter.MaxFilter(2 * by + 1)))[by:-by, by:-by] > 0
 
