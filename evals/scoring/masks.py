@@ -151,7 +151,7 @@ class Masks:
             except DataError as error:
                 out.missing[name] = f"question {one.key!r}: {error}"
                 return
-            inner, outer = masks.read_mask(text, form, size, one.resized).overlap(mask)
+            inner, outer = masks.read_mask(text, form, size, one.resized, one.prompt).overlap(mask)
             values[one.key] = inner / outer if outer else 1.0
         said = (
             f"giou of the true masks, {_written(predictions, reading)} and read: what that leaves to a perfect answer"

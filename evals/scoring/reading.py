@@ -50,7 +50,10 @@ class Reading:
         not readable where it states none."""
         form = self.form_of(prediction)
         size = truth(prediction, "size", f"masks written as {form} are read by")
-        return masks.read_mask(self.text(prediction), form, size, prediction.resized)
+        try:
+            return masks.read_mask(self.text(prediction), form, size, prediction.resized, prediction.prompt)
+        except DataError as error:  # the form counts pixels of a resized image whose size is not known
+            raise DataError(f"question {prediction.key!r}: {error}") from error
 
     def form_of(self, prediction: Prediction) -> str:
         """The form of a prediction's mask."""

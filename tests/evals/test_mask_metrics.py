@@ -62,7 +62,7 @@ def scenes(count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(count):
-        height, width = rng.integers(20, 140, 2)
+        height, width = rng.integers(20, 200, 2)
         y, x = np.mgrid[:height, :width]
         centre, radius = rng.random(2) * (height, width), rng.integers(2, 70, 2)
         mask = ((y - centre[0]) / radius[0]) ** 2 + ((x - centre[1]) / radius[1]) ** 2 < 1

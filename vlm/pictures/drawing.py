@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from vlm.boxes import corners, match_ious
+from vlm.masks import Runs
 from vlm.pictures.images import load, size, window
 from vlm.pictures.overlaid import HALO, PREDICTED, TRUE, laid, scaled
 
@@ -59,9 +59,9 @@ class Picture:
     "The line that judges, instead of that by IoU."
     zoomed: Sequence[Box] = field(default_factory=list)
     "Regions that a tool showed; the last one is laid over the picture's right lower corner, larger."
-    mask: dict[str, Any] | None = None
+    mask: Runs | None = None
     "True mask: run lengths (`vlm.masks`) of the first picture's pixels."
-    said: dict[str, Any] | None = None
+    said: Runs | None = None
     "The mask that the model answered, likewise."
     further: Sequence[Source] = ()
     "The question's other pictures, behind the first."

@@ -7,28 +7,33 @@ arrays of the pixels of the picture as it is drawn, y down.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageColor, ImageFilter
 
-from vlm.masks import pixels_of
+from vlm.masks import Runs, pixels_of
+from vlm.masks.cells import pooled
 
 TRUE, PREDICTED, HALO = "#35d05a", "#ff8a1f", "#101418"
 FILL = 0.24
 """Of a mask's colour in what it covers."""
 LINE = 2
 """Pixels of an outline; the dark line beside it takes one more."""
+EXPANDED = 64_000_000
+"""Pixels up to which a mask is expanded as a whole (64 MB); a larger one is counted from its runs."""
 
 
-def scaled(mask: dict[str, Any], size: Sequence[int]) -> np.ndarray:
+def scaled(mask: Runs, size: Sequence[int]) -> np.ndarray:
     """A mask's run lengths (`vlm.masks`) as (h, w) bool, for its picture drawn at ``size`` = (w, h).
 
     Where pixels are drawn together, one is marked as soon as the mask holds any of them: a road that is thinner than a
     drawn pixel stays visible.
     """
     width, height = size
+    if math.prod(mask["size"]) > EXPANDED:
+        return pooled(mask, (height, width))
     return _along(_along(pixels_of(mask), height, 0), width, 1)
 
 
