@@ -13,6 +13,7 @@ from pydantic import ValidationError
 import rewards
 from evals import predictions
 from evals.scoring import metrics
+from evals.scoring.reading import Reading
 from rewards.select.selectors import agreement
 from samples import Sample, rows
 from stage.trainer.callbacks import PassCallback
@@ -249,10 +250,10 @@ def test_predictions_carry_the_size_seen(samples, tmp_path):
     predictions.write(tmp_path / "p.jsonl", [row])
     (read,) = predictions.read(tmp_path / "p.jsonl")
     assert read.resized == resized
-    assert metrics.judge(read, "rscovlm", "text").iou > 0.9
+    assert metrics.judge(read, Reading("rscovlm", "text")).iou > 0.9
     read.resized = None
     with pytest.raises(DataError, match="no 'resized'"):
-        metrics.judge(read, "rscovlm", "text")
+        metrics.judge(read, Reading("rscovlm", "text"))
 
 
 def test_votes_are_compared_at_the_size_seen(samples):
