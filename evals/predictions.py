@@ -275,8 +275,8 @@ def _check_objects(fields: Mapping[str, Any], where: str) -> None:
         raise DataError(f"{where}, field 'difficult': found {difficult!r}, expected true or false for each object")
 
 
-def _check_mask(fields: Mapping[str, Any], where: str) -> None:
-    """Raises: DataError."""
+def _check_mask(fields: dict[str, Any], where: str) -> None:
+    """Brings the mask to compressed text. Raises: DataError."""
     if fields.get("form") not in (None, *FORMS):
         raise DataError(f"{where}, field 'form': found {fields['form']!r}, expected one of {', '.join(FORMS)}")
     if fields["task"] != "segmentation":
@@ -285,7 +285,7 @@ def _check_mask(fields: Mapping[str, Any], where: str) -> None:
     if not isinstance(value, dict) or value.keys() != {"size", "counts"}:
         raise DataError(f"{where}, field 'mask': found {value!r}, expected {{'size': [height, width], 'counts': …}}")
     try:
-        checked_runs(value)
+        fields["mask"] = checked_runs(value)
     except DataError as error:
         raise DataError(f"{where}, field 'mask': {error}") from error
 
