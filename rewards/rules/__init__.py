@@ -4,6 +4,7 @@
     numeric, count                           numbers.py
     iou                                      boxes.py: boxes, oriented boxes, quadrilaterals
     detect                                   detect.py: all objects of a picture, with their classes
+    caption                                  captions.py: against several references (cider, bleu, frequencies)
     zoom                                     zoom.py: where a completion has looked, not what it answers
 
 An empty, missing, ambiguous or unparsable answer earns 0, whatever the truth is; so does an answer that
@@ -16,6 +17,7 @@ the whole completion (for prompts that ask for no tags).
 """
 
 from rewards.rules.boxes import iou
+from rewards.rules.captions import Caption
 from rewards.rules.detect import detect
 from rewards.rules.numbers import count, numeric
 from rewards.rules.rows import Inside, text_of
@@ -23,6 +25,7 @@ from rewards.rules.texts import choice, exact_match, format, label_set
 from rewards.rules.zoom import zoom
 
 __all__ = [
+    "Caption",
     "Inside",
     "choice",
     "count",
