@@ -68,7 +68,7 @@ class Pair:
 
 
 class Corpus:
-    def __init__(self, seed: int, pairs: int = 600, alike: bool = False):
+    def __init__(self, seed: int, pairs: int = 400, alike: bool = False):
         """alike: the references of a pair that did not change are one sentence, five times."""
         draw = random.Random(seed)
         self.pairs = [Pair(draw, bool(n % 2), STOCK[:1] if alike else STOCK) for n in range(pairs)]
@@ -117,10 +117,12 @@ def judge(folder, seed: int, alike: bool = False, **options: float) -> tuple[Cor
     return corpus, Caption(str(file), inside="text", **options)
 
 
-def earned(corpus: Corpus, reward: Caption, pairs: list[Pair]) -> dict[str, list[float]]:
-    """Strategy → its reward for each pair, against all captions but the first."""
+def earned(corpus: Corpus, reward: Caption, pairs: list[Pair], *some: str) -> dict[str, list[float]]:
+    """Strategy (some, or all) → its reward for each pair, against all captions but the first."""
     found = {}
     for name, play in (ALSO | PLAYED).items():
+        if some and name not in some:
+            continue
         said = [play(corpus, pair.references[0]) for pair in pairs]
         found[name] = reward(completions=said, references=[pair.references[1:] for pair in pairs])
     return found
@@ -149,9 +151,10 @@ def test_the_commonest_caption_pays_where_it_is_true_alone(folder):
     corpus, reward = judge(folder, 0)
     same = [pair for pair in corpus.pairs if not pair.changed]
     assert corpus.commonest in STOCK
-    everywhere = earned(corpus, reward, corpus.pairs)
-    assert mean(everywhere["the commonest caption"]) < mean(everywhere["one human caption"]) / 2
-    true, wrong = (earned(corpus, reward, pairs)["the commonest caption"] for pairs in (same, corpus.changed))
+    true, wrong = (
+        earned(corpus, reward, pairs, "the commonest caption")["the commonest caption"]
+        for pairs in (same, corpus.changed)
+    )
     assert mean(true) > 0.5 and max(wrong) < 0.1
 
 
@@ -163,7 +166,7 @@ def test_pairs_without_change_are_bounded(folder):
     assert 0.3 < reward.full < 3  # all that is said of changes, and not the 10 of half of the pairs
     unbounded = Caption(str(folder / "0_True.json"), inside="text", cider=1.0, full=10.0)
     assert unbounded(**row) == [pytest.approx(1.0)]
-    assert mean(earned(corpus, unbounded, corpus.changed)["one human caption"]) < 0.25
+    assert mean(earned(corpus, unbounded, corpus.changed, "one human caption")["one human caption"]) < 0.25
 
 
 def _report() -> None:
