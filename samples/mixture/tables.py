@@ -137,7 +137,7 @@ def _key(section: SourceSection, data: DataSection, check: Check | None) -> Key 
         "check": check and check.identity,
         "pixels": images.limit(),
     }
-    names = ("format", "task", "split", "outside", "frame", "columns", "classes", "limit", "name", "notation", "tools")
+    names = ("format", "task", "split", "outside", "frame", "columns", "classes", "frames", "limit", "name", "notation", "tools")
     return Key(path, settings | {name: getattr(section, name) for name in names}, data.cache)
 
 

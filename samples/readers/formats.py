@@ -72,6 +72,8 @@ class Format:
     "Whether a row's boxes may be without area."
     detects: bool = False
     "Whether its rows may be of the task `detection`, so that a source may say which `classes` they ask for."
+    series: bool = False
+    "Whether its rows may show one place many times, so that a source may say how many `frames` at most."
 
 
 def _ours(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
