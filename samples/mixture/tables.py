@@ -137,8 +137,9 @@ def _key(section: SourceSection, data: DataSection, check: Check | None) -> Key 
         "check": check and check.identity,
         "pixels": images.limit(),
     }
-    names = ("format", "task", "split", "outside", "frame", "columns", "classes", "frames", "limit", "name", "notation", "tools")
-    return Key(path, settings | {name: getattr(section, name) for name in names}, data.cache)
+    names = ("format", "task", "split", "outside", "frame", "columns", "classes", "limit", "name", "notation", "tools")
+    stated = {name: getattr(section, name) for name in (*names, "frames")}
+    return Key(path, settings | stated, data.cache)
 
 
 def still(sample: Sample) -> bool:

@@ -74,7 +74,7 @@ def thinned(place: Place, pictures: list[T], dates: list[str] | None, *texts: st
     if len(kept) == len(pictures):
         return pictures, dates
     if named := next((found[0] for text in texts if (found := NUMBERED.search(text))), None):
-        said = f"frames: {place.frames} would leave out some of its {len(pictures)} pictures, and its text names {named!r}"
+        said = f"frames: {place.frames} would leave out some of {len(pictures)} pictures, and its text names {named!r}"
         raise LeftOut("frames", said)
     place.told[f"rows show {len(kept)} of their pictures (frames: {place.frames}): first, last, and between"] += 1
     return [pictures[number] for number in kept], dates and [dates[number] for number in kept]

@@ -1,9 +1,9 @@
 """TEOChatlas (Irvin et al. 2024, arXiv 2410.06234; hub jirvin16/TEOChatlas): conversations about series of pictures.
 
 Training files (`instruct_{fMoW,QFabric,S2Looking,xBD}.json`, `instruct_GeoChat_modified.json`) and evaluation files
-(`eval/fMoW_High_Res.json` …), as their two published loaders read them: ermongroup/TEOChat, videollava/train/train.py at
-08c6eb3 and videollava/eval/{eval,inference,detection}.py at 569ce63; VisionXLab/RSCoVLM, rscovlm/training/data/
-{sft_dataset,xeochat_dataset}.py and rscovlm/eval/data/teochatlas_bench.py at bfc2ff7. The files themselves were not seen.
+(`eval/fMoW_High_Res.json` …), as their two published loaders read them: ermongroup/TEOChat, videollava/train/train.py
+at 08c6eb3 and videollava/eval/{eval,inference,detection}.py at 569ce63; VisionXLab/RSCoVLM, rscovlm/training/data/
+{sft_dataset,xeochat_dataset}.py and rscovlm/eval/data/teochatlas_bench.py at bfc2ff7. The files were not seen.
 
     [{"id": "1", "dataset": "xbd_dmg_cls", "task": "change_detection_classification",
       "video": ["TEOChatlas/eval/xBD/a_pre.png", "TEOChatlas/eval/xBD/a_post.png"],
@@ -12,17 +12,17 @@ Training files (`instruct_{fMoW,QFabric,S2Looking,xBD}.json`, `instruct_GeoChat_
                          different times: <video>\\nClassify the level of damage of the building at [4, 4, 23, 23]."},
                         {"from": "gpt", "value": "Minor damage"}]}]
 
-Pictures    `video` is shown in the order of `timestamp` (or of `metadata[i].timestamp`, an older spelling), which must be
-            one day for each, or empty; pictures of one day keep their order (RSCoVLM looks for `timestamps`, so it never
-            sorts). `<video>` becomes a place for each picture. "times:" becomes "times in chronological order:", as
-            TEOChat was trained and is asked. A path's `TEOChatlas/eval/` or `TEOChatlas/train/` is where the file lies.
+Pictures    `video` is shown in the order of `timestamp` (or of `metadata[i].timestamp`, an older spelling), which must
+            be one day for each, or empty; pictures of one day keep their order (RSCoVLM looks for `timestamps`, so it
+            never sorts). `<video>` becomes a place for each picture, "times:" "times in chronological order:", as TEOChat
+            was trained and is asked. A path's `TEOChatlas/eval/` or `TEOChatlas/train/` is where the file lies.
 Boxes       `[x1, y1, x2, y2]` in percent of the picture. An answer that is nothing but boxes is `grounding`: what is
             asked for is the question without its introduction and without the order to write boxes so, which is the
             notation's. Boxes in a question stand as they are, and are `regions`. An answer that repeats the question's
             boxes loses them (so does RSCoVLM's); one with other boxes inside text is left out.
 Truth       of a box task that says `polygon` (WKT, `samples.readers.temporal.footprints`), `mask` is its pixels: the
-            metric's truth, and how much each question weighs in that of damage. Box tasks whose answer has no box have no
-            task here (grounding has one at least): left out, and counted, under `no_box`.
+            metric's truth, and how much each question weighs in that of damage. Box tasks whose answer has no box have
+            no task here (grounding has one at least): left out, and counted, under `no_box`.
 Tasks       by `task` and `dataset` (`TASKS`, `DATASETS`); others are `open_ended`, said once. `kind` is `task`.
 Turns       of two without `from` are the user's and the assistant's (some evaluation files lack it).
 """
@@ -37,6 +37,7 @@ from samples.readers.look import Look
 from samples.readers.records import settled
 from samples.readers.rows import SUFFIXES, LeftOut, Place, RowFault, show
 from samples.readers.temporal import footprints, series
+from vlm.masks import runs_of
 from vlm.pictures.places import TAG
 
 VIDEO = "<video>"
@@ -56,7 +57,7 @@ DATASETS = {
     "vqa": ("cdvqa", "lrben", "hrben"),
 }
 """How the names of data sets begin whose rows it scores by the same accuracy, or by class, whatever their task."""
-UNKNOWN = "rows are of tasks that no published evaluator scores; read as open_ended (`task:` at the source says another)"
+UNKNOWN = "rows are of tasks that no published evaluator scores: open_ended (`task:` at the source says another)"
 _HOME = re.compile(r"(?:^|.*/)TEOChatlas/(?:eval|train)/")
 _BOX = re.compile(r"\[\s*(-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){3})\s*\]")
 _ORDER = re.compile(  # how boxes are to be written: the notation's
@@ -94,8 +95,8 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
         pictures, dates = series.dated(pictures, said, "timestamp", place)
     pictures, dates = series.thinned(place, pictures, dates, *(turn["content"] for turn in turns))
     messages = settled(_shown(turns, len(pictures)), len(pictures), "conversations")
-    found = {"images": pictures, "messages": messages, "dates": dates, "id": row.get("id", ""), "kind": _name(row, "task")}
-    return found | _truth(row, messages, place.size(pictures[0]), place, task)
+    found = {"images": pictures, "messages": messages, "dates": dates, "id": row.get("id", "")}
+    return found | {"kind": _name(row, "task")} | _truth(row, messages, place.size(pictures[0]), place, task)
 
 
 def _found(name: str, place: Place) -> str:
@@ -221,6 +222,4 @@ def _mask(row: dict[str, Any], task: str, size: tuple[int, int]) -> dict[str, An
         return {}
     scale = (size[0] / footprints.SIDE, size[1] / footprints.SIDE)
     shapes = [[(x * scale[0], y * scale[1]) for x, y in ring] for ring in footprints.rings(said, "polygon")]
-    from vlm.masks import runs_of
-
     return {"mask": runs_of(footprints.drawn(shapes, size))}
