@@ -33,6 +33,7 @@ from samples.readers import (
 from samples.readers.detection import coco, dior, dota, fair1m, vhr10, yolo_obb
 from samples.readers.look import Look
 from samples.readers.rows import Place, RowFault, Rows
+from samples.readers.temporal import cdvqa, change_masks, dubai_cc, earthdial, geobench_vlm, teochatlas
 from vlm.boxes import Frame
 from vlm.common.errors import DataError
 
@@ -72,6 +73,8 @@ class Format:
     "Whether a row's boxes may be without area."
     detects: bool = False
     "Whether its rows may be of the task `detection`, so that a source may say which `classes` they ask for."
+    series: bool = False
+    "Whether its rows may show one place many times, so that a source may say how many `frames` at most."
 
 
 def _ours(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
@@ -100,6 +103,10 @@ def _talks(look: Look) -> str | None:
     first = next((row for row in look.first if conversations.turns(row) is not None), None)
     if first is None or look.key is not None:
         return None
+    if teochatlas.fits(look):
+        return "series"
+    if earthdial.fits(look):
+        return "shard"
     if look.once("calls", lambda: geovista.fits(look)):
         return "calls"
     if "messages" not in first:
@@ -203,12 +210,13 @@ def _sources() -> Iterable[Format]:
     about = "DIOR-RSVG: folder with Annotations/*.xml, or a split file of object indices; boxes in pixels"
     yield folder("dior_rsvg", about, rsvg.convert, rsvg.fits, rsvg.walk, overhang=OVERHANG)
     about = "RSVQA: …_questions.json with …_answers.json next to it, or their folder"
-    yield folder("rsvqa", about, rsvqa.convert, rsvqa.fits, rsvqa.walk)
+    yield folder("rsvqa", about, rsvqa.convert, partial(_without, cdvqa.fits, rsvqa.fits), rsvqa.walk)
     about = "LHRS-Bench, choices in the row or in the question"
     yield Format("lhrs_bench", about, lhrs_bench.convert, lhrs_bench.fits, lhrs_bench.walk, folders=True)
     yield Format("choice", "CHOICE's JSON lists, one for each task", choice.convert, choice.fits)
     about = "RSICD, UCM, Sydney, RSITMD, NWPU-Captions, LEVIR-CC: all captions of an image"
-    yield Format("captions", about, captions.convert, captions.fits, captions.walk, row_splits=True)
+    fits = partial(_without, dubai_cc.fits, captions.fits)
+    yield Format("captions", about, captions.convert, fits, captions.walk, row_splits=True)
     about = "RSICap and RSIEval (RSGPT): {'annotations': […]}"
     yield Format("rsgpt", about, captions.convert_rsgpt, captions.fits_rsgpt, captions.walk_rsgpt)
     about = "refGeo's JSONL: bbox and poly in pixels"
@@ -253,6 +261,21 @@ def _sources() -> Iterable[Format]:
     for frame, said in units.items():
         convert = partial(rl_rows.scorers, frame=frame)
         yield Format(f"scorers_rl_{frame}", f"the same with boxes in {said}: [[…]]", convert, _scorers(True))
+    about = "TEOChatlas: conversations about a list of pictures, `video`, with dates; boxes in percent: [10, 20, …]"
+    yield Format("teochatlas", about, teochatlas.convert, lambda look: _talks(look) == "series", series=True)
+    about = "EarthDial's saved tables: pictures jpg, jpg_A, jpg_B …, with turns or questions; boxes in percent"
+    yield Format("earthdial", about, earthdial.convert, earthdial.fits, lambda look: look.each(), series=True)
+    about = "GEOBench-VLM's qa.json, questions with options in several paraphrases"
+    yield Format("geobench_vlm", about, geobench_vlm.convert, geobench_vlm.fits, geobench_vlm.walk, series=True)
+    about = "CDVQA: …_questions.json with …_answers.json and …_images.json next to it"
+    yield Format("cdvqa", about, cdvqa.convert, cdvqa.fits, cdvqa.walk)
+    about = "Dubai-CC's captions of change, pictures in 500_2000 and 500_2010"
+    yield Format("dubai_cc", about, dubai_cc.convert, dubai_cc.fits, lambda look: look.each())
+    masked = partial(Format, splits=True, folders=True)
+    about = "LEVIR-CD: folder with A, B and label, of each split; masks of change"
+    yield masked("levir_cd", about, change_masks.convert, change_masks.fits_cd, change_masks.walk_cd)
+    about = "LEVIR-MCI: folder with LevirCCcaptions.json and images/SPLIT/label; masks of changed roads and buildings"
+    yield masked("levir_mci", about, change_masks.convert, change_masks.fits_mci, change_masks.walk_mci)
     about = "TRL's rows: prompt, image or images, and columns for rewards"
     yield Format("trl", about, rl_rows.trl, _trl, any_frame=True, detects=True)
 

@@ -49,6 +49,10 @@ READ: dict[str, frozenset[str]] = {
         "stage_1_reasoning stage_2_reasoning",
         "lrs_vqa_zoom": "image image_ori_width image_ori_height bbox_info question answer Text",
         "lrs_gro": "image_name question ground_truth question_id type category bbox",
+        "geobench_vlm": "image_path prompts prompt id task cls_description options options_list ground_truth "
+        "ground_truth_option",
+        "teochatlas": "video image conversations conversation messages id task dataset timestamp timestamps metadata "
+        "polygon original_input_polygon",
         "lrs_vqa": "image question_id category text ground_truth hbox image_size",
         **dict.fromkeys(
             ("scorers_rl", "scorers_rl_pixel", "scorers_rl_per_mille", "scorers_rl_unit"),
