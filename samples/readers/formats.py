@@ -17,11 +17,13 @@ from samples.readers import (
     captions,
     choice,
     conversations,
+    eurosat,
     geochat,
     geovista,
     large,
     lhrs_bench,
     lrs_vqa_zoom,
+    million_aid,
     questions,
     rl_rows,
     rsvg,
@@ -32,6 +34,8 @@ from samples.readers import (
 )
 from samples.readers.detection import coco, dior, dota, fair1m, vhr10, yolo_obb
 from samples.readers.look import Look
+from samples.readers.masked import geopixel
+from samples.readers.masked import refgeo as masked_refgeo
 from samples.readers.rows import Place, RowFault, Rows
 from samples.readers.temporal import cdvqa, change_masks, dubai_cc, earthdial, geobench_vlm, teochatlas
 from vlm.boxes import Frame
@@ -109,6 +113,8 @@ def _talks(look: Look) -> str | None:
         return "shard"
     if look.once("calls", lambda: geovista.fits(look)):
         return "calls"
+    if look.once("masks", lambda: geopixel.fits(look)):
+        return "masks"
     if "messages" not in first:
         return "conversations"
     if conversations.uses_from(first):
@@ -162,6 +168,8 @@ def _bench(look: Look) -> bool:
 def _bench_row(row: dict[str, Any]) -> bool:
     if {"question_id", "image", "text"} <= row.keys():
         return "image_size" not in row
+    if {"image_id", "question", "description"} <= row.keys():
+        return True
     asked, truth = row.get("question"), row.get("ground_truth")
     region = isinstance(asked, str) and geochat.BOX.match(asked) is not None
     return {"image_id", "question_id"} <= row.keys() and truth is not None and (region or isinstance(truth, list))
@@ -221,6 +229,10 @@ def _sources() -> Iterable[Format]:
     yield Format("rsgpt", about, captions.convert_rsgpt, captions.fits_rsgpt, captions.walk_rsgpt)
     about = "refGeo's JSONL: bbox and poly in pixels"
     yield Format("refgeo", about, questions.refgeo, _has("question", "bbox", "image_id"), overhang=OVERHANG)
+    about = "the same rows with refGeo's masks (RSCoVLM's metainfo_v2), asked for by masks"
+    yield Format("refgeo_seg", about, masked_refgeo.convert, masked_refgeo.fits)
+    about = "GeoPixelD: descriptions with masks inside, its JSON or a folder of its polygons' files"
+    yield folder("geopixel", about, geopixel.convert, geopixel.fits, geopixel.walk)
     yield Format("lrs_vqa", "LRS-VQA's JSONL", questions.lrs_vqa, _has("text", "ground_truth", "image", "image_size"))
     about = "LRS-VQA-Zoom (RSCoVLM): a question, a look at its one region, the answer"
     yield Format("lrs_vqa_zoom", about, lrs_vqa_zoom.convert, lrs_vqa_zoom.fits)
@@ -254,7 +266,12 @@ def _sources() -> Iterable[Format]:
         convert = partial(coco.convert, oriented)
         yield joined(name, f"COCO's JSON: {said}", convert, partial(coco.fits, oriented), partial(coco.walk, oriented))
     about = "a folder of images for each class: AID, UCMerced, NWPU-RESISC45, METER-ML, WHU-RS19, SIRI-WHU"
-    yield folder("scenes", about, scenes.convert, scenes.fits, scenes.walk)
+    own = partial(_without, million_aid.fits, partial(_without, eurosat.fits, scenes.fits))
+    yield folder("scenes", about, scenes.convert, own, scenes.walk)
+    about = "Million-AID: folders of classes in two or three levels"
+    yield folder("million_aid", about, million_aid.convert, million_aid.fits, million_aid.walk)
+    about = "EuroSAT: folders of its ten classes (.jpg, or .tif of 13 bands), and lists of splits"
+    yield folder("eurosat", about, eurosat.convert, eurosat.fits, eurosat.walk)
     about = "ScoreRS's rows for RL (problem, answer, type em, open_ended or math), no boxes"
     yield Format("scorers_rl", about, rl_rows.scorers, lambda look: _scorers(False)(look) and not _scorers(True)(look))
     units: dict[Frame, str] = {"pixel": "pixels", "per_mille": "per mille", "unit": "fractions of the image"}
@@ -317,7 +334,7 @@ def _odd_row(row: dict[str, Any]) -> str:
     if {"image_width", "image_height", "bbox", "question"} <= row.keys():
         return f"; XLRS-Bench's visual grounding looks like this: expected {large.UNREAD}"
     if "polygons" in row or "mask_path" in row:
-        return "; masks are no task's truth"
+        return "; masks are read of CHOICE, refGeo (refgeo_seg), GeoPixelD and our own rows (docs/rows.md)"
     if row and not any(word in str(key).lower() for key in row for word in ("im", "pic", "file", "prompt", "path")):
         truth = row.keys() & {"annotation", "caption0"}
         said = "; no key names a picture"
