@@ -110,7 +110,7 @@ class Levels:
         out = Scores()
         asked = [one for one in predictions if one.task == "choice"]
         placed = [one for one in predictions if one.task == "grounding"]
-        judged = {one.key: metrics.judge(one, reading.notation, reading.inside) for one in asked}
+        judged = {one.key: metrics.judge(one, reading) for one in asked}
         boxed = {one.key: _judged(one, reading) for one in placed}
         strict = {key: float(bool(one.correct)) for key, one in judged.items()}
         lenient = {key: float(bool(one.lenient)) for key, one in judged.items()}
