@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rewards.registry import register
 from rewards.rules.rows import Column, Inside, given, name_of, per_row
 from vlm.common.errors import DataError, RecipeError
-from vlm.masks import FORMS, Runs, SaidMask, area, check_runs, read_mask
+from vlm.masks import FORMS, Runs, SaidMask, area, check_form, check_runs, read_mask
 from vlm.masks.cells import nearest, owners, sampled
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def mask(
             return None
         assert mask is not None
         written = form[row] if form is not None and form[row] else masks
+        check_form(written)
         if FORMS[written].resized and (resized is None or resized[row] is None):
             raise DataError(
                 f"{name_of(row, columns)}: the mask form {written} counts pixels of the resized image, and the row has "
