@@ -67,6 +67,9 @@ def mask(
     something, so that r is 1 for the true mask alone. `tests/rewards/test_mask_hacks.py` plays these. Where it does not
     hold: an object of half of the picture is worth half to whoever says all of it, as with IoU; and on a grid the best
     mask of a small object may earn little, and as much as another one.
+
+    What SFT learns is not the best on a grid: RSCoVLM's cells are those with any pixel of the object, which earn 0.47
+    in the scenes of that test, where cells that are object by half earn 0.67. GRPO leads from the first to the second.
     """
     if not 0 <= border < 1:
         raise RecipeError(f"reward 'mask': border is {border}; expected a share of the diagonal in [0, 1), 0 for none")
