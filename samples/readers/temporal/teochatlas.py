@@ -14,7 +14,7 @@ at 08c6eb3 and videollava/eval/{eval,inference,detection}.py at 569ce63; VisionX
 
 Pictures    `video` is shown in the order of `timestamp` (or of `metadata[i].timestamp`, an older spelling), which must
             be one day for each, or empty; pictures of one day keep their order (RSCoVLM looks for `timestamps`, so it
-            never sorts). `<video>` becomes a place for each picture, "times:" "times in chronological order:", as
+            never sorts). `<video>` becomes a place for each picture, and "times:" "times in chronological order:", as
             TEOChat was trained and is asked. A path's `TEOChatlas/eval/` or `TEOChatlas/train/` is where the file lies.
 Boxes       `[x1, y1, x2, y2]` in percent of the picture. An answer that is nothing but boxes is `grounding`: what is
             asked for is the question without its introduction and without the order to write boxes so, which is the
