@@ -59,6 +59,15 @@ PICTURES = [
     ),
     *(f"COCO/images/{name}.png" for name in ("P0001", "P0002")),
     *(f"YOLO-OBB/images/{name}.png" for name in ("train/P0001", "train/P0002", "val/P0003")),
+    "CHOICE/perception/cross_instance_discerment/referring_expression_segmentation/images/10.png",
+    *(f"refGeo-seg/images/rsvg/{name}.jpg" for name in ("00001.v2", "00002")),
+    "GeoPixelD/train/P1.png",
+    *(f"RSICD/RSICD_images/airport_{number}.jpg" for number in (1, 2)),
+    "RSITMD/images/boat_1.tif",
+    *(f"Sydney_captions/imgs/{number}.tif" for number in (1, 2)),
+    *(f"EuroSAT/2750/{name}.jpg" for name in ("Forest/Forest_1", "Forest/Forest_3", "SeaLake/SeaLake_2")),
+    "Million-AID/train/water_area/beach/P1.jpg",
+    *(f"Million-AID/train/agriculture_land/{name}.jpg" for name in ("arable_land/dry_field/P2", "grassland/meadow/P1")),
     *(f"DOTA-tiles/images/{name}.png" for name in ("P0001__1__0___0", "P0001__1__0___1024", "P0002__1__0___0")),
     *(f"TEOChatlas/eval/External_images/xBD/a_{name}.png" for name in ("pre", "post")),
     *(f"TEOChatlas/eval/External_images/fMoW/{name}.png" for name in "1234"),
@@ -121,6 +130,23 @@ def encoded(size: tuple[int, int] = SIZE) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, (40, 90, 60)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+MASKS = {
+    "CHOICE/perception/cross_instance_discerment/referring_expression_segmentation/masks/10.png": (4, 2, 12, 10),
+    "refGeo-seg/masks/rsvg/00001_0.png": (4, 2, 12, 10),
+    "refGeo-seg/masks/rsvg/00002_8.png": (18, 4, 30, 14),
+}
+"""Mask pictures of SIZE, 0 and 255 → the x1, y1, x2, y2 of what is 255."""
+SENTINEL = "EuroSAT-MS/ds/images/remote_sensing/otherDatasets/sentinel_2/tif"
+
+
+def masks(folder: Path) -> None:
+    for name, box in MASKS.items():
+        drawn = Image.new("L", SIZE)
+        drawn.paste(255, box)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        drawn.save(folder / name)
 
 
 XLRS = (
@@ -210,6 +236,11 @@ def build(folder: Path) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", SIZE, (40, 90, 60)).save(path)
+    masks(folder)
+    for name in ("Forest/Forest_1", "Forest/Forest_3", "SeaLake/SeaLake_2"):
+        path = folder / SENTINEL / f"{name}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiff(13, 1500, bits=16))
     for name, bands in (("RSVQA-LR/Images_LR/7", 3), ("RSVQA-LR/Images_LR/8", 1), ("RSVQA-HR/Data/3", 3)):
         path = folder / f"{name}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
