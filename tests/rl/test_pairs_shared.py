@@ -148,7 +148,7 @@ def test_pictures_of_a_row_are_prepared_once_and_at_its_budget(train):
     squares = held["image_grid_thw"].prod(-1) // 4
     assert held["image_grid_thw"].prod(-1).sum() == len(held["pixel_values"])
     sizes = sorted(tuple(grid.tolist()) for grid in held["image_grid_thw"])
-    # pairs, (height, width) in patches of 14, ten squares each: 120 × 90 as 3 × 2 squares, 150 × 60 and 60 × 130 as they
-    # are but for rounding, 5 × 2 and 2 × 5; alone 120 × 90 as it is, 4 × 3
+    # pairs, (height, width) in patches of 14, ten squares each: 120 × 90 as 3 × 2 squares, 150 × 60 and 60 × 130 as
+    # they are but for rounding, 5 × 2 and 2 × 5; alone 120 × 90 as it is, 4 × 3
     assert sizes == sorted([(1, 4, 6)] * 2 + [(1, 4, 10), (1, 10, 4), (1, 6, 8)])
     assert squares.max() <= 16
