@@ -37,10 +37,12 @@ GOOD = 0.95
 """IoU with the mask that simplifying may not go below, where POINTS allow."""
 TOLERANCES = (32.0, 16.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.0)
 """Of simplifying, per mille of the longer side."""
+STAIR = 0.3
+"""Pixels below which simplifying changes nothing: the stairs of an outline of whole pixels are higher."""
 SIDE = 1024
 OVERHANG = 0.02
 """By this share of the side a point may lie outside, as a box may (`vlm.boxes.said`)."""
-MERGED = 4096
+MERGED = 2048
 """Rectangles up to which a part is outlined as it is; one of more, a web of pixels, is outlined by its hull."""
 
 Ring = list[list[int]]
@@ -96,6 +98,8 @@ def _candidates(pixels: np.ndarray) -> Iterator[list[Ring]]:
     tried: list[list[Ring]] = []
     for tolerance in TOLERANCES:
         step = tolerance * max(height, width) / FULL
+        if 0 < step < STAIR:
+            continue
         rings: list[Ring] = []
         count = 0
         for shape in shapes:
@@ -113,22 +117,17 @@ def _candidates(pixels: np.ndarray) -> Iterator[list[Ring]]:
 def _parts(pixels: np.ndarray) -> list[shapely.Polygon]:
     """Outlines along the borders of pixels, largest first: of parts that touch by sides, holes included."""
     labels, count = ndimage.label(pixels)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    largest = np.argsort(-sizes, kind="stable")[: POINTS // 3]  # a ring has three points at least
-    found = ndimage.find_objects(labels)
-    return [_part(labels[found[n]] == n + 1, found[n]) for n in largest]
-
-
-def _part(part: np.ndarray, where: tuple[slice, slice]) -> shapely.Polygon:
-    step = np.diff(np.pad(part, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    largest = np.argsort(-sizes, kind="stable")[: min(count, POINTS // 3)]  # a ring has three points at least
+    step = np.diff(np.pad(np.isin(labels, largest), ((0, 0), (1, 1))).astype(np.int8), axis=1)
     top, left = np.nonzero(step == 1)
-    right = np.nonzero(step == -1)[1]
-    y, x = where[0].start, where[1].start
-    boxes = shapely.box(left + x, top + y, right + x, top + y + 1)
-    if len(boxes) > MERGED:
-        return shapely.convex_hull(shapely.MultiPolygon(list(boxes)))
-    merged = shapely.union_all(boxes)
-    return merged if merged.geom_type == "Polygon" else shapely.convex_hull(merged)
+    boxes = shapely.box(left, top, np.nonzero(step == -1)[1], top + 1)
+    part = labels[top, left]
+    webs = [label for label in largest if np.count_nonzero(part == label) > MERGED]
+    shapes = [shapely.convex_hull(shapely.multipolygons(boxes[part == label])) for label in webs]
+    shapes += shapely.get_parts(shapely.union_all(boxes[~np.isin(part, webs)])).tolist()
+    return sorted((shape.simplify(0) for shape in shapes), key=lambda shape: -shape.area)  # no points along straights
 
 
 def _written(shape: shapely.Polygon, step: float, width: int, height: int) -> list[Ring]:

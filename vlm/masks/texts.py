@@ -39,14 +39,16 @@ OTHERS = "others"
 _VALUE = re.compile(r"([01])\s*\*\s*(\d+)")
 _LABEL = re.compile(r"([^|*\n]*[^|*\s])\s*\*\s*(\d+)")
 
-Run = tuple[bool, int]
-"""(object?, cells)."""
 
-
-def row_runs(row: np.ndarray) -> list[Run]:
-    """Runs of one row (gw,) of a mask."""
-    places = np.concatenate(([0], np.flatnonzero(np.diff(row)) + 1, [len(row)])).tolist()
-    return [(bool(row[start]), end - start) for start, end in zip(places[:-1], places[1:], strict=True)]
+def _joined(grid: np.ndarray, names: tuple[str, str], mark: str, run: str, row: str) -> str:
+    """Runs of a grid (gh, gw) as text: name, mark, cells; `run` behind each but a row's last, and `row` behind that."""
+    begins = np.ones(grid.shape, bool)
+    begins[:, 1:] = grid[:, 1:] != grid[:, :-1]
+    places = np.append(np.flatnonzero(begins), grid.size)
+    last = places[1:] % grid.shape[1] == 0
+    values = grid.ravel()[places[:-1]].tolist()
+    each = zip(values, np.diff(places).tolist(), last.tolist(), strict=True)
+    return "".join(f"{names[value]}{mark}{count}{row if ends else run}" for value, count, ends in each)
 
 
 def write_values(grid: np.ndarray) -> str:
@@ -54,8 +56,7 @@ def write_values(grid: np.ndarray) -> str:
 
     Source: `encode_mask` of rscovlm/training/data/refgeo_dataset.py in VisionXLab/RSCoVLM at bfc2ff7.
     """
-    rows = (",".join(f"{value:d}*{count}" for value, count in row_runs(row)) for row in grid)
-    return f"{OPEN}{';'.join(rows)};{CLOSE}"
+    return f"{OPEN}{_joined(grid, ('0', '1'), '*', ',', ';')}{CLOSE}"
 
 
 def write_labels(grid: np.ndarray, label: str) -> str:
@@ -63,9 +64,8 @@ def write_labels(grid: np.ndarray, label: str) -> str:
 
     Source: `encode_mask` of playground/data/create_json/utils.py in mc-lan/Text4Seg at 069a7f7.
     """
-    names = (OTHERS, label)
-    rows = ("| ".join(f"{names[value]} *{count}" for value, count in row_runs(row)) for row in grid)
-    return OPEN + "\n ".join(rows) + f"\n{CLOSE}"
+    text = _joined(grid, (OTHERS, label), " *", "| ", "\n ")
+    return f"{OPEN}{text.removesuffix(' ')}{CLOSE}"
 
 
 def block(text: str, repairs: Counter[str]) -> tuple[str, bool] | None:
