@@ -24,7 +24,7 @@ import shapely
 from scipy import ndimage
 
 from vlm.masks.cells import cells, pooled
-from vlm.masks.runs import Runs, area, check_runs, overlap, pixels_of, rings_to_runs, runs_of
+from vlm.masks.runs import Runs, area, check_runs, overlap, pixels_of, rings_to_runs, runs_of, spans
 from vlm.masks.said import SaidMask
 
 FULL = 1000
@@ -69,7 +69,8 @@ def rings_of(mask: Runs) -> list[Ring]:
             best = (close, rings)
         if close >= GOOD:
             break
-    return sorted(map(_turned, best[1] or [_around(pixels)]), key=lambda ring: ring[0][::-1])
+    rings = best[1] if _iou(best[1], mask) else [_around(mask)]
+    return sorted(map(_turned, rings), key=lambda ring: ring[0][::-1])
 
 
 def _turned(ring: Ring) -> Ring:
@@ -162,13 +163,16 @@ def _without_holes(shape: shapely.Polygon) -> list[shapely.Polygon]:
     return done
 
 
-def _around(pixels: np.ndarray) -> Ring:
-    """The box around what is too small for a ring, at least one per mille wide and high."""
-    height, width = pixels.shape
-    rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in (1, 0))
-    x1, y1 = FULL * int(columns[0]) // width, FULL * int(rows[0]) // height
-    x2 = max(x1 + 1, -(-FULL * int(columns[-1] + 1) // width))
-    y2 = max(y1 + 1, -(-FULL * int(rows[-1] + 1) // height))
+def _around(mask: Runs) -> Ring:
+    """The box around a mask that rounding would lose, at least one per mille wide and high."""
+    height, width = check_runs(mask)
+    starts, ends = spans(mask)
+    left, right = int(starts[0]) // height, int(ends[-1] - 1) // height
+    high = starts // height < (ends - 1) // height  # runs that go on in the next column
+    top = 0 if high.any() else int((starts % height).min())
+    bottom = height - 1 if high.any() else int(((ends - 1) % height).max())
+    x1, y1 = FULL * left // width, FULL * top // height
+    x2, y2 = -(-FULL * (right + 1) // width), -(-FULL * (bottom + 1) // height)
     return [[x1, y1], [x2, y1], [x2, y2], [x1, y2]]
 
 
