@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import shapely
-from scipy import ndimage
 
 from vlm.masks.cells import cells, pooled
 from vlm.masks.runs import Runs, area, check_runs, overlap, pixels_of, rings_to_runs, runs_of, spans
@@ -117,6 +116,8 @@ def _candidates(pixels: np.ndarray) -> Iterator[list[Ring]]:
 
 def _parts(pixels: np.ndarray) -> list[shapely.Polygon]:
     """Outlines along the borders of pixels, largest first: of parts that touch by sides, holes included."""
+    from scipy import ndimage  # not at the top: to import the rewards takes no scipy
+
     labels, count = ndimage.label(pixels)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
