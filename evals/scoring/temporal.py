@@ -5,14 +5,14 @@ Spelt        TEOChat's accuracy (ermongroup/TEOChat, videollava/eval/classificat
              (Its script leaves out a type of which nothing is right; here that is 0.)
 UnionF1      its boxes (videollava/eval/detection.py): F1 and IoU of the pixels that any box covers, of all questions
              together, on 256 x 256 pixels, drawn by Pillow with outline. Truth is the polygon where the data has it.
-AreaF1       its classes of regions: F1 of each class where every question weighs as many pixels as its polygon has, then
-             the mean of the classes, weighted by their share of true pixels (QFabric) or its inverse (damage of xBD).
-             `:teochat`: an answer that names none of the classes misses nothing, as its script has it (it adds an empty
-             mask to what was missed). Ours counts it as missed.
+AreaF1       its classes of regions: F1 of each class where every question weighs as many pixels as its polygon has,
+             then the mean of the classes, weighted by their share of true pixels (QFabric) or its inverse (damage of
+             xBD). `:teochat`: an answer that names none of the classes misses nothing, as its script has it (it adds an
+             empty mask to what was missed). Ours counts it as missed.
 Paraphrases  GEOBench-VLM: the mean over items of each one's share of paraphrases that are answered right.
 Changed      captions of change (Chen-Yang-Liu/Change-Agent, Multi_change/test.py at 17c44cb): all metrics of captions
-             over all pairs, over those that changed and over those that did not, each with its own document frequencies;
-             and how many of either are told to be so, by the five sentences for "no change" that its script knows.
+             over all pairs, over those that changed and over those that did not, each with document frequencies of its
+             own; and how many of either are told to be so, by the five sentences for "no change" that its script knows.
 """
 
 from __future__ import annotations
@@ -96,10 +96,12 @@ class Spelt:
 class UnionF1:
     """F1 and IoU of what boxes cover together, over all questions, and by type."""
 
+    not_computed: Mapping[str, str] = field(default_factory=dict)
+    "What the project reports and is not computed here, with the reason."
     tasks: tuple[str, ...] = ("grounding",)
 
     def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:
-        out, drawn = Scores(), sum(one.mask is not None for one in predictions)
+        out, drawn = Scores(missing=dict(self.not_computed)), sum(one.mask is not None for one in predictions)
         found = {one.key: _covered(one, reading) for one in predictions}
         kinds: dict[str, list[str]] = {}
         for one in predictions:
@@ -191,10 +193,11 @@ class AreaF1:
         right = truly * (true == said)[:, None]
         weight = "inverse of its share" if self.inverse else "share"
         for how, missable in (("", np.ones(len(chosen))), (":teochat", (said >= 0).astype(float))):
+            no_class = "misses nothing (TEOChat)" if how else "is missed"
             convention = (
                 f"F1 of {', '.join(names)} by pixels of each question's polygon at 256 x 256, mean weighted by the "
-                f"{weight} of true pixels; an answer that is no class {'is missed' if not how else 'misses nothing (TEOChat)'}; "
-                f"names without case, blanks and hyphens; {reading.convention}"
+                f"{weight} of true pixels; an answer that is no class {no_class}; names without case, blanks and "
+                f"hyphens; {reading.convention}"
             )
             counted = truly * missable[:, None]
             statistic = Statistic([one.key for one in chosen], self._of(right, stated, counted, truly))
@@ -285,8 +288,9 @@ class Changed:
                 else:
                     out.add(f"{name}[{kind}]", *part.found[name])
             out.missing |= {f"{name}[{kind}]": why for name, why in part.missing.items()}
-            told = {one.key: float((clean(reading.text(one)) in UNCHANGED) == right) for one in chosen}
-            said = "one" if right else "none"
+            texts = {one.key: clean(reading.text(one)) for one in chosen}
+            told = {key: float(text != "" and (text in UNCHANGED) == right) for key, text in texts.items()}
+            said = "one" if right else "some text, but none"
             convention = f"the caption is {said} of: {', '.join(UNCHANGED)} (Change-Agent); {reading.convention}"
             out.add(f"caption/told[{kind}]", means([told]), convention)
         return out

@@ -33,7 +33,7 @@ def names(sample):
         ("LEVIR-CD", "levir_cd", "test"),
         ("LEVIR-MCI", "levir_mci", None),
         ("LEVIR-MCI/LevirCCcaptions.json", "captions", None),
-        ("Dubai_CC/description_jsontr_te_val/Test_500.json", "dubai_cc", None),
+        ("Dubai_CC/description_jsontr_te_val/Test.json", "dubai_cc", None),
         ("CDVQA/Test_questions.json", "cdvqa", None),
         ("GEOBench-VLM/Single/qa.json", "geobench_vlm", None),
         ("GEOBench-VLM/Temporal/qa.json", "geobench_vlm", None),
@@ -116,7 +116,7 @@ def test_faults_of_labels(root, tmp_path):
 
 
 def test_dubai_cc(root):
-    first, _ = samples.read(root / "Dubai_CC/description_jsontr_te_val/Test_500.json")
+    first, _ = samples.read(root / "Dubai_CC/description_jsontr_te_val/Test.json")
     assert names(first) == ["RGB/500_2000/11x37.tif", "RGB/500_2010/11x37.tif"] and first.dates == ["2000", "2010"]
     assert (first.task, first.references) == ("caption", ["A road has appeared.", "A street was built."])
 
