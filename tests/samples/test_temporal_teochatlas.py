@@ -138,6 +138,8 @@ def test_dates_of_three_spellings_sort_stably(folder):
         ({"timestamp": "2019-01-01"}, "field 'timestamp': found '2019-01-01', expected a list"),
         ({"video": ["a.png", "gone.png"]}, "field 'images': found .*gone.png.*expected an image file that exists"),
         ({"video": ["a.png", "../x.png"]}, "field 'video': found '../x.png', expected a name below"),
+        ({"video": ["x/y/TEOChatlas/eval/../../z.png"]}, "field 'video': found '../../z.png', expected a name below"),
+        ({"video": ["TEOChatlas/eval/a/../b.png", "/etc/a.png"]}, "field 'video': found '/etc/a.png', expected a name"),
         ({"video": []}, "field 'video': found .*expected a list of picture files"),
         ({"turns": ("<video><video>\nWhat?", "x")}, "found 2 of <video>, expected one, or one for each of 3 pictures"),
         ({"turns": ("What?", "[10, 10, 5, 20]")}, "field 'boxes': found .*inverted"),

@@ -100,7 +100,7 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
 
 
 def _found(name: str, place: Place) -> str:
-    plain = _HOME.sub("", place.own(name, "video"))
+    plain = place.own(_HOME.sub("", place.own(name, "video")), "video")  # what is cut off may have held a `..` in
     return place.find(*dict.fromkeys((plain, name, f"images/{plain}", f"../{plain}")))
 
 
