@@ -48,6 +48,8 @@ ROWS = {
     "APEX-GRO/apex_gro.jsonl": "apex_gro",
     "MME-RealWorld/MME_RealWorld.json": "mme_realworld",
     "ScoreRS-RL/rows.jsonl": "scorers_rl_pixel",
+    "TEOChatlas/eval/xBD_Change_Detection_Localization.json": "teochatlas",
+    "TEOChatlas/eval/S2Looking_SRE_QA.json": "teochatlas",
 }
 """Files of one row an item: as many rows must be accounted for as there are."""
 FILES = [
@@ -55,6 +57,13 @@ FILES = [
     ("RSVQA-LR/LR_split_test_questions.json", {}),
     ("RSVQA-LR/LR_split_test_answers.json", {"at": "RSVQA-LR", "split": "test"}),
     ("LHRS-Bench/LHRS-Bench.json", {}),
+    ("GEOBench-VLM/Temporal/qa.json", {"format": "geobench_vlm"}),
+    ("Dubai_CC/description_jsontr_te_val/Test.json", {"format": "dubai_cc"}),
+    ("CDVQA/Test_questions.json", {"format": "cdvqa"}),
+    *(
+        (f"CDVQA/Test_{name}.json", {"at": "CDVQA/Test_questions.json", "format": "cdvqa"})
+        for name in ("answers", "images")
+    ),
     ("VRSBench/Annotations_val/P0001_0001.json", {"at": "VRSBench/Annotations_val"}),
     ("DIOR-RSVG/Annotations/00001.xml", {"at": "DIOR-RSVG", "split": "all"}),
     ("DIOR-RSVG/test.txt", {}),

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 import samples
 from samples import Faults
+from samples.mixture import tables
 from samples.readers.formats import detect
 from samples.readers.look import Look
 from samples.readers.temporal import footprints, series
-from samples.sections import SourceSection
+from samples.sections import DataSection, SourceSection
 from tests.support.layouts import build
 from vlm import masks
 from vlm.common.errors import DataError
@@ -137,6 +138,8 @@ def test_dates_of_three_spellings_sort_stably(folder):
         ({"timestamp": "2019-01-01"}, "field 'timestamp': found '2019-01-01', expected a list"),
         ({"video": ["a.png", "gone.png"]}, "field 'images': found .*gone.png.*expected an image file that exists"),
         ({"video": ["a.png", "../x.png"]}, "field 'video': found '../x.png', expected a name below"),
+        ({"video": ["x/y/TEOChatlas/eval/../../z.png"]}, "field 'video': found '../../z.png', expected a name below"),
+        ({"video": ["TEOChatlas/eval/a/../b.png", "/etc/a.png"]}, "field 'video': found '/etc/a.png', expected a name"),
         ({"video": []}, "field 'video': found .*expected a list of picture files"),
         ({"turns": ("<video><video>\nWhat?", "x")}, "found 2 of <video>, expected one, or one for each of 3 pictures"),
         ({"turns": ("What?", "[10, 10, 5, 20]")}, "field 'boxes': found .*inverted"),
@@ -172,6 +175,16 @@ def test_frames_are_for_series(folder):
         SourceSection(path="x", format="captions", frames=8).check()
     with pytest.raises(ValidationError, match="frames = 1, expected 2 at least"):
         SourceSection(path="x", frames=1).check()
+
+
+def test_rows_that_are_kept_for_later_starts_depend_on_frames(root, tmp_path):
+    """A table of all pictures is not taken for one of two; what was told of a row is told again."""
+    path = str(root / EVAL / "fMoW_High_Res.json")
+    for frames, count in ((None, 4), (2, 2), (3, 3), (2, 2)):
+        data = DataSection(cache=str(tmp_path), train=[SourceSection(path=path, frames=frames)])
+        table = tables.stored(data.train[0], data, 0)
+        assert [len(sample.images) for sample in table] == [count]
+        assert any(f"show {count} of" in text for _, text in table.about["notes"]) == (frames is not None)
 
 
 def test_a_video_file_is_still_refused(folder):

@@ -100,7 +100,7 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
 
 
 def _found(name: str, place: Place) -> str:
-    plain = _HOME.sub("", place.own(name, "video"))
+    plain = place.own(_HOME.sub("", place.own(name, "video")), "video")  # what is cut off may have held a `..` in
     return place.find(*dict.fromkeys((plain, name, f"images/{plain}", f"../{plain}")))
 
 
@@ -183,8 +183,8 @@ def _truth(
     row: dict[str, Any], messages: list[dict[str, Any]], size: tuple[int, int], place: Place, task: str | None
 ) -> dict[str, Any]:
     """What the last turn is, and what becomes of boxes in it and in the question."""
-    if not messages or messages[-1]["role"] != "assistant":
-        raise RowFault("conversation", "conversations", show(messages[-1:]), "an answer as the last turn")
+    if [turn["role"] for turn in messages[-2:]] != ["user", "assistant"]:
+        raise RowFault("conversation", "conversations", show(messages[-2:]), "a question and its answer as last turns")
     asked, said = messages[-2], messages[-1]["content"].strip()
     task = task or task_of(row, said)
     if task is None:
