@@ -18,13 +18,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import shapely
 
 from vlm.masks.cells import cells, pooled
 from vlm.masks.runs import Runs, area, check_runs, overlap, pixels_of, rings_to_runs, runs_of, spans
 from vlm.masks.said import SaidMask
+
+if TYPE_CHECKING:
+    import shapely  # and scipy: imported where masks are written, for prompts alone need neither
 
 FULL = 1000
 """Per mille: numbers run from 0 to this across the image, and down it."""
@@ -116,7 +119,8 @@ def _candidates(pixels: np.ndarray) -> Iterator[list[Ring]]:
 
 def _parts(pixels: np.ndarray) -> list[shapely.Polygon]:
     """Outlines along the borders of pixels, largest first: of parts that touch by sides, holes included."""
-    from scipy import ndimage  # not at the top: to import the rewards takes no scipy
+    import shapely
+    from scipy import ndimage
 
     labels, count = ndimage.label(pixels)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
@@ -134,6 +138,8 @@ def _parts(pixels: np.ndarray) -> list[shapely.Polygon]:
 
 def _written(shape: shapely.Polygon, step: float, width: int, height: int) -> list[Ring]:
     """Rings of one part, simplified by `step` pixels, per mille; none where nothing of it is left."""
+    import shapely
+
     if step:
         shape = shape.simplify(step)
     holes = sorted(shape.interiors, key=lambda hole: -shapely.Polygon(hole).area)[: POINTS // 3]
@@ -151,6 +157,8 @@ def _written(shape: shapely.Polygon, step: float, width: int, height: int) -> li
 
 def _without_holes(shape: shapely.Polygon) -> list[shapely.Polygon]:
     """Parts without holes, which together are the shape: cut from top to bottom through the middle of each hole."""
+    import shapely
+
     open_, done = [shape], []
     while open_:
         one = open_.pop()
