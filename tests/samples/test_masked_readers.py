@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -246,11 +247,30 @@ def test_descriptions_with_masks(built, path, more):
         ("A <p>dam</p>[SEG] and a <p>dam</p>[SEG].", [('dam, in this description: "A dam and a dam."', (0, 1))]),
         # a full stop within a phrase ends no sentence
         ("<p> St. Paul </p> [SEG] by a <p> lake </p> [SEG].", [("St. Paul", (0,)), ("lake", (1,))]),
+        # what is marked and has no mask is not asked of
+        ("A <p> lake </p> by a <p> dam-1 </p> [SEG].", [('dam, in this description: "A lake by a dam."', (0,))]),
         ("Nothing.", []),
     ],
 )
 def test_what_a_description_asks_masks_of(said, asked):
     assert [(one.question, one.masks) for one in geopixel.things(said)] == asked
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "<p> " * 9000,
+        "<p> a </p> " * 9000,
+        "<p>" + " " * 30000,
+        "[SEG]" * 9000,
+        "<p> a </p>" + " " * 30000,
+        ". A" * 9000,
+    ],
+)
+def test_a_description_that_is_made_to_take_forever(said):
+    began = time.monotonic()
+    geopixel.things(said)
+    assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize(
