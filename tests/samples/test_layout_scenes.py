@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -180,6 +181,16 @@ def test_what_of_a_description_is_words(said, expected):
         return
     with pytest.raises(RowFault, match="field 'description': .*expected words with boxes"):
         described(said)
+
+
+@pytest.mark.parametrize(
+    "said", ["{ " * 9000, "{<1>" * 9000, "{" + "<1> " * 9000, "{" + " " * 20000, "{<1> " + " " * 20000]
+)
+def test_a_description_that_is_made_to_take_forever(said):
+    began = time.monotonic()
+    with pytest.raises(RowFault):
+        described(f"{{<1>{said}")
+    assert time.monotonic() - began < 2
 
 
 def test_a_description_that_is_no_text(built, tmp_path):

@@ -176,6 +176,7 @@ def test_segmentation_of_choice(built):
         ("Give me the mask of the bridge at the bottom of this image.", "the bridge at the bottom of this image"),
         ("Give me the mask of the soccer ball fields in the image", "the soccer ball fields"),
         ("Outline the dam.", "Outline the dam."),
+        ("Give me the mask of .", "Give me the mask of ."),
     ],
 )
 def test_what_choice_asks_a_mask_of(root, asked, said):
