@@ -409,12 +409,14 @@ def _check_replies(
 
 def _check_text(sample: Sample, section: PromptSection, sizes: Resizing | None) -> None:
     """Refuse a reference in text whose pixels would not follow the sizes that are drawn."""
+    if sizes is None or sizes.drawing is None or sample.task not in PLACES:
+        return
     if sample.task == "segmentation":
         named, counts = f"mask form {section.masks}", FORMS[section.masks].resized
     else:
         notation = sample.written or section.notation
         named, counts = f"notation {notation}", find(notation).frame == "resized"
-    if sample.task in PLACES and counts and sizes is not None and sizes.drawing is not None:
+    if counts:
         raise DataError(
             f"{sample.source}: row {sample.id!r}: its reference is text, but images.random_resize draws the size that "
             f"the {named} counts pixels of; take the assistant's turn out (the reference is written again), or choose "

@@ -53,6 +53,7 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
     more = {"id": row.get("id", ""), "kind": parts[-3] if len(parts) > 2 and parts[-2] == "images" else None}
     asked = text(row, "question")
     if "mask_path" in row and "answer" not in row:
+        place.alone = False
         runs = plain(place.seek(row["mask_path"], ABOVE, "mask_path"), place.size(image), "mask_path")
         return record(image, _described(asked), task or "segmentation", mask=runs, **more)
     if not isinstance(row.get("answer"), list):

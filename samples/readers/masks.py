@@ -29,6 +29,7 @@ def as_runs(value: Any, size: tuple[int, int], place: Place, field: str = "mask"
     if isinstance(value, dict):
         return _stated(value, size, field)
     if isinstance(value, str):
+        place.alone = False
         # a mask is read as it is stored, whatever the source says of its rasters
         return of_picture(place.seek(value, FOLDERS, field).partition(rasters.MARK)[0], size, field)
     if isinstance(value, list):

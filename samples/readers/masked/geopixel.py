@@ -152,6 +152,7 @@ def _said(row: dict[str, Any]) -> str | None:
 
 def _file(name: str, field: str, place: Place) -> str:
     """A file that a row names from the trainer's folder: there, or below the root without its first folders."""
+    place.alone = False
     parts = Path(place.own(name, field)).parts
     try:
         return place.find(*("/".join(parts[first:]) for first in range(len(parts))))

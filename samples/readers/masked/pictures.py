@@ -40,6 +40,7 @@ def above(path: str, least: int, size: tuple[int, int], place: Place, field: str
     size: (width, height) of its image. Pictures of more than two values are counted in `place.told`.
     Raises: RowFault for one that cannot be read, of another size, or without a pixel above `least`.
     """
+    place.alone = False
     path = path.partition(rasters.MARK)[0]  # a mask is read as it is stored, whatever is said of rasters
     try:
         picture = images.load(path)
