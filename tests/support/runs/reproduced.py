@@ -25,6 +25,7 @@ def build(root: Path) -> None:
     data = root / "data"
     _talks(data)
     _teochatlas(data / "TEOChatlas/train")
+    _levir(data)
     _refgeo(data / "refGeo")
     _detection(data)
     _lrs(data)
@@ -81,6 +82,24 @@ def _teochatlas(folder: Path) -> None:
         turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": said}]
         rows = [row | {"id": str(number), "conversations": turns} for number in range(2)]
         _text(folder / f"instruct_{name}.json", json.dumps(rows))
+
+
+def _levir(data: Path) -> None:
+    said = ("A {} was built.", "There is a new {}.", "Nothing has changed.", "The {} is new.", "A new {}.")
+    rows, things = [], ("road", "house", "dam", "pier", "barn")
+    for number, split in enumerate(("train", "train", "train", "test", "test")):
+        name = f"{split}_{number}.png"
+        for side in "AB":
+            _picture(data / f"LEVIR-MCI/images/{split}/{side}/{name}")
+        label = np.zeros((112, 112), dtype=np.uint8)
+        label[20:60, 30:80], label[70:90] = 255, 128
+        path = data / f"LEVIR-MCI/images/{split}/label/{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(label).save(path)
+        sentences = [{"raw": text.format(things[number])} for text in said]
+        rows.append({"filepath": split, "filename": name, "split": split, "changeflag": 1, "sentences": sentences})
+    _text(data / "LEVIR-MCI/LevirCCcaptions.json", json.dumps({"images": rows}))
+    (data / "LEVIR-CC").symlink_to("LEVIR-MCI")
 
 
 def _refgeo(folder: Path) -> None:
