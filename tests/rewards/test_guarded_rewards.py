@@ -306,7 +306,7 @@ def test_gated_is_guarded_by_task(tmp_path):
     limits = Limits(max_failures=0.9, failure_window=4, retries=0)
     assert guard(gated, limits) is gated and isinstance(gated, Gated)
     assert [type(reward) for reward in learned([gated])] == [Score]
-    asked = {"grounding", "vqa", "classification", "choice", "detection"}
+    asked = {"grounding", "vqa", "classification", "choice", "detection", "segmentation"}
     assert {reward.name for reward in guarded_in([gated])} == asked
     turns = [[{"role": "assistant", "content": f"<think>a</think><answer>{n}</answer>"}] for n in "BA"]
     columns = {"task": ["choice", "vqa"], "answer": ["B", "A"], "choices": [["a", "b"], None], "id": ["1", "2"]}
