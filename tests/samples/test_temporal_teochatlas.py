@@ -90,6 +90,23 @@ def test_frames_are_bounded_and_it_is_said(root):
     assert len(next(samples.read(path)).images) == len(next(samples.read(path, frames=8)).images) == 4
 
 
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ("What is there in image 2?", "A road."),
+        ("What is there in the second satellite image?", "A road."),
+        ("What is there in picture #2?", "A road."),
+        ("In which image was the road built?", "2"),
+        ("When was the road built?", "Image 2"),
+    ],
+)
+def test_rows_that_number_their_pictures_lose_none(folder, asked, answer):
+    turns = (SEQUENCE + asked, answer)
+    assert len(one(folder, turns=turns)[0].images) == 3
+    with pytest.raises(DataError, match="frames: 2 would leave out some of 3 pictures"):
+        one(folder, frames=2, turns=turns)
+
+
 def test_kinds_of_answers(root):
     yes, place, region = samples.read(root / EVAL / "S2Looking_SRE_QA.json")
     assert (yes.task, yes.answer, yes.kind) == ("vqa", "Yes", "question_answering")
