@@ -34,6 +34,8 @@ from tests.support.scores.fake_judge import FakeJudge, completion, error
 from vlm.common.errors import RecipeError, UserError
 from vlm.loading import load_processor
 from vlm.prefix import rollout
+from vlm.prompts import asked as asked_of
+from vlm.sections import PromptSection
 
 BOTH = ("controls=[blind,shuffled]",)
 SIZES = ("images={min_pixels: 12544, max_pixels: 12544}", "pictures=0", "generation.max_new_tokens=6")
@@ -526,3 +528,14 @@ def test_by_recipe_from_the_command_line(monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["launch/eval.py", "recipes/demo/eval.yaml", "--controls", "blnd"])
         runpy.run_path(str(ROOT / "launch/eval.py"), run_name="__main__")
     assert ended.value.code == 2 and "controls: found 'blnd'" in capsys.readouterr().err
+
+
+def test_blind_questions_keep_their_dates():
+    """Or what is guessed from them, such as a year, would count as seen."""
+    sample = Sample(["x", "y"], [{"role": "user", "content": "In which year was it built?"}], "vqa", answer="2021")
+    sample.dates = ["2019", "2021"]
+    how = PromptSection(style="direct", wording={"vqa": "{question}"})
+    (shown,), (bare,) = asked_of(sample, how), asked_of(unpictured(sample), how)
+    assert shown["content"].startswith("Picture 1, 2019: <image>\nPicture 2, 2021: <image>\nIn which year")
+    assert bare["content"] == shown["content"].replace("<image>", "")
+    assert asked_of(unpictured(sample), how.model_copy(update={"pictures": "never"}))[0]["content"][:8] == "In which"
