@@ -115,6 +115,18 @@ def test_faults_of_labels(root, tmp_path):
 # captions and questions
 
 
+@pytest.mark.parametrize("flag", ["0", "no", 2, None])
+def test_whether_something_changed_is_a_number(root, tmp_path, flag):
+    """Of the text "0" Python says that it is true."""
+    shutil.copytree(root / "LEVIR-CC", tmp_path / "L")
+    path = tmp_path / "L/LevirCCcaptions.json"
+    found = json.loads(path.read_text())
+    found["images"][0]["changeflag"] = flag
+    path.write_text(json.dumps(found))
+    with pytest.raises(DataError, match="field 'changeflag': found .*, expected 1 where something changed, or 0"):
+        list(samples.read(path, "captions", split="all"))
+
+
 def test_dubai_cc(root):
     first, _ = samples.read(root / "Dubai_CC/description_jsontr_te_val/Test.json")
     assert names(first) == ["RGB/500_2000/11x37.tif", "RGB/500_2010/11x37.tif"] and first.dates == ["2000", "2010"]
