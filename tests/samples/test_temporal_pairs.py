@@ -172,6 +172,18 @@ def test_geobench_vlm(root):
     assert [name[-7:] for name in names(ends)] == ["a_1.jpg", "a_3.jpg"]
 
 
+def test_geobench_vlm_of_more_than_its_two_keeps_numbers_right(root, tmp_path):
+    shutil.copytree(root / "GEOBench-VLM", tmp_path / "G")
+    path = tmp_path / "G/Temporal/qa.json"
+    (row,) = json.loads(path.read_text())
+    row |= {"image_path": [*row["image_path"], row["image_path"][-1]], "prompts": ["When?"]}
+    row |= {"options_list": ["Image 2", "Image 4"], "ground_truth": "Image 4", "ground_truth_option": "B"}
+    path.write_text(json.dumps([row]))
+    assert len(next(samples.read(path, frames=2)).images) == 2  # as its script does
+    with pytest.raises(DataError, match="frames: 3 would leave out some of 4 pictures, and its text names 'Image 2'"):
+        list(samples.read(path, frames=3))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
