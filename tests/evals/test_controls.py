@@ -8,6 +8,7 @@ import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ from tests.support.processes import forked
 from tests.support.processes.commands import ROOT, two_processes
 from tests.support.sample_rows import dump
 from tests.support.scores.fake_judge import FakeJudge, completion, error
+from tests.support.sights import sight
 from vlm.common.errors import RecipeError, UserError
 from vlm.loading import load_processor
 from vlm.prefix import rollout
@@ -539,3 +541,16 @@ def test_blind_questions_keep_their_dates():
     assert shown["content"].startswith("Picture 1, 2019: <image>\nPicture 2, 2021: <image>\nIn which year")
     assert bare["content"] == shown["content"].replace("<image>", "")
     assert asked_of(unpictured(sample), how.model_copy(update={"pictures": "never"}))[0]["content"][:8] == "In which"
+
+
+def test_blind_answers_are_read_in_the_frame_of_their_own_pictures_part(tmp_path, monkeypatch):
+    """Two pictures of 560 x 560 that share 400 cells of 28 x 28 have 200 each: 14 x 14."""
+    budget = SimpleNamespace(min_pixels=4 * 28**2, max_pixels=400 * 28**2, row_pixels=400 * 28**2)
+    monkeypatch.setattr(stage, "sight_of", lambda recipe: sight(budget))
+    asked = {"role": "user", "content": "the new house"}
+    own = Sample(["x.png", "y.png"], [asked], "grounding", boxes=[[0, 0, 9, 9]], size=(560, 560), id="1", source="q")
+    ready = SimpleNamespace(answer=lambda recipe, samples, halved: [(one, "…") for one in samples])
+    made = SimpleNamespace(prompt=PromptSection())
+    for name, shown in (("own", own), ("blind", unpictured(own))):
+        stage.answer(made, ready, [shown], tmp_path / name, False, truth=lambda _: own, control=name)
+    assert [predictions.read(tmp_path / name)[0].resized for name in ("own", "blind")] == [(392, 392)] * 2
