@@ -95,15 +95,16 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
     turns = _turns(row)
     dates: list[str] | None = None
     texts = [turn["content"] for turn in turns]
+    apart = _APART.search(" / ".join(texts)) is not None
     if said := _timestamps(row):
         given, (pictures, dates) = pictures, series.dated(pictures, said, "timestamp", place)
-        if given != pictures and any(_APART.search(text) for text in texts):
-            found = "pictures in another order than that of their dates, and text between their places"
-            raise RowFault("image_tag", "timestamp", found, "one order: which text is about which picture is not told")
+        if given != pictures and apart:
+            order = "pictures in another order than that of their dates, and text between their places"
+            raise RowFault("image_tag", "timestamp", order, "one order: which text is about which picture is not told")
     count = len(pictures)
     pictures, dates = series.thinned(place, pictures, dates, *texts)
     if len(pictures) < count == sum(text.count(VIDEO) for text in texts):
-        if any(_APART.search(text) for text in texts):
+        if apart:
             raise LeftOut("frames", f"its text says where each of its {count} pictures stands")
         turns = [{**turn, "content": _RUN.sub(VIDEO, turn["content"])} for turn in turns]
     messages = settled(_shown(turns, len(pictures)), len(pictures), "conversations")
