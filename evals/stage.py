@@ -353,7 +353,8 @@ def answer(
         ):
             true = sample if truth is None else truth(sample)
             judged = judge(true, [text]) if judge is not None and sample.task in metrics.OPEN else None
-            gold, resized = judged[0] if judged else None, seen(sample.size, sight.among(len(sample.images)))
+            among = len(sample.images or true.images)  # asked blind, the frame is that of its own pictures
+            gold, resized = judged[0] if judged else None, seen(sample.size, sight.among(among))
             chain = turns.fields(text)
             chain["form"] = recipe.prompt.masks
             row = predictions.from_sample(true, text, gold=gold, resized=resized, refused=why(text), **chain)

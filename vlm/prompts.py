@@ -171,15 +171,19 @@ def asked(sample: Asked, how: How) -> list[dict[str, Any]]:
     """`prompt` as a recipe's `prompt:` section says it."""
     tools, ask = (how.tools, how.ask) if sample.tooled is not False else ("", "")
     names = picture_names(sample, how.pictures)
-    return prompt(sample, how.style, how.system, how.wording, tools, ask, drawn(sample, how), names)
+    found = prompt(sample, how.style, how.system, how.wording, tools, ask, drawn(sample, how), names)
+    if names is None or sample.images:
+        return found
+    return [{**turn, "content": turn["content"].replace(TAG, "")} for turn in found]  # asked blind: dates stay
 
 
 def picture_names(sample: Asked, when: Literal["dated", "several", "never"]) -> list[str] | None:
     """What the text calls the pictures: "Picture 1, 2019-04", in order; None where it does not.
 
-    when: in rows with dates; in those, and all with several pictures whose text does not place them itself; never.
+    when: in rows with dates; in those, and all with several pictures whose text does not place them itself; never. A
+    question that is asked without its pictures (`evals.controls`) keeps their dates.
     """
-    if when == "never" or not sample.images:
+    if when == "never":
         return None
     if sample.dates is not None:
         return [f"Picture {number}, {date}" for number, date in enumerate(sample.dates, 1)]

@@ -1,10 +1,11 @@
 """Questions without their pictures, with those of another question, and with their own in reversed order.
 
 Truth and prompt stay as they are. In `blind` the places of pictures (`<image>`) leave the texts, and nothing takes
-their place. In `swapped` the places stay where they are, with what the text calls them ("Picture 1, 2019-04:") and with
-`dates`: the pictures are exchanged under their names, so that what came in the first is said to be in the last. A model
-that looks at both and in which order they come says the opposite of what is true; one that says the same as before
-looks at one of them alone, or at none. Where boxes are read, as in grounding:
+their place; dates that the prompt tells stay, for an answer may be guessed from them. In `swapped` the places stay
+where they are, with what the text calls them ("Picture 1, 2019-04:") and with `dates`: the pictures are exchanged under
+their names, so that what came in the first is said to be in the last. A model that looks at both and in which order
+they come says the opposite of what is true; one that says the same as before looks at one of them alone, or at none.
+Where boxes are read, as in grounding:
 
     per mille, percent, 0–1   a place within a picture is that place within the question's own picture
     square                    likewise, within the square that the question's own picture is padded to
@@ -33,7 +34,7 @@ SAME = "whose pictures are the same in reversed order"
 
 
 def unpictured(sample: Sample) -> Sample:
-    """The question without its pictures, and without their places in the texts. `size` stays."""
+    """The question without its pictures, and without their places in the texts. `size` and `dates` stay."""
     turns = [
         {**turn, "content": turn["content"].replace(TAG, "")} if turn["role"] == "user" else turn
         for turn in sample.messages

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -28,7 +29,8 @@ from vlm.common.errors import DataError
 NAMES = ("caption/bleu1", "caption/bleu2", "caption/bleu3", "caption/bleu4", "caption/rouge_l", "caption/cider")
 METEOR = "caption/meteor"
 INSTALL = "pycocoevalcap is not installed (pip install 'nadir-rl[captions]')"
-WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+(?:['’][^\W_]+)?")
+"""A run of letters and digits; each Chinese character, or Japanese kana, for these are written without blanks."""
 Texts = dict[str, list[str]]
 """Question → its one caption, or its references, tokens separated by single blanks."""
 
@@ -109,7 +111,7 @@ def _ptb(texts: Sequence[str]) -> list[str]:
 
 
 def _words(texts: Sequence[str]) -> list[str]:
-    return [" ".join(WORD.findall(text.lower())) for text in texts]
+    return [" ".join(WORD.findall(normalize("NFC", text).lower())) for text in texts]
 
 
 TOKENISERS = {"ptb": _ptb, "words": _words}

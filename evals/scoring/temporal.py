@@ -11,8 +11,9 @@ AreaF1       its classes of regions: F1 of each class where every question weigh
              empty mask to what was missed). Ours counts it as missed.
 Paraphrases  GEOBench-VLM: the mean over items of each one's share of paraphrases that are answered right.
 Changed      captions of change (Chen-Yang-Liu/Change-Agent, Multi_change/test.py at 17c44cb): all metrics of captions
-             over all pairs, over those that changed and over those that did not, each with document frequencies of its
-             own; and how many of either are told to be so, by the five sentences for "no change" that its script knows.
+             over all pairs, over those that changed and over those that did not (`changeflag`; its script asks whether
+             the first reference is one of the five sentences below), each with document frequencies of its own; and how
+             many of either are told to be so, by the five sentences for "no change" that its script knows.
 """
 
 from __future__ import annotations
@@ -281,16 +282,21 @@ class Changed:
             if not chosen:
                 continue
             part = Captions()(chosen, reading)
+            moved = sum((clean((one.references or [one.answer or ""])[0]) in UNCHANGED) != right for one in chosen)
+            by = f"of pairs that the data call {kind!r}"
+            if moved:
+                by += f" (Change-Agent's script asks their first reference, by which {moved} are of the other part)"
             for name in part.order:
                 if name in part.bare:
                     metric = part.bare[name]
-                    out.alone(f"{name}[{kind}]", metric.value, metric.n, metric.convention)
+                    out.alone(f"{name}[{kind}]", metric.value, metric.n, f"{by}; {metric.convention}")
                 else:
-                    out.add(f"{name}[{kind}]", *part.found[name])
+                    statistic, convention = part.found[name]
+                    out.add(f"{name}[{kind}]", statistic, f"{by}; {convention}")
             out.missing |= {f"{name}[{kind}]": why for name, why in part.missing.items()}
             texts = {one.key: clean(reading.text(one)) for one in chosen}
             told = {key: float(text != "" and (text in UNCHANGED) == right) for key, text in texts.items()}
             said = "one" if right else "some text, but none"
-            convention = f"the caption is {said} of: {', '.join(UNCHANGED)} (Change-Agent); {reading.convention}"
+            convention = f"{by}; the caption is {said} of: {', '.join(UNCHANGED)} (Change-Agent); {reading.convention}"
             out.add(f"caption/told[{kind}]", means([told]), convention)
         return out

@@ -29,7 +29,8 @@ from samples.readers.look import FIRST
 from samples.readers.rows import Place, RowFault, Rows, show
 from vlm.answers import blank
 from vlm.common.errors import DataError
-from vlm.prompts import options_text
+from vlm.pictures.places import named
+from vlm.prompts import options_text, picture_names
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +54,13 @@ class Item:
 
     @property
     def question(self) -> str:
-        """What was asked, with the options where there are any, as `Exchange.from_sample` puts it."""
+        """What was asked, with the options where there are any and pictures named by their dates, as
+        `Exchange.from_sample` puts it; a caption that answers no question stays without, as the reward `score` has it.
+        """
         asked = next(turn["content"] for turn in self.sample.messages if turn["role"] == "user")
-        return f"{asked}\n{options_text(self.sample.choices)}" if self.sample.choices else asked
+        asked = f"{asked}\n{options_text(self.sample.choices)}" if self.sample.choices else asked
+        names = picture_names(self.sample, "dated") if asked.strip() else None
+        return asked if names is None else named([{"role": "user", "content": asked}], names)[0]["content"]
 
     @property
     def fingerprint(self) -> str:

@@ -68,6 +68,8 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
     name, said = text(row, "filename"), captions_of(row)
     more = {"references": said, "id": name}
     if "changeflag" in row:
+        if row["changeflag"] not in (0, 1):
+            raise RowFault("wrong_type", "changeflag", show(row["changeflag"]), "1 where something changed, or 0")
         split = place.own(text(row, "filepath"), "filepath")
         pair = [place.seek(f"{split}/{side}/{name}", ("images", "../images"), "filename") for side in "AB"]
         more |= {"images": pair, "kind": "change" if row["changeflag"] else "no change", "id": f"{split}/{name}"}

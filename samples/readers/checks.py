@@ -6,6 +6,7 @@ Each check raises RowFault, whose `kind` is listed in `samples.readers.rows`.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from samples.readers.masks import as_runs
@@ -24,6 +25,8 @@ COVERED = ("grounding", "classification")
 Metrics count them (TEOChatlas's); nothing is written from it."""
 ONE_OF = f"one of {', '.join(TASKS)}"
 AROUND = "four corners in order around an area"
+UNORDERED = "rows have dates that do not follow each other; their pictures are shown in the order of the row"
+_DAY = re.compile(r"\d{4}(?:-\d\d){0,2}")
 TOLERANCE = 1e-3
 """Pixels by which a box may overhang the image: rounding on the way from other frames is no error."""
 
@@ -86,7 +89,7 @@ def checked(
     if task in ("detection", "segmentation") and not images:
         raise RowFault("missing_image", "images", "none", f"an image: {task} needs one")
     fields["mask"] = _mask(record, task, size, place)
-    fields["dates"] = _dates(record.get("dates"), len(images))
+    fields["dates"] = _dates(record.get("dates"), len(images), place)
     _inside(boxes or [], size, flat)
     fields["regions"] = regions and [_region(one, size) for one in regions]
     for number, turn in zooms:
@@ -114,7 +117,7 @@ def _mask(record: dict[str, Any], task: str, size: tuple[int, int] | None, place
     return as_runs(value, size, place)
 
 
-def _dates(value: Any, images: int) -> list[str] | None:
+def _dates(value: Any, images: int, place: Place) -> list[str] | None:
     if value is None:
         return None
     expected = f"when each of {images} images was taken: a list of texts, '2019-04' or the like"
@@ -123,6 +126,8 @@ def _dates(value: Any, images: int) -> list[str] | None:
     texts = [valid_text("dates", one, expected) for one in value]
     if odd := [one for one in texts if not one.strip() or "\n" in one or TAG in one or len(one) > 40]:
         raise RowFault("wrong_type", "dates", show(odd[0]), expected)
+    if all(map(_DAY.fullmatch, texts)) and texts != sorted(texts):
+        place.told[UNORDERED] += 1
     return texts
 
 

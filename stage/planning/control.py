@@ -92,6 +92,7 @@ class ControlTokens:
         ]
         texts += [("choices", choice) for choice in sample.choices or ()]
         texts += [("classes", name) for name in sample.classes or ()]  # labels are some of them
+        texts += [("dates", date) for date in sample.dates or ()]  # a prompt names pictures by them
         if sample.answer is not None:
             texts.append(("answer", sample.answer))
         self.refuse(texts)

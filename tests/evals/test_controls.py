@@ -8,6 +8,7 @@ import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,9 +32,12 @@ from tests.support.processes import forked
 from tests.support.processes.commands import ROOT, two_processes
 from tests.support.sample_rows import dump
 from tests.support.scores.fake_judge import FakeJudge, completion, error
+from tests.support.sights import sight
 from vlm.common.errors import RecipeError, UserError
 from vlm.loading import load_processor
 from vlm.prefix import rollout
+from vlm.prompts import asked as asked_of
+from vlm.sections import PromptSection
 
 BOTH = ("controls=[blind,shuffled]",)
 SIZES = ("images={min_pixels: 12544, max_pixels: 12544}", "pictures=0", "generation.max_new_tokens=6")
@@ -526,3 +530,27 @@ def test_by_recipe_from_the_command_line(monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["launch/eval.py", "recipes/demo/eval.yaml", "--controls", "blnd"])
         runpy.run_path(str(ROOT / "launch/eval.py"), run_name="__main__")
     assert ended.value.code == 2 and "controls: found 'blnd'" in capsys.readouterr().err
+
+
+def test_blind_questions_keep_their_dates():
+    """Or what is guessed from them, such as a year, would count as seen."""
+    sample = Sample(["x", "y"], [{"role": "user", "content": "In which year was it built?"}], "vqa", answer="2021")
+    sample.dates = ["2019", "2021"]
+    how = PromptSection(style="direct", wording={"vqa": "{question}"})
+    (shown,), (bare,) = asked_of(sample, how), asked_of(unpictured(sample), how)
+    assert shown["content"].startswith("Picture 1, 2019: <image>\nPicture 2, 2021: <image>\nIn which year")
+    assert bare["content"] == shown["content"].replace("<image>", "")
+    assert asked_of(unpictured(sample), how.model_copy(update={"pictures": "never"}))[0]["content"][:8] == "In which"
+
+
+def test_blind_answers_are_read_in_the_frame_of_their_own_pictures_part(tmp_path, monkeypatch):
+    """Two pictures of 560 x 560 that share 400 cells of 28 x 28 have 200 each: 14 x 14."""
+    budget = SimpleNamespace(min_pixels=4 * 28**2, max_pixels=400 * 28**2, row_pixels=400 * 28**2)
+    monkeypatch.setattr(stage, "sight_of", lambda recipe: sight(budget))
+    asked = {"role": "user", "content": "the new house"}
+    own = Sample(["x.png", "y.png"], [asked], "grounding", boxes=[[0, 0, 9, 9]], size=(560, 560), id="1", source="q")
+    ready = SimpleNamespace(answer=lambda recipe, samples, halved: [(one, "…") for one in samples])
+    made = SimpleNamespace(prompt=PromptSection())
+    for name, shown in (("own", own), ("blind", unpictured(own))):
+        stage.answer(made, ready, [shown], tmp_path / name, False, truth=lambda _: own, control=name)
+    assert [predictions.read(tmp_path / name)[0].resized for name in ("own", "blind")] == [(392, 392)] * 2

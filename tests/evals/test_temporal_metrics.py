@@ -215,3 +215,8 @@ def test_captions_by_whether_something_changed():
     for name in ("caption/cider", "caption/rouge_l", "caption/bleu1"):
         assert values(found)[f"{name}[change]"] == values(part)[name]
     assert "caption/meteor[change]" in found.missing and found.metrics["caption/cider"].n == 3
+    assert "of the other part" not in found.metrics["caption/told[change]"].convention
+    rows.append(said(3, road, "caption", references=["nothing is new", same], kind="no change"))  # another sentence
+    convention = Changed()(rows, READING).metrics["caption/cider[no change]"].convention
+    assert convention.startswith("of pairs that the data call 'no change' (Change-Agent's script asks their first refe")
+    assert "by which 1 are of the other part" in convention

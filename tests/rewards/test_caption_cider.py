@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_refs, cook_test
 
-from evals.scoring.captions import WORD
+from evals.scoring.captions import TOKENISERS
 from rewards.rules.bleu import bleu
 from rewards.rules.cider import Frequencies, cider_d, consensus, counted, weighted, words
 from rewards.rules.frequencies import load, of_samples, write
@@ -114,8 +114,14 @@ def test_bleu_is_its_formula(said, references):
 @settings(max_examples=200, deadline=None)
 @given(st.text())
 def test_words_are_those_of_the_evaluation(text):
-    assert words(text) == WORD.findall(text.lower())
+    assert " ".join(words(text)) == TOKENISERS["words"]([text])[0]
     assert words(" ".join(words(text))) == words(text)
+
+
+def test_what_is_written_without_blanks_has_words_too():
+    """And an accent is one letter, however it is encoded."""
+    assert words("修建了一条道路 2") == [*"修建了一条道路", "2"]
+    assert words("Cafe\u0301, l'été") == ["café", "l'été"]
 
 
 def sample(images, *texts, task="caption"):

@@ -13,6 +13,7 @@ from PIL import Image
 from rewards.prefer import pairs, prompts, rows, truth
 from rewards.prefer.judge import parse, rate, shown_order
 from rewards.prefer.recipe import CandidateSource, ClosedSection
+from rewards.score.model.exchange import Exchange
 from samples import Faults
 from stage.endpoint.client import Endpoint, Malformed, data_url, limited
 from tests.support.scores.fake_judge import NAMES, FakeJudge, asked, completion, put_rows, quoted
@@ -181,6 +182,18 @@ def test_records_keep_images_and_question(tmp_path):
         ("0/2", ["b", "c"], None),
         ("0/3", ["a", "c"], None),
     ]
+
+
+def test_dates_reach_the_judge_and_the_record_as_they_reach_a_policy(tmp_path):
+    row = {"images": ["a.png", "a.png"], "dates": ["2019-04", "2021"], "task": "open_ended"}
+    (item,) = items(tmp_path, [["a", "b"]], **row, question="What changed?")
+    (record,) = pairs.records(item, [2.0, 1.0], None, "ranked", 0.4)
+    (exchange, _) = record.exchanges()
+    assert exchange == Exchange.from_sample(item.sample, "a")
+    assert record.question == "Picture 1, 2019-04: <image>\nPicture 2, 2021: <image>\nWhat changed?"
+    assert "Picture 2, 2021: [image 2]" in prompts.request(item.question, item.candidates)
+    (caption,) = items(tmp_path, [["a", "b"]], **row | {"task": "caption"}, question="")
+    assert caption.question == ""
 
 
 def test_closed_questions_are_compared_with_the_truth(tmp_path):

@@ -175,6 +175,7 @@ REFUSED = {
     ),
     "video": (PAIR | {"videos": ["a.mp4"]}, "field 'videos'.*no stage reads videos"),
     "objects": (PAIR | {"objects": {"ref": ["a"]}}, "field 'objects'"),
+    "dates": (PAIR | {"dates": ["2019-04"]}, "field 'dates': found .*expected the question to name the pictures"),
     "another picture for the worse": (PAIR | {"rejected_images": ["pics/1.png"]}, "field 'rejected_images'"),
     "too many tags": (PAIR | {"question": f"<image><image>{Q}"}, r"field 'question': found 2 <image> tags.*\(1\)"),
     "a tag without a picture": (BARE | {"question": f"<image>{Q}"}, r"found 1 <image> tags, expected as many .*\(0\)"),

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from evals import predictions
-from samples import read
+from samples import Faults, read
 from samples.mixture import draw
 from samples.rows import chat_rows, prompt_rows
 from samples.sample import write
@@ -114,6 +114,18 @@ def test_the_prompt_names_dated_pictures_and_sft_learns_the_mask(folder):
     assert text == masks.write_mask(sample.mask, section.masks, None, "the ship")
     inner, outer = masks.read_mask(text, section.masks, (80, 60)).overlap(sample.mask)
     assert inner == TRUTH.sum() and inner / outer > 0.8
+
+
+@pytest.mark.parametrize(
+    ("dates", "told"),
+    [(["2019", "2021-07"], 0), (["2021-07", "2019-12"], 1), (["2019-04", "2019-04"], 0), (["spring", "autumn"], 0)],
+)
+def test_dates_that_do_not_follow_each_other_are_said(folder, dates, told):
+    """Perhaps the pictures were named in the wrong order; perhaps that is meant."""
+    faults = Faults()
+    (sample,) = read(rows_of(folder, {"mask": "ship.png", "images": ["a.png", "b.png"], "dates": dates}), faults=faults)
+    assert sample.dates == dates
+    assert sum("1 rows have dates that do not follow each other" in text for _, text in faults.notes) == told
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,18 @@ def test_faults_of_labels(root, tmp_path):
 # captions and questions
 
 
+@pytest.mark.parametrize("flag", ["0", "no", 2, None])
+def test_whether_something_changed_is_a_number(root, tmp_path, flag):
+    """Of the text "0" Python says that it is true."""
+    shutil.copytree(root / "LEVIR-CC", tmp_path / "L")
+    path = tmp_path / "L/LevirCCcaptions.json"
+    found = json.loads(path.read_text())
+    found["images"][0]["changeflag"] = flag
+    path.write_text(json.dumps(found))
+    with pytest.raises(DataError, match="field 'changeflag': found .*, expected 1 where something changed, or 0"):
+        list(samples.read(path, "captions", split="all"))
+
+
 def test_dubai_cc(root):
     first, _ = samples.read(root / "Dubai_CC/description_jsontr_te_val/Test.json")
     assert names(first) == ["RGB/500_2000/11x37.tif", "RGB/500_2010/11x37.tif"] and first.dates == ["2000", "2010"]
@@ -158,6 +170,18 @@ def test_geobench_vlm(root):
     ends, _ = samples.read(root / "GEOBench-VLM/Temporal/qa.json", frames=2)
     assert [name[-7:] for name in names(whole)] == ["a_1.jpg", "a_2.jpg", "a_3.jpg"]
     assert [name[-7:] for name in names(ends)] == ["a_1.jpg", "a_3.jpg"]
+
+
+def test_geobench_vlm_of_more_than_its_two_keeps_numbers_right(root, tmp_path):
+    shutil.copytree(root / "GEOBench-VLM", tmp_path / "G")
+    path = tmp_path / "G/Temporal/qa.json"
+    (row,) = json.loads(path.read_text())
+    row |= {"image_path": [*row["image_path"], row["image_path"][-1]], "prompts": ["When?"]}
+    row |= {"options_list": ["Image 2", "Image 4"], "ground_truth": "Image 4", "ground_truth_option": "B"}
+    path.write_text(json.dumps([row]))
+    assert len(next(samples.read(path, frames=2)).images) == 2  # as its script does
+    with pytest.raises(DataError, match="frames: 3 would leave out some of 4 pictures, and its text names 'Image 2'"):
+        list(samples.read(path, frames=3))
 
 
 @pytest.mark.parametrize(

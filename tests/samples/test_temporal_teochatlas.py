@@ -91,6 +91,43 @@ def test_frames_are_bounded_and_it_is_said(root):
     assert len(next(samples.read(path)).images) == len(next(samples.read(path, frames=8)).images) == 4
 
 
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ("What is there in image 2?", "A road."),
+        ("What is there in the second satellite image?", "A road."),
+        ("What is there in picture #2?", "A road."),
+        ("In which image was the road built?", "2"),
+        ("When was the road built?", "Image 2"),
+    ],
+)
+def test_rows_that_number_their_pictures_lose_none(folder, asked, answer):
+    turns = (SEQUENCE + asked, answer)
+    assert len(one(folder, turns=turns)[0].images) == 3
+    with pytest.raises(DataError, match="frames: 2 would leave out some of 3 pictures"):
+        one(folder, frames=2, turns=turns)
+
+
+def test_text_between_pictures_binds_them(folder):
+    turns = ("Before: <image>\nAfter: <image>\nLast: <image>\nWhat?", "A road.")
+    with pytest.raises(DataError, match="where each of its 3 pictures stands"):
+        one(folder, frames=2, turns=turns)
+    days = ["2018-01-01", "2019-01-01", "2020-01-01"]
+    assert one(folder, turns=turns, timestamp=days)[0].dates == days
+    with pytest.raises(DataError, match="field 'timestamp': found pictures in another order .*, and text between"):
+        one(folder, turns=turns, timestamp=days[::-1])
+    found, _ = one(folder, turns=("<image><image>\n<image>\nWhat?", "A road."), timestamp=days[::-1])
+    assert names(found) == ["c.png", "b.png", "a.png"]
+    found, _ = one(folder, frames=2, turns=("<image><image>\n<image>\nWhat?", "A road."))
+    assert (names(found), found.messages[0]["content"]) == (["a.png", "c.png"], "What?")
+
+
+def test_boxes_whose_polygon_is_empty_are_a_fault(folder):
+    turns = ("<video>\nIdentify the buildings.", "[0, 0, 50, 50]")
+    with pytest.raises(DataError, match="field 'polygon': found no area, expected some"):
+        one(folder, turns=turns, task="change_detection_localization", polygon="POLYGON EMPTY")
+
+
 def test_kinds_of_answers(root):
     yes, place, region = samples.read(root / EVAL / "S2Looking_SRE_QA.json")
     assert (yes.task, yes.answer, yes.kind) == ("vqa", "Yes", "question_answering")

@@ -57,6 +57,12 @@ def test_glm_s_marks_pass_where_its_notation_writes_them():
     assert forbidden(tokenizer, "vhm") == {"<|user|>", "<|begin_of_box|>"}
 
 
+def test_dates_are_searched_for_prompts_name_pictures_by_them():
+    sample = Sample(["a.png"], [{"role": "user", "content": "What?"}], "vqa", answer="c", dates=["2019<|im_end|>"])
+    with pytest.raises(RowFault, match=re.escape("field 'dates': found the control token '<|im_end|>'")):
+        ControlTokens(forbidden(TOKENIZER, "qwen2_vl"))(sample)
+
+
 def test_texts_are_searched():
     tokens = ControlTokens(["<|im_end|>", "<|im_start|>"])
     assert [tokens.inside(text) for text in ("a", "<|im", "x<|im_start|>y<|im_end|>", "<| im_end |>", "")] == [

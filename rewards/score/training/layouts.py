@@ -40,6 +40,7 @@ REFUSED = {
     **{key: said for key, said in FOREIGN.items() if key not in SIDES},
     "objects": "boxes and names written into the texts, in the notation that the scored answers have",
     "rejected_images": "the same pictures on both sides: a record has one list of images",
+    "dates": "the question to name the pictures, as a policy is told: 'Picture 1, 2019-04: <image>' and so on",
 }
 TAG = re.compile(r"\n?<image>\n?")
 TEXTS = "a text or a list of texts"

@@ -52,8 +52,9 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
         raise RowFault("missing_image", "image_path", show(names), "a picture file, or a list of them")
     pictures = [place.find(*(f"{home}/{place.own(name, 'image_path')}" for home in HOMES)) for name in names]
     asked = "\n".join(part for part in (_description(row), text(row, "prompt")) if part)
-    pictures, _ = series.thinned(place, pictures, None, asked)
     choices, letter = _choices(row), text(row, "ground_truth_option").rstrip(".")
+    texts = () if place.frames == 2 else (asked, *choices)  # its script shows two, whatever the text says of others
+    pictures, _ = series.thinned(place, pictures, None, *texts)
     right = answers.option(letter, choices)
     truth = answer(row, "ground_truth")
     if right is None or answers.normalise(choices[right]) != answers.normalise(truth):

@@ -17,8 +17,15 @@ T = TypeVar("T")
 _DATE = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2}))?)?")
 EXPECTED = "a date such as 2019-04-02, 2019-04 or 2019 for each picture"
 REORDERED = "rows name their pictures in another order than that of their dates; they are shown in the order of dates"
-NUMBERED = re.compile(r"\bimages?\s+\d+", re.IGNORECASE)
-"""A picture that a text names by its number."""
+_ORDINALS = "second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\\d+(?:st|nd|rd|th)"
+_PICTURES = "(?:images?|pictures?|frames?|photos?)"
+NUMBERED = re.compile(
+    rf"\b{_PICTURES}\s*(?:numbers?\s*|nos?\.\s*)?#?\s*\d+|\b(?:{_ORDINALS})\s+(?:[a-z]+\s+)?{_PICTURES}\b"
+    rf"|\bwhich\s+(?:of\s+the\s+)?(?:[a-z]+\s+)?{_PICTURES}\b",
+    re.IGNORECASE,
+)
+"""A picture that a text names by its number: "image 3", "the third satellite image"; or that it asks for, "in which
+image", whose answer is one. The first and the last are always shown."""
 
 
 def day(said: Any, field: str) -> str:
@@ -68,7 +75,8 @@ def spread(count: int, most: int | None) -> list[int]:
 def thinned(place: Place, pictures: list[T], dates: list[str] | None, *texts: str) -> tuple[list[T], list[str] | None]:
     """What the source's `frames` leaves of a row's pictures and their dates; counted in `place.told`.
 
-    texts: of the row. Raises: LeftOut where one names a picture by its number, for the numbers would be wrong.
+    texts: all of the row, its answer and options, too. Raises: LeftOut where one names a picture by its number, for the
+    numbers would be wrong.
     """
     kept = spread(len(pictures), place.frames)
     if len(kept) == len(pictures):

@@ -13,9 +13,10 @@ at 08c6eb3 and videollava/eval/{eval,inference,detection}.py at 569ce63; VisionX
                         {"from": "gpt", "value": "Minor damage"}]}]
 
 Pictures    `video` is shown in the order of `timestamp` (or of `metadata[i].timestamp`, an older spelling), which must
-            be one day for each, or empty; pictures of one day keep their order (RSCoVLM looks for `timestamps`, so it
-            never sorts). `<video>` becomes a place for each picture, and "times:" "times in chronological order:", as
-            TEOChat was trained and is asked. A path's `TEOChatlas/eval/` or `TEOChatlas/train/` is where the file lies.
+            be one day for each, or empty; pictures of one day keep their order; text between their places must fit that
+            order (RSCoVLM looks for `timestamps`, so it never sorts). `<video>` becomes a place for each picture, and
+            "times:" "times in chronological order:", as TEOChat was trained and is asked. A path's `TEOChatlas/eval/`
+            or `TEOChatlas/train/` is where the file lies.
 Boxes       `[x1, y1, x2, y2]` in percent of the picture. An answer that is nothing but boxes is `grounding`: what is
             asked for is the question without its introduction and without the order to write boxes so, which is the
             notation's. Boxes in a question stand as they are, and are `regions`. An answer that repeats the question's
@@ -37,7 +38,7 @@ from samples.readers.look import Look
 from samples.readers.records import settled
 from samples.readers.rows import SUFFIXES, LeftOut, Place, RowFault, show
 from samples.readers.temporal import footprints, series
-from vlm.masks import runs_of
+from vlm.masks import area, runs_of
 from vlm.pictures.places import TAG
 
 VIDEO = "<video>"
@@ -65,6 +66,8 @@ _ORDER = re.compile(  # how boxes are to be written: the notation's
     r"|If there are no such [^.?!]*, do not output a bounding box[.?!]?)",
     re.IGNORECASE,
 )
+_APART = re.compile(rf"{VIDEO}(?!\s*{VIDEO})(?=.*{VIDEO})", re.DOTALL)  # words between two pictures
+_RUN = re.compile(rf"{VIDEO}(?:\s*{VIDEO})+")
 _SOUGHT = re.compile(r"(?:identify|locate|find|what (?:is|are) the locations? of)\s+(?=\S)", re.IGNORECASE)
 
 
@@ -91,9 +94,19 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
     pictures: list[str | bytes] = [_found(name, place) for name in names]
     turns = _turns(row)
     dates: list[str] | None = None
+    texts = [turn["content"] for turn in turns]
+    apart = _APART.search(" / ".join(texts)) is not None
     if said := _timestamps(row):
-        pictures, dates = series.dated(pictures, said, "timestamp", place)
-    pictures, dates = series.thinned(place, pictures, dates, *(turn["content"] for turn in turns))
+        given, (pictures, dates) = pictures, series.dated(pictures, said, "timestamp", place)
+        if given != pictures and apart:
+            order = "pictures in another order than that of their dates, and text between their places"
+            raise RowFault("image_tag", "timestamp", order, "one order: which text is about which picture is not told")
+    count = len(pictures)
+    pictures, dates = series.thinned(place, pictures, dates, *texts)
+    if len(pictures) < count == sum(text.count(VIDEO) for text in texts):
+        if apart:
+            raise LeftOut("frames", f"its text says where each of its {count} pictures stands")
+        turns = [{**turn, "content": _RUN.sub(VIDEO, turn["content"])} for turn in turns]
     messages = settled(_shown(turns, len(pictures)), len(pictures), "conversations")
     found = {"images": pictures, "messages": messages, "dates": dates, "id": row.get("id", "")}
     return found | {"kind": _name(row, "task")} | _truth(row, messages, place.size(pictures[0]), place, task)
@@ -197,6 +210,8 @@ def _truth(
             raise LeftOut("no_box", f"its answer {show(said, 40)} has no box, and grounding has one at least")
         if not _only_boxes(said):
             raise RowFault("box_text", "conversations", show(said), "boxes in percent alone, [10, 20, 40, 50], [60, …]")
+        if "mask" in found and not area(found["mask"]):
+            raise RowFault("mask", "polygon", "no area", "some: the answer has boxes, and the metric's truth is this")
         return found | {"messages": [*messages[:-2], {**asked, "content": _sought(asked["content"])}], "boxes": boxes}
     if boxes and boxes == regions:
         said = " ".join(_BOX.sub("", said).split()).replace(" .", ".").replace(" ,", ",")
