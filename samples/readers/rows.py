@@ -6,6 +6,7 @@ A fault belongs to one row and carries a `kind`, so that `on_fault="skip"` can c
     image_tag  conversation  outside  no_boxes  box_text  box_inverted  box_outside  size_mismatch  choices
     not_a_choice  split_index  unknown_key  other_key  control_token
     empty_reply  cut_picture  cut_reply  zoom  mask
+    row_pixels  unscaled
 
 A row that is sound but asks nothing (an inactive stub, an object without a sentence) is `LeftOut`: counted, no error.
 """

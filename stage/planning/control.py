@@ -6,7 +6,8 @@ the checkpoint's, so the reader of the data cannot know it: the stage hands `Con
 fault like any.
 
 With them, because every stage asks it of every row by the same way: rows whose pictures have no room in the budget that
-they share (`images.row_pixels`, `vlm.pictures.budget`).
+they share (`images.row_pixels`, `vlm.pictures.budget`), and rows whose boxes or mask would be written in pixels of the
+picture as the model sees it, where the model sees none of a size that is known: no answer to them could be read.
 
 What passes: tokens that are plain marks of a text (`<think>`, `<tool_call>`; in `tokenizer.json` they are not special),
 and the marks of a box notation (`<|box_start|>`, `<box>`, `<|begin_of_box|>`) where it is the recipe's.
@@ -20,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from samples import Sample
+from samples.facts import PLACES
 from samples.readers.rows import RowFault, show
 from vlm.boxes import NOTATIONS, find
 from vlm.common.console import say
 from vlm.common.errors import DataError, RecipeError
 from vlm.families import Sight
 from vlm.loading import at_hand, fetched_quietly, read_json
+from vlm.masks import FORMS
 from vlm.pictures.budget import Crowded
 from vlm.pictures.places import TAG
 from vlm.pictures.resizing import header_size
@@ -45,11 +48,35 @@ class ControlTokens:
         self._any = re.compile("|".join(found)) if found else None
         self._start = _common_start(self.tokens)
         self._sight: Sight | None = None
+        self._counting: tuple[Sight, str, str] | None = None
 
     def beside(self, recipe: Any) -> ControlTokens:
-        """The same, which refuses rows beyond the recipe's `images.row_pixels`, too."""
+        """The same, which refuses rows beyond the recipe's `images.row_pixels`, too, and those that nobody could read
+        an answer of."""
         self._sight = None if recipe.images.row_pixels is None else sight_of(recipe)
+        asked = getattr(recipe, "prompt", None)
+        if asked is not None and asked.notation in NOTATIONS:
+            self._counting = sight_of(recipe), asked.notation, asked.masks
         return self
+
+    def readable(self, sample: Sample) -> None:
+        """Raises: RowFault for a row whose answer counts pixels that nobody knows."""
+        if self._counting is None or sample.task not in PLACES or sample.size is None:
+            return
+        sight, notation, form = self._counting
+        if sample.task == "segmentation":
+            written, counts = f"the mask form {form}", FORMS[form].resized
+        else:
+            own = sample.written or notation
+            written, counts = f"the notation {own}", find(own).frame == "resized"
+        try:
+            if not counts or sight.among(len(sample.images)).seen(sample.size) is not None:
+                return
+        except ValueError:  # a strip, of which others tell
+            return
+        key = "prompt.masks" if sample.task == "segmentation" else "prompt.notation"
+        found = f"{sample.task} in {written}, which counts pixels of the picture as the model sees it"
+        raise RowFault("unscaled", "task", found, f"another {key}: {sight.text()}")
 
     def fits(self, images: Sequence[str | bytes]) -> None:
         """Raises: RowFault for pictures that have no room. Files that are not here, as in a dry run, only count."""
@@ -80,12 +107,16 @@ class ControlTokens:
 
     @property
     def identity(self) -> str:
-        room = () if self._sight is None else (self._sight.text(),)
+        room: tuple[str, ...] = () if self._sight is None else (self._sight.text(),)
+        if self._counting is not None:
+            sight, *how = self._counting
+            room += (sight.text(), *how)
         return "\0".join((*sorted(self.tokens), *room))
 
     def __call__(self, sample: Sample) -> None:
-        """Raises: RowFault where a text that is asked, or to be learned, spells one out, and as `fits`."""
+        """Raises: RowFault where a text that is asked, or to be learned, spells one out, and as `fits`, `readable`."""
         self.fits(sample.images)
+        self.readable(sample)
         # LLaVA's own token for a picture is spelled as a place in our texts
         texts = [
             (f"messages[{number}]", turn["content"].replace(TAG, "")) for number, turn in enumerate(sample.messages, 1)
