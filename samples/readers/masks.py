@@ -69,7 +69,8 @@ def values_of(path: str, field: str = "mask") -> np.ndarray:
     except DataError as error:
         raise RowFault("unreadable_image", field, f"{path} ({error})", "a picture that can be read") from error
     if values.ndim == 3:
-        if (values[..., :3] != values[..., :1]).any():
+        values = values[..., : 1 if values.shape[2] == 2 else 3]  # without the alpha, which is the same everywhere
+        if (values != values[..., :1]).any():
             raise RowFault("mask", field, f"{path} with colours", "a mask of one channel: 0, and one other value")
         values = values[..., 0]
     return values

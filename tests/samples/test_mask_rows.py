@@ -181,3 +181,41 @@ def test_a_mask_picture_that_changes_is_read_again(folder):
     assert masks.area(first.mask) == TRUTH.sum() and masks.area(second.mask) == (~TRUTH).sum()
     rows_of(folder, {"mask": first.mask})
     assert masks.area(next(iter(draw(section, "train", 0).samples)).mask) == TRUTH.sum()
+
+
+def stored_masks():
+    """Name → a picture of TRUTH, or of what looks like it; whether it is read, or why not."""
+    grey, white = Image.fromarray(TRUTH.astype(np.uint8) * 255), Image.new("L", (80, 60), 255)
+    dark, bright = (Image.fromarray(TRUTH.astype(np.uint8) ^ flip, "P") for flip in (0, 1))
+    dark.putpalette([0, 0, 0, 200, 0, 0])
+    bright.putpalette([255, 255, 255, 0, 0, 0])
+    return {
+        "bit": (grey.convert("1"), None),
+        "deep": (Image.fromarray(TRUTH.astype(np.uint16) * 1000), None),
+        "coloured": (Image.merge("RGB", [grey] * 3), None),
+        "opaque": (Image.merge("RGBA", [*[grey] * 3, white]), None),
+        "palette": (dark, None),
+        "upside down": (bright, "a palette in which 0 is brighter than another index"),
+        "in the alpha": (Image.merge("RGBA", [*[white] * 3, grey]), "pixels that are transparent"),
+        "in the alpha of grey": (Image.merge("LA", [white, grey]), "pixels that are transparent"),
+    }
+
+
+@pytest.mark.parametrize("name", stored_masks())
+def test_values_are_what_the_file_stores(folder, name):
+    picture, refused = stored_masks()[name]
+    picture.save(folder / "masks" / "x.png")
+    if refused is None:
+        (sample,) = read(rows_of(folder, {"mask": "x.png"}))
+        assert (masks.pixels_of(sample.mask) == TRUTH).all()
+        return
+    with pytest.raises(DataError, match=refused):
+        list(read(rows_of(folder, {"mask": "x.png"})))
+
+
+def test_a_mask_is_turned_as_exif_says(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90° to the right
+    Image.fromarray(np.rot90(TRUTH.astype(np.uint8) * 255)).save(folder / "masks" / "x.png", exif=exif)
+    (sample,) = read(rows_of(folder, {"mask": "x.png"}))
+    assert (masks.pixels_of(sample.mask) == TRUTH).all()

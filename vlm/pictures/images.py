@@ -111,9 +111,27 @@ def load(image: str | bytes, at: Size | None = None) -> Image.Image:
 
 def stored(image: str | bytes) -> np.ndarray:
     """Values of a small picture as the file has them, upright: (height, width), or with channels; of a palette its
-    indices. For masks and labels, whose values are no brightness. Raises: DataError as `load`."""
-    with _opened(image) as picture:
-        return np.asarray(ImageOps.exif_transpose(picture))
+    indices. For masks and labels, whose values are no brightness.
+
+    Raises: DataError as `load`; for what is transparent in places, and for a palette whose colours say otherwise than
+    its indices: there 0 is brighter than another that is used.
+    """
+    with _opened(image, shown=False) as picture:
+        upright = ImageOps.exif_transpose(picture)
+        if "A" in upright.getbands() or "transparency" in upright.info:
+            alpha = np.asarray(upright.convert("RGBA"))[..., 3]
+            if alpha.min() != alpha.max():
+                raise DataError(f"image {describe(image)}: found pixels that are transparent, expected values alone")
+        found = np.asarray(upright)
+        if upright.mode == "P":
+            used = np.unique(found)
+            light = np.asarray(upright.convert("L"))
+            if found.size and 0 in used and any(light[found == one][0] < light[found == 0][0] for one in used[:256]):
+                raise DataError(
+                    f"image {describe(image)}: found a palette in which 0 is brighter than another index that is used; "
+                    "expected 0, the background, to be the darkest"
+                )
+        return found
 
 
 def reduced(size: Size, at: Size) -> bool:
@@ -319,13 +337,14 @@ def _turn(image: str | bytes) -> int:
 
 
 @contextmanager
-def _opened(image: str | bytes) -> Iterator[Image.Image]:
+def _opened(image: str | bytes, shown: bool = True) -> Iterator[Image.Image]:
     """Open lazily, refuse bombs, and turn whatever Pillow throws at a broken file into one DataError."""
     try:
         with _lazy(image) as picture:
             if picture.width * picture.height > limit():
                 raise DataError(rasters.too_large(describe(image), picture.width, picture.height, limit()))
-            _clear(picture, image)
+            if shown:
+                _clear(picture, image)
             yield picture
     except UserError:
         raise
