@@ -14,6 +14,7 @@ from evals import predictions
 from evals.benchmarks.published import figures
 from evals.scoring.metrics import Judgement, evaluate
 from evals.scoring.metrics import Report as Evaluated
+from evals.scoring.reading import Reading
 from studies.study import Study, StudyRun
 from studies.tables import command, effects, figure, layout, rows, text
 from studies.tables.rows import Row
@@ -28,7 +29,7 @@ METRIC = "vqa/exact"
 def report(values, first=0):
     """vqa/exact of the questions q<first>, q<first + 1> …"""
     judged = [Judgement(f"q{first + n}", "vqa", correct=bool(value)) for n, value in enumerate(values)]
-    return Evaluated(judged, "qwen2_vl", "answer")
+    return Evaluated(judged, Reading("qwen2_vl"))
 
 
 def seeds(*values, start=0):
