@@ -131,8 +131,8 @@ READ = Group(
         logged(
             "reward_unreadable/<reward>",
             "share of answers that a rule reward cannot read, which earn 0 whatever they mean: no number for numeric "
-            "and count, no single option for choice, no boxes in `prompt.notation` for iou, no mask in `prompt.masks` for mask, "
-            "an unknown label for label_set, nothing between the tags for exact_match",
+            "and count, no single option for choice, no boxes in `prompt.notation` for iou, no mask in "
+            "`prompt.masks` for mask, an unknown label for label_set, nothing between the tags for exact_match",
             "share",
             None,
             "depends on what the model was taught. Rewards are strict: (The answer is B) names no option. An "
