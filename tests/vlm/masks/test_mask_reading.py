@@ -178,6 +178,7 @@ def test_rings_are_read(text, rings, repairs):
         "[" * 100_000,
         f"[[{','.join(['[1,2]'] * 257)}]]",
         "[[[1e3,0],[0,0],[0,9]]]",
+        "[[[٠,٠],[٩,٠],[٩,٩]]]",  # other scripts' digits
     ],
 )
 def test_what_is_no_rings_is_unreadable(text):
