@@ -116,6 +116,13 @@ def stored(image: str | bytes) -> np.ndarray:
         return np.asarray(ImageOps.exif_transpose(picture))
 
 
+def palette(image: str | bytes) -> np.ndarray | None:
+    """(n, 3) colours that the `stored` values of a picture stand for; None where it has no palette."""
+    with _opened(image) as picture:
+        colours = picture.getpalette("RGB") if picture.mode == "P" else None
+        return None if colours is None else np.reshape(colours, (-1, 3))
+
+
 def reduced(size: Size, at: Size) -> bool:
     """Whether a picture of this size is reduced while it is read, for who needs it at the size `at`."""
     pixels = size[0] * size[1]
