@@ -114,8 +114,9 @@ class GridForm:
 
 
 def _label(name: str | None) -> str | None:
-    """What a question calls the object: without the places of pictures, which are no words for an answer."""
-    return None if name is None else " ".join(name.replace(TAG, " ").split())
+    """What a question calls the object: without the places of pictures, which are no words for an answer; None where
+    nothing is left, as of predictions that do not tell their question."""
+    return " ".join((name or "").replace(TAG, " ").split()) or None
 
 
 Form = GridForm | PolygonForm

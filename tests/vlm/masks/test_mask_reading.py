@@ -125,6 +125,8 @@ def test_places_of_pictures_are_no_part_of_a_label():
     assert "<image>" not in text and "| Before: after: the dam *1|" in text
     said = read_mask(text, "text4seg", (16, 16), name=asked)
     assert said.runs() == truth and not said.repairs
+    for unknown in (None, "", " <image>\n"):  # predictions of another program, without their question
+        assert read_mask(text, "text4seg", (16, 16), name=unknown).runs() == truth
 
 
 def test_a_label_that_was_not_asked_for_is_background_as_far_as_that_is_known():
