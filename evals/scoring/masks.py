@@ -78,7 +78,8 @@ def judged(prediction: Prediction, reading: Reading) -> Overlap:
     mask, said = true_mask(prediction), reading.mask(prediction)
     inner, outer = said.overlap(mask)
     height, width = mask["size"]
-    return Overlap(inner, outer, masks.area(mask), height * width, said.readable, said.repairs)
+    repairs = said.repairs if said.readable else {}  # what was tried on an answer that cannot be read mended nothing
+    return Overlap(inner, outer, masks.area(mask), height * width, said.readable, repairs)
 
 
 def true_mask(prediction: Prediction) -> masks.Runs:

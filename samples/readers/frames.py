@@ -1,13 +1,14 @@
 """The frame of boxes whose layout leaves it open: what a source declares, and what the numbers give away.
 
-Our own rows, ShareGPT's and TRL's hold `boxes`, `quads`, `regions` and the `zoom` of turns in pixels unless the source
-says otherwise (`frame:`):
+Our own rows, ShareGPT's and TRL's hold `boxes`, `quads`, `regions`, the `zoom` of turns and the rings of a `mask` in
+pixels unless the source says otherwise (`frame:`):
 
     pixel      x1, y1, x2, y2 in pixels of the original image
     unit       the same in fractions of the image, 0–1
     percent    in hundredths of it, 0–100
     per_mille  in thousandths of it, 0–1000
-    xywh       left, top, width and height in pixels (COCO's boxes; regions and zooms, too); `quads` are in pixels
+    xywh       left, top, width and height in pixels (COCO's boxes; regions and zooms, too); `quads` and rings are in
+               pixels
 
 Nothing is converted that is not declared. But where nothing is declared, `Frames` watches the numbers, for a file in
 another frame would often pass every check, and train on nonsense.
@@ -57,7 +58,9 @@ def in_pixels(record: dict[str, Any], frame: str, place: Place) -> dict[str, Any
         return (record if not zooms else _with_zooms(record, _corners)) | {
             name: _each(record.get(name), 4, _corners) for name in ("boxes", "regions")
         }
-    if not (zooms or any(record.get(name) for name, _ in SHAPES)) or (size := size_of(record, place)) is None:
+    rings = rings_of(record)
+    some = zooms or rings or any(record.get(name) for name, _ in SHAPES)
+    if not some or (size := size_of(record, place)) is None:
         return record
     known = cast(Frame, frame)
     if zooms:
@@ -67,7 +70,15 @@ def in_pixels(record: dict[str, Any], frame: str, place: Place) -> dict[str, Any
         for name, count in SHAPES
         if record.get(name) is not None
     }
+    if rings:
+        shapes["mask"] = [convert(ring, known, "pixel", size) if _points(ring) else ring for ring in record["mask"]]
     return record | shapes
+
+
+def rings_of(record: dict[str, Any]) -> list[list[float]]:
+    """The outlines of a record's mask, in the file's frame; none where it is a picture or run lengths."""
+    mask = record.get("mask")
+    return [ring for ring in mask if _points(ring)] if isinstance(mask, list) else []
 
 
 def zooms_of(record: dict[str, Any]) -> list[Any]:
@@ -109,6 +120,10 @@ def _each(shapes: Any, count: int, change: Any) -> Any:
     return [change(shape) if _numbers(shape, count) else shape for shape in shapes]
 
 
+def _points(ring: Any) -> bool:
+    return isinstance(ring, list) and len(ring) >= 6 and not len(ring) % 2 and _numbers(ring, len(ring))
+
+
 def _numbers(shape: Any, count: int) -> bool:
     return (
         isinstance(shape, list) and len(shape) == count and all(type(x) in (int, float) and abs(x) < 1e9 for x in shape)
@@ -127,7 +142,7 @@ class Frames:
     """
 
     seen: int = 0
-    "Boxes and quadrilaterals."
+    "Boxes, quadrilaterals and rings."
     chances: dict[str, float] = field(default_factory=lambda: dict.fromkeys(FIXED, 0.0))
     "Frame that no box has exceeded yet → logarithm of the chance of that."
     small: int = 0
@@ -140,19 +155,19 @@ class Frames:
     "The largest image of a box."
 
     def see(self, record: dict[str, Any], place: Place) -> None:
-        """Count a record's boxes, regions and zooms."""
-        zooms = zooms_of(record)
-        if not zooms and not any(record.get(name) for name, _ in SHAPES):
+        """Count a record's boxes, regions and zooms; of a mask in rings, these."""
+        zooms, rings = zooms_of(record), rings_of(record)
+        if not (zooms or rings) and not any(record.get(name) for name, _ in SHAPES):
             return
         boxes, quads, regions = (
             [shape for shape in shapes if _numbers(shape, count)] if isinstance(shapes, list) else []
             for shapes, count in ((record.get(name), count) for name, count in SHAPES)
         )
         regions += [zoom for zoom in zooms if _numbers(zoom, 4)]
-        if not (boxes or quads or regions) or (size := size_of(record, place)) is None:
+        if not (boxes or quads or regions or rings) or (size := size_of(record, place)) is None:
             return
         self.largest = max(self.largest, size, key=lambda one: one[0] * one[1])
-        for number, shape in enumerate([*regions, *(quads or boxes)]):
+        for number, shape in enumerate([*regions, *(quads or boxes or rings)]):
             self._see(shape, size, fits=number >= len(regions))
             if len(shape) == 4:
                 x1, y1, x2, y2 = shape

@@ -4,7 +4,9 @@
     "masks/P1.png"                         a picture: 0 is background, one other value is object
     [[20, 20, 180, 20, 180, 80], …]        rings in pixels of the image, x1, y1, x2, y2, …; their union
 
-A mask is of the upright first image, and of its size.
+A mask is of the upright first image, and of its size. Only `[]`, a picture of 0 and run lengths of none say that
+nothing is there: rings without a pixel, as of fractions of the image, and a picture that says it by its transparency
+or by a palette whose 0 is white, are refused.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from vlm.pictures import images, rasters
 EXPECTED = (
     "run lengths {'size': [height, width], 'counts': …}, a mask picture's path, or rings [[x1, y1, x2, y2, …], …]"
 )
+OVERHANG = 2
+"""Pixels that an outline may lie outside of its image without a word."""
 FOLDERS = ("masks", "../masks", "images")
 
 
@@ -33,7 +37,7 @@ def as_runs(value: Any, size: tuple[int, int], place: Place, field: str = "mask"
         # a mask is read as it is stored, whatever the source says of its rasters
         return of_picture(place.seek(value, FOLDERS, field).partition(rasters.MARK)[0], size, field)
     if isinstance(value, list):
-        return _of_rings(value, size, field)
+        return _of_rings(value, size, place, field)
     raise RowFault("missing_field" if value is None else "wrong_type", field, show(value), EXPECTED)
 
 
@@ -48,7 +52,8 @@ def _stated(value: dict[str, Any], size: tuple[int, int], field: str) -> masks.R
         raise RowFault("mask", field, str(error), "COCO's run lengths of the whole image") from error
 
 
-def _of_rings(value: list[Any], size: tuple[int, int], field: str) -> masks.Runs:
+def _of_rings(value: list[Any], size: tuple[int, int], place: Place, field: str) -> masks.Runs:
+    furthest = 0.0
     for ring in value:
         right = isinstance(ring, list) and len(ring) >= 6 and len(ring) % 2 == 0
         if not right or not all(type(x) in (int, float) and abs(x) < 1e6 for x in ring):
@@ -56,23 +61,35 @@ def _of_rings(value: list[Any], size: tuple[int, int], field: str) -> masks.Runs
         beyond = [max(x - side, -x) for x, side in zip(ring, size * (len(ring) // 2), strict=True)]
         if max(beyond) > max(size):
             raise RowFault("mask", field, show(ring), f"pixels of the image of {size[0]} x {size[1]}")
-    return masks.rings_to_runs(value, size)
+        furthest = max(furthest, *beyond)
+    runs = masks.rings_to_runs(value, size)
+    if value and not masks.area(runs):
+        raise RowFault(
+            "mask",
+            field,
+            f"rings that hold no pixel of the image of {size[0]} x {size[1]}, {show(value)}",
+            "rings around a pixel's centre, in pixels (`frame:` of the source says if they are not); [] for nothing",
+        )
+    if furthest > OVERHANG:
+        place.told[f"masks have rings over {OVERHANG} pixels outside of their image, which are cut off"] += 1
+    return runs
 
 
 def values_of(path: str, field: str = "mask") -> np.ndarray:
     """(height, width) stored values of a picture of one channel, upright; a palette's are its indices.
 
-    Raises: RowFault for a picture that cannot be read, or has colours.
+    Raises: RowFault for a picture that cannot be read, has colours or is transparent in part, and for a palette whose 0
+    is brighter than another value, as a library makes it that counts a picture's colours anew.
     """
     try:
         values = images.stored(path)
     except DataError as error:
         raise RowFault("unreadable_image", field, f"{path} ({error})", "a picture that can be read") from error
     if values.ndim == 3:
-        values = values[..., : 1 if values.shape[2] == 2 else 3]  # without the alpha, which is the same everywhere
-        if (values != values[..., :1]).any():
+        colours = values[..., : 1 if values.shape[2] == 2 else 3]  # without the alpha, which is the same everywhere
+        if (colours != colours[..., :1]).any():
             raise RowFault("mask", field, f"{path} with colours", "a mask of one channel: 0, and one other value")
-        values = values[..., 0]
+        values = colours[..., 0]
     return values
 
 

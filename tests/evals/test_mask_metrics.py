@@ -157,6 +157,7 @@ def test_empty_masks_and_unreadable_answers(mask, said, giou, geo_r1, n_acc, unr
     assert values["segmentation/giou"] == giou and values["segmentation/giou:geo_r1"] == geo_r1
     assert values.get("segmentation/n_acc") == n_acc and values["segmentation/unreadable"] == unreadable
     assert ("segmentation/acc@0.5" in values) == mask.any()
+    assert values["segmentation/repaired"] == 0 and not any("repaired[" in name for name in values)
 
 
 def test_an_unreadable_answer_has_the_true_mask_as_its_union():

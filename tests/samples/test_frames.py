@@ -20,6 +20,7 @@ from samples.sections import DataSection, SourceSection
 from tests.support.doctored import doctor, put_data
 from tests.support.sample_rows import dump, row
 from vlm.common.errors import DataError
+from vlm.masks import rings_to_runs
 
 SIZE = (400, 200)
 SAME = {
@@ -62,6 +63,19 @@ def test_quadrilaterals_follow(folder, frame, quad):
     (found,) = samples.read(path, frame=frame)
     assert found.quads == [pytest.approx([40, 20, 200, 20, 200, 100, 40, 100])]
     assert found.boxes == [pytest.approx([40, 20, 200, 100])]
+
+
+@pytest.mark.parametrize(
+    ("frame", "ring"), [("unit", [0.1, 0.1, 0.5, 0.1, 0.5, 0.5]), ("percent", [10, 10, 50, 10, 50, 50])]
+)
+def test_rings_of_masks_follow(folder, frame, ring):
+    """In a declared frame; in one that is not, they are doubted as boxes are."""
+    rows = [row(task="segmentation", boxes=..., mask=[ring], answer=...)] * 60
+    path = dump(folder / "mine.jsonl", rows)
+    expected = rings_to_runs([[40, 20, 200, 20, 200, 100]], SIZE)
+    assert {json.dumps(one.mask) for one in samples.read(path, frame=frame)} == {json.dumps(expected)}
+    with pytest.raises(DataError, match=f"frame: {frame}" if frame == "percent" else "hold no pixel"):
+        list(samples.read(path))
 
 
 def test_other_open_layouts(folder):

@@ -60,6 +60,23 @@ def test_a_written_row_reads_back(folder):
     assert (again.mask, again.dates) == (sample.mask, ["2019", "2021-07"])
 
 
+@pytest.mark.parametrize("how", ["palette", "LA", "RGBA", "1"])
+def test_a_mask_picture_may_have_any_layout_that_says_one_thing(folder, how):
+    grey = Image.fromarray(np.where(TRUTH, 255, 0).astype(np.uint8))
+    if how == "palette":
+        grey = Image.fromarray(TRUTH.astype(np.uint8), "P")
+        grey.putpalette([0, 0, 0, 128, 0, 0])
+    grey.convert("P" if how == "palette" else how).save(folder / "masks" / "ship.png")
+    (found,) = read(rows_of(folder, {"mask": "ship.png"}))
+    assert (masks.pixels_of(found.mask) == TRUTH).all()
+
+
+def test_rings_far_outside_are_cut_and_said(folder, caplog):
+    (found,) = read(rows_of(folder, {"mask": [[20, 10, 120, 10, 120, 30, 20, 30]]}))
+    assert masks.area(found.mask) == 60 * 20
+    assert "1 masks have rings over 2 pixels outside of their image" in caplog.text
+
+
 def test_an_empty_mask_is_a_truth(folder):
     (sample,) = read(rows_of(folder, {"mask": []}))
     assert masks.area(sample.mask) == 0
@@ -79,7 +96,12 @@ def test_an_empty_mask_is_a_truth(folder):
         ({"mask": [[1, 2, 3, 4]]}, "three corners or more"),
         ({"mask": [[1, 2, 3, 4, float("1e9"), 5]]}, "three corners or more"),
         ({"mask": [[1, 2, 3, 4, 900, 5]]}, "pixels of the image of 80 x 60"),
+        ({"mask": [[0.25, 0.2, 0.6, 0.2, 0.6, 0.5]]}, "hold no pixel of the image of 80 x 60"),
+        ({"mask": [[90, 10, 120, 10, 120, 30]]}, "hold no pixel of the image of 80 x 60"),
         ({"mask": "a.png"}, "with colours"),
+        ({"mask": "alpha.png"}, "pixels that are transparent"),
+        ({"mask": "counted.png"}, "0 is brighter than another index"),
+        ({"mask": "counted.gif"}, "0 is brighter than another index"),
         ({"mask": "grey.png"}, "with the values 0, 1, 2, expected 0 and one other value"),
         ({"mask": "small.png"}, "of 40 x 30 pixels, expected the image's own 80 x 60"),
         ({"mask": "broken.png"}, "expected a picture that can be read"),
@@ -96,6 +118,11 @@ def test_what_cannot_be_right_is_refused(folder, row, said):
     colours[..., 1] = 9
     Image.fromarray(colours).save(folder / "a.png")
     (folder / "masks" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    grey = np.where(TRUTH, 255, 0).astype(np.uint8)
+    Image.fromarray(np.stack([grey * 0, grey], -1), "LA").save(folder / "masks" / "alpha.png")
+    # Pillow counts the colours anew, the brightest first: 0 is white, the object
+    Image.fromarray(grey).quantize(2).save(folder / "masks" / "counted.png")
+    Image.fromarray(grey).convert("RGB").save(folder / "masks" / "counted.gif")
     with pytest.raises(DataError, match=said):
         list(read(rows_of(folder, row)))
 

@@ -42,6 +42,7 @@ from vlm.masks.outlines import PolygonForm
 from vlm.masks.runs import Runs
 from vlm.masks.said import SaidMask
 from vlm.masks.texts import CLOSE, OPEN, OTHERS, read_labels, read_values, write_labels, write_values
+from vlm.pictures.places import TAG
 
 CELL = 28
 """Pixels of the resized picture along a cell's side: a visual token of Qwen2.5-VL (`refgeo_dataset.py`)."""
@@ -93,7 +94,7 @@ class GridForm:
         assert said.grid is not None
         if not self.labelled:
             return write_values(said.grid)
-        label = " ".join((name or "").split())
+        label = _label(name) or ""
         if not label or any(mark in label for mark in ("|", "*", OPEN, CLOSE)) or label == OTHERS:
             raise DataError(
                 f"found {name!r} for what the mask describes: the form {self.name} writes it as a label, expected some "
@@ -108,8 +109,14 @@ class GridForm:
         self, text: str, size: Sequence[int], resized: Sequence[float] | None = None, name: str | None = None
     ) -> SaidMask:
         shape, repairs = self.shape(resized), Counter[str]()
-        grid = read_labels(text, shape, repairs, name) if self.labelled else read_values(text, shape, repairs)
+        grid = read_labels(text, shape, repairs, _label(name)) if self.labelled else read_values(text, shape, repairs)
         return SaidMask(grid, None, grid is not None, dict(+repairs), (int(size[0]), int(size[1])))
+
+
+def _label(name: str | None) -> str | None:
+    """What a question calls the object: without the places of pictures, which are no words for an answer; None where
+    nothing is left, as of predictions that do not tell their question."""
+    return " ".join((name or "").replace(TAG, " ").split()) or None
 
 
 Form = GridForm | PolygonForm

@@ -49,13 +49,13 @@ MERGED = 2048
 
 Ring = list[list[int]]
 """[[x, y], …], per mille."""
-_NUMBER = r"-?\d{1,9}(?:\.\d{1,9})?"
+_NUMBER = r"-?[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _POINT = rf"\[\s*+{_NUMBER}\s*+,\s*+{_NUMBER}\s*+\]"
 _RING = rf"\[\s*+{_POINT}(?:\s*+,\s*+{_POINT})*+\s*+\]"
 _ONE = re.compile(_RING)
 _ALL = re.compile(rf"\[\s*+(?:{_RING}(?:\s*+,\s*+{_RING})*+)?\s*+\]")
 _COMMA = re.compile(r"\s*+,?+\s*+")
-_REST = re.compile(r"[\[\],.\d\s-]*+")
+_REST = re.compile(r"[\[\],.0-9\s-]*+")
 
 
 def rings_of(mask: Runs) -> list[Ring]:

@@ -57,39 +57,66 @@ def check_runs(runs: Runs) -> tuple[int, int]:
 
 
 def checked_runs(value: dict[str, Any]) -> Runs:
-    """Run lengths of ours from what others write: counts as COCO's text, or as a list of numbers.
+    """Run lengths of ours from what others write: counts as COCO's text, or as a list of numbers; runs of no pixel,
+    which some write, are taken out.
 
     pycocotools trusts its input, and writes beyond its memory where that is wrong: here it is read first.
     Raises: DataError, as `check_runs`.
     """
     size, counts = value.get("size"), value.get("counts")
+    lengths: np.ndarray | None
     if isinstance(counts, list) and isinstance(size, list) and len(size) == 2 and all(type(x) is int for x in size):
         if not all(type(x) is int and x >= 0 for x in counts) or sum(counts) != size[0] * size[1] or min(size) < 1:
             raise DataError(f"found counts {str(counts)[:60]}, expected run lengths of {size[0]} x {size[1]} pixels")
-        return _text(coco.frPyObjects({"size": size, "counts": counts}, *size))
-    check_runs(value)
-    return value
+        height, width = _sides(value, list)
+        lengths = np.array(counts, np.int64)
+    else:
+        height, width = _sides(value, str)
+        lengths = _read(value["counts"], height, width)
+    places = np.cumsum(lengths)
+    starts, ends = places[:-1:2], places[1::2]
+    some = starts < ends
+    return runs_from_spans(starts[some], ends[some], (width, height))
 
 
 def spans(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
-    """Where runs of ones begin and end, (n,) int64 each: places x · h + y, the end excluded.
+    """Where runs of ones begin and end, (n,) int64 each: places x · h + y, the end excluded; runs do not touch.
 
     Raises: DataError, as `check_runs`.
     """
-    height: Any
-    width: Any
-    counts: Any
+    height, width = _sides(runs, str)
+    return _spans(runs["counts"], height, width)
+
+
+def _sides(runs: Any, of: type) -> tuple[int, int]:
+    """(height, width) that run lengths state, with counts of that type. Raises: DataError."""
     try:
         (height, width), counts = runs["size"], runs["counts"]
     except (KeyError, TypeError, ValueError):
         height = width = counts = None
-    if not all(isinstance(side, int) and side > 0 for side in (height, width)) or not isinstance(counts, str):
+    if not all(isinstance(side, int) and side > 0 for side in (height, width)) or not isinstance(counts, of):
         raise DataError(f'found {str(runs)[:80]}, expected run lengths {{"size": [height, width], "counts": "text"}}')
-    return _spans(counts, height, width)
+    if height * width > _MOST:
+        raise DataError(f"a picture of {width} x {height} pixels: masks have 1 to {_MOST} pixels")
+    return height, width
 
 
 @functools.lru_cache(maxsize=64)
 def _spans(counts: str, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    lengths = _read(counts, height, width)
+    if not lengths[1:].all():  # pycocotools overlaps such wrongly, or beyond its memory
+        raise DataError(
+            f"{counts[:40]!r}: found a run of no pixel, expected none but the first (vlm.masks.checked_runs)"
+        )
+    places = np.cumsum(lengths)
+    starts, ends = places[:-1:2], places[1::2]
+    for one in (starts, ends):
+        one.setflags(write=False)  # the cache hands them to several
+    return starts, ends
+
+
+def _read(counts: str, height: int, width: int) -> np.ndarray:
+    """The run lengths in COCO's text, none of them below 0. Raises: DataError where they are not the picture's."""
     lengths = _lengths(counts)
     if lengths is None or lengths.min(initial=0) < 0 or lengths.sum() != height * width:
         found = "no run lengths" if lengths is None else f"run lengths of {lengths.sum()} pixels"
@@ -97,13 +124,7 @@ def _spans(counts: str, height: int, width: int) -> tuple[np.ndarray, np.ndarray
             f"{counts[:40]!r}: found {found}, expected COCO's compressed text of {height} x {width} = "
             f"{height * width} pixels"
         )
-    places = np.cumsum(lengths)
-    starts, ends = places[:-1:2], places[1::2]
-    some = starts < ends
-    starts, ends = starts[some], ends[some]
-    for one in (starts, ends):
-        one.setflags(write=False)  # the cache hands them to several
-    return starts, ends
+    return lengths
 
 
 def _lengths(counts: str) -> np.ndarray | None:

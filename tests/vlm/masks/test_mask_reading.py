@@ -118,6 +118,17 @@ def test_labels_are_read(text, name, repairs):
     assert np.array_equal(said.grid, expected)
 
 
+def test_places_of_pictures_are_no_part_of_a_label():
+    """An assistant's turn with <image> in it would be one with a picture."""
+    asked, truth = "Before: <image> after: <image>\nthe dam", runs_of(np.eye(16) > 0)
+    text = write_mask(truth, "text4seg", name=asked)
+    assert "<image>" not in text and "| Before: after: the dam *1|" in text
+    said = read_mask(text, "text4seg", (16, 16), name=asked)
+    assert said.runs() == truth and not said.repairs
+    for unknown in (None, "", " <image>\n"):  # predictions of another program, without their question
+        assert read_mask(text, "text4seg", (16, 16), name=unknown).runs() == truth
+
+
 def test_a_label_that_was_not_asked_for_is_background_as_far_as_that_is_known():
     assert not read_mask(LABELLED, "text4seg", SIZE, name="the ship").grid.any()
     two = LABELLED.replace("others *16\n", "others *14| tree *2\n")
@@ -178,6 +189,7 @@ def test_rings_are_read(text, rings, repairs):
         "[" * 100_000,
         f"[[{','.join(['[1,2]'] * 257)}]]",
         "[[[1e3,0],[0,0],[0,9]]]",
+        "[[[٠,٠],[٩,٠],[٩,٩]]]",  # other scripts' digits
     ],
 )
 def test_what_is_no_rings_is_unreadable(text):

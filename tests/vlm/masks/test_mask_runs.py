@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
 from vlm.common.errors import DataError
-from vlm.masks import area, check_runs, overlap, pixels_of, rings_to_runs, runs_of
+from vlm.masks import area, check_runs, checked_runs, overlap, pixels_of, rings_to_runs, runs_of
 from vlm.masks.runs import runs_from_spans, spans
 
 MASKS = arrays.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40)))
@@ -84,6 +84,43 @@ def test_what_is_no_run_lengths_is_refused(runs):
     for read in (check_runs, area, pixels_of):
         with pytest.raises(DataError, match=r"expected (run lengths|COCO's compressed text)"):
             read(runs)
+
+
+def _cocos_text(counts):
+    """COCO's text of run lengths, written as common/maskApi.c of cocodataset/cocoapi describes it."""
+    text = ""
+    for number, count in enumerate(counts):
+        rest, more = count - (counts[number - 2] if number > 2 else 0), True
+        while more:
+            bits, rest = rest & 31, rest >> 5
+            more = rest != (-1 if bits & 16 else 0)
+            text += chr(48 + bits + 32 * more)
+    return text
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([0, 0, 1, 2, 7]), min_size=1, max_size=40), st.booleans(), st.data())
+def test_runs_of_no_pixel_are_taken_out_of_what_others_write(counts, listed, data):
+    """pycocotools writes beyond its memory where there are more runs than pixels, and overlaps two such wrongly."""
+    height = data.draw(st.sampled_from([n for n in range(1, 281) if not sum(counts) % n]))
+    width = sum(counts) // height
+    given = {"size": [height, width], "counts": counts if listed else _cocos_text(counts)}
+    if not width:
+        with pytest.raises(DataError):
+            checked_runs(given)
+        return
+    mask = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
+    assert checked_runs(given) == runs_of(mask)
+    if 0 in counts[1:]:
+        for read in (check_runs, area, pixels_of):
+            with pytest.raises(DataError, match="a run of no pixel"):
+                read(given | {"counts": _cocos_text(counts)})
+
+
+@pytest.mark.parametrize("counts", [[2**32], "PPPPPP4"])
+def test_run_lengths_of_more_pixels_than_coco_counts_are_refused(counts):
+    with pytest.raises(DataError, match="65536 x 65536 pixels"):
+        checked_runs({"size": [2**16, 2**16], "counts": counts})
 
 
 def test_masks_of_two_sizes_do_not_overlap():
