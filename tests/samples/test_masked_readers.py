@@ -240,9 +240,15 @@ def test_descriptions_with_masks(built, path, more):
         ("A <p> dam </p> [SEG] .", [("dam", (0,))]),
         # the same name twice in two sentences, or once with a number, says nothing alone
         (
-            "A <p> dam </p> [SEG] . A <p> dam </p> [SEG] .",
-            [('dam, in this description: "A dam."', (i,)) for i in (0, 1)],
+            "A <p> dam </p> [SEG] . A wide <p> dam </p> [SEG] .",
+            [('dam, in this description: "A dam."', (0,)), ('dam, in this description: "A wide dam."', (1,))],
         ),
+        (
+            "<p> Dams </p> [SEG] . The <p> dams </p> [SEG] .",
+            [('Dams, in this description: "Dams."', (0,)), ('dams, in this description: "The dams."', (1,))],
+        ),
+        # and two sentences of the same words ask the same
+        ("A <p> dam </p> [SEG] . A <p> Dam </p> [SEG] .", [('dam, in this description: "A dam."', (0, 1))]),
         ("A <p> dam-2 </p> [SEG] .", [('dam, in this description: "A dam."', (0,))]),
         # in one sentence they are one
         ("A <p>dam</p>[SEG] and a <p>dam</p>[SEG].", [('dam, in this description: "A dam and a dam."', (0, 1))]),
@@ -284,6 +290,7 @@ def test_a_description_that_is_made_to_take_forever(said):
         ({"polygons": "../P1.json"}, "field 'polygons': found .*expected a name below"),
         ({"polygons": "data/GeoPixelD/train/none.json"}, "field 'polygons': found .*none.json.*a file below"),
         ({"image": "data/GeoPixelD/train/none.png"}, "field 'image': found .*none.png"),
+        ({"conversations": [{"from": "bot", "value": "<p> </p> [SEG]"}]}, "<p> </p> .SEG., without a word"),
         ({"conversations": [{"from": "bot", "value": "[SEG] <p> a </p>"}]}, "1 .SEG. behind 0 <p> … </p>"),
     ],
 )

@@ -134,6 +134,16 @@ def test_predictions_of_an_evaluation(tmp_path):
     assert found[0].further[-1][1] == Path(names[11])
 
 
+def test_a_mask_of_another_program_may_list_its_run_lengths(tmp_path):
+    """As `launch/compare.py` reads it; runs of no pixel among them, too."""
+    folder = evaluation(tmp_path / "eval", {"segmentation/giou": 0.5}, inside="text")
+    row = {"id": "1", "source": "s", "task": "segmentation", "completion": "no", "size": [2, 2]}
+    row["mask"] = {"size": [2, 2], "counts": [2, 1, 0, 1]}
+    (folder / "predictions.jsonl").write_text(json.dumps(row) + "\n")
+    (found,) = kept.read(Folder(folder, "e", recipe={"inside": "text"}), 10)
+    assert found.mask == ((2, 2), "M1 0H2V2H1Z")
+
+
 def test_a_mask_that_is_none_is_told_of(run):
     rows = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     rows[0]["masks"]["truth"] = {"size": [48, 64], "counts": "?"}

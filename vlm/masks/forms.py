@@ -46,6 +46,8 @@ from vlm.pictures.places import TAG
 
 CELL = 28
 """Pixels of the resized picture along a cell's side: a visual token of Qwen2.5-VL (`refgeo_dataset.py`)."""
+SIDES = 2**16
+"""Pixels along a side that no model sees: a grid of more would fill the memory."""
 _REFUSED = {
     "geoground": "its code and files could not be read, and what is told of its text contradicts itself; grid32 has "
     "RSCoVLM's run lengths on its 32 x 32 cells"
@@ -81,6 +83,10 @@ class GridForm:
                 "(`resized`, as with boxes in the frame `resized`)"
             )
         width, height = resized
+        if not (0 < width < SIDES and 0 < height < SIDES):  # false of NaN, too
+            raise DataError(
+                f"found resized [{width}, {height}], expected [width, height] in pixels of the image as the model sees it"
+            )
         return max(1, round(height / CELL)), max(1, round(width / CELL))
 
     def gridded(self, mask: Runs, resized: Sequence[float] | None = None) -> np.ndarray:

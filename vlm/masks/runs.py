@@ -56,14 +56,14 @@ def check_runs(runs: Runs) -> tuple[int, int]:
     return height, width
 
 
-def checked_runs(value: dict[str, Any]) -> Runs:
+def checked_runs(value: Any) -> Runs:
     """Run lengths of ours from what others write: counts as COCO's text, or as a list of numbers; runs of no pixel,
     which some write, are taken out.
 
     pycocotools trusts its input, and writes beyond its memory where that is wrong: here it is read first.
     Raises: DataError, as `check_runs`.
     """
-    size, counts = value.get("size"), value.get("counts")
+    size, counts = (value.get("size"), value.get("counts")) if isinstance(value, dict) else (None, None)
     lengths: np.ndarray | None
     if isinstance(counts, list) and isinstance(size, list) and len(size) == 2 and all(type(x) is int for x in size):
         if not all(type(x) is int and x >= 0 for x in counts) or sum(counts) != size[0] * size[1] or min(size) < 1:

@@ -18,7 +18,8 @@ A row becomes
     caption         the description without its marks, numbers of objects included
     segmentation    for each name in each sentence: the union of its masks. The question is the name where it stands
                     once in the description and has no number; else the name and that sentence, for "ship-2" says
-                    nothing about which ship that is, and several in one sentence cannot be told apart
+                    nothing about which ship that is, and several in one sentence, or in two of the same words, cannot
+                    be told apart
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
     marks, phrases = said.count(MARK), len(_phrases(said))
     if marks != phrases:
         raise RowFault("mask", "conversations", f"{marks} {MARK} behind {phrases} <p> … </p>", "one behind each")
+    if not all(_phrases(said)):
+        raise RowFault("mask", "conversations", f"<p> </p> {MARK}, without a word", "what the mask is of")
     image = _file(text(row, "img" if "img" in row else "image"), "image", place)
     name = str(row.get("id", Path(image).stem))
     if row["part"] is None:
@@ -109,21 +112,17 @@ def things(said: str) -> list[Thing]:
         sentences, phrases = [said], [_phrases(said)]
     everything = [phrase for found in phrases for phrase in found]
     names = [_NUMBER.sub("", phrase) for phrase in everything]
-    groups: dict[tuple[int, str], list[int]] = {}
+    known = [name.casefold() for name in names]
+    groups: dict[str, tuple[str, list[int]]] = {}  # what is asked, in any case → as it is written, numbers
     number = 0
     for place, found in enumerate(phrases):
         for _ in found:
-            groups.setdefault((place, names[number]), []).append(number)
+            question = name = names[number]
+            if known.count(name.casefold()) > 1 or name not in everything:
+                question = f'{name}, in this description: "{_plain(_unnumbered(sentences[place]))}"'
+            groups.setdefault(question.casefold(), (question, []))[1].append(number)
             number += 1
-    return [
-        Thing(
-            name
-            if names.count(name) == 1 and name in everything
-            else f'{name}, in this description: "{_plain(_unnumbered(sentences[place]))}"',
-            tuple(numbers),
-        )
-        for (place, name), numbers in groups.items()
-    ]
+    return [Thing(question, tuple(numbers)) for question, numbers in groups.values()]
 
 
 def _phrases(said: str) -> list[str]:

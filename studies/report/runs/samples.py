@@ -26,6 +26,7 @@ from studies.report.runs.outlines import Outline
 from vlm import answers
 from vlm.boxes import FALLBACK, read_detections, read_said
 from vlm.common.errors import DataError, RecipeError
+from vlm.masks import checked_runs
 
 SAMPLES, COMPLETIONS = "samples.jsonl", "completions"
 BOXED = ("grounding", "detection")
@@ -276,7 +277,7 @@ def _predicted(folder: Folder) -> list[Asked]:
 
 def _outlined(mask: dict[str, Any] | None, where: str) -> Outline | None:
     try:
-        return None if mask is None else outlines.outlined(mask)
+        return None if mask is None else outlines.outlined(checked_runs(mask))
     except DataError as error:
         raise DataError(f"{where}, mask: {error}") from error
 

@@ -81,7 +81,7 @@ def test_a_run_length_that_shrinks_is_a_negative_difference():
     ],
 )
 def test_what_is_no_run_lengths_is_refused(runs):
-    for read in (check_runs, area, pixels_of):
+    for read in (check_runs, checked_runs, area, pixels_of):
         with pytest.raises(DataError, match=r"expected (run lengths|COCO's compressed text)"):
             read(runs)
 
