@@ -109,7 +109,7 @@ def mask(
 def agreement(said: SaidMask, truth: Runs, border: float = 0.02) -> float:
     """What a mask that could be read earns (`mask`)."""
     if not area(truth):
-        return float(not (said.rings if said.grid is None else said.grid.any()))
+        return float(not said.overlap(truth)[1])  # rings around no pixel's centre say nothing, as in the metric
     weights = weighed(truth, border) if border else None
     if weights is None:
         both, union = said.overlap(truth)

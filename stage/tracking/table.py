@@ -54,7 +54,7 @@ COLUMNS = ("task", "source", "id")
 TRUTH = ("answer", "boxes", "quads", "size")
 CLASSES = ("labels", "classes")
 """Of rows of detection; their `truth` has "labels", and "read_labels" is what each of the read shapes is called."""
-HOW = ("resized", "written", "form")
+HOW = ("resized", "written", "form", "named")
 """By which answers are read."""
 NAMES = "image_names"
 """Column of the data set with the names of a row's pictures (`samples.rows`)."""
@@ -220,7 +220,7 @@ class Reading:
             return None
         form = columns.get("form") or self.form
         try:
-            said = read_mask(answer, form, columns["size"], columns["resized"])
+            said = read_mask(answer, form, columns["size"], columns["resized"], columns.get("named"))
         except DataError:  # the form counts pixels of a resized image whose size the row does not tell
             return None
         return said if said.readable else None

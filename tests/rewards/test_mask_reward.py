@@ -127,6 +127,9 @@ def test_where_nothing_is_true(border):
     for text in ("", "<seg></seg>", "There is nothing.", "<seg>nothing</seg>"):
         assert value_of(text, none, border=border) == 0.0
     assert value_of("<seg>0*4;0*4;0*4;0*4;</seg>", square(), border=border) == 0.0
+    # rings around no pixel's centre, which the metric takes for nothing, and one around a pixel
+    assert value_of("[[[0,0],[9,0],[9,9]]]", none, "polygon", border=border) == 1.0
+    assert value_of("[[[0,0],[200,0],[200,200],[0,200]]]", none, "polygon", border=border) == 0.0
 
 
 def test_all_of_a_picture_has_no_outline():

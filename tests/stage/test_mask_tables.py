@@ -15,7 +15,7 @@ from stage.tracking.samples import Samples
 from stage.tracking.section import SampleSection
 from stage.tracking.table import Batch, Reading, asked, row
 from tests.support.runs import wandb_files
-from vlm.masks import pixels_of, runs_of
+from vlm.masks import pixels_of, runs_of, write_mask
 from vlm.pictures.drawing import PREDICTED, TRUE
 
 BATCH = Batch(step=3, covers=1, last=9, group=2)
@@ -87,6 +87,14 @@ def test_a_row_is_read_in_its_own_form_and_others_in_the_recipes():
     for reading, form in ((Reading(tagged=False), "grid32"), (Reading(tagged=False, form="grid32"), None)):
         (found, _), _ = made(said, reading=reading, form=form)
         assert pixels_of(found["masks"]["answer"]).sum() == 112 * 56
+
+
+def test_labels_are_read_by_what_the_row_asks_for():
+    """As the reward reads them: another thing's runs are background."""
+    text = write_mask(runs_of(np.eye(16) > 0), "text4seg", name="the dam")
+    for named, some in (("the dam", True), ("the ship", False), (None, True)):
+        (found, _), _ = made(text, form="text4seg", named=named)
+        assert pixels_of(found["masks"]["answer"]).any() == some
 
 
 def test_other_tasks_have_no_masks():
