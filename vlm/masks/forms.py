@@ -85,12 +85,8 @@ class GridForm:
         width, height = resized
         if not (0 < width < SIDES and 0 < height < SIDES):  # false of NaN, too
             raise DataError(
-<<<<<<< HEAD
-                f"found resized [{width}, {height}], expected [width, height] in pixels of the picture as it is seen"
-=======
                 f"found resized [{width}, {height}], expected [width, height] in pixels of the image as the model sees "
                 "it"
->>>>>>> w/breaker2
             )
         return max(1, round(height / CELL)), max(1, round(width / CELL))
 

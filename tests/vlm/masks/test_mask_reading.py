@@ -285,7 +285,7 @@ def test_the_grid_is_the_resized_pictures_squares_of_28():
 
 @pytest.mark.parametrize("resized", [(float("nan"), 56), (56, float("inf")), (0, 56), (56, -56), (1e9, 1e9)])
 def test_a_size_that_no_model_sees_is_refused(resized):
-    with pytest.raises(DataError, match=r"found resized \[.*as it is seen"):
+    with pytest.raises(DataError, match=r"found resized \[.*as the model sees it"):
         read_mask(ROWS, "rscovlm", SIZE, resized)
 
 
