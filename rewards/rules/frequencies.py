@@ -1,7 +1,7 @@
 """Where the document frequency of the reward `caption` comes from: reference captions, or a file that was counted once.
 
-    frequencies: {path: data/LEVIR-CC, split: train}        # as a data source; its pictures are not opened
-    frequencies: data/levir_cc.json                         # python launch/data.py RECIPE --frequencies FILE writes it
+    frequencies: {path: data/LEVIR-CC/LevirCCcaptions.json, split: train}     # a data source; no picture is opened
+    frequencies: data/levir_cc.json                  # python launch/data.py RECIPE --frequencies FILE writes it
 
     {"documents": 6815, "counts": {"a road": 1203, "a road is": 310, …}, "consensus": 1.31}
 
