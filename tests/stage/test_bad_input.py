@@ -141,7 +141,7 @@ def test_reward_that_does_not_import(launch, tmp_path):
 
 def test_a_reward_looks_for_no_tags_that_nothing_asks_for(launch):
     """Asked directly a model writes no tags, and a reward that reads between them would pay 0 for all."""
-    asked = ("prompt.style=direct", "rewards=[{use: format}, {use: iou}]")
+    asked = ("prompt.style=direct", "rewards=[{use: format}, {use: iou}]", "prompt.system=null")
     for more in ((), ("--dry-run",)):
         refused(launch("grpo", *asked, *more), "rewards.1 (iou)", "prompt.style direct", "options: {inside: text}")
     code, found = launch("grpo", asked[0], "rewards=[{use: iou, options: {inside: text}}]")
