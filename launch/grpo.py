@@ -15,19 +15,26 @@ from rl import stage  # noqa: E402
 from rl.recipe import GRPORecipe  # noqa: E402
 from stage.cli import launch  # noqa: E402
 from vlm.common.console import terminal  # noqa: E402
+from vlm.common.errors import RecipeError  # noqa: E402
 from vlm.shapes import sight_of  # noqa: E402
 from vlm.tools.toolbox import zoom_of  # noqa: E402
 
 
 def resolved(recipe: GRPORecipe) -> list:
     """The recipe's rewards as callables; what an option does not set is the prompt's notation, and
-    the least side of the zoom."""
+    the least side of the zoom. Raises: RecipeError, also where a reward looks for tags that nothing asks for."""
     from rewards.guarded import Limits, guard
     from rewards.score.reward.score import learned
 
     found = []
-    for reward in recipe.rewards:
+    for place, reward in enumerate(recipe.rewards):
         options = dict(reward.options)
+        tagged = ":" not in reward.use and "inside" in rewards.options_of(reward.use) and "inside" not in options
+        if tagged and recipe.prompt.style == "direct":  # it would read nothing, and pay 0 for all that is said
+            raise RecipeError(
+                f"rewards.{place} ({reward.use}): prompt.style direct asks for no tags, but inside: answer, the "
+                "default, reads only what is between them; write options: {inside: text}"
+            )
         if "notation" in rewards.options_of(reward.use) and options.get("notation") is None:
             options["notation"] = recipe.prompt.notation
         if reward.use == "zoom" and "least" not in options:

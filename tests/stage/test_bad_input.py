@@ -139,6 +139,15 @@ def test_reward_that_does_not_import(launch, tmp_path):
     refused(launch("grpo", "rewards.0.use=no_such_package.rewards:f", "--dry-run"), "does not import")
 
 
+def test_a_reward_looks_for_no_tags_that_nothing_asks_for(launch):
+    """Asked directly a model writes no tags, and a reward that reads between them would pay 0 for all."""
+    asked = ("prompt.style=direct", "rewards=[{use: format}, {use: iou}]")
+    for more in ((), ("--dry-run",)):
+        refused(launch("grpo", *asked, *more), "rewards.1 (iou)", "prompt.style direct", "options: {inside: text}")
+    code, found = launch("grpo", asked[0], "rewards=[{use: iou, options: {inside: text}}]")
+    assert code == 2 and "no readable weights" in found[0]
+
+
 def test_task_that_no_reward_knows(launch, broken):
     refused(launch("grpo", broken(task="caption")), "no reward for task 'caption'", "which the data contains")
 
