@@ -31,10 +31,21 @@ def as_runs(value: Any, size: tuple[int, int], place: Place, field: str = "mask"
     if isinstance(value, str):
         place.alone = False
         # a mask is read as it is stored, whatever the source says of its rasters
-        return of_picture(place.seek(value, FOLDERS, field).partition(rasters.MARK)[0], size, field)
+        return of_picture(_found(value, place, field).partition(rasters.MARK)[0], size, field)
     if isinstance(value, list):
         return _of_rings(value, size, field)
     raise RowFault("missing_field" if value is None else "wrong_type", field, show(value), EXPECTED)
+
+
+def _found(name: str, place: Place, field: str) -> str:
+    """Where the mask picture lies; what is not there is the mask's fault, not the images'."""
+    try:
+        return place.seek(name, FOLDERS, field)
+    except RowFault as fault:
+        if fault.kind != "missing_image":
+            raise
+        expected = fault.expected.replace("an image file", "a mask picture", 1)
+        raise RowFault(fault.kind, field, fault.found, expected) from fault
 
 
 def _stated(value: dict[str, Any], size: tuple[int, int], field: str) -> masks.Runs:
@@ -45,7 +56,9 @@ def _stated(value: dict[str, Any], size: tuple[int, int], field: str) -> masks.R
     try:
         return masks.checked_runs(value)
     except DataError as error:
-        raise RowFault("mask", field, str(error), "COCO's run lengths of the whole image") from error
+        found = str(error).removeprefix("found ").partition(", expected")[0]
+        expected = f"COCO's run lengths of all {size[0]} x {size[1]} pixels, column by column"
+        raise RowFault("mask", field, found, expected) from error
 
 
 def _of_rings(value: list[Any], size: tuple[int, int], field: str) -> masks.Runs:
@@ -56,7 +69,12 @@ def _of_rings(value: list[Any], size: tuple[int, int], field: str) -> masks.Runs
         beyond = [max(x - side, -x) for x, side in zip(ring, size * (len(ring) // 2), strict=True)]
         if max(beyond) > max(size):
             raise RowFault("mask", field, show(ring), f"pixels of the image of {size[0]} x {size[1]}")
-    return masks.rings_to_runs(value, size)
+    runs = masks.rings_to_runs(value, size)
+    numbers = [x for ring in value for x in ring]
+    if value and (max(map(abs, numbers)) <= 1 or not masks.area(runs)):
+        expected = f"rings around pixels of the image of {size[0]} x {size[1]}, no fractions; [] where nothing is there"
+        raise RowFault("mask", field, f"{show(value)}, around {masks.area(runs)} pixels", expected)
+    return runs
 
 
 def values_of(path: str, field: str = "mask") -> np.ndarray:

@@ -69,16 +69,21 @@ def test_an_empty_mask_is_a_truth(folder):
     ("row", "said"),
     [
         ({}, "field 'mask': found None, expected run lengths"),
-        ({"mask": "none.png"}, "expected an image file that exists"),
+        ({"mask": "none.png"}, "field 'mask': found '.*none.png' or .*, expected a mask picture that exists"),
         (
             {"mask": {"size": [80, 60], "counts": [4800]}},
             r"found size \[80, 60\], expected \[60, 80\]: \[height, width\]",
         ),
-        ({"mask": {"size": [60, 80], "counts": [7]}}, "field 'mask': found"),
+        (
+            {"mask": {"size": [60, 80], "counts": [7]}},
+            r"'mask': found counts \[7\], expected COCO's run lengths",
+        ),
         ({"mask": {"size": [60, 80], "counts": "ab"}}, "field 'mask': found"),
         ({"mask": [[1, 2, 3, 4]]}, "three corners or more"),
         ({"mask": [[1, 2, 3, 4, float("1e9"), 5]]}, "three corners or more"),
         ({"mask": [[1, 2, 3, 4, 900, 5]]}, "pixels of the image of 80 x 60"),
+        ({"mask": [[0.2, 0.2, 0.9, 0.2, 0.9, 0.9, 0.2, 0.9]]}, "around 1 pixels, expected .* no fractions"),
+        ({"mask": [[10, 10, 10, 30, 10, 50]]}, r"around 0 pixels, expected .*; \[\] where nothing is there"),
         ({"mask": "a.png"}, "with colours"),
         ({"mask": "grey.png"}, "with the values 0, 1, 2, expected 0 and one other value"),
         ({"mask": "small.png"}, "of 40 x 30 pixels, expected the image's own 80 x 60"),
@@ -86,6 +91,10 @@ def test_an_empty_mask_is_a_truth(folder):
         ({"task": "vqa", "answer": "x", "mask": "ship.png"}, "only in rows of the task segmentation"),
         ({"mask": "ship.png", "dates": ["2019", "2020"]}, "when each of 1 images was taken"),
         ({"mask": "ship.png", "dates": [2019]}, "field 'dates': found 2019"),
+        (
+            {"mask": "ship.png", "dates": ["2021-13"]},
+            r"field 'dates': found '2021-13' \(month must be",
+        ),
         ({"mask": "ship.png", "dates": ["<image>"]}, "field 'dates'"),
     ],
 )
