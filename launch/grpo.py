@@ -30,7 +30,8 @@ def resolved(recipe: GRPORecipe) -> list:
     for place, reward in enumerate(recipe.rewards):
         options = dict(reward.options)
         tagged = ":" not in reward.use and "inside" in rewards.options_of(reward.use) and "inside" not in options
-        if tagged and recipe.prompt.style == "direct" and recipe.prompt.system is None:  # it would read nothing, and pay 0 for all that is said
+        direct = recipe.prompt.style == "direct" and recipe.prompt.system is None
+        if tagged and direct:  # it would read nothing, and pay 0 for all that is said
             raise RecipeError(
                 f"rewards.{place} ({reward.use}): prompt.style direct asks for no tags, but inside: answer, the "
                 "default, reads only what is between them; write options: {inside: text}"

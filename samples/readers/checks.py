@@ -7,6 +7,7 @@ Each check raises RowFault, whose `kind` is listed in `samples.readers.rows`.
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Any
 
 from samples.readers.masks import as_runs
@@ -126,6 +127,12 @@ def _dates(value: Any, images: int, place: Place) -> list[str] | None:
     texts = [valid_text("dates", one, expected) for one in value]
     if odd := [one for one in texts if not one.strip() or "\n" in one or TAG in one or len(one) > 40]:
         raise RowFault("wrong_type", "dates", show(odd[0]), expected)
+    for one in filter(_DAY.fullmatch, texts):
+        year, month, day = (*map(int, one.split("-")), 1, 1)[:3]
+        try:
+            date(year, month, day)
+        except ValueError as error:
+            raise RowFault("wrong_type", "dates", f"{one!r} ({error})", expected) from error
     if all(map(_DAY.fullmatch, texts)) and texts != sorted(texts):
         place.told[UNORDERED] += 1
     return texts

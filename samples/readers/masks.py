@@ -35,10 +35,21 @@ def as_runs(value: Any, size: tuple[int, int], place: Place, field: str = "mask"
     if isinstance(value, str):
         place.alone = False
         # a mask is read as it is stored, whatever the source says of its rasters
-        return of_picture(place.seek(value, FOLDERS, field).partition(rasters.MARK)[0], size, field)
+        return of_picture(_found(value, place, field).partition(rasters.MARK)[0], size, field)
     if isinstance(value, list):
         return _of_rings(value, size, place, field)
     raise RowFault("missing_field" if value is None else "wrong_type", field, show(value), EXPECTED)
+
+
+def _found(name: str, place: Place, field: str) -> str:
+    """Where the mask picture lies; what is not there is the mask's fault, not the images'."""
+    try:
+        return place.seek(name, FOLDERS, field)
+    except RowFault as fault:
+        if fault.kind != "missing_image":
+            raise
+        expected = fault.expected.replace("an image file", "a mask picture", 1)
+        raise RowFault(fault.kind, field, fault.found, expected) from fault
 
 
 def _stated(value: dict[str, Any], size: tuple[int, int], field: str) -> masks.Runs:
@@ -49,7 +60,9 @@ def _stated(value: dict[str, Any], size: tuple[int, int], field: str) -> masks.R
     try:
         return masks.checked_runs(value)
     except DataError as error:
-        raise RowFault("mask", field, str(error), "COCO's run lengths of the whole image") from error
+        found = str(error).removeprefix("found ").partition(", expected")[0]
+        expected = f"COCO's run lengths of all {size[0]} x {size[1]} pixels, column by column"
+        raise RowFault("mask", field, found, expected) from error
 
 
 def _of_rings(value: list[Any], size: tuple[int, int], place: Place, field: str) -> masks.Runs:
@@ -63,12 +76,12 @@ def _of_rings(value: list[Any], size: tuple[int, int], place: Place, field: str)
             raise RowFault("mask", field, show(ring), f"pixels of the image of {size[0]} x {size[1]}")
         furthest = max(furthest, *beyond)
     runs = masks.rings_to_runs(value, size)
-    if value and not masks.area(runs):
+    if value and (not masks.area(runs) or max(abs(x) for ring in value for x in ring) <= 1):
         raise RowFault(
             "mask",
             field,
-            f"rings that hold no pixel of the image of {size[0]} x {size[1]}, {show(value)}",
-            "rings around a pixel's centre, in pixels (`frame:` of the source says if they are not); [] for nothing",
+            f"rings that hold {masks.area(runs) or 'no'} pixel of the image of {size[0]} x {size[1]}, {show(value)}",
+            "rings in pixels, no fractions, around some (`frame:` of the source says another frame); [] for nothing",
         )
     if furthest > OVERHANG:
         place.told[f"masks have rings over {OVERHANG} pixels outside of their image, which are cut off"] += 1

@@ -51,7 +51,7 @@ class RowFault(DataError):
 
     def __init__(self, kind: str, field: str, found: str, expected: str):
         super().__init__(f"field '{field}': found {found}, expected {expected}")
-        self.kind = kind
+        self.kind, self.found, self.expected = kind, found, expected
 
 
 class LeftOut(RowFault):

@@ -86,18 +86,23 @@ def test_an_empty_mask_is_a_truth(folder):
     ("row", "said"),
     [
         ({}, "field 'mask': found None, expected run lengths"),
-        ({"mask": "none.png"}, "expected an image file that exists"),
+        ({"mask": "none.png"}, "field 'mask': found '.*none.png' or .*, expected a mask picture that exists"),
         (
             {"mask": {"size": [80, 60], "counts": [4800]}},
             r"found size \[80, 60\], expected \[60, 80\]: \[height, width\]",
         ),
-        ({"mask": {"size": [60, 80], "counts": [7]}}, "field 'mask': found"),
+        (
+            {"mask": {"size": [60, 80], "counts": [7]}},
+            r"'mask': found counts \[7\], expected COCO's run lengths",
+        ),
         ({"mask": {"size": [60, 80], "counts": "ab"}}, "field 'mask': found"),
         ({"mask": [[1, 2, 3, 4]]}, "three corners or more"),
         ({"mask": [[1, 2, 3, 4, float("1e9"), 5]]}, "three corners or more"),
         ({"mask": [[1, 2, 3, 4, 900, 5]]}, "pixels of the image of 80 x 60"),
         ({"mask": [[0.25, 0.2, 0.6, 0.2, 0.6, 0.5]]}, "hold no pixel of the image of 80 x 60"),
         ({"mask": [[90, 10, 120, 10, 120, 30]]}, "hold no pixel of the image of 80 x 60"),
+        ({"mask": [[0.2, 0.2, 0.9, 0.2, 0.9, 0.9, 0.2, 0.9]]}, "hold 1 pixel of the image .* no fractions"),
+        ({"mask": [[10, 10, 10, 30, 10, 50]]}, r"hold no pixel .*; \[\] for nothing"),
         ({"mask": "a.png"}, "with colours"),
         ({"mask": "alpha.png"}, "pixels that are transparent"),
         ({"mask": "counted.png"}, "0 is brighter than another index"),
@@ -108,6 +113,10 @@ def test_an_empty_mask_is_a_truth(folder):
         ({"task": "vqa", "answer": "x", "mask": "ship.png"}, "only in rows of the task segmentation"),
         ({"mask": "ship.png", "dates": ["2019", "2020"]}, "when each of 1 images was taken"),
         ({"mask": "ship.png", "dates": [2019]}, "field 'dates': found 2019"),
+        (
+            {"mask": "ship.png", "dates": ["2021-13"]},
+            r"field 'dates': found '2021-13' \(month must be",
+        ),
         ({"mask": "ship.png", "dates": ["<image>"]}, "field 'dates'"),
     ],
 )
