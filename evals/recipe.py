@@ -36,8 +36,9 @@ class EvalRecipe(ToolKeys, AskingRecipe):
     benchmark: str | None = None
     "Score as this benchmark does (`launch/eval.py --list`)."
     controls: list[str] = [AUTO]
-    """Ask every question again for comparison: `blind` without its pictures, `shuffled` with another question's; with
-    the zoom also `no_zoom`, `true_region`, `centre` and `random`. `auto`: the first two of these; without it none."""
+    """Ask every question again for comparison: `blind` without its pictures, `shuffled` with another question's,
+    `swapped` with its own in reversed order, where it has several; with the zoom also `no_zoom`, `true_region`,
+    `centre` and `random`. `auto`: the first two of these; without it none."""
     limit: int | None = None
     "Ask only the first N questions."
     pictures: int = 12

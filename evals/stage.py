@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from evals.comparing import compare
 from evals.controls import CONTROLS, lists
 from evals.generate import answerer, check
 from evals.recipe import EvalRecipe
-from evals.scoring import chains, metrics
+from evals.scoring import chains, masks, metrics
 from evals.scoring.reading import Reading
 from evals.scoring.report import Coverage, Scores, as_dict
 from samples import Sample, mixture
@@ -271,9 +271,9 @@ def scored(folder: Path, recipe: EvalRecipe) -> Scores:
     rows = predictions.read(folder / ranks.FILE)
     report: Scores
     if recipe.benchmark is None:
-        report = metrics.evaluate(rows, recipe.prompt.notation, recipe.inside)
+        report = metrics.evaluate(rows, recipe.prompt.notation, recipe.inside, recipe.prompt.masks)
     else:
-        report = find(recipe.benchmark).score(rows, Reading(recipe.prompt.notation, recipe.inside))
+        report = find(recipe.benchmark).score(rows, Reading.of(recipe))
     report.asked = [row.key for row in rows]
     report.refused = {row.key: row.refused for row in rows if row.refused is not None}
     return report
@@ -353,7 +353,7 @@ def answer(
         ):
             true = sample if truth is None else truth(sample)
             judged = judge(true, [text]) if judge is not None and sample.task in metrics.OPEN else None
-            gold, resized = judged[0] if judged else None, seen(sample.size, sight)
+            gold, resized = judged[0] if judged else None, seen(sample.size, sight.among(len(sample.images)))
             chain = turns.fields(text)
             chain["form"] = recipe.prompt.masks
             row = predictions.from_sample(true, text, gold=gold, resized=resized, refused=why(text), **chain)
@@ -381,7 +381,7 @@ def save(report: Scores, recipe: EvalRecipe, folder: Path) -> None:
     for line in gains:
         console.print(line, highlight=False, markup=False)
     if recipe.pictures:
-        reading = Reading(recipe.prompt.notation, recipe.inside)
+        reading = Reading.of(recipe)
         if shown := pictures(predictions.read(folder / ranks.FILE), recipe.pictures, reading):
             with spared(folder / "pictures.png"):
                 grid(shown, folder / "pictures.png", title=f"Held-out questions, answered by {name}")
@@ -402,21 +402,40 @@ def pictures(rows: list[predictions.Prediction], count: int, reading: Reading) -
 
 def picture(row: predictions.Prediction, image: str, reading: Reading) -> Picture:
     """A prediction as a cell of the picture grid."""
-    judged = metrics.judge(row, reading.notation, reading.inside)
+    judged = metrics.judge(row, reading)
     said = reading.text(row)
     if judged.f1 is not None:
-        return _detected(row, image, reading, judged.f1)
-    read = reading.said(row) if said and row.boxes and row.size else None
-    found = read.boxes if read is not None else None
+        shown = _detected(row, image, reading, judged.f1)
+    elif row.task == "segmentation":
+        shown = _masked(row, image, reading)
+    else:
+        read = reading.said(row) if said and row.boxes and row.size else None
+        found = read.boxes if read is not None else None
+        shown = Picture(
+            image=image,
+            question=row.prompt,
+            truth=None if row.boxes else row.answer,
+            answer=None if found else (said or "no answer in tags"),
+            boxes=row.boxes or [],
+            predicted=found,
+            right=judged.iou >= 0.5 if judged.iou is not None else judged.correct,
+            zoomed=[crop["box"] for crop in row.crops or () if crop["image"] == 0],
+        )
+    return replace(shown, further=(row.images or [])[1:], dates=row.dates or [])
+
+
+def _masked(row: predictions.Prediction, image: str, reading: Reading) -> Picture:
+    """Of segmentation: both masks, and their IoU; the text of the answer where it is no mask."""
+    mask, overlap, said = masks.true_mask(row), masks.judged(row, reading), reading.mask(row)
+    told = f"IoU {overlap.iou:.2f}: {overlap.true:,} pixels there, {overlap.said:,} said"
     return Picture(
         image=image,
         question=row.prompt,
-        truth=None if row.boxes else row.answer,
-        answer=None if found else (said or "no answer in tags"),
-        boxes=row.boxes or [],
-        predicted=found,
-        right=judged.iou >= 0.5 if judged.iou is not None else judged.correct,
-        zoomed=[crop["box"] for crop in row.crops or () if crop["image"] == 0],
+        answer=None if said.readable else (reading.text(row) or "no answer in tags"),
+        mask=mask,
+        said=said.runs(mask["size"][::-1]) if said.readable else None,
+        judged=told if said.readable else "no mask read",
+        right=overlap.iou >= 0.5,
     )
 
 

@@ -15,6 +15,7 @@ from evals import predictions  # noqa: E402
 from evals.asking.answering import sized  # noqa: E402
 from evals.generate import answerer, check  # noqa: E402
 from evals.scoring import metrics  # noqa: E402
+from evals.scoring.reading import Reading  # noqa: E402
 from rewards import gold  # noqa: E402
 from rewards.select import stage  # noqa: E402
 from rewards.select.recipe import BonRecipe  # noqa: E402
@@ -35,15 +36,15 @@ def judge(recipe: BonRecipe, sight, judged, sample, completions):
     if sample.task in metrics.OPEN:
         values = judged(sample, completions) if judged else None
         return None if values is None else ("open_ended/gold", values)
-    resized = seen(sample.size, sight)
+    resized = seen(sample.size, sight.among(len(sample.images)))
     rows = (predictions.from_sample(sample, text, resized=resized, form=recipe.prompt.masks) for text in completions)
-    found = [metrics.judge(row, recipe.prompt.notation, recipe.inside) for row in rows]
+    found = [metrics.judge(row, Reading.of(recipe)) for row in rows]
     if sample.task == "grounding":
         return "grounding/acc@0.5", [float(one.iou >= 0.5) for one in found]
+    if sample.task == "segmentation":
+        return "segmentation/giou", [float(one.iou) for one in found]
     if sample.task == "detection":
         return "detection/f1@0.5", [float(one.f1 or 0.0) for one in found]
-    if sample.task == "segmentation":
-        return "segmentation/giou", [float(one.iou or 0.0) for one in found]
     return ("vqa/exact" if sample.task == "vqa" else f"{sample.task}/accuracy"), [float(one.correct) for one in found]
 
 

@@ -67,7 +67,7 @@ class Row:
     def __init__(self, sample: Sample, prompt: PromptSection, sight: Sight) -> None:
         self.sample, self.name = sample, row_name({"source": sample.source, "id": sample.id})
         pictures = [_picture(image, sample) for image in sample.images]
-        resized = seen(sample.size or pictures[0].size, sight) if pictures else None
+        resized = seen(sample.size or pictures[0].size, sight.among(len(pictures))) if pictures else None
         turns = prompt_row(sample, prompt, 0, 0)
         self.columns = {"prompts": turns.pop("prompt"), **turns, **(sample.columns or {}), "images": pictures}
         self.columns["resized"] = list(resized) if resized else None

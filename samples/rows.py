@@ -23,6 +23,7 @@ from vlm.common.console import say
 from vlm.common.errors import DataError
 from vlm.families import Sight
 from vlm.masks import FORMS, write_mask
+from vlm.pictures.budget import Crowded
 from vlm.pictures.cache import decoded
 from vlm.pictures.images import describe, load
 from vlm.pictures.places import blocks, placed
@@ -76,9 +77,9 @@ class Pictures:
                 _check_unchanged(images[0], size)
         named = list(zip(numbers, batch["images"], strict=True))
         batch["images"] = [
-            [self.sizes.picture(image, row, n) for n, image in enumerate(images)] for row, images in named
+            [self.sizes.picture(image, row, among=len(images)) for image in images] for row, images in named
         ]
-        resized = [self.sizes.seen(images[0].size) if images else None for images in batch["images"]]
+        resized = [self.sizes.seen(one[0].size, among=len(one)) if one else None for one in batch["images"]]
         if truths is None:
             batch["resized"] = [list(size) if size else None for size in resized]
         else:
@@ -97,7 +98,7 @@ class Pictures:
                 found.append([])
                 continue
             assert self.zoom is not None and self.sizes is not None  # `taught` has refused such rows
-            handed = [self.sizes.drawn(header_size(name), row, number) for number, name in enumerate(names)]
+            handed = [self.sizes.drawn(header_size(name), row, among=len(names)) for name in names]
             views = views_of(names, self.sizes.sight, self.notation, handed)
             batch["messages"][place], shown = chained(turns, views, self.zoom)
             found.append([one.picture for one in shown])
@@ -150,7 +151,8 @@ def learnt(sample: Sample, section: PromptSection, sight: Sight | None) -> list[
     if truth is None:
         return []
     try:
-        return [reference(truth, section.notation, seen(sample.size, sight))]
+        among = None if sight is None else sight.among(len(sample.images))
+        return [reference(truth, section.notation, seen(sample.size, among))]
     except (DataError, ValueError):  # a notation that cannot say it, a strip: training tells
         return []
 
@@ -354,7 +356,8 @@ def taught(
         )
     if truth is not None:
         try:  # written once, to find faults early
-            reference(truth, section.notation, None if sizes is None else sizes.seen(truth["size"]))
+            seen_at = None if sizes is None else sizes.seen(truth["size"], among=len(sample.images))
+            reference(truth, section.notation, seen_at)
         except DataError as error:
             raise DataError(f"{sample.source}: row {sample.id!r}: {error}") from error
     return reply, truth
@@ -440,6 +443,8 @@ def check_strip(sample: Sample, sizes: Resizing | None) -> None:
     if sizes is None or sample.size is None:
         return
     try:
-        sizes.seen(sample.size)
+        sizes.seen(sample.size, among=len(sample.images))
+    except Crowded as error:
+        raise DataError(f"{sample.source}: row {sample.id!r}: {error}") from error
     except ValueError as error:
         raise DataError(f"{sample.source}: row {sample.id!r}: {error}; cut the picture into tiles") from error

@@ -84,7 +84,7 @@ class Teaching:
         if least + TEMPLATE + most * (len(sample.images) + len(found.crops)) <= self.limit:
             return
         try:
-            visual = [self._visual(image) for image in sample.images]
+            visual = [self._visual(image, len(sample.images)) for image in sample.images]
             visual += [self.sight.tokens(crop) for crop in found.crops]
         except DataError:  # of a dry run without the pictures: a run's reader has refused such a row
             return
@@ -103,12 +103,12 @@ class Teaching:
             raise RowFault("cut_reply", "messages", f"a reply that begins after {before} tokens", self._said)
         self.tally["cut"] += ends[-1] > self.limit
 
-    def _visual(self, image: str | bytes) -> int:
+    def _visual(self, image: str | bytes, among: int) -> int:
         """Tokens of a picture; of sizes that are drawn the most."""
-        drawn = self.recipe.images.random_resize
+        drawn, sight = self.recipe.images.random_resize, self.sight.among(among)
         if drawn is not None:
-            return self.sight.within(drawn.min_pixels, drawn.max_pixels).bounds()[1]
-        return self.sight.tokens(size(image))
+            return sight.within(drawn.min_pixels, drawn.max_pixels).bounds()[1]
+        return sight.tokens(size(image))
 
     @property
     def _said(self) -> str:

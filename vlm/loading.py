@@ -21,6 +21,7 @@ from urllib.request import getproxies
 from vlm import families
 from vlm.common.errors import RecipeError
 from vlm.common.versions import check_bitsandbytes, check_config
+from vlm.pictures.budget import ROW_PIXELS, shared
 from vlm.sections import ImageSection
 from vlm.weights import INDEX, REMEDY, SINGLE, check_files, damaged, pickles_in, reading
 
@@ -205,7 +206,8 @@ def load_processor(path: str, images, revision: str | None = None, trust_remote_
 
     Args:
         path: checkpoint folder or hub id.
-        images: the recipe's `images:` section; `min_pixels` and `max_pixels` replace the checkpoint's own.
+        images: the recipe's `images:` section; `min_pixels`, `max_pixels` and `row_pixels` replace the checkpoint's
+            own.
         revision: branch, tag or commit on the hub.
 
     Returns:
@@ -223,7 +225,7 @@ def load_processor(path: str, images, revision: str | None = None, trust_remote_
     try:
         if not family.units:
             processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code, **where)
-            processor.sight = sight
+            processor.sight = shared(sight, images.row_pixels)
             return processor
         settings, _ = ProcessorMixin.get_processor_dict(path, **where)
         cls = family.class_of(family.image_processor)
@@ -235,7 +237,7 @@ def load_processor(path: str, images, revision: str | None = None, trust_remote_
             f"processor_config.json), or what reads them: {str(error).strip().splitlines()[0]}"
         ) from error
     check_vocabulary(tokenizer, config, given)
-    for key in ("image_processor_type", "processor_class"):
+    for key in ("image_processor_type", "processor_class", ROW_PIXELS):
         image_settings.pop(key, None)
     template = settings.get("chat_template") or tokenizer.chat_template
     processor = images_only(family)(
@@ -245,6 +247,7 @@ def load_processor(path: str, images, revision: str | None = None, trust_remote_
         **family.keywords(settings, config),
     )
     processor.video_settings, processor.sight = settings.get("video_processor"), sight
+    processor.share_rows(images.row_pixels)
     return processor
 
 
@@ -263,15 +266,16 @@ def check_vocabulary(tokenizer, config: dict, path: str) -> None:
 
 
 def stored_limits(path: str, revision: str | None = None, base: str | None = None) -> ImageSection:
-    """The pixel limits that a checkpoint, or an adapter saved with its processor, carries itself. base: the checkpoint
-    of an adapter, which has no config.json."""
+    """The pixel limits that a checkpoint, or an adapter saved with its processor, carries itself, the budget of a row
+    (`vlm.pictures.budget`) among them. base: the checkpoint of an adapter, which has no config.json."""
     family = family_of(base or path, revision)
     if not family.units:
         return ImageSection()
-    processor = family.class_of(family.image_processor).from_pretrained(path, revision=revision)
-    least, most = family.limits(processor)
+    cls = family.class_of(family.image_processor)
+    least, most = family.limits(cls.from_pretrained(path, revision=revision))
+    row_pixels = cls.get_image_processor_dict(path, revision=revision)[0].get(ROW_PIXELS)
     # unchecked: whoever loads with them refuses impossible ones, as the recipe's
-    return ImageSection.model_construct(min_pixels=least, max_pixels=most)
+    return ImageSection.model_construct(min_pixels=least, max_pixels=most, row_pixels=row_pixels)
 
 
 def flash_attention_fault(dtype: str = "bfloat16") -> str | None:

@@ -209,12 +209,19 @@ class ImageSection(PictureSection, PixelSection):
     Where a visual token covers 28×28 pixels, the defaults are 334 to 1337 tokens per image; where 32×32, 256 to 1024.
     """
 
+    row_pixels: int | None = None
+    "All images of a row together get at most so many pixels, each an equal part; null: each its own `max_pixels`."
     random_resize: ResizeSection | None = None
     "SFT and GRPO: draw the size of training images, within the limits above; `random_resize: {}` takes RSCoVLM's."
 
     def check(self) -> None:
         PixelSection.check(self)
         PictureSection.check(self)
+        if self.row_pixels is not None and self.row_pixels < self.min_pixels:
+            raise RecipeError(
+                f"row_pixels = {self.row_pixels}, min_pixels = {self.min_pixels}; expected row_pixels ≥ min_pixels, "
+                "and n times as many for n images a row"
+            )
         drawn = self.random_resize
         if drawn is not None and not self.min_pixels <= drawn.min_pixels < drawn.max_pixels <= self.max_pixels:
             raise RecipeError(

@@ -12,6 +12,7 @@ from vlm import families
 from vlm.adapters import HEAD, PARTS, chosen, left_to_train, part_of
 from vlm.common.errors import RecipeError
 from vlm.loading import at_hand, check_stored, family_of, looks_local, raw_config, read_json
+from vlm.pictures.budget import shared
 
 
 def read_config(path: str, revision: str | None = None) -> tuple[dict[str, Any], str]:
@@ -128,7 +129,7 @@ def sight(section, images) -> families.Sight:
         config, _ = read_config(section.path, section.revision)
     except RecipeError:
         config = families.alike(section.path or "")
-    return families.of(config).sight(config, images.min_pixels, images.max_pixels)
+    return shared(families.of(config).sight(config, images.min_pixels, images.max_pixels), images.row_pixels)
 
 
 def sight_of(recipe: Any) -> families.Sight:

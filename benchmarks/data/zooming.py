@@ -45,13 +45,13 @@ def measured(path: str) -> dict[str, float]:
     from stage.recipe.asking import GenerationSection
     from vlm.loading import load_model, load_processor
     from vlm.pictures import rasters
-    from vlm.sections import ModelSection, PixelSection, PromptSection, ToolSection, TurnSection
+    from vlm.sections import ImageSection, ModelSection, PromptSection, ToolSection, TurnSection
     from vlm.tools.chains import called
     from vlm.tools.toolbox import Toolbox
 
     rasters.library()
     model = load_model(ModelSection(path="demo/base", dtype="float32", attention="sdpa"), "cpu").eval()
-    processor = load_processor("demo/base", PixelSection())
+    processor = load_processor("demo/base", ImageSection())
     toolbox = Toolbox.of([ToolSection(use="zoom")], TurnSection(limit=1), processor.sight)
     prompt, how = PromptSection(style="direct", notation="qwen2_vl"), GenerationSection(max_new_tokens=64, batch_size=1)
     passes: list[float] = []

@@ -28,4 +28,5 @@ def conversation(
     Raises: DataError where a turn of what is asked zooms."""
     check_zooms(sample, sample.messages[: prompts.replied(sample.messages)])
     asked = prompts.asked(sample, section)
-    return blocks(asked, [(view or shown)(image, sight) for image in sample.images])
+    among = sight.among(len(sample.images))
+    return blocks(asked, [(view or shown)(image, among) for image in sample.images])

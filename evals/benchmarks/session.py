@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--notation", default=AUTO, help="how the model writes boxes; grounding is worded by it")
     out.add_argument("--wording", choices=("project", "nadir"), default="project", help="whose words the questions use")
     out.add_argument("--backend", choices=("hf", "vllm", "endpoint"), default="hf", help="what generates")
-    out.add_argument("--controls", default=AUTO, help="ask again: blind (no picture), shuffled (another's); by commas")
+    out.add_argument("--controls", default=AUTO, help="ask again, by commas: blind, shuffled, swapped …")
     out.add_argument("--limit", type=int, help="only the first N questions of each benchmark")
     out.add_argument("--overwrite", action="store_true", help="ask again what was answered")
     out.add_argument("--dry-run", action="store_true", help="check everything, print the plan, load no weights")

@@ -25,7 +25,7 @@ from vlm.common.errors import DataError
 
 COMPARED = (
     *("grounding/acc@0.5", "grounding/miou", "vqa/exact", "vqa/exact:lenient"),
-    *("choice/accuracy", "choice/accuracy:lenient", "format"),
+    *("choice/accuracy", "choice/accuracy:lenient", "open_ended/gold", "caption/cider", "format"),
     *("detection/ap_nc@0.5", "detection/mf1", "detection/boxes_said"),
 )
 """What differences are told of, where a benchmark has no other headline."""
@@ -129,19 +129,21 @@ def beside(reports: Mapping[str, Scores]) -> dict[str, Scores]:
 
 
 def gains(runs: Mapping[str, Sequence[Scores]], metrics: Sequence[str] = COMPARED) -> list[str]:
-    """What each run gains over its controls: a line for each metric, over the questions that both were asked.
+    """What each run gains over its controls: a line for each metric whose questions were all asked again.
 
-    runs: name → its reports, one per seed. A control that was asked fewer questions has no line.
+    runs: name → its reports, one per seed. A control that was asked fewer of a metric's questions has no line of it:
+    `swapped` has one of captions of pairs, and none of questions about one picture.
     """
     lines = []
     for name, reports in runs.items():
         for control in dict.fromkeys(control for report in reports for control in report.controls):
             own = [report.controls[control] for report in reports if control in report.controls]
             whole = [report for report in reports if control in report.controls]
-            if any(set(a.asked) != set(b.asked) for a, b in zip(own, whole, strict=True)):
-                continue
             for metric in metrics:
-                if metric != "format" and all(metric in report.found for report in (*own, *whole)):
+                if metric == "format" or not all(metric in report.found for report in (*own, *whole)):
+                    continue
+                pairs = zip(own, whole, strict=True)
+                if all({*a.statistic(metric).keys} == {*b.statistic(metric).keys} for a, b in pairs):
                     lines.append(f"{name}·{control} → {name}: {paired(own, whole, metric)}")
     return lines
 

@@ -13,7 +13,7 @@ Its answers come from the model that is loaded already, through the same backend
 `<output>/controls/<name>/predictions.jsonl`, are scored by the same metrics, and are shown beside the main numbers.
 
     registry   what a control is, and by which name it is found
-    pictures   without the pictures, and with those of another question
+    pictures   without the pictures, with those of another question, and with the own ones in reversed order
     zooms      without the tool that zooms in, and with a first call on the true region, or on another one
     lists      the lists of questions of an evaluation: its own, and one for each control
     marking    training rows that a model answers without their picture (`launch/data.py --blind`)

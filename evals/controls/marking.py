@@ -7,6 +7,7 @@ temperature 1. What is right is judged by the exact rule of the row's task:
     choice                 the answer names the right option, and no other
     grounding              IoU ≥ 0.5, mean over several boxes
     detection              F1 ≥ 0.5 in the picture, objects at IoU 0.5
+    segmentation           IoU ≥ 0.5
     others                 none: such rows are not marked
 
 A row counts as blind where the share of its answers that are right reaches a threshold. Chance counts, too: of
@@ -36,6 +37,7 @@ from evals.controls.pictures import unpictured
 from evals.generate import answerer, check
 from evals.recipe import EvalRecipe
 from evals.scoring import metrics
+from evals.scoring.reading import Reading
 from samples import Sample, kinds_of
 from samples.facts import PLACES
 from samples.mixture import tables
@@ -235,10 +237,8 @@ def _judged(row: Marked, said: Said | None, recipe: EvalRecipe) -> tuple[float |
     if said.refused:
         return None, f"refused by the server: {said.refused}"
     sight = sight_of(recipe)
-    right = [
-        metrics.judge(_prediction(row.truth, text, sight, recipe), recipe.prompt.notation, recipe.inside)
-        for text in said.texts
-    ]
+    reading = Reading.of(recipe)
+    right = [metrics.judge(_prediction(row.truth, text, sight, recipe), reading) for text in said.texts]
     return fmean(_right(one) for one in right), ""
 
 
@@ -248,7 +248,8 @@ def _right(one: metrics.Judgement) -> bool:
 
 
 def _prediction(truth: Sample, text: str, sight: Any, recipe: EvalRecipe) -> predictions.Prediction:
-    return predictions.from_sample(truth, text, resized=seen(truth.size, sight), form=recipe.prompt.masks)
+    resized = seen(truth.size, sight.among(len(truth.images)))
+    return predictions.from_sample(truth, text, resized=resized, form=recipe.prompt.masks)
 
 
 def _line(

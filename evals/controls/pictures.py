@@ -1,7 +1,10 @@
-"""Questions without their pictures, and with those of another question.
+"""Questions without their pictures, with those of another question, and with their own in reversed order.
 
 Truth and prompt stay as they are. In `blind` the places of pictures (`<image>`) leave the texts, and nothing takes
-their place. Where boxes are read, as in grounding:
+their place. In `swapped` the places stay where they are, with what the text calls them ("Picture 1, 2019-04:") and with
+`dates`: the pictures are exchanged under their names, so that what came in the first is said to be in the last. A model
+that looks at both and in which order they come says the opposite of what is true; one that says the same as before
+looks at one of them alone, or at none. Where boxes are read, as in grounding:
 
     per mille, percent, 0–1   a place within a picture is that place within the question's own picture
     square                    likewise, within the square that the question's own picture is padded to
@@ -21,9 +24,12 @@ from evals.controls.registry import Asked, register
 from samples import Sample
 from samples.fingerprints import of_each_picture
 from vlm.pictures.places import TAG
+from vlm.pictures.resizing import header_size
 
 TEXT_ALONE = "without a picture"
 NO_OTHER = "no other question with as many pictures, all of them others"
+ONE = "with one picture or none"
+SAME = "whose pictures are the same in reversed order"
 
 
 def unpictured(sample: Sample) -> Sample:
@@ -58,6 +64,24 @@ def shuffled(samples: Sequence[Sample], recipe: Any) -> Asked | str:
         return "there is no other picture to show: no two questions have as many pictures, all of them different"
     missed = {TEXT_ALONE: len(samples) - len(shown), NO_OTHER: len(shown) - len(found)}
     return Asked(found, recipe, _counted(missed))
+
+
+@register("swapped", "the same questions, each with its own pictures in reversed order, under the same names and dates")
+def swapped(samples: Sequence[Sample], recipe: Any) -> Asked | str:
+    """All questions with several pictures, but those in which nothing would change."""
+    several = [sample for sample in samples if len(sample.images) > 1]
+    if not several:
+        return "no question has several pictures"
+    contents = of_each_picture(image for sample in several for image in sample.images)
+    found = []
+    for sample in several:
+        held = [contents[image] for image in sample.images]
+        if held != held[::-1]:
+            size = None if sample.size is None else header_size(sample.images[-1])
+            found.append(replace(sample, images=sample.images[::-1], size=size))
+    if not found:
+        return "no question has several pictures that differ in reversed order"
+    return Asked(found, recipe, _counted({ONE: len(samples) - len(several), SAME: len(several) - len(found)}))
 
 
 def exchanged(samples: Sequence[Sample], seed: int) -> list[Sample | None]:

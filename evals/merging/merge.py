@@ -91,7 +91,7 @@ def merge(
     rows = predictions.read(folder / ranks.FILE)
     cuts = manifests(recipe, tiles)
     sizes = {name: (one.size[0], one.size[1]) for cut in cuts for name, one in cut.done.items()}
-    found = shift(rows, Reading(recipe.prompt.notation, recipe.inside), folder / ranks.FILE, sizes)
+    found = shift(rows, Reading.of(recipe), folder / ranks.FILE, sizes)
     missing = unanswered(folder, rows, cuts, partial)
     chosen = task or task_of(folder, rows, recipe.prompt.notation)
     kept = suppress(found.objects, chosen, iou)

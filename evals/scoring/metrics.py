@@ -12,6 +12,7 @@ Open ended  mean of what the recipe's `gold` judge gave when the question was an
 Lenient     beside each strict number of VQA, choice and classification one by `evals.scoring.lenient`: announced,
             set-off and explained answers count, too.
 Detection   `evals.scoring.detecting.score`.
+Segmentation  `evals.scoring.masks`.
 Format      share of completions that are exactly <think>…</think><answer>…</answer>.
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 
 from evals.predictions import Prediction
 from evals.scoring import lenient as lenient_reading
+from evals.scoring import masks
 from evals.scoring.detecting.score import Detection, f1_of
 from evals.scoring.reading import Inside, Reading, truth
 from evals.scoring.report import Scores
@@ -43,6 +45,7 @@ class Judgement:
     task: str
     kinds: tuple[str, ...] = ()
     iou: float | None = None
+    "Of boxes, or of masks."
     correct: bool | None = None
     lenient: bool | None = None
     gold: float | None = None
@@ -51,17 +54,21 @@ class Judgement:
     "Of detection, at IoU 0.5 in this picture (`evals.scoring.detecting.score.f1_of`)."
 
 
-def evaluate(predictions: Iterable[Prediction], notation: str, inside: Inside = "answer") -> Report:
+def evaluate(
+    predictions: Iterable[Prediction], notation: str, inside: Inside = "answer", form: str = Reading.form
+) -> Report:
     """Judge every prediction.
 
     notation: how the model writes boxes (`vlm.boxes.NOTATIONS`). inside: "answer" reads what is in the
-    one <answer>…</answer>; "text" reads the whole completion (base models asked directly).
+    one <answer>…</answer>; "text" reads the whole completion (base models asked directly). form: how it writes masks
+    (`vlm.masks.FORMS`).
     Raises: DataError where there is nothing to score, a question comes twice, or a truth is missing.
     """
     if inside not in ("answer", "text"):
         raise ValueError(f"inside is 'answer' or 'text', not {inside!r}")
     predictions = list(predictions)
-    judgements = [judge(prediction, notation, inside) for prediction in predictions]
+    reading = Reading(notation, inside, form)
+    judgements = [judge(prediction, reading) for prediction in predictions]
     if not judgements:
         raise DataError("no predictions to score")
     keys: set[str] = set()
@@ -69,20 +76,23 @@ def evaluate(predictions: Iterable[Prediction], notation: str, inside: Inside = 
         if judgement.key in keys:
             raise DataError(f"question {judgement.key!r} was predicted twice, expected once")
         keys.add(judgement.key)
-    report = Report(judgements, notation, inside)
+    report = Report(judgements, reading)
     if detected := [prediction for prediction in predictions if prediction.task == "detection"]:
-        report.join(Detection()(detected, Reading(notation, inside)))
+        report.join(Detection()(detected, reading))
+    if masked := [prediction for prediction in predictions if prediction.task == "segmentation"]:
+        report.join(masks.Masks()(masked, reading))
     return report
 
 
-def judge(prediction: Prediction, notation: str, inside: Inside) -> Judgement:
+def judge(prediction: Prediction, reading: Reading) -> Judgement:
     """One prediction against its truth."""
-    reading, task = Reading(notation, inside), prediction.task
-    text = reading.text(prediction)
-    well_formed = answers.parse(prediction.completion).well_formed if inside == "answer" else None
+    task, text = prediction.task, reading.text(prediction)
+    well_formed = answers.parse(prediction.completion).well_formed if reading.inside == "answer" else None
     overlap = correct = lenient = None
     if task == "grounding":
         overlap = _iou(prediction, reading)
+    elif task == "segmentation":
+        overlap = masks.judged(prediction, reading).iou
     elif task == "choice":
         options = _truth(prediction, "choices")
         right = answers.option(_truth(prediction, "answer"), options)
@@ -158,13 +168,13 @@ class Report(Scores):
     `mean_of_kinds`) one per question type. `vlm.common.bootstrap` resamples the questions of the same groups.
     """
 
-    def __init__(self, judgements: list[Judgement], notation: str, inside: Inside):
+    def __init__(self, judgements: list[Judgement], reading: Reading):
         super().__init__()
         self.judgements = judgements
-        read = f"; {Reading(notation, inside).convention}"
+        read = f"; {reading.convention}"
         for name, text in CONVENTIONS.items():
             if name not in ("format", "open_ended/gold"):
-                text += read + (f"; boxes written as {notation}" if name.startswith("grounding") else "")
+                text += read + (f"; boxes written as {reading.notation}" if name.startswith("grounding") else "")
             for one in (name, *(f"{name}[{kind}]" for kind in self.kinds(name))):
                 if groups := self.groups(one):
                     self.add(one, means(groups), text)

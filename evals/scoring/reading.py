@@ -1,4 +1,4 @@
-"""How a model's completions are read: what part of them is the answer, and how it writes boxes."""
+"""How a model's completions are read: what part of them is the answer, and how it writes boxes and masks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from evals.predictions import Prediction
-from vlm import answers, boxes
+from vlm import answers, boxes, masks
 from vlm.boxes import Detected, Said
 from vlm.common.errors import DataError
 
@@ -15,10 +15,17 @@ Inside = Literal["answer", "text"]
 
 @dataclass(frozen=True)
 class Reading:
-    """Notation, and part of the completion."""
+    """Notation of boxes, part of the completion, form of masks."""
 
     notation: str
     inside: Inside = "answer"
+    form: str = "rscovlm"
+    "Of `vlm.masks.FORMS`; that of predictions that do not tell theirs."
+
+    @classmethod
+    def of(cls, recipe: Any) -> Reading:
+        """As the answers of a recipe (`EvalRecipe` and those like it) are read."""
+        return cls(recipe.prompt.notation, recipe.inside, recipe.prompt.masks)
 
     def text(self, prediction: Prediction) -> str:
         """The answer; empty where there is not just one."""
@@ -37,6 +44,20 @@ class Reading:
         brought to the classes that were asked for."""
         notation = prediction.written or self.notation
         return boxes.read_detections(self.text(prediction), notation, *self._sizes(prediction), prediction.classes)
+
+    def mask(self, prediction: Prediction) -> masks.SaidMask:
+        """The mask that the answer states, read as the reward reads it (`vlm.masks.read_mask`); an empty one that is
+        not readable where it states none."""
+        form = self.form_of(prediction)
+        size = truth(prediction, "size", f"masks written as {form} are read by")
+        try:
+            return masks.read_mask(self.text(prediction), form, size, prediction.resized, prediction.prompt)
+        except DataError as error:  # the form counts pixels of a resized image whose size is not known
+            raise DataError(f"question {prediction.key!r}: {error}") from error
+
+    def form_of(self, prediction: Prediction) -> str:
+        """The form of a prediction's mask."""
+        return prediction.form or self.form
 
     def _sizes(self, prediction: Prediction) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """Of the original image, and that which the frame `resized` counts in. Raises: DataError for a lack of them."""

@@ -146,7 +146,7 @@ class Answers:
     tasks: tuple[str, ...] = ("vqa",)
 
     def __call__(self, predictions: Sequence[Prediction], reading: Reading) -> Scores:
-        report = metrics.evaluate(predictions, reading.notation, reading.inside)
+        report = metrics.evaluate(predictions, reading.notation, reading.inside, reading.form)
         out = _taken(report, "vqa/")
         out.missing |= self.not_computed
         kept = [kind for kind in report.kinds("vqa/exact") if kind not in self.left_out]
@@ -262,7 +262,7 @@ class Choice:
         named = [
             replace(p, kind=",".join(self.names.get(kind, kind) for kind in kinds_of(p.kind))) for p in predictions
         ]
-        return _taken(metrics.evaluate(named, reading.notation, reading.inside), "choice/")
+        return _taken(metrics.evaluate(named, reading.notation, reading.inside, reading.form), "choice/")
 
 
 @dataclass(frozen=True)

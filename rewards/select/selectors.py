@@ -16,7 +16,8 @@ from rewards.score.model.exchange import Exchange
 from rewards.score.scorer import Scorer
 from rewards.values import plain
 from samples import Sample
-from vlm import answers, boxes
+from samples.facts import asked_last
+from vlm import answers, boxes, masks
 from vlm.common.errors import DataError
 
 Inside = Literal["answer", "text"]
@@ -30,14 +31,21 @@ def readable(completion: str, inside: Inside) -> str | None:
 
 
 def agreement(
-    sample: Sample, said: Sequence[str | None], notation: str, resized: tuple[int, int] | None = None
+    sample: Sample,
+    said: Sequence[str | None],
+    notation: str,
+    resized: tuple[int, int] | None = None,
+    form: str = "rscovlm",
 ) -> np.ndarray:
     """(M, M) in [0, 1]: how far two answers to a question agree; a row of zeros where an answer cannot be read.
 
     Grounding: IoU of the boxes, over the best one-to-one matching divided by the larger count; detection likewise,
-    matched within each class, and two answers that find nothing agree. Choice: both name the
-    same option. Else equality of `vlm.answers.normalise`. resized: size at which the model saw the picture.
+    matched within each class, and two answers that find nothing agree. Segmentation: IoU of the masks. Choice: both
+    name the same option. Else equality of `vlm.answers.normalise`. resized: size at which the model saw the picture.
+    form: of masks (`prompt.masks`).
     """
+    if sample.task == "segmentation":
+        return _covers(sample, said, form, resized)
     if sample.task in ("grounding", "detection"):
         return _overlaps(sample, said, sample.written or notation, resized)
     forms = [_form(sample, text) for text in said]
@@ -81,6 +89,22 @@ def _overlaps(sample: Sample, said: Sequence[str | None], notation: str, resized
                 overlap[i, j] = overlap[j, i] = shared / max(a[1], b[1]) if a[1] or b[1] else 1.0
     places = [distinct[text] if text is not None else len(found) for text in said]
     return overlap[np.ix_(places, places)]
+
+
+def _covers(sample: Sample, said: Sequence[str | None], form: str, resized: tuple[int, int] | None) -> np.ndarray:
+    if sample.size is None:
+        raise DataError(f"{sample.source}, sample {sample.id}: no size, without which its mask cannot be read")
+    size, name = sample.size, asked_last(sample)
+    found = [None if text is None else masks.read_mask(text, form, size, resized, name) for text in said]
+    runs = [one.runs() if one is not None and one.readable else None for one in found]
+    overlap = np.zeros((len(said), len(said)))
+    for i, a in enumerate(runs):
+        for j, b in enumerate(runs[: i + 1]):
+            if a is not None and b is not None:
+                both = masks.shared(a, b)
+                union = masks.area(a) + masks.area(b) - both
+                overlap[i, j] = overlap[j, i] = both / union if union else 1.0
+    return overlap
 
 
 def _by_class(said: boxes.Detected) -> tuple[dict[str, list[list[float]]], int] | None:

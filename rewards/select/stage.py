@@ -273,7 +273,8 @@ def save_picks(
 
 
 def _agreement(recipe: BonRecipe, sample: Sample, said: Sequence[str | None], sight: Sight) -> np.ndarray:
-    return agreement(sample, said, recipe.prompt.notation, seen(sample.size, sight))
+    resized = seen(sample.size, sight.among(len(sample.images)))
+    return agreement(sample, said, recipe.prompt.notation, resized, recipe.prompt.masks)
 
 
 def plan(recipe: BonRecipe, judge: Judge, check_columns: Callable[[ByTask], None] | None = None) -> None:

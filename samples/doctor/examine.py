@@ -105,7 +105,7 @@ def _judge_pictures(gallery: Gallery, rows: Rows, report: Report, sight: Sight) 
 
     Returns (pictures,) visual tokens and (rows,) whether a row is fit: all its pictures, and what it teaches.
     """
-    bad = np.zeros(len(gallery.names), bool)
+    bad, alone = np.zeros(len(gallery.names), bool), rows.least_together(len(gallery.names))
     tokens = np.zeros(len(gallery.names), np.int64)
     for number, found in enumerate(gallery.looks):
         count = sum(rows[number] for rows in gallery.rows.values())
@@ -124,7 +124,7 @@ def _judge_pictures(gallery: Gallery, rows: Rows, report: Report, sight: Sight) 
         if found.tone:
             report.tones.add(KINDS[found.tone], where)
         try:
-            tokens[number] = sight.tokens(found.size)
+            tokens[number] = sight.among(alone[number]).tokens(found.size)
         except ValueError as error:
             bad[number] = True
             report.unfit.add("too long and thin", f"{where}: {error}")

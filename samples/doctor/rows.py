@@ -145,7 +145,7 @@ class Rows:
         if answer is not None:
             self.answer_words.append(len(answer.split()))
         if sample.boxes and sample.size:
-            self._look_at_boxes(sample.boxes, sample.quads, sample.size, name)
+            self._look_at_boxes(sample.boxes, sample.quads, sample.size, len(sample.images), name)
             if not sized and sample.images:
                 first = self.pictures[len(self.pictures) - len(sample.images)]
                 self.unsized.setdefault(first, Unsized()).add(sample.boxes, sample.size, name)
@@ -194,9 +194,11 @@ class Rows:
             self.text_tokens.extend(self.ruler.text_tokens(self._waiting))
             self._waiting = []
 
-    def _look_at_boxes(self, boxes: Shapes, quads: Shapes | None, size: tuple[int, int], name: str) -> None:
+    def _look_at_boxes(
+        self, boxes: Shapes, quads: Shapes | None, size: tuple[int, int], pictures: int, name: str
+    ) -> None:
         try:
-            seen = self.sight.seen(size) or size
+            seen = self.sight.among(pictures).seen(size) or size
         except ValueError:  # too long and thin for the model: reported of the picture
             seen = size
         across, down = seen[0] / size[0], seen[1] / size[1]
@@ -220,6 +222,16 @@ class Rows:
                 self.boxes.add("zoom into nearly the whole image", name)
             if regions[number] in regions[:number]:
                 self.boxes.add("zoomed into twice", name)
+
+    def least_together(self, pictures: int) -> list[int]:
+        """(pictures,) how many pictures the row has that shows this one beside fewest others: where they share a budget
+        (`images.row_pixels`), it is seen largest there."""
+        found, start = [0] * pictures, 0
+        for end in self.ends:
+            for picture in self.pictures[start:end]:
+                found[picture] = min(found[picture] or end - start, end - start)
+            start = end
+        return found
 
     def of_pictures(self, values: np.ndarray) -> np.ndarray:
         """(rows,) the sum, over each row's pictures, of the pictures' values."""

@@ -34,7 +34,7 @@ def calls(recipe: AskingRecipe, sample: Sample, sight: Sight) -> list[cost.Call]
     what tools show, as large as they may be. sight: of the recipe, which `vlm.shapes.sight_of` reads from a file."""
     asked = prompts.asked(sample, recipe.prompt)
     side = _side(recipe.images.max_pixels)
-    sizes = [seen(sample.size, sight) or (side, side)] * len(sample.images)
+    sizes = [seen(sample.size, sight.among(len(sample.images))) or (side, side)] * len(sample.images)
     said = sum(len(str(turn["content"])) for turn in asked)
     if not isinstance(recipe, ToolKeys) or not recipe.tools:
         return [cost.Call(said, sizes, REPLY)]

@@ -5,6 +5,9 @@ A tokenizer takes `<|im_end|>` or `</s>` in a question for the end of the turn, 
 the checkpoint's, so the reader of the data cannot know it: the stage hands `ControlTokens` to it, and such a row is a
 fault like any.
 
+With them, because every stage asks it of every row by the same way: rows whose pictures have no room in the budget that
+they share (`images.row_pixels`, `vlm.pictures.budget`).
+
 What passes: tokens that are plain marks of a text (`<think>`, `<tool_call>`; in `tokenizer.json` they are not special),
 and the marks of a box notation (`<|box_start|>`, `<box>`, `<|begin_of_box|>`) where it is the recipe's.
 """
@@ -12,7 +15,7 @@ and the marks of a box notation (`<|box_start|>`, `<box>`, `<|begin_of_box|>`) w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,13 @@ from samples import Sample
 from samples.readers.rows import RowFault, show
 from vlm.boxes import NOTATIONS, find
 from vlm.common.console import say
-from vlm.common.errors import RecipeError
+from vlm.common.errors import DataError, RecipeError
+from vlm.families import Sight
 from vlm.loading import at_hand, fetched_quietly, read_json
+from vlm.pictures.budget import Crowded
 from vlm.pictures.places import TAG
+from vlm.pictures.resizing import header_size
+from vlm.shapes import sight_of
 
 MARKS = tuple(mark for notation in NOTATIONS.values() for mark in notation.marks)
 """Special tokens of all notations, which are text like any other there."""
@@ -37,6 +44,25 @@ class ControlTokens:
         found = sorted(map(re.escape, self.tokens), key=len, reverse=True)
         self._any = re.compile("|".join(found)) if found else None
         self._start = _common_start(self.tokens)
+        self._sight: Sight | None = None
+
+    def beside(self, recipe: Any) -> ControlTokens:
+        """The same, which refuses rows beyond the recipe's `images.row_pixels`, too."""
+        self._sight = None if recipe.images.row_pixels is None else sight_of(recipe)
+        return self
+
+    def fits(self, images: Sequence[str | bytes]) -> None:
+        """Raises: RowFault for pictures that have no room. Files that are not here, as in a dry run, only count."""
+        if self._sight is None:
+            return
+        try:
+            part = self._sight.among(len(images))
+            for image in images:
+                if (size := _size(image)) is not None:
+                    part.seen(size)
+        except Crowded as error:
+            found = f"{len(images)} picture{'s' * (len(images) > 1)}"
+            raise RowFault("row_pixels", "images", found, f"what a row has room for: {error}") from error
 
     def inside(self, text: str) -> str | None:
         """The first of them in a text."""
@@ -54,10 +80,12 @@ class ControlTokens:
 
     @property
     def identity(self) -> str:
-        return "\0".join(sorted(self.tokens))
+        room = () if self._sight is None else (self._sight.text(),)
+        return "\0".join((*sorted(self.tokens), *room))
 
     def __call__(self, sample: Sample) -> None:
-        """Raises: RowFault where a text that is asked, or to be learned, spells one out."""
+        """Raises: RowFault where a text that is asked, or to be learned, spells one out, and as `fits`."""
+        self.fits(sample.images)
         # LLaVA's own token for a picture is spelled as a place in our texts
         texts = [
             (f"messages[{number}]", turn["content"].replace(TAG, "")) for number, turn in enumerate(sample.messages, 1)
@@ -67,6 +95,13 @@ class ControlTokens:
         if sample.answer is not None:
             texts.append(("answer", sample.answer))
         self.refuse(texts)
+
+
+def _size(image: str | bytes) -> tuple[int, int] | None:
+    try:
+        return header_size(image)
+    except DataError:
+        return None
 
 
 def _common_start(tokens: frozenset[str]) -> str:
@@ -116,4 +151,4 @@ def of_recipe(recipe: Any, fetch: bool = False) -> ControlTokens:
                 f"prompt.{key}: found the control token {token!r} in {show(text)}; expected text alone: the model "
                 "would read the token as its own"
             )
-    return found
+    return found.beside(recipe)

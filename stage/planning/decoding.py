@@ -123,7 +123,8 @@ def of_recipe(recipe: Any, lengths: Lengths, unread: bool = False, group: int = 
         attention = "sdpa" if recipe.model.dtype == "float32" else "flash_attention_2"
     setup = memory.Setup(weight_bytes=DTYPE_BYTES[recipe.model.dtype], attention=attention)
     sight = sight_of(recipe)
-    largest, toolbox = sight.bounds()[1], None
+    pictures, toolbox = measured.get("images_per_sample", 1), None
+    largest = sight.among(pictures).bounds()[1]
     if isinstance(recipe, ToolKeys):
         toolbox = Toolbox.of(recipe.tools, recipe.turns, sight)
     added = 0 if toolbox is None else toolbox.most_tokens(sight)
@@ -131,7 +132,7 @@ def of_recipe(recipe: Any, lengths: Lengths, unread: bool = False, group: int = 
         sizes,
         setup,
         measured.get("prompt_tokens", Job.prompt_tokens),
-        measured.get("images_per_sample", 1) * largest + added,
+        pictures * largest + added,
         recipe.generation.max_new_tokens,
         group,
     )

@@ -38,8 +38,9 @@ def training(job: Job) -> Outline:
     processes = fleet.count if fleet else job.processes or 1
     batch = batches(job, processes)
     sees = sight(job.model, job.images)
-    visual = {size: sees.tokens(size) for size in job.image_sizes}
-    bounds = sees.bounds()
+    each = sees.among(job.images_per_sample)
+    visual = {size: each.tokens(size) for size in job.image_sizes}
+    bounds = each.bounds()
     planned = job.images_per_sample * (max(visual.values()) if visual else bounds[1])
     outline = Outline(
         job=job,

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from evals import controls, predictions, ranks, stage
 from evals.benchmarks import session
 from evals.comparing import sidebyside
 from evals.controls import Asked, registry
-from evals.controls.pictures import exchanged, unpictured
+from evals.controls.pictures import exchanged, swapped, unpictured
 from evals.recipe import EvalRecipe
 from samples import Sample
 from stage.recipe import config
@@ -121,6 +122,25 @@ def test_no_place_of_a_picture_is_left():
     bare = unpictured(Sample(["x", "y", "z"], turns, "vqa", size=(9, 8)))
     assert [turn["content"] for turn in bare.messages] == ["Before:  After: \nWhat came?", "a house", "\nAnd here?"]
     assert bare.images == [] and bare.size == (9, 8)
+
+
+def test_swapped_pictures_keep_their_names_and_their_truth(tmp_path):
+    """Sizes are told apart by hand: 90 × 60 and 50 × 40; a copy under another name is the same picture."""
+    for name, size in (("before", (90, 60)), ("after", (50, 40))):
+        Image.effect_noise(size, 50).convert("RGB").save(tmp_path / f"{name}.png")
+    (tmp_path / "copy.png").write_bytes((tmp_path / "before.png").read_bytes())
+    before, after, copy = (str(tmp_path / f"{name}.png") for name in ("before", "after", "copy"))
+    turns = [{"role": "user", "content": "Before: <image> After: <image>\nWhat came?"}]
+    pair = Sample([before, after], turns, "caption", answer="a house", size=(90, 60), id="0")
+    alone, same = sample(1, before), sample(2, before, copy)
+    palindrome, three = sample(3, before, after, copy), sample(4, before, copy, after)
+    found = swapped([pair, alone, same, palindrome, three], None)
+    assert [one.id for one in found.samples] == ["0", "4"]
+    assert found.samples[0] == replace(pair, images=[after, before], size=(50, 40))
+    assert found.samples[1].images == [after, copy, before] and found.samples[1].size is None
+    assert found.left_out == {"with one picture or none": 1, "whose pictures are the same in reversed order": 2}
+    assert swapped([alone], None) == "no question has several pictures"
+    assert swapped([same], None) == "no question has several pictures that differ in reversed order"
 
 
 # what reaches the model
@@ -262,6 +282,44 @@ def test_an_endpoint_and_what_is_shown_of_it(tiny_model, data, tmp_path, first_p
     assert page["labels"] == ["r1", "r1·blind", "r1·shuffled"]
     (row,) = [row for row in page["rows"] if row["key"] == "vqa/exact"]
     assert row["cells"][1] == "0.0 [0.0, 0.0]"
+
+
+def darker(path: Path, grey: int) -> None:
+    Image.new("RGB", (56, 56), (grey,) * 3).save(path)
+
+
+def test_who_looks_at_both_loses_by_swapping(tiny_model, tmp_path, capsys):
+    """The server says whether it became brighter, from both pictures in their order; of one picture, its number. Two
+    questions about pairs are right, and wrong in reversed order; one about a single picture is not asked again, and so
+    the line of gains stands for the task of the pairs alone."""
+    for name, grey in (("dark", 40), ("bright", 200)):
+        darker(tmp_path / f"{name}.png", grey)
+    turn = {"role": "user", "content": "Before: <image> After: <image>\nDid it become brighter?"}
+    choices = ["no", "yes"]
+    rows = [
+        {"images": ["dark.png", "bright.png"], "answer": "yes", "task": "choice", "choices": choices, "id": "0"},
+        {"images": ["bright.png", "dark.png"], "answer": "no", "task": "choice", "choices": choices, "id": "1"},
+    ]
+    rows = [row | {"messages": [turn]} for row in rows]
+    single = {"images": ["dark.png"], "messages": [{"role": "user", "content": "How many?"}], "task": "vqa"}
+    dump(tmp_path / "q.jsonl", [*rows, single | {"answer": "2", "id": "2"}])
+
+    def comparing(body):
+        greys = [Image.open(io.BytesIO(one)).convert("L").getpixel((0, 0)) for one in pictured(body)]
+        word = "2" if len(greys) < 2 else "yes" if greys[0] < greys[1] else "no"
+        return completion(f"<think>t</think><answer>{word}</answer>")
+
+    with FakeJudge(default=comparing) as judge:
+        report = stage.run(recipe(tiny_model, tmp_path, tmp_path / "run", *endpoint(judge), "controls=[swapped]"))
+    of_pairs = [said(body) for body in judge.bodies if said(body).startswith("Before")]
+    assert len(of_pairs) == 4 and len({*of_pairs}) == 1  # the texts stay as they are
+    assert report.metrics["choice/accuracy"].value == report.metrics["vqa/exact"].value == 1.0
+    assert report.controls["swapped"].metrics["choice/accuracy"].value == 0.0
+    assert "vqa/exact" not in report.controls["swapped"].metrics
+    table = (tmp_path / "run/table.md").read_text()
+    assert "- run·swapped → run: choice/accuracy 0.0 -> 100.0: +100.0 points [" in table
+    assert "- run·swapped: 2 of 3 questions; left out: 1 with one picture or none" in table
+    assert "run·swapped → run: vqa" not in table
 
 
 def test_what_all_lists_cost_is_known_before_anything_is_sent(tiny_model, data, tmp_path, capsys):

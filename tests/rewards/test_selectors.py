@@ -253,3 +253,14 @@ def test_clip_too(exchanges):
 
     scorer._batch = batch
     assert scorer.score(exchanges) == [3, 2, 9, 9, 11] and tried == [4, 2, 2, 1]
+
+
+def test_masks_agree_by_their_iou():
+    """Of a grid of 2 x 4: the left half, all, nothing, twice; unreadable agrees with none. 4 of 8 cells are .5."""
+    sample = asked("segmentation", mask={"size": [56, 112], "counts": "Pa6"}, size=(112, 56))
+    left, whole, none = "<seg>1*2,0*2;1*2,0*2;</seg>", "<seg>1*4;1*4;</seg>", "<seg>0*4;0*4;</seg>"
+    table = agreement(sample, [left, whole, none, none, "a ship", None], "qwen2_vl", (112, 56))
+    expected = np.zeros((6, 6))
+    expected[:2, :2] = [[1, 0.5], [0.5, 1]]
+    expected[2:4, 2:4] = 1
+    assert table == pytest.approx(expected)

@@ -33,7 +33,9 @@ from stage.planning.control import ControlTokens
 from stage.recipe import config
 from studies.scaling import best_of_n
 from tests.support.processes.commands import ROOT
+from vlm import masks
 from vlm.common.errors import DataError, UserError
+from vlm.pictures.places import spelled
 from vlm.prompts import R1_SYSTEM
 from vlm.sections import PromptSection
 
@@ -107,6 +109,9 @@ BOX = [[20.0, 20.0, 180.0, 80.0]]
 QUADS = [[100.0, 10.0, 190.0, 55.0, 180.0, 75.0, 90.0, 30.0], [10.0, 60.0, 60.0, 60.0, 60.0, 70.0, 10.0, 70.0]]
 PIER = [[120.0, 30.0, 200.0, 90.0]]
 AROUND = [[90.0, 10.0, 190.0, 75.0], [10.0, 60.0, 60.0, 70.0]]
+SHIP_MASK = masks.runs_of(np.pad(np.ones((60, 160), dtype=bool), 20))
+SHIP_CELLS = f"<seg>{'0*32;' * 6}{'0*3,1*26,0*3;' * 20}{'0*32;' * 6}</seg>"
+"""Of 32 rows of 3.125 pixels 20 touch those from 20 to 80, of 32 columns of 6.25 pixels 26 those from 20 to 180."""
 FOR_GRPO, TRACED, DIRECT = "For GRPO, evaluation and best-of-N", "For SFT, with a trace", "For SFT, without a trace"
 QUESTIONS = [
     asked(SHIP, "harbour.png", "grounding", "1", "questions", boxes=BOX),
@@ -118,6 +123,7 @@ QUESTIONS = [
     asked(KINDS, "harbour.png", "detection", "8", "questions", boxes=OBJECTS, labels=LABELS, classes=CLASSES,
           difficult=[False, True]),
     asked(KINDS, "field.png", "detection", "9", "questions", boxes=[], labels=[], classes=CLASSES),
+    asked(SHIP, "harbour.png", "segmentation", "10", "questions", mask=SHIP_MASK),
     asked(BUSY, "harbour.png", "open_ended", "7", "questions", answer=YES),
 ]  # fmt: skip
 
@@ -129,12 +135,13 @@ def test_questions(folder):
 
 def test_special_questions(folder):
     found = [told(sample, folder) for sample in samples.read(put(folder, FOR_GRPO, "special.jsonl"))]
-    two, turns, text = found
+    two, dated, turns, text = found
+    assert (dated["dates"], dated["answer"]) == (["2019-04", "2021-07"], "A harbour was built.")
     assert two["images"] == ["field.png", "harbour.png"] and two["size"] == (200, 100)
     assert (two["source"], two["id"], two["kind"], two["answer"]) == ("pairs", "1", "comparison,presence", "no")
     assert samples.kinds_of(two["kind"]) == ["comparison", "presence"]
     assert [role for role, _ in turns["messages"]] == ["system", "user", "assistant", "user"]
-    assert turns["messages"][-1] == ("user", "How many?") and (turns["source"], turns["id"]) == ("special", "#2")
+    assert turns["messages"][-1] == ("user", "How many?") and (turns["source"], turns["id"]) == ("special", "#3")
     assert text["images"] == [] and "size" not in text and text["task"] == "open_ended"
 
 
@@ -154,7 +161,7 @@ def test_images_in_rows_beside_files(rows_of, folder):
     mixed = [*samples.read(put(folder, TRACED, "traces.jsonl")), *samples.read(put(folder, FOR_GRPO, "inline.jsonl"))]
     mixed[-1].messages.append({"role": "assistant", "content": "blue"})
     for order in (mixed, mixed[::-1]):
-        assert [len(row["images"]) for row in rows_of(order, PromptSection(notation="qwen2_vl"))] == [1] * 8
+        assert [len(row["images"]) for row in rows_of(order, PromptSection(notation="qwen2_vl"))] == [1] * 9
 
 
 def test_what_grpo_asks(folder):
@@ -162,7 +169,7 @@ def test_what_grpo_asks(folder):
     read = list(samples.read(put(folder, FOR_GRPO, "questions.jsonl")))
     read += samples.read(put(folder, FOR_GRPO, "special.jsonl"))
     table = prompt_rows(read, PromptSection(notation="qwen2_vl"))
-    prompts = [[(turn["role"], turn["content"]) for turn in row["prompt"]] for row in table]
+    prompts = [[(turn["role"], spelled(turn["content"])) for turn in row["prompt"]] for row in table]
     assert [prompt[-1][1] for prompt in prompts] == [
         f"Give the bounding box of the object that this sentence describes: {SHIP}",
         f"Give the bounding box of the object that this sentence describes: {RUNWAYS}",
@@ -171,15 +178,17 @@ def test_what_grpo_asks(folder):
         DESCRIBE,
         f"{CLASS}\nAnswer with one of the class names.",
         *[f"Detect all objects of these categories, with their names: {KINDS}."] * 2,
+        f"Locate the {SHIP}, output the segmentation mask\n{masks.asking('rscovlm').told}",
         BUSY,
         "Do both images show water?\nAnswer with a single word or number.",
+        "Picture 1, 2019-04: <image>\nPicture 2, 2021-07: <image>\nWhat has changed?",
         "How many?",  # a later turn stays as it is
         "What is a runway?",
     ]
     systems = [prompt[0] for prompt in prompts]
-    assert systems == [("system", R1_SYSTEM)] * 10 + [("system", "Be brief."), ("system", R1_SYSTEM)]
+    assert systems == [("system", R1_SYSTEM)] * 12 + [("system", "Be brief."), ("system", R1_SYSTEM)]
     assert table[1]["boxes"] == AROUND and table[1]["quads"] == QUADS and table[1]["size"] == [200, 100]
-    assert [image.size for image in table[9]["images"]] == [(200, 100)] * 2
+    assert [image.size for image in table[10]["images"]] == [(200, 100)] * 2
     assert table[2]["kind"] == "count" and table[3]["choices"] == USES
 
 
@@ -199,6 +208,7 @@ def test_sft_with_a_trace(folder):
         f"<answer>{FIELD}</answer>",
         "<answer>farmland</answer>",
         f"<answer>{FOUND}</answer>",
+        "<answer><seg>0*7;0*1,1*5,0*1;0*1,1*5,0*1;0*7;</seg></answer>",
         f"<answer>{YES}</answer>",
     ]
     assert all(text.startswith("<think>") for text in said)
@@ -206,9 +216,11 @@ def test_sft_with_a_trace(folder):
 
 def test_sft_without_a_trace(folder):
     """The box of the first row, which has no assistant turn, is written in the notation: 20 of 200 pixels are 100."""
-    said = learned(folder, DIRECT, "direct.jsonl", PromptSection(style="direct", notation="qwen2_vl"))
-    assert said == ["<|box_start|>(100,200),(900,800)<|box_end|>", "3", "B", FIELD, "farmland", FOUND, YES]
-    lines = learned(folder, DIRECT, "direct.jsonl", PromptSection(style="direct", notation="internvl"))
+    said = learned(folder, DIRECT, "direct.jsonl", PromptSection(style="direct", notation="qwen2_vl", masks="grid32"))
+    box = "<|box_start|>(100,200),(900,800)<|box_end|>"
+    assert said == [box, "3", "B", FIELD, "farmland", FOUND, SHIP_CELLS, YES]
+    section = PromptSection(style="direct", notation="internvl", masks="grid32")
+    lines = learned(folder, DIRECT, "direct.jsonl", section)
     assert lines[0] == "<box>[[100, 200, 900, 800]]</box>"
 
 
@@ -412,16 +424,16 @@ def test_curation(folder):
 def test_predictions(folder):
     """A box from 50 to 150 and one from 100 to 200 share a third of what they cover."""
     found = predictions.read(put(folder, "Predictions", "predictions.jsonl"))
-    assert [(one.source, one.id) for one in found] == [("questions", str(number)) for number in range(1, 11)]
+    assert [(one.source, one.id) for one in found] == [("questions", str(number)) for number in range(1, 12)]
     assert (found[0].resized, found[0].image, found[0].prompt) == ((1008, 504), "harbour.png", SHIP)
     judged = [metrics.judge(one, "qwen2_vl", "answer") for one in found]
     assert [one.iou for one in judged[:2]] == [pytest.approx(1), pytest.approx(1 / 3)]
-    assert [one.correct for one in judged] == [None, None, False, True, None, False, None, False, False, None]
-    assert [one.gold for one in judged[4:]] == [0.5, None, 1.0, None, None, None]
-    assert [one.well_formed for one in judged] == [True] * 5 + [False, True, False, False, False]
+    assert [one.correct for one in judged] == [None, None, False, True, None, False, None, False, False, None, None]
+    assert [one.gold for one in judged[4:]] == [0.5, None, 1.0, None, None, None, None]
+    assert [one.well_formed for one in judged] == [True] * 5 + [False, True, False, False, False, True]
     report = metrics.evaluate(found, "qwen2_vl")
     assert report.metrics["grounding/acc@0.5"].value == pytest.approx(0.5)
-    assert report.metrics["format"].value == pytest.approx(6 / 10)
+    assert report.metrics["format"].value == pytest.approx(7 / 11)
 
 
 # Every task, every field.
@@ -444,7 +456,7 @@ def test_every_task_has_a_row():
 def test_every_field_is_in_its_table():
     assert list(table("Questions")) == [
         "images", "messages", "task", "answer", "boxes", "quads", "labels", "difficult", "classes", "size", "choices",
-        "source", "id", "kind", "references", "regions",
+        "source", "id", "kind", "references", "regions", "mask", "dates",
     ]  # fmt: skip
     by_the_source = {"written", "tooled"}
     assert set(table("Questions")) == set(Sample.__dataclass_fields__) - {"columns", *by_the_source}

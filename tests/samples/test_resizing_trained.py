@@ -70,7 +70,7 @@ def test_a_group_is_rewarded_at_the_one_size_it_saw(samples, tiny_model, tmp_pat
         expected = resizing(DRAWN, seed=2, train=True)
         expected.passed = passed
         assert dict((name, told) for name, told, _ in call) == {
-            sample.id: expected.drawn(sample.size, row) for row, sample in enumerate(samples)
+            sample.id: expected.drawn(sample.size, row, among=1) for row, sample in enumerate(samples)
         }
     assert len({told for call in calls for name, told, _ in call if name == "0"}) > 1
 
@@ -114,7 +114,7 @@ def test_supervised_training_learns_boxes_at_the_size_drawn(samples, tiny_model,
         sizes = resizing(DRAWN, recipe.seed, train=True)
         sizes.passed = passed
         for row, sample in enumerate(samples):
-            width, height = sizes.drawn(sample.size, row)
+            width, height = sizes.drawn(sample.size, row, among=1)
             x, y = width / sample.size[0], height / sample.size[1]
             expected.add(f"{round(10 * x)},{round(20 * y)},{round(60 * x)},{round(80 * y)}")
         assert set(learnt[2 * passed : 2 * passed + 2]) == expected

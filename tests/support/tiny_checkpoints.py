@@ -21,8 +21,8 @@ def section(path, **changes):
     return SimpleNamespace(path=str(path), **{**fields, **changes})
 
 
-def pixels(low=56 * 56, high=112 * 112):
-    return SimpleNamespace(min_pixels=low, max_pixels=high)
+def pixels(low=56 * 56, high=112 * 112, row=None):
+    return SimpleNamespace(min_pixels=low, max_pixels=high, row_pixels=row)
 
 
 def qwen2_vl(tmp_path_factory):

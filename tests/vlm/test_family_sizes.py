@@ -26,18 +26,18 @@ def test_drawn_tiles(size, row, passed):
     """Whole tiles within the drawn limits, which the model's processor then makes again."""
     sizes = Resizing(TILES, DRAWING, seed=2)
     sizes.passed = passed
-    drawn = sizes.drawn(size, row)
+    drawn = sizes.drawn(size, row, among=1)
     assert all(side % 56 == 0 for side in drawn) and 2 <= drawn[0] * drawn[1] // 56**2 <= 9
-    assert drawn == sizes.drawn(size, row) and sizes.seen(drawn) == drawn
+    assert drawn == sizes.drawn(size, row, among=1) and sizes.seen(drawn, among=1) == drawn
     assert TILES.tokens(drawn) == 4 * (drawn[0] * drawn[1] // 56**2 + 1)
 
 
 def test_draws_differ():
     sizes = Resizing(TILES, DRAWING)
     """By hand: 3 × 2 tiles from six on; with fewer, 1.5 is as far from 1 as from 2, and the most that there are."""
-    found = {sizes.drawn((300, 200), row) for row in range(60)}
+    found = {sizes.drawn((300, 200), row, among=1) for row in range(60)}
     assert found == {(168, 112), (112, 112), (112, 56)}
-    squares = {sizes.drawn((300, 300), row) for row in range(60)}
+    squares = {sizes.drawn((300, 300), row, among=1) for row in range(60)}
     assert {(112, 112)} < squares  # and what is nearest to a square in two or three tiles
 
 
@@ -54,14 +54,14 @@ def test_where_sizes_have_no_say_none_is_drawn(kind, words, family_checkpoints):
     with pytest.raises(RecipeError, match=f"images.random_resize: {words}.*; leave it out"):
         resizing.by_role(recipe)
     recipe.images = section.model_copy(update={"random_resize": None})
-    assert resizing.by_role(recipe)["train"].drawn((301, 77), 3) == (301, 77)
+    assert resizing.by_role(recipe)["train"].drawn((301, 77), 3, among=1) == (301, 77)
 
 
 @pytest.mark.parametrize("sight", [Square(56, 16), Unknown(56**2, 112**2)])
 def test_a_picture_that_is_not_scaled_stays(sight):
     picture = Image.effect_noise((90, 50), 60).convert("RGB")
     assert fitted(picture, sight) is picture
-    assert Resizing(sight).seen((90, 50)) is None
+    assert Resizing(sight).seen((90, 50), among=1) is None
 
 
 # --- files that are never decoded whole
@@ -101,4 +101,4 @@ def test_a_large_file_gives_the_same_picture(kind, size, small, family_checkpoin
     assert {name: part.shape for name, part in found.items()} == {name: part.shape for name, part in whole.items()}
     assert (found["pixel_values"] - whole["pixel_values"]).abs().mean() < 0.05  # units of about 1/4 of the range
     table = Resizing(sight)
-    assert table.picture(str(tmp_path / "a.tif"), 0).size == given.size
+    assert table.picture(str(tmp_path / "a.tif"), 0, among=1).size == given.size

@@ -337,6 +337,6 @@ def test_rows_keep_the_originals_size(tmp_path):
         section.model_copy(update={"random_resize": ResizeSection(min_pixels=56 * 56, max_pixels=112 * 112)}),
         train=True,
     )
-    drawn = drawing.drawn((560, 392), 0)
+    drawn = drawing.drawn((560, 392), 0, among=1)
     row = rows.prompt_rows([sample], PromptSection(), drawing)[0]
     assert row["images"][0].size == drawn == tuple(row["resized"])

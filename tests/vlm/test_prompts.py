@@ -26,6 +26,7 @@ def test_the_wording_of_every_task():
         "caption": "a dam",
         "classification": "a dam\nAnswer with one of the class names.",
         "detection": "a dam",  # worded by its notation
+        "segmentation": "a dam",  # worded by its mask form
     }
     assert set(expected) == set(TASKS)
     for task, text in expected.items():
@@ -146,7 +147,7 @@ def test_the_datas_own_system_turn_wins():
         ({"vqa": "{question} {image}"}, r"\['image', 'question'\]"),
         ({"vqa": "{question} {}"}, r"\['', 'question'\]"),
         ({"vqa": "{question.upper}"}, "question.upper"),
-        ({"segmentation": "{question}"}, "no such task; tasks are grounding"),
+        ({"counting": "{question}"}, "no such task; tasks are grounding"),
     ],
 )
 def test_wordings_that_would_lose_the_question_are_refused(wording, message):

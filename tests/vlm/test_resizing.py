@@ -13,6 +13,7 @@ from pydantic import ValidationError
 import rewards
 from evals import predictions
 from evals.scoring import metrics
+from evals.scoring.reading import Reading
 from rewards.select.selectors import agreement
 from samples import Sample, rows
 from stage.trainer.callbacks import PassCallback
@@ -62,7 +63,7 @@ def test_the_side_is_drawn_uniformly_between_the_limits():
         train=True,
     )
     for size in ((800, 800), (4000, 2000)):
-        drawn = np.array([sizes.drawn(size, row) for row in range(3000)])
+        drawn = np.array([sizes.drawn(size, row, among=1) for row in range(3000)])
         sides = np.sqrt(drawn.prod(axis=1))
         assert sides.min() > 448 - 2 * SIDE and sides.max() <= 1344
         shares = np.histogram(sides, bins=8, range=(448, 1344))[0] / len(sides)
@@ -76,13 +77,13 @@ def test_a_size_depends_on_seed_row_and_pass_only():
     def draw(seed=0, passed=0):
         sizes = resizing(DRAWN, seed, train=True)
         sizes.passed = passed
-        return [sizes.drawn((300, 200), row) for row in range(40)]
+        return [sizes.drawn((300, 200), row, among=1) for row in range(40)]
 
     assert draw() == draw()
     assert draw() != draw(seed=1) != draw(passed=1) != draw()
     assert len(set(draw())) > 10
     plain = resizing(DRAWN)  # rows that are not trained on
-    assert plain.drawn((300, 200), 5) == (300, 200)
+    assert plain.drawn((300, 200), 5, among=1) == (300, 200)
 
 
 def test_passes_are_counted_by_the_trainer():
@@ -249,10 +250,10 @@ def test_predictions_carry_the_size_seen(samples, tmp_path):
     predictions.write(tmp_path / "p.jsonl", [row])
     (read,) = predictions.read(tmp_path / "p.jsonl")
     assert read.resized == resized
-    assert metrics.judge(read, "rscovlm", "text").iou > 0.9
+    assert metrics.judge(read, Reading("rscovlm", "text")).iou > 0.9
     read.resized = None
     with pytest.raises(DataError, match="no 'resized'"):
-        metrics.judge(read, "rscovlm", "text")
+        metrics.judge(read, Reading("rscovlm", "text"))
 
 
 def test_votes_are_compared_at_the_size_seen(samples):

@@ -42,7 +42,7 @@ class GridFamily(Family):
 
     def handed(self, picture, processor):
         """At the size at which it is seen: vLLM's processor would resize it with torchvision."""
-        wanted = processor.sight.seen(picture.size)
+        wanted = processor.sight.plain.seen(picture.size)
         return picture if wanted == picture.size else picture.resize(wanted, BICUBIC)
 
     def as_it_is(self, sight):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, Self
 
 from vlm.common.errors import RecipeError
 
@@ -32,6 +32,22 @@ class Sight(Protocol):
     @property
     def free(self) -> bool:
         """Whether limits have a say."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether pictures must be brought to the size at which they are seen before a processor gets them, whose own
+        limits are wider (`vlm.pictures.budget`)."""
+
+    @property
+    def plain(self) -> Sight:
+        """What the processor's own limits say: of a picture that shares with none."""
+
+    def among(self, pictures: int) -> Sight:
+        """Of each of so many pictures of a row, where those share a budget (`vlm.pictures.budget`); else of any.
+        Raises: Crowded where the budget is too small for so many."""
+
+    def near(self, size: Size) -> Sequence[Size]:
+        """Sizes about as large as this one, at which a picture may be seen, too; none where there are no others."""
 
     def within(self, least: int, most: int) -> Sight:
         """The same model's under other limits. Raises: RecipeError for impossible ones."""
@@ -57,8 +73,24 @@ class Sight(Protocol):
         """In words, for a plan."""
 
 
+class Alone:
+    """A picture is seen at one size, whatever else its row shows."""
+
+    fits = False
+
+    @property
+    def plain(self) -> Self:
+        return self
+
+    def among(self, pictures: int) -> Self:
+        return self
+
+    def near(self, size: Size) -> Sequence[Size]:
+        return ()
+
+
 @dataclass(frozen=True)
-class Grid:
+class Grid(Alone):
     """Pictures of any proportions, cut into squares of `side` pixels, each a visual token (Qwen2-VL, arXiv
     2409.12191). Strips thinner than a square after shrinking may have more tokens than the bounds say."""
 
@@ -81,6 +113,12 @@ class Grid:
 
     def seen(self, size: Size) -> Size:
         return smart_resize(size, self.least, self.most, self.side)
+
+    def near(self, size: Size) -> Sequence[Size]:
+        """A square more or less on either side."""
+        steps = (-self.side, 0, self.side)
+        found = [(size[0] + wide, size[1] + high) for wide in steps for high in steps if wide or high]
+        return [one for one in found if min(one) >= self.side]
 
     def drawn(self, size: Size, pixels: float, least: int, most: int) -> Size:
         scale = math.sqrt(pixels) / math.sqrt(size[0] * size[1])
@@ -131,7 +169,7 @@ def smart_resize(size: Sequence[int], least: int, most: int, side: int) -> Size:
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(Alone):
     """Every picture as one square of `edge` pixels, padded to it (LLaVA-1.5, arXiv 2310.03744, section 3.2). Limits
     have no say."""
 
@@ -169,7 +207,7 @@ class Square:
 
 
 @dataclass(frozen=True)
-class Tiles:
+class Tiles(Alone):
     """Pictures scaled to a grid of square tiles whose proportions are nearest to theirs, and where that has more than
     one, the whole picture as a further tile (InternVL 1.5, arXiv 2404.16821, section 3.2). Limits are of the tiles'
     pixels together, without the last one."""
@@ -240,7 +278,7 @@ def arrangements(least: int, most: int) -> tuple[tuple[int, int], ...]:
 
 
 @dataclass(frozen=True)
-class Unknown:
+class Unknown(Alone):
     """Of a model that has no file here: its own processor does what it does."""
 
     least: int

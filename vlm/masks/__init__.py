@@ -1,27 +1,32 @@
-"""Masks: run lengths, grids, and the texts that models write them as.
+"""Masks: run lengths, grids, outlines, and the texts that models write them as.
 
-A mask is of the upright picture in its original pixels; a text has it on a grid, which a form declares (`forms.py`).
+A mask is stored as `Runs`, COCO's compressed run lengths of the original picture's pixels (`runs.py`), and compared by
+pixels of that picture, whatever grid it was written on (`cells.py`). A form says how a mask is text (`forms.py`); an
+answer is read by `read_mask`, with a tolerance that is counted.
 """
 
-from vlm.masks.cells import cell_of, filled
-from vlm.masks.forms import FORMS, Asking, Form, SaidMask, asking, check_form, read_mask, write_mask
-from vlm.masks.runs import Runs, area, checked_runs, pixels_of, rings_to_runs, runs_of
+from vlm.masks.asking import AskingMask
+from vlm.masks.cells import cells
+from vlm.masks.forms import FORMS, Form, asking, check_form, read_mask, write_mask
+from vlm.masks.runs import Runs, area, check_runs, checked_runs, pixels_of, rings_to_runs, runs_of, shared
+from vlm.masks.said import SaidMask
 
 __all__ = [
     "FORMS",
-    "Asking",
+    "AskingMask",
     "Form",
     "Runs",
     "SaidMask",
     "area",
     "asking",
-    "cell_of",
+    "cells",
     "check_form",
+    "check_runs",
     "checked_runs",
-    "filled",
     "pixels_of",
     "read_mask",
     "rings_to_runs",
     "runs_of",
+    "shared",
     "write_mask",
 ]

@@ -1,38 +1,117 @@
-"""A mask on a grid that covers the picture: which cells an object touches, and how much of each it fills.
+"""Masks on grids: pixels of the original picture counted by cell, from the runs.
 
-A pixel belongs to the cell that its centre lies in: of `side` pixels in `cells` parts, pixel p is in cell
-floor((p + 1/2) · cells / side).
+A grid of gh x gw cells covers the picture evenly, whatever its sides. A pixel belongs to the cell that its centre lies
+in: column x to cell floor((x + 1/2) · gw / w). So every pixel has one cell, sums over cells are sums over pixels, and a
+grid that is spread over the picture is what Pillow's NEAREST makes of it. A grid may be finer than its picture: a cell
+that no pixel's centre lies in takes the pixels that its own centre lies in.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
-from vlm.masks.runs import Runs, pixels_of
+from vlm.masks.runs import Runs, check_runs, runs_from_spans, spans
+
+Grid = tuple[int, int]
+"""(rows, columns)."""
 
 
-def cell_of(side: int, cells: int) -> np.ndarray:
-    """(side,) the cell of each pixel along one side, in whole numbers."""
-    return (2 * np.arange(side) + 1) * cells // (2 * side)
+def borders(side: int, count: int) -> np.ndarray:
+    """The first pixel of each of `count` cells along a side, and the side: (count + 1,) int64."""
+    return -((count - 2 * side * np.arange(count + 1)) // (2 * count))
 
 
-def filled(runs: Runs, grid: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of the mask in each cell, and all pixels of each cell; both (rows, columns). grid: (rows, columns)."""
-    return _filled(json.dumps(runs, sort_keys=True), int(grid[0]), int(grid[1]))
+def owners(side: int, count: int) -> np.ndarray:
+    """The cell of each pixel along a side, (side,) int64."""
+    return (2 * np.arange(side) + 1) * count // (2 * side)
 
 
-@lru_cache(maxsize=256)
-def _filled(runs: str, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    mask = pixels_of(json.loads(runs))
-    down, across = cell_of(mask.shape[0], rows), cell_of(mask.shape[1], columns)
-    found = np.zeros((rows, columns), dtype=np.int64)
-    y, x = np.nonzero(mask)
-    np.add.at(found, (down[y], across[x]), 1)
-    whole = np.bincount(down, minlength=rows)[:, None] * np.bincount(across, minlength=columns)[None]
-    for table in (found, whole):
-        table.flags.writeable = False  # a group shares it
-    return found, whole
+def sampled(side: int, count: int) -> np.ndarray:
+    """The pixel along a side that the centre of each cell lies in, (count,) int64: what NEAREST takes."""
+    return owners(count, side)
+
+
+def cells(truth: Runs, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of the object and all pixels in each cell, (gh, gw) int64 each; read-only, and kept for the next call.
+
+    Takes time and memory linear in runs, sides and cells: no mask is expanded.
+    """
+    height, width = check_runs(truth)
+    return _cells(truth["counts"], height, width, *grid)
+
+
+@functools.lru_cache(maxsize=256)
+def _cells(counts: str, height: int, width: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    starts, ends = spans({"size": [height, width], "counts": counts})
+    true = _before(ends, height, width, rows, columns) - _before(starts, height, width, rows, columns)
+    every = np.diff(borders(height, rows))[:, None] * np.diff(borders(width, columns))
+    for one in (true, every):
+        one.setflags(write=False)
+    return true, every
+
+
+def _before(places: np.ndarray, height: int, width: int, rows: int, columns: int) -> np.ndarray:
+    """(rows, columns): over all places, how many pixels of each cell lie before them, down the columns."""
+    x, y = places // height, places % height
+    across, down = borders(width, columns), borders(height, rows)
+    column, row = np.append(owners(width, columns), columns)[x], owners(height, rows)[y]  # x = width at the end
+    # Whole columns of pixels before x, by column of cells: all of those further left, a part of x's own.
+    at = np.bincount(column, minlength=columns + 1)
+    part = np.bincount(column, x - across[column], minlength=columns + 1)[:columns].round().astype(np.int64)
+    whole = np.diff(across) * (at.sum() - np.cumsum(at)[:columns]) + part
+    # Pixels above y in x's own column, likewise by row of cells.
+    both = column * (rows + 1) + row
+    shape = (columns + 1, rows + 1)
+    at = np.bincount(both, minlength=shape[0] * shape[1]).reshape(shape)[:columns]
+    part = np.bincount(both, y - down[row], minlength=shape[0] * shape[1]).reshape(shape)[:columns, :rows]
+    above = np.diff(down) * (at.sum(1, keepdims=True) - np.cumsum(at, 1)[:, :rows]) + part.round().astype(np.int64)
+    return np.diff(down)[:, None] * whole + above.T
+
+
+def pooled(truth: Runs, grid: Grid) -> np.ndarray:
+    """(gh, gw) bool: cells in which the object has a pixel, however small (max-pool)."""
+    height, width = check_runs(truth)
+    some = cells(truth, grid)[0] > 0
+    return some[_filled(height, grid[0])][:, _filled(width, grid[1])]
+
+
+def _filled(side: int, count: int) -> np.ndarray:
+    """For each cell along a side, itself, or the cell of the pixel that its centre lies in, where it has no pixel."""
+    own = np.diff(borders(side, count)) > 0
+    return np.where(own, np.arange(count), owners(side, count)[sampled(side, count)])
+
+
+def nearest(truth: Runs, grid: Grid) -> np.ndarray:
+    """(gh, gw) bool: the pixel at each cell's centre, as Pillow's NEAREST takes it. Objects between centres vanish."""
+    height, width = check_runs(truth)
+    starts, ends = spans(truth)
+    places = sampled(width, grid[1]) * height + sampled(height, grid[0])[:, None]
+    which = np.searchsorted(starts, places, side="right") - 1
+    return (which >= 0) & (places < np.append(ends, 0)[which])
+
+
+def spread(grid: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """(h, w) bool: each pixel with the value of its cell; size: (width, height)."""
+    width, height = size
+    return grid[owners(height, grid.shape[0])][:, owners(width, grid.shape[1])]
+
+
+def spread_runs(grid: np.ndarray, size: Sequence[int]) -> Runs:
+    """`spread` as run lengths, without expanding it."""
+    width, height = size
+    down = borders(height, grid.shape[0])
+    padded = np.zeros((grid.shape[1], grid.shape[0] + 2), np.int8)
+    padded[:, 1:-1] = grid.T
+    step = np.diff(padded, axis=1)  # (gw, gh + 1): 1 where a run begins, -1 behind its end
+    column, row = np.nonzero(step == 1)
+    end = np.nonzero(step == -1)[1]
+    each = np.bincount(column, minlength=grid.shape[1])[owners(width, grid.shape[1])]  # runs of each column of pixels
+    first = np.searchsorted(column, owners(width, grid.shape[1]))
+    x = np.repeat(np.arange(width), each)
+    which = np.repeat(first, each) + np.arange(len(x)) - np.repeat(np.cumsum(each) - each, each)
+    top, bottom = x * height + down[row[which]], x * height + down[end[which]]
+    some = top < bottom
+    return runs_from_spans(top[some], bottom[some], size)

@@ -1,159 +1,158 @@
-"""Masks as text, by name of the form: how a mask is written, read, and asked for.
+"""The texts that masks are written as.
 
-    rscovlm   <seg>0*4;0*1,1*2,0*1;0*4;</seg>    rows of a grid, of 28 pixels a cell of the picture as the model sees it
-    grid32    the same on a grid of 32 x 32, whatever the picture
+| form       | text                                               | grid                                   | pool    |
+|------------|----------------------------------------------------|----------------------------------------|---------|
+| rscovlm    | ``<seg>0*4;0*1,1*2,0*1;0*4;</seg>``                | 28 pixels of the resized image a cell  | max     |
+| grid32     | the same                                           | 32 x 32                                | max     |
+| text4seg   | ``<seg>others *1| dam *2| others *13\\n …\\n</seg>`` | 16 x 16                                | nearest |
+| text4seg24 | the same                                           | 24 x 24                                | nearest |
 
-RSCoVLM: VisionXLab/RSCoVLM, rscovlm/training/data/refgeo_dataset.py at bfc2ff7.
+Read off VisionXLab/RSCoVLM (rscovlm/training/data/refgeo_dataset.py at bfc2ff7) and mc-lan/Text4Seg (playground/data/
+create_json, llava/eval/model_refer_seg.py, at fdd1188 and 069a7f7).
+
+RSCoVLM's preparation of masks before the grid is `vlm.masks.prepared`, and is not done here. It then takes the nearest
+pixels of the resized picture and the largest of each cell; here a cell holds 1 if any pixel of the original does, so no
+object is lost. Where the resized picture is no multiple of 28, as with models of other visual tokens, the nearest count
+of cells covers it evenly.
+
+Text4Seg takes the pixel at the centre of each cell, which loses objects between centres: a mask that would be lost
+altogether is pooled as RSCoVLM's is. Its published files have a sentence before the mask; none is written, any is read.
+
+GeoGround (zytx121/GeoGround, arXiv 2411.11904) is refused by name: its code was never stored where it could be read,
+and the two descriptions of its text that could be (run lengths by row; values one by one, in a service of others)
+contradict each other. `grid32` is RSCoVLM's text on a grid of its size, and no reading of its files.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from vlm.common.errors import DataError, RecipeError
-from vlm.masks.cells import cell_of, filled
-from vlm.masks.runs import Runs, pixels_of, runs_of
+from vlm.masks.asking import ASKING, AskingMask
+from vlm.masks.cells import nearest, pooled
+from vlm.masks.runs import Runs
+from vlm.masks.said import SaidMask
+from vlm.masks.texts import CLOSE, OPEN, OTHERS, read_labels, read_values, write_labels, write_values
+
+CELL = 28
+"""Pixels of the resized picture along a cell's side: a visual token of Qwen2.5-VL (`refgeo_dataset.py`)."""
+_REFUSED = {
+    "geoground": "its code and files could not be read, and what is told of its text contradicts itself; grid32 has "
+    "RSCoVLM's run lengths on its 32 x 32 cells"
+}
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How a mask is asked for."""
-
-    wording: str
-    "With `{question}`, what it is a mask of."
-    system: str | None = None
-    "The system prompt that tells of the text form, for the style `direct`."
-    told: str = ""
-    "A line behind the question that tells of it where that system prompt cannot stand."
-
-
-@dataclass(frozen=True)
-class SaidMask:
-    """The mask that an answer states."""
-
-    grid: np.ndarray | None
-    "(rows, columns) booleans: cells that it covers; None where it is rings, or cannot be read."
-    readable: bool = True
-    repairs: dict[str, int] = field(default_factory=dict)
-    "What was mended → how often."
-    rings: list[list[float]] | None = None
-
-    def pixels(self, size: Sequence[int]) -> np.ndarray:
-        """(height, width) booleans of an image of `size` (width, height)."""
-        width, height = size
-        if self.grid is None:
-            return np.zeros((height, width), dtype=bool)
-        rows, columns = self.grid.shape
-        return self.grid[cell_of(height, rows)][:, cell_of(width, columns)]
-
-    def runs(self, size: Sequence[int]) -> Runs:
-        return runs_of(self.pixels(size))
-
-    def overlap(self, truth: Runs) -> tuple[int, int]:
-        """(intersection, union) with a true mask, in pixels of the original image: exact."""
-        if self.grid is None:
-            said = self.pixels(truth["size"][::-1])
-            true = pixels_of(truth)
-            return int((said & true).sum()), int((said | true).sum())
-        inside, whole = filled(truth, self.grid.shape)
-        inner = int(inside[self.grid].sum())
-        return inner, int(inside.sum()) + int(whole[self.grid].sum()) - inner
-
-
-@dataclass(frozen=True)
-class Form:
-    """Run lengths row by row on a grid."""
+class GridForm:
+    """Masks on a grid, row by row."""
 
     name: str
-    asking: Asking
-    cells: tuple[int, int] | None = None
-    "(rows, columns) of the grid; None: of 28 pixels a cell of the picture as the model sees it."
+    cells: int | None = None
+    "Along both sides; None: as many as the resized picture has squares of 28 pixels."
+    pool: Literal["max", "nearest"] = "max"
+    labelled: bool = False
+    "Whether runs have labels (Text4Seg) for values."
 
     @property
     def resized(self) -> bool:
         """Whether it counts pixels of the picture as the model sees it."""
         return self.cells is None
 
-    def grid(self, resized: Sequence[int] | None) -> tuple[int, int]:
-        """(rows, columns). Raises: DataError where it needs the size that the model sees."""
+    def shape(self, resized: Sequence[float] | None = None) -> tuple[int, int]:
+        """(rows, columns); resized: (width, height) of the picture as the model sees it.
+
+        Raises: DataError where the form needs it and it is not given.
+        """
         if self.cells is not None:
-            return self.cells
+            return self.cells, self.cells
         if resized is None:
             raise DataError(
-                f"the mask form {self.name} counts pixels of the picture as the model sees it: no 'resized'"
+                f"the mask form {self.name} counts cells of {CELL} pixels of the resized image: its size is needed "
+                "(`resized`, as with boxes in the frame `resized`)"
             )
-        return max(1, round(resized[1] / UNIT)), max(1, round(resized[0] / UNIT))
+        width, height = resized
+        return max(1, round(height / CELL)), max(1, round(width / CELL))
 
-    def write(self, mask: Runs, resized: Sequence[int] | None, name: str | None) -> str:
-        touched = filled(mask, self.grid(resized))[0] > 0
-        return f"<seg>{''.join(_row(one) + ';' for one in touched)}</seg>"
+    def gridded(self, mask: Runs, resized: Sequence[float] | None = None) -> np.ndarray:
+        """The grid (gh, gw) that a mask is written as."""
+        shape = self.shape(resized)
+        some = nearest(mask, shape) if self.pool == "nearest" else None
+        return some if some is not None and some.any() else pooled(mask, shape)
 
-    def read(self, text: str, resized: Sequence[int] | None) -> SaidMask:
-        rows, columns = self.grid(resized)
-        repairs: Counter[str] = Counter()
-        found = _SEG.search(text)
-        if found is None or text.count("<seg>") != 1:
-            return SaidMask(None, readable=False)
-        lines = [line for line in found[1].split(";") if line.strip()]
-        grid = np.zeros((rows, columns), dtype=bool)
-        repairs["rows"] += abs(len(lines) - rows)
-        for number, line in enumerate(lines[:rows]):
-            start = 0
-            for run in line.split(","):
-                part = _RUN.fullmatch(run)
-                if part is None:
-                    return SaidMask(None, readable=False)
-                count = min(int(part[2][:6]), columns)
-                grid[number, start : start + count] = part[1] == "1"
-                start += count
-            repairs["columns"] += start != columns
-        return SaidMask(grid, True, dict(+repairs))
+    def text(self, said: SaidMask, name: str | None = None) -> str:
+        """The text of a grid; name: what the object is called, for labels."""
+        assert said.grid is not None
+        if not self.labelled:
+            return write_values(said.grid)
+        label = " ".join((name or "").split())
+        if not label or any(mark in label for mark in ("|", "*", OPEN, CLOSE)) or label == OTHERS:
+            raise DataError(
+                f"found {name!r} for what the mask describes: the form {self.name} writes it as a label, expected some "
+                f"text without |, * and tags, other than {OTHERS!r}"
+            )
+        return write_labels(said.grid, label)
 
+    def write(self, mask: Runs, resized: Sequence[float] | None = None, name: str | None = None) -> str:
+        return self.text(SaidMask(self.gridded(mask, resized)), name)
 
-UNIT = 28
-"""Pixels of a side that one cell covers (RSCoVLM's Qwen2.5-VL)."""
-_SEG = re.compile(r"\s*<seg>([\d*,;\s]*)(?:</seg>)?\s*")
-_RUN = re.compile(r"\s*([01])\*(\d+)\s*")
-_SYSTEM = (
-    "As an AI assistant, you specialize in segmentation, delivering segmentation results as Row-wise RLE format. Each "
-    "row is represented as '<value>*<count>', and rows are separated by ';'. The last row ends with a semicolon. For "
-    "example, '0*1,1*2;0*3;' represents the mask."
-)
-"""As RSCoVLM was trained with it."""
-_TOLD = "Answer with <seg>, rows of value*count with commas between, each row closed by ;, and </seg>."
-_ASKING = Asking("Locate the {question}, output the segmentation mask", _SYSTEM, _TOLD)
-FORMS: dict[str, Form] = {one.name: one for one in (Form("rscovlm", _ASKING), Form("grid32", _ASKING, (32, 32)))}
+    def read(
+        self, text: str, size: Sequence[int], resized: Sequence[float] | None = None, name: str | None = None
+    ) -> SaidMask:
+        shape, repairs = self.shape(resized), Counter[str]()
+        grid = read_labels(text, shape, repairs, name) if self.labelled else read_values(text, shape, repairs)
+        return SaidMask(grid, None, grid is not None, dict(+repairs), (int(size[0]), int(size[1])))
 
 
-def _row(cells: np.ndarray) -> str:
-    edges = [0, *(np.flatnonzero(np.diff(cells)) + 1).tolist(), len(cells)]
-    return ",".join(f"{int(cells[a])}*{b - a}" for a, b in zip(edges, edges[1:], strict=False))
+Form = GridForm
+FORMS: dict[str, Form] = {
+    form.name: form
+    for form in (
+        GridForm("rscovlm"),
+        GridForm("grid32", 32),
+        GridForm("text4seg", 16, "nearest", True),
+        GridForm("text4seg24", 24, "nearest", True),
+    )
+}
 
 
 def check_form(name: str) -> None:
-    """Raises: RecipeError for a name of no form."""
-    if name not in FORMS:
-        raise RecipeError(f"found the mask form {name!r}, expected one of {', '.join(FORMS)}")
+    """Raises: RecipeError for what is no form of masks, with the names that are."""
+    if name in FORMS:
+        return
+    why = f" ({_REFUSED[name]})" if name in _REFUSED else ""
+    raise RecipeError(f"prompt.masks: found {name!r}{why}, expected one of {', '.join(FORMS)}")
 
 
-def asking(form: str) -> Asking:
-    """How masks are asked for in a form."""
-    return FORMS[form].asking
+def asking(form: str) -> AskingMask:
+    """How a mask is asked for in a form."""
+    check_form(form)
+    return ASKING[form]
 
 
-def write_mask(mask: Runs, form: str, resized: Sequence[int] | None = None, name: str | None = None) -> str:
-    """Text of a mask. resized: (width, height) at which the model sees the picture. name: what it is a mask of.
+def write_mask(mask: Runs, form: str, resized: Sequence[float] | None = None, name: str | None = None) -> str:
+    """The text of a mask.
 
-    Raises: DataError for a form that needs the size and has none.
+    resized: (width, height) of the picture as the model sees it, which `rscovlm` needs. name: what the mask describes,
+    which Text4Seg's labels need.
+
+    Raises: DataError where one of these is missing; RecipeError for another form.
     """
+    check_form(form)
     return FORMS[form].write(mask, resized, name)
 
 
-def read_mask(text: str, form: str, size: Sequence[int], resized: Sequence[int] | None = None) -> SaidMask:
-    """What an answer states; never None. size: (width, height) of the original image."""
-    return FORMS[form].read(text, resized)
+def read_mask(
+    text: str, form: str, size: Sequence[int], resized: Sequence[float] | None = None, name: str | None = None
+) -> SaidMask:
+    """What an answer states; unreadable it states nothing, and is an empty mask. Takes time linear in the text.
+
+    size: (width, height) of the original image in pixels. resized, and what is raised, as `write_mask`. name: what the
+    mask describes, so that runs of other labels are background; without it they are object.
+    """
+    check_form(form)
+    return FORMS[form].read(text, size, resized, name)

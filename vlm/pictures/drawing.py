@@ -1,22 +1,29 @@
-"""A grid of pictures with question, true and predicted boxes, and what the model answered, as one PNG."""
+"""A grid of pictures with question, true and predicted boxes and masks, and what the model answered, as one PNG.
+
+A question about several pictures takes as many places side by side as it has pictures, in their order. Boxes and masks
+lie in its first picture; they are drawn on the others of the same size, too, for these show the same ground.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from vlm.boxes import corners, match_ious
+from vlm.masks import Runs
 from vlm.pictures.images import load, size, window
+from vlm.pictures.overlaid import HALO, PREDICTED, TRUE, laid, scaled
 
 Box = Sequence[float]  # x1, y1, x2, y2 in pixels of the original image, y down
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Source = str | Path | bytes | Image.Image
 
-TRUE, PREDICTED, ZOOMED, HALO = "#35d05a", "#ff8a1f", "#2f9bff", "#101418"
+ZOOMED = "#2f9bff"
 INK, PALE, RIGHT, WRONG, UNJUDGED = "#1d2329", "#6a737d", "#1a7f37", "#c0322b", "#8b949e"
 PAPER, CARD = "#eef0f2", "#ffffff"
 INSET = 0.42
@@ -24,6 +31,10 @@ INSET = 0.42
 NAME = 11
 """Pixels of the height of what a predicted box is called."""
 GAP, PADDING, LINE = 16, 10, 19  # pixels: between cells, inside a cell, per line of text
+MOST = 8
+"""Pictures of a question that are shown: of more the first, the last, and others spread evenly between them."""
+TAG = 13
+"""Pixels of the height of what a picture is called, in its corner."""
 
 
 @dataclass
@@ -35,7 +46,7 @@ class Picture:
     is None when nobody judged.
     """
 
-    image: str | Path | bytes | Image.Image
+    image: Source
     question: str
     truth: str | None = None
     answer: str | None = None
@@ -48,6 +59,23 @@ class Picture:
     "The line that judges, instead of that by IoU."
     zoomed: Sequence[Box] = field(default_factory=list)
     "Regions that a tool showed; the last one is laid over the picture's right lower corner, larger."
+    mask: Runs | None = None
+    "True mask: run lengths (`vlm.masks`) of the first picture's pixels."
+    said: Runs | None = None
+    "The mask that the model answered, likewise."
+    further: Sequence[Source] = ()
+    "The question's other pictures, behind the first."
+    dates: Sequence[str] = ()
+    "When each picture was taken, the first one's first; empty: nothing is said."
+
+    @property
+    def pictures(self) -> list[tuple[int, Source]]:
+        """Those that are shown, with their numbers from 0."""
+        every = [*enumerate([self.image, *self.further])]
+        last = len(every) - 1
+        if last < MOST:
+            return every
+        return [every[round(place * last / (MOST - 1))] for place in range(MOST)]
 
 
 def grid(
@@ -60,23 +88,37 @@ def grid(
     if not items:
         raise ValueError("no pictures to draw")
     fonts = Fonts(cell)
-    columns = min(columns, len(items))
-    cells = [_cell(item, cell, fonts) for item in items]
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    heights = [max(picture.height for picture in row) for row in rows]
+    rows = list(_rows(items, columns))
+    cells = [[_cell(item, cell, fonts, span) for item, span in row] for row in rows]
+    heights = [max(picture.height for picture in row) for row in cells]
     head = 74 if title else 46
-    width = max(columns * (cell + GAP) + GAP, 620 if any(item.zoomed for item in items) else 460)
+    known = _legend(items)
+    least = 460 + 160 * (len(known) - 2)
+    width = max(max(sum(span for _, span in row) for row in rows) * (cell + GAP) + GAP, least)
     page = Image.new("RGB", (width, head + sum(heights) + GAP * len(rows)), PAPER)
-    _head(ImageDraw.Draw(page), title, fonts, any(item.zoomed for item in items))
+    _head(ImageDraw.Draw(page), title, fonts, known)
     top = head
-    for row, height in zip(rows, heights, strict=True):
-        for column, picture in enumerate(row):
-            left = GAP + column * (cell + GAP)
-            ImageDraw.Draw(page).rectangle([left, top, left + cell - 1, top + height - 1], fill=CARD)
+    for drawn, height in zip(cells, heights, strict=True):
+        left = GAP
+        for picture in drawn:
+            ImageDraw.Draw(page).rectangle([left, top, left + picture.width - 1, top + height - 1], fill=CARD)
             page.paste(picture, (left, top))
+            left += picture.width + GAP
         top += height + GAP
     page.save(png)
     return page
+
+
+def _rows(items: Sequence[Picture], columns: int) -> Iterator[list[tuple[Picture, int]]]:
+    """Items with the columns that each takes, row by row, in their order."""
+    row: list[tuple[Picture, int]] = []
+    for item in items:
+        span = min(len(item.pictures), columns)
+        if row and sum(taken for _, taken in row) + span > columns:
+            yield row
+            row = []
+        row.append((item, span))
+    yield row
 
 
 class Fonts:
@@ -136,42 +178,78 @@ def verdict(item: Picture) -> str:
     return f"IoU {mean:.2f}" + (f", {word}" if word else "")
 
 
-def _cell(item: Picture, cell: int, fonts: Fonts) -> Image.Image:
-    """Image with boxes, a strip in the colour of the verdict, caption."""
+def _cell(item: Picture, cell: int, fonts: Fonts, span: int = 1) -> Image.Image:
+    """Its pictures with what is drawn on them, a strip in the colour of the verdict, caption."""
     colour = {True: RIGHT, False: WRONG, None: UNJUDGED}[item.right]
-    lines = [(text, fonts.text, INK) for text in wrap(item.question, fonts.text, fonts.width, 3)]
+    wide = _width(cell, span) - 2 * PADDING
+    lines = [(text, fonts.text, INK) for text in wrap(item.question, fonts.text, wide, 3)]
     if item.truth is not None:
-        lines += [(text, fonts.small, PALE) for text in wrap(f"truth: {item.truth}", fonts.small, fonts.width, 2)]
+        lines += [(text, fonts.small, PALE) for text in wrap(f"truth: {item.truth}", fonts.small, wide, 2)]
     if item.answer is not None:
         answer = item.answer.strip() or "(empty)"
-        lines += [(text, fonts.small, colour) for text in wrap(f"answer: {answer}", fonts.small, fonts.width, 3)]
+        lines += [(text, fonts.small, colour) for text in wrap(f"answer: {answer}", fonts.small, wide, 3)]
     if judged := verdict(item):
         lines.append((judged, fonts.small, colour))
-    return card(item, cell, colour, lines)
+    return card(item, cell, colour, lines, span)
 
 
-def card(item: Picture, cell: int, colour: str, lines: Sequence[tuple[str, Font, str]]) -> Image.Image:
-    """Image with boxes, a strip in `colour`, and lines of (text, font, ink)."""
-    out = Image.new("RGB", (cell, cell + 6 + LINE * len(lines) + 2 * PADDING), CARD)
-    out.paste(_with_boxes(item, cell), (0, 0))
+def card(item: Picture, cell: int, colour: str, lines: Sequence[tuple[str, Font, str]], span: int = 1) -> Image.Image:
+    """Pictures in squares of `cell` pixels, `span` of them side by side, with what is drawn on them; below a strip in
+    `colour`, and lines of (text, font, ink)."""
+    shown = item.pictures if span > 1 or item.further else [(0, item.image)]
+    deep = math.ceil(len(shown) / span)
+    width, strip = _width(cell, span), deep * (cell + GAP) - GAP
+    out = Image.new("RGB", (width, strip + 6 + LINE * len(lines) + 2 * PADDING), CARD)
+    first = _extent(item.image)
+    for place, (number, source) in enumerate(shown):
+        lying = number == 0 or _extent(source) == first
+        square = _square(replace(item, image=source), cell, lying)
+        if len(shown) > 1:
+            _called(square, number, item.dates)
+        row, column = divmod(place, span)
+        out.paste(square, (column * (cell + GAP), row * (cell + GAP)))
     pen = ImageDraw.Draw(out)
-    pen.rectangle([0, cell, cell - 1, cell + 4], fill=colour)
+    pen.rectangle([0, strip, width - 1, strip + 4], fill=colour)
     for number, (text, font, ink) in enumerate(lines):
-        pen.text((PADDING, cell + 6 + PADDING + LINE * number), text, font=font, fill=ink)
+        pen.text((PADDING, strip + 6 + PADDING + LINE * number), text, font=font, fill=ink)
     return out
 
 
-def _with_boxes(item: Picture, cell: int) -> Image.Image:
-    """The image scaled into a square of `cell` pixels, centred, with both kinds of boxes."""
+def _width(cell: int, span: int) -> int:
+    return span * (cell + GAP) - GAP
+
+
+def _extent(source: Source) -> tuple[int, int]:
+    """(width, height), upright."""
+    if isinstance(source, Image.Image):
+        return source.size
+    return size(source if isinstance(source, bytes) else str(source))
+
+
+def _called(square: Image.Image, number: int, dates: Sequence[str]) -> None:
+    """Number and date in the left upper corner."""
+    said = f"{number + 1} · {dates[number]}" if number < len(dates) else str(number + 1)
+    font = ImageFont.load_default(TAG)
+    pen = ImageDraw.Draw(square)
+    pen.rectangle([0, 0, font.getlength(said) + 10, TAG + 6], fill=HALO)
+    pen.text((5, 2), said, CARD, font)
+
+
+def _square(item: Picture, cell: int, lying: bool = True) -> Image.Image:
+    """The item's image scaled into a square of `cell` pixels, centred; lying: boxes and masks lie in it."""
     source = item.image if isinstance(item.image, Image.Image | bytes) else str(item.image)
-    original = source.size if isinstance(source, Image.Image) else size(source)
+    original = _extent(source)
     scale = cell / max(original)
     width, height = (max(1, round(side * scale)) for side in original)
     image = source.convert("RGB") if isinstance(source, Image.Image) else load(source, (width, height))
     image = image.resize((width, height), Image.Resampling.BICUBIC)
+    if lying and (item.mask is not None or item.said is not None):
+        image = laid(image, *(None if one is None else scaled(one, image.size) for one in (item.mask, item.said)))
     square = Image.new("RGB", (cell, cell), "#d5d9dd")
     left, top = (cell - width) // 2, (cell - height) // 2
     square.paste(image, (left, top))
+    if not lying:
+        return square
     pen = ImageDraw.Draw(square)
     kinds = ((item.zoomed, ZOOMED, None), (item.boxes, TRUE, None), (item.predicted or [], PREDICTED, 8))
     for boxes, colour, dash in kinds:
@@ -183,8 +261,8 @@ def _with_boxes(item: Picture, cell: int) -> Image.Image:
     for name, box in zip(item.names, item.predicted or (), strict=False):
         if name and all(map(math.isfinite, box)):
             x, y = min(box[::2]) * scale + left, min(box[1::2]) * scale + top - NAME - 2
-            place = min(max(x, 1), cell - NAME), min(max(y, 0), cell - NAME)
-            pen.text(place, name, PREDICTED, ImageFont.load_default(NAME), stroke_width=2, stroke_fill=HALO)
+            spot = min(max(x, 1), cell - NAME), min(max(y, 0), cell - NAME)
+            pen.text(spot, name, PREDICTED, ImageFont.load_default(NAME), stroke_width=2, stroke_fill=HALO)
     if item.zoomed:
         _inset(square, source, item.zoomed[-1], cell)
     return square
@@ -225,15 +303,34 @@ def _between(a: tuple[float, float], b: tuple[float, float], share: float) -> tu
     return a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share
 
 
-def _head(pen: ImageDraw.ImageDraw, title: str | None, fonts: Fonts, zoomed: bool = False) -> None:
+def _legend(items: Sequence[Picture]) -> list[tuple[str, str, str]]:
+    """What is drawn on the pictures: (how, in what colour, what it is); boxes are always told of where no mask is."""
+    masked = any(item.mask is not None or item.said is not None for item in items)
+    boxed = any(item.boxes or item.predicted for item in items)
+    known = [("mask", TRUE, "true mask"), ("mask", PREDICTED, "predicted mask")] if masked else []
+    if boxed or not masked:
+        known += [("box", TRUE, "true box"), ("dashed", PREDICTED, "predicted box")]
+    if any(item.zoomed for item in items):
+        known.append(("box", ZOOMED, "zoomed into"))
+    return known
+
+
+def _pale(colour: str) -> tuple[int, ...]:
+    pairs = zip(ImageColor.getrgb(PAPER), ImageColor.getrgb(colour), strict=True)
+    return tuple(round(0.6 * ground + 0.4 * ink) for ground, ink in pairs)
+
+
+def _head(pen: ImageDraw.ImageDraw, title: str | None, fonts: Fonts, known: Sequence[tuple[str, str, str]]) -> None:
     top = 14
     if title:
         pen.text((GAP, top), title, font=fonts.title, fill=INK)
         top += 30
     left = float(GAP)
-    boxes: list[tuple[str, str, int | None]] = [("true box", TRUE, None), ("predicted box", PREDICTED, 5)]
-    for word, colour, dash in [*boxes, *([("zoomed into", ZOOMED, None)] if zoomed else [])]:
-        outline(pen, [left + 1, top + 1, left + 31, top + 16], colour, dash)
+    for how, colour, word in known:
+        around = [left + 1, top + 1, left + 31, top + 16]
+        if how == "mask":
+            pen.rectangle(around, fill=_pale(colour))
+        outline(pen, around, colour, 5 if how == "dashed" else None)
         pen.text((left + 40, top), word, font=fonts.text, fill=INK)
         left += 64 + fonts.text.getlength(word)
     for word, colour in (("right", RIGHT), ("wrong", WRONG)):

@@ -32,7 +32,7 @@ def arguments(processor: Any) -> dict[str, Any]:
     """
     return {
         "generation_config": "vllm",
-        "mm_processor_kwargs": processor.family.as_it_is(processor.sight),
+        "mm_processor_kwargs": processor.family.as_it_is(processor.sight.plain),
         "limit_mm_per_prompt": {"video": 0},
     }
 

@@ -9,7 +9,8 @@ What they save is stock: the classes carry the stock names, the image processor 
 `AutoProcessor.from_pretrained(folder)` works wherever torchvision is installed.
 
 Overridden: `__init__` (the stock one runs, but for its video processor), `prepare_inputs_layout` (rows without pictures
-may stand beside others, which transformers refuses), `validate_inputs`, `to_dict` of `ProcessorMixin`.
+may stand beside others, which transformers refuses; pictures that share a budget have their sizes already),
+`validate_inputs`, `to_dict` of `ProcessorMixin`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from vlm.common.errors import RecipeError
 from vlm.families import FAMILIES, Family, Sight
+from vlm.pictures.budget import ROW_PIXELS, check_rows, shared
 from vlm.pictures.images import opaque
 
 SHARED_SETTINGS = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std")
@@ -41,10 +43,18 @@ class ImagesOnly:
     family: Family
     sight: Sight
     "What the model sees of pictures, under the limits that it was loaded with."
+    row_pixels: int | None = None
+    "What the pictures of a row share (`vlm.pictures.budget`); saved with the limits. Set by `share_rows`."
     video_settings: dict[str, Any] | None = None
     """`video_processor` section of the checkpoint this was loaded from, saved again untouched."""
 
+    def share_rows(self, row_pixels: int | None) -> None:
+        """Take a recipe's `images.row_pixels`. Raises: RecipeError as `vlm.pictures.budget.shared`."""
+        self.row_pixels, self.sight = row_pixels, shared(self.sight.plain, row_pixels)
+
     def prepare_inputs_layout(self, images=None, **named):
+        if self.row_pixels is not None:
+            check_rows(images or (), self.sight)
         return super().prepare_inputs_layout(images=opaque(present(images)) or None, **named)
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
@@ -55,6 +65,8 @@ class ImagesOnly:
     def to_dict(self) -> dict[str, Any]:
         """The stock `processor_config.json`, video section included."""
         output = super().to_dict()
+        if self.row_pixels is not None:
+            output["image_processor"][ROW_PIXELS] = self.row_pixels
         if self.family.video_processor is not None:
             shared = {key: value for key, value in output["image_processor"].items() if key in SHARED_SETTINGS}
             kind = {"video_processor_type": self.family.video_processor}

@@ -4,6 +4,9 @@ Notations whose frame is "resized" (Qwen2.5-VL, RSCoVLM) count pixels of the pic
 that size in a column `resized`. With `images.random_resize` in the recipe the size of a training row is drawn, and the
 boxes follow: truth stays in pixels of the original image, and what the model writes is converted by the size it saw.
 
+Where the pictures of a row share a budget (`images.row_pixels`, `vlm.pictures.budget`), how large one is seen depends
+on how many there are: each function here takes the sight of the row, `sight.among(pictures)`.
+
 The draw. RSCoVLM (VisionXLab/RSCoVLM, `random_resize` in rscovlm/training/data/refgeo_dataset.py) enlarges or reduces
 training images to anything between two pixel counts. Here the *side* √(w·h) is uniform between their roots, whatever
 the image; the published code draws a ratio of areas uniformly and multiplies sides by it, so most of its draws end at
@@ -43,11 +46,12 @@ def seen(size: Sequence[int] | None, sight: Sight | None) -> tuple[int, int] | N
 
 def shown(image: str | bytes, sight: Sight) -> Image:
     """The picture for a processor with these limits: as it is, a large one at the size that the model sees, or a few
-    times larger.
+    times larger; one that shares a budget at the size that it is seen at.
 
     Raises: DataError, RecipeError as `vlm.pictures.images.load`; ValueError as `seen`.
     """
-    return pictures.load(image, _target(pictures.size(image), sight))
+    found = pictures.load(image, _target(pictures.size(image), sight))
+    return fitted(found, sight) if sight.fits else found
 
 
 def resized(image: str | bytes, sight: Sight) -> Image:
@@ -93,8 +97,9 @@ def header_size(image: str | bytes) -> tuple[int, int]:
 class Resizing:
     """The sizes of a table's pictures. With `images.random_resize`, one size for each row and pass over the data.
 
-    A size depends on the seed, the pass, the row and the picture's place in it, and on nothing else: TRL reads the row
-    of a GRPO group once for each completion, perhaps in several processes, and all of them must see one picture.
+    What is drawn depends on the seed, the pass and the row, and on nothing else: TRL reads the row of a GRPO group once
+    for each completion, perhaps in several processes, and all of them must see one picture. The pictures of a row share
+    the draw, so that those of one size, as two dates of a place, still lie on each other, pixel on pixel.
     `passed` is the number of passes done, told by `stage.trainer.callbacks.PassCallback`, also to the workers of a data
     loader that live through several.
     """
@@ -111,26 +116,29 @@ class Resizing:
     def passed(self, passes: int) -> None:
         self._passed.value = passes
 
-    def drawn(self, size: tuple[int, int], row: int, place: int = 0) -> tuple[int, int]:
-        """(width, height) that the picture is resized to before the processor gets it; its own where none is drawn."""
+    def drawn(self, size: tuple[int, int], row: int, *, among: int) -> tuple[int, int]:
+        """(width, height) that the picture is resized to before the processor gets it; its own where none is drawn and
+        it shares no budget. among: how many pictures the row has."""
+        sight = self.sight.among(among)
         if self.drawing is None:
-            return size
+            return sight.seen(size) or size if sight.fits else size
         low, high = math.sqrt(self.drawing.min_pixels), math.sqrt(self.drawing.max_pixels)
-        key = f"{self.seed} {self.passed} {row} {place}".encode()
+        key = f"{self.seed} {self.passed} {row}".encode()
         # A hash, not a generator: the same on every platform, and a few microseconds.
         share = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64
         pixels = (low + share * (high - low)) ** 2
-        return self.sight.drawn(size, pixels, self.drawing.min_pixels, self.drawing.max_pixels)
+        return sight.drawn(size, pixels, self.drawing.min_pixels, self.drawing.max_pixels)
 
-    def picture(self, image: str | bytes, row: int, place: int = 0) -> Image:
+    def picture(self, image: str | bytes, row: int, *, among: int) -> Image:
         """The picture as the processor gets it, at the size that is drawn; the same object for each completion of a
-        group. A large one is never decoded whole: without a draw it has the size that the model sees.
+        group. A large one is never decoded whole: without a draw it has the size that the model sees. among: how many
+        pictures the row has.
 
         Raises: DataError, RecipeError as `vlm.pictures.images.load`; ValueError as `seen`.
         """
         size = header_size(image)
-        drawn = self.drawn(size, row, place)
-        at = drawn if self.drawing else _target(size, self.sight)
+        drawn, sight = self.drawn(size, row, among=among), self.sight.among(among)
+        at = drawn if self.drawing or sight.fits else _target(size, sight)
         if at is not None and pictures.reduced(size, at):
             return decoded.get((image, at), lambda: pictures.load(image, at))
         whole = decoded.get(image, lambda: pictures.load(image))
@@ -138,9 +146,9 @@ class Resizing:
             return whole
         return decoded.get((image, drawn), lambda: whole.resize(drawn, Resampling.BICUBIC))
 
-    def seen(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) at which a picture of ``size`` reaches the model."""
-        return seen(size, self.sight)
+    def seen(self, size: tuple[int, int], *, among: int) -> tuple[int, int]:
+        """(width, height) at which a picture of ``size``, its own or that it is handed at, reaches the model."""
+        return seen(size, self.sight.among(among))
 
 
 def by_role(recipe: Any) -> dict[str, Resizing]:

@@ -66,6 +66,11 @@ class Toolbox:
                 f"tools: {family.name}: which pictures of a batch belong to which conversation is not known of this "
                 "model, so they could not go on; leave tools out, or take a family of docs/models.md"
             )
+        if sections and sight.plain is not sight:
+            raise RecipeError(
+                "images.row_pixels with tools: what they show joins the pictures of the question, whose sizes are "
+                "settled by then; leave one of the two out (zoom's own option max_pixels bounds its regions)"
+            )
         marks = () if family is None else (family.placeholder, *family.unsayable, *family.frame)
         return cls([resolve(one, sight) for one in sections], turns, marks, sight) if sections else None
 

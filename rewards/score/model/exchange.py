@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,10 @@ from PIL import Image
 from samples import Sample
 from stage.planning.control import MARKS
 from vlm.common.errors import DataError, RecipeError
+from vlm.families import Sight
 from vlm.pictures.digests import digest
 from vlm.pictures.places import Misplaced, blocks, named, settled, texts
-from vlm.pictures.resizing import shown
+from vlm.pictures.resizing import fitted, shown
 from vlm.prompts import options_text, picture_names, replied
 
 
@@ -174,20 +175,35 @@ def key_of(image: Any) -> Any:
     return image if isinstance(image, bytes) else os.fspath(image)
 
 
-def preprocess(images: Sequence[Any], processor) -> dict[str, Any]:
+def keys_of(images: Sequence[Any], sight: Sight) -> tuple[Hashable, ...]:
+    """`key_of` of an exchange's pictures; where they share a budget with what they share it with, for a picture is seen
+    at another size then. Raises: Crowded for too many."""
+    keys = tuple(map(key_of, images))
+    return tuple((len(keys), key) for key in keys) if sight.among(len(keys)).fits else keys
+
+
+def preprocess(images: Sequence[Any], processor, among: Sequence[int] | None = None) -> dict[str, Any]:
     """`pixel_values` (patches, channels · patch volume) and `image_grid_thw` (images, 3) of pictures, in order.
+
+    among: how many pictures the exchange of each has, where they may share a budget (`vlm.pictures.budget`).
 
     Raises: DataError naming an image that is missing or cannot be read.
     """
     import torch
 
     # one after another: decoded pictures may be many times larger than what the model sees of them
-    sight = processor.sight
-    opened = (
-        image.convert("RGB") if isinstance(image, Image.Image) else shown(key_of(image), sight) for image in images
-    )
+    sights = [processor.sight] * len(images) if among is None else map(processor.sight.among, among)
+    opened = (_ready(image, sight) for image, sight in zip(images, sights, strict=True))
     read = [processor.image_processor([one], return_tensors="pt") for one in opened]
     return {name: torch.cat([one[name] for one in read]) for name in read[0]}
+
+
+def _ready(image: Any, sight: Sight) -> Image.Image:
+    """For the image processor."""
+    if not isinstance(image, Image.Image):
+        return shown(key_of(image), sight)
+    picture = image.convert("RGB")
+    return fitted(picture, sight) if sight.fits else picture
 
 
 def tokenize(exchanges: Sequence[Exchange], grids: Sequence[Any], processor) -> dict[str, Any]:
@@ -225,11 +241,13 @@ def encode(exchanges: Sequence[Exchange], processor, share_images: bool = False)
     images = [image for exchange in exchanges for image in exchange.images]
     if not images:
         return tokenize(exchanges, (), processor)
-    keys = [key_of(image) for image in images]
-    distinct = dict(zip(keys, images, strict=True))
+    keys = [key for exchange in exchanges for key in keys_of(exchange.images, processor.sight)]
+    among = [len(exchange.images) for exchange in exchanges for _ in exchange.images]
+    distinct = dict(zip(keys, zip(images, among, strict=True), strict=True))
     place = {key: number for number, key in enumerate(distinct)}
     index = torch.tensor([place[key] for key in keys])
-    inputs = preprocess(list(distinct.values()), processor)
+    each, among_each = zip(*distinct.values(), strict=True)
+    inputs = preprocess(each, processor, among_each)
     batch = tokenize(exchanges, inputs["image_grid_thw"][index], processor) | inputs
     if share_images:
         return batch | {"image_index": index}

@@ -7,6 +7,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
+from vlm.pictures.budget import ROW_PIXELS
+
 if TYPE_CHECKING:
     from rewards.score.model.score_model import ScoreModel
 
@@ -21,6 +23,8 @@ def fingerprint(model: ScoreModel) -> str:
     """
     config = {key: value for key, value in model.config.to_dict().items() if key not in IRRELEVANT}
     image, template = model.processor.image_processor.to_dict(), model.processor.chat_template
+    if model.processor.row_pixels is not None:
+        image[ROW_PIXELS] = model.processor.row_pixels
     digest = hashlib.sha256(json.dumps([config, image, template], sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         with _whole(tensor):

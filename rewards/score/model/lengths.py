@@ -20,7 +20,7 @@ def fit(exchange: Exchange, processor, most: int) -> Fitted:
 
     Raises: DataError where none of it does, or for an image that is missing or cannot be read.
     """
-    visual = sum(visual_tokens(image, processor) for image in exchange.images)
+    visual = sum(visual_tokens(image, processor, len(exchange.images)) for image in exchange.images)
     texts = [turn["content"] for turn in exchange.messages]
     around = CHAT_TOKENS * (len(texts) + len(exchange.images) + 1)
     if (

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rewards.score.model.exchange import Exchange, key_of, preprocess, tokenize
+from rewards.score.model.exchange import Exchange, keys_of, preprocess, tokenize
 from rewards.score.model.prefixes import Shared, packed, share
 from vlm.pictures import images as pictures_of
 
@@ -54,14 +54,19 @@ def passes(exchanges: Sequence[Exchange], processor, batch_size: int, share_pref
 
     Raises: DataError naming an image that cannot be read; RecipeError where pad = eos.
     """
-    names = [tuple(map(key_of, exchange.images)) for exchange in exchanges]
+    names = [keys_of(exchange.images, processor.sight) for exchange in exchanges]
     seen: dict[Hashable, Tensor] = {}
     for rows in batches(exchanges, names, processor, batch_size, share_prefix):
-        images = {key: image for row in rows for key, image in zip(names[row], exchanges[row].images, strict=True)}
+        images = {
+            key: (image, len(names[row]))
+            for row in rows
+            for key, image in zip(names[row], exchanges[row].images, strict=True)
+        }
         seen = {key: seen[key] for key in images if key in seen}
         fresh, inputs = [key for key in images if key not in seen], {}
         if fresh:
-            inputs = preprocess([images[key] for key in fresh], processor)
+            shown, among = zip(*(images[key] for key in fresh), strict=True)
+            inputs = preprocess(shown, processor, among)
             seen |= dict(zip(fresh, inputs["image_grid_thw"], strict=True))
         tokens = tokenize(
             [exchanges[row] for row in rows], [seen[key] for row in rows for key in names[row]], processor
@@ -86,12 +91,13 @@ def passes(exchanges: Sequence[Exchange], processor, batch_size: int, share_pref
         )
 
 
-def visual_tokens(image, processor) -> int:
-    """Tokens that an image takes, from its size alone.
+def visual_tokens(image, processor, among: int | None = None) -> int:
+    """Tokens that an image takes, from its size alone. among: how many its exchange has (`preprocess`).
 
     Raises: DataError naming an image that is missing or cannot be read.
     """
-    return processor.sight.tokens(image.size if isinstance(image, Image.Image) else pictures_of.size(image))
+    sight = processor.sight if among is None else processor.sight.among(among)
+    return sight.tokens(image.size if isinstance(image, Image.Image) else pictures_of.size(image))
 
 
 def head(exchange: Exchange) -> tuple[tuple[str, str], ...]:
@@ -116,7 +122,7 @@ def batches(
     for exchange, found in zip(exchanges, keys, strict=True):
         for key, image in zip(found, exchange.images, strict=True):
             if key not in visual:
-                visual[key] = visual_tokens(image, processor)
+                visual[key] = visual_tokens(image, processor, len(found))
     lengths = [
         sum(visual[key] for key in found)
         + sum(len(turn["content"]) for turn in exchange.messages) // CHARACTERS_PER_TOKEN

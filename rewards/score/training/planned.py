@@ -100,8 +100,9 @@ def survey(
 
 
 def text_check(recipe: ScoreRecipe, fetch: bool = False) -> Check:
-    """Refuses records whose texts spell out control tokens of the model (`stage.planning.control`)."""
-    return TextCheck(tokens_of(recipe.model, None, fetch))
+    """Refuses records whose texts spell out control tokens of the model, or whose pictures have no room in the budget
+    of a row (`stage.planning.control`)."""
+    return TextCheck(tokens_of(recipe.model, None, fetch).beside(recipe))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,7 @@ class TextCheck:
         return self.tokens.identity
 
     def __call__(self, record: Preference) -> None:
+        self.tokens.fits(record.images)
         asked = (("question", turn["content"]) for turn in record.asked)
         self.tokens.refuse([*asked, *(("ranked", text) for text in record.ranked)])
 
@@ -153,7 +155,7 @@ def plan(recipe: ScoreRecipe, data: Survey | None = None) -> Plan:
     processes = fleet.count if fleet else job.processes or 1
     sizes = scorer_shape(recipe, job.model)
     sees = sight(job.model, job.images)
-    limits = sees.bounds()
+    limits = sees.among(data.images).bounds()
     visual, rows = data.images * limits[1], job.per_device_batch * data.candidates
     widths = {"rows": rows, "text_tokens": job.prompt_tokens + job.completion_tokens, "visual_tokens": visual}
     setups = memory_setups(job, processes)

@@ -48,9 +48,13 @@ def load(recipe: ScoreRecipe, device: torch.device | None = None):
         "quantization": section.quantization,
     }
     if is_score_model(section.path, section.revision):
-        return ScoreModel.from_pretrained(section.path, recipe.positions, **settings)
-    logger.info("%s has no reward head: a fresh one is drawn", section.path)
-    return ScoreModel.from_backbone(section.path, recipe.positions or "mrope", seed=recipe.seed, **settings)
+        model = ScoreModel.from_pretrained(section.path, recipe.positions, **settings)
+    else:
+        logger.info("%s has no reward head: a fresh one is drawn", section.path)
+        model = ScoreModel.from_backbone(section.path, recipe.positions or "mrope", seed=recipe.seed, **settings)
+    if model.processor is not None:
+        model.processor.share_rows(recipe.images.row_pixels)
+    return model
 
 
 def part(name: str) -> str:
