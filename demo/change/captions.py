@@ -30,7 +30,7 @@ SAID = {
         "a {what}{where} is gone.",
         "the {what}{where} is gone.",
         "there is no more {what}{where}.",
-        "a {what} is gone{where}.",
+        "no more {what}{where}.",
         "gone: a {what}{where}.",
     ),
     "same": (
@@ -71,7 +71,8 @@ def read(text: str) -> dict[str, str]:
     text = text.lower()
     if _SAME.search(text):
         return {"kind": KINDS[2]}
-    facts = {"kind": kind for kind, pattern in _KIND.items() if pattern.search(text)}
+    kinds = [kind for kind, pattern in _KIND.items() if pattern.search(text)]
+    facts = {"kind": " and ".join(kinds)} if kinds else {}  # what came and went at once did neither
     if what := _WHAT.search(text):
         facts |= {"name": what[2]} | ({"color": what[1]} if what[1] else {})
     if where := _WHERE.search(text):
