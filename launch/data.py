@@ -2,7 +2,8 @@
 
 Takes a recipe of SFT, GRPO, evaluation, best-of-N, curation or a score model. Writes report.json, data.png and
 faults.jsonl. With `--blind MODEL` nothing is examined: MODEL is asked the training rows (SFT, GRPO) without their
-pictures, and the rows that it answers are marked in blind.jsonl, for `data.drop_blind` (docs/data.md).
+pictures, and the rows that it answers are marked in blind.jsonl, for `data.drop_blind` (docs/data.md). With
+`--frequencies FILE` neither: the words of the training captions are counted, for the reward `caption`.
 Exit code: 0 the data is fit; 1 it is not (faulty rows, unreadable images, an image in training and evaluation);
 2 the recipe is wrong, or a file that it names is not there; 130 Ctrl-C.
 """
@@ -75,6 +76,23 @@ def blind(given) -> None:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def frequencies(given) -> None:
+    """Count in how many documents the n-grams of the training captions are (`rewards.rules.frequencies`)."""
+    from rewards.rules.frequencies import of_samples, write
+    from samples import mixture
+    from vlm.common.console import say
+
+    recipe, rows = recipe_of(given.recipe, given.overrides), []
+    mixture.count(recipe.data, "train", recipe.seed, rows.append).show()
+    found = of_samples(rows, f"{given.recipe}, data.train")
+    write(given.frequencies, found)
+    human = "unknown: no picture has two" if found.consensus is None else f"{found.consensus:.3f}"
+    say(
+        f"{given.frequencies}: {found.documents:,} documents, {len(found.counts):,} n-grams; CIDEr-D of one caption "
+        f"against the others of its picture: {human}"
+    )
+
+
 def main() -> int:
     # not at the top: the processes that decode images import this file, too, and need none of it
     from vlm.common import telemetry
@@ -104,13 +122,18 @@ def main() -> int:
     parser.add_argument(
         "--asking", action="append", default=[], metavar="KEY=VALUE", help="how MODEL is asked, as in recipes/eval.yaml"
     )
+    parser.add_argument(
+        "--frequencies", type=Path, metavar="FILE", help="write the document frequency of the training captions there"
+    )
     given = parser.parse_intermixed_args()
     if given.recipe is None:
         parser.error("a recipe is needed, e.g. recipes/r1.yaml")
-    if given.blind is not None:
+    if given.blind is not None or given.frequencies is not None:
         from stage.cli import guarded
 
-        return guarded(lambda: blind(given))
+        if given.blind is not None and given.frequencies is not None:
+            parser.error("--blind and --frequencies are two commands; give one of them")
+        return guarded(lambda: frequencies(given) if given.blind is None else blind(given))
     return command(recipe_of, given, subject_of)
 
 

@@ -30,6 +30,7 @@ from vlm.common.plugins.importing import nearest
 DEFAULT_TASKS: dict[str, str | dict[str, Any]] = {
     "grounding": "iou",
     "detection": "detect",
+    "segmentation": "mask",
     "vqa": "exact_match",
     "classification": "exact_match",
     "choice": "choice",
