@@ -60,7 +60,7 @@ class Prediction:
     resized: tuple[int, int] | None = None
     "(width, height) at which the model saw it, for notations that count pixels of that."
     mask: dict[str, Any] | None = None
-    "Of segmentation: the true pixels, as in `Sample.mask`."
+    "Of segmentation, and of what covers pixels: the true ones, as in `Sample.mask`."
     form: str | None = None
     "How its mask is written (`vlm.masks.FORMS`)."
     dates: list[str] | None = None
@@ -275,17 +275,17 @@ def _check_objects(fields: Mapping[str, Any], where: str) -> None:
         raise DataError(f"{where}, field 'difficult': found {difficult!r}, expected true or false for each object")
 
 
-def _check_mask(fields: Mapping[str, Any], where: str) -> None:
-    """Raises: DataError."""
+def _check_mask(fields: dict[str, Any], where: str) -> None:
+    """Brings the mask to compressed text. Raises: DataError."""
     if fields.get("form") not in (None, *FORMS):
         raise DataError(f"{where}, field 'form': found {fields['form']!r}, expected one of {', '.join(FORMS)}")
-    if fields["task"] != "segmentation":
+    if fields["task"] != "segmentation" and "mask" not in fields:
         return
     value = fields.get("mask")
     if not isinstance(value, dict) or value.keys() != {"size", "counts"}:
         raise DataError(f"{where}, field 'mask': found {value!r}, expected {{'size': [height, width], 'counts': …}}")
     try:
-        checked_runs(value)
+        fields["mask"] = checked_runs(value)
     except DataError as error:
         raise DataError(f"{where}, field 'mask': {error}") from error
 

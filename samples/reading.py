@@ -132,6 +132,7 @@ def read(
     check: Check | None = None,
     raster: RasterSection | None = None,
     classes: Sequence[str] | None = None,
+    frames: int | None = None,
 ) -> Generator[Sample, None, None]:
     """Samples of a file, a folder, or a dataset of the hub (`hub:OWNER/NAME`), in order; streamed.
 
@@ -145,7 +146,7 @@ def read(
     boxes all look like another frame is refused from 50 boxes on, and warned of below. columns: our name of a key ← the
     file's. check: raises RowFault for samples that the caller cannot take. raster: how images with other bands than
     three or one of 8 bits are read. classes: what rows of detection ask for, instead of all classes of the data;
-    objects of others leave their rows and are counted.
+    objects of others leave their rows and are counted. frames: how many pictures of a series a row shows at most.
 
     Raises: DataError, immediately for the file, its format or an unknown task; while iterating for a faulty row
     (naming file, row and field) and for a file that breaks off, or at the end where no row was good.
@@ -168,9 +169,11 @@ def read(
     _fits_frame(look, chosen, frame)
     if wanted is not None and not chosen.detects:
         raise DataError(f"{look.path}: found classes: {wanted}, {undetected(chosen)}")
+    if frames is not None and (why := unthinned(chosen, frames)):
+        raise DataError(f"{look.path}: found frames: {frames}, {why}")
     faults = Faults() if faults is None else faults
     faults.alone = chosen.walk is None
-    place = Place(look.home, images, outside, chosen.absolute and not look.is_table, raster)
+    place = Place(look.home, images, outside, chosen.absolute and not look.is_table, raster, frames)
     reader = RowReader(chosen, place, task, verify_images, columns, check, frame, on_fault == "skip", wanted)
     return _samples(look, reader, on_fault, faults)
 
@@ -194,6 +197,14 @@ def undetected(format: Format) -> str:
     """Why a source of this format has no `classes:`."""
     names = ", ".join(one.name for one in FORMATS.values() if one.detects)
     return f"but rows of {format.name} are not of detection; leave `classes` out (it is for {names})"
+
+
+def unthinned(format: Format, frames: int) -> str:
+    """Why a source of this format has no such `frames:`; "" where it may."""
+    if frames < 2:
+        return "expected 2 at least: the first and the last picture"
+    names = ", ".join(one.name for one in FORMATS.values() if one.series)
+    return "" if format.series else f"but rows of {format.name} are no series; leave `frames` out (it is for {names})"
 
 
 def stated(classes: Sequence[str], where: Any) -> list[str]:

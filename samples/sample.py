@@ -72,7 +72,8 @@ class Sample:
     Rewards and metrics get them; the model is never told."""
     mask: dict[str, Any] | None = None
     """Of rows of `segmentation`: the pixels that are asked for, as COCO's compressed run lengths of the upright first
-    image, {"size": [height, width], "counts": text} (`vlm.masks`); perhaps none of them."""
+    image, {"size": [height, width], "counts": text} (`vlm.masks`); perhaps none of them. Of
+    grounding and classification perhaps the pixels of the objects, or of what is asked about: metrics count them."""
     dates: list[str] | None = None
     'When each of `images` was taken, in the data\'s words ("2019-04-02", "2019-04").'
     columns: dict[str, Any] | None = None

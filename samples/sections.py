@@ -10,7 +10,7 @@ from pydantic import PrivateAttr
 
 from samples import FORMATS, TASKS
 from samples.readers.frames import SourceFrame
-from samples.reading import fixed, stated, undetected
+from samples.reading import fixed, stated, undetected, unthinned
 from samples.shares import quotas
 from vlm.boxes import check_notation
 from vlm.common.errors import DataError, RecipeError
@@ -92,6 +92,8 @@ class SourceSection(FileSection):
     "Use only rows of these tasks."
     classes: list[str] | None = None
     "What rows of detection ask for (`[plane, ship]`), instead of all classes of their data."
+    frames: int | None = None
+    "Pictures of a series that a row shows at most: the first, the last, and evenly between; null shows all."
     limit: int | None = None
     "Use only the first N rows (of those tasks)."
     percent: float | None = None
@@ -125,6 +127,10 @@ class SourceSection(FileSection):
                 raise RecipeError(str(error)) from error
             if self.format is not None and not FORMATS[self.format].detects:
                 raise RecipeError(f"classes = {self.classes}, {undetected(FORMATS[self.format])}")
+        if self.frames is not None:
+            why = unthinned(FORMATS[self.format], self.frames) if self.format is not None else ""
+            if why or self.frames < 2:
+                raise RecipeError(f"frames = {self.frames}, {why or 'expected 2 at least: the first and the last'}")
         known_tasks("task", [] if self.task is None else [self.task])
         _some_tasks(self.tasks)
 

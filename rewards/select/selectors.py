@@ -50,9 +50,9 @@ def agreement(
         return _overlaps(sample, said, sample.written or notation, resized)
     forms = [_form(sample, text) for text in said]
     same: dict[str | int, list[int]] = {form: [] for form in forms if form is not None}
-    for place, form in enumerate(forms):
-        if form is not None:
-            same[form].append(place)
+    for place, normal in enumerate(forms):
+        if normal is not None:
+            same[normal].append(place)
     table = np.zeros((len(said), len(said)))
     for places in same.values():
         table[np.ix_(places, places)] = 1.0

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from samples import Faults
+from samples.doctor.brightness import KINDS
 from samples.doctor.gallery import Gallery
 from samples.doctor.leaks import leaks
 from samples.doctor.report import Report, SourceCounts
@@ -21,7 +22,6 @@ from samples.mixture.marks import marks_of
 from samples.sections import Role
 from vlm.common.errors import DataError
 from vlm.families import Sight
-from vlm.pictures.brightness import KINDS
 
 Told = Callable[[int, int, int], None]
 """`told(rows, decoded, pictures)` while it runs."""

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from samples.doctor.brightness import tone
 from vlm.common.errors import DataError, UserError
 from vlm.pictures import images
-from vlm.pictures.brightness import tone
 from vlm.pictures.digests import digest, perceptual_hash
 
 BATCH = 16
@@ -40,7 +40,7 @@ class Look(NamedTuple):
     looks: bytes = b""
     "The perceptual hash, packed; empty where the picture has no features."
     tone: str = ""
-    "What of `vlm.pictures.brightness.KINDS` it is."
+    "What of `samples.doctor.brightness.KINDS` it is."
     fault: str = ""
     "Why it cannot be decoded."
     orientation: int = 1

@@ -75,7 +75,7 @@ class Report:
     repeated: Findings = field(default_factory=Findings)
     "Rows that ask again what another row asks about the same pictures."
     tones: Findings = field(default_factory=Findings)
-    "Pictures with nothing to see (`vlm.pictures.brightness`)."
+    "Pictures with nothing to see (`samples.doctor.brightness`)."
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     visual_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0))
     answer_words: np.ndarray = field(default_factory=lambda: np.zeros(0))

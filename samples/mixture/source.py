@@ -69,6 +69,7 @@ class Source:
             check,
             section.reading,
             section.classes,
+            section.frames,
         )
 
     def __iter__(self) -> Iterator[Sample]:

@@ -138,7 +138,8 @@ def _key(section: SourceSection, data: DataSection, check: Check | None) -> Key 
         "pixels": images.limit(),
     }
     names = ("format", "task", "split", "outside", "frame", "columns", "classes", "limit", "name", "notation", "tools")
-    return Key(path, settings | {name: getattr(section, name) for name in names}, data.cache)
+    stated = {name: getattr(section, name) for name in (*names, "frames")}
+    return Key(path, settings | stated, data.cache)
 
 
 def still(sample: Sample) -> bool:

@@ -65,7 +65,7 @@ def walk(look: Look) -> Iterator[tuple[int, dict[str, Any] | RowFault]]:
 
 
 def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
-    name, said = text(row, "filename"), _said(row)
+    name, said = text(row, "filename"), captions_of(row)
     more = {"references": said, "id": name}
     if "changeflag" in row:
         split = place.own(text(row, "filepath"), "filepath")
@@ -92,7 +92,7 @@ def _raw(row: dict[str, Any]) -> list[Any]:
     return [value for key, value in row.items() if key.startswith("raw")]
 
 
-def _said(row: dict[str, Any]) -> list[str]:
+def captions_of(row: dict[str, Any]) -> list[str]:
     """All captions of a row, without those that are empty."""
     sentences = rows_in(row, "sentences")
     field = "sentences" if sentences else "raw"

@@ -19,6 +19,9 @@ from vlm.prompts import TASKS
 
 CLOSED = ("vqa", "choice", "classification")
 """Tasks whose truth is the text of the answer."""
+COVERED = ("grounding", "classification")
+"""Tasks whose rows may have a mask beside their truth: the pixels of the objects, or of what the question is about.
+Metrics count them (TEOChatlas's); nothing is written from it."""
 ONE_OF = f"one of {', '.join(TASKS)}"
 AROUND = "four corners in order around an area"
 TOLERANCE = 1e-3
@@ -97,11 +100,17 @@ def checked(
 def _mask(record: dict[str, Any], task: str, size: tuple[int, int] | None, place: Place) -> dict[str, Any] | None:
     value = record.get("mask")
     if task != "segmentation":
-        if value is not None:
-            expected = "it only in rows of the task segmentation (columns: {my_mask: mask} renames it)"
+        if value is None:
+            return None
+        if task not in COVERED:
+            names = " and ".join(COVERED)
+            expected = (
+                f"it only in rows of the task segmentation, and of {names} (columns: {{my_mask: mask}} renames it)"
+            )
             raise RowFault("other_key", "mask", show(value), expected)
-        return None
-    assert size is not None  # an image is there, and its header was read
+        if size is None:
+            raise RowFault("missing_field", "size", "none", "an image or a size for the mask")
+    assert size is not None  # of segmentation an image is there, and its header was read
     return as_runs(value, size, place)
 
 

@@ -6,12 +6,13 @@
     21 tasks                               choice; the letters have no blank behind them
     visual_grounding                       grounding; `answer` has four corners [x, y] in fractions of the image, in any
                                            order: they become a quadrilateral, in order around their centre
-    referring_expression_segmentation      left out (`mask`): its truth is a picture, `mask_path`, and no task is scored
-                                           by masks
+    referring_expression_segmentation      segmentation; `mask_path` is a picture of the mask, 0 and one other value;
+                                           the question is what stands in "Give me the mask of … in this image."
 
 A wrong option that is repeated is read as it is; a question whose true option stands at two letters is left out
 (`two_right`). `kind` is the task, from the folder of the picture. CHOICE scores grounding by the predicted upright box
-against the truth's quadrilateral. `image_path` is looked for beside the file and up to three folders above it.
+against the truth's quadrilateral. `image_path` and `mask_path` are looked for beside the file and up to three folders
+above it.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from typing import Any
 
 from samples.readers import options
 from samples.readers.look import Look
+from samples.readers.masked.pictures import plain
 from samples.readers.records import answer, record, text
-from samples.readers.rows import LeftOut, Place, RowFault, show
+from samples.readers.rows import Place, RowFault, show
 
 ABOVE = ("..", "../..", "../../..")
 _LETTER = re.compile(r"[A-Z]")
+_MASKED = re.compile(r"\s*give me the masks? of (.+?)(?: in (?:the|this) image)?\s*\.?\s*", re.DOTALL | re.IGNORECASE)
 _SOUGHT = re.compile(r"coordinates of (.+?) in (?:the|this) image", re.DOTALL)
 
 
@@ -44,12 +47,15 @@ def _row(row: dict[str, Any]) -> bool:
 
 
 def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
-    if "mask_path" in row and "answer" not in row:
-        raise LeftOut("mask", "CHOICE's referring_expression_segmentation: its truth is a mask, which no task has")
     image = place.seek(row.get("image_path"), ABOVE, "image_path")
     parts = row["image_path"].split("/")
     more = {"id": row.get("id", ""), "kind": parts[-3] if len(parts) > 2 and parts[-2] == "images" else None}
     asked = text(row, "question")
+    if "mask_path" in row and "answer" not in row:
+        runs = plain(place.seek(row["mask_path"], ABOVE, "mask_path"), place.size(image), "mask_path")
+        if found := _MASKED.fullmatch(asked):
+            asked = found[1].strip()
+        return record(image, asked, task or "segmentation", mask=runs, **more)
     if not isinstance(row.get("answer"), list):
         said, choices = options.taken(asked, "question")
         return record(image, said, task or "choice", answer(row, "answer"), choices=choices, repeats=True, **more)

@@ -17,11 +17,13 @@ from samples.readers import (
     captions,
     choice,
     conversations,
+    eurosat,
     geochat,
     geovista,
     large,
     lhrs_bench,
     lrs_vqa_zoom,
+    million_aid,
     questions,
     rl_rows,
     rsvg,
@@ -32,7 +34,10 @@ from samples.readers import (
 )
 from samples.readers.detection import coco, dior, dota, fair1m, vhr10, yolo_obb
 from samples.readers.look import Look
+from samples.readers.masked import geopixel
+from samples.readers.masked import refgeo as masked_refgeo
 from samples.readers.rows import Place, RowFault, Rows
+from samples.readers.temporal import cdvqa, change_masks, dubai_cc, earthdial, geobench_vlm, teochatlas
 from vlm.boxes import Frame
 from vlm.common.errors import DataError
 
@@ -72,6 +77,8 @@ class Format:
     "Whether a row's boxes may be without area."
     detects: bool = False
     "Whether its rows may be of the task `detection`, so that a source may say which `classes` they ask for."
+    series: bool = False
+    "Whether its rows may show one place many times, so that a source may say how many `frames` at most."
 
 
 def _ours(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
@@ -100,8 +107,14 @@ def _talks(look: Look) -> str | None:
     first = next((row for row in look.first if conversations.turns(row) is not None), None)
     if first is None or look.key is not None:
         return None
+    if teochatlas.fits(look):
+        return "series"
+    if earthdial.fits(look):
+        return "shard"
     if look.once("calls", lambda: geovista.fits(look)):
         return "calls"
+    if look.once("masks", lambda: geopixel.fits(look)):
+        return "masks"
     if "messages" not in first:
         return "conversations"
     if conversations.uses_from(first):
@@ -155,6 +168,8 @@ def _bench(look: Look) -> bool:
 def _bench_row(row: dict[str, Any]) -> bool:
     if {"question_id", "image", "text"} <= row.keys():
         return "image_size" not in row
+    if {"image_id", "question", "description"} <= row.keys():
+        return True
     asked, truth = row.get("question"), row.get("ground_truth")
     region = isinstance(asked, str) and geochat.BOX.match(asked) is not None
     return {"image_id", "question_id"} <= row.keys() and truth is not None and (region or isinstance(truth, list))
@@ -203,16 +218,21 @@ def _sources() -> Iterable[Format]:
     about = "DIOR-RSVG: folder with Annotations/*.xml, or a split file of object indices; boxes in pixels"
     yield folder("dior_rsvg", about, rsvg.convert, rsvg.fits, rsvg.walk, overhang=OVERHANG)
     about = "RSVQA: …_questions.json with …_answers.json next to it, or their folder"
-    yield folder("rsvqa", about, rsvqa.convert, rsvqa.fits, rsvqa.walk)
+    yield folder("rsvqa", about, rsvqa.convert, partial(_without, cdvqa.fits, rsvqa.fits), rsvqa.walk)
     about = "LHRS-Bench, choices in the row or in the question"
     yield Format("lhrs_bench", about, lhrs_bench.convert, lhrs_bench.fits, lhrs_bench.walk, folders=True)
     yield Format("choice", "CHOICE's JSON lists, one for each task", choice.convert, choice.fits)
     about = "RSICD, UCM, Sydney, RSITMD, NWPU-Captions, LEVIR-CC: all captions of an image"
-    yield Format("captions", about, captions.convert, captions.fits, captions.walk, row_splits=True)
+    fits = partial(_without, dubai_cc.fits, captions.fits)
+    yield Format("captions", about, captions.convert, fits, captions.walk, row_splits=True)
     about = "RSICap and RSIEval (RSGPT): {'annotations': […]}"
     yield Format("rsgpt", about, captions.convert_rsgpt, captions.fits_rsgpt, captions.walk_rsgpt)
     about = "refGeo's JSONL: bbox and poly in pixels"
     yield Format("refgeo", about, questions.refgeo, _has("question", "bbox", "image_id"), overhang=OVERHANG)
+    about = "the same rows with refGeo's masks (RSCoVLM's metainfo_v2), asked for by masks"
+    yield Format("refgeo_seg", about, masked_refgeo.convert, masked_refgeo.fits)
+    about = "GeoPixelD: descriptions with masks inside, its JSON or a folder of its polygons' files"
+    yield folder("geopixel", about, geopixel.convert, geopixel.fits, geopixel.walk)
     yield Format("lrs_vqa", "LRS-VQA's JSONL", questions.lrs_vqa, _has("text", "ground_truth", "image", "image_size"))
     about = "LRS-VQA-Zoom (RSCoVLM): a question, a look at its one region, the answer"
     yield Format("lrs_vqa_zoom", about, lrs_vqa_zoom.convert, lrs_vqa_zoom.fits)
@@ -246,13 +266,33 @@ def _sources() -> Iterable[Format]:
         convert = partial(coco.convert, oriented)
         yield joined(name, f"COCO's JSON: {said}", convert, partial(coco.fits, oriented), partial(coco.walk, oriented))
     about = "a folder of images for each class: AID, UCMerced, NWPU-RESISC45, METER-ML, WHU-RS19, SIRI-WHU"
-    yield folder("scenes", about, scenes.convert, scenes.fits, scenes.walk)
+    own = partial(_without, million_aid.fits, partial(_without, eurosat.fits, scenes.fits))
+    yield folder("scenes", about, scenes.convert, own, scenes.walk)
+    about = "Million-AID: folders of classes in two or three levels"
+    yield folder("million_aid", about, million_aid.convert, million_aid.fits, million_aid.walk)
+    about = "EuroSAT: folders of its ten classes (.jpg, or .tif of 13 bands), and lists of splits"
+    yield folder("eurosat", about, eurosat.convert, eurosat.fits, eurosat.walk)
     about = "ScoreRS's rows for RL (problem, answer, type em, open_ended or math), no boxes"
     yield Format("scorers_rl", about, rl_rows.scorers, lambda look: _scorers(False)(look) and not _scorers(True)(look))
     units: dict[Frame, str] = {"pixel": "pixels", "per_mille": "per mille", "unit": "fractions of the image"}
     for frame, said in units.items():
         convert = partial(rl_rows.scorers, frame=frame)
         yield Format(f"scorers_rl_{frame}", f"the same with boxes in {said}: [[…]]", convert, _scorers(True))
+    about = "TEOChatlas: conversations about a list of pictures, `video`, with dates; boxes in percent: [10, 20, …]"
+    yield Format("teochatlas", about, teochatlas.convert, lambda look: _talks(look) == "series", series=True)
+    about = "EarthDial's saved tables: pictures jpg, jpg_A, jpg_B …, with turns or questions; boxes in percent"
+    yield Format("earthdial", about, earthdial.convert, earthdial.fits, lambda look: look.each(), series=True)
+    about = "GEOBench-VLM's qa.json, questions with options in several paraphrases"
+    yield Format("geobench_vlm", about, geobench_vlm.convert, geobench_vlm.fits, geobench_vlm.walk, series=True)
+    about = "CDVQA: …_questions.json with …_answers.json and …_images.json next to it"
+    yield Format("cdvqa", about, cdvqa.convert, cdvqa.fits, cdvqa.walk)
+    about = "Dubai-CC's captions of change, pictures in 500_2000 and 500_2010"
+    yield Format("dubai_cc", about, dubai_cc.convert, dubai_cc.fits, lambda look: look.each())
+    masked = partial(Format, splits=True, folders=True)
+    about = "LEVIR-CD: folder with A, B and label, of each split; masks of change"
+    yield masked("levir_cd", about, change_masks.convert, change_masks.fits_cd, change_masks.walk_cd)
+    about = "LEVIR-MCI: folder with LevirCCcaptions.json and images/SPLIT/label; masks of changed roads and buildings"
+    yield masked("levir_mci", about, change_masks.convert, change_masks.fits_mci, change_masks.walk_mci)
     about = "TRL's rows: prompt, image or images, and columns for rewards"
     yield Format("trl", about, rl_rows.trl, _trl, any_frame=True, detects=True)
 
@@ -294,7 +334,7 @@ def _odd_row(row: dict[str, Any]) -> str:
     if {"image_width", "image_height", "bbox", "question"} <= row.keys():
         return f"; XLRS-Bench's visual grounding looks like this: expected {large.UNREAD}"
     if "polygons" in row or "mask_path" in row:
-        return "; masks are no task's truth"
+        return "; masks are read of CHOICE, refGeo (refgeo_seg), GeoPixelD and our own rows (docs/rows.md)"
     if row and not any(word in str(key).lower() for key in row for word in ("im", "pic", "file", "prompt", "path")):
         truth = row.keys() & {"annotation", "caption0"}
         said = "; no key names a picture"

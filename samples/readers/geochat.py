@@ -20,11 +20,17 @@ GeoChat-Bench is JSONL, one layout a file:
     lrben, hrben       question_id, image, text                          VQA; truth joined from RSVQA's answers
     referring          image_id, question, ground_truth [[[x, y] × 4]]   grounding; quadrilaterals in pixels
     region_captioning  image_id, question {<…>}, ground_truth            open_ended, kind `region`
+    grounding_description   image_id, question, description              caption; the description without its boxes
 
 The class of aid and UCmerced is what stands before the slash in `question_id` where one does ("Airport/airport_1"), as
 GeoChat's evaluator has it: aid's `ground_truth` is known to be misspelt. Truth for lrben and hrben is looked for beside
 the file: `lrben_answers.json(l)`, or RSVQA's own `LR_split_test_answers.json` and `USGS_split_test_phili_answers.json`;
 `…_questions.json` there adds the types.
+
+A grounded description has boxes behind what is between <p> and </p>. Captions are scored by words, so that boxes and
+tags are cut out of the reference. GeoChat's code asks for such descriptions with the tag [grounding] and stops there
+(mbzuai-oryx/GeoChat, geochat/eval/batch_geochat_grounding.py at 3e61ee3): how the paper's accuracy matches boxes stands
+in no code that could be read, so they are no truth here.
 """
 
 from __future__ import annotations
@@ -47,6 +53,8 @@ TAG = re.compile(r"\s*\[(caption|refer|vqa|identify|grounding)\]\s*")
 TASKS = {"refer": "grounding", "caption": "caption", "vqa": "vqa", "identify": "open_ended", None: "open_ended"}
 PHRASE = re.compile(r"<p>(.*?)</p>", re.DOTALL)
 RSVQA = {"lrben": ("LR_split_test_answers.json",), "hrben": ("USGS_split_test_phili_answers.json",)}
+BOXED = re.compile(r"\{\s*(?:<\s*-?\d+(?:\.\d+)?\s*>\s*\|?\s*)+\}")
+MARKS = re.compile(r"</?p>|<delim>")
 FOLDERS = ("images", "final_images_llava", "Images_train", "Images_val")
 
 
@@ -107,6 +115,8 @@ def bench(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]
         closed = "classification" if row.get("joined") is None else "vqa"
         return record(image, text(row, "text"), task or closed, said, **more)
     image, question = place.seek(row.get("image_id"), FOLDERS, "image_id", swap=True), text(row, "question")
+    if "description" in row:
+        return record(image, TAG.sub("", question), task or "caption", described(text(row, "description")), **more)
     shapes = row.get("ground_truth")
     if isinstance(shapes, str) and not BOX.match(shapes):
         asked = f"What is the object present at {question}?" if BOX.match(question) else question
@@ -119,6 +129,15 @@ def bench(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]
     if boxes is None:
         raise RowFault("box_text", "ground_truth", show(shapes), "quadrilaterals in pixels, [[[x, y], … four corners]]")
     return record(image, question, task or "grounding", **more, **boxes)
+
+
+def described(said: str) -> str:
+    """A grounded description without boxes and tags. Raises: RowFault where nothing else is in it, or a box is left."""
+    words = " ".join(MARKS.sub(" ", BOXED.sub(" ", said)).split())
+    words = re.sub(r" (?=[.,;:!?])", "", words)
+    if not words.strip(".,;:!? ") or BOX.search(words):
+        raise RowFault("box_text", "description", show(said), "words with boxes such as {<10><20><40><50>|<30>}")
+    return words
 
 
 def polygons(value: list[Any]) -> list[Any]:

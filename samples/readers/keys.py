@@ -40,15 +40,21 @@ READ: dict[str, frozenset[str]] = {
         "sharegpt": f"{_TALK} source boxes regions",
         "apex_gro": f"{_TALK} source system",
         "geochat": "conversations conversation messages image images image_path id",
-        "geochat_bench": "category type size_group question_id image text image_id question ground_truth joined",
+        "geochat_bench": "category type size_group question_id image text image_id question ground_truth joined "
+        "description",
         "vrsbench": "image_id ground_truth type question_id question",
         "lhrs_bench": f"filename choices type id question answer {_TALK}",
         "refgeo": "image_id dataset question bbox poly question_id",
+        "refgeo_seg": "image_id dataset question question_id image_width image_height mask_exists",
         "choice": "image_path question answer id mask_path",
         "lrs_gro_sft": "image_name question ground_truth question_id type category bbox scale cut global "
         "stage_1_reasoning stage_2_reasoning",
         "lrs_vqa_zoom": "image image_ori_width image_ori_height bbox_info question answer Text",
         "lrs_gro": "image_name question ground_truth question_id type category bbox",
+        "geobench_vlm": "image_path prompts prompt id task cls_description options options_list ground_truth "
+        "ground_truth_option",
+        "teochatlas": "video image conversations conversation messages id task dataset timestamp timestamps metadata "
+        "polygon original_input_polygon",
         "lrs_vqa": "image question_id category text ground_truth hbox image_size",
         **dict.fromkeys(
             ("scorers_rl", "scorers_rl_pixel", "scorers_rl_per_mille", "scorers_rl_unit"),

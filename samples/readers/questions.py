@@ -52,7 +52,7 @@ LONG = 1024
 def refgeo(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     dataset = row.get("dataset")
     folder = place.own(dataset, "dataset") if isinstance(dataset, str) else ""
-    image = place.seek(row.get("image_id"), _folders(folder), "image_id", swap=True)
+    image = place.seek(row.get("image_id"), folders_of(folder), "image_id", swap=True)
     poly, box = row.get("poly"), row.get("bbox")
     if poly:
         if not isinstance(poly, list):
@@ -77,7 +77,7 @@ def _apart(quad: Any, box: Any) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _folders(dataset: str) -> tuple[str, ...]:
+def folders_of(dataset: str) -> tuple[str, ...]:
     """Where images of one of the sets lie that refGeo is made of."""
     named = (dataset, f"images/{dataset}", f"../images/{dataset}") if dataset else ()
     return "images", "../images", *named

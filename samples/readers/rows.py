@@ -172,8 +172,11 @@ class Place:
         outside: bool = False,
         absolute: bool = False,
         raster: RasterSection | None = None,
+        frames: int | None = None,
     ):
         self.raster = raster
+        self.frames = frames
+        "How many pictures of one place a row shows at most; None for all (`samples.readers.temporal.series`)."
         self.path, self.outside, self.absolute = path, outside, absolute or outside
         self.given = root is not None
         self.dropped: list[tuple[str, str]] = []

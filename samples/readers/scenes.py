@@ -30,6 +30,7 @@ SPLITS = frozenset(
     {"train", "val", "test", "trainval", "valid", "validation", "dev"}
     | {f"{stem}-{split}" for stem in ("jpegimages", "images") for split in ("train", "val", "test", "trainval")}
 )
+SHOWN = "Which class of scene does the image show: {}?"
 _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])|[_\s-]+")
 
 
@@ -41,14 +42,14 @@ def words(name: str) -> str:
 def fits(look: Look) -> bool:
     if not look.is_folder or odd(look) is not None:
         return False
-    return len(_classes(look.path)) > 1 or any(len(_classes(f)) > 1 for f in _folders(look.path))
+    return len(_classes(look.path)) > 1 or any(len(_classes(f)) > 1 for f in folders_in(look.path))
 
 
 def odd(look: Look) -> str | None:
     """What a folder's folders of pictures are instead of classes, here or one folder below, and what to do."""
     if not look.is_folder:
         return None
-    for folder in (look.path, *_folders(look.path)):
+    for folder in (look.path, *folders_in(look.path)):
         names = [path.name for path in _pictured(folder)]
         lower = {name.lower() for name in names}
         found = f"{folder}: found {'/ '.join(names)}/, which looks like"
@@ -74,13 +75,13 @@ def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
     if (found := odd(look)) is not None:
         raise DataError(found)
     if look.split is not None or len(_classes(folder)) < 2:
-        above = [path for path in _folders(folder) if len(_classes(path)) > 1]
+        above = [path for path in folders_in(folder) if len(_classes(path)) > 1]
         folder = one_of(look, above, "folders of classes")
     classes = _classes(folder)
     names = [words(path.name) for path in classes]
-    question = f"Which class of scene does the image show: {', '.join(names)}?"
+    question = SHOWN.format(", ".join(names))
     for path, name in zip(classes, names, strict=True):
-        for file in _names(path):
+        for file in names_in(path):
             where = f"file {path.name}/{file}"
             if not file.lower().endswith(SUFFIXES):
                 yield where, LeftOut("no_image", "not an image file")
@@ -95,7 +96,8 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
     )
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
+    """Folders in a folder, by name, without hidden ones."""
     try:
         with os.scandir(folder) as entries:
             return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
@@ -103,14 +105,15 @@ def _folders(folder: Path) -> list[Path]:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def _names(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
+    """Names of the files in a folder."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_file())
 
 
 def _pictured(folder: Path) -> list[Path]:
     """Subfolders that hold images."""
-    return [path for path in _folders(folder) if any(name.lower().endswith(SUFFIXES) for name in _names(path))]
+    return [path for path in folders_in(folder) if any(name.lower().endswith(SUFFIXES) for name in names_in(path))]
 
 
 def _classes(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from PIL import Image
 import samples
 from evals import predictions
 from evals.scoring import metrics
+from evals.scoring.reading import Reading
 from evals.stage import unique
 from rewards import check_data, resolve
 from rewards.curate import stage as curation
@@ -380,7 +381,7 @@ def test_completions(folder):
     read = list(samples.read(put(folder, FOR_GRPO, "questions.jsonl")))[:3]
     found, _ = candidates.read(put(folder, "Completions", "completions.jsonl"), read)
     said = [predictions.from_sample(sample, text) for sample, texts in zip(read, found, strict=True) for text in texts]
-    judged = [metrics.judge(one, "qwen2_vl", "answer") for one in said]
+    judged = [metrics.judge(one, Reading("qwen2_vl")) for one in said]
     # (0,0),(100,100) is 20 x 10 pixels beside the ship; the runways are told exactly by the boxes around them
     assert [one.iou for one in judged[:4]] == [pytest.approx(1), 0, pytest.approx(1), 0]
     assert [one.correct for one in judged[4:]] == [False, True]
@@ -426,7 +427,7 @@ def test_predictions(folder):
     found = predictions.read(put(folder, "Predictions", "predictions.jsonl"))
     assert [(one.source, one.id) for one in found] == [("questions", str(number)) for number in range(1, 12)]
     assert (found[0].resized, found[0].image, found[0].prompt) == ((1008, 504), "harbour.png", SHIP)
-    judged = [metrics.judge(one, "qwen2_vl", "answer") for one in found]
+    judged = [metrics.judge(one, Reading("qwen2_vl")) for one in found]
     assert [one.iou for one in judged[:2]] == [pytest.approx(1), pytest.approx(1 / 3)]
     assert [one.correct for one in judged] == [None, None, False, True, None, False, None, False, False, None, None]
     assert [one.gold for one in judged[4:]] == [0.5, None, 1.0, None, None, None, None]

@@ -10,6 +10,7 @@ from PIL import Image, ImageEnhance
 
 from samples import Faults, read
 from samples.doctor import leaks
+from samples.doctor.brightness import tone
 from samples.doctor.examine import examine
 from samples.doctor.gallery import Gallery, Look
 from samples.doctor.report import SourceCounts
@@ -20,7 +21,6 @@ from tests.support.doctored import asked, put_data, texture
 from tests.support.processes.commands import ROOT
 from tests.support.sample_rows import dump
 from vlm.families.sight import Grid
-from vlm.pictures.brightness import tone
 from vlm.pictures.digests import BITS, perceptual_hash
 from vlm.pictures.images import load
 from vlm.pictures.resizing import Resizing

@@ -268,6 +268,8 @@ NO_CLASSES = [
 @pytest.mark.parametrize(("folders", "message"), NO_CLASSES, ids=["-".join(one[0]) for one in NO_CLASSES])
 @pytest.mark.parametrize("format", [None, "scenes"])
 def test_folders_that_are_no_classes_are_refused(tmp_path, folders, message, format):
+    if format is None and folders[0].endswith("A"):
+        pytest.skip("LEVIR-CD's layout: test_temporal_masks.py")
     draw(*(tmp_path / folder / "1.png" for folder in folders))
     with pytest.raises(DataError, match=f"{message}.*expected a folder for each class"):
         list(samples.read(tmp_path, format))

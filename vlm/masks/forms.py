@@ -6,9 +6,12 @@
 | grid32     | the same                                           | 32 x 32                                | max     |
 | text4seg   | ``<seg>others *1| dam *2| others *13\\n …\\n</seg>`` | 16 x 16                                | nearest |
 | text4seg24 | the same                                           | 24 x 24                                | nearest |
+| polygon    | ``[[[120,40],[180,40],[180,90]]]``, per mille      | none: outlines                         |         |
 
 Read off VisionXLab/RSCoVLM (rscovlm/training/data/refgeo_dataset.py at bfc2ff7) and mc-lan/Text4Seg (playground/data/
 create_json, llava/eval/model_refer_seg.py, at fdd1188 and 069a7f7).
+
+`polygon` is ours (`vlm.masks.outlines`).
 
 RSCoVLM's preparation of masks before the grid is `vlm.masks.prepared`, and is not done here. It then takes the nearest
 pixels of the resized picture and the largest of each cell; here a cell holds 1 if any pixel of the original does, so no
@@ -35,6 +38,7 @@ import numpy as np
 from vlm.common.errors import DataError, RecipeError
 from vlm.masks.asking import ASKING, AskingMask
 from vlm.masks.cells import nearest, pooled
+from vlm.masks.outlines import PolygonForm
 from vlm.masks.runs import Runs
 from vlm.masks.said import SaidMask
 from vlm.masks.texts import CLOSE, OPEN, OTHERS, read_labels, read_values, write_labels, write_values
@@ -108,7 +112,7 @@ class GridForm:
         return SaidMask(grid, None, grid is not None, dict(+repairs), (int(size[0]), int(size[1])))
 
 
-Form = GridForm
+Form = GridForm | PolygonForm
 FORMS: dict[str, Form] = {
     form.name: form
     for form in (
@@ -116,6 +120,7 @@ FORMS: dict[str, Form] = {
         GridForm("grid32", 32),
         GridForm("text4seg", 16, "nearest", True),
         GridForm("text4seg24", 24, "nearest", True),
+        PolygonForm("polygon"),
     )
 }
 

@@ -162,7 +162,7 @@ def _checked(ring: Sequence[float]) -> Sequence[float]:
 def _ring_spans(ring: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
     """Runs of ones within the columns that one ring crosses, unsorted; they may touch, and do not overlap."""
     x, y = ring[::2], ring[1::2]
-    x2, y2 = np.roll(x, -1), np.roll(y, -1)
+    x2, y2 = np.append(x[1:], x[0]), np.append(y[1:], y[0])
     # An edge crosses the centres of columns first … last - 1; half open, so that a corner on a centre counts once.
     first = np.clip(np.ceil(np.minimum(x, x2) - 0.5), 0, width).astype(np.int64)
     last = np.clip(np.ceil(np.maximum(x, x2) - 0.5), 0, width).astype(np.int64)
@@ -179,9 +179,15 @@ def _ring_spans(ring: np.ndarray, width: int, height: int) -> tuple[np.ndarray, 
     return (column * height + top)[some], (column * height + bottom)[some]
 
 
-def shared(one: Runs, other: Runs) -> int:
-    """Pixels that two masks of one size have in common."""
-    return int(coco.area(coco.merge([one, other], intersect=True)))
+def overlap(one: Runs, other: Runs) -> tuple[int, int]:
+    """(intersection, union) of two masks of one size, in pixels.
+
+    Raises: DataError for two sizes.
+    """
+    if list(one["size"]) != list(other["size"]):
+        raise DataError(f"masks of {one['size']} and {other['size']} (height, width): only those of one size overlap")
+    both = int(coco.area(coco.merge([one, other], intersect=True)))
+    return both, int(coco.area(one)) + int(coco.area(other)) - both
 
 
 def _text(found: dict[str, Any]) -> Runs:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vlm.masks.cells import cells, spread, spread_runs
-from vlm.masks.runs import Runs, area, check_runs, pixels_of, rings_to_runs, shared
+from vlm.masks.runs import Runs, check_runs, overlap, pixels_of, rings_to_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class SaidMask:
         width, height = size or self.size
         if self.grid is not None:
             return spread_runs(self.grid, (width, height))
-        scale = np.tile((width / self.size[0], height / self.size[1]), 1)
-        rings = [(np.reshape(ring, (-1, 2)) * scale).ravel() for ring in self.rings or ()]
+        scale = (width / self.size[0], height / self.size[1])
+        rings = [(np.reshape(ring, (-1, 2)) * scale).ravel().tolist() for ring in self.rings or ()]
         return rings_to_runs(rings, (width, height))
 
     def pixels(self, size: Sequence[int] | None = None) -> np.ndarray:
@@ -45,8 +45,6 @@ class SaidMask:
         height, width = check_runs(truth)
         if self.grid is not None:
             true, every = cells(truth, (self.grid.shape[0], self.grid.shape[1]))
-            both, mine = int(true[self.grid].sum()), int(every[self.grid].sum())
-        else:
-            runs = self.runs((width, height))
-            both, mine = shared(runs, truth), area(runs)
-        return both, mine + area(truth) - both
+            both = int(true[self.grid].sum())
+            return both, int(every[self.grid].sum() + true.sum()) - both
+        return overlap(self.runs((width, height)), truth)
