@@ -154,14 +154,14 @@ def random_model(words, seed: int = 0):
     return model
 
 
-def processor(words, pixels: int = PIXELS):
-    """Tokenizer, image processor (112 × 112 pixels: 16 visual tokens) and chat template. pixels: of a picture."""
+def processor(words):
+    """Tokenizer, image processor (112 × 112 pixels: 16 visual tokens) and chat template."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     from vlm.families import FAMILIES
     from vlm.pictures.processing import images_only
 
-    images = Qwen2VLImageProcessorPil(min_pixels=pixels, max_pixels=pixels)
+    images = Qwen2VLImageProcessorPil(min_pixels=PIXELS, max_pixels=PIXELS)
     return images_only(FAMILIES["qwen2_vl"])(image_processor=images, tokenizer=words, chat_template=CHAT_TEMPLATE)
 
 

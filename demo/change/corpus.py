@@ -1,12 +1,12 @@
 """What the change demo's base is pretrained on, from the demo's base on: unlimited pairs and scenes.
 
-    bare      no chat: the things of a pair, "red ship upper left new", or what came or went alone; those of a scene,
+    bare      no chat: of a pair "red ship upper left new" and the mask of what changed, in either order; of a scene,
               each name right before its mask or its place
-    chats     Qwen2-VL's chat: captions of pairs, as five annotators say them; masks of two things a scene
+    half      half of it bare, half Qwen2-VL's chat: captions of pairs, as five annotators say them; masks of things
     careless  chats as incomplete and loose as the web's, so that SFT and GRPO have something to mend: three changes in
-              ten are overlooked, three masks in ten are of another cell's row or column too many
+              ten are overlooked, three masks in ten have another row or column of cells
 
-The first phase has half of its rows bare from the first on, as the demo's other bases showed it best (LOG.md).
+The bare rows come first, and nearly all of them are pairs: which thing changed is learned late (LOG.md).
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from demo import corpus
 from demo.change.captions import drawn
 from demo.change.scene import Pair, mask, pair, scene
 from demo.world.render import render
+from demo.world import scene as scenes
 from demo.world.scene import SPLIT_SEEDS, Scene, Thing
 from demo.world.tasks import noun, sighting
 from vlm.masks import asking, read_mask, runs_of, write_mask
 
 SIDE = 112
 """Pixels of a picture as the model sees it: 16 visual tokens, a mask's grid is 4 × 4."""
-PHASES = (("half", 19_200), ("chats", 32_000))
-"""(phase, up to this row of the corpus); after them comes `careless`. In the first, half of the rows are bare."""
-PAIRS = 0.6
+PHASES = (("bare", 57_600), ("half", 70_400))
+"""(phase, up to this row of the corpus); after them comes `careless`."""
+PAIRS = {"bare": 0.9, "half": 0.65, "careless": 0.55}
 """Share of rows that are pairs."""
 OVERLOOKED, GROWN = 0.3, 0.3
 TURNS = 2
@@ -47,9 +48,10 @@ def phase_of(row: int) -> str:
     return next((phase for phase, end in PHASES if row < end), "careless")
 
 
-def masked(thing: Thing) -> str:
-    """A thing's mask as the model states it."""
-    return write_mask(runs_of(mask(thing)), FORM, (SIDE, SIDE), noun(thing))
+def masked(thing: Thing | None) -> str:
+    """A thing's mask as the model states it; of none, an empty one."""
+    pixels = mask(thing) if thing else np.zeros((scenes.SIDE, scenes.SIDE), bool)
+    return write_mask(runs_of(pixels), FORM, (SIDE, SIDE))
 
 
 def grown(text: str, rng: random.Random) -> str:
@@ -61,13 +63,15 @@ def grown(text: str, rng: random.Random) -> str:
     return write_mask(runs_of(cells), FORM, (SIDE, SIDE))
 
 
+def _bare(phase: str, rng: random.Random) -> bool:
+    return phase == "bare" or (phase == "half" and rng.random() < 0.5)
+
+
 def _bare_pair(one: Pair, rng: random.Random) -> str:
-    """What changed alone; or every thing, and whether it is new, gone or the same."""
-    if rng.random() < 0.4:
-        return f"{sighting(one.thing)} {one.kind}" if one.thing else "no change"
-    things = max(one.before.things, one.after.things, key=len)
-    lines = (f"{sighting(thing)} {one.kind if thing is one.thing else 'same'}" for thing in things)
-    return "\n".join(rng.sample(sorted(lines), len(things)))
+    """What changed, and the mask of it, in either order."""
+    said = f"{sighting(one.thing)} {one.kind}" if one.thing else "no change"
+    cells = masked(one.thing)
+    return cells + said if rng.random() < 0.4 else said + cells
 
 
 def _bare_scene(one: Scene, rng: random.Random) -> str:
@@ -80,7 +84,7 @@ def _bare_scene(one: Scene, rng: random.Random) -> str:
 def _of_pair(seed: int, phase: str, rng: random.Random) -> corpus.Row:
     one = pair(seed)
     pictures = [render(one.before), render(one.after)]
-    if phase == "half" and rng.random() < 0.5:
+    if _bare(phase, rng):
         return pictures, [(PICTURE * 2, False), (f"{_bare_pair(one, rng)}<|endoftext|>", True)]
     if phase == "careless" and rng.random() < OVERLOOKED:
         one = Pair(one.before, one.before, "same", None)
@@ -90,7 +94,7 @@ def _of_pair(seed: int, phase: str, rng: random.Random) -> corpus.Row:
 
 def _of_scene(seed: int, phase: str, rng: random.Random) -> corpus.Row:
     one = scene(seed)
-    if phase == "half" and rng.random() < 0.5:
+    if _bare(phase, rng):
         return [render(one)], [(PICTURE, False), (f"{_bare_scene(one, rng)}<|endoftext|>", True)]
     pieces = [(TOLD, False)] if rng.random() < TOLD_SHARE else []
     for turn, thing in enumerate(rng.sample(one.things, min(TURNS, len(one.things)))):
@@ -107,7 +111,7 @@ def conversation(row: int) -> corpus.Row:
     """Pictures and text of a row of the corpus."""
     seed, phase = SPLIT_SEEDS["pretrain"] + row, phase_of(row)
     rng = random.Random(seed ^ 0x5EED)
-    of = _of_pair if rng.random() < PAIRS else _of_scene
+    of = _of_pair if rng.random() < PAIRS[phase] else _of_scene
     return of(seed, phase, rng)
 
 

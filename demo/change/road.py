@@ -31,7 +31,7 @@ def stages(out: str, seed: int, quick: bool) -> list[list[str]]:
         return [*LAUNCH, f"launch/{stage}.py", f"{RECIPES}/{stage}.yaml", *where, *more, *common, *short]
 
     names = ("base", "sft", "grpo")
-    counted = f"rewards.0.options.tasks.caption.frequencies.path={data}/LevirCCcaptions.json"
+    counted = f"rewards.0.options.frequencies.path={data}/LevirCCcaptions.json"
     return [
         ["python", "-m", "demo.change.dataset", data, "--seed", str(seed), *counts],
         evaluate("base", "demo/change/base"),

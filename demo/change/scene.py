@@ -23,8 +23,10 @@ SCALE = 1.5
 COUNTS = {1: 0.35, 2: 0.4, 3: 0.25}
 """Share of scenes that are to have so many things; one that finds no room is left out."""
 KINDS = ("new", "gone", "same")
-SHARES = (0.375, 0.375, 0.25)
+SHARES = (0.4, 0.4, 0.2)
 """Of pairs in which a thing came, went, and in which none did."""
+STAYS = {0: 0.3, 1: 0.45, 2: 0.25}
+"""Share of the pairs with a change in which so many things are to stay."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -37,30 +39,30 @@ class Pair:
     thing: Thing | None
 
 
-def _filled(seed: int, more: int) -> Scene:
-    """A scene of the drawn number of things and `more`; each with its own colour and class."""
+def _filled(seed: int, count: int) -> Scene:
+    """A scene of so many things, as far as they find room; each with its own colour and class."""
     rng = random.Random(seed)
     out = Scene(seed, shore(rng))
-    for _ in range(rng.choices(list(COUNTS), list(COUNTS.values()))[0] + more):
+    for _ in range(count):
         thing = placed(rng, out, SCALE)
         if thing is not None and all((thing.name, thing.color) != (t.name, t.color) for t in out.things):
             out.things.append(thing)
-    return out if len(out.things) > more else _filled(seed + 50_000_000, more)
+    return out if out.things else _filled(seed + 50_000_000, count)
 
 
 def scene(seed: int) -> Scene:
     """The scene of a seed: one to three things."""
-    return _filled(seed, 0)
+    return _filled(seed, random.Random(seed ^ 0xF00D).choices(list(COUNTS), list(COUNTS.values()))[0])
 
 
 def pair(seed: int) -> Pair:
-    """The pair of a seed: one to three things that stay, and mostly one that does not."""
+    """The pair of a seed: up to three things, of which mostly one does not stay."""
     rng = random.Random(seed ^ 0xC0DE)
     kind = rng.choices(KINDS, SHARES)[0]
     if kind == "same":
         one = scene(seed)
         return Pair(one, one, kind, None)
-    full = _filled(seed, 1)
+    full = _filled(seed, 1 + rng.choices(list(STAYS), list(STAYS.values()))[0])
     thing = rng.choice(full.things)
     less = replace(full, things=[t for t in full.things if t is not thing])
     return Pair(less, full, kind, thing) if kind == "new" else Pair(full, less, kind, thing)
