@@ -6,7 +6,8 @@ EarthDial (hiyamdebary/EarthDial, files of predictions read at 92c1260), a JSON 
     {"question": "…", "answer": "yes", "annotation": "yes", "vqa_type": "presence"}
     {"question": "… one of the following classes. …", "answer": "Medium Residential", "annotation": "MediumResidential"}
 
-`answer` is what the model said. The truth of captions is all of `caption0` …, as `references`; of the others it is
+`answer` is what the model said. The truth of captions is all of `caption0` … that say something, as `references` (where
+there is one truth, its evaluator writes it into `caption0` and leaves the others empty); of the others it is
 `annotation`, a class's name in words. Rows have no names: their number in the file is their `id`.
 """
 
@@ -24,7 +25,7 @@ def row(found: Any, number: int, source: str) -> Any:
     """A row of `predictions.jsonl` for one of these; any other as it is."""
     if not isinstance(found, dict) or "completion" in found or not {"question", "answer"} <= found.keys():
         return found
-    captions = [value for name, value in found.items() if _CAPTION.fullmatch(name)]
+    captions = [value for name, value in found.items() if _CAPTION.fullmatch(name) and value != ""]
     if not captions and "annotation" not in found:
         return found
     made = {"id": f"#{number}", "source": source, "completion": found["answer"], "prompt": found["question"]}

@@ -32,7 +32,7 @@ ENTRY_POINTS = "nadir.rewards"
 # else a data set has, `rewards.columns` compares with the rewards.) No
 # option may carry such a name, because TRL's keyword would silently replace the bound option on every call.
 _TRL = "prompts completions completion_ids trainer_state log_extra log_metric environments prompt image"
-_ROWS = "image_file image_names resized form turns crops"
+_ROWS = "image_file image_names resized form named turns crops"
 COLUMNS = frozenset(f"{_TRL} {_ROWS}".split(" ")) | {field.name for field in dataclasses.fields(Sample)}
 
 _REGISTERED: dict[str, Any] = {}

@@ -73,7 +73,7 @@ def check_room(recipe: Any, prompt_tokens: int, pictures: int) -> None:
     if not recipe.argument("use_vllm") or recipe.argument("vllm_mode") != "colocate" or length is None:
         return
     least = prompt_tokens + recipe.argument("max_completion_length")
-    most = least + pictures * sight_of(recipe).bounds()[1]
+    most = least + pictures * sight_of(recipe).among(pictures).bounds()[1]
     told = f"training.vllm_max_model_length = {length}: the longest prompt's text and a completion have {least} tokens"
     if least > length:
         raise RecipeError(f"{told}; write {most}, which its pictures may need, or leave it out")

@@ -336,6 +336,7 @@ def _samples(look: Look, reader: RowReader, on_fault: str, faults: Faults) -> Ge
                 raise
         _doubt(look, faults)
     finally:  # also where no more rows are wanted
+        faults.alone = faults.alone and place.alone
         if said := _absent(reader):
             faults.note(logging.WARNING, f"{look.path}: {said}")
         for said, count in place.told.items():

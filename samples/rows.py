@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from samples import Sample
-from samples.facts import CODEC, PLACES, Truth, answer_of, truth_of, zoomed
+from samples.facts import CODEC, PLACES, Truth, answer_of, asked_last, truth_of, zoomed
 from samples.sample import DETECTED
 from samples.store import Drawn
 from vlm import answers, prompts
@@ -251,8 +251,9 @@ def prompt_rows(
 def prompt_row(sample: Sample, section: PromptSection, copy: int, number: int) -> dict[str, Any]:
     """One row of `prompt_rows`, without what follows from its picture and without the sample's columns."""
     prompt = prompts.asked(sample, section)
-    form = section.masks if sample.task == "segmentation" else None
-    return {"prompt": prompt, **_columns(sample), "form": form, "copy": copy, "row": number}
+    masked = sample.task == "segmentation"
+    how = {"form": section.masks if masked else None, "named": asked_last(sample) if masked else None}
+    return {"prompt": prompt, **_columns(sample), **how, "copy": copy, "row": number}
 
 
 def chat_rows(
@@ -408,12 +409,14 @@ def _check_replies(
 
 def _check_text(sample: Sample, section: PromptSection, sizes: Resizing | None) -> None:
     """Refuse a reference in text whose pixels would not follow the sizes that are drawn."""
+    if sizes is None or sizes.drawing is None or sample.task not in PLACES:
+        return
     if sample.task == "segmentation":
         named, counts = f"mask form {section.masks}", FORMS[section.masks].resized
     else:
         notation = sample.written or section.notation
         named, counts = f"notation {notation}", find(notation).frame == "resized"
-    if sample.task in PLACES and counts and sizes is not None and sizes.drawing is not None:
+    if counts:
         raise DataError(
             f"{sample.source}: row {sample.id!r}: its reference is text, but images.random_resize draws the size that "
             f"the {named} counts pixels of; take the assistant's turn out (the reference is written again), or choose "

@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from evals.benchmarks.layouts import LAYOUTS
 from evals.benchmarks.spec import Benchmark, Source
+from evals.benchmarks.temporal import TEMPORAL
 from evals.scoring.captions import Captions
 from evals.scoring.detecting.score import Detection
 from evals.scoring.letters import Lettered
@@ -249,7 +251,7 @@ _ALL = (
         headline="detection/ap_nc@0.5",
     ),
 )
-BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in _ALL}
+BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (*_ALL, *LAYOUTS, *TEMPORAL)}
 
 
 def find(name: str) -> Benchmark:

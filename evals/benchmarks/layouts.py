@@ -12,6 +12,7 @@ from evals.benchmarks.spec import Benchmark, Source
 from evals.scoring.captions import Captions
 from evals.scoring.choices import LEVELS
 from evals.scoring.choices import Levels as ChoiceLevels
+from evals.scoring.masks import Masks
 from evals.scoring.scores import Answers, Classes, Grounding
 
 PHRASE = "{question}\nAnswer the question using a single word or phrase."
@@ -65,7 +66,7 @@ def _choice() -> Benchmark:
         layout="  CHOICE/LEVEL1/LEVEL2/TASK/TASK.json and images/*.png beside it, as in its CHOICE_subset\n"
         "  masks/*.png beside the images of referring_expression_segmentation",
         wording={"choice": CHOICE_LETTER},
-        scores=(ChoiceLevels(), Grounding(("plain",), thresholds=(0.3, 0.5), rotated=True)),
+        scores=(ChoiceLevels(), Grounding(("plain",), thresholds=(0.3, 0.5), rotated=True), Masks(kinds=False)),
         headline="choice/mean_of_tasks:choice",
     )
 

@@ -35,10 +35,13 @@ class Source:
     "Folder that image names start from; None: what the format prescribes."
     split: str | None = None
     task: str | None = None
+    frames: int | None = None
+    "Pictures of a series that a row shows at most."
 
-    def section(self, root: Path) -> dict[str, str]:
+    def section(self, root: Path) -> dict[str, Any]:
         """The entry of a recipe's `data.eval`."""
-        fields = {"path": str(root / self.path), "format": self.format, "split": self.split, "task": self.task}
+        fields: dict[str, Any] = {"path": str(root / self.path), "format": self.format, "frames": self.frames}
+        fields |= {"split": self.split, "task": self.task}
         if self.images is not None:
             fields["images"] = str(root / self.images)
         return {name: value for name, value in fields.items() if value is not None}

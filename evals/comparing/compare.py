@@ -27,6 +27,7 @@ COMPARED = (
     *("grounding/acc@0.5", "grounding/miou", "vqa/exact", "vqa/exact:lenient"),
     *("choice/accuracy", "choice/accuracy:lenient", "open_ended/gold", "caption/cider", "format"),
     *("detection/ap_nc@0.5", "detection/mf1", "detection/boxes_said"),
+    *("segmentation/giou", "segmentation/ciou", "change/f1"),
 )
 """What differences are told of, where a benchmark has no other headline."""
 NAMED = 44

@@ -56,7 +56,6 @@ LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 """Level 1 → level 2 → tasks, by the names of its folders."""
 OWN = ":choice"
-_ANNOUNCED = re.compile(r"(?:answer|Answer|could be|would be|Correct option).*?([ABCD])", re.DOTALL)
 _ANNOUNCES = re.compile(r"answer|Answer|could be|would be|Correct option")
 _NUMBER = re.compile(r"(?<![a-zA-Z/])([-+]?\d*\.\d+|\d+)(?!\s?meter)(?![a-zA-Z/\d])")
 _READ = "its own script's reading of the answer (CHOICE; empty = wrong)"
@@ -69,9 +68,9 @@ def right_option(text: str, choices: Sequence[str], true: str) -> bool:
     starts = (text.strip(), text.split(" ")[0], text.split(".")[0] if "." in text else "")
     if letter := next((start for start in starts if start in ("A", "B", "C", "D")), None):
         return letter == true
-    if _ANNOUNCES.search(text):
-        found = _ANNOUNCED.search(text)
-        return found is not None and found[1] == true
+    if announced := _ANNOUNCES.search(text):
+        found = re.search("[ABCD]", text[announced.end() :])
+        return found is not None and found[0] == true
     option = choices[string.ascii_uppercase.index(true)].split(".")[0].replace("_", " ").lower()
     return text.lower() in option or option.split(" ")[0] in text.lower()
 
@@ -110,7 +109,7 @@ class Levels:
         out = Scores()
         asked = [one for one in predictions if one.task == "choice"]
         placed = [one for one in predictions if one.task == "grounding"]
-        judged = {one.key: metrics.judge(one, reading.notation, reading.inside) for one in asked}
+        judged = {one.key: metrics.judge(one, reading) for one in asked}
         boxed = {one.key: _judged(one, reading) for one in placed}
         strict = {key: float(bool(one.correct)) for key, one in judged.items()}
         lenient = {key: float(bool(one.lenient)) for key, one in judged.items()}

@@ -12,6 +12,7 @@ from stage.endpoint.sections import CostSection, EndpointSection
 from vlm.boxes import FALLBACK, check_notation
 from vlm.common.errors import RecipeError
 from vlm.common.section import Folder, LocatedPath, Section, Seed
+from vlm.masks import FORMS, check_form
 from vlm.sections import PictureSection
 
 
@@ -46,12 +47,15 @@ class ClosedSection(Section):
         "choice": "choice",
         "grounding": "iou",
         "detection": "detect",
+        "segmentation": "mask",
     }
     "Task → what compares a candidate with the truth: a built-in reward, pkg.module:function, or file.py:function."
     inside: Literal["answer", "text"] = "text"
     "The answer is what is inside the candidate's <answer> … </answer>, or the whole candidate."
     notation: str = FALLBACK
     "How candidates write boxes; nothing in this recipe knows the models that wrote them."
+    masks: str = "polygon"
+    "How candidates write masks."
     min_gap: float = 0.1
     "Least difference of two candidates' values (such as IoU) for one to be preferred."
 
@@ -60,6 +64,11 @@ class ClosedSection(Section):
             if task not in TASKS:
                 raise RecipeError(f"rewards: found the task {task!r}, expected one of {', '.join(TASKS)}")
         check_notation(self.notation, seen=False)
+        check_form(self.masks)
+        if FORMS[self.masks].resized:
+            raise RecipeError(
+                f"masks = {self.masks}, which counts pixels of the picture as a model saw it: none is here"
+            )
         if self.min_gap < 0:
             raise RecipeError(f"min_gap = {self.min_gap}; expected at least 0")
 

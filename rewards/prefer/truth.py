@@ -20,7 +20,7 @@ def comparisons(section: ClosedSection) -> dict[str, Reward]:
     found = {}
     for task, spec in section.rewards.items():
         known = rewards.options_of(spec)
-        options = {"inside": section.inside, "notation": section.notation}
+        options = {"inside": section.inside, "notation": section.notation, "masks": section.masks}
         found[task] = rewards.resolve(spec, **{name: value for name, value in options.items() if name in known})
     return found
 

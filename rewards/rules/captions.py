@@ -75,7 +75,8 @@ class Caption:
         if not self.full:
             raise RecipeError(
                 f"reward 'caption': full is auto, and {where} does not tell what a human caption scores: no picture "
-                "has two captions with words in common; write what CIDEr-D is to be paid in full, e.g. `full: 1.0`"
+                "has two captions that share a word which some pictures' captions lack; write what CIDEr-D is to be "
+                "paid in full, e.g. `full: 1.0`"
             )
         if full == "auto":
             why = "one human caption against the others" if not isinstance(frequencies, str) else "its consensus"

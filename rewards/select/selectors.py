@@ -101,8 +101,7 @@ def _covers(sample: Sample, said: Sequence[str | None], form: str, resized: tupl
     for i, a in enumerate(runs):
         for j, b in enumerate(runs[: i + 1]):
             if a is not None and b is not None:
-                both = masks.shared(a, b)
-                union = masks.area(a) + masks.area(b) - both
+                both, union = masks.overlap(a, b)
                 overlap[i, j] = overlap[j, i] = both / union if union else 1.0
     return overlap
 

@@ -10,8 +10,8 @@
 **Faults** make data unfit: rows that the readers refuse, pictures that cannot be decoded, files that break off,
 a mixture that leaves nothing, and pictures that training and evaluation share (the same file, or the same pixels).
 **Warnings** are for a person to judge: pictures that look alike across training and evaluation, pictures with nothing
-to see (nearly black, nearly white, constant: `samples.doctor.brightness`), rows longer than there is room for, and odd
-boxes.
+to see (nearly black, nearly white, constant: `samples.doctor.brightness`), rows longer than there is room for, odd
+boxes, and masks that are empty, or that the recipe's form can hardly say.
 
 Examined are all rows that the recipe reads (its tasks, up to `limit`), also those that `percent` or `ratio` would not
 draw: another seed would.

@@ -70,6 +70,8 @@ def examine(subject: Subject, folder: Path, workers: int, told: Told = lambda *c
     _mix(subject, sources, report)
     report.boxes, report.answer_words = rows.boxes, np.asarray(rows.answer_words)
     report.box_sides, report.zoom_sides = np.asarray(rows.box_sides), np.asarray(rows.zoom_sides)
+    report.masks, report.mask_sides = rows.masks, np.asarray(rows.mask_sides)
+    report.mask_ious = np.asarray(rows.mask_ious)
     report.leaks = leaks(gallery)
     for (place, task, kind), count in sorted(rows.kinds.items()):
         report.sources[place].kinds.setdefault(task, {})[kind] = count

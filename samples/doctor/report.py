@@ -82,6 +82,10 @@ class Report:
     box_sides: np.ndarray = field(default_factory=lambda: np.zeros(0))
     zoom_sides: np.ndarray = field(default_factory=lambda: np.zeros(0))
     boxes: Findings = field(default_factory=Findings)
+    masks: Findings = field(default_factory=Findings)
+    mask_sides: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    mask_ious: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    "Of masks with their own texts."
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(0))
     "Tokens of each row, pictures included; empty where they could not be measured."
     room: int | None = None
@@ -132,6 +136,7 @@ class Report:
         if count := self.repeated.counts[AGAIN]:
             found.append(f"{count:,} rows are {AGAIN} (same pictures, same text)")
         found += [f"{count:,} boxes: {kind}" for kind, count in self.boxes.counts.most_common()]
+        found += [f"{count:,} masks: {kind}" for kind, count in self.masks.counts.most_common()]
         return found
 
     def fit(self, strict: bool = False) -> bool:
@@ -158,6 +163,12 @@ class Report:
             },
             "answers": {"words": summary(self.answer_words)},
             "boxes": {"count": len(self.box_sides), "odd": self.boxes.to_dict(), "side": summary(self.box_sides)},
+            "masks": {
+                "count": len(self.mask_sides),
+                "odd": self.masks.to_dict(),
+                "side": summary(self.mask_sides),
+                "iou_as_text": summary(self.mask_ious),
+            },
             "zooms": {"count": len(self.zoom_sides), "side": summary(self.zoom_sides)},
             "replies": self.replies.to_dict(),
             "repeated": self.repeated.to_dict(),

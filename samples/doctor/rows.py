@@ -12,9 +12,12 @@ import numpy as np
 from samples import Sample, kinds_of
 from samples.doctor.gallery import Gallery
 from samples.doctor.subject import Ruler
-from samples.facts import zoomed
+from samples.facts import asked_last, zoomed
 from samples.rows import learnt, untagged
+from vlm import masks
+from vlm.common.errors import DataError
 from vlm.families import Sight
+from vlm.pictures.resizing import seen
 from vlm.prompts import replied
 from vlm.tools.zoom import WHOLE as REFUSED
 
@@ -22,6 +25,8 @@ TINY = 4.0
 """Pixels, as the model sees the image: a box with a shorter side is a few percent of one visual token."""
 HUGE, WHOLE = 0.8, 0.99
 """Share of the image that a box covers."""
+POOR = 0.25
+"""IoU of a mask with its own text, below which that text hardly says where it is."""
 EXAMPLES = 20
 """Rows that are named for each finding; all are counted."""
 BATCH = 256
@@ -103,6 +108,11 @@ class Rows:
         self.box_sides = array("f")
         "Square root of the share of the image that each box covers."
         self.boxes = Findings()
+        self.masks = Findings()
+        self.mask_sides = array("f")
+        "Square root of the share of the image that each mask covers; empty ones not."
+        self.mask_ious = array("f")
+        "IoU of each of these with its own text in the recipe's form: the most that an answer is likely to reach."
         self.zoom_sides = array("f")
         "Square root of the share of the image that each turn zooms into."
         self.unsized: dict[int, Unsized] = {}
@@ -149,6 +159,8 @@ class Rows:
             if not sized and sample.images:
                 first = self.pictures[len(self.pictures) - len(sample.images)]
                 self.unsized.setdefault(first, Unsized()).add(sample.boxes, sample.size, name)
+        if sample.mask is not None and sample.size and sample.task == "segmentation":
+            self._look_at_mask(sample, name)
         if sample.size:
             self._look_at_zooms(zoomed(sample.messages), sample.size, name)
         if self.ruler.tokenizer is not None:
@@ -212,6 +224,23 @@ class Rows:
         shapes = [tuple(map(round, shape)) for shape in quads or boxes]
         for _ in range(len(shapes) - len(set(shapes))):  # the same to the pixel
             self.boxes.add("given twice", name)
+
+    def _look_at_mask(self, sample: Sample, name: str) -> None:
+        mask, size, form, asked = sample.mask, sample.size, self.ruler.prompt.masks, asked_last(sample)
+        assert mask is not None and size is not None
+        if not masks.area(mask):
+            self.masks.add("nothing in them", name)
+            return
+        self.mask_sides.append((masks.area(mask) / (size[0] * size[1])) ** 0.5)
+        try:
+            at = seen(size, self.sight.among(len(sample.images)))
+            text = masks.write_mask(mask, form, at, asked)
+        except (DataError, ValueError):  # a form that cannot say it, a strip: the stage refuses such rows
+            return
+        inner, outer = masks.read_mask(text, form, size, at, asked).overlap(mask)
+        self.mask_ious.append(inner / outer)
+        if inner < POOR * outer:
+            self.masks.add(f"of which the form {form} says less than {POOR:.0%} (IoU of the written mask)", name)
 
     def _look_at_zooms(self, regions: Shapes, size: tuple[int, int], name: str) -> None:
         """A region of nearly the whole image is not shown by the tool; one that was there before shows nothing new."""

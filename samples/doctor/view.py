@@ -36,7 +36,16 @@ def render(report: Report, console: Console, strict: bool = False) -> None:
         say(_pair(leak))
     if len(report.leaks) > SHOWN:
         say(f"  … and {len(report.leaks) - SHOWN:,} more, in report.json")
-    shown = (report.unfit, report.tones, report.turned, report.replies, report.repeated, report.long, report.boxes)
+    shown = (
+        report.unfit,
+        report.tones,
+        report.turned,
+        report.replies,
+        report.repeated,
+        report.long,
+        report.boxes,
+        report.masks,
+    )
     for found in shown:
         for kind, examples in found.examples.items():
             say(f"{kind}: {'; '.join(examples[:SHOWN])}{' …' * (found.counts[kind] > SHOWN)}")
@@ -101,6 +110,8 @@ def _measures(report: Report) -> Table:
         "tokens of a row": report.lengths,
         "words of an answer": report.answer_words,
         "box, √(share of the image)": report.box_sides,
+        "mask, √(share of the image)": report.mask_sides,
+        "IoU of a mask with its own text": report.mask_ious,
         "region zoomed into, √(share of the image)": report.zoom_sides,
     }
     for name, values in measured.items():

@@ -10,4 +10,6 @@ rsvg            DIOR-RSVG                                  lhrs_bench   LHRS-Ben
 questions       refGeo, LRS-VQA, LRS-GRO                   detection    all objects of a picture: DOTA and others
 choice          CHOICE; `options`: lettered options        captions     several captions for each image
 scenes          folders of classes                         rl_rows      ScoreRS's and TRL's rows for RL
+million_aid     folders of classes in levels               eurosat      EuroSAT's splits, in colour and in bands
+masked          refGeo's masks, GeoPixelD
 """

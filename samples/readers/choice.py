@@ -29,7 +29,8 @@ from samples.readers.rows import Place, RowFault, show
 
 ABOVE = ("..", "../..", "../../..")
 _LETTER = re.compile(r"[A-Z]")
-_MASKED = re.compile(r"\s*give me the masks? of (.+?)(?: in (?:the|this) image)?\s*\.?\s*", re.DOTALL | re.IGNORECASE)
+_MASKED = re.compile(r"\s*give me the masks? of\s", re.IGNORECASE)
+_HERE = (" in this image", " in the image")
 _SOUGHT = re.compile(r"coordinates of (.+?) in (?:the|this) image", re.DOTALL)
 
 
@@ -52,10 +53,9 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
     more = {"id": row.get("id", ""), "kind": parts[-3] if len(parts) > 2 and parts[-2] == "images" else None}
     asked = text(row, "question")
     if "mask_path" in row and "answer" not in row:
+        place.alone = False
         runs = plain(place.seek(row["mask_path"], ABOVE, "mask_path"), place.size(image), "mask_path")
-        if found := _MASKED.fullmatch(asked):
-            asked = found[1].strip()
-        return record(image, asked, task or "segmentation", mask=runs, **more)
+        return record(image, _described(asked), task or "segmentation", mask=runs, **more)
     if not isinstance(row.get("answer"), list):
         said, choices = options.taken(asked, "question")
         return record(image, said, task or "choice", answer(row, "answer"), choices=choices, repeats=True, **more)
@@ -64,6 +64,15 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
     width, height = place.size(image)
     quad = [side * (height if place % 2 else width) for place, side in enumerate(_around(row["answer"]))]
     return record(image, asked, task or "grounding", quads=[quad], **more)
+
+
+def _described(asked: str) -> str:
+    """What a question asks the mask of; another question as it is."""
+    if (found := _MASKED.match(asked)) is None:
+        return asked
+    said = asked[found.end() :].strip().removesuffix(".").rstrip()
+    here = next((here for here in _HERE if said.lower().endswith(here)), "")
+    return said[: len(said) - len(here)].strip() or asked
 
 
 def _around(corners: list[Any]) -> list[float]:

@@ -157,7 +157,7 @@ def spoken(raw: Any, images: int) -> list[dict[str, Any]]:
         said, content = turn.get("from", turn.get("role")), spelled(turn.get("value", turn.get("content")))
         role = ROLES.get(said) if isinstance(said, str) else None
         if isinstance(content, str) and "[SEG]" in content:
-            raise LeftOut("mask", "its answer has masks (GeoPixel's [SEG]), which no task has as its truth")
+            raise LeftOut("mask", "its answer has masks (GeoPixel's [SEG]): format: geopixel reads these rows")
         if role is None or not isinstance(content, str):
             raise RowFault("conversation", "conversations", show(turn), "from human or gpt, with a text value")
         messages.append({"role": role, "content": content} | ({"zoom": turn["zoom"]} if "zoom" in turn else {}))

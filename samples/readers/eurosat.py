@@ -19,6 +19,7 @@ picture is not there is a fault.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ BELOW = (
 )  # fmt: skip
 """Where the folders of classes lie below `path`."""
 SPLITS = ("train", "val", "test")
+_NAMED = re.compile(r"(([A-Za-z]+)_[0-9]+)\.(?:jpg|tif)")
 
 
 def fits(look: Look) -> bool:
@@ -98,10 +100,9 @@ def _split(look: Look, home: Path) -> Iterator[tuple[str, Path]]:
     suffixes = {Path(name).suffix for folder in folders_in(home)[:1] for name in names_in(folder)} & set(SUFFIXES)
     suffix = next(iter(sorted(suffixes)), ".tif")
     for number, line in enumerate(lines, 1):
-        stem, _, ending = line.strip().rpartition(".")
         if not line.strip():
             continue
-        name = stem.rpartition("_")[0]
-        if name not in CLASSES or ending.lower() not in ("jpg", "tif"):
+        named = _NAMED.fullmatch(line.strip())
+        if named is None or named[2] not in CLASSES:
             raise DataError(f"{file}, line {number}: found {line!r}, expected the name of a picture, 'Forest_12.jpg'")
-        yield f"{file.name}, line {number}", home / name / f"{stem}{suffix}"
+        yield f"{file.name}, line {number}", home / named[2] / f"{named[1]}{suffix}"

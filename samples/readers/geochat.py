@@ -53,7 +53,7 @@ TAG = re.compile(r"\s*\[(caption|refer|vqa|identify|grounding)\]\s*")
 TASKS = {"refer": "grounding", "caption": "caption", "vqa": "vqa", "identify": "open_ended", None: "open_ended"}
 PHRASE = re.compile(r"<p>(.*?)</p>", re.DOTALL)
 RSVQA = {"lrben": ("LR_split_test_answers.json",), "hrben": ("USGS_split_test_phili_answers.json",)}
-BOXED = re.compile(r"\{\s*(?:<\s*-?\d+(?:\.\d+)?\s*>\s*\|?\s*)+\}")
+BOXED = re.compile(r"\{\s*(?:<\s*-?\d+(?:\.\d+)?\s*>[\s|]*)+\}")
 MARKS = re.compile(r"</?p>|<delim>")
 FOLDERS = ("images", "final_images_llava", "Images_train", "Images_val")
 

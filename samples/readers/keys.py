@@ -77,7 +77,7 @@ _TRLS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra
 _TURNS = ("prompt", "completion", "image", "images", "messages")
 _FIELDS = (
     "task", "answer", "boxes", "quads", "size", "choices", "source", "id", "kind", "references", "regions", "columns",
-    "written", "tooled", "mask", "dates", "form", *DETECTED,
+    "written", "tooled", "mask", "dates", "form", "named", *DETECTED,
 )  # fmt: skip
 _TABLE = ("image_file", "resized", "copy", "row", "truth")
 TAKEN = frozenset({*_TRLS, *_TURNS, *_FIELDS, *_TABLE})

@@ -12,13 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from samples.readers.rows import Place, RowFault, show
 from vlm import masks
 from vlm.common.errors import DataError
-from vlm.pictures import rasters
-from vlm.pictures.images import FORMATS, limit
+from vlm.pictures import images, rasters
 
 EXPECTED = (
     "run lengths {'size': [height, width], 'counts': …}, a mask picture's path, or rings [[x1, y1, x2, y2, …], …]"
@@ -31,6 +29,7 @@ def as_runs(value: Any, size: tuple[int, int], place: Place, field: str = "mask"
     if isinstance(value, dict):
         return _stated(value, size, field)
     if isinstance(value, str):
+        place.alone = False
         # a mask is read as it is stored, whatever the source says of its rasters
         return of_picture(place.seek(value, FOLDERS, field).partition(rasters.MARK)[0], size, field)
     if isinstance(value, list):
@@ -66,13 +65,9 @@ def values_of(path: str, field: str = "mask") -> np.ndarray:
     Raises: RowFault for a picture that cannot be read, or has colours.
     """
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            pixels = picture.width * picture.height
-            values = np.asarray(ImageOps.exif_transpose(picture)) if pixels <= limit() else None
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them
+        values = images.stored(path)
+    except DataError as error:
         raise RowFault("unreadable_image", field, f"{path} ({error})", "a picture that can be read") from error
-    if values is None:
-        raise RowFault("mask", field, f"{path} of {pixels} pixels", f"at most {limit()} (images.limit)")
     if values.ndim == 3:
         if (values[..., :3] != values[..., :1]).any():
             raise RowFault("mask", field, f"{path} with colours", "a mask of one channel: 0, and one other value")

@@ -190,6 +190,8 @@ class Place:
         "Names in rows whose files have another suffix (`seek`)."
         self.swap = ""
         "The first of them."
+        self.alone = True
+        "Whether rows are what the file says: false once truth was read from files beside it, as masks are."
         self.told: Counter[str] = Counter()
         "What was done to objects of rows → how often; said once, when all are read."
 

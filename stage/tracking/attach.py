@@ -17,7 +17,7 @@ Logs = dict[str, float] | None
 
 def samples_of(run: Run, recipe: Any) -> Samples:
     """The table of completions as the recipe wants it."""
-    reading = Reading(recipe.prompt.notation, tagged=recipe.prompt.style != "direct")
+    reading = Reading(recipe.prompt.notation, recipe.prompt.style != "direct", recipe.prompt.masks)
     return Samples(run, recipe.tracking.samples, reading, recipe.tracking.report_to)
 
 

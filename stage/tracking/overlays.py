@@ -1,5 +1,6 @@
-"""Rows of the table for trackers: in wandb boxes are overlays that can be switched on and off, in trackio they are
-drawn into the picture. Regions that a tool showed are drawn with their numbers, and stand beside it as pictures."""
+"""Rows of the table for trackers: in wandb boxes and masks are overlays that can be switched on and off, in trackio
+they are drawn into the picture. Regions that a tool showed are drawn with their numbers, and stand beside it as
+pictures."""
 
 from __future__ import annotations
 
@@ -7,17 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from stage.tracking.pictures import placed
 from vlm.boxes import NOTHING, ious, spoken
+from vlm.masks import pixels_of
 from vlm.pictures.drawing import HALO, PREDICTED, TRUE, ZOOMED, outline
 from vlm.pictures.images import load
+from vlm.pictures.overlaid import laid
 
 CLASSES = {0: "truth", 1: "answer"}
 """Class ids of the boxes, the same in every picture."""
 ZOOM = {2: "zoom"}
 """One more where the model has tools."""
+NEITHER, NUMBERS = 3, {"truth": 4, "answer": 5}
+"""Class ids of the pixels of masks: others than those of boxes, for a picture may have both."""
+MASKS = {NEITHER: "no mask", NUMBERS["truth"]: "true mask", NUMBERS["answer"]: "answer's mask"}
 TEXTS = ("step", "source", "id", "task", "prompt", "trace", "answer", "truth", "completion")
 """Columns before the rewards."""
 PICTURE, CROPS, FURTHER = "image", "crops", "further images"
@@ -69,6 +76,23 @@ def overlays(row: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
     return made or None
 
 
+def masks_of(row: dict[str, Any]) -> dict[str, np.ndarray]:
+    """`truth` and `answer`, those that there are: (h, w) bool, of the pixels of the small picture."""
+    return {kind: pixels_of(mask) for kind, mask in row.get("masks", {}).items() if mask is not None}
+
+
+def mask_overlays(row: dict[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """The masks as `wandb.Image` takes them; None where there are none.
+
+    https://docs.wandb.ai/models/track/log/media, "Segmentation masks": mask_data (h, w) with a class id for each pixel.
+    """
+    made = {
+        kind: {"mask_data": np.where(mask, NUMBERS[kind], NEITHER).astype(np.uint8), "class_labels": MASKS}
+        for kind, mask in masks_of(row).items()
+    }
+    return made or None
+
+
 def _best(
     read: Sequence | None,
     truth: Sequence | None,
@@ -85,9 +109,11 @@ def _best(
 
 
 def drawn(row: dict[str, Any], folder: Path) -> Image.Image:
-    """The picture with its boxes, true ones solid, the answer's dashed, regions that were shown with their numbers, in
-    the colours of `vlm.pictures.drawing`."""
+    """The picture with its masks and boxes, true boxes solid, the answer's dashed, regions that were shown with their
+    numbers, in the colours of `vlm.pictures.drawing`."""
     picture = load(str(folder / row["image"]))
+    if masks := masks_of(row):
+        picture = laid(picture, masks.get("truth"), masks.get("answer"))
     pen, found = ImageDraw.Draw(picture), boxes_of(row)
     for kind, boxes in found.items():
         for box in boxes:
@@ -119,6 +145,12 @@ def captioned(crop: dict[str, Any], number: int) -> str:
     return f"zoom {number} of picture {crop['image'] + 1}: {box}"
 
 
+def named(row: dict[str, Any], number: int) -> str:
+    """E.g. "picture 2, 2021-07"; number: among the question's pictures, from 1."""
+    dates = row.get("dates") or ()
+    return f"picture {number}, {dates[number - 1]}" if number <= len(dates) else f"picture {number}"
+
+
 def table(rows: Sequence[dict[str, Any]], tracker: Any, folder: Path, overlaid: bool) -> Any:
     """`tracker.Table` of the rows. tracker: wandb or trackio, the module. overlaid: it takes boxes beside pictures."""
     rewards = list(dict.fromkeys(name for row in rows for name in row["rewards"]))
@@ -130,9 +162,14 @@ def table(rows: Sequence[dict[str, Any]], tracker: Any, folder: Path, overlaid: 
         cells = {**row, **row["rewards"], "truth": truth(row)}
         if row["image"]:
             path = str(folder / row["image"])
-            shown = tracker.Image(path, boxes=overlays(row)) if overlaid else tracker.Image(drawn(row, folder))
-            cells[PICTURE] = shown
-        cells[FURTHER] = [tracker.Image(str(folder / name)) for name in row["further"]]
+            given = {"masks": masks} if (masks := mask_overlays(row)) else {}
+            cells[PICTURE] = (
+                tracker.Image(path, boxes=overlays(row), **given) if overlaid else tracker.Image(drawn(row, folder))
+            )
+        cells[FURTHER] = [
+            tracker.Image(str(folder / name), caption=named(row, number))
+            for number, name in enumerate(row["further"], 2)
+        ]
         cells[CROPS] = [
             tracker.Image(str(folder / crop["file"]), caption=captioned(crop, number))
             for number, crop in enumerate(row.get("crops", ()), 1)

@@ -11,6 +11,13 @@ A row, as a line of `samples.jsonl` has it (boxes: x1, y1, x2, y2 in pixels of t
      "rewards": {"gated": 0.93, "reward_raw/format": 1.0}, "advantage": 0.71,
      "image": "samples/0f3a….jpg", "image_size": [112, 112], "further": []}
 
+Of the task `segmentation` there is also
+
+     "masks": {"truth": {"size": [112, 112], "counts": "…"}, "answer": null}
+
+run lengths (`vlm.masks`) of the pixels of `image`, which may be smaller than the original; null where there is none, or
+none can be read. Rows whose pictures have dates hold them as `dates`, in the order of `image` and `further`.
+
 Where the model has tools, `completion` is the text of all turns, `trace` and `answer` are of the last, and there are
 
      "turns": [{"role": "assistant", "content": "<tool_call>…"}, {"role": "tool", "content": "<image>…"}, …],
@@ -34,7 +41,9 @@ from stage.tracking.pictures import Small, small
 from vlm.answers import parse
 from vlm.boxes import FALLBACK, read_detections, read_said
 from vlm.common.errors import DataError
+from vlm.masks import Runs, SaidMask, read_mask, runs_of
 from vlm.pictures import images
+from vlm.pictures.overlaid import scaled
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +54,8 @@ COLUMNS = ("task", "source", "id")
 TRUTH = ("answer", "boxes", "quads", "size")
 CLASSES = ("labels", "classes")
 """Of rows of detection; their `truth` has "labels", and "read_labels" is what each of the read shapes is called."""
+HOW = ("resized", "written", "form")
+"""By which answers are read."""
 NAMES = "image_names"
 """Column of the data set with the names of a row's pictures (`samples.rows`)."""
 
@@ -124,7 +135,9 @@ def asked(
     here = {place: inputs[place - first] for place in everywhere if first <= place < first + len(inputs)}
     found = []
     for (place, row), pictures in zip(here.items(), reduced(list(here.values()), pixels), strict=True):
-        columns = {name: row.get(name) for name in (*COLUMNS, *TRUTH, "resized", "written", *CLASSES)}
+        columns = {name: row.get(name) for name in (*COLUMNS, *TRUTH, *HOW, *CLASSES, "dates")}
+        if row.get("task") == "segmentation" and row.get("mask") is not None and pictures:
+            columns["mask"] = reduced_mask(row["mask"], pictures[0].size)
         chain = Chain(row["turns"], cut(row, pixels), row.get("regions")) if tools else None
         found.append(Asked(place, columns, pictures, chain))
     return found
@@ -159,6 +172,11 @@ def reduced(inputs: Sequence[Mapping[str, Any]], pixels: int) -> list[list[Small
     return found
 
 
+def reduced_mask(mask: Runs, size: tuple[int, int]) -> Runs:
+    """A mask of the original image's pixels as one of those of the small picture, of size (width, height)."""
+    return runs_of(scaled(mask, size))
+
+
 def pictures_of(row: Mapping[str, Any]) -> list[Any]:
     """Pictures of a row of the data set, under either of TRL's two names."""
     return row.get("images") or ([row["image"]] if row.get("image") is not None else [])
@@ -171,6 +189,8 @@ class Reading:
     notation: str = FALLBACK
     tagged: bool = True
     "The answer is in `<answer>` tags; else it is the whole completion."
+    form: str = "rscovlm"
+    "Of masks (`vlm.masks.FORMS`), in rows that do not tell theirs."
 
     def answer(self, completion: str) -> tuple[str | None, str | None]:
         """(trace, answer) of a completion."""
@@ -194,6 +214,17 @@ class Reading:
             return None, None, None
         return said.boxes, None if said.upright else said.quads, [one.label for one in said.objects]
 
+    def mask(self, answer: str | None, columns: Mapping[str, Any]) -> SaidMask | None:
+        """The mask that the answer states; None where none can be read, or the image's size is not known."""
+        if answer is None or not columns["size"]:
+            return None
+        form = columns.get("form") or self.form
+        try:
+            said = read_mask(answer, form, columns["size"], columns["resized"])
+        except DataError:  # the form counts pixels of a resized image whose size the row does not tell
+            return None
+        return said if said.readable else None
+
 
 def row(
     asked: Asked, batch: Batch, reading: Reading, texts: tuple[str, str], rewards: Mapping[str, Any], advantage: float
@@ -203,7 +234,7 @@ def row(
     trace, answer = reading.answer(chain.turns[-1]["content"] if chain else texts[1])
     read, read_quads, names = reading.shapes(answer, columns)
     truth = {name: columns[name] for name in TRUTH}
-    detected = columns.get("labels") is not None
+    detected, masked = columns.get("labels") is not None, columns["task"] == "segmentation"
     files = [f"{FOLDER}/{picture.name}" for picture in pictures]
     return {
         "step": batch.step,
@@ -223,8 +254,17 @@ def row(
         "image": files[0] if files else None,
         "image_size": list(pictures[0].size) if pictures else None,
         "further": files[1:],
+        **({"dates": columns["dates"]} if columns.get("dates") else {}),
+        **({"masks": masks(asked, reading.mask(answer, columns))} if masked else {}),
         **(chained(chain) if chain else {}),
     }
+
+
+def masks(asked: Asked, said: SaidMask | None) -> dict[str, Runs | None]:
+    """Both masks in pixels of the small picture."""
+    size = asked.pictures[0].size if asked.pictures else None
+    answer = None if said is None or size is None else reduced_mask(said.runs(), size)
+    return {"truth": asked.columns.get("mask"), "answer": answer}
 
 
 def chained(chain: Chain) -> dict[str, Any]:

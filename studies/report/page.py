@@ -173,7 +173,8 @@ def _shown(curves: Sequence[Curve], rows: int) -> tuple[dict[str, Any], Pictures
     pictures = Pictures()
     everything = [one for _, _, asked in found for one in asked]
     cut = [crop.picture for one in everything for said in one.said for crop in said.crops if crop.picture]
-    numbers = pictures.add([*(one.image for one in everything if one.image), *cut])
+    beside = [path for one in everything for _, path in one.further]
+    numbers = pictures.add([*(one.image for one in everything if one.image), *beside, *cut])
     rows_shown = []
     for label, run, asked in found:
         for one in asked:
@@ -182,6 +183,7 @@ def _shown(curves: Sequence[Curve], rows: int) -> tuple[dict[str, Any], Pictures
             row["boxes"] = [figures.rounded(box) for box in one.boxes]
             row["regions"] = [figures.rounded(box) for box in one.regions]
             row["size"] = list(one.size) if one.size else None
+            row["further"] = [[number, numbers.get(path)] for number, path in one.further]
             for said, original in zip(row["said"], one.said, strict=True):
                 said["read"] = [figures.rounded(box) for box in said["read"]] if said["read"] else None
                 said["text"] = said["text"] if said["answer"] is None or said["trace"] is None else None
@@ -209,6 +211,8 @@ def _samples_note(shown: dict[str, Any]) -> str:
         f"{count:,} completions of {len(shown['asked']):,} prompts, spread evenly over the runs. Boxes: the truth is "
         "green and solid, what was answered orange and dashed."
     )
+    if any(one["mask"] or any(said["mask"] for said in one["said"]) for one in shown["asked"]):
+        note += " Masks likewise, lightly filled."
     if any(said["crops"] for said in all_said):
         note += " Regions that a tool showed are blue and numbered; where the answer is to be seen is green and dotted."
     return note

@@ -80,7 +80,7 @@ def test_each_command_of_the_page(page, tiny_model, tmp_path, monkeypatch, capsy
 
 def test_the_pages_name_no_file_that_the_recipes_do_not(tmp_path):
     """Every path below data/ that a recipe of these pages reads is one that the page says where to put."""
-    for page, folder in (("rscovlm", "."), ("rscovlm-zoom", "zoom")):
+    for page, folder in (("rscovlm", "."), ("rscovlm", "dates"), ("rscovlm-zoom", "zoom")):
         for recipe in (ROOT / "recipes/rscovlm" / folder).glob("*.yaml"):
             for place in re.findall(r"path: (data/[\w.-]+)/", recipe.read_text()):
                 assert f"`{place}/" in PAGES[page], (recipe.name, place)

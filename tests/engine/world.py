@@ -25,6 +25,7 @@ from stage.trainer.arguments import arguments
 from tests.support.processes.commands import ROOT
 from vlm.adapters import apply_lora
 from vlm.loading import load_model, load_processor
+from vlm.pictures.resizing import Resizing
 from vlm.prefix.rollout import unsayable
 from vlm.sections import ImageSection, LoraSection, ModelSection, PromptSection
 from vlm.tools.toolbox import Toolbox
@@ -91,7 +92,8 @@ def trainer(
     model = load_model(section)
     if lora is not None:
         model = apply_lora(model, lora)
-    rows, processor = prompt_rows(samples, PROMPT), load_processor(base, limits)
+    processor = load_processor(base, limits)
+    rows = prompt_rows(samples, PROMPT, Resizing(processor.sight))
     return cls(model, [reward], args, rows, processing_class=processor, toolbox=toolbox, notation="qwen2_vl")
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from evals.comparing import compare, sidebyside
 from evals.scoring.metrics import Judgement, Report, evaluate
+from evals.scoring.reading import Reading
 from tests.support.scores.scored import GROUNDING
 from vlm.common.errors import DataError
 
@@ -17,11 +18,11 @@ def run(values, kinds=None):
     """A report whose vqa/exact of question i is values[i]."""
     kinds = [()] * len(values) if kinds is None else kinds
     judged = [Judgement(f"q{i}", "vqa", kinds[i], correct=bool(v)) for i, v in enumerate(values)]
-    return Report(judged, "vhm", "answer")
+    return Report(judged, Reading("vhm"))
 
 
 def ious(values):
-    return Report([Judgement(f"q{i}", "grounding", iou=float(v)) for i, v in enumerate(values)], "vhm", "answer")
+    return Report([Judgement(f"q{i}", "grounding", iou=float(v)) for i, v in enumerate(values)], Reading("vhm"))
 
 
 def test_paired_equals_the_normal_interval_for_many_questions():

@@ -6,21 +6,27 @@ An answer's grid becomes pixels one by one, in fractions: a pixel has the value 
 from __future__ import annotations
 
 import json
+import re
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from evals import predictions, stage
 from evals.predictions import Prediction
+from evals.recipe import EvalRecipe
 from evals.scoring import metrics
 from evals.scoring.masks import ChangeMasks, Masks
 from evals.scoring.reading import Reading
 from samples import Sample
+from stage.recipe import config
+from tests.support.processes.commands import ROOT
+from tests.support.sample_rows import dump
+from tests.support.scores.fake_judge import FakeJudge, completion
 from vlm.common.errors import DataError
 from vlm.masks import runs_of
-from vlm.pictures.drawing import Picture
+from vlm.pictures.drawing import PREDICTED, TRUE, Picture
 
 READ = Reading("qwen2_vl", "text")
 CELL = 28
@@ -245,3 +251,42 @@ def test_predictions_keep_masks_and_are_drawn(tmp_path):
     read.completion = "no idea"
     (shown,) = stage.pictures([read], 12, READ)
     assert (shown.said, shown.answer, shown.judged, shown.right) == (None, "no idea", "no mask read", False)
+
+
+def test_an_evaluation_from_rows_to_pictures(tiny_model, tmp_path, monkeypatch, capsys):
+    """A server that always says the upper half; of two questions it is right in one. A pair of dates is asked, too. The
+    same folder is scored again by a recipe from before there were masks."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for n in range(2):
+        Image.effect_noise((56, 56), 40 + 40 * n).convert("RGB").save(tmp_path / f"{n}.png")
+    ask = {"messages": [{"role": "user", "content": "the dam"}], "task": "segmentation", "size": [56, 56]}
+    pair = {"messages": [{"role": "user", "content": "What changed?"}], "task": "vqa", "answer": "2"}
+    upper = [[0, 0, 56, 0, 56, 28, 0, 28]]
+    left = [[0, 0, 28, 0, 28, 56, 0, 56]]
+    rows = [ask | {"images": ["0.png"], "mask": upper, "id": "0"}, ask | {"images": ["1.png"], "mask": left, "id": "1"}]
+    rows.append(pair | {"images": ["0.png", "1.png"], "dates": ["2019-04", "2021-06"], "id": "2"})
+    dump(tmp_path / "q.jsonl", rows)
+    said = completion("<think>t</think><answer><seg>1*2;0*2;</seg></answer>")
+    with FakeJudge(default=lambda body: said) as judge:
+        at = {"address": judge.section().address, "model": "tiny", "concurrency": 1, "retries": 0}
+        words = [f"model.path={tiny_model}", f"output={tmp_path / 'run'}", f"data.eval=[{{path: {tmp_path}/q.jsonl}}]"]
+        words += ["generation.backend=endpoint", f"endpoint={json.dumps(at)}", "controls=[swapped]"]
+        words += ["images={min_pixels: 3136, max_pixels: 3136}", "gold=null"]
+        report = stage.run(config.load(ROOT / "recipes/demo/eval.yaml", EvalRecipe, words))
+    values = {name: metric.value for name, metric in report.metrics.items()}
+    assert values["segmentation/giou"] == (1 + 1 / 3) / 2 and values["segmentation/ciou"] == (1568 + 784) / (
+        1568 + 2352
+    )
+    assert values["segmentation/acc@0.5"] == 0.5 and values["segmentation/giou:form"] == 1
+    table = (tmp_path / "run/table.md").read_text()
+    assert "| segmentation/giou | 2 |" in table and "masks written as rscovlm" in table
+    with Image.open(tmp_path / "run/pictures.png") as page:
+        colours = {colour for _, colour in page.convert("RGB").getcolors(10**6)}
+        assert {ImageColor.getrgb(one) for one in (TRUE, PREDICTED)} <= colours
+        assert page.width == 4 * 300 + 5 * 16  # two masks, and a pair that takes two places
+    assert "·swapped" in table
+    text = (tmp_path / "run/recipe.yaml").read_text()
+    old = re.sub(r"\n  (masks|pictures): .*", "", text)
+    assert "masks" in text and "masks" not in old
+    (tmp_path / "run/recipe.yaml").write_text(old)
+    assert stage.load_report(tmp_path / "run").metrics["segmentation/giou"].value == values["segmentation/giou"]

@@ -32,6 +32,13 @@ def test_captions_with_all_their_references(tmp_path, monkeypatch):
     assert "3 references; " in metrics["caption/bleu1"].convention
 
 
+def test_captions_that_say_nothing_are_no_references(tmp_path):
+    """EarthDial writes a single truth so, of disasters and the like."""
+    row = CAPTION | {"answer": "flood", "caption0": "flood", "caption1": "", "caption2": ""}
+    (found,) = predictions.read(dump(tmp_path / "predictions.jsonl", [row]))
+    assert found.references == ["flood"]
+
+
 def test_answers_and_classes(tmp_path):
     rows = [
         {"question": "Is there a road?", "answer": "yes", "annotation": "no", "vqa_type": "presence"},

@@ -1,9 +1,10 @@
-"""Each family under ZeRO-3 against whole weights:  accelerate launch passes.py FOLDER KINDS
+"""Each family under ZeRO-3 against whole weights:  accelerate launch passes.py FOLDER KINDS [ROWS]
 
-KINDS: JSON, {kind: path of its checkpoint}. Process 0 has a row with a picture, process 1 a row of text alone. Three
-passes, each as a stage makes it, with gradients: SFT's padded batch; GRPO's log-probabilities row by row; and those of
-shared prefixes. Both rows in one process without sharding are what is expected. Then the weights are saved as the
-trainers save them. The main process prints a line of JSON for each pass: the relative difference of losses, the
+KINDS: JSON, {kind: path of its checkpoint}. Process 0 has a row with a picture, process 1 a row of text alone; or ROWS,
+JSON: [[prompt of process 0, of process 1], …], each pair tried for itself, of the prompts of `tests.families.conftest`.
+Three passes, each as a stage makes it, with gradients: SFT's padded batch; GRPO's log-probabilities row by row; and
+those of shared prefixes. Both rows in one process without sharding are what is expected. Then the weights are saved as
+the trainers save them. The main process prints a line of JSON for each pass: the relative difference of losses, the
 largest gradient, and the largest difference of any.
 """
 
@@ -12,10 +13,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ROWS = (0, 1)
+ROWS = ((0, 1),)
 """Prompts of `tests.families.conftest`: of process 0 and 1."""
 KEEP = 4
 """Tokens of a completion."""
@@ -95,7 +97,7 @@ def prepared(model, kind):
     return model.train()
 
 
-def expected(one, kind):
+def expected(one, kind, rows):
     """name of a pass → (loss, gradients by name) of both rows, with whole weights, as one process computes them."""
     from unittest import mock
 
@@ -103,14 +105,14 @@ def expected(one, kind):
     with mock.patch.dict(os.environ, WORLD_SIZE="1"):
         for each in passes(kind):
             model.zero_grad()
-            loss = sum(each(model, inputs_of(one, row), model.config) for row in ROWS)
+            loss = sum(each(model, inputs_of(one, row), model.config) for row in rows)
             loss.backward()
             named = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
             found[each.__name__] = loss.item(), {name: grad.clone() for name, grad in named.items()}
     return found
 
 
-def compare(kind: str, path: str, folder: Path, settings: dict) -> None:
+def compare(kind: str, path: str, folder: Path, settings: dict, rows: tuple[int, int]) -> None:
     import deepspeed
     import torch
     from deepspeed.utils import safe_get_full_grad
@@ -122,14 +124,14 @@ def compare(kind: str, path: str, folder: Path, settings: dict) -> None:
     from vlm.common.processes import processes, rank
 
     one = Loaded(kind, path, loading.load_model(section(path)), loading.load_processor(path, LIMITS))
-    wanted = expected(one, kind)
+    wanted = expected(one, kind, rows)
     held = HfDeepSpeedConfig(settings)
     model = prepared(loading.load_model(section(path)), kind)
     still = torch.optim.SGD(model.parameters(), lr=0.0)
     engine, *_ = deepspeed.initialize(model=model, optimizer=still, config=settings)
     told, named = [], dict(model.named_parameters())
     for each in passes(kind):
-        loss = each(engine, inputs_of(one, ROWS[rank()]), model.config)
+        loss = each(engine, inputs_of(one, rows[rank()]), model.config)
         engine.backward(loss * processes())  # the engine takes the mean over processes
         whole = loss.detach().clone()
         torch.distributed.all_reduce(whole)
@@ -139,6 +141,7 @@ def compare(kind: str, path: str, folder: Path, settings: dict) -> None:
         told.append(
             {
                 "kind": kind,
+                "rows": rows,
                 "pass": each.__name__,
                 "off": abs(whole.item() / loss - 1),
                 "largest": max(grad.abs().max().item() for grad in gradients.values()),
@@ -158,14 +161,15 @@ def compare(kind: str, path: str, folder: Path, settings: dict) -> None:
     torch.distributed.barrier()
 
 
-def go(folder: Path, kinds: dict[str, str]) -> None:
+def go(folder: Path, kinds: dict[str, str], each: Sequence[tuple[int, int]] = ROWS) -> None:
     import deepspeed
 
     zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
     settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero, "zero_allow_untested_optimizer": True}
     deepspeed.init_distributed("gloo")
     for kind, path in kinds.items():
-        compare(kind, path, folder, settings)
+        for rows in each:
+            compare(kind, path, folder, settings, rows)
 
 
 if __name__ == "__main__":
@@ -177,4 +181,4 @@ if __name__ == "__main__":
     from tests.support.processes.zero_cpu import build_nothing
 
     build_nothing()
-    go(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    go(Path(sys.argv[1]), *map(json.loads, sys.argv[2:]))

@@ -146,7 +146,7 @@ def test_options_that_cannot_be_right_are_refused(corpus, options, said):
 def test_auto_needs_pictures_with_several_captions(corpus, tmp_path):
     bare = {"documents": 9, "counts": {"a": 3}, "consensus": None}
     (tmp_path / "f.json").write_text(json.dumps(bare))
-    with pytest.raises(RecipeError, match=r"no picture has two captions.*`full: 1\.0`"):
+    with pytest.raises(RecipeError, match=r"no picture has two captions that share.*`full: 1\.0`"):
         rewards.resolve("caption", frequencies=str(tmp_path / "f.json"))
     assert rewards.resolve("caption", frequencies=str(tmp_path / "f.json"), full=1).full == 1.0
 

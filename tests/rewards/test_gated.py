@@ -42,6 +42,7 @@ def test_gated_logs_raw_components_whatever_passes_the_gate():
             "reward_raw/vqa_count": 3,
             "reward_raw/choice_count": 0,
             "reward_raw/detection_count": 0,
+            "reward_raw/segmentation_count": 0,
             "reward_raw/classification_count": 0,
             "reward_raw/none_count": 1,
             "reward_unreadable/iou": 1 / 2,  # without tags there is no answer

@@ -141,10 +141,21 @@ def test_forms_are_those_of_the_rows():
     assert value_of(grid, true, form="grid32", resized=None) == 1.0
     assert value_of(write_mask(runs_of(true), "text4seg", None, "ship"), true, form="text4seg", resized=None) == 1.0
     assert value_of(grid, true, form="rscovlm") < 1.0
+    assert value_of(grid, true, resized=None, masks="grid32") == 1.0  # of rows that do not say
+    with pytest.raises(RecipeError, match="option 'masks' is 'geoground'; expected 'rscovlm' or"):
+        value_of(grid, true, masks="geoground")
     with pytest.raises(DataError, match="the mask form rscovlm counts pixels of the resized image"):
         value_of(grid, true, resized=None)
     with pytest.raises(RecipeError, match="geoground"):
         value_of(grid, true, form="geoground")
+
+
+def test_labels_are_read_by_what_the_row_asks_for():
+    """Runs of another label are background where it is told, and object where it is not."""
+    true, text = square(64, 16, 48), write_mask(runs_of(square(64, 16, 48)), "text4seg", None, "ship")
+    reward = rewards.resolve("mask", inside="text")
+    row = {"mask": [runs_of(true)], "form": ["text4seg"]}
+    assert [reward(completions=[text], named=[name], **row)[0] for name in ("ship", "dam", None)] == [1.0, 0.0, 1.0]
 
 
 def test_large_pictures_are_measured_at_some_pixels(monkeypatch):

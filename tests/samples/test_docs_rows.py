@@ -334,20 +334,22 @@ def test_candidates(folder):
     """Closed ones by comparison with the truth: of (100,200),(500,800) half lies outside, so its IoU is 1/2."""
     found = items(folder)
     assert [(item.sample.task, len(item.candidates)) for item in found] == [
-        ("caption", 3), ("vqa", 3), ("choice", 2), ("classification", 2), ("detection", 2), ("grounding", 2),
-        ("open_ended", 2),
+        ("caption", 3), ("vqa", 3), ("choice", 2), ("classification", 2), ("detection", 2),
+        ("segmentation", 2), ("grounding", 2), ("open_ended", 2),
     ]  # fmt: skip
     assert [item.question for item in found] == [
-        "", COUNT, f"{USE}\nA. housing B. farming C. industry", CLASS, "plane, ship", SHIP, "What is a runway?",
+        "", COUNT, f"{USE}\nA. housing B. farming C. industry", CLASS, "plane, ship", SHIP, SHIP,
+        "What is a runway?",
     ]  # fmt: skip
-    assert [item.sizes for item in found] == [((200, 100),)] * 6 + [()]
+    assert [item.sizes for item in found] == [((200, 100),)] * 7 + [()]
     closed = comparisons(ClosedSection())
-    compared = {item.sample.task: values(item, closed[item.sample.task]) for item in found[1:6]}
+    compared = {item.sample.task: values(item, closed[item.sample.task]) for item in found[1:7]}
     assert compared == {
         "vqa": [0, 1, 0],
         "choice": [0, 1],
         "classification": [0, 1],
         "detection": [0, 1],
+        "segmentation": [1, 0],
         "grounding": [pytest.approx(0.5), pytest.approx(1)],
     }
 

@@ -175,3 +175,24 @@ def test_recipes_of_other_kinds_are_not_compared(folder, capsys):
     )
     assert doctor(folder, against=str(folder / "other.yaml")) == 2
     assert "--against" in capsys.readouterr().err
+
+
+def test_masks_are_measured_against_what_their_form_can_say(folder):
+    """Pictures of 64 pixels, seen at 112: 4 × 4 cells of 16. Half of the picture is 2 of 4 columns, exactly; one pixel
+    is written as its cell, 1 of 256; nothing is nothing."""
+    sought = [{"role": "user", "content": "the dam"}]
+    shapes = ([[0, 0, 32, 0, 32, 64, 0, 64]], [[5, 5, 6, 5, 6, 6, 5, 6]], [])
+    rows = [asked("a.png", n, task="segmentation", messages=sought, mask=mask) for n, mask in enumerate(shapes)]
+    for row in rows:
+        del row["answer"]
+    dump(folder / "train.jsonl", rows)
+    assert doctor(folder) == 0
+    report = found(folder)
+    assert report["masks"]["count"] == 2 and report["masks"]["side"]["max"] == pytest.approx(0.5**0.5)
+    assert report["masks"]["iou_as_text"]["min"] == pytest.approx(1 / 256)
+    assert report["masks"]["iou_as_text"]["max"] == 1
+    assert {kind: one["count"] for kind, one in report["masks"]["odd"].items()} == {
+        "of which the form rscovlm says less than 25% (IoU of the written mask)": 1,
+        "nothing in them": 1,
+    }
+    assert "1 masks: nothing in them" in report["warnings"]

@@ -38,6 +38,9 @@ ROWS = {
     "TRL/prompts.jsonl": "trl",
     "CHOICE/object_presence.json": "choice",
     "CHOICE/visual_grounding.json": "choice",
+    "CHOICE/referring_expression_segmentation.json": "choice",
+    "GeoChat-Bench/grounding_description.jsonl": "geochat_bench",
+    "refGeo-seg/metainfo_v2/rsvg_train_v2.jsonl": "refgeo_seg",
     "LRS-GRO/rl.jsonl": "lrs_gro",
     "LRS-GRO/sft.jsonl": "lrs_gro_sft",
     "LRS_VQA/annotations/train/gpt4v.json": "lrs_vqa_zoom",
@@ -45,6 +48,8 @@ ROWS = {
     "APEX-GRO/apex_gro.jsonl": "apex_gro",
     "MME-RealWorld/MME_RealWorld.json": "mme_realworld",
     "ScoreRS-RL/rows.jsonl": "scorers_rl_pixel",
+    "TEOChatlas/eval/xBD_Change_Detection_Localization.json": "teochatlas",
+    "TEOChatlas/eval/S2Looking_SRE_QA.json": "teochatlas",
 }
 """Files of one row an item: as many rows must be accounted for as there are."""
 FILES = [
@@ -52,6 +57,13 @@ FILES = [
     ("RSVQA-LR/LR_split_test_questions.json", {}),
     ("RSVQA-LR/LR_split_test_answers.json", {"at": "RSVQA-LR", "split": "test"}),
     ("LHRS-Bench/LHRS-Bench.json", {}),
+    ("GEOBench-VLM/Temporal/qa.json", {"format": "geobench_vlm"}),
+    ("Dubai_CC/description_jsontr_te_val/Test.json", {"format": "dubai_cc"}),
+    ("CDVQA/Test_questions.json", {"format": "cdvqa"}),
+    *(
+        (f"CDVQA/Test_{name}.json", {"at": "CDVQA/Test_questions.json", "format": "cdvqa"})
+        for name in ("answers", "images")
+    ),
     ("VRSBench/Annotations_val/P0001_0001.json", {"at": "VRSBench/Annotations_val"}),
     ("DIOR-RSVG/Annotations/00001.xml", {"at": "DIOR-RSVG", "split": "all"}),
     ("DIOR-RSVG/test.txt", {}),
@@ -75,6 +87,12 @@ FILES = [
     ("ScoreRS-RL/structs.parquet", {"format": "scorers_rl_unit"}),
     ("TRL/prompts.parquet", {}),
     ("AID/Airport/airport_1.jpg", {"at": "AID"}),
+    ("Million-AID/train/water_area/beach/P1.jpg", {"at": "Million-AID"}),
+    ("EuroSAT/eurosat-test.txt", {"at": "EuroSAT", "split": "test"}),
+    ("refGeo-seg/masks/rsvg/00001_0.png", {"at": "refGeo-seg/metainfo_v2/rsvg_train_v2.jsonl", "format": "refgeo_seg"}),
+    ("GeoPixelD/GeoPixelD.json", {}),
+    ("GeoPixelD/train/P1.json", {"at": "GeoPixelD/train"}),
+    ("GeoPixelD/train/P1.json", {"at": "GeoPixelD/GeoPixelD.json"}),
     ("RSVQA-LR/Images_LR/7.tif", {"at": "RSVQA-LR", "split": "test"}),
 ]
 
@@ -185,7 +203,22 @@ def test_any_format_reads_any_rows(root):
         for wrong in list(samples.FORMATS)[number % 3 :: 3]:
             if wrong != right:
                 survives(root / name, format=wrong)
-    folders = ("DIOR-RSVG", "RSVQA-LR", "DOTA", "DIOR", "FAIR1M", "VHR-10", "YOLO-OBB", "AID", "VRSBench", "hub")
+    folders = (
+        "GeoPixelD",
+        "EuroSAT",
+        "EuroSAT-MS",
+        "Million-AID",
+        "DIOR-RSVG",
+        "RSVQA-LR",
+        "DOTA",
+        "DIOR",
+        "FAIR1M",
+        "VHR-10",
+        "YOLO-OBB",
+        "AID",
+        "VRSBench",
+        "hub",
+    )
     for folder in folders:
         for name in samples.FORMATS:
             survives(root / folder, format=name)

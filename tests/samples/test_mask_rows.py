@@ -10,8 +10,10 @@ from PIL import Image
 
 from evals import predictions
 from samples import read
+from samples.mixture import draw
 from samples.rows import chat_rows, prompt_rows
 from samples.sample import write
+from samples.sections import DataSection, SourceSection
 from vlm import masks
 from vlm.common.errors import DataError
 from vlm.sections import PromptSection
@@ -155,3 +157,15 @@ def test_a_prediction_without_its_truth_is_refused(folder, tmp_path, change, sai
     (tmp_path / "predictions.jsonl").write_text(json.dumps(row))
     with pytest.raises(DataError, match=said):
         predictions.read(tmp_path / "predictions.jsonl")
+
+
+def test_a_mask_picture_that_changes_is_read_again(folder):
+    """Its bytes are not those of the rows' file, by which tables are kept."""
+    path = rows_of(folder, {"mask": "ship.png"})
+    section = DataSection(train=[SourceSection(path=str(path))])
+    (first,) = draw(section, "train", 0).samples
+    Image.fromarray((~TRUTH).astype(np.uint8)).save(folder / "masks" / "ship.png")
+    (second,) = draw(section, "train", 0).samples
+    assert masks.area(first.mask) == TRUTH.sum() and masks.area(second.mask) == (~TRUTH).sum()
+    rows_of(folder, {"mask": first.mask})
+    assert masks.area(next(iter(draw(section, "train", 0).samples)).mask) == TRUTH.sum()

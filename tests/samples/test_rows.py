@@ -57,7 +57,7 @@ def test_prompt_rows_carry_the_truth_and_the_decoded_picture(samples, tmp_path):
         "choices": None,
         "references": None,
         "regions": None,
-        **dict.fromkeys(("labels", "difficult", "classes", "written")),
+        **dict.fromkeys(("labels", "difficult", "classes", "written", "mask", "dates", "form", "named")),
         "source": "vg",
         "id": "7",
         "copy": 0,

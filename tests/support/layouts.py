@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import struct
 from pathlib import Path
@@ -58,8 +59,31 @@ PICTURES = [
     ),
     *(f"COCO/images/{name}.png" for name in ("P0001", "P0002")),
     *(f"YOLO-OBB/images/{name}.png" for name in ("train/P0001", "train/P0002", "val/P0003")),
+    "CHOICE/perception/cross_instance_discerment/referring_expression_segmentation/images/10.png",
+    *(f"refGeo-seg/images/rsvg/{name}.jpg" for name in ("00001.v2", "00002")),
+    "GeoPixelD/train/P1.png",
+    *(f"RSICD/RSICD_images/airport_{number}.jpg" for number in (1, 2)),
+    "RSITMD/images/boat_1.tif",
+    *(f"Sydney_captions/imgs/{number}.tif" for number in (1, 2)),
+    *(f"EuroSAT/2750/{name}.jpg" for name in ("Forest/Forest_1", "Forest/Forest_3", "SeaLake/SeaLake_2")),
+    "Million-AID/train/water_area/beach/P1.jpg",
+    *(f"Million-AID/train/agriculture_land/{name}.jpg" for name in ("arable_land/dry_field/P2", "grassland/meadow/P1")),
     *(f"DOTA-tiles/images/{name}.png" for name in ("P0001__1__0___0", "P0001__1__0___1024", "P0002__1__0___0")),
+    *(f"TEOChatlas/eval/External_images/xBD/a_{name}.png" for name in ("pre", "post")),
+    *(f"TEOChatlas/eval/External_images/fMoW/{name}.png" for name in "1234"),
+    "GEOBench-VLM/Single/images/1.jpg",
+    *(f"GEOBench-VLM/Temporal/images/a_{name}.jpg" for name in "123"),
+    *(f"CDVQA/second_dataset/{side}/00003.png" for side in ("im1", "im2")),
+    *(f"Dubai_CC/RGB/500_{year}/{name}.tif" for year in ("2000", "2010") for name in ("11x37", "2x5")),
+    *(f"LEVIR-MCI/images/test/{side}/test_1.png" for side in "AB"),
+    *(f"LEVIR-CD/{split}/{side}/{split}_1.png" for split in ("train", "test") for side in "AB"),
 ]
+LABELS = {
+    "LEVIR-MCI/images/test/label/test_1.png": {128: (0, 0, 10, 20), 255: (20, 5, 40, 10)},
+    "LEVIR-CD/train/label/train_1.png": {},
+    "LEVIR-CD/test/label/test_1.png": {255: (0, 0, 20, 10)},
+}
+"""Labels of change: value → the box [x1, y1, x2, y2) that has it; 0 elsewhere."""
 
 
 def tiff(bands: int, value: int, size: tuple[int, int] = SIZE, bits: int = 8) -> bytes:
@@ -106,6 +130,23 @@ def encoded(size: tuple[int, int] = SIZE) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, (40, 90, 60)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+MASKS = {
+    "CHOICE/perception/cross_instance_discerment/referring_expression_segmentation/masks/10.png": (4, 2, 12, 10),
+    "refGeo-seg/masks/rsvg/00001_0.png": (4, 2, 12, 10),
+    "refGeo-seg/masks/rsvg/00002_8.png": (18, 4, 30, 14),
+}
+"""Mask pictures of SIZE, 0 and 255 → the x1, y1, x2, y2 of what is 255."""
+SENTINEL = "EuroSAT-MS/ds/images/remote_sensing/otherDatasets/sentinel_2/tif"
+
+
+def masks(folder: Path) -> None:
+    for name, box in MASKS.items():
+        drawn = Image.new("L", SIZE)
+        drawn.paste(255, box)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        drawn.save(folder / name)
 
 
 XLRS = (
@@ -160,6 +201,34 @@ def tables(folder: Path) -> None:
     xlrs(folder)
 
 
+def label(path: Path, boxes: dict[int, tuple[int, int, int, int]], size: tuple[int, int] = SIZE) -> Path:
+    """A picture of one channel in which each box has its value."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.new("L", size, 0)
+    for value, box in boxes.items():
+        picture.paste(value, box)
+    picture.save(path)
+    return path
+
+
+def shards(folder: Path) -> None:
+    """EarthDial's tables: pairs as they are trained on, and pairs with captions as they are asked."""
+    import datasets
+
+    said = {"from": "human", "value": "[changedet] [hr_rgb_temp_0.5] <image> <image> \\n What has changed?"}
+    turns = json.dumps([said, {"from": "gpt", "value": "A road was built."}])
+    picture = {"bytes": encoded(), "path": None}
+    trained = [{"jpg_A": picture, "jpg_B": picture, "conversations": turns}]
+    asked = " [changedet] [hr_rgb_temp_0.5] <image> <image> \\n are there any changes?"
+    captions = {f"groundtruth{number}": text for number, text in enumerate(('"A road."', '"A street."'))}
+    tested = [{"jpg_A": picture, "jpg_B": picture, "question": asked, **captions}]
+    for name, rows in (("train", trained), ("test", tested)):
+        made = datasets.Dataset.from_list(rows)
+        for column in ("jpg_A", "jpg_B"):
+            made = made.cast_column(column, datasets.Image(decode=False))
+        made.save_to_disk(folder / "EarthDial" / name)
+
+
 def build(folder: Path) -> Path:
     """All layouts below `folder`, which must not exist."""
     shutil.copytree(DATA, folder)
@@ -167,10 +236,18 @@ def build(folder: Path) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", SIZE, (40, 90, 60)).save(path)
+    masks(folder)
+    for name in ("Forest/Forest_1", "Forest/Forest_3", "SeaLake/SeaLake_2"):
+        path = folder / SENTINEL / f"{name}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiff(13, 1500, bits=16))
     for name, bands in (("RSVQA-LR/Images_LR/7", 3), ("RSVQA-LR/Images_LR/8", 1), ("RSVQA-HR/Data/3", 3)):
         path = folder / f"{name}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(tiff(bands, 0x5A))
     (folder / "AID" / "Airport" / "Thumbs.db").write_bytes(b"no image")
+    for name, boxes in LABELS.items():
+        label(folder / name, boxes)
+    shards(folder)
     tables(folder)
     return folder

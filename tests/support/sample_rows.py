@@ -42,3 +42,27 @@ def shown_and_told(demo_data):
     for found in (shown, told):
         found["messages"] = [found["messages"][-1], {"role": "assistant", "content": found["answer"]}]
     return shown, told
+
+
+def pairs(folder):
+    """Four rows, three with two pictures and one with one, and their pictures of three sizes; each with a reply.
+
+    Two dates of a place (of one size), two pictures of different sizes, one picture, and these two the other way round.
+    """
+    sizes = {"before": (120, 90), "after": (120, 90), "north": (150, 60), "south": (60, 130)}
+    for number, (name, size) in enumerate(sizes.items()):
+        Image.effect_noise(size, 40 + 20 * number).convert("RGB").save(folder / f"{name}.png")
+    asked = [
+        (["before", "after"], "First: <image>\nThen: <image>\nWhat has changed?", "two ships are new"),
+        (["north", "south"], "Which is the harbour?", "the second one"),
+        (["after"], "How many ships?", "four"),
+        (["south", "north"], "Which is the harbour, if any, of these?", "the first"),
+    ]
+    return [
+        {
+            "images": [str(folder / f"{name}.png") for name in names],
+            "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+            "task": "vqa", "answer": answer, "source": "pairs", "id": str(number),
+        }
+        for number, (names, question, answer) in enumerate(asked)
+    ]  # fmt: skip

@@ -81,7 +81,7 @@ def test_a_part_of_a_rows_picture_decodes_nothing(tmp_path, monkeypatch):
     Image.effect_noise((60, 40), 50).convert("RGB").save(path)
     decoded.clear()
     limits = ImageSection(min_pixels=28 * 28, max_pixels=112 * 112)
-    resizing(limits).picture(path, 0)
+    resizing(limits).picture(path, 0, among=1)
     monkeypatch.setattr(images, "load", None)
     assert images.window(path, (5, 5, 20, 30)).size == (15, 25)
     decoded.clear()

@@ -2,8 +2,9 @@
 
 A grid of gh x gw cells covers the picture evenly, whatever its sides. A pixel belongs to the cell that its centre lies
 in: column x to cell floor((x + 1/2) · gw / w). So every pixel has one cell, sums over cells are sums over pixels, and a
-grid that is spread over the picture is what Pillow's NEAREST makes of it. A grid may be finer than its picture: a cell
-that no pixel's centre lies in takes the pixels that its own centre lies in.
+grid that is spread over the picture is what Pillow's NEAREST makes of it (whose sums round, where a centre lies right
+on a border). A grid may be finer than its picture: a cell that no pixel's centre lies in takes the pixels that its own
+centre lies in.
 """
 
 from __future__ import annotations
@@ -19,14 +20,21 @@ Grid = tuple[int, int]
 """(rows, columns)."""
 
 
+@functools.lru_cache(maxsize=256)
 def borders(side: int, count: int) -> np.ndarray:
-    """The first pixel of each of `count` cells along a side, and the side: (count + 1,) int64."""
-    return -((count - 2 * side * np.arange(count + 1)) // (2 * count))
+    """The first pixel of each of `count` cells along a side, and the side: (count + 1,) int64, read-only."""
+    return _kept(-((count - 2 * side * np.arange(count + 1)) // (2 * count)))
 
 
+@functools.lru_cache(maxsize=256)
 def owners(side: int, count: int) -> np.ndarray:
-    """The cell of each pixel along a side, (side,) int64."""
-    return (2 * np.arange(side) + 1) * count // (2 * side)
+    """The cell of each pixel along a side, (side,) int64, read-only."""
+    return _kept((2 * np.arange(side) + 1) * count // (2 * side))
+
+
+def _kept(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)  # caches hand it to several
+    return array
 
 
 def sampled(side: int, count: int) -> np.ndarray:
@@ -45,30 +53,28 @@ def cells(truth: Runs, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=256)
 def _cells(counts: str, height: int, width: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    starts, ends = spans({"size": [height, width], "counts": counts})
-    true = _before(ends, height, width, rows, columns) - _before(starts, height, width, rows, columns)
+    true = _counted(*spans({"size": [height, width], "counts": counts}), height, width, rows, columns)
     every = np.diff(borders(height, rows))[:, None] * np.diff(borders(width, columns))
-    for one in (true, every):
-        one.setflags(write=False)
-    return true, every
+    return _kept(true), _kept(every)
 
 
-def _before(places: np.ndarray, height: int, width: int, rows: int, columns: int) -> np.ndarray:
-    """(rows, columns): over all places, how many pixels of each cell lie before them, down the columns."""
+def _counted(starts: np.ndarray, ends: np.ndarray, height: int, width: int, rows: int, columns: int) -> np.ndarray:
+    """(rows, columns): pixels of each cell before the ends, less those before the starts, down the columns."""
+    places, sign = np.concatenate((ends, starts)), np.repeat((1.0, -1.0), len(starts))
     x, y = places // height, places % height
     across, down = borders(width, columns), borders(height, rows)
     column, row = np.append(owners(width, columns), columns)[x], owners(height, rows)[y]  # x = width at the end
-    # Whole columns of pixels before x, by column of cells: all of those further left, a part of x's own.
-    at = np.bincount(column, minlength=columns + 1)
-    part = np.bincount(column, x - across[column], minlength=columns + 1)[:columns].round().astype(np.int64)
-    whole = np.diff(across) * (at.sum() - np.cumsum(at)[:columns]) + part
+    # Whole columns of pixels before x, by column of cells: all of those further left, a part of x's own. Floats hold
+    # these sums exactly: they are whole numbers far below 2^53.
+    at, part = (np.bincount(column, what, columns + 1) for what in (sign, sign * (x - across[column])))
+    whole = np.diff(across) * (at.sum() - np.cumsum(at)[:columns]) + part[:columns]
     # Pixels above y in x's own column, likewise by row of cells.
-    both = column * (rows + 1) + row
-    shape = (columns + 1, rows + 1)
-    at = np.bincount(both, minlength=shape[0] * shape[1]).reshape(shape)[:columns]
-    part = np.bincount(both, y - down[row], minlength=shape[0] * shape[1]).reshape(shape)[:columns, :rows]
-    above = np.diff(down) * (at.sum(1, keepdims=True) - np.cumsum(at, 1)[:, :rows]) + part.round().astype(np.int64)
-    return np.diff(down)[:, None] * whole + above.T
+    both, shape = column * rows + row, (columns + 1, rows)
+    at, part = (
+        np.bincount(both, what, shape[0] * rows).reshape(shape)[:columns] for what in (sign, sign * (y - down[row]))
+    )
+    above = np.diff(down) * (at.sum(1, keepdims=True) - np.cumsum(at, 1)) + part
+    return (np.diff(down)[:, None] * whole + above.T).round().astype(np.int64)
 
 
 def pooled(truth: Runs, grid: Grid) -> np.ndarray:

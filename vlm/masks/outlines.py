@@ -18,14 +18,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import shapely
-from scipy import ndimage
 
 from vlm.masks.cells import cells, pooled
-from vlm.masks.runs import Runs, area, check_runs, overlap, pixels_of, rings_to_runs, runs_of
+from vlm.masks.runs import Runs, area, check_runs, overlap, pixels_of, rings_to_runs, runs_of, spans
 from vlm.masks.said import SaidMask
+
+if TYPE_CHECKING:
+    import shapely  # and scipy: imported where masks are written, for prompts alone need neither
 
 FULL = 1000
 """Per mille: numbers run from 0 to this across the image, and down it."""
@@ -37,10 +39,12 @@ GOOD = 0.95
 """IoU with the mask that simplifying may not go below, where POINTS allow."""
 TOLERANCES = (32.0, 16.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.0)
 """Of simplifying, per mille of the longer side."""
+STAIR = 0.3
+"""Pixels below which simplifying changes nothing: the stairs of an outline of whole pixels are higher."""
 SIDE = 1024
 OVERHANG = 0.02
 """By this share of the side a point may lie outside, as a box may (`vlm.boxes.said`)."""
-MERGED = 4096
+MERGED = 2048
 """Rectangles up to which a part is outlined as it is; one of more, a web of pixels, is outlined by its hull."""
 
 Ring = list[list[int]]
@@ -67,7 +71,8 @@ def rings_of(mask: Runs) -> list[Ring]:
             best = (close, rings)
         if close >= GOOD:
             break
-    return sorted(map(_turned, best[1] or [_around(pixels)]), key=lambda ring: ring[0][::-1])
+    rings = best[1] if _iou(best[1], mask) else [_around(mask)]
+    return sorted(map(_turned, rings), key=lambda ring: ring[0][::-1])
 
 
 def _turned(ring: Ring) -> Ring:
@@ -96,6 +101,8 @@ def _candidates(pixels: np.ndarray) -> Iterator[list[Ring]]:
     tried: list[list[Ring]] = []
     for tolerance in TOLERANCES:
         step = tolerance * max(height, width) / FULL
+        if 0 < step < STAIR:
+            continue
         rings: list[Ring] = []
         count = 0
         for shape in shapes:
@@ -112,27 +119,27 @@ def _candidates(pixels: np.ndarray) -> Iterator[list[Ring]]:
 
 def _parts(pixels: np.ndarray) -> list[shapely.Polygon]:
     """Outlines along the borders of pixels, largest first: of parts that touch by sides, holes included."""
+    import shapely
+    from scipy import ndimage
+
     labels, count = ndimage.label(pixels)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    largest = np.argsort(-sizes, kind="stable")[: POINTS // 3]  # a ring has three points at least
-    found = ndimage.find_objects(labels)
-    return [_part(labels[found[n]] == n + 1, found[n]) for n in largest]
-
-
-def _part(part: np.ndarray, where: tuple[slice, slice]) -> shapely.Polygon:
-    step = np.diff(np.pad(part, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    largest = np.argsort(-sizes, kind="stable")[: min(count, POINTS // 3)]  # a ring has three points at least
+    step = np.diff(np.pad(np.isin(labels, largest), ((0, 0), (1, 1))).astype(np.int8), axis=1)
     top, left = np.nonzero(step == 1)
-    right = np.nonzero(step == -1)[1]
-    y, x = where[0].start, where[1].start
-    boxes = shapely.box(left + x, top + y, right + x, top + y + 1)
-    if len(boxes) > MERGED:
-        return shapely.convex_hull(shapely.MultiPolygon(list(boxes)))
-    merged = shapely.union_all(boxes)
-    return merged if merged.geom_type == "Polygon" else shapely.convex_hull(merged)
+    boxes = shapely.box(left, top, np.nonzero(step == -1)[1], top + 1)
+    part = labels[top, left]
+    webs = [label for label in largest if np.count_nonzero(part == label) > MERGED]
+    shapes = [shapely.convex_hull(shapely.multipolygons(boxes[part == label])) for label in webs]
+    shapes += shapely.get_parts(shapely.union_all(boxes[~np.isin(part, webs)])).tolist()
+    return sorted((shape.simplify(0) for shape in shapes), key=lambda shape: -shape.area)  # no points along straights
 
 
 def _written(shape: shapely.Polygon, step: float, width: int, height: int) -> list[Ring]:
     """Rings of one part, simplified by `step` pixels, per mille; none where nothing of it is left."""
+    import shapely
+
     if step:
         shape = shape.simplify(step)
     holes = sorted(shape.interiors, key=lambda hole: -shapely.Polygon(hole).area)[: POINTS // 3]
@@ -150,6 +157,8 @@ def _written(shape: shapely.Polygon, step: float, width: int, height: int) -> li
 
 def _without_holes(shape: shapely.Polygon) -> list[shapely.Polygon]:
     """Parts without holes, which together are the shape: cut from top to bottom through the middle of each hole."""
+    import shapely
+
     open_, done = [shape], []
     while open_:
         one = open_.pop()
@@ -163,13 +172,16 @@ def _without_holes(shape: shapely.Polygon) -> list[shapely.Polygon]:
     return done
 
 
-def _around(pixels: np.ndarray) -> Ring:
-    """The box around what is too small for a ring, at least one per mille wide and high."""
-    height, width = pixels.shape
-    rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in (1, 0))
-    x1, y1 = FULL * int(columns[0]) // width, FULL * int(rows[0]) // height
-    x2 = max(x1 + 1, -(-FULL * int(columns[-1] + 1) // width))
-    y2 = max(y1 + 1, -(-FULL * int(rows[-1] + 1) // height))
+def _around(mask: Runs) -> Ring:
+    """The box around a mask that rounding would lose, at least one per mille wide and high."""
+    height, width = check_runs(mask)
+    starts, ends = spans(mask)
+    left, right = int(starts[0]) // height, int(ends[-1] - 1) // height
+    high = starts // height < (ends - 1) // height  # runs that go on in the next column
+    top = 0 if high.any() else int((starts % height).min())
+    bottom = height - 1 if high.any() else int(((ends - 1) % height).max())
+    x1, y1 = FULL * left // width, FULL * top // height
+    x2, y2 = -(-FULL * (right + 1) // width), -(-FULL * (bottom + 1) // height)
     return [[x1, y1], [x2, y1], [x2, y2], [x1, y2]]
 
 

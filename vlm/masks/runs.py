@@ -33,9 +33,11 @@ def runs_of(mask: np.ndarray) -> Runs:
 
 
 def pixels_of(runs: Runs) -> np.ndarray:
-    """The mask (h, w), bool. Takes h · w bytes."""
-    height, width = check_runs(runs)
-    return coco.decode({"size": [height, width], "counts": runs["counts"]}).astype(bool)
+    """The mask (h, w), bool. Takes a few times h · w bytes."""
+    (height, width), (starts, ends) = check_runs(runs), spans(runs)
+    steps = np.zeros(height * width + 1, np.int8)
+    steps[starts], steps[ends] = 1, -1  # runs do not touch
+    return np.ascontiguousarray(np.cumsum(steps[:-1], dtype=np.int8).astype(bool).reshape(width, height).T)
 
 
 def area(runs: Runs) -> int:

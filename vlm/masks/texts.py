@@ -5,8 +5,9 @@
 both between `<seg>` and `</seg>`. A text that is not written so is mended, and each mending counted:
 
     prose     words before or behind the one block
-    tags      `<seg>` is missing, or both are, and all of the text is rows
-    cut       `</seg>` is missing: cut off at the end. A last row that is not closed counts as broken
+    tags      `<seg>` is missing, or both are, and all of the text is rows: none is broken
+    cut       `</seg>` is missing: cut off at the end. A last row that is not closed is broken, unless it is as wide as
+              the grid
     closed    the last row is not closed
     broken    a row with anything but runs in it, and one that is empty, is background
     rows      rows that are missing are background, those beyond the grid are dropped: how many
@@ -36,17 +37,19 @@ OFF = 0.25
 OPEN, CLOSE = "<seg>", "</seg>"
 OTHERS = "others"
 """Text4Seg's label of the background."""
-_VALUE = re.compile(r"([01])\s*\*\s*(\d+)")
-_LABEL = re.compile(r"([^|*\n]*[^|*\s])\s*\*\s*(\d+)")
-
-Run = tuple[bool, int]
-"""(object?, cells)."""
+_VALUE = re.compile(r"([01])\s*\*\s*([0-9]+)")
+_LABEL = re.compile(r"([^|*\n]*[^|*\s])\s*\*\s*([0-9]+)")
 
 
-def row_runs(row: np.ndarray) -> list[Run]:
-    """Runs of one row (gw,) of a mask."""
-    places = np.concatenate(([0], np.flatnonzero(np.diff(row)) + 1, [len(row)])).tolist()
-    return [(bool(row[start]), end - start) for start, end in zip(places[:-1], places[1:], strict=True)]
+def _joined(grid: np.ndarray, names: tuple[str, str], mark: str, run: str, row: str) -> str:
+    """Runs of a grid (gh, gw) as text: name, mark, cells; `run` behind each but a row's last, and `row` behind that."""
+    begins = np.ones(grid.shape, bool)
+    begins[:, 1:] = grid[:, 1:] != grid[:, :-1]
+    places = np.append(np.flatnonzero(begins), grid.size)
+    last = places[1:] % grid.shape[1] == 0
+    values = grid.ravel()[places[:-1]].tolist()
+    each = zip(values, np.diff(places).tolist(), last.tolist(), strict=True)
+    return "".join(f"{names[value]}{mark}{count}{row if ends else run}" for value, count, ends in each)
 
 
 def write_values(grid: np.ndarray) -> str:
@@ -54,8 +57,7 @@ def write_values(grid: np.ndarray) -> str:
 
     Source: `encode_mask` of rscovlm/training/data/refgeo_dataset.py in VisionXLab/RSCoVLM at bfc2ff7.
     """
-    rows = (",".join(f"{value:d}*{count}" for value, count in row_runs(row)) for row in grid)
-    return f"{OPEN}{';'.join(rows)};{CLOSE}"
+    return f"{OPEN}{_joined(grid, ('0', '1'), '*', ',', ';')}{CLOSE}"
 
 
 def write_labels(grid: np.ndarray, label: str) -> str:
@@ -63,9 +65,8 @@ def write_labels(grid: np.ndarray, label: str) -> str:
 
     Source: `encode_mask` of playground/data/create_json/utils.py in mc-lan/Text4Seg at 069a7f7.
     """
-    names = (OTHERS, label)
-    rows = ("| ".join(f"{names[value]} *{count}" for value, count in row_runs(row)) for row in grid)
-    return OPEN + "\n ".join(rows) + f"\n{CLOSE}"
+    text = _joined(grid, (OTHERS, label), " *", "| ", "\n ")
+    return f"{OPEN}{text.removesuffix(' ')}{CLOSE}"
 
 
 def block(text: str, repairs: Counter[str]) -> tuple[str, bool] | None:
@@ -85,16 +86,14 @@ def read_values(text: str, shape: tuple[int, int], repairs: Counter[str]) -> np.
     """The grid (gh, gw) of RSCoVLM's rows; None where unreadable."""
     if (found := block(text.strip(), repairs)) is None:
         return None
-    *rows, rest = found[0].split(";")
-    return _grid([_runs(row, ",", _VALUE) for row in _last(rows, rest, *found, repairs)], shape, repairs, "1")
+    return _grid(_rows(found, ";", ",", _VALUE, shape[1], repairs), shape, repairs, "1")
 
 
 def read_labels(text: str, shape: tuple[int, int], repairs: Counter[str], label: str | None) -> np.ndarray | None:
     """The grid (gh, gw) of Text4Seg's rows; None where unreadable. label: what the object is called, if known."""
     if (found := block(text.strip(), repairs)) is None:
         return None
-    *rows, rest = found[0].lstrip("\n").split("\n")
-    named = [_runs(row, "|", _LABEL) for row in _last(rows, rest, *found, repairs)]
+    named = _rows((found[0].lstrip("\n"), found[1]), "\n", "|", _LABEL, shape[1], repairs)
     labels = Counter(name for row in named for name, _ in row or () if name != OTHERS)
     if label is None:
         repairs["labels"] += labels.total() - (labels.most_common(1)[0][1] if labels else 0)
@@ -105,12 +104,19 @@ def read_labels(text: str, shape: tuple[int, int], repairs: Counter[str], label:
     return _grid(named, shape, repairs, *wanted)
 
 
-def _last(rows: list[str], rest: str, inside: str, cut: bool, repairs: Counter[str]) -> list[str]:
-    """All rows, given those that are closed and what stands behind the last one."""
-    if not rest.strip():
-        return rows
-    repairs["closed"] += not cut
-    return [*rows, "" if cut else rest]
+def _rows(
+    found: tuple[str, bool], end: str, joint: str, one: re.Pattern[str], width: int, repairs: Counter[str]
+) -> list[list[tuple[str, int]] | None]:
+    """The runs of each row of a block; None for a row that is broken."""
+    inside, cut = found
+    *closed, last = inside.split(end)
+    rows = [_runs(row, joint, one) for row in closed]
+    if last.strip():
+        runs = _runs(last, joint, one)
+        whole = runs is not None and sum(count for _, count in runs) == width
+        rows.append(runs if whole or not cut else None)
+        repairs["closed"] += not cut
+    return rows
 
 
 def _runs(row: str, joint: str, one: re.Pattern[str]) -> list[tuple[str, int]] | None:
@@ -131,7 +137,8 @@ def _grid(
     height, width = shape
     repairs["broken"] += sum(row is None for row in rows[:height])
     repairs["rows"] += abs(len(rows) - height)
-    if repairs["broken"] + repairs["rows"] > OFF * height or all(row is None for row in rows[:height]):
+    off = repairs["broken"] + repairs["rows"]
+    if off > OFF * height or (repairs["tags"] and None in rows) or all(row is None for row in rows[:height]):
         return None
     grid = np.zeros(shape, bool)
     for cells, row in zip(grid, rows, strict=False):

@@ -35,7 +35,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from vlm.common.errors import DataError, UserError
 from vlm.pictures import cache, large, rasters
@@ -107,6 +107,13 @@ def load(image: str | bytes, at: Size | None = None) -> Image.Image:
     upright = rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
     upright.info.clear()  # a note that it lies on its side goes with the pixels, and vLLM would turn it once more
     return upright
+
+
+def stored(image: str | bytes) -> np.ndarray:
+    """Values of a small picture as the file has them, upright: (height, width), or with channels; of a palette its
+    indices. For masks and labels, whose values are no brightness. Raises: DataError as `load`."""
+    with _opened(image) as picture:
+        return np.asarray(ImageOps.exif_transpose(picture))
 
 
 def reduced(size: Size, at: Size) -> bool:

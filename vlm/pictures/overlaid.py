@@ -14,27 +14,29 @@ import numpy as np
 from PIL import Image, ImageColor, ImageFilter
 
 from vlm.masks import Runs, pixels_of
-from vlm.masks.cells import pooled
+from vlm.masks.cells import nearest
 
 TRUE, PREDICTED, HALO = "#35d05a", "#ff8a1f", "#101418"
 FILL = 0.24
 """Of a mask's colour in what it covers."""
 LINE = 2
 """Pixels of an outline; the dark line beside it takes one more."""
-EXPANDED = 64_000_000
-"""Pixels up to which a mask is expanded as a whole (64 MB); a larger one is counted from its runs."""
+EXPANDED = 16_000_000
+"""Pixels up to which a mask is expanded as a whole (16 MB); of a larger one, what is drawn is looked up in its runs."""
+FINER = 4
+"""Places along a side of each drawn pixel where a larger one is looked up."""
 
 
 def scaled(mask: Runs, size: Sequence[int]) -> np.ndarray:
     """A mask's run lengths (`vlm.masks`) as (h, w) bool, for its picture drawn at ``size`` = (w, h).
 
     Where pixels are drawn together, one is marked as soon as the mask holds any of them: a road that is thinner than a
-    drawn pixel stays visible.
+    drawn pixel stays visible. (In pictures of more than EXPANDED pixels, where it is as wide as a FINERth of one.)
     """
     width, height = size
-    if math.prod(mask["size"]) > EXPANDED:
-        return pooled(mask, (height, width))
-    return _along(_along(pixels_of(mask), height, 0), width, 1)
+    whole = math.prod(mask["size"]) <= EXPANDED
+    pixels = pixels_of(mask) if whole else nearest(mask, (FINER * height, FINER * width))
+    return _along(_along(pixels, height, 0), width, 1)
 
 
 def _along(pixels: np.ndarray, count: int, axis: int) -> np.ndarray:

@@ -44,7 +44,9 @@ MARK = "[SEG]"
 EXPECTED = "[[[[x, y], …], …], …]: for each [SEG] its polygons, corners in pixels"
 BEYOND = 1e6
 """No pixel is so far out; numbers beyond are none."""
-_PHRASE = re.compile(r"<p>\s*(.*?)\s*</p>\s*\[SEG\]", re.DOTALL)
+_PHRASE = re.compile(r"<p>((?:(?!</?p>).)*)</p>\s*\[SEG\]", re.DOTALL)
+"""Of a thing with a mask; blanks around its words are cut off apart: a pattern that does both takes forever."""
+_TAG = re.compile(r"</?p>")
 _NUMBER = re.compile(r"-\d+$")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z<])")
 
@@ -81,7 +83,7 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
     said = _said(row)
     if said is None:
         raise RowFault("missing_field", "conversations", "none", f"an answer with {MARK}, or {SAID!r}")
-    marks, phrases = said.count(MARK), len(_PHRASE.findall(said))
+    marks, phrases = said.count(MARK), len(_phrases(said))
     if marks != phrases:
         raise RowFault("mask", "conversations", f"{marks} {MARK} behind {phrases} <p> … </p>", "one behind each")
     image = _file(text(row, "img" if "img" in row else "image"), "image", place)
@@ -102,9 +104,9 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
 def things(said: str) -> list[Thing]:
     """What a description with marks asks for, in its order."""
     sentences = _SENTENCE.split(said)
-    phrases = [_PHRASE.findall(sentence) for sentence in sentences]
-    if sum(map(len, phrases)) != len(_PHRASE.findall(said)):  # a full stop within a phrase
-        sentences, phrases = [said], [_PHRASE.findall(said)]
+    phrases = [_phrases(sentence) for sentence in sentences]
+    if sum(map(len, phrases)) != len(_phrases(said)):  # a full stop within a phrase
+        sentences, phrases = [said], [_phrases(said)]
     everything = [phrase for found in phrases for phrase in found]
     names = [_NUMBER.sub("", phrase) for phrase in everything]
     groups: dict[tuple[int, str], list[int]] = {}
@@ -124,13 +126,18 @@ def things(said: str) -> list[Thing]:
     ]
 
 
+def _phrases(said: str) -> list[str]:
+    """What stands between <p> and </p> before each [SEG]."""
+    return [phrase.strip() for phrase in _PHRASE.findall(said)]
+
+
 def _unnumbered(sentence: str) -> str:
-    return _PHRASE.sub(lambda found: f"<p> {_NUMBER.sub('', found[1])} </p> {MARK}", sentence)
+    return _PHRASE.sub(lambda found: f"<p> {_NUMBER.sub('', found[1].strip())} </p> {MARK}", sentence)
 
 
 def _plain(said: str) -> str:
     """A text without its marks, and without the blanks that these leave before a comma or full stop."""
-    words = " ".join(_PHRASE.sub(lambda found: found[1], said).split())
+    words = " ".join(_TAG.sub(" ", _PHRASE.sub(lambda found: found[1], said)).split())
     return re.sub(r" (?=[.,;:!?])", "", words)
 
 
@@ -145,6 +152,7 @@ def _said(row: dict[str, Any]) -> str | None:
 
 def _file(name: str, field: str, place: Place) -> str:
     """A file that a row names from the trainer's folder: there, or below the root without its first folders."""
+    place.alone = False
     parts = Path(place.own(name, field)).parts
     try:
         return place.find(*("/".join(parts[first:]) for first in range(len(parts))))

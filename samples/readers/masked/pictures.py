@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from samples.readers.masks import of_picture
 from samples.readers.rows import Place, RowFault
 from vlm import masks
-from vlm.pictures import rasters
-from vlm.pictures.images import FORMATS, limit
+from vlm.common.errors import DataError
+from vlm.pictures import images, rasters
 
 Points = Sequence[Sequence[float]]
 """Corners [[x, y], …]."""
@@ -40,19 +40,16 @@ def above(path: str, least: int, size: tuple[int, int], place: Place, field: str
     size: (width, height) of its image. Pictures of more than two values are counted in `place.told`.
     Raises: RowFault for one that cannot be read, of another size, or without a pixel above `least`.
     """
+    place.alone = False
     path = path.partition(rasters.MARK)[0]  # a mask is read as it is stored, whatever is said of rasters
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            shape, grey = picture.size, None
-            if shape == size and shape[0] * shape[1] <= limit():
-                grey = np.asarray(picture.convert("L"))
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them
+        picture = images.load(path)
+    except DataError as error:
         raise RowFault("unreadable_image", field, f"{path} ({error})", "a picture that can be read") from error
-    if shape != size:
-        found = f"{path} of {shape[0]} x {shape[1]} pixels"
+    if picture.size != size:
+        found = f"{path} of {picture.width} x {picture.height} pixels"
         raise RowFault("size_mismatch", field, found, f"the image's own {size[0]} x {size[1]}")
-    if grey is None:
-        raise RowFault("mask", field, f"{path} of {shape[0] * shape[1]} pixels", f"at most {limit()} (images.limit)")
+    grey = np.asarray(picture.convert("L"))
     inside = grey > least
     if not inside.any() and grey.any():
         found = f"{path} with the values {', '.join(map(str, np.unique(grey)))}"

@@ -38,8 +38,8 @@ def fits(look: Look) -> bool:
 
 def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     dataset, name, number = text(row, "dataset"), text(row, "image_id"), row.get("question_id")
-    if type(number) not in (int, str):
-        raise RowFault("missing_field", "question_id", show(number), "a number or text: the mask is named after it")
+    if type(number) is not int and not (isinstance(number, str) and number and "/" not in number):
+        raise RowFault("missing_field", "question_id", show(number), "a number or name: the mask is named after it")
     exists = row.get("mask_exists")
     if exists not in (None, True, False):
         raise RowFault("wrong_type", "mask_exists", show(exists), "true or false")

@@ -54,8 +54,7 @@ def walk(look: Look) -> Iterator[tuple[int | str, dict[str, Any] | RowFault]]:
     answers = {_number(one, place): one for place, one in enumerate(_list(look.path, "answers"))}
     pictures: dict[Any, dict[str, Any]] = {}
     for one in _list(look.path, "images"):
-        numbers = one.get("questions_ids")
-        pictures |= dict.fromkeys(numbers if isinstance(numbers, list) else [], one)
+        pictures |= dict.fromkeys(_ids(one.get("questions_ids")), one)
     for place, (where, row) in enumerate(look.each()):
         if isinstance(row, RowFault):
             yield where, row
@@ -67,8 +66,8 @@ def walk(look: Look) -> Iterator[tuple[int | str, dict[str, Any] | RowFault]]:
             expected = f"a picture that lists question {number!r} in {_beside(look.path, 'images.json')}"
             yield where, RowFault("missing_image", "questions_ids", "none", expected)
         else:
-            said = row.get("answers_ids")
-            found = answers.get(said[0]) if isinstance(said, list) and said else None
+            said = _ids(row.get("answers_ids"))
+            found = answers.get(said[0]) if said else None
             more = {"file_name": picture.get("file_name"), "answer": (found or {}).get("answer"), "id": number}
             yield where, row | more
 
@@ -84,6 +83,10 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
     said = answer(row, "answer").replace("NVG_surface", "nonvegetated ground surface")
     more = {"images": pair, "id": row.get("id", ""), "kind": kinds(kind)}
     return record(None, f"{text(row, 'question')} {told}", task or "vqa", said, **more)
+
+
+def _ids(value: Any) -> list[int | str]:
+    return [one for one in value if isinstance(one, int | str)] if isinstance(value, list) else []
 
 
 def _beside(path: Path, ending: str) -> Path:

@@ -32,12 +32,13 @@ from samples.readers.records import kinds, record
 from samples.readers.rows import LeftOut, Place, RowFault, show
 from samples.readers.tables import picture
 from samples.readers.temporal import series
+from vlm.pictures.places import TAG
 
 SERIES = ("jpg_A", "jpg_B", "jpg_C", "jpg_D")
 TURNED = "boxes are turned, against the clock as EarthDial's evaluators turn them (GeoChat's boxes turn with it)"
 _TOKENS = re.compile(r'^[\s"]*((?:\[[A-Za-z]\w*(?:\.\d+)?\]\s*)+)')
 _TOKEN = re.compile(r"\[([A-Za-z]\w*(?:\.\d+)?)\]")
-_NEWLINE = re.compile(r"^(\s*(?:<image>\s*)*)(?:\\n|\n)\s*")
+_HEAD = re.compile(r"((?:\s*<image>)*)\s*(?:\\n)?\s*")
 _BOX = re.compile(r"\[\s*(-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){3,4})\s*\]")
 _MARKUP = re.compile(r"<ref>.*?</ref>|</?box>|</?ref>", re.DOTALL)
 _TRUTH = re.compile(r"groundtruth\d+")
@@ -60,14 +61,12 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
     if "question" in row:
         found = _asked(row, pictures)
     else:
-        messages = conversations.spoken(conversations.turns(row), 0)
-        first = next((turn["content"] for turn in messages if turn["role"] == "user"), "")
-        turns = [{**turn, "content": _plain(turn["content"])} for turn in messages]
-        turns = conversations.spoken(turns, len(pictures))
-        found = {"images": pictures, "messages": turns, "kind": kinds(_tokens(first)), "answer": turns[-1]["content"]}
+        tokens, raw = _untokened(conversations.turns(row))
+        turns = conversations.spoken(raw, len(pictures))
+        found = {"images": pictures, "messages": turns, "kind": kinds(tokens), "answer": turns[-1]["content"]}
     texts = [turn["content"] for turn in found["messages"]]
     shown, _ = series.thinned(place, pictures, None, *texts)
-    if len(shown) < len(pictures) and any("<image>" in text for text in texts):
+    if len(shown) < len(pictures) and any(TAG in text for text in texts):
         raise LeftOut("frames", f"its text says where each of its {len(pictures)} pictures stands")
     found |= {"images": shown, "id": row.get("__key__", row.get("id", "")) or ""}
     return found | _truth(found, row, place, task)
@@ -109,6 +108,21 @@ def _unquoted(value: Any, field: str) -> str:
     return value.strip().strip('"').strip()
 
 
+def _untokened(raw: Any) -> tuple[list[str], Any]:
+    """(tokens of the first text that has some, the turns without them); what is no list of turns as it is."""
+    if not isinstance(raw, list):
+        return [], raw
+    texts = [turn["value"] for turn in raw if isinstance(turn, dict) and isinstance(turn.get("value"), str)]
+    tokens = next((found for text in texts if (found := _tokens(text))), [])
+    plain = [
+        {**turn, "value": _plain(turn["value"])}
+        if isinstance(turn, dict) and isinstance(turn.get("value"), str) and turn.get("from") != "gpt"
+        else turn
+        for turn in raw
+    ]
+    return tokens, plain
+
+
 def _tokens(said: str) -> list[str]:
     """`[changedet] [hr_rgb_temp_0.5] <image> …` → ["changedet", "hr_rgb_temp_0.5"]."""
     head = _TOKENS.match(said)
@@ -118,7 +132,10 @@ def _tokens(said: str) -> list[str]:
 def _plain(said: str) -> str:
     """A text without the tokens before it and the line break behind its pictures."""
     said = _TOKENS.sub("", said.strip().strip('"'))
-    return _NEWLINE.sub(r"\1", said).strip()
+    head = _HEAD.match(said)
+    assert head is not None  # it may be empty
+    tags = head[1].count(TAG)
+    return TAG * tags + "\n" * bool(tags) + said[head.end() :].strip()
 
 
 def _truth(found: dict[str, Any], row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:

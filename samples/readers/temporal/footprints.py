@@ -30,7 +30,8 @@ def rings(said: str, field: str) -> list[Ring]:
     Raises: RowFault for other geometry, and for corners outside the frame.
     """
     try:
-        shape: BaseGeometry = wkt.loads(said)
+        with np.errstate(invalid="ignore"):  # corners that are no numbers are refused below
+            shape: BaseGeometry = wkt.loads(said)
     except (GEOSException, TypeError, ValueError) as error:
         raise RowFault("wrong_type", field, f"{show(said)} ({error})", "a polygon as WKT") from error
     parts = list(shape.geoms) if shape.geom_type in ("MultiPolygon", "GeometryCollection") else [shape]

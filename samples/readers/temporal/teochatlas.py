@@ -14,8 +14,8 @@ at 08c6eb3 and videollava/eval/{eval,inference,detection}.py at 569ce63; VisionX
 
 Pictures    `video` is shown in the order of `timestamp` (or of `metadata[i].timestamp`, an older spelling), which must
             be one day for each, or empty; pictures of one day keep their order (RSCoVLM looks for `timestamps`, so it
-            never sorts). `<video>` becomes a place for each picture, "times:" "times in chronological order:", as TEOChat
-            was trained and is asked. A path's `TEOChatlas/eval/` or `TEOChatlas/train/` is where the file lies.
+            never sorts). `<video>` becomes a place for each picture, and "times:" "times in chronological order:", as
+            TEOChat was trained and is asked. A path's `TEOChatlas/eval/` or `TEOChatlas/train/` is where the file lies.
 Boxes       `[x1, y1, x2, y2]` in percent of the picture. An answer that is nothing but boxes is `grounding`: what is
             asked for is the question without its introduction and without the order to write boxes so, which is the
             notation's. Boxes in a question stand as they are, and are `regions`. An answer that repeats the question's
@@ -100,7 +100,7 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
 
 
 def _found(name: str, place: Place) -> str:
-    plain = _HOME.sub("", place.own(name, "video"))
+    plain = place.own(_HOME.sub("", place.own(name, "video")), "video")  # what is cut off may have held a `..` in
     return place.find(*dict.fromkeys((plain, name, f"images/{plain}", f"../{plain}")))
 
 
@@ -183,8 +183,8 @@ def _truth(
     row: dict[str, Any], messages: list[dict[str, Any]], size: tuple[int, int], place: Place, task: str | None
 ) -> dict[str, Any]:
     """What the last turn is, and what becomes of boxes in it and in the question."""
-    if not messages or messages[-1]["role"] != "assistant":
-        raise RowFault("conversation", "conversations", show(messages[-1:]), "an answer as the last turn")
+    if [turn["role"] for turn in messages[-2:]] != ["user", "assistant"]:
+        raise RowFault("conversation", "conversations", show(messages[-2:]), "a question and its answer as last turns")
     asked, said = messages[-2], messages[-1]["content"].strip()
     task = task or task_of(row, said)
     if task is None:

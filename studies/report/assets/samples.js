@@ -63,7 +63,7 @@ class Samples {
   card(one) {
     const where = [one.step === null ? null : `step ${one.step.toLocaleString("en")}`, one.task, one.name].filter(Boolean).join(" · ");
     const head = make("p", { class: "where quiet" }, make("i", { class: `swatch s${one.label % COLOURS}` }), `${one.run}${where ? " · " + where : ""}`);
-    const overlay = one.size && (one.boxes.length || one.regions.length || one.said.some(marks)) ? draw("svg", { viewBox: `0 0 ${one.size[0]} ${one.size[1]}`, "aria-hidden": "true" }) : null;
+    const overlay = one.size && (one.boxes.length || one.regions.length || one.mask || one.said.some(marks)) ? draw("svg", { viewBox: `0 0 ${one.size[0]} ${one.size[1]}`, "aria-hidden": "true" }) : null;
     const text = make("div", { class: "text" }, ...asking(one.prompt));
     if (one.truth !== null) text.append(make("p", { class: "truth" }, make("span", { class: "tag" }, "truth"), one.truth));
     const choose = (number) => {
@@ -92,8 +92,23 @@ class Samples {
     if (one.image === null) return make("div", { class: "picture none quiet" }, "no picture");
     const size = one.size || [];
     const image = make("img", { src: this.uri(one.image), alt: `Picture of ${one.name || "a sample"}`, decoding: "async", loading: "lazy", width: size[0], height: size[1] });
-    return make("div", { class: "picture" }, make("div", { class: "under" }, image, overlay));
+    const under = make("div", { class: "under" }, image, overlay);
+    if (!one.further.length) return make("div", { class: "picture" }, under);
+    const more = one.further.map(([number, place]) => this.figure(one, number, place));
+    return make("div", { class: "picture several" }, make("figure", {}, under, make("figcaption", { class: "quiet" }, dated(one, 1))), ...more);
   }
+
+  /** Another picture of the question; `place`: among the page's pictures, null where it cannot be shown. */
+  figure(one, number, place) {
+    const image = place === null ? make("span", { class: "absent quiet" }, "no picture") : make("img", { src: this.uri(place), alt: `Picture ${number} of ${one.name || "a sample"}`, decoding: "async", loading: "lazy" });
+    return make("figure", {}, image, make("figcaption", { class: "quiet" }, dated(one, number)));
+  }
+}
+
+/** "2 · 2021-07". */
+function dated(one, number) {
+  const date = one.dates[number - 1];
+  return date ? `${number} · ${date}` : String(number);
 }
 
 /** A prompt: the user's last words, and the whole to be opened where there is more (a system prompt, earlier turns). */
@@ -131,7 +146,7 @@ function spread(values) {
 
 /** Whether something of a completion can be drawn on the picture. */
 function marks(said) {
-  return said.read || said.crops.some((crop) => crop.image === 0);
+  return said.read || said.mask || said.crops.some((crop) => crop.image === 0);
 }
 
 /** What the model and its tools said, turn by turn. */
@@ -173,10 +188,16 @@ function completion(said, choose, cut, open) {
   return row;
 }
 
-/** True and stated boxes over a picture, and the regions that were shown, with their numbers; four numbers are corners of a box, eight those of a quadrilateral. */
+/** True and stated masks and boxes over a picture, and the regions that were shown, with their numbers; four numbers are corners of a box, eight those of a quadrilateral. */
 function boxes(overlay, one, said) {
   const outline = (box) => (box.length === 8 ? box : [box[0], box[1], box[2], box[1], box[2], box[3], box[0], box[3]]).join(" ");
   const drawn = [];
+  for (const [kind, mask] of [["true", one.mask], ["stated", said.mask]]) {
+    if (!mask) continue;
+    const [[width, height], path] = mask;
+    const placed = { d: path, transform: `scale(${one.size[0] / width} ${one.size[1] / height})`, "fill-rule": "evenodd" };
+    drawn.push(draw("path", { class: "halo", ...placed }), draw("path", { class: kind, ...placed }));
+  }
   const crops = said.crops.map((crop, place) => ({ ...crop, number: place + 1 })).filter((crop) => crop.image === 0);
   for (const [kind, list] of [["zoomed", crops.map((crop) => crop.box)], ["region", one.regions], ["true", one.boxes], ["stated", said.read || []]]) {
     for (const box of list) drawn.push(draw("polygon", { class: "halo", points: outline(box) }), draw("polygon", { class: kind, points: outline(box) }));

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from studies.report.runs import chains
+from studies.report.runs import chains, outlines
 from studies.report.runs.folders import PREDICTIONS, Folder
+from studies.report.runs.outlines import Outline
 from vlm import answers
 from vlm.boxes import FALLBACK, read_detections, read_said
 from vlm.common.errors import DataError, RecipeError
@@ -29,6 +30,10 @@ from vlm.common.errors import DataError, RecipeError
 SAMPLES, COMPLETIONS = "samples.jsonl", "completions"
 BOXED = ("grounding", "detection")
 "Tasks whose answer is boxes."
+FURTHER = 7
+"""Pictures of a question that are shown beside the first."""
+FORM = "rscovlm"
+"""Of masks, where neither row nor recipe tells it."""
 KNOWN = ("step", "prompt", "completion", "advantage", "answer", "image_file", "task", "kind", "source", "id", "images")
 CHAIN = ("turns", "crops")
 """Columns of TRL's table that are no reward, the second those of a model with tools."""
@@ -52,6 +57,8 @@ class Said:
     "Where it has several; `text` is the last."
     crops: list[chains.Crop] = field(default_factory=list)
     "Regions that tools have shown it, as they are numbered."
+    mask: Outline | None = None
+    "The mask that the answer states."
 
 
 @dataclass
@@ -71,6 +78,12 @@ class Asked:
     size: Sequence[float] | None = None
     "Width and height of the original image."
     image: Path | None = None
+    mask: Outline | None = None
+    "The true mask, over the first picture."
+    further: list[tuple[int, Path]] = field(default_factory=list)
+    "The question's other pictures, or some of them, with their numbers from 1."
+    dates: list[str] = field(default_factory=list)
+    "When each picture was taken."
     said: list[Said] = field(default_factory=list)
 
 
@@ -158,12 +171,16 @@ def _kept(path: Path) -> list[Asked]:
                     regions=row.get("regions") or [],
                     size=truth.get("size"),
                     image=_inside(path.parent, row.get("image")),
+                    mask=_outlined((row.get("masks") or {}).get("truth"), where),
+                    further=_further([_inside(path.parent, name) for name in row.get("further") or ()]),
+                    dates=row.get("dates") or [],
                 )
             read = row.get("read_quads") or row.get("read")
             of = (crop.of for crop in crops if crop.of and crop.image == 0)
             groups[key].size = groups[key].size or next(of, None)
             said = Said(row["completion"], row.get("answer"), row.get("trace"), read, row.get("rewards") or {})
             said.text = turns[-1]["content"] if turns else said.text
+            said.mask = _outlined((row.get("masks") or {}).get("answer"), where)
             _chained(said, turns, crops)
         except KeyError as error:
             raise DataError(f"{where}: has no {error.args[0]!r}; expected a row as GRPO writes them") from error
@@ -247,9 +264,26 @@ def _predicted(folder: Folder) -> list[Asked]:
         said = _chained(Said(row["completion"], answer, trace, read, rewards), *chains.read(row, where, image))
         asked = Asked(None, row.get("prompt", ""), row["task"], _name(row), row.get("answer"), true)
         asked.regions, asked.size = row.get("regions") or [], row.get("size") or _size(image)
-        asked.image, asked.said = image, [said]
+        asked.image, asked.said, asked.dates = image, [said], row.get("dates") or []
+        asked.further = _further([Path(name) for name in (row.get("images") or ())[1:]])
+        if row["task"] == "segmentation":
+            form = row.get("form") or _prompt(folder).get("masks", FORM)
+            asked.mask = _outlined(row.get("mask"), where)
+            said.mask = outlines.stated(answer, form, row.get("size"), row.get("resized"), row.get("prompt"))
         found.append(asked)
     return found
+
+
+def _outlined(mask: dict[str, Any] | None, where: str) -> Outline | None:
+    try:
+        return None if mask is None else outlines.outlined(mask)
+    except DataError as error:
+        raise DataError(f"{where}, mask: {error}") from error
+
+
+def _further(paths: Sequence[Path | None]) -> list[tuple[int, Path]]:
+    there = [(number, path) for number, path in enumerate(paths, 2) if path is not None]
+    return even(there, FURTHER)
 
 
 def _parts(text: str, folder: Folder) -> tuple[str | None, str | None]:

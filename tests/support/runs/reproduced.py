@@ -24,6 +24,8 @@ def build(root: Path) -> None:
     """All below root/data."""
     data = root / "data"
     _talks(data)
+    _teochatlas(data / "TEOChatlas/train")
+    _levir(data)
     _refgeo(data / "refGeo")
     _detection(data)
     _lrs(data)
@@ -52,14 +54,52 @@ def _talk(image: str, asked: str, said: str) -> dict[str, Any]:
 
 
 def _talks(data: Path) -> None:
-    geochat = [("[vqa] Is there water?", "yes"), ("[refer] where is <p>the dam</p>?", "{<20><30><70><60>|<10>}")]
     for folder, file, rows in (
-        ("geochat", "GeoChat_Instruct", geochat),
         ("VHM", "vhm_sft", [("the dam", "[[012,025,112,100]]"), ("Is there water?", "yes")]),
         ("LLaVA-OneVision", "vl", [(f"What is this, {number}?", "a dog") for number in range(10)]),
     ):
         _picture(data / folder / "a.png")
         _text(data / folder / f"{file}.json", json.dumps([_talk("a.png", *row) for row in rows]))
+
+
+def _teochatlas(folder: Path) -> None:
+    shown = [f"xBD/{number}.png" for number in range(9)]
+    for name in shown:
+        _picture(folder / name)
+    box = "This is a pair of satellite images: <video>\nIdentify the changed buildings."
+    for name, dataset, asked, said in (
+        ("GeoChat_modified", "geochat", "This is a satellite image: <video>\nIs there water?", "yes"),
+        ("fMoW", "fmow_high_res", "This is a sequence of images: <video>\nWhich class is this?", "dam"),
+        ("QFabric", "qfabric_rqa2", "This is a sequence of images: <video>\nWhat was built?", "Road"),
+        ("S2Looking", "s2looking", box, "[20, 30, 70, 60]"),
+        ("xBD", "xbd", box, "[20, 30, 70, 60], [0, 0, 10, 10]"),
+    ):
+        pictures = shown[: 1 if "a satellite image" in asked else 2 if "pair" in asked else 9]
+        row = {"video": pictures, "dataset": dataset, "task": "question_answering"}
+        if "[" in said:
+            row["task"] = "change_detection_localization"
+        row["timestamp"] = [f"2019-0{number + 1}-01" for number in range(len(pictures))][::-1]
+        turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": said}]
+        rows = [row | {"id": str(number), "conversations": turns} for number in range(2)]
+        _text(folder / f"instruct_{name}.json", json.dumps(rows))
+
+
+def _levir(data: Path) -> None:
+    said = ("A {} was built.", "There is a new {}.", "Nothing has changed.", "The {} is new.", "A new {}.")
+    rows, things = [], ("road", "house", "dam", "pier", "barn")
+    for number, split in enumerate(("train", "train", "train", "test", "test")):
+        name = f"{split}_{number}.png"
+        for side in "AB":
+            _picture(data / f"LEVIR-MCI/images/{split}/{side}/{name}")
+        label = np.zeros((112, 112), dtype=np.uint8)
+        label[20:60, 30:80], label[70:90] = 255, 128
+        path = data / f"LEVIR-MCI/images/{split}/label/{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(label).save(path)
+        sentences = [{"raw": text.format(things[number])} for text in said]
+        rows.append({"filepath": split, "filename": name, "split": split, "changeflag": 1, "sentences": sentences})
+    _text(data / "LEVIR-MCI/LevirCCcaptions.json", json.dumps({"images": rows}))
+    (data / "LEVIR-CC").symlink_to("LEVIR-MCI")
 
 
 def _refgeo(folder: Path) -> None:
