@@ -3,10 +3,11 @@
     bare      no chat: of a pair "red ship upper left new" and the mask of what changed, in either order; of a scene,
               each name right before its mask or its place
     half      half of it bare, half Qwen2-VL's chat: captions of pairs, as five annotators say them; masks of things
-    careless  chats as incomplete and loose as the web's, so that SFT and GRPO have something to mend: three changes in
-              ten are overlooked, three masks in ten have another row or column of cells
+    chats     a fifth of it bare; masks as loose as the web's, so that SFT and GRPO have something to mend: three in ten
+              have another row or column of cells
 
-The bare rows come first, and nearly all of them are pairs: which thing changed is learned late (LOG.md).
+The bare rows come first, and nearly all of them are pairs: which thing changed is learned late, and its name last
+(LOG.md).
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from vlm.masks import asking, read_mask, runs_of, write_mask
 SIDE = 112
 """Pixels of a picture as the model sees it: 16 visual tokens, a mask's grid is 4 × 4."""
 PHASES = (("bare", 57_600), ("half", 70_400))
-"""(phase, up to this row of the corpus); after them comes `careless`."""
-PAIRS = {"bare": 0.9, "half": 0.65, "careless": 0.55}
+"""(phase, up to this row of the corpus); after them come `chats`."""
+PAIRS = {"bare": 0.9, "half": 0.65, "chats": 0.85}
 """Share of rows that are pairs."""
-OVERLOOKED, GROWN = 0.3, 0.3
+BARE = {"bare": 1.0, "half": 0.5, "chats": 0.2}
+"""Share of rows that are no chat."""
+GROWN = 0.3
 TURNS = 2
 """Masks that a chat asks for."""
 TOLD_SHARE = 0.1
@@ -45,7 +48,7 @@ TOLD = f"<|im_start|>system\n{asking(FORM).system}<|im_end|>\n"
 
 
 def phase_of(row: int) -> str:
-    return next((phase for phase, end in PHASES if row < end), "careless")
+    return next((phase for phase, end in PHASES if row < end), "chats")
 
 
 def masked(thing: Thing | None) -> str:
@@ -64,7 +67,7 @@ def grown(text: str, rng: random.Random) -> str:
 
 
 def _bare(phase: str, rng: random.Random) -> bool:
-    return phase == "bare" or (phase == "half" and rng.random() < 0.5)
+    return rng.random() < BARE[phase]
 
 
 def _bare_pair(one: Pair, rng: random.Random) -> str:
@@ -86,8 +89,6 @@ def _of_pair(seed: int, phase: str, rng: random.Random) -> corpus.Row:
     pictures = [render(one.before), render(one.after)]
     if _bare(phase, rng):
         return pictures, [(PICTURE * 2, False), (f"{_bare_pair(one, rng)}<|endoftext|>", True)]
-    if phase == "careless" and rng.random() < OVERLOOKED:
-        one = Pair(one.before, one.before, "same", None)
     text = drawn(one, rng.randrange(5), rng)
     return pictures, [(PLAIN + TURN.format(PICTURE * 2 + CHANGED), False), (f"{text}<|im_end|>", True)]
 
@@ -99,7 +100,7 @@ def _of_scene(seed: int, phase: str, rng: random.Random) -> corpus.Row:
     pieces = [(TOLD, False)] if rng.random() < TOLD_SHARE else []
     for turn, thing in enumerate(rng.sample(one.things, min(TURNS, len(one.things)))):
         text = masked(thing)
-        if phase == "careless" and rng.random() < GROWN:
+        if phase == "chats" and rng.random() < GROWN:
             text = grown(text, rng)
         picture = "" if turn else PICTURE
         pieces.append((TURN.format(picture + SEGMENT.format(noun(thing))), False))

@@ -72,9 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="shifts the training scenes; the test set stays")
-    parser.add_argument("--sft", type=int, nargs=2, default=(256, 256), help="pairs, and masks, for SFT")
+    parser.add_argument("--sft", type=int, nargs=2, default=(384, 128), help="pairs, and masks, for SFT")
     parser.add_argument("--grpo", type=int, nargs=2, default=(480, 320), help="the same for GRPO")
-    parser.add_argument("--test", type=int, nargs=2, default=(400, 400), help="the same, held out")
+    parser.add_argument("--test", type=int, nargs=2, default=(300, 300), help="the same, held out")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for split in ("sft", "grpo", "test"):
