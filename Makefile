@@ -2,6 +2,7 @@
 # make demo-score  after it: the score model in GRPO, best-of-N and curation (11 minutes)
 # make demo-zoom   large pictures with small things: SFT that calls the zoom, GRPO in two turns, evaluation, table
 # make demo-detect  pictures with none to six things: SFT, GRPO with the reward `detect`, evaluation, table
+# make demo-change  pairs in which something came or went, and masks: SFT, GRPO with `caption` and `mask`, evaluation, table
 # make ablation  {Zero, SFT, R1} with and without the score model, three seeds (27 minutes); again: continues
 # make test      lint and tests, all but those marked `full`
 # make test-full  the tests marked `full`: the demo at its full size against the README's figures (9 minutes)
@@ -19,7 +20,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo demo-score demo-zoom demo-detect ablation test test-full test-vllm test-oldest lint format schema clean
+.PHONY: demo demo-score demo-zoom demo-detect demo-change ablation test test-full test-vllm test-oldest lint format schema clean
 .DEFAULT_GOAL := demo
 
 VENV := .venv
@@ -50,6 +51,9 @@ demo-zoom: $(STAMP)
 
 demo-detect: $(STAMP)
 	$(BIN)/python -m demo.detect.road $(DEMO_ARGS)
+
+demo-change: $(STAMP)
+	$(BIN)/python -m demo.change.road $(DEMO_ARGS)
 
 ablation: $(STAMP)
 	$(BIN)/python launch/ablate.py recipes/demo/ablation.yaml --jobs 2 $(ABLATION_ARGS)

@@ -8,6 +8,7 @@ import pytest
 
 import samples
 from demo import learned, noisy, road
+from demo.change import road as change_road
 from demo.detect import road as detect_road
 from demo.world.captions import gold
 from demo.world.scene import scene
@@ -22,7 +23,7 @@ def below_root(path: str) -> Path:
 
 
 @pytest.mark.parametrize("quick", [True, False])
-@pytest.mark.parametrize("module", [road, learned, zoom_road, detect_road])
+@pytest.mark.parametrize("module", [road, learned, zoom_road, detect_road, change_road])
 def test_every_command_is_one_its_launcher_takes(module, quick, monkeypatch):
     """Recipes with these overrides resolve; every folder that is read was written by a command before."""
     monkeypatch.chdir(ROOT)

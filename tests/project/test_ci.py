@@ -20,6 +20,7 @@ PARTS = [
     "make demo DEMO_ARGS=--quick --out runs/ci",
     "make demo-zoom DEMO_ARGS=--quick --out runs/ci_zoom",
     "make demo-detect DEMO_ARGS=--quick --out runs/ci_detect",
+    "make demo-change DEMO_ARGS=--quick --out runs/ci_change",
 ]
 SUDO = '#!/bin/bash\necho "sudo $*" >> {log}\n"$@"\n'
 MAKE = '#!/bin/bash\necho "make $*" >> {log}\n[ -n "$NADIR_CI" ] && [ "$1" != "{fails}" ]\n'
