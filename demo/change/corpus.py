@@ -19,8 +19,8 @@ import numpy as np
 from demo import corpus
 from demo.change.captions import drawn
 from demo.change.scene import Pair, mask, pair, scene
-from demo.world.render import render
 from demo.world import scene as scenes
+from demo.world.render import render
 from demo.world.scene import SPLIT_SEEDS, Scene, Thing
 from demo.world.tasks import noun, sighting
 from vlm.masks import asking, read_mask, runs_of, write_mask

@@ -23,23 +23,41 @@ from typing import Any
 from PIL import Image
 
 from demo.change.captions import references
-from demo.change.scene import mask, pair, scene
+from demo.change.scene import Pair, mask, pair, scene
 from demo.dataset import SEED_STRIDE
 from demo.world.render import render
 from demo.world.scene import SPLIT_SEEDS
 from demo.world.tasks import noun
 
 QUALITY = 92
+UNCHANGED = 0.45
+"""Share of GRPO's pairs in which nothing changed (of LEVIR-CC's, half). The other splits have the world's fifth, and of
+so few GRPO unlearns that there are any (LOG.md)."""
 
 
-def pairs(folder: Path, split: str, seeds: Iterable[int]) -> Iterator[dict[str, Any]]:
-    """The pairs of these seeds as rows of LEVIR-CC's file, their pictures written."""
+def drawn(first: int, count: int, unchanged: float | None = None) -> Iterator[Pair]:
+    """The pairs of the seeds from `first` on. unchanged: share in which nothing changed, those beyond it passed over;
+    None: as they come."""
+    if unchanged is None:
+        yield from map(pair, range(first, first + count))
+        return
+    left = {True: round(count * unchanged), False: count - round(count * unchanged)}
+    for one in map(pair, range(first, first + SEED_STRIDE // 2)):
+        if left[one.thing is None]:
+            left[one.thing is None] -= 1
+            yield one
+        elif not any(left.values()):
+            return
+
+
+def pairs(folder: Path, split: str, shown: Iterable[Pair]) -> Iterator[dict[str, Any]]:
+    """Pairs as rows of LEVIR-CC's file, their pictures written."""
     for side in "AB":
         (folder / f"images/{split}/{side}").mkdir(parents=True, exist_ok=True)
-    for number, one in enumerate(map(pair, seeds)):
+    for number, one in enumerate(shown):
         name, ids = f"{one.before.seed}.jpg", list(range(5 * number, 5 * number + 5))
-        for side, shown in (("A", one.before), ("B", one.after)):
-            render(shown).save(folder / f"images/{split}/{side}/{name}", quality=QUALITY)
+        for side, seen in (("A", one.before), ("B", one.after)):
+            render(seen).save(folder / f"images/{split}/{side}/{name}", quality=QUALITY)
         sentences = [
             {"raw": text, "tokens": text.rstrip(".").replace(":", "").split(), "imgid": number, "sentid": sentid}
             for text, sentid in zip(references(one), ids, strict=True)
@@ -80,7 +98,7 @@ def main() -> None:
     for split in ("sft", "grpo", "test"):
         first = SPLIT_SEEDS[split] + (0 if split == "test" else arguments.seed * SEED_STRIDE)
         of_pairs, of_scenes = getattr(arguments, split)
-        rows += pairs(arguments.out, split, range(first, first + of_pairs))
+        rows += pairs(arguments.out, split, drawn(first, of_pairs, UNCHANGED if split == "grpo" else None))
         # scenes of pairs, and scenes to be outlined, come from different seeds
         first += SEED_STRIDE // 2
         segments(arguments.out / "segment", split, range(first, first + of_scenes))

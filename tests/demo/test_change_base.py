@@ -51,7 +51,7 @@ def test_it_says_in_part_what_changed(ask):
     pairs = [pair(FIRST + number) for number in range(COUNT)]
     question = corpus.PLAIN + corpus.TURN.format(corpus.PICTURE * 2 + corpus.CHANGED)
     said = ask([question] * COUNT, [[render(one.before), render(one.after)] for one in pairs], 28)
-    assert LOW_GOLD < sum(map(gold, said, pairs)) / COUNT < HIGH_GOLD
+    assert 0.45 < sum(map(gold, said, pairs)) / COUNT < 0.75
     told = [(text, one) for text, one in zip(said, pairs, strict=True) if read(text).get("kind") in ("new", "gone")]
     assert sum(read(text)["kind"] == one.kind for text, one in told) > 0.65 * len(told)
 
@@ -65,10 +65,10 @@ def test_it_outlines_what_is_named(ask):
         read_mask(text, corpus.FORM, (224, 224), (112, 112)).overlap(runs_of(mask(thing)))
         for text, thing in zip(said, things, strict=True)
     ]
-    assert LOW_IOU < sum(i / u for i, u in overlaps) / COUNT < HIGH_IOU
+    assert 0.2 < sum(i / u for i, u in overlaps) / COUNT < 0.32
 
 
 def test_losses_are_kept():
     rows = [json.loads(line) for line in (BASE / "pretrain.jsonl").read_text().splitlines()]
     steps = [row["step"] for row in rows]
-    assert steps == sorted(set(steps)) and rows[-1]["phase"] == "careless"
+    assert steps == sorted(set(steps)) and steps[-1] == 1400 and rows[-1]["phase"] == "chats"

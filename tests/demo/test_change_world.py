@@ -1,4 +1,4 @@
-"""The change demo's world: pairs and masks, the files that they become, the gold of captions, the corpus of its base."""
+"""The change demo's world: pairs and masks, the files that they become, the gold of captions, its base's corpus."""
 
 import json
 import re
@@ -122,10 +122,18 @@ def test_the_judge_takes_captions_of_pairs_alone(pairs):
     assert reward([text], [row], ["segmentation"]) == [None]
 
 
+def test_as_many_unchanged_pairs_as_asked_for_in_the_order_of_their_seeds():
+    found = list(dataset.drawn(FIRST, 100, 0.45))
+    assert Counter(one.thing is None for one in found) == {True: 45, False: 55}
+    seeds = [one.before.seed % 50_000_000 for one in found]
+    assert len(set(seeds)) == 100
+    assert [one for one in map(pair, range(FIRST, FIRST + 40)) if one.thing][:20] == [o for o in found if o.thing][:20]
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("change")
-    rows = list(dataset.pairs(folder, "test", range(FIRST, FIRST + 12)))
+    rows = list(dataset.pairs(folder, "test", dataset.drawn(FIRST, 12)))
     (folder / "LevirCCcaptions.json").write_text(json.dumps({"images": rows}))
     dataset.segments(folder / "segment", "test", range(FIRST, FIRST + 12))
     return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from demo.muon import Muon, orthogonalize
+from demo.pretrain import Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 20), (20, 6)])
