@@ -35,7 +35,7 @@ def as_runs(value: Any, size: tuple[int, int], place: Place, field: str = "mask"
     if isinstance(value, str):
         place.alone = False
         # a mask is read as it is stored, whatever the source says of its rasters
-        return of_picture(_found(value, place, field).partition(rasters.MARK)[0], size, field)
+        return of_picture(str(rasters.plain(_found(value, place, field))), size, field)
     if isinstance(value, list):
         return _of_rings(value, size, place, field)
     raise RowFault("missing_field" if value is None else "wrong_type", field, show(value), EXPECTED)

@@ -21,6 +21,7 @@ from samples.readers.records import record
 from samples.readers.rows import SUFFIXES, LeftOut, Place, RowFault
 from samples.readers.scenes import SHOWN, folders_in, names_in, words
 from vlm.common.errors import DataError
+from vlm.pictures import rasters
 
 TOP = {
     "agriculture_land", "commercial_land", "industrial_land", "public_service_land", "residential_land",
@@ -73,7 +74,7 @@ def walk(look: Look) -> Iterator[tuple[str, dict[str, Any] | RowFault]]:
 
 def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, Any]:
     image = place.find(os.path.abspath(row["image"]))
-    named = os.path.splitext(os.path.basename(image.partition("#")[0]))[0]
+    named = os.path.splitext(os.path.basename(str(rasters.plain(image))))[0]
     more = {"id": f"{row['class']}/{named}", "kind": row["level"]}
     return record(image, row["question"], task or "classification", row["class"], **more)
 

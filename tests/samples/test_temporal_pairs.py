@@ -66,6 +66,13 @@ def test_levir_cd(root):
         list(samples.read(root / "LEVIR-CD", split="val"))
 
 
+def test_a_folder_may_have_a_hash_in_its_name(root, tmp_path):
+    """Only the mark of a raster ends a path."""
+    shutil.copytree(root / "LEVIR-CD", tmp_path / "set#1")
+    (sample,) = samples.read(tmp_path / "set#1", split="test")
+    assert masks.area(sample.mask) == 200
+
+
 def test_levir_cd_cut_to_tiles(root, tmp_path):
     """ChangeFormer's: A, B, label, and list/SPLIT.txt with the names."""
     for side in ("A", "B", "label"):

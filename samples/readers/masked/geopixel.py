@@ -39,6 +39,7 @@ from samples.readers.masked.pictures import Points, of_pixels, something
 from samples.readers.records import record, text
 from samples.readers.rows import Place, RowFault, show
 from vlm.common.errors import DataError
+from vlm.pictures import rasters
 
 SAID = "gcg_description"
 MARK = "[SEG]"
@@ -165,7 +166,7 @@ def _file(name: str, field: str, place: Place) -> str:
 def _polygons(path: str) -> Any:
     """What a polygons' file holds of them. Raises: RowFault where it is no JSON, or has none."""
     try:
-        found = json.loads(Path(path.partition("#")[0]).read_bytes())
+        found = json.loads(Path(str(rasters.plain(path))).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise RowFault("json", "polygons", f"{path} ({error})", "a JSON object with 'polygons'") from error
     if not isinstance(found, dict) or "polygons" not in found:

@@ -30,7 +30,7 @@ def something(runs: masks.Runs, field: str, found: str) -> masks.Runs:
 
 def plain(path: str, size: tuple[int, int], field: str) -> masks.Runs:
     """A picture of 0 and one other value that holds something. size: (width, height) of its image. Raises: RowFault."""
-    path = path.partition(rasters.MARK)[0]
+    path = str(rasters.plain(path))
     return something(of_picture(path, size, field), field, path)
 
 
@@ -41,7 +41,7 @@ def above(path: str, least: int, size: tuple[int, int], place: Place, field: str
     Raises: RowFault for one that cannot be read, of another size, or without a pixel above `least`.
     """
     place.alone = False
-    path = path.partition(rasters.MARK)[0]  # a mask is read as it is stored, whatever is said of rasters
+    path = str(rasters.plain(path))  # a mask is read as it is stored, whatever is said of rasters
     try:
         picture = images.load(path)
     except DataError as error:

@@ -27,6 +27,7 @@ from samples.readers.records import record
 from samples.readers.rows import Place, RowFault
 from vlm.common.errors import DataError
 from vlm.masks import runs_of
+from vlm.pictures import rasters
 
 CAPTIONS = "LevirCCcaptions.json"
 SPLITS = ("train", "val", "test")
@@ -65,7 +66,7 @@ def convert(row: dict[str, Any], place: Place, task: str | None) -> dict[str, An
         raise RowFault("size_mismatch", "images", found, f"the first picture's {size[0]} x {size[1]}")
     classes = row["classes"]
     value = row.get("value", max(classes))
-    values = _values(label.partition("#")[0], size, classes)
+    values = _values(str(rasters.plain(label)), size, classes)
     kind, asked = classes[value]
     more = {"images": [first, second], "mask": runs_of(values == value), "id": row["id"], "kind": kind}
     return record(None, asked, task or "segmentation", **more)
