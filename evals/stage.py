@@ -356,8 +356,8 @@ def answer(
             among = len(sample.images or true.images)  # asked blind, the frame is that of its own pictures
             gold, resized = judged[0] if judged else None, seen(sample.size, sight.among(among))
             chain = turns.fields(text)
-            chain["form"] = recipe.prompt.masks
-            row = predictions.from_sample(true, text, gold=gold, resized=resized, refused=why(text), **chain)
+            how = recipe.prompt.masks
+            row = predictions.from_sample(true, text, gold=gold, resized=resized, refused=why(text), form=how, **chain)
             row.image, row.images = predictions.first_image(sample), predictions.several(sample)
             file.write(predictions.line(row) + "\n")
 

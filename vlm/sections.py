@@ -16,7 +16,7 @@ from vlm.boxes import check_notation
 from vlm.common.errors import RecipeError
 from vlm.common.section import LocatedPath, Section
 from vlm.families import ALL
-from vlm.masks import check_form
+from vlm.masks import DEFAULT_FORM, check_form
 from vlm.pictures.places import TAG
 from vlm.prompts import check_wording
 
@@ -255,7 +255,7 @@ class PromptSection(Section):
     "How boxes are written in text; `auto`: as the model's family does. A checkpoint knows the one it was trained with."
     detection: DetectionSection = DetectionSection()
     "How rows of the task detection are worded."
-    masks: str = "rscovlm"
+    masks: str = DEFAULT_FORM
     "How masks are written in text (`vlm.masks`), for rows of the task segmentation."
     pictures: Literal["dated", "several", "never"] = "dated"
     "Which rows name their pictures, `Picture 1, 2019-04: <image>`: with dates; all with several pictures, too; none."

@@ -19,7 +19,7 @@ class Reading:
 
     notation: str
     inside: Inside = "answer"
-    form: str = "rscovlm"
+    form: str = masks.DEFAULT_FORM
     "Of `vlm.masks.FORMS`; that of predictions that do not tell theirs."
 
     @classmethod

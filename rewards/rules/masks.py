@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rewards.registry import register
 from rewards.rules.rows import Column, Inside, given, name_of, per_row
 from vlm.common.errors import DataError, RecipeError
-from vlm.masks import FORMS, Runs, SaidMask, area, check_form, check_runs, read_mask
+from vlm.masks import DEFAULT_FORM, FORMS, Runs, SaidMask, area, check_form, check_runs, read_mask
 from vlm.masks.cells import nearest, owners, sampled
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 else:
     Form = Literal[tuple(FORMS)]  # a name that is not known is refused with the options
 
-FALLBACK = "rscovlm"
-"""The form of rows that have none: as `prompt.masks`, where it is not stated."""
 _MOST = 2048**2
 """Pixels of a picture that are measured; of a larger one, this many, evenly spaced."""
 _KEPT = 8
@@ -39,7 +37,7 @@ def mask(
     resized: Column = None,
     task: Column = None,
     border: float = 0.02,
-    masks: Form = FALLBACK,
+    masks: Form = DEFAULT_FORM,
     applies_to: Sequence[str] = ("segmentation",),
     inside: Inside = "answer",
     **columns: Any,

@@ -35,7 +35,7 @@ def agreement(
     said: Sequence[str | None],
     notation: str,
     resized: tuple[int, int] | None = None,
-    form: str = "rscovlm",
+    form: str = masks.DEFAULT_FORM,
 ) -> np.ndarray:
     """(M, M) in [0, 1]: how far two answers to a question agree; a row of zeros where an answer cannot be read.
 

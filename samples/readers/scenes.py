@@ -56,8 +56,8 @@ def odd(look: Look) -> str | None:
         if any(pair <= lower for pair in BEFORE_AFTER) and lower <= CHANGE:
             return (
                 f"{found} change detection (pictures before and after, masks of what changed), expected a folder for "
-                "each class. Masks are no task's truth; for questions about both pictures, write rows with two "
-                "`images` (docs/rows.md)"
+                "each class. LEVIR-CD's layout (A/ B/ label/) is read as masks of change; for others, write rows with "
+                "two `images` (docs/rows.md)"
             )
         if len(names) > 1 and lower <= SPLITS:
             return (

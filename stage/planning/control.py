@@ -53,10 +53,12 @@ class ControlTokens:
     def beside(self, recipe: Any) -> ControlTokens:
         """The same, which refuses rows beyond the recipe's `images.row_pixels`, too, and those that nobody could read
         an answer of."""
-        self._sight = None if recipe.images.row_pixels is None else sight_of(recipe)
-        asked = getattr(recipe, "prompt", None)
-        if asked is not None and asked.notation in NOTATIONS:
-            self._counting = sight_of(recipe), asked.notation, asked.masks
+        asked, shares = getattr(recipe, "prompt", None), recipe.images.row_pixels is not None
+        settled = asked is not None and asked.notation in NOTATIONS
+        if shares or settled:
+            sight = sight_of(recipe)
+            self._sight = sight if shares else None
+            self._counting = (sight, asked.notation, asked.masks) if settled else None
         return self
 
     def readable(self, sample: Sample) -> None:

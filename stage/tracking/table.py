@@ -41,7 +41,7 @@ from stage.tracking.pictures import Small, small
 from vlm.answers import parse
 from vlm.boxes import FALLBACK, read_detections, read_said
 from vlm.common.errors import DataError
-from vlm.masks import Runs, SaidMask, read_mask, runs_of
+from vlm.masks import DEFAULT_FORM, Runs, SaidMask, read_mask, runs_of
 from vlm.pictures import images
 from vlm.pictures.overlaid import scaled
 
@@ -189,7 +189,7 @@ class Reading:
     notation: str = FALLBACK
     tagged: bool = True
     "The answer is in `<answer>` tags; else it is the whole completion."
-    form: str = "rscovlm"
+    form: str = DEFAULT_FORM
     "Of masks (`vlm.masks.FORMS`), in rows that do not tell theirs."
 
     def answer(self, completion: str) -> tuple[str | None, str | None]:

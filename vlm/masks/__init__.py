@@ -7,11 +7,12 @@ answer is read by `read_mask`, with a tolerance that is counted.
 
 from vlm.masks.asking import AskingMask
 from vlm.masks.cells import cells
-from vlm.masks.forms import FORMS, Form, asking, check_form, read_mask, write_mask
+from vlm.masks.forms import DEFAULT_FORM, FORMS, Form, asking, check_form, read_mask, write_mask
 from vlm.masks.runs import Runs, area, check_runs, checked_runs, overlap, pixels_of, rings_to_runs, runs_of
 from vlm.masks.said import SaidMask
 
 __all__ = [
+    "DEFAULT_FORM",
     "FORMS",
     "AskingMask",
     "Form",

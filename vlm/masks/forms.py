@@ -126,6 +126,8 @@ def _label(name: str | None) -> str | None:
     return " ".join((name or "").replace(TAG, " ").split()) or None
 
 
+DEFAULT_FORM = "rscovlm"
+"""The form where nothing says another."""
 Form = GridForm | PolygonForm
 FORMS: dict[str, Form] = {
     form.name: form

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageFilter
 
 from vlm.masks import Runs, pixels_of
-from vlm.masks.cells import nearest
+from vlm.masks.cells import borders, nearest, sampled
 
 TRUE, PREDICTED, HALO = "#35d05a", "#ff8a1f", "#101418"
 FILL = 0.24
@@ -43,9 +43,8 @@ def _along(pixels: np.ndarray, count: int, axis: int) -> np.ndarray:
     """`count` pixels instead of those along an axis; a pixel belongs to the one that its centre lies in."""
     there = pixels.shape[axis]
     if count >= there:
-        return pixels.take(((np.arange(count) + 0.5) * there / count).astype(int), axis)
-    owner = ((np.arange(there) + 0.5) * count / there).astype(int)
-    return np.logical_or.reduceat(pixels, np.searchsorted(owner, np.arange(count)), axis)
+        return pixels.take(sampled(there, count), axis)
+    return np.logical_or.reduceat(pixels, borders(there, count)[:-1], axis)
 
 
 def laid(picture: Image.Image, true: np.ndarray | None, said: np.ndarray | None) -> Image.Image:

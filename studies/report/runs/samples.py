@@ -26,15 +26,13 @@ from studies.report.runs.outlines import Outline
 from vlm import answers
 from vlm.boxes import FALLBACK, read_detections, read_said
 from vlm.common.errors import DataError, RecipeError
-from vlm.masks import checked_runs
+from vlm.masks import DEFAULT_FORM, checked_runs
 
 SAMPLES, COMPLETIONS = "samples.jsonl", "completions"
 BOXED = ("grounding", "detection")
 "Tasks whose answer is boxes."
 FURTHER = 7
 """Pictures of a question that are shown beside the first."""
-FORM = "rscovlm"
-"""Of masks, where neither row nor recipe tells it."""
 KNOWN = ("step", "prompt", "completion", "advantage", "answer", "image_file", "task", "kind", "source", "id", "images")
 CHAIN = ("turns", "crops")
 """Columns of TRL's table that are no reward, the second those of a model with tools."""
@@ -268,7 +266,7 @@ def _predicted(folder: Folder) -> list[Asked]:
         asked.image, asked.said, asked.dates = image, [said], row.get("dates") or []
         asked.further = _further([Path(name) for name in (row.get("images") or ())[1:]])
         if row["task"] == "segmentation":
-            form = row.get("form") or _prompt(folder).get("masks", FORM)
+            form = row.get("form") or _prompt(folder).get("masks", DEFAULT_FORM)
             asked.mask = _outlined(row.get("mask"), where)
             said.mask = outlines.stated(answer, form, row.get("size"), row.get("resized"), row.get("prompt"))
         found.append(asked)
