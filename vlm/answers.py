@@ -20,6 +20,7 @@ _INVISIBLE = re.compile(
 )
 """What shows nothing and is no white space: Unicode's Default_Ignorable_Code_Point (zero-width spaces, soft hyphens,
 Hangul fillers, variation selectors, tags), control characters, and the empty Braille pattern."""
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+(?:['’][^\W_]+)?")
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
 
 
@@ -131,3 +132,9 @@ def option(text: str, choices: Sequence[str]) -> int | None:
         if index < len(texts) and normalise(both[3]) == texts[index] != "":
             return index
     return None
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters and digits, in lower case; each Chinese character, or Japanese kana, is a word, for these are
+    written without blanks. Captions are compared by them, in rewards and metrics."""
+    return _WORD.findall(unicodedata.normalize("NFC", text).lower())

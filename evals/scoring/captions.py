@@ -9,28 +9,25 @@ which is close and not the same, so the tokeniser is in every convention.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 
 from evals.predictions import Prediction
 from evals.scoring.reading import Reading
 from evals.scoring.report import Scores
+from vlm import answers
 from vlm.common.bootstrap import Statistic, means
 from vlm.common.errors import DataError
 
 NAMES = ("caption/bleu1", "caption/bleu2", "caption/bleu3", "caption/bleu4", "caption/rouge_l", "caption/cider")
 METEOR = "caption/meteor"
 INSTALL = "pycocoevalcap is not installed (pip install 'nadir-rl[captions]')"
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+(?:['’][^\W_]+)?")
-"""A run of letters and digits; each Chinese character, or Japanese kana, for these are written without blanks."""
 Texts = dict[str, list[str]]
 """Question → its one caption, or its references, tokens separated by single blanks."""
 
@@ -111,7 +108,7 @@ def _ptb(texts: Sequence[str]) -> list[str]:
 
 
 def _words(texts: Sequence[str]) -> list[str]:
-    return [" ".join(WORD.findall(normalize("NFC", text).lower())) for text in texts]
+    return [" ".join(answers.words(text)) for text in texts]
 
 
 TOKENISERS = {"ptb": _ptb, "words": _words}

@@ -8,9 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 from rewards.registry import register
 from rewards.rules.bleu import bleu
-from rewards.rules.cider import Weighted, cider_d, weighted, words
+from rewards.rules.cider import Weighted, cider_d, weighted
 from rewards.rules.frequencies import frequencies_of
 from rewards.rules.rows import Column, Inside, given, name_of, per_row
+from vlm.answers import words
 from vlm.common.console import say
 from vlm.common.errors import DataError, RecipeError
 

@@ -14,23 +14,14 @@ earns would depend on the batch that it is in.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
-from unicodedata import normalize
 
 ORDERS = (1, 2, 3, 4)
 _TWO_VARIANCES = 2 * 6.0**2
 """Of the penalty of unequal lengths: σ = 6 words."""
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+(?:['’][^\W_]+)?")
-"""As `evals.scoring.captions` has it, which this branch cannot import; a test compares them."""
-
-
-def words(text: str) -> list[str]:
-    """Runs of letters and digits, in lower case; each Chinese character, or Japanese kana, is a word."""
-    return _WORD.findall(normalize("NFC", text).lower())
 
 
 def ngrams(tokens: Sequence[str], order: int) -> Counter[str]:

@@ -17,10 +17,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rewards.rules.cider import ORDERS, Frequencies, consensus, counted, words
+from rewards.rules.cider import ORDERS, Frequencies, consensus, counted
 from samples import FORMATS, Sample, read
 from samples.sections import FileSection, known_tasks
 from stage.recipe import config
+from vlm.answers import words
 from vlm.common.errors import DataError, RecipeError
 from vlm.common.files import replace
 from vlm.common.section import LocatedPath, Section

@@ -54,11 +54,11 @@ class ControlTokens:
         """The same, which refuses rows beyond the recipe's `images.row_pixels`, too, and those that nobody could read
         an answer of."""
         asked, shares = getattr(recipe, "prompt", None), recipe.images.row_pixels is not None
-        settled = asked is not None and asked.notation in NOTATIONS
-        if shares or settled:
+        settled = asked if asked is not None and asked.notation in NOTATIONS else None
+        if shares or settled is not None:
             sight = sight_of(recipe)
             self._sight = sight if shares else None
-            self._counting = (sight, asked.notation, asked.masks) if settled else None
+            self._counting = None if settled is None else (sight, settled.notation, settled.masks)
         return self
 
     def readable(self, sample: Sample) -> None:

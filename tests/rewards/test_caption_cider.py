@@ -15,9 +15,10 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_refs, cook_test
 
 from evals.scoring.captions import TOKENISERS
 from rewards.rules.bleu import bleu
-from rewards.rules.cider import Frequencies, cider_d, consensus, counted, weighted, words
+from rewards.rules.cider import Frequencies, cider_d, consensus, counted, weighted
 from rewards.rules.frequencies import load, of_samples, write
 from samples import Sample
+from vlm.answers import words
 from vlm.common.errors import DataError
 
 WORDS = ["a", "the", "road", "house", "is", "built", "north", "many", "trees", "nothing"]

@@ -16,8 +16,9 @@ from statistics import mean
 import pytest
 
 from rewards.rules.captions import Caption
-from rewards.rules.cider import consensus, counted, words
+from rewards.rules.cider import consensus, counted
 from rewards.rules.frequencies import write
+from vlm.answers import words
 
 STOCK = [
     "the scene is the same as before",

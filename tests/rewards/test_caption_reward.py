@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 import rewards
 from rewards.rules.bleu import bleu
-from rewards.rules.cider import cider_d, weighted, words
+from rewards.rules.cider import cider_d, weighted
 from rewards.rules.frequencies import load
+from vlm.answers import words
 from vlm.common.errors import DataError, RecipeError
 
 ROOT = Path(__file__).parents[2]
