@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -120,29 +122,51 @@ def train(
             torch.save(model.state_dict(), out / f"pretrain-{step + 1}.pt")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments_of(text: str, steps: int) -> argparse.ArgumentParser:
+    """What each of the bases is made by. text: the module's docstring."""
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--resume", type=Path, help="pretrain-STEP.pt to resume from (weights, and the tokenizer next to it)"
-    )
-    arguments = parser.parse_args()
+    parser.add_argument("--resume", type=Path, help="pretrain-STEP.pt to go on from")
+    return parser
+
+
+def pretrain(model, parts, corpus: type[Corpus], arguments: argparse.Namespace, phase: Callable[[int], str]) -> None:
+    """`train` from the start, or from where `--resume` was written, and save it in bfloat16 with its processor.
+
+    Under `torch.distributed.run` processes of one thread each halve a batch between them: where other work runs beside,
+    two threads of one process wait for each other (14.7 s with one thread, 21.1 s with two, for the same eight steps).
+    """
+    rank, world, first = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), 0
+    torch.set_num_threads(1 if world > 1 else torch.get_num_threads())
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if not rank:
+        parts.save_pretrained(arguments.out)
+    if arguments.resume:
+        kept = torch.load(arguments.resume, weights_only=True)
+        model.load_state_dict({name.removeprefix("module."): value for name, value in kept.items()})
+        first = int(arguments.resume.stem.split("-")[1])
+    rows = corpus(parts, arguments.batch // world, first * arguments.batch, (rank, world))
+    batches = torch.utils.data.DataLoader(rows, batch_size=None, num_workers=1)
+    trained: torch.nn.Module = model
+    if world > 1:
+        torch.distributed.init_process_group("gloo")
+        trained = torch.nn.parallel.DistributedDataParallel(model)
+    with tempfile.TemporaryDirectory() as unseen:
+        out = Path(unseen) if rank else arguments.out
+        train(trained, batches, first, arguments.steps, arguments.batch, out, phase=phase)
+    if not rank:
+        model.to(torch.bfloat16).save_pretrained(arguments.out)
+
+
+def main() -> None:
+    parser = arguments_of(__doc__, 2200)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
     # a tokenizer trained again on reworded sentences gives other ids to the same words: the checkpoint's own is used
     words = AutoTokenizer.from_pretrained(arguments.resume.parent) if arguments.resume else tokenizer()
-    parts = processor(words)
-    parts.save_pretrained(arguments.out)
-    model, first = random_model(words, arguments.seed), 0
-    if arguments.resume:
-        model.load_state_dict(torch.load(arguments.resume, weights_only=True))
-        first = int(arguments.resume.stem.split("-")[1])
-    corpus = Corpus(parts, arguments.batch, first * arguments.batch)
-    batches = torch.utils.data.DataLoader(corpus, batch_size=None, num_workers=1)
-    train(model, batches, first, arguments.steps, arguments.batch, arguments.out)
-    model.to(torch.bfloat16).save_pretrained(arguments.out)
+    pretrain(random_model(words, arguments.seed), processor(words), Corpus, arguments, phase_of)
 
 
 if __name__ == "__main__":
