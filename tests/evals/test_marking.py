@@ -73,7 +73,7 @@ def data(tmp_path):
         data:
           train: [{{path: {tmp_path}/q.jsonl, limit: 9, repeat: 2}}]
           cache: {tmp_path}/cache
-        rewards: [{{use: exact_match}}]
+        rewards: [{{use: exact_match, options: {{inside: text}}}}]
         training: {{max_completion_length: 6, num_generations: 2, per_device_train_batch_size: 2}}
     """
     (tmp_path / "grpo.yaml").write_text(text)
