@@ -148,11 +148,10 @@ class Masks:
         for one in predictions:
             mask, size, form = true_mask(one), truth(one, "size", "masks are compared in"), reading.form_of(one)
             try:
-                text = masks.write_mask(mask, form, one.resized, one.prompt)
+                inner, outer = masks.written_overlap(mask, form, size, one.resized, one.prompt)
             except DataError as error:
                 out.missing[name] = f"question {one.key!r}: {error}"
                 return
-            inner, outer = masks.read_mask(text, form, size, one.resized, one.prompt).overlap(mask)
             values[one.key] = inner / outer if outer else 1.0
         said = (
             f"giou of the true masks, {_written(predictions, reading)} and read: what that leaves to a perfect answer"

@@ -7,8 +7,8 @@ scorer (the score model, CLIP-score, …). A completion without a readable answe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from vlm import answers, boxes, masks
 from vlm.common.errors import DataError
 
 Inside = Literal["answer", "text"]
+T = TypeVar("T")
 
 
 def readable(completion: str, inside: Inside) -> str | None:
@@ -70,40 +71,53 @@ def _form(sample: Sample, text: str | None) -> str | int | None:
 def _overlaps(sample: Sample, said: Sequence[str | None], notation: str, resized: tuple[int, int] | None) -> np.ndarray:
     if sample.size is None:
         raise DataError(f"{sample.source}, sample {sample.id}: no size, without which its boxes cannot be read")
-    distinct = {text: number for number, text in enumerate(dict.fromkeys(text for text in said if text is not None))}
-    if sample.task == "detection":
-        found = [
-            _by_class(boxes.read_detections(text, notation, sample.size, resized, sample.classes)) for text in distinct
-        ]
-    else:
-        said_boxes = [boxes.read_said(text, notation, sample.size, resized) for text in distinct]
-        found = [None if one is None or not one.objects else ({"": one.boxes}, len(one)) for one in said_boxes]
-    overlap = np.zeros((len(found) + 1, len(found) + 1))  # the last row and column: no answer at all
-    for i, a in enumerate(found):
-        if a is None:
-            continue
-        overlap[i, i] = 1.0
-        for j, b in enumerate(found[:i]):
-            if b is not None:
-                shared = sum(sum(boxes.match_ious(a[0][name], b[0].get(name, []))) for name in a[0])
-                overlap[i, j] = overlap[j, i] = shared / max(a[1], b[1]) if a[1] or b[1] else 1.0
-    places = [distinct[text] if text is not None else len(found) for text in said]
-    return overlap[np.ix_(places, places)]
+    size = sample.size
+
+    def read(text: str) -> tuple[dict[str, list[list[float]]], int] | None:
+        if sample.task == "detection":
+            return _by_class(boxes.read_detections(text, notation, size, resized, sample.classes))
+        found = boxes.read_said(text, notation, size, resized)
+        return None if found is None or not found.objects else ({"": found.boxes}, len(found))
+
+    def shared(a: tuple[dict, int], b: tuple[dict, int]) -> float:
+        matched = sum(sum(boxes.match_ious(a[0][name], b[0].get(name, []))) for name in a[0])
+        return matched / max(a[1], b[1]) if a[1] or b[1] else 1.0
+
+    return _compared(said, read, shared)
 
 
 def _covers(sample: Sample, said: Sequence[str | None], form: str, resized: tuple[int, int] | None) -> np.ndarray:
     if sample.size is None:
         raise DataError(f"{sample.source}, sample {sample.id}: no size, without which its mask cannot be read")
     size, name = sample.size, asked_last(sample)
-    found = [None if text is None else masks.read_mask(text, form, size, resized, name) for text in said]
-    runs = [one.runs() if one is not None and one.readable else None for one in found]
-    overlap = np.zeros((len(said), len(said)))
-    for i, a in enumerate(runs):
-        for j, b in enumerate(runs[: i + 1]):
-            if a is not None and b is not None:
-                both, union = masks.overlap(a, b)
-                overlap[i, j] = overlap[j, i] = both / union if union else 1.0
-    return overlap
+
+    def read(text: str) -> masks.Runs | None:
+        found = masks.read_mask(text, form, size, resized, name)
+        return found.runs() if found.readable else None
+
+    def shared(a: masks.Runs, b: masks.Runs) -> float:
+        both, union = masks.overlap(a, b)
+        return both / union if union else 1.0
+
+    return _compared(said, read, shared)
+
+
+def _compared(
+    said: Sequence[str | None], read: Callable[[str], T | None], shared: Callable[[T, T], float]
+) -> np.ndarray:
+    """The table of `agreement`: each distinct text is read once, each pair of them compared once."""
+    distinct = {text: number for number, text in enumerate(dict.fromkeys(text for text in said if text is not None))}
+    found = [read(text) for text in distinct]
+    table = np.zeros((len(found) + 1, len(found) + 1))  # the last row and column: no answer at all
+    for i, a in enumerate(found):
+        if a is None:
+            continue
+        table[i, i] = 1.0
+        for j, b in enumerate(found[:i]):
+            if b is not None:
+                table[i, j] = table[j, i] = shared(a, b)
+    places = [distinct[text] if text is not None else len(found) for text in said]
+    return table[np.ix_(places, places)]
 
 
 def _by_class(said: boxes.Detected) -> tuple[dict[str, list[list[float]]], int] | None:

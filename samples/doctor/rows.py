@@ -234,10 +234,9 @@ class Rows:
         self.mask_sides.append((masks.area(mask) / (size[0] * size[1])) ** 0.5)
         try:
             at = seen(size, self.sight.among(len(sample.images)))
-            text = masks.write_mask(mask, form, at, asked)
+            inner, outer = masks.written_overlap(mask, form, size, at, asked)
         except (DataError, ValueError):  # a form that cannot say it, a strip: the stage refuses such rows
             return
-        inner, outer = masks.read_mask(text, form, size, at, asked).overlap(mask)
         self.mask_ious.append(inner / outer)
         if inner < POOR * outer:
             self.masks.add(f"of which the form {form} says less than {POOR:.0%} (IoU of the written mask)", name)

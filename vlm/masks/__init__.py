@@ -7,7 +7,7 @@ answer is read by `read_mask`, with a tolerance that is counted.
 
 from vlm.masks.asking import AskingMask
 from vlm.masks.cells import cells
-from vlm.masks.forms import DEFAULT_FORM, FORMS, Form, asking, check_form, read_mask, write_mask
+from vlm.masks.forms import DEFAULT_FORM, FORMS, Form, asking, check_form, read_mask, write_mask, written_overlap
 from vlm.masks.runs import Runs, area, check_runs, checked_runs, overlap, pixels_of, rings_to_runs, runs_of
 from vlm.masks.said import SaidMask
 
@@ -30,4 +30,5 @@ __all__ = [
     "rings_to_runs",
     "runs_of",
     "write_mask",
+    "written_overlap",
 ]

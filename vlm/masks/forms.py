@@ -177,3 +177,10 @@ def read_mask(
     """
     check_form(form)
     return FORMS[form].read(text, size, resized, name)
+
+
+def written_overlap(
+    mask: Runs, form: str, size: Sequence[int], resized: Sequence[float] | None = None, name: str | None = None
+) -> tuple[int, int]:
+    """(intersection, union) in pixels of a mask and of what its own text says: what the form loses. As `write_mask`."""
+    return read_mask(write_mask(mask, form, resized, name), form, size, resized, name).overlap(mask)
